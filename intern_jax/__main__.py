@@ -1,0 +1,156 @@
+"""The command line: `python -m intern_jax VERB ...`. Each verb parses, then calls one function.
+
+Everything heavy is imported inside the verbs, so that `--help` and a mistyped flag answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from intern_jax.version import __version__
+
+_CONFIG_HELP = "a config file, or the name of one that ships with the package (quickstart)"
+
+
+class _Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose mistakes take one line, as everywhere else in the package."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; try: {self.prog} --help\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb and returns its exit code: 0, or 2 for a user's mistake (one line on stderr)."""
+    parser = _build_parser()
+    args, rest = parser.parse_known_args(argv)
+    known_error = _prepare_process()
+    try:
+        args.verb(args, rest)
+    except known_error as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped by the keyboard", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m intern_jax", description=__doc__.split("\n")[0])
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
+
+    def verb(name: str, function: Callable[..., None], text: str) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.set_defaults(verb=function)
+        return sub
+
+    run = verb("run", _run, "Run a config's stages in order; what is already done is reused.")
+    run.add_argument("--config", required=True, help=_CONFIG_HELP)
+    run.add_argument("--workdir", required=True, help="folder for checkpoints, metrics and report")
+    run.epilog = "--config.FIELD=VALUE changes one field, such as --config.seed=1"
+
+    adapt = verb("adapt", _adapt, "Learn your own task from few labels; writes a model folder.")
+    adapt.add_argument(
+        "--data", required=True, help="a folder with one sub-folder of images a class"
+    )
+    adapt.add_argument("--init", help="the model folder to start from (default: the shipped one)")
+    adapt.add_argument("--out", required=True, help="the model folder to write")
+    adapt.add_argument("--method", choices=("probe", "finetune"), default="probe")
+    adapt.epilog = "--NAME=VALUE sets any other argument of the method, such as --steps=200"
+
+    inspect = verb("inspect", _inspect, "Say what a model, config or checkpoint holds.")
+    what = inspect.add_mutually_exclusive_group(required=True)
+    what.add_argument("--model", help="a variant's name (mn_b4, embedded, ...) or a model folder")
+    what.add_argument("--config", help=_CONFIG_HELP)
+    what.add_argument(
+        "--checkpoint", help="a run's checkpoint folder, one step of it, or a model folder"
+    )
+    return parser
+
+
+def _prepare_process() -> type[Exception]:
+    """Sets up what the libraries expect of a program; returns the exception of a user's mistake."""
+    from absl import flags
+
+    from intern_jax.core.config import UserError
+
+    # Grain reads its flags even where absl did not start the program.
+    flags.FLAGS.mark_as_parsed()
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("intern_jax")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    return UserError
+
+
+def _run(args: argparse.Namespace, rest: list[str]) -> None:
+    from intern_jax import pipeline
+    from intern_jax.core import config as config_lib
+
+    overrides = _config_overrides(rest)
+    config = config_lib.load_config(args.config)
+    config_lib.override(config, overrides)
+    pipeline.run(config, args.workdir)
+
+
+def _adapt(args: argparse.Namespace, rest: list[str]) -> None:
+    from intern_jax.core.config import bind
+
+    spec = {"fn": "intern_jax.adapt.folder:adapt_folder", **_keyword_arguments(rest)}
+    spec |= {"data": args.data, "init": args.init, "out": args.out, "method": args.method}
+    for name, value in bind(spec)().items():
+        if isinstance(value, int | float | str):
+            print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+
+
+def _inspect(args: argparse.Namespace, rest: list[str]) -> None:
+    from intern_jax import describe
+
+    overrides = _config_overrides(rest) if args.config else _none_left(rest)
+    if args.config:
+        print(describe.describe_config(args.config, overrides))
+    elif args.model:
+        print(describe.describe_model(args.model))
+    else:
+        print(describe.describe_checkpoint(args.checkpoint))
+
+
+def _config_overrides(rest: list[str]) -> list[str]:
+    """`--config.a.b=1` -> `a.b=1`; anything else is a mistake."""
+    overrides = [item for item in rest if item.startswith("--config.") and "=" in item]
+    _none_left([item for item in rest if item not in overrides])
+    return [item.removeprefix("--config.") for item in overrides]
+
+
+def _keyword_arguments(rest: list[str]) -> dict[str, Any]:
+    """`--batch-size=8` -> `{"batch_size": 8}`; values are Python literals, or else strings."""
+    given = [item for item in rest if item.startswith("--") and "=" in item]
+    _none_left([item for item in rest if item not in given])
+    arguments = {}
+    for item in given:
+        name, value = item[2:].split("=", 1)
+        try:
+            arguments[name.replace("-", "_")] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            arguments[name.replace("-", "_")] = value
+    return arguments
+
+
+def _none_left(rest: list[str]) -> list[str]:
+    if rest:
+        from intern_jax.core.config import UserError
+
+        raise UserError(f"command line: do not know {rest[0]!r}; write --NAME=VALUE, see --help")
+    return []
+
+
+if __name__ == "__main__":
+    sys.exit(main())
