@@ -25,7 +25,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb and returns its exit code: 0, or 2 for a user's mistake (one line on stderr)."""
+    """Runs one verb; returns its exit code: 0, or 2 after one line on a user's mistake."""
     parser = _build_parser()
     args, rest = parser.parse_known_args(argv)
     known_error = _prepare_process()
@@ -56,9 +56,7 @@ def _build_parser() -> argparse.ArgumentParser:
     run.epilog = "--config.FIELD=VALUE changes one field, such as --config.seed=1"
 
     adapt = verb("adapt", _adapt, "Learn your own task from few labels; writes a model folder.")
-    adapt.add_argument(
-        "--data", required=True, help="a folder with one sub-folder of images a class"
-    )
+    adapt.add_argument("--data", required=True, help="a folder with one folder of images a class")
     adapt.add_argument("--init", help="the model folder to start from (default: the shipped one)")
     adapt.add_argument("--out", required=True, help="the model folder to write")
     adapt.add_argument("--method", choices=("probe", "finetune"), default="probe")
@@ -68,9 +66,7 @@ def _build_parser() -> argparse.ArgumentParser:
     what = inspect.add_mutually_exclusive_group(required=True)
     what.add_argument("--model", help="a variant's name (mn_b4, embedded, ...) or a model folder")
     what.add_argument("--config", help=_CONFIG_HELP)
-    what.add_argument(
-        "--checkpoint", help="a run's checkpoint folder, one step of it, or a model folder"
-    )
+    what.add_argument("--checkpoint", help="a checkpoint folder, one step of it, or a model folder")
     return parser
 
 

@@ -1,0 +1,1 @@
+"""What a run left behind, made visible; reads files only."""

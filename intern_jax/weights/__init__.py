@@ -1,0 +1,1 @@
+"""Weights as plain data: safetensors files and the model folders around them."""
