@@ -1,0 +1,241 @@
+"""report.html of a run: table, label efficiency, learning curves and pictures in one file.
+
+Reads what the run left in its folder, nothing else: results.json, the metrics of each stage, and
+pictures/*.npz. The page needs no network and no file beside it.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from intern_jax.core.config import UserError
+from intern_jax.report import pictures, plots
+from intern_jax.report.style import data_uri
+
+_CSS = """
+:root { --ink: #1f2933; --muted: #6b7785; --line: #e4e8ec; --accent: #2353b0; --page: #f5f7f9; }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink);
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
+main { max-width: 1080px; margin: 0 auto; padding: 40px 20px 64px; }
+header { border-left: 4px solid var(--accent); padding-left: 16px; margin-bottom: 28px; }
+h1 { font-size: 26px; line-height: 1.2; margin: 0 0 4px; letter-spacing: -0.01em; }
+h2 { font-size: 17px; margin: 0 0 4px; }
+p { margin: 0 0 12px; color: var(--muted); max-width: 75ch; }
+header p { margin: 0; }
+section { background: #fff; border: 1px solid var(--line); border-radius: 10px;
+  padding: 20px 22px; margin: 0 0 18px; overflow-x: auto; }
+img { display: block; max-width: 100%; height: auto; margin: 8px 0 0; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; }
+th, td { padding: 6px 18px 6px 0; text-align: left; white-space: nowrap;
+  border-bottom: 1px solid var(--line); }
+th { color: var(--muted); font-weight: 600; }
+td.number, th.number { text-align: right; }
+tr:last-child td { border-bottom: 0; }
+pre { margin: 8px 0 0; font: 12.5px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace;
+  overflow-x: auto; }
+summary { cursor: pointer; font-weight: 600; }
+code { font: 0.92em ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
+"""
+
+
+def write_report(run_dir: str | os.PathLike[str]) -> pathlib.Path:
+    """Writes run_dir/report.html from run_dir/results.json and returns its path.
+
+    results.json: {"table": text, "records": [...], "stages": [{"name", "seed", "digest", "seconds",
+    "history": path below run_dir}], "pictures": [{"title", "npz" or "png": path below run_dir}],
+    "config": ..., "versions": ..., "seconds": ...}; all but the file itself may be missing.
+    Raises UserError for results.json missing or broken.
+    """
+    run_dir = pathlib.Path(run_dir)
+    path = run_dir / "results.json"
+    try:
+        results = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; a finished `run` writes it") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); run again to write it anew") from None
+    out = run_dir / "report.html"
+    temporary = out.with_suffix(".html.tmp")
+    temporary.write_text(page(run_dir, results), "utf-8")
+    os.replace(temporary, out)
+    return out
+
+
+def page(run_dir: pathlib.Path, results: Mapping[str, Any]) -> str:
+    """The whole page as HTML."""
+    name = html.escape(run_dir.resolve().name)
+    sections = [
+        _scores(results),
+        _efficiency(results),
+        *_pictures(run_dir, results),
+        _curves(run_dir, results),
+        _stages(results),
+        _details(results),
+    ]
+    body = "\n".join(section for section in sections if section)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{name} - intern_jax</title>
+<style>{_CSS}</style>
+</head>
+<body><main>
+<header><h1>{name}</h1><p>{html.escape(_subtitle(results))}</p></header>
+{body}
+</main></body>
+</html>
+"""
+
+
+def _subtitle(results: Mapping[str, Any]) -> str:
+    parts = [f"{len(results.get('stages', []))} trained stages"]
+    if records := results.get("records"):
+        tasks = {record["task"] for record in records}
+        parts.append(f"{len(records)} scores on {len(tasks)} tasks")
+    if "seconds" in results:
+        parts.append(_duration(results["seconds"]))
+    if version := results.get("versions", {}).get("intern_jax"):
+        parts.append(f"intern_jax {version}")
+    return " · ".join(parts)
+
+
+def _scores(results: Mapping[str, Any]) -> str:
+    table = results.get("table")
+    if not table:
+        return ""
+    lines = [line for line in table.splitlines() if line.strip()]
+    marked = [line.strip() for line in lines if line.lstrip().startswith("|")]
+    if len(marked) < 3:
+        return _section("Scores", f"<pre>{html.escape(table)}</pre>")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in marked]
+    rest = " ".join(line.strip() for line in lines if not line.lstrip().startswith("|"))
+    return _section("Scores", _table(rows[0], rows[2:]), rest)
+
+
+def _efficiency(results: Mapping[str, Any]) -> str:
+    image = plots.label_efficiency(results.get("records", []))
+    note = (
+        "Score against the share of labels used, mean over seeds and draws with its standard "
+        "error. Dotted: the same network trained from scratch on most labels."
+    )
+    return _section("Label efficiency", _image(image, "label efficiency"), note) if image else ""
+
+
+def _curves(run_dir: pathlib.Path, results: Mapping[str, Any]) -> str:
+    stages = results.get("stages", [])
+    several = len({stage.get("seed", 0) for stage in stages}) > 1
+    histories, missing = {}, []
+    for stage in stages:
+        title = f"{stage['name']}, seed {stage.get('seed', 0)}" if several else stage["name"]
+        path = _inside(run_dir, stage.get("history"))
+        if path is None:
+            missing.append(title)
+        else:
+            histories[title] = plots.read_metrics(path)
+    image = plots.learning_curves(histories)
+    note = f"No metrics file for: {', '.join(missing)}." if missing else ""
+    if image is None:
+        return _section("Learning curves", "", note) if note else ""
+    return _section("Learning curves", _image(image, "learning curves"), note)
+
+
+def _pictures(run_dir: pathlib.Path, results: Mapping[str, Any]) -> Iterable[str]:
+    listed = set()
+    for entry in results.get("pictures", []):
+        path = _inside(run_dir, entry.get("npz") or entry.get("png"))
+        if path is None:
+            yield _section(entry.get("title", "Pictures"), "", "The picture file is missing.")
+            continue
+        listed.add(path)
+        yield _picture(path, entry.get("title"))
+    for path in sorted((run_dir / "pictures").glob("*.npz")):
+        if path.resolve() not in listed:
+            yield _picture(path, None)
+
+
+def _picture(path: pathlib.Path, title: str | None) -> str:
+    if path.suffix == ".png":
+        return _section(title or path.stem, _image(path.read_bytes(), title or path.stem))
+    arrays = pictures.read(path)
+    title = title or str(arrays.get("title", path.stem.replace("_", " ")))
+    return _section(title, _image(pictures.render(arrays), title))
+
+
+def _stages(results: Mapping[str, Any]) -> str:
+    stages = results.get("stages", [])
+    if not stages:
+        return ""
+    rows = [
+        [
+            stage["name"],
+            str(stage.get("seed", "")),
+            str(stage.get("steps", "")),
+            _duration(stage["seconds"]) if "seconds" in stage else "",
+            str(stage.get("graft", "")),
+            stage.get("digest", ""),
+        ]
+        for stage in stages
+    ]
+    return _section(
+        "Stages", _table(["stage", "seed", "steps", "time", "starts from", "key"], rows)
+    )
+
+
+def _details(results: Mapping[str, Any]) -> str:
+    blocks = []
+    for name in ("config", "versions"):
+        if name in results:
+            text = html.escape(json.dumps(results[name], indent=1))
+            blocks.append(f"<details><summary>{name}</summary><pre>{text}</pre></details>")
+    return _section("What was run", "\n".join(blocks)) if blocks else ""
+
+
+def _section(title: str, body: str, note: str = "") -> str:
+    lead = f"<p>{html.escape(note)}</p>" if note else ""
+    return f"<section><h2>{html.escape(title)}</h2>{lead}{body}</section>"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    numeric = [
+        all(_looks_numeric(row[i]) for row in rows if i < len(row)) for i in range(len(head))
+    ]
+
+    def cells(tag: str, row: list[str]) -> str:
+        out = ""
+        for i, cell in enumerate(row):
+            kind = ' class="number"' if i < len(numeric) and numeric[i] else ""
+            out += f"<{tag}{kind}>{html.escape(cell)}</{tag}>"
+        return f"<tr>{out}</tr>"
+
+    body = "".join(cells("td", row) for row in rows)
+    return f"<table><thead>{cells('th', head)}</thead><tbody>{body}</tbody></table>"
+
+
+def _looks_numeric(cell: str) -> bool:
+    return not cell or cell[0] in "-+><.0123456789"
+
+
+def _image(encoded: bytes, alt: str) -> str:
+    return f'<img alt="{html.escape(alt, quote=True)}" src="{data_uri(encoded)}">'
+
+
+def _inside(run_dir: pathlib.Path, name: str | None) -> pathlib.Path | None:
+    """The file of that name below run_dir, or None: a report shows only its own run."""
+    if not name:
+        return None
+    path = (run_dir / name).resolve()
+    return path if path.is_relative_to(run_dir.resolve()) and path.is_file() else None
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

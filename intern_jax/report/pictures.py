@@ -1,0 +1,194 @@
+"""Grids of pictures with what a model says of them, from .npz files, as PNG bytes.
+
+A file holds `images` uint8 [N,H,W,3] and, by what was predicted:
+
+    words str [N,K], scores float [N,K], truth str [N]                zero-shot or classification
+    truth int [N,H,W], prediction int [N,H,W], classes str [C]        segmentation (255 = ignored)
+    truth float [N,H,W], prediction float [N,H,W] in metres, valid bool [N,H,W] (optional)   depth
+
+and may hold `title`, a string. `read` refuses anything else, and pickled arrays.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import textwrap
+import zipfile
+from collections.abc import Mapping
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from intern_jax.core.config import UserError
+from intern_jax.report.style import INK, MUTED, png, style
+
+IGNORE = 255
+_MAX_ROWS = 8
+_MAX_WORDS = 16
+_RIGHT, _WRONG = "#0b7a4b", "#b3261e"
+# Far apart in hue and lightness between neighbours, for masks; class 0 is the background.
+_MASK_COLORS = (
+    "#8d99a6 #e6194b #3cb44b #4363d8 #f58231 #911eb4 #00a8b5 #f032e6 #9acd32 #806000 #ffc400 "
+    "#469990 #dc9bff #9a6324 #800000 #1fb98a #808000 #ff9f80 #000075 #1f2933"
+).split()
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of a picture file; raises UserError for one that `render` cannot draw."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not a picture file ({error}); run the stage again") from None
+    images = arrays.get("images")
+    if images is None or images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+        raise UserError(f"{path}: images: must be uint8 [N,H,W,3]; run the stage again")
+    if kind(arrays) is None:
+        raise UserError(f"{path}: holds {', '.join(arrays)}; needs words or truth and prediction")
+    return arrays
+
+
+def kind(arrays: Arrays) -> str | None:
+    """What a picture file shows: "words", "segmentation", "depth", or None for neither."""
+    if {"words", "scores"} <= arrays.keys():
+        return "words"
+    if {"truth", "prediction"} <= arrays.keys():
+        floats = np.issubdtype(arrays["prediction"].dtype, np.floating)
+        return "depth" if floats else "segmentation"
+    return None
+
+
+def render(arrays: Arrays) -> bytes:
+    """One grid as a PNG, of at most 16 pictures with words or 8 rows with maps."""
+    draw = {"words": _words, "segmentation": _segmentation, "depth": _depth}[kind(arrays)]
+    with style(), matplotlib.rc_context({"axes.grid": False}):
+        return png(draw(arrays), dpi=130)
+
+
+def _words(arrays: Arrays) -> Figure:
+    """Each picture over its best three words, the right one in green, and the truth."""
+    count = min(len(arrays["images"]), _MAX_WORDS)
+    columns = min(count, 8)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(1.45 * columns + 0.2, 1.98 * rows + 0.1), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    truth = arrays.get("truth")
+    for axis in axes:
+        axis.axis("off")
+    for i in range(count):
+        answer = str(truth[i]) if truth is not None else None
+        _show(axes[i], arrays["images"][i])
+        _word_lines(axes[i], arrays["words"][i], arrays["scores"][i], answer)
+    return figure
+
+
+def _word_lines(axis: Axes, words: np.ndarray, scores: np.ndarray, truth: str | None) -> None:
+    best = np.argsort(-scores, kind="stable")[:3]
+    for line, index in enumerate(best):
+        word = str(words[index])
+        color = INK if truth is None else _RIGHT if word == truth else _WRONG if not line else MUTED
+        text = f"{textwrap.shorten(word, 17, placeholder='…')} {scores[index]:.2f}"
+        weight = "bold" if line == 0 else "normal"
+        _below(axis, line, text, color, weight)
+    if truth is not None:
+        _below(axis, 3, f"is: {textwrap.shorten(truth, 20, placeholder='…')}", INK, "normal")
+
+
+def _below(axis: Axes, line: int, text: str, color: str, weight: str) -> None:
+    axis.annotate(
+        text,
+        (0.5, 0),
+        (0, -3 - 9.5 * line),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        ha="center",
+        va="top",
+        fontsize=7,
+        color=color,
+        weight=weight,
+    )
+
+
+def _segmentation(arrays: Arrays) -> Figure:
+    """Picture, true mask and predicted mask over the picture, with a legend of the classes seen."""
+    truth, prediction = arrays["truth"], arrays["prediction"]
+    images, truth, prediction = (a[:_MAX_ROWS] for a in (arrays["images"], truth, prediction))
+    classes = arrays.get("classes")
+    present = [c for c in np.union1d(truth, prediction).tolist() if c != IGNORE]
+    figure, axes = _triples(len(images), legend=0.25 * (1 + len(present) // 6))
+    for i, image in enumerate(images):
+        cells = axes[i]
+        _show(cells[0], image)
+        _show(cells[1], overlay(image, truth[i]))
+        _show(cells[2], overlay(image, np.where(truth[i] == IGNORE, IGNORE, prediction[i])))
+    handles = [
+        Patch(color=_color(c), label=str(classes[c]) if classes is not None else str(c))
+        for c in present
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=8)
+    return figure
+
+
+def overlay(image_HxWx3: np.ndarray, mask_HxW: np.ndarray) -> np.ndarray:
+    """Class colours over the picture in grey, uint8 [H,W,3]; ignored pixels dark."""
+    grey = image_HxWx3.astype(float).mean(-1, keepdims=True)
+    out = np.repeat(0.3 * grey, 3, axis=-1)
+    for index in np.unique(mask_HxW):
+        if index != IGNORE:
+            color = np.array(matplotlib.colors.to_rgb(_color(int(index)))) * 255
+            # The background keeps the picture, so that what lies on it stands out.
+            share = 0.25 if index == 0 else 0.72
+            blend = (1 - share) * grey + share * color
+            out = np.where((mask_HxW == index)[..., None], blend, out)
+    return out.clip(0, 255).astype(np.uint8)
+
+
+def _color(index: int) -> str:
+    return _MASK_COLORS[index % len(_MASK_COLORS)]
+
+
+def _depth(arrays: Arrays) -> Figure:
+    """Picture, true and predicted depth; one colour scale in metres for all."""
+    images, truth, prediction = (
+        arrays[name][:_MAX_ROWS] for name in ("images", "truth", "prediction")
+    )
+    valid = arrays["valid"][:_MAX_ROWS] if "valid" in arrays else truth > 0
+    shown = np.where(valid, truth, np.nan)
+    # The truth sets the scale; a prediction beyond it saturates.
+    low, high = np.nanpercentile(shown, [1, 99]) if valid.any() else (0.0, 1.0)
+    figure, axes = _triples(len(images))
+    cmap = matplotlib.colormaps["viridis_r"].with_extremes(bad="#d9dde2")
+    for i, image in enumerate(images):
+        _show(axes[i][0], image)
+        for cell, values in ((axes[i][1], shown[i]), (axes[i][2], prediction[i])):
+            drawn = cell.imshow(values, cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
+            cell.axis("off")
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.6, aspect=25, extend="both", label="metres")
+    bar.outline.set_visible(False)
+    bar.ax.invert_yaxis()
+    return figure
+
+
+def _triples(count: int, legend: float = 0.0) -> tuple[Figure, np.ndarray]:
+    """A figure and its cells [count, 3], two triples a line where there are several."""
+    pairs = 2 if count > 1 else 1
+    lines = -(-count // pairs)
+    figure = Figure(
+        figsize=(1.6 * 3 * pairs + 0.6, 1.6 * lines + 0.35 + legend), layout="constrained"
+    )
+    axes = figure.subplots(lines, 3 * pairs, squeeze=False)
+    for position, cell in enumerate(axes[0]):
+        cell.set_title(("picture", "truth", "prediction")[position % 3], fontsize=8.5)
+    for cell in axes.ravel():
+        cell.axis("off")
+    return figure, axes.reshape(lines * pairs, 3)
+
+
+def _show(axis: Axes, image: np.ndarray) -> None:
+    axis.imshow(image, interpolation="nearest")
+    axis.axis("off")

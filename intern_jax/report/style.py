@@ -1,0 +1,69 @@
+"""The look that plots, pictures and the page share: colours by role, light axes, small type."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import matplotlib
+from matplotlib.figure import Figure
+
+INK = "#1f2933"
+MUTED = "#6b7785"
+GRID = "#e4e8ec"
+# The ladder from untrained to generalist runs from grey to blue; what it is compared with is warm.
+METHOD_COLORS = {
+    "random": "#a9b2bc",
+    "amateur": "#56b4e9",
+    "expert": "#009e73",
+    "generalist": "#2353b0",
+    "finetune": "#8a4fbe",
+    "scratch": "#d55e00",
+}
+# For what has no role of its own; told apart in the common forms of colour blindness.
+COLORS = ("#2353b0", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a4fbe", "#6b7785")
+
+_RC = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": "#c3cad1",
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+}
+
+
+def style() -> object:
+    """A context in which figures take this look; the user's own settings stay as they are."""
+    return matplotlib.rc_context(_RC)
+
+
+def png(figure: Figure, dpi: int = 150) -> bytes:
+    """The figure as an encoded picture; needs no display."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def data_uri(encoded: bytes) -> str:
+    """A PNG as text that a page can hold."""
+    return "data:image/png;base64," + base64.b64encode(encoded).decode()
+
+
+def method_color(method: str, position: int) -> str:
+    """The colour of a method: its own, or the next of the free ones."""
+    for name, color in METHOD_COLORS.items():
+        if method.startswith(name):
+            return color
+    return COLORS[position % len(COLORS)]

@@ -1,0 +1,217 @@
+"""The report of a run, made from files that the test writes: what is drawn, and what is refused."""
+
+import io
+import json
+import math
+import pathlib
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from intern_jax.core.config import UserError
+from intern_jax.report import html, pictures, plots
+
+
+def metrics_lines(steps: int, terms: tuple[str, ...]) -> str:
+    rows = [
+        {"step": t, "images_per_second": 500.0, "learning_rate": 1e-3}
+        | {name: 3 * math.exp(-t / 80) + 0.2 * i for i, name in enumerate(("loss", *terms))}
+        for t in range(0, steps, 10)
+    ]
+    return "\n".join(json.dumps(row) for row in rows) + "\n"
+
+
+def make_records(seeds: int = 3) -> list[dict]:
+    rng = np.random.default_rng(0)
+    level = {"random": 0.35, "amateur": 0.55, "expert": 0.65, "generalist": 0.7, "scratch": 0.45}
+    rows = []
+    for task, metric, higher in (
+        ("emoji_style", "top1", True),
+        ("sprites_seg", "miou", True),
+        ("rooms_depth", "rmse", False),
+    ):
+        for method, start in level.items():
+            for fraction in (0.1, 1.0) if method == "scratch" else (0.01, 0.1, 1.0):
+                for seed in range(seeds):
+                    gain = 0.12 * math.log10(fraction / 0.01) + 0.02 * rng.standard_normal()
+                    score = start + gain if higher else 1.4 - start - gain
+                    rows.append(
+                        {
+                            "task": task,
+                            "method": method,
+                            "metric": metric,
+                            "fraction": fraction,
+                            "seed": seed,
+                            "draw": 0,
+                            "higher_is_better": higher,
+                            "score": score,
+                            "standard_error": 0.013,
+                        }
+                    )
+    return rows
+
+
+def word_arrays(count: int = 8) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(1)
+    words = np.array(["grinning cat", "red apple", "sailing boat", "a word that is far too long"])
+    return {
+        "images": rng.integers(0, 255, (count, 24, 24, 3), np.uint8),
+        "words": np.tile(words, (count, 1)),
+        "scores": rng.dirichlet(np.ones(4), count),
+        "truth": np.array([words[i % 3] for i in range(count)]),
+        "title": np.array("Zero-shot: the three nearest words"),
+    }
+
+
+def mask_arrays(count: int = 4) -> dict[str, np.ndarray]:
+    images = np.full((count, 48, 48, 3), 200, np.uint8)
+    truth = np.zeros((count, 48, 48), np.uint8)
+    for i in range(count):
+        truth[i, 8 : 20 + 3 * i, 8:28] = 1 + i % 4
+        truth[i, 30:44, 20:40] = 2
+        images[i][truth[i] > 0] = (90, 120, 60 + 40 * i)
+        truth[i, :3] = 255
+    classes = np.array(["background", "animals", "food", "travel", "objects"])
+    prediction = np.roll(truth, 3, 2) % 255
+    return {"images": images, "truth": truth, "prediction": prediction, "classes": classes}
+
+
+def depth_arrays(count: int = 4) -> dict[str, np.ndarray]:
+    y, x = np.mgrid[0:48, 0:48] / 48
+    truth = np.stack([1 + 3 * y + 0.4 * i * x for i in range(count)]).astype(np.float32)
+    valid = np.ones(truth.shape, bool)
+    valid[:, 10:14] = False
+    images = np.repeat((truth[..., None] * 40).astype(np.uint8), 3, axis=-1)
+    return {"images": images, "truth": truth, "prediction": truth * 1.1, "valid": valid}
+
+
+@pytest.fixture
+def run_dir(tmp_path: pathlib.Path) -> pathlib.Path:
+    run = tmp_path / "quickstart"
+    stages = []
+    for name, terms in (("amateur", ("clip", "simsiam")), ("expert_cls", ("emoji",))):
+        folder = run / "seed0" / f"{name}-0123456789ab"
+        folder.mkdir(parents=True)
+        (folder / "metrics.jsonl").write_text(metrics_lines(300, terms))
+        stages.append(
+            {
+                "name": name,
+                "seed": 0,
+                "digest": "0123456789ab",
+                "steps": 300,
+                "seconds": 93.1,
+                "graft": "matched 40, missing 2, unused 0",
+                "history": str((folder / "metrics.jsonl").relative_to(run)),
+            }
+        )
+    (run / "pictures").mkdir()
+    np.savez(run / "pictures" / "zero_shot.npz", **word_arrays())
+    np.savez(run / "pictures" / "sprites_seg.npz", **mask_arrays())
+    np.savez(run / "pictures" / "rooms_depth.npz", **depth_arrays())
+    results = {
+        "table": "| task | random | scratch |\n|---|---|---|\n| emoji | 12.3 ± 0.4 | <b>9.1</b> |\n",
+        "records": make_records(),
+        "stages": stages,
+        "pictures": [{"title": "Rooms", "npz": "pictures/rooms_depth.npz"}],
+        "config": {"seeds": [0]},
+        "versions": {"intern_jax": "0.1.0"},
+        "seconds": 532.0,
+    }
+    (run / "results.json").write_text(json.dumps(results))
+    return run
+
+
+def size_of(encoded: bytes) -> tuple[int, int]:
+    with PIL.Image.open(io.BytesIO(encoded)) as image:
+        image.load()
+        return image.size
+
+
+def test_report_holds_table_plots_and_pictures_and_needs_nothing_else(run_dir):
+    text = html.write_report(run_dir).read_text()
+    # Two plots and three grids, all embedded.
+    assert text.count("data:image/png;base64,") == 5
+    assert 'src="http' not in text and "href=" not in text and "<script" not in text
+    assert '<td class="number">12.3 ± 0.4</td>' in text
+    assert "Rooms" in text and "Zero-shot: the three nearest words" in text
+    assert "&lt;b&gt;9.1&lt;/b&gt;" in text
+
+
+def test_report_is_written_of_a_run_without_benchmark_or_metrics(tmp_path):
+    stage = {"name": "amateur", "history": "../secret.jsonl"}
+    (tmp_path / "results.json").write_text(json.dumps({"stages": [stage]}))
+    (tmp_path.parent / "secret.jsonl").write_text('{"step": 0, "loss": 1}\n')
+    text = html.write_report(tmp_path).read_text()
+    assert "No metrics file for: amateur" in text
+    assert "data:image" not in text
+
+
+@pytest.mark.parametrize("content", [None, "{broken"])
+def test_missing_or_broken_results_are_one_line(tmp_path, content):
+    if content:
+        (tmp_path / "results.json").write_text(content)
+    with pytest.raises(UserError, match=r"results\.json: .*; "):
+        html.write_report(tmp_path)
+
+
+def test_metrics_of_a_resumed_and_killed_run(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(
+        '{"step": 1, "loss": 5.0}\n{"step": 2, "loss": 4.0}\n{"step": 2, "loss": 3.0}\n'
+        '{"step": 3, "loss": NaN, "name": "x"}\n{"step": 4, "lo'
+    )
+    assert plots.read_metrics(path) == {"loss": ((1, 2), (5.0, 3.0))}
+
+
+def test_summary_takes_the_error_over_draws_and_else_the_recorded_one():
+    rows = [{"fraction": 0.1, "score": s, "standard_error": 0.5} for s in (1.0, 2.0, 4.0)]
+    rows += [{"fraction": 1.0, "score": 7.0, "standard_error": 0.25}]
+    mean, error, count = plots.summarise(rows)[0.1]
+    assert mean == pytest.approx(7 / 3) and count == 3
+    # Sample deviation of 1, 2, 4 is sqrt(7/3).
+    assert error == pytest.approx(math.sqrt(7 / 3) / math.sqrt(3))
+    assert plots.summarise(rows)[1.0] == (7.0, 0.25, 1)
+
+
+def test_plots_of_nothing_are_none():
+    assert plots.learning_curves({}) is None
+    assert plots.learning_curves({"a": {"images_per_second": ((1,), (2.0,))}}) is None
+    assert plots.label_efficiency([]) is None
+
+
+@pytest.mark.parametrize(
+    ("arrays", "kind"),
+    [(word_arrays(), "words"), (mask_arrays(), "segmentation"), (depth_arrays(), "depth")],
+)
+@pytest.mark.parametrize("count", [1, 3])
+def test_picture_grids_draw_any_number(arrays, kind, count):
+    arrays = {k: v[:count] if v.ndim and k != "classes" else v for k, v in arrays.items()}
+    assert pictures.kind(arrays) == kind
+    width, height = size_of(pictures.render(arrays))
+    assert width > 150 and height > 150
+
+
+def test_overlay_darkens_what_is_ignored_and_tells_classes_apart():
+    image = np.full((2, 2, 3), 200, np.uint8)
+    mask = np.array([[0, 1], [2, 255]])
+    out = pictures.overlay(image, mask).astype(int)
+    assert out[1, 1].tolist() == [60, 60, 60]
+    for a, b in (((0, 0), (0, 1)), ((0, 1), (1, 0)), ((0, 0), (1, 0))):
+        assert np.abs(out[a] - out[b]).sum() > 60
+
+
+def test_picture_files_that_cannot_be_drawn_are_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, images=np.array([object()]))
+    with pytest.raises(UserError, match=r"a\.npz: not a picture file"):
+        pictures.read(path)
+    np.savez(path, images=np.zeros((1, 4, 4, 3), np.float32))
+    with pytest.raises(UserError, match="must be uint8"):
+        pictures.read(path)
+    np.savez(path, images=np.zeros((1, 4, 4, 3), np.uint8))
+    with pytest.raises(UserError, match="needs words"):
+        pictures.read(path)
+    path.write_bytes(b"PK not a zip")
+    with pytest.raises(UserError, match="not a picture file"):
+        pictures.read(path)
