@@ -75,11 +75,12 @@ def _words(arrays: Arrays) -> Figure:
     count = min(len(arrays["images"]), _MAX_WORDS)
     columns = min(count, 8)
     rows = -(-count // columns)
-    figure = Figure(figsize=(1.45 * columns + 0.2, 1.98 * rows + 0.1), layout="constrained")
+    figure = Figure(figsize=(1.45 * columns + 0.2, 1.95 * rows + 0.1), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     truth = arrays.get("truth")
     for axis in axes:
         axis.axis("off")
+        axis.set_anchor("N")
     for i in range(count):
         answer = str(truth[i]) if truth is not None else None
         _show(axes[i], arrays["images"][i])

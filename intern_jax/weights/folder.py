@@ -18,7 +18,6 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,8 +26,7 @@ from flax.core import meta
 from intern_jax.core import tree as tree_lib
 from intern_jax.core.config import UserError
 from intern_jax.models import zoo
-from intern_jax.models.heads.dense import DenseHead
-from intern_jax.models.heads.linear import Linear
+from intern_jax.models.heads.task import BACKBONE_TASK, TaskHead
 from intern_jax.version import __version__
 from intern_jax.weights import safetensors
 from intern_jax.weights.card import card
@@ -37,8 +35,8 @@ from intern_jax.weights.preprocess import Image, as_arrays, canvas_of
 
 FORMAT = "intern_jax.model/1"
 DEFAULT = pathlib.Path(__file__).parent / "default"
-# The BatchNorm set, and the generalist's main branch, that serves a task.
-BRANCH = {"classification": "cls", "segmentation": "dense", "depth": "dense", "backbone": "cls"}
+# Features of a backbone without a head are by default those of classification.
+BRANCH = {**BACKBONE_TASK, "backbone": "cls"}
 
 
 def save_model(
@@ -258,27 +256,10 @@ def _forward(info: str, output: str, branch: str):
     return forward
 
 
-class _Head(nn.Module):
-    """The head of a task, its parameters named as in adapt/finetune.py."""
-
-    task: str
-    outputs: int
-    width: int
-
-    @nn.compact
-    def __call__(self, features: Mapping[str, jax.Array], size: tuple[int, int]) -> jax.Array:
-        if self.task == "classification":
-            return Linear(self.outputs, name="linear")(features["pooled"])
-        return DenseHead(self.outputs, width=self.width, name="decoder")(
-            features, size, train=False
-        )
-
-
-def _head(info: Mapping[str, Any]) -> _Head | None:
+def _head(info: Mapping[str, Any]) -> TaskHead | None:
     if info["task"] == "backbone":
         return None
-    outputs = 1 if info["task"] == "depth" else len(info["classes"])
-    return _Head(info["task"], outputs, info["dense_width"])
+    return TaskHead(info["task"], len(info["classes"]), info["dense_width"])
 
 
 def _expected_shapes(path: pathlib.Path, info: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -110,7 +110,7 @@ def run_dir(tmp_path: pathlib.Path) -> pathlib.Path:
     np.savez(run / "pictures" / "sprites_seg.npz", **mask_arrays())
     np.savez(run / "pictures" / "rooms_depth.npz", **depth_arrays())
     results = {
-        "table": "| task | random | scratch |\n|---|---|---|\n| emoji | 12.3 ± 0.4 | <b>9.1</b> |\n",
+        "table": "| task | random | new |\n|---|---|---|\n| emoji | 12.3 ± 0.4 | <b>9.1</b> |\n",
         "records": make_records(),
         "stages": stages,
         "pictures": [{"title": "Rooms", "npz": "pictures/rooms_depth.npz"}],
