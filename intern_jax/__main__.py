@@ -57,7 +57,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
     adapt = verb("adapt", _adapt, "Learn your own task from few labels; writes a model folder.")
     adapt.add_argument("--data", required=True, help="a folder with one folder of images a class")
-    adapt.add_argument("--init", help="the model folder to start from (default: the shipped one)")
+    adapt.add_argument("--init", help="a model folder or a zoo name to start from (default: ours)")
     adapt.add_argument("--out", required=True, help="the model folder to write")
     adapt.add_argument("--method", choices=("probe", "finetune"), default="probe")
     adapt.epilog = "--NAME=VALUE sets any other argument of the method, such as --steps=200"
@@ -94,13 +94,15 @@ def _run(args: argparse.Namespace, rest: list[str]) -> None:
     overrides = _config_overrides(rest)
     config = config_lib.load_config(args.config)
     config_lib.override(config, overrides)
-    pipeline.run(config, args.workdir)
+    results = pipeline.run(config, args.workdir)
+    print(results["table"])
+    print(f"{args.workdir}/results.json and {args.workdir}/report.html written")
 
 
 def _adapt(args: argparse.Namespace, rest: list[str]) -> None:
     from intern_jax.core.config import bind
 
-    spec = {"fn": "intern_jax.adapt.folder:adapt_folder", **_keyword_arguments(rest)}
+    spec = _keyword_arguments(rest) | {"fn": "intern_jax.adapt.folder:adapt_folder"}
     spec |= {"data": args.data, "init": args.init, "out": args.out, "method": args.method}
     for name, value in bind(spec)().items():
         if isinstance(value, int | float | str):

@@ -1,0 +1,99 @@
+"""The command line: what reaches the functions behind the verbs, and how mistakes are told."""
+
+import subprocess
+import sys
+
+import ml_collections
+import pytest
+
+from intern_jax import __main__ as cli
+from intern_jax import __version__, pipeline
+from intern_jax.adapt import folder as adapt_folder
+
+
+def fails(capsys, *argv: str) -> str:
+    """The one line on stderr of a command that must end with exit code 2."""
+    try:
+        code = cli.main(argv)
+    except SystemExit as error:
+        code = error.code
+    out, err = capsys.readouterr()
+    assert code == 2 and not out, (code, out, err)
+    assert err.startswith("error: ") and err.count("\n") == 1 and "Traceback" not in err
+    return err
+
+
+def test_run_hands_the_overridden_config_to_the_pipeline(monkeypatch, tmp_path, capsys):
+    seen = {}
+
+    def fake(config, workdir):
+        seen.update(config=config, workdir=workdir)
+        return {"table": "the table"}
+
+    monkeypatch.setattr(pipeline, "run", fake)
+    argv = ["run", "--config=quickstart", f"--workdir={tmp_path}", "--config.amateur.train.steps=7"]
+    assert cli.main(argv) == 0
+    assert isinstance(seen["config"], ml_collections.ConfigDict)
+    assert seen["config"].amateur.train.steps == 7 and seen["workdir"] == str(tmp_path)
+    assert "the table" in capsys.readouterr().out
+
+
+def test_adapt_hands_flags_over_and_prints_the_summary(monkeypatch, capsys):
+    seen = {}
+
+    def fake(data, init, out, method, steps=1, learning_rate=1e-3):
+        seen.update(locals())
+        return {"top1": 0.98765432, "classes": ["a"], "out": out}
+
+    monkeypatch.setattr(adapt_folder, "adapt_folder", fake)
+    argv = ["adapt", "--data=d", "--out=o", "--method=finetune", "--learning-rate=1e-2"]
+    assert cli.main(argv) == 0
+    assert seen["method"] == "finetune" and seen["init"] is None
+    assert seen["learning_rate"] == 0.01 and seen["steps"] == 1
+    assert capsys.readouterr().out == "top1: 0.9877\nout: o\n"
+    assert "no argument 'stepz'; did you mean steps?" in fails(capsys, *argv, "--stepz=3")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "VERB"),
+        (["fly"], "fly"),
+        (["run"], "--config, --workdir"),
+        (["run", "--config=quickstrat", "--workdir=w"], "did you mean quickstart"),
+        (["run", "--config=none.py", "--workdir=w"], "no such file"),
+        (["run", "--config=quickstart", "--workdir=w", "--config.amateur.stepz=1"], "stepz"),
+        (["run", "--config=quickstart", "--workdir=w", "--config.seeds"], "--config.seeds"),
+        (["run", "--config=quickstart", "--workdir=w", "--seed=1"], "--seed=1"),
+        (["run", "--config=quickstart", "--workdir=w", "extra"], "extra"),
+        (["adapt", "--data=nowhere", "--out=o"], "nowhere"),
+        (["adapt", "--data=d", "--out=o", "--method=magic"], "magic"),
+        (["inspect"], "--model"),
+        (["inspect", "--model=mn_b5"], "mn_b5"),
+        (["inspect", "--model=mn_b4", "--config=quickstart"], "not allowed with"),
+        (["inspect", "--checkpoint=nowhere"], "nowhere"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(capsys, argv, message):
+    assert message in fails(capsys, *argv)
+
+
+def test_inspect_model_tells_stages_parameters_and_outputs(capsys):
+    assert cli.main(["inspect", "--model=mn_b4"]) == 0
+    out = capsys.readouterr().out
+    assert "operators" in out and "layer4" in out and "pooled" in out
+    assert "Total: " in out
+
+
+def test_inspect_config_tells_every_field_and_the_stages(capsys):
+    assert cli.main(["inspect", "--config=quickstart", "--config.amateur.train.steps=7"]) == 0
+    out = capsys.readouterr().out
+    assert "amateur.train.steps = 7" in out and "stage generalist: starts from expert_cls" in out
+
+
+def test_version_and_help_from_a_shell():
+    command = [sys.executable, "-m", "intern_jax"]
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() == __version__
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and all(v in done.stdout for v in ("run", "adapt", "inspect"))
