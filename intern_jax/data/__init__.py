@@ -1,0 +1,1 @@
+"""Samples in, batches out: sources, transforms, mixtures, the stream (jax only in stream.py)."""

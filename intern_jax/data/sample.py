@@ -1,0 +1,210 @@
+"""The one sample schema: what every source yields and every transform reads.
+
+A sample is a dict of NumPy values; a field that a data set lacks is absent, never None.
+
+| field | value |
+|---|---|
+| image | uint8 [H,W,3], or RGBA [H,W,4] where the picture has a transparent ground |
+| views | list of uint8 pictures (as image): other pictures of the same concept |
+| texts | list of non-empty str: the label or caption first, then tags or other captions |
+| label | int in [0, number of classes) |
+| boxes | float32 [N,4]: x1, y1, x2, y2 in pixels, inside the image, x1 < x2 and y1 < y2 |
+| box_labels | int32 [N] in [0, number of classes) |
+| mask | uint8 [H,W] of class indices, 255 = ignore |
+| depth | float32 [H,W] in metres |
+| depth_valid | bool [H,W]: where depth was measured |
+| source | int: position of the source in its group (the mixture adds it) |
+| key | str: canonical name, the same on every machine |
+
+Legend: H, W height and width in pixels, N boxes.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from intern_jax.core.config import UserError
+
+Sample = dict[str, Any]
+
+FIELDS = (
+    "image",
+    "views",
+    "texts",
+    "label",
+    "boxes",
+    "box_labels",
+    "mask",
+    "depth",
+    "depth_valid",
+    "source",
+    "key",
+)
+FAMILIES = ("classification", "segmentation", "depth", "pairs", "detection")
+IGNORE = 255
+
+
+class CorruptSample(Exception):
+    """A sample that cannot be read: `cause` is a phrase to count by, `where` the file or record."""
+
+    def __init__(self, where: str, cause: str):
+        super().__init__(f"{where}: {cause}")
+        self.where, self.cause = where, cause
+
+
+def check(sample: Sample, where: str, num_classes: int | None = None) -> Sample:
+    """Return the sample unchanged, or raise a UserError with `where`, the field and the remedy.
+
+    `num_classes` bounds label, box_labels and mask where it is known.
+    """
+    for name in sample:
+        if name not in FIELDS:
+            raise UserError(f"{where}/{name}: unknown field; known: {', '.join(FIELDS)}")
+    for name in ("image", "key"):
+        if name not in sample:
+            raise UserError(f"{where}/{name}: missing; every sample has an image and a key")
+    if not isinstance(sample["key"], str) or not sample["key"]:
+        raise UserError(f"{where}/key: {sample['key']!r}; give a non-empty str")
+    for name, one in _CHECKS.items():
+        if name in sample:
+            one(sample, f"{where}/{name}", num_classes)
+    return sample
+
+
+def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
+    """Raise a UserError for the first label outside [0, num_classes)."""
+    outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(outside):
+        raise UserError(
+            f"{where}/label: {labels[outside[0]]} at index {outside[0]} is outside"
+            f" 0..{num_classes - 1}; number the classes from 0 without gaps"
+        )
+
+
+def one_line(error: Exception) -> str:
+    """The first line of an error's message, at most 160 characters, to quote inside another."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+def _check_picture(image: Any, where: str) -> None:
+    if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3):
+        raise UserError(f"{where}: {_describe(image)}; give uint8 [H,W,3] or [H,W,4]")
+    if image.shape[2] not in (3, 4) or 0 in image.shape:
+        raise UserError(f"{where}: {_describe(image)}; give uint8 [H,W,3] or [H,W,4]")
+
+
+def _check_image(sample: Sample, where: str, num_classes: int | None) -> None:
+    _check_picture(sample["image"], where)
+
+
+def _check_views(sample: Sample, where: str, num_classes: int | None) -> None:
+    if not isinstance(sample["views"], list):
+        raise UserError(f"{where}: {_describe(sample['views'])}; give a list of pictures")
+    for i, view in enumerate(sample["views"]):
+        _check_picture(view, f"{where}[{i}]")
+
+
+def _check_texts(sample: Sample, where: str, num_classes: int | None) -> None:
+    texts = sample["texts"]
+    if not isinstance(texts, list) or not texts:
+        raise UserError(f"{where}: {_describe(texts)}; give a list of at least one str")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            raise UserError(f"{where}[{i}]: {text!r}; give a non-empty str")
+
+
+def _check_label(sample: Sample, where: str, num_classes: int | None) -> None:
+    label = sample["label"]
+    if isinstance(label, bool) or not isinstance(label, (int, np.integer)):
+        raise UserError(f"{where}: {_describe(label)}; give one int")
+    if label < 0 or (num_classes is not None and label >= num_classes):
+        upper = "" if num_classes is None else num_classes - 1
+        raise UserError(
+            f"{where}: {label} is outside 0..{upper}; number the classes from 0 without gaps"
+        )
+
+
+def _check_boxes(sample: Sample, where: str, num_classes: int | None) -> None:
+    boxes = sample["boxes"]
+    if not _is_array(boxes, np.float32, 2) or boxes.shape[1] != 4:
+        raise UserError(f"{where}: {_describe(boxes)}; give float32 [N,4] of x1, y1, x2, y2")
+    height, width = sample["image"].shape[:2]
+    x1, y1, x2, y2 = boxes.T
+    inside = (x1 >= 0) & (y1 >= 0) & (x2 <= width) & (y2 <= height)
+    for bad, why in (
+        (~inside, f"outside its image of {width} x {height} (width x height)"),
+        (~((x1 < x2) & (y1 < y2)), "empty"),
+    ):
+        if bad.any():
+            i = int(np.argmax(bad))
+            values = [round(float(v), 2) for v in boxes[i]]
+            raise UserError(f"{where}[{i}]: {values} is {why}; give x1, y1, x2, y2 in pixels")
+
+
+def _check_box_labels(sample: Sample, where: str, num_classes: int | None) -> None:
+    labels = sample["box_labels"]
+    if not _is_array(labels, np.int32, 1) or len(labels) != len(sample.get("boxes", ())):
+        raise UserError(f"{where}: {_describe(labels)}; give int32 [N], one for each box")
+    if len(labels) and (
+        labels.min() < 0 or (num_classes is not None and labels.max() >= num_classes)
+    ):
+        worst = labels.min() if labels.min() < 0 else labels.max()
+        upper = "" if num_classes is None else num_classes - 1
+        raise UserError(f"{where}: {worst} is outside 0..{upper}; number the classes from 0")
+
+
+def _check_mask(sample: Sample, where: str, num_classes: int | None) -> None:
+    mask = sample["mask"]
+    if not _is_array(mask, np.uint8, 2) or mask.shape != sample["image"].shape[:2]:
+        raise UserError(f"{where}: {_describe(mask)}; give uint8 [H,W] of the image's size")
+    if num_classes is not None:
+        used = mask[mask != IGNORE]
+        if used.size and used.max() >= num_classes:
+            raise UserError(
+                f"{where}: {used.max()} is outside 0..{num_classes - 1}; ignored pixels are 255"
+            )
+
+
+def _check_depth(sample: Sample, where: str, num_classes: int | None) -> None:
+    depth = sample["depth"]
+    if not _is_array(depth, np.float32, 2) or depth.shape != sample["image"].shape[:2]:
+        raise UserError(
+            f"{where}: {_describe(depth)}; give float32 [H,W] metres of the image's size"
+        )
+    valid = sample.get("depth_valid")
+    if _is_array(valid, np.bool_, 2) and valid.shape == depth.shape:
+        used = depth[valid]
+        if not (np.isfinite(used) & (used > 0)).all():
+            raise UserError(
+                f"{where}: not finite or not positive where depth_valid; clear depth_valid there"
+            )
+
+
+def _check_depth_valid(sample: Sample, where: str, num_classes: int | None) -> None:
+    valid = sample["depth_valid"]
+    if not _is_array(valid, np.bool_, 2) or valid.shape != sample["image"].shape[:2]:
+        raise UserError(f"{where}: {_describe(valid)}; give bool [H,W] of the image's size")
+
+
+def _is_array(value: Any, dtype: Any, ndim: int) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype == dtype and value.ndim == ndim
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {list(value.shape)}"
+    return f"{type(value).__name__} {str(value)[:40]!r}"
+
+
+_CHECKS: dict[str, Callable[[Sample, str, int | None], None]] = {
+    "image": _check_image,
+    "views": _check_views,
+    "texts": _check_texts,
+    "label": _check_label,
+    "boxes": _check_boxes,
+    "box_labels": _check_box_labels,
+    "mask": _check_mask,
+    "depth": _check_depth,
+    "depth_valid": _check_depth_valid,
+}
