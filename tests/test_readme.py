@@ -1,6 +1,5 @@
 """The README's commands and examples work as they are written."""
 
-import os
 import pathlib
 import re
 import shlex
@@ -32,9 +31,8 @@ def verbs(name: str) -> list[list[str]]:
 
 
 def test_every_command_is_make_or_the_module():
-    assert all(
-        words[0] == "make" or words[:3] == ["python", "-m", "intern_jax"] for words in commands()
-    )
+    module = ["python", "-m", "intern_jax"]
+    assert all(words[0] == "make" or words[:3] == module for words in commands())
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert {words[1] for words in commands() if words[0] == "make"} <= set(targets)
 
@@ -71,33 +69,10 @@ def flowers(tmp_path, monkeypatch):
     return tmp_path / "flowers"
 
 
-@pytest.fixture
-def untrained(tmp_path):
-    """A small backbone to start from, where no trained one ships."""
-    import jax
-
-    from intern_jax.models import zoo
-    from intern_jax.ops.images import MEAN, STD
-    from intern_jax.weights.folder import save_model
-
-    spec = {"name": "embedded_tiny"}
-    images = np.zeros((1, 32, 32, 3), np.float32)
-    variables = zoo.build(spec).init(jax.random.key(0), images, train=False)
-    return save_model(
-        tmp_path / "untrained",
-        task="backbone",
-        backbone=spec,
-        variables={name: {"backbone": tree} for name, tree in variables.items()},
-        canvas=32,
-        mean=MEAN,
-        std=STD,
-    )
-
-
-def test_a_folder_of_one_s_own_from_adapt_to_predict(flowers, untrained, capsys):
+def test_a_folder_of_one_s_own_from_adapt_to_predict(flowers, capsys):
     (argv,) = verbs("adapt")
-    start = os.environ.get("INTERN_JAX_TEST_INIT", str(untrained))
-    assert cli.main([*argv, f"--init={start}"]) == 0
+    # Untrained weights tell two colours apart; whether any ship is no matter here.
+    assert cli.main([*argv, "--init=embedded_tiny"]) == 0
     names: dict = {}
     (example,) = blocks("python")
     exec(example, names)
