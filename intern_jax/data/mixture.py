@@ -1,0 +1,212 @@
+"""A group's batches as a pure function of their index: sources mixed, transformed, stacked.
+
+Every source is shuffled (each epoch anew) and repeated, then sources are mixed in a fixed pattern
+by weight; the transform's generator is keyed by the row's global index; only then this host's rows
+are taken. So the batch at an index depends on (config, seed, index) alone: not on hosts, threads,
+or what was read before.
+
+A group's config:
+  {"sources": [{"fn": "pkg.module:attr", "weight": 1.0, **arguments of fn}, ...],
+   "batch_size": rows over all hosts,
+   "transform": {"fn": "intern_jax.data.transforms:classification", "size": 32, ...}}
+Rows have the transform's fields and `source` int32, the position in `sources`.
+"""
+
+import functools
+import inspect
+import sys
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from intern_jax.core.config import UserError, bind
+from intern_jax.data.sample import Sample, check, check_labels
+from intern_jax.data.sources import Replacing, Source
+
+if TYPE_CHECKING:
+    import grain
+
+# Beyond this a host's batch is a mistake in batch_size or size rather than a wish.
+MAX_BATCH_BYTES = 4 << 30
+# Up to this length an epoch's order is kept as a table. Grain's shuffle needs none, but walks about
+# 65536 / length steps for every row: milliseconds for the few samples of an adaptation.
+MAX_TABLE = 1 << 20
+
+Transform = Callable[[Sample, np.random.Generator], Mapping[str, np.ndarray]]
+
+
+def group_sources(cfg: Mapping[str, Any], where: str = "group") -> list[Source]:
+    """Open a group's sources, in the order of `source`."""
+    if not cfg.get("sources"):
+        raise UserError(f"{where}.sources: empty; name at least one source")
+    opened = []
+    for i, spec in enumerate(cfg["sources"]):
+        make = bind({name: value for name, value in spec.items() if name != "weight"})
+        source = _complete(make, f"{where}.sources[{i}]")()
+        if not isinstance(source, Source):
+            raise UserError(
+                f"{where}.sources[{i}].fn: {spec['fn']} gave {type(source).__name__}, no source;"
+                " it needs name, family, classes, keys, labels, len() and [index]"
+            )
+        opened.append(source)
+    return opened
+
+
+def build_group(
+    cfg: Mapping[str, Any],
+    seed: int,
+    sources: Sequence[Source] | None = None,
+    rows: tuple[int, int] = (0, 1),
+    weights: Sequence[float] | None = None,
+    where: str = "group",
+) -> "grain.MapDataset":
+    """A dataset without end whose item i is batch i: {field: [rows of this host, ...]}.
+
+    `sources` are ready sources in place of the config's; `rows` = (h, H) gives the h-th of H
+    contiguous blocks of every batch; `weights` replace the config's. `cfg["transform"]` may also be
+    a callable. Raises UserError for settings that cannot work and for sources whose first sample or
+    labels break the schema.
+    """
+    # Imported here: grain imports jax, which a reader of this file alone does not need.
+    import grain
+
+    sources = group_sources(cfg, where) if sources is None else list(sources)
+    block = _block_size(cfg, rows, where)
+    weights = _weights(cfg, sources, weights, where)
+    transform = cfg["transform"] if callable(cfg["transform"]) else bind(cfg["transform"])
+    _complete(transform, f"{where}.transform", None, None)
+    guarded = [Replacing(source) for source in sources]
+    _check_rows(guarded, transform, block, where)
+    parts = []
+    for i, source in enumerate(guarded):
+        tagged, shuffle_seed = _Tagged(source, i), _seed(seed, "shuffle", i, source.name)
+        if len(source) <= MAX_TABLE:
+            parts.append(grain.MapDataset.source(_Shuffled(tagged, shuffle_seed)))
+        else:
+            parts.append(grain.MapDataset.source(tagged).shuffle(seed=shuffle_seed).repeat())
+    mixed = grain.MapDataset.mix(parts, weights=weights) if len(parts) > 1 else parts[0]
+    made = mixed.random_map(_WithSource(transform), seed=_seed(seed, "transform"))
+    return made.batch(block)[rows[0] :: rows[1]]
+
+
+class _Tagged:
+    """A source whose samples say which source of the group they are from."""
+
+    def __init__(self, source: Source, position: int):
+        self.source, self.position = source, position
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Sample:
+        return {**self.source[index], "source": self.position}
+
+
+class _Shuffled:
+    """A source repeated without end, in another order each epoch."""
+
+    def __init__(self, source: _Tagged, seed: int):
+        self.source, self.seed, self.count = source, seed, len(source)
+        self._order = functools.lru_cache(maxsize=4)(self._make_order)
+
+    def _make_order(self, epoch: int) -> np.ndarray:
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
+        return order.astype(np.int32)
+
+    def __len__(self) -> int:
+        return sys.maxsize - sys.maxsize % self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        epoch, position = divmod(index, self.count)
+        return self.source[int(self._order(epoch)[position])]
+
+
+class _WithSource:
+    """A transform whose rows carry `source`."""
+
+    def __init__(self, transform: Transform):
+        self.transform = transform
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        return {**self.transform(sample, rng), "source": np.int32(sample["source"])}
+
+
+def _seed(seed: int, *names: Any) -> int:
+    # Hashed: Grain adds 1 to its shuffle seed each epoch, so seeds 0 and 1 would share epochs.
+    return zlib.crc32("/".join(map(str, (seed, *names))).encode())
+
+
+def _complete(function: Callable[..., Any], where: str, *args: Any) -> Callable[..., Any]:
+    """Return a bound function unchanged, if it can be called with these arguments."""
+    try:
+        inspect.signature(function).bind(*args)
+    except TypeError as error:
+        raise UserError(f"{where}: {error}; give it beside fn") from error
+    return function
+
+
+def _block_size(cfg: Mapping[str, Any], rows: tuple[int, int], where: str) -> int:
+    size, (block, blocks) = cfg.get("batch_size"), rows
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise UserError(f"{where}.batch_size: {size!r}; give a positive int")
+    if not 0 <= block < blocks:
+        raise UserError(f"{where}.rows: block {block} of {blocks}; give 0..{blocks - 1}")
+    if size % blocks:
+        raise UserError(
+            f"{where}.batch_size: {size} does not divide over {blocks} hosts; take a multiple"
+        )
+    return size // blocks
+
+
+def _weights(
+    cfg: Mapping[str, Any], sources: Sequence[Source], weights: Sequence[float] | None, where: str
+) -> list[float]:
+    if weights is None:
+        specs = cfg.get("sources") or [{}] * len(sources)
+        weights = [spec.get("weight", 1.0) for spec in specs]
+    if len(weights) != len(sources):
+        raise UserError(
+            f"{where}.weights: {len(weights)} for {len(sources)} sources; give one for each"
+        )
+    for i, (weight, source) in enumerate(zip(weights, sources, strict=True)):
+        if not weight > 0:
+            raise UserError(
+                f"{where}.sources[{i}].weight: {weight}; give a positive number or drop the source"
+            )
+        if not len(source):
+            raise UserError(
+                f"{where}.sources[{i}]: '{source.name}' has no samples; drop it or fill it"
+            )
+    return [float(weight) for weight in weights]
+
+
+def _check_rows(sources: Sequence[Source], transform: Transform, block: int, where: str) -> None:
+    """Make one row of every source: what cannot work stops here, not in a worker hours later."""
+    form, first = None, ""
+    for i, source in enumerate(sources):
+        name = f"{where}.sources[{i}] ({source.name})"
+        if source.labels is not None and source.classes:
+            check_labels(source.labels, len(source.classes), name)
+        sample = check(source[0], f"{name}/{source.keys[0]}", len(source.classes) or None)
+        row = transform(sample, np.random.default_rng(0))
+        found = {field: (np.shape(value), np.asarray(value).dtype) for field, value in row.items()}
+        if form is None:
+            form, first = found, source.name
+        if found != form:
+            field = next(f for f in [*form, *found] if form.get(f) != found.get(f))
+            raise UserError(
+                f"{name}/{field}: {_form(found.get(field))}, '{first}' has"
+                f" {_form(form.get(field))}; put them in two groups, rows must be equal"
+            )
+    size = block * sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in form.values())
+    if size > MAX_BATCH_BYTES:
+        raise UserError(
+            f"{where}.batch_size: {size / 2**30:.1f} GiB for {block} rows, above"
+            f" {MAX_BATCH_BYTES >> 30} GiB; lower batch_size or the transform's size"
+        )
+
+
+def _form(found: tuple | None) -> str:
+    return "nothing" if found is None else f"{found[1]} {list(found[0])}"

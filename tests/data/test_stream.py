@@ -1,0 +1,142 @@
+"""The stream replays any step, reads ahead in order, passes errors on, and ends its threads."""
+
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from intern_jax.core.config import UserError
+from intern_jax.data.stream import Segment, Stream
+
+
+class Batches:
+    """Ready batches that say their index; some fail, all may be slow."""
+
+    def __init__(self, fails=(), seconds=0.0):
+        self.fails, self.seconds = fails, seconds
+
+    def __getitem__(self, index):
+        time.sleep(self.seconds)
+        if index in self.fails:
+            raise UserError(f"batch {index}: cannot be made")
+        return {"x": np.arange(4) + 10 * index}
+
+
+class Numbers:
+    name, family, classes, labels = "numbers", "classification", (), None
+
+    def __init__(self, count: int = 12):
+        self.keys = [str(i) for i in range(count)]
+
+    def __len__(self):
+        return len(self.keys)
+
+    def __getitem__(self, index):
+        return {"image": np.full((4, 4, 3), index, np.uint8), "label": index, "key": str(index)}
+
+
+def config():
+    return {
+        "sources": [{"fn": "stream_parts:Numbers"}, {"fn": "stream_parts:Numbers", "count": 7}],
+        "batch_size": 6,
+        "transform": {"fn": "intern_jax.data.transforms:classification", "size": 4},
+    }
+
+
+# Importable under one name whatever pytest calls this file.
+sys.modules["stream_parts"] = sys.modules[__name__]
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(
+        np.array_equal(a[g][k], b[g][k]) for g in a for k in {**a[g], **b[g]}
+    )
+
+
+def take(iterator, count):
+    return [next(iterator) for _ in range(count)]
+
+
+def test_iterating_equals_batch_at_from_any_start():
+    with Stream({"cls": config(), "ready": Batches()}, [Segment(seed=3)], threads=3) as stream:
+        expected = [stream.batch_at(t) for t in range(9)]
+        assert expected[0]["cls"]["image"].shape == (6, 4, 4, 3)
+        assert expected[0]["cls"]["image"].dtype == np.uint8
+        for start in (0, 5):
+            for t, batch in enumerate(take(stream.iterate(start), 9 - start), start):
+                assert equal(batch, expected[t])
+    again = Stream({"cls": config(), "ready": Batches()}, [Segment(seed=3)])
+    assert equal(again.batch_at(7), expected[7])
+
+
+def test_segments_move_the_position_and_the_seed():
+    plain = Stream({"cls": config()}, [Segment(seed=1)])
+    other = Stream({"cls": config()}, [Segment(seed=2)])
+    moved = Stream({"cls": config()}, [Segment(seed=1), Segment(first_step=4, offset=10, seed=2)])
+    assert equal(moved.batch_at(3), plain.batch_at(3))
+    assert equal(moved.batch_at(4), other.batch_at(10))
+    assert equal(moved.batch_at(6), other.batch_at(12))
+    weighted = Stream({"cls": config()}, [Segment(weights={"cls": (1.0, 99.0)})])
+    assert weighted.batch_at(0)["cls"]["source"].mean() > 0.8
+
+
+def test_hosts_have_blocks_of_every_group():
+    whole = Stream({"cls": config(), "ready": Batches()}, rows=(0, 1))
+    hosts = [Stream({"cls": config(), "ready": Batches()}, rows=(h, 2)) for h in range(2)]
+    batch, parts = whole.batch_at(2), [host.batch_at(2) for host in hosts]
+    joined = {
+        g: {k: np.concatenate([part[g][k] for part in parts]) for k in batch[g]} for g in batch
+    }
+    assert equal(joined, batch)
+
+
+def test_an_error_reaches_its_step_with_its_message():
+    stream = Stream({"ready": Batches(fails=(2,))})
+    batches = stream.iterate()
+    assert [b["ready"]["x"][0] for b in take(batches, 2)] == [0, 10]
+    with pytest.raises(UserError, match="batch 2: cannot be made") as error:
+        next(batches)
+    assert "step 2" in error.value.__notes__[0]
+    assert list(batches) == []
+    assert not _workers()
+
+
+def test_close_ends_threads_and_iterators():
+    stream = Stream({"ready": Batches(seconds=0.01)})
+    first, second = stream.iterate(), stream.iterate(3)
+    assert next(second)["ready"]["x"][0] == 30 and _workers()
+    stream.close()
+    assert list(first) == [] and list(second) == [] and not _workers()
+    assert stream.batch_at(1)["ready"]["x"][0] == 10
+
+
+def test_waiting_is_measured():
+    stream = Stream({"ready": Batches(seconds=0.05)}, threads=1, prefetch=1)
+    with stream.iterate() as batches:
+        take(batches, 3)
+    assert stream.wait_seconds > 0.1
+
+
+@pytest.mark.parametrize(
+    ("groups", "segments", "said"),
+    [
+        ({}, [Segment()], "stream/groups: empty"),
+        ({"ready": Batches()}, [], "stream/segments: first steps"),
+        ({"ready": Batches()}, [Segment(first_step=1)], "begin at 0"),
+        ({"ready": Batches()}, [Segment(), Segment(5), Segment(5)], "rise from one to the next"),
+        ({"ready": Batches()}, [Segment(offset=-1)], "offset -1"),
+        ({"ready": Batches()}, [Segment(), Segment(5, seed=1)], "stream/ready: ready batches"),
+        ({"cls": {"sources": []}}, [Segment()], "cls.sources: empty"),
+    ],
+)
+def test_mistakes(groups, segments, said):
+    with pytest.raises(UserError, match=said):
+        Stream(groups, segments)
+    with pytest.raises(UserError, match="step: -1"):
+        Stream({"ready": Batches()}).batch_at(-1)
+
+
+def _workers():
+    return [t for t in threading.enumerate() if t.name.startswith("batches")]
