@@ -1,0 +1,1 @@
+"""The networks: MetaNet, the generalist's transfer modules, text tower and heads."""

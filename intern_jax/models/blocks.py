@@ -1,0 +1,223 @@
+"""MetaNet's operators: residual blocks that one stage table can mix.
+
+Every block maps [B,H,W,I] to [B,ceil(H/stride),ceil(W/stride),C]. Their forms and parameters are those of the
+authors' networks (UniNet, arXiv 2207.05420, and the deployed MetaNets), but for "conv", which is ours: a plain
+residual 3x3 convolution, the fastest operator on a CPU. Legend: B batch, H height, W width, N = H*W tokens.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+
+from intern_jax.models.layers import (
+    ACTIVATIONS,
+    BatchNorm,
+    Conv,
+    Dense,
+    DepthwiseConv,
+    DropPath,
+    Dtype,
+    LayerNorm,
+    LayerScale,
+    SqueezeExcite,
+    linear_init,
+    max_pool,
+)
+from intern_jax.ops.attention import attention, cross_covariance_attention
+
+
+class Block(nn.Module):
+    """What all operators share: their settings, the shortcut and the normalisation they use.
+
+    `expansion`: hidden channels per input channel; `drop_path`: rate of this block; `sets`: BatchNorm sets.
+    """
+
+    features: int
+    stride: int = 1
+    expansion: int = 1
+    head_dim: int = 32
+    drop_path: float = 0.0
+    layer_scale: float = 1e-6
+    activation: str = "gelu"
+    sets: tuple[str, ...] = ()
+    dtype: Dtype | None = None
+
+    def changes_shape(self, x: jax.Array) -> bool:
+        return self.stride != 1 or x.shape[-1] != self.features
+
+    def shortcut(self, x: jax.Array) -> jax.Array:
+        """Identity, or max-pool and a 1x1 convolution where the shape changes."""
+        if not self.changes_shape(x):
+            return x
+        pooled = max_pool(x, self.stride)
+        return Conv(self.features, 1, use_bias=True, dtype=self.dtype, name="shortcut")(pooled)
+
+    def norm(self, name: str, last: bool = False) -> BatchNorm:
+        """A BatchNorm; the `last` one of a branch starts at scale 0, so that the block starts as its shortcut."""
+        init = nn.initializers.zeros if last else nn.initializers.ones
+        return BatchNorm(self.sets, init, name=name)
+
+    def act(self, x: jax.Array) -> jax.Array:
+        return ACTIVATIONS[self.activation](x)
+
+
+class ConvBlock(Block):
+    """3x3 convolution, BatchNorm, activation; added to the input where the shape stays."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
+        y = Conv(self.features, 3, self.stride, dtype=self.dtype, name="conv")(x)
+        y = self.act(self.norm("norm")(y, train, task))
+        if self.changes_shape(x):
+            return y
+        return x + DropPath(self.drop_path)(y, train)
+
+
+class MBConv(Block):
+    """Pre-normalised inverted bottleneck with squeeze-excitation; no activation after the sum."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
+        hidden, y = x.shape[-1] * self.expansion, x
+        if hidden != x.shape[-1] or self.stride != 1:
+            y = self.norm("expand_norm")(y, train, task)
+            y = Conv(hidden, 1, dtype=self.dtype, name="expand_conv")(y)
+            y = self.act(self.norm("middle_norm")(y, train, task))
+        y = DepthwiseConv(self.stride, dtype=self.dtype, name="depthwise")(y)
+        y = self.act(self.norm("depthwise_norm")(y, train, task))
+        y = SqueezeExcite(self.dtype, name="squeeze")(y)
+        y = Conv(self.features, 1, use_bias=True, dtype=self.dtype, name="project")(y)
+        y = self.norm("project_norm", last=True)(y, train, task)
+        return self.shortcut(x) + DropPath(self.drop_path)(y, train)
+
+
+class FusedMBConv(Block):
+    """MBConv with one 3x3 convolution in place of the 1x1 and the depthwise one (MetaNet-B15's early stages)."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
+        hidden, y = x.shape[-1] * self.expansion, x
+        expands = hidden != x.shape[-1]
+        if expands:
+            y = self.norm("expand_norm")(y, train, task)
+            y = Conv(hidden, 3, self.stride, dtype=self.dtype, name="expand_conv")(y)
+            y = self.act(self.norm("middle_norm")(y, train, task))
+        y = SqueezeExcite(self.dtype, name="squeeze")(y)
+        side, stride = (1, 1) if expands else (3, self.stride)
+        project = Conv(self.features, side, stride, True, dtype=self.dtype, name="project")
+        y = self.norm("project_norm", last=True)(project(y), train, task)
+        return self.shortcut(x) + DropPath(self.drop_path)(y, train)
+
+
+class ToHeads(nn.Module):
+    """Linear layer [B,N,I] -> `parts` x [B,N,H,I/H]: queries, keys and values of every head."""
+
+    heads: int
+    parts: int = 3
+    kernel_init: nn.initializers.Initializer = linear_init
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        inputs = x.shape[-1]
+        shape, axes = (self.parts, self.heads, inputs // self.heads), (None, "heads", None)
+        kernel_init = nn.with_logical_partitioning(self.kernel_init, ("embed", *axes))
+        kernel = self.param("kernel", kernel_init, (inputs, *shape))
+        bias_init = nn.with_logical_partitioning(nn.initializers.zeros, axes)
+        bias = self.param("bias", bias_init, shape)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return jnp.einsum("bnc,cthd->tbnhd", x, kernel) + bias[:, None, None]
+
+
+class FromHeads(nn.Module):
+    """Linear layer [B,N,H,D] -> [B,N,C] over all heads together."""
+
+    features: int
+    kernel_init: nn.initializers.Initializer = linear_init
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel_init = nn.with_logical_partitioning(self.kernel_init, ("heads", None, "embed"))
+        kernel = self.param("kernel", kernel_init, (*x.shape[2:], self.features))
+        bias_init = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
+        bias = self.param("bias", bias_init, (self.features,))
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return jnp.einsum("bnhd,hdc->bnc", x, kernel) + bias[None, None]
+
+
+class TokenAttention(nn.Module):
+    """Multi-head attention over tokens [B,N,I], projected to `features` channels."""
+
+    features: int
+    heads: int
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        q, k, v = ToHeads(self.heads, dtype=self.dtype, name="qkv")(x)
+        return FromHeads(self.features, dtype=self.dtype, name="project")(attention(q, k, v))
+
+
+class ChannelAttention(nn.Module):
+    """The same between channels: cross-covariance attention with a learned temperature per head."""
+
+    features: int
+    heads: int
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        q, k, v = ToHeads(self.heads, dtype=self.dtype, name="qkv")(x)
+        init = nn.with_logical_partitioning(nn.initializers.ones, ("heads",))
+        temperature = self.param("temperature", init, (self.heads,))
+        y = cross_covariance_attention(q, k, v, temperature)
+        return FromHeads(self.features, dtype=self.dtype, name="project")(y)
+
+
+class AttentionBlock(Block):
+    """Convolutional positional encoding, attention, MLP; where the shape changes, attention on a pooled map only."""
+
+    attention_layer: type[nn.Module] = TokenAttention
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
+        x = x + DepthwiseConv(use_bias=True, dtype=self.dtype, name="position")(x)
+        y = LayerNorm(self.dtype, name="attention_norm")(x)
+        heads = max(1, x.shape[-1] // self.head_dim)
+        attend = self.attention_layer(self.features, heads, self.dtype, name="attention")
+        if self.changes_shape(x):
+            y = LayerScale(self.layer_scale, name="attention_scale")(
+                _on_tokens(attend, max_pool(y, self.stride))
+            )
+            return self.shortcut(x) + y
+        y = LayerScale(self.layer_scale, name="attention_scale")(_on_tokens(attend, y))
+        x = x + DropPath(self.drop_path)(y, train)
+        y = LayerNorm(self.dtype, name="mlp_norm")(x)
+        hidden = x.shape[-1] * self.expansion
+        y = self.act(Dense(hidden, dtype=self.dtype, name="mlp_expand")(y))
+        y = Dense(self.features, ("mlp", "embed"), dtype=self.dtype, name="mlp_project")(y)
+        y = LayerScale(self.layer_scale, name="mlp_scale")(y)
+        return x + DropPath(self.drop_path)(y, train)
+
+
+class ChannelAttentionBlock(AttentionBlock):
+    """AttentionBlock with cross-covariance attention (MetaNet-B15's late stages)."""
+
+    attention_layer: type[nn.Module] = ChannelAttention
+
+
+def _on_tokens(layer: nn.Module, x: jax.Array) -> jax.Array:
+    batch, height, width, channels = x.shape
+    y = layer(x.reshape(batch, height * width, channels))
+    return y.reshape(batch, height, width, y.shape[-1])
+
+
+OPERATORS: dict[str, type[Block]] = {
+    "conv": ConvBlock,
+    "mbconv": MBConv,
+    "fused": FusedMBConv,
+    "sa": AttentionBlock,
+    "xca": ChannelAttentionBlock,
+}

@@ -1,0 +1,1 @@
+"""Task heads: features of a backbone in, logits, masks or embeddings out."""

@@ -1,0 +1,245 @@
+"""Layers every network here is made of. Legend: B batch, H height, W width, I input channels, C (output) channels.
+
+Parameters are float32 and name their logical axes; `dtype` is the compute dtype (None: that of the input).
+Initialisations are PyTorch's, as the published networks had.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+from jax import lax
+
+from intern_jax.ops.depthwise import depthwise_conv
+
+Dtype = Any
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": partial(nn.gelu, approximate=False),
+    "gelu_tanh": partial(nn.gelu, approximate=True),
+    "relu": nn.relu,
+}
+
+linear_init = nn.initializers.truncated_normal(0.02)
+
+
+def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for convolutions, kernel and bias."""
+
+    def init(key, shape, dtype=jnp.float32):
+        bound = fan_in**-0.5
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class Conv(nn.Module):
+    """A K x K convolution, padded K // 2 on both sides (also at stride 2); K = 1 is a matrix product."""
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    use_bias: bool = False
+    kernel_init: nn.initializers.Initializer | None = None
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        side, inputs = self.kernel_size, x.shape[-1]
+        fan_in = side * side * inputs
+        init = self.kernel_init or uniform_fan_in(fan_in)
+        shape, axes = (inputs, self.features), ("conv_in", "conv_out")
+        if side > 1:
+            shape, axes = (side, side, *shape), (None, None, *axes)
+        kernel = self.param("kernel", nn.with_logical_partitioning(init, axes), shape)
+        bias = None
+        if self.use_bias:
+            bias_init = nn.with_logical_partitioning(uniform_fan_in(fan_in), ("conv_out",))
+            bias = self.param("bias", bias_init, (self.features,))
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        if side == 1:
+            x = lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
+        else:
+            pad = (side // 2, side // 2)
+            x = lax.conv_general_dilated(
+                x,
+                kernel,
+                window_strides=(self.stride, self.stride),
+                padding=(pad, pad),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+        return x if bias is None else x + bias[None, None, None]
+
+
+class DepthwiseConv(nn.Module):
+    """A 3x3 depthwise convolution with symmetric padding."""
+
+    stride: int = 1
+    use_bias: bool = False
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        init = nn.with_logical_partitioning(uniform_fan_in(9), (None, None, "conv_out"))
+        kernel = self.param("kernel", init, (3, 3, channels))
+        bias = None
+        if self.use_bias:
+            bias_init = nn.with_logical_partitioning(uniform_fan_in(9), ("conv_out",))
+            bias = self.param("bias", bias_init, (channels,))
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x = depthwise_conv(x, kernel, self.stride)
+        return x if bias is None else x + bias[None, None, None]
+
+
+class Dense(nn.Module):
+    """A linear layer over the last axis: truncated normal 0.02, zero bias."""
+
+    features: int
+    axes: tuple[str | None, str | None] = ("embed", "mlp")
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = linear_init
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = nn.with_logical_partitioning(self.kernel_init, self.axes)
+        kernel = self.param("kernel", init, (x.shape[-1], self.features))
+        bias = None
+        if self.use_bias:
+            bias_init = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:])
+            bias = self.param("bias", bias_init, (self.features,))
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x = lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
+        return x if bias is None else x + bias.reshape((1,) * (x.ndim - 1) + bias.shape)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last, statistics of the GLOBAL batch, in at least float32.
+
+    The running variance is the unbiased one (as PyTorch's; Flax keeps the biased one). With `sets`, one
+    affine and one pair of statistics per name live under `<name>/` and `task` chooses (task-conditional
+    BatchNorm: the same convolutions, several task families); without, `task` is ignored.
+    """
+
+    sets: tuple[str, ...] = ()
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
+        if self.sets:
+            return self._one_of_the_sets(x, train, task)
+        shape, precise = x.shape[-1:], jnp.promote_types(x.dtype, jnp.float32)
+        scale = self.param("scale", self.scale_init, shape).astype(precise)
+        bias = self.param("bias", nn.initializers.zeros, shape).astype(precise)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        wide, row = x.astype(precise), (None,) * (x.ndim - 1)
+        if train:
+            over = tuple(range(x.ndim - 1))
+            mean = wide.mean(axis=over)
+            var = jnp.square(wide - mean[row]).mean(axis=over)
+            if not self.is_initializing():
+                count = x.size // x.shape[-1]
+                self._average(running_mean, mean)
+                self._average(running_var, var * (count / max(count - 1, 1)))
+        else:
+            mean, var = running_mean.value.astype(precise), running_var.value.astype(precise)
+        factor = scale * lax.rsqrt(var + self.epsilon)
+        return ((wide - mean[row]) * factor[row] + bias[row]).astype(x.dtype)
+
+    def _average(self, running, new):
+        value = self.momentum * running.value + (1 - self.momentum) * lax.stop_gradient(new)
+        running.value = value.astype(running.value.dtype)
+
+    def _one_of_the_sets(self, x, train, task):
+        if task not in self.sets and not self.is_initializing():
+            raise ValueError(f"BatchNorm: task is {task!r}; its sets: {', '.join(self.sets)}")
+        # Initialisation makes every set, whichever task the first batch is of.
+        names = self.sets if self.is_initializing() else (task,)
+        settings = (self.scale_init, self.momentum, self.epsilon)
+        out = {name: BatchNorm((), *settings, name=name)(x, train) for name in names}
+        return out.get(task, out[names[0]])
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over the last axis, epsilon 1e-5, in at least float32."""
+
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        (x,) = promote_dtype(x, dtype=self.dtype)
+        precise = jnp.promote_types(x.dtype, jnp.float32)
+        wide, row = x.astype(precise), (None,) * (x.ndim - 1)
+        centred = wide - wide.mean(axis=-1, keepdims=True)
+        var = jnp.square(centred).mean(axis=-1, keepdims=True)
+        normal = centred * lax.rsqrt(var + 1e-5)
+        return (normal * scale.astype(precise)[row] + bias.astype(precise)[row]).astype(x.dtype)
+
+
+class LayerScale(nn.Module):
+    """Multiply every channel by a learned factor that starts at `init`."""
+
+    init: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        gamma = self.param("gamma", nn.initializers.constant(self.init), x.shape[-1:])
+        return x * gamma.astype(x.dtype)[(None,) * (x.ndim - 1)]
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training drop a sample's whole branch with probability `rate`, scale up the others."""
+
+    rate: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        if not train or self.rate == 0.0:
+            return x
+        keep = 1.0 - self.rate
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        alive = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
+        return jnp.where(alive, x / keep, jnp.zeros_like(x))
+
+
+class SqueezeExcite(nn.Module):
+    """Gate the channels by relu6(MLP(spatial mean) + 3) / 6; the MLP is a quarter as wide, in steps of 8."""
+
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        precise = jnp.promote_types(x.dtype, jnp.float32)
+        mean = x.astype(precise).mean(axis=(1, 2), keepdims=True).astype(x.dtype)
+        hidden = Conv(squeeze_width(channels), 1, use_bias=True, dtype=self.dtype, name="reduce")(mean)
+        gate = Conv(channels, 1, use_bias=True, dtype=self.dtype, name="expand")(nn.relu(hidden))
+        return x * hard_sigmoid(gate)
+
+
+def hard_sigmoid(x: jax.Array) -> jax.Array:
+    """relu6(x + 3) / 6."""
+    return nn.relu6(x + 3.0) / 6.0
+
+
+def squeeze_width(channels: int) -> int:
+    """channels // 4 to the nearest multiple of 8, at least 8 and never below 90% of it."""
+    wanted = channels // 4
+    width = max(8, (wanted + 4) // 8 * 8)
+    return width + 8 if width < 0.9 * wanted else width
+
+
+def max_pool(x: jax.Array, stride: int) -> jax.Array:
+    """3x3 max-pool, padded with -inf on both sides."""
+    return nn.max_pool(x, (3, 3), (stride, stride), ((1, 1), (1, 1)))

@@ -1,0 +1,117 @@
+"""MetaNet, the paper's backbone family (GV-A): one module, a network is a stage table.
+
+A table has one column a stage: operator, repeats, channels, expansion, stride; a stage's first block carries the
+stride and the change of channels (the deployed MetaNets have no separate down-sampling modules).
+Legend: B batch, H height, W width, C channels, D pooled features.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import prod
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from intern_jax.models.blocks import OPERATORS
+from intern_jax.models.layers import ACTIVATIONS, BatchNorm, Conv, Dtype
+
+# The strides of stem, and of every network's stem convolution.
+STEM_STRIDE = 2
+
+
+class MetaNet(nn.Module):
+    """Images [B,H,W,3] (normalised) to "layer1".."layer4" [B,h,w,C] and "pooled" [B,D].
+
+    `outputs`: the stages (counted from 0) at whose ends the four layers are taken, the last one last;
+    `features`: D; `drop_path`: rate of the last block, rising linearly from 0 at the first;
+    `layer_scale`: first value of the attention blocks' LayerScale; `remat`: keep only the blocks' inputs for
+    the backward pass; `sets`: names of BatchNorm sets (models/layers.py).
+    """
+
+    operators: Sequence[str]
+    repeats: Sequence[int]
+    channels: Sequence[int]
+    expansions: Sequence[int]
+    strides: Sequence[int]
+    outputs: Sequence[int] = (1, 2, 4, 5)
+    stem: int = 32
+    head_dim: int = 32
+    features: int = 1280
+    drop_path: float = 0.0
+    layer_scale: float = 1e-6
+    activation: str = "gelu"
+    remat: bool = False
+    sets: Sequence[str] = ()
+    dtype: Dtype | None = None
+
+    def setup(self) -> None:
+        self.stem_conv = Conv(self.stem, 3, STEM_STRIDE, dtype=self.dtype)
+        self.stem_norm = BatchNorm(tuple(self.sets))
+        self.blocks = self._blocks()
+        self.head_conv = Conv(self.features, 1, dtype=self.dtype)
+        self.head_norm = BatchNorm(tuple(self.sets))
+
+    def _blocks(self) -> list[nn.Module]:
+        rates = np.linspace(0.0, self.drop_path, sum(self.repeats))
+        blocks = []
+        for stage, operator in enumerate(self.operators):
+            block = OPERATORS[operator]
+            if self.remat:
+                block = nn.remat(block, static_argnums=(2, 3))
+            for repeat in range(self.repeats[stage]):
+                blocks.append(
+                    block(
+                        features=self.channels[stage],
+                        stride=self.strides[stage] if repeat == 0 else 1,
+                        expansion=self.expansions[stage],
+                        head_dim=self.head_dim,
+                        drop_path=float(rates[len(blocks)]),
+                        layer_scale=self.layer_scale,
+                        activation=self.activation,
+                        sets=tuple(self.sets),
+                        dtype=self.dtype,
+                    )
+                )
+        return blocks
+
+    def __call__(self, images: jax.Array, train: bool, task: str | None = None) -> dict[str, jax.Array]:
+        x, out = images, {}
+        for level in range(1, len(self.outputs) + 1):
+            x = out[f"layer{level}"] = self.level(x, level, train, task)
+        return out | {"pooled": self.pool(x, train, task)}
+
+    def level(self, x: jax.Array, level: int, train: bool, task: str | None = None) -> jax.Array:
+        """Carry the map of layer `level - 1` (for level 1 the images) to layer `level`."""
+        if level == 1:
+            (x,) = nn.dtypes.promote_dtype(x, dtype=self.dtype)
+            x = self.act(self.stem_norm(self.stem_conv(x), train, task))
+        ends = [sum(self.repeats[: stage + 1]) for stage in self.outputs]
+        first = 0 if level == 1 else ends[level - 2]
+        for block in self.blocks[first : ends[level - 1]]:
+            x = block(x, train, task)
+        return x
+
+    def pool(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
+        """The last layer's map [B,h,w,C] to features [B,D], at least float32."""
+        x = self.act(self.head_norm(self.head_conv(x), train, task))
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean(axis=(1, 2))
+
+    def act(self, x: jax.Array) -> jax.Array:
+        return ACTIVATIONS[self.activation](x)
+
+    @property
+    def layer_strides(self) -> tuple[int, ...]:
+        """Pixels of the image per position of layer1..layer4."""
+        return tuple(STEM_STRIDE * prod(self.strides[: stage + 1]) for stage in self.outputs)
+
+    @property
+    def layer_channels(self) -> tuple[int, ...]:
+        """Channels of layer1..layer4."""
+        return tuple(self.channels[stage] for stage in self.outputs)
+
+
+def block_operators(table: Mapping[str, Sequence] | MetaNet) -> list[str]:
+    """The operator of every block in order, from a network or its settings."""
+    get = table.get if isinstance(table, Mapping) else lambda name: getattr(table, name)
+    return [op for op, n in zip(get("operators"), get("repeats"), strict=True) for _ in range(n)]
