@@ -10,6 +10,7 @@ import html
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -220,7 +221,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _looks_numeric(cell: str) -> bool:
-    return not cell or cell[0] in "-+><.0123456789"
+    return re.fullmatch(r"[-+<>±×x.,%()\d\s]*", cell) is not None
 
 
 def _image(encoded: bytes, alt: str) -> str:

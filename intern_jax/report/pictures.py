@@ -27,7 +27,7 @@ from intern_jax.report.style import INK, MUTED, png, style
 
 IGNORE = 255
 _MAX_ROWS = 8
-_MAX_WORDS = 16
+_MAX_WORDS = 18
 _RIGHT, _WRONG = "#0b7a4b", "#b3261e"
 # Far apart in hue and lightness between neighbours, for masks; class 0 is the background.
 _MASK_COLORS = (
@@ -64,7 +64,7 @@ def kind(arrays: Arrays) -> str | None:
 
 
 def render(arrays: Arrays) -> bytes:
-    """One grid as a PNG, of at most 16 pictures with words or 8 rows with maps."""
+    """One grid as a PNG, of at most 18 pictures with words or 8 rows with maps."""
     draw = {"words": _words, "segmentation": _segmentation, "depth": _depth}[kind(arrays)]
     with style(), matplotlib.rc_context({"axes.grid": False}):
         return png(draw(arrays), dpi=130)
@@ -73,7 +73,7 @@ def render(arrays: Arrays) -> bytes:
 def _words(arrays: Arrays) -> Figure:
     """Each picture over its best three words, the right one in green, and the truth."""
     count = min(len(arrays["images"]), _MAX_WORDS)
-    columns = min(count, 8)
+    columns = min(count, 6)
     rows = -(-count // columns)
     figure = Figure(figsize=(1.45 * columns + 0.2, 1.95 * rows + 0.1), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
