@@ -5,6 +5,7 @@ source is made.
 """
 
 import json
+import logging
 import os
 import pathlib
 import threading
@@ -21,6 +22,8 @@ from intern_jax.data.sample import FAMILIES, CorruptSample, Sample, check_labels
 from intern_jax.data.tfds_source import TfdsSource
 
 __all__ = ["ArrayRecordSource", "ImageFolder", "Replacing", "Source", "Subset", "TfdsSource"]
+
+log = logging.getLogger(__name__)
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -275,6 +278,8 @@ class Replacing:
         with self._lock:
             self._reads += 1
             self.causes[fault.cause] += 1
+            if self.causes[fault.cause] == 1:
+                log.warning("%s: skipped, and replaced by the next sample", fault)
             failed = sum(self.causes.values())
             if self._reads >= self.patience and failed > self.limit * self._reads:
                 raise UserError(

@@ -1,5 +1,8 @@
 """A group's batches depend on (config, seed, index) alone, and mistakes stop at the start."""
 
+import os
+import pathlib
+import subprocess
 import sys
 
 import numpy as np
@@ -194,3 +197,16 @@ def test_labels_and_first_sample_are_checked():
 
 def test_group_sources_keeps_their_order():
     assert [len(source) for source in group_sources(config())] == [10, 7]
+
+
+def test_making_batches_starts_no_backend():
+    code = (
+        "import test_mixture as t; from intern_jax.data.mixture import build_group;"
+        "build_group(t.config(), 0)[0]; import sys;"
+        "bridge = sys.modules.get('jax._src.xla_bridge');"
+        "sys.exit(bridge is not None and bridge.backends_are_initialized())"
+    )
+    here = pathlib.Path(__file__)
+    paths = [str(here.parent), str(here.parents[2]), os.environ.get("PYTHONPATH", "")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    assert subprocess.run([sys.executable, "-c", code], env=env).returncode == 0
