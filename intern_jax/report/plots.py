@@ -18,9 +18,9 @@ from intern_jax.report.style import COLORS, MUTED, method_color, png, style
 
 Record = Mapping[str, Any]
 Series = dict[str, tuple[list[float], list[float]]]
-# Lines of a metrics file that tell of the run, not of what is learned.
+# Scalars that tell of the run and not of what is learned, or that would dwarf the losses.
 _OPERATIONAL = (
-    "step time wall seconds images rate eta wait mfu learning_rate lr norm bad epoch examples"
+    "step gradient_norm learning_rate bad_steps bad_total images_per_second data_wait mfu logit_scale"
 ).split()
 
 
@@ -65,11 +65,7 @@ def learning_curves(histories: Mapping[str, Series]) -> bytes | None:
 
 
 def _terms(series: Series) -> Series:
-    return {
-        name: points
-        for name, points in series.items()
-        if not any(word in name.lower() for word in _OPERATIONAL)
-    }
+    return {name: points for name, points in series.items() if name not in _OPERATIONAL}
 
 
 def _curves(axis: Axes, title: str, terms: Series) -> None:
