@@ -28,7 +28,7 @@ from intern_jax.core.config import UserError
 from intern_jax.data import image_ops
 from intern_jax.data import tokenizer as tokenizer_lib
 from intern_jax.data.image_ops import Background, Look, Window
-from intern_jax.data.sample import IGNORE, Sample
+from intern_jax.data.sample import IGNORE, CorruptSample, Sample
 from intern_jax.data.sources import Source
 
 Row = dict[str, np.ndarray]
@@ -202,7 +202,11 @@ def eval_arrays(
         raise UserError(f"{source.name}: no samples; nothing to evaluate")
 
     def row(index: int) -> Row:
-        return transform(source[index], np.random.default_rng(index))
+        try:
+            return transform(source[index], np.random.default_rng(index))
+        except CorruptSample as fault:
+            # A scored set must be whole: a replacement would change the score unseen.
+            raise UserError(f"{fault}; repair or remove it") from fault
 
     first = row(0)
     out = {

@@ -8,6 +8,7 @@ from PIL import Image
 
 from intern_jax.core.config import UserError
 from intern_jax.data import image_ops, tokenizer, transforms
+from intern_jax.data.sample import CorruptSample
 
 STILL = {"scale": (1.0, 1.0), "flip": False, "color": 0.0, "grey_probability": 0.0}
 
@@ -248,3 +249,12 @@ def test_eval_arrays_keeps_the_order():
         for _ in range(2)
     ]
     np.testing.assert_array_equal(twice[0]["image"], twice[1]["image"])
+
+
+def test_eval_arrays_names_an_unreadable_sample():
+    class Damaged(Counting):
+        def __getitem__(self, index):
+            raise CorruptSample("cup/1.png", "damaged picture")
+
+    with pytest.raises(UserError, match="cup/1.png: damaged picture; repair or remove it"):
+        transforms.eval_arrays(Damaged(), transforms.eval_classification)
