@@ -1,0 +1,148 @@
+"""Every stage of the paradigm on the embedded images, and four benchmark rows.
+
+Command:   python -m intern_jax run --config=configs/quickstart.py --workdir=runs/quickstart
+Hardware:  two CPU cores, no accelerator
+"""
+
+import ml_collections
+
+EMBEDDED = "intern_jax.data.embedded:load"
+TRANSFORMS = "intern_jax.data.transforms"
+SIZE = 32
+DENSE_SIZE = 64
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Resolved by `run`; every value can be overridden as --config.field=value."""
+    return ml_collections.ConfigDict(
+        {
+            "seeds": (0,),
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+            "backbone": {"name": "embedded"},
+            "stages": ("amateur", "expert_cls", "expert_dense", "generalist"),
+            "amateur": amateur(steps=450),
+            "expert_cls": expert("expert_cls", {"cls": classification()}, steps=350),
+            "expert_dense": expert("expert_dense", {"dense": dense()}, steps=350),
+            "generalist": generalist(steps=150),
+            "benchmark": {
+                "rows": ("emoji_style_group", "clipart_leaf", "sprites_seg", "rooms_depth"),
+                "fractions": (0.1,),
+                "draws": 1,
+                "ladder": ladder(),
+                "probe": {"l2": (1e-3, 1e-2, 1e-1, 1.0)},
+                "head": {"steps": 200, "batch_size": 32, "learning_rate": 3e-3},
+                "scratch": {
+                    "fractions": (0.1, 1.0),
+                    "learning_rates": (2e-3,),
+                    "views": {"classification": 20_000, "segmentation": 5_000, "depth": 5_000},
+                    "batch_size": {"classification": 64, "segmentation": 32, "depth": 32},
+                },
+                "finetune": {},
+                "zero_shot": {"stage": "amateur", "row": "emoji_style_group"},
+            },
+        }
+    )
+
+
+def amateur(steps: int) -> dict:
+    """Image-text pairs: emoji in several styles, clipart with words, captioned scenes."""
+    pairs = {
+        "sources": (
+            {"fn": EMBEDDED, "name": "emoji_pairs", "weight": 0.7},
+            {"fn": EMBEDDED, "name": "clipart_pairs", "weight": 0.2},
+            {"fn": EMBEDDED, "name": "scene_pairs", "weight": 0.1},
+        ),
+        "batch_size": 128,
+        "transform": {
+            "fn": f"{TRANSFORMS}:pair_views",
+            "size": SIZE,
+            "tokenizer": "embedded",
+            "context": 16,
+        },
+    }
+    return {
+        "stage": {
+            "fn": "intern_jax.stages.amateur:Amateur",
+            "text": {"vocab_size": 4096, "context": 16, "width": 128, "layers": 2, "heads": 4},
+            "embed_dim": 128,
+        },
+        "start": (),
+        "data": {"pairs": pairs},
+        "train": train(steps, learning_rate=2e-3),
+    }
+
+
+def expert(name: str, groups: dict, steps: int) -> dict:
+    """One task family's labelled sources on a backbone that starts from the amateur."""
+    return {
+        "stage": {"fn": "intern_jax.stages.expert:Expert"},
+        "heads": True,
+        "start": ("amateur",),
+        "data": groups,
+        "train": train(steps, learning_rate=2e-3),
+    }
+
+
+def generalist(steps: int) -> dict:
+    """Both experts joined by transfer modules, trained on both families at once."""
+    return {
+        "stage": {"fn": "intern_jax.stages.generalist:Generalist"},
+        "heads": True,
+        "backbone": {"name": "generalist", "branch": {"name": "embedded"}},
+        "start": ("expert_cls", "expert_dense"),
+        "data": {"cls": classification(), "dense": dense()},
+        "train": train(steps, learning_rate=5e-4),
+    }
+
+
+def classification(batch_size: int = 128) -> dict:
+    """The classification group: emoji subgroups, clipart leaves, five kinds of clothing."""
+    return {
+        "sources": (
+            {"fn": EMBEDDED, "name": "emoji_groups", "weight": 0.6},
+            {"fn": EMBEDDED, "name": "clipart_pool", "weight": 0.3},
+            {"fn": EMBEDDED, "name": "fashion_pool", "weight": 0.1},
+        ),
+        "batch_size": batch_size,
+        "transform": {"fn": f"{TRANSFORMS}:classification", "size": SIZE, "train": True},
+    }
+
+
+def dense(batch_size: int = 32) -> dict:
+    """The dense group: composed sprite scenes (masks) and rendered rooms (masks and depth)."""
+    return {
+        "sources": (
+            {"fn": EMBEDDED, "name": "sprite_scenes", "weight": 0.5},
+            {"fn": EMBEDDED, "name": "room_pool", "weight": 0.5},
+        ),
+        "batch_size": batch_size,
+        "transform": {"fn": f"{TRANSFORMS}:dense", "size": DENSE_SIZE, "train": True},
+    }
+
+
+def ladder() -> dict:
+    """Which stage's backbone stands on which rung, by task family."""
+    return {
+        "amateur": {"cls": "amateur", "dense": "amateur"},
+        "expert": {"cls": "expert_cls", "dense": "expert_dense"},
+        "generalist": {"cls": "generalist", "dense": "generalist"},
+    }
+
+
+def train(steps: int, learning_rate: float) -> dict:
+    """Settings of the loop."""
+    return {
+        "steps": steps,
+        "optim": {
+            "name": "adamw",
+            "learning_rate": learning_rate,
+            "weight_decay": 0.05,
+            "warmup_steps": max(steps // 20, 1),
+            "schedule": "cosine",
+            "clip_norm": 1.0,
+        },
+        "ema_decay": 0.0,
+        "checkpoint_every": 100,
+        "keep": 2,
+        "log_every": 20,
+    }

@@ -1,0 +1,112 @@
+"""Adaptation by training: a backbone and a fresh head on one task, whole or with the backbone frozen.
+
+The same stage is the from-scratch baseline (nothing grafted) and the fine-tune (a backbone grafted).
+Batch: group "task" with image uint8 [B,S,S,3] and label [B], or mask [B,S,S], or depth and depth_valid [B,S,S].
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from intern_jax.losses import classification, depth, segmentation
+from intern_jax.models import zoo
+from intern_jax.models.heads.task import BACKBONE_TASK, TaskHead
+from intern_jax.ops.images import normalise
+from intern_jax.train.stage import Stage
+
+class TaskModel(nn.Module):
+    """A backbone and the head of one task."""
+
+    backbone_spec: Mapping[str, Any]
+    family: str
+    num_classes: int
+    dense_width: int = 64
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Logits [B,K], logits [B,H,W,K] or log-depth [B,H,W,1] of normalised images [B,H,W,3]."""
+        backbone = zoo.build(self.backbone_spec).clone(name="backbone")
+        out = backbone(images, train=train, task=BACKBONE_TASK[self.family])
+        return TaskHead(self.family, self.num_classes, self.dense_width, name="head")(
+            out, images.shape[1:3], train
+        )
+
+
+def task_loss(family: str, out: jax.Array, rows: Mapping[str, jax.Array]) -> jax.Array:
+    """The loss of one task family: cross-entropy, pixel cross-entropy (255 ignored), or L1 of log-depth."""
+    if family == "classification":
+        return classification.cross_entropy(out, rows["label"])
+    if family == "segmentation":
+        return segmentation.pixel_cross_entropy(out, rows["mask"])
+    return depth.l1_log(out[..., 0], rows["depth"], rows["depth_valid"])
+
+
+class FineTune(Stage):
+    """Train backbone and head together on one task's labels."""
+
+    graft = [(r"(params|batch_stats)/backbone/(.*)", r"\1/backbone/\2")]
+
+    def __init__(
+        self,
+        backbone: Mapping[str, Any],
+        family: str,
+        num_classes: int,
+        dense_width: int = 64,
+    ):
+        self.name = "finetune"
+        self.family = family
+        self.model = TaskModel(dict(backbone), family, num_classes, dense_width)
+
+    def init(self, key, batch):
+        images = normalise(batch["task"]["image"])
+        return self.model.init({"params": key, "dropout": key}, images, train=True)
+
+    def loss(self, params, extra, frozen, batch, key):
+        rows = batch["task"]
+        out, extra = self.model.apply(
+            {"params": params, **extra},
+            normalise(rows["image"]),
+            train=True,
+            mutable=list(extra),
+            rngs={"dropout": key},
+        )
+        return {self.family: task_loss(self.family, out, rows)}, (extra, {})
+
+    def predict(self, params, extra, batch):
+        """{"out": logits or log-depth} of batch["image"] uint8 [B,S,S,3]."""
+        return {"out": self.model.apply({"params": params, **extra}, normalise(batch["image"]))}
+
+
+class FrozenHead(Stage):
+    """Train the head alone on features that a frozen backbone gave once."""
+
+    def __init__(self, family: str, num_classes: int, size: int, dense_width: int = 64):
+        """`size`: the side in pixels of the pictures behind the cached maps."""
+        self.name = "frozen_head"
+        self.family = family
+        self.size = (size, size)
+        self.model = TaskHead(family, num_classes, dense_width)
+
+    def init(self, key, batch):
+        return self.model.init(key, _maps(batch["task"]), self.size, True)
+
+    def loss(self, params, extra, frozen, batch, key):
+        rows = batch["task"]
+        out, extra = self.model.apply(
+            {"params": params, **extra}, _maps(rows), self.size, True, mutable=list(extra)
+        )
+        return {self.family: task_loss(self.family, out, rows)}, (extra, {})
+
+    def predict(self, params, extra, batch):
+        """{"out": logits or log-depth} of cached maps in batch."""
+        out = self.model.apply({"params": params, **extra}, _maps(batch), self.size, False)
+        return {"out": out}
+
+
+def _maps(rows: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    # Cached maps are stored in half the bytes; the head computes in float32.
+    names = ("layer1", "layer2", "layer3", "layer4")
+    return {name: rows[name].astype(jnp.float32) for name in names if name in rows}

@@ -1,0 +1,134 @@
+"""A user's own task: a folder of class folders in, a model folder and its validation accuracy out."""
+
+import logging
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+import intern_jax
+from intern_jax.adapt import fit
+from intern_jax.adapt.backbone import Backbone
+from intern_jax.adapt.probe import fit_probe
+from intern_jax.core import config as config_lib
+from intern_jax.core import mesh as mesh_lib
+from intern_jax.core.config import UserError
+from intern_jax.data.sources import ImageFolder, Subset
+from intern_jax.data.transforms import eval_arrays
+from intern_jax.metrics.classification import wilson_interval
+from intern_jax.models import zoo
+from intern_jax.ops.images import MEAN, STD
+from intern_jax.weights import folder as folder_lib
+
+log = logging.getLogger(__name__)
+
+
+def adapt_folder(
+    data: str | os.PathLike,
+    out: str | os.PathLike,
+    init: str | os.PathLike | None = None,
+    method: str = "probe",
+    canvas: int | None = None,
+    validation: float = 0.2,
+    steps: int = 400,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    l2: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0),
+    flip: bool = True,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Learn the classes of DIR/<class>/*.jpg from a model folder's backbone, and save a model folder.
+
+    `init`: a model folder, a zoo name (random weights), or None for the weights that ship with the package.
+    `method`: "probe" (frozen backbone, linear head by L-BFGS) or "finetune" (all weights, `steps` of
+    `batch_size` at `learning_rate`). A `validation` share of each class is held out and scored with a 95%
+    Wilson interval; the saved probe is fitted on the training part only, so the score is that model's.
+    """
+    if method not in ("probe", "finetune"):
+        raise UserError(f"method: no '{method}'; use probe or finetune")
+    if not 0 < validation < 1:
+        raise UserError(f"validation: {validation} is outside (0, 1); 0.2 holds out a fifth")
+    source = ImageFolder(data)
+    backbone, default_canvas = _start(init, seed)
+    canvas = canvas or default_canvas
+    train, held = _split(source, validation, seed)
+    log.info("%s: %d classes, %d to train, %d held out", data, len(source.classes), len(train), len(held))
+    transform = config_lib.bind(fit.task_transform("classification", canvas, flip, train=False))
+    held_arrays = eval_arrays(Subset(source, held), transform)
+    if method == "probe":
+        arrays = eval_arrays(Subset(source, train), transform)
+        logits, variables = _probe(backbone, arrays, held_arrays, len(source.classes), l2, seed)
+    else:
+        cfg = fit.settings(steps, min(batch_size, len(train)), learning_rate)
+        model = fit.train_model(
+            backbone.spec,
+            Subset(source, train),
+            family="classification",
+            size=canvas,
+            flip=flip,
+            cfg=cfg,
+            seed=seed,
+            mesh=mesh_lib.make_mesh(data=1),
+            init=backbone,
+        )
+        logits = model.predict({"image": held_arrays["image"]})
+        variables = {"params": model.params, **model.extra}
+    right = int((logits.argmax(-1) == held_arrays["label"]).sum())
+    low, high = wilson_interval(right, len(held))
+    summary = {
+        "accuracy": right / len(held),
+        "interval_low": low,
+        "interval_high": high,
+        "n_train": len(train),
+        "n_validation": len(held),
+        "method": method,
+        "start": backbone.name,
+    }
+    folder_lib.save_model(
+        out,
+        task="classification",
+        backbone=backbone.spec,
+        variables=variables,
+        canvas=canvas,
+        mean=MEAN,
+        std=STD,
+        classes=source.classes,
+        provenance=summary,
+    )
+    return {**summary, "model": str(out)}
+
+
+def _start(init: str | os.PathLike | None, seed: int) -> tuple[Backbone, int]:
+    """The backbone to start from and the canvas that it was trained on."""
+    if init is not None and str(init) in zoo.VARIANTS:
+        return Backbone.random({"name": str(init)}, seed), 32
+    model = intern_jax.load(init)
+    name = "default" if init is None else pathlib.Path(init).name
+    return Backbone(model.backbone, model.backbone_variables, name), model.canvas
+
+
+def _split(source: ImageFolder, validation: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hold out a share of each class, at least one image, and leave at least one to train on."""
+    rng = np.random.default_rng(seed)
+    train, held = [], []
+    for label, name in enumerate(source.classes):
+        rows = rng.permutation(np.flatnonzero(source.labels == label))
+        if len(rows) < 2:
+            raise UserError(f"{name}: one image only; a class needs two, one of them to be held out")
+        count = min(max(round(validation * len(rows)), 1), len(rows) - 1)
+        held.append(rows[:count])
+        train.append(rows[count:])
+    return np.sort(np.concatenate(train)), np.sort(np.concatenate(held))
+
+
+def _probe(backbone, arrays, held_arrays, num_classes, l2, seed):
+    features = fit.frozen_features(backbone, arrays["image"], "classification")["pooled"]
+    held = fit.frozen_features(backbone, held_arrays["image"], "classification")["pooled"]
+    probe = fit_probe(features, arrays["label"], num_classes, l2_grid=l2, seed=seed)
+    head = folder_lib.linear_head(probe.kernel, probe.bias, probe.mean, probe.scale)
+    variables = {
+        collection: {"backbone": values} | ({"head": head} if collection == "params" else {})
+        for collection, values in backbone.variables.items()
+    }
+    return probe.logits(held), variables

@@ -1,0 +1,85 @@
+"""Predictions to look at, as .npz files that the report draws: zero-shot labels, masks, depth."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from intern_jax.benchmark import suite
+from intern_jax.benchmark.runner import Ladder, Recorder, RowBench
+from intern_jax.data import tokenizer as tokenizer_lib
+from intern_jax.data.transforms import eval_arrays, eval_classification
+
+COUNT = 16  # pictures a file; the report draws as many as fit
+
+
+def dense_rows(cfg: Mapping[str, Any], ladder: Ladder, seed: int, folder: pathlib.Path, mesh: Any) -> list:
+    """For each dense row, test pictures with truth and the highest rung's frozen prediction at the middle fraction."""
+    rung = list(ladder)[-1]
+    fraction = sorted(cfg["fractions"])[len(cfg["fractions"]) // 2]
+    made = []
+    for name in cfg["rows"]:
+        row = suite.find(name)
+        if row.family == "classification":
+            continue
+        path = folder / f"{name}.npz"
+        title = f"{name}: {rung}, frozen, {fraction:.0%} of the labels"
+        if not path.exists():
+            bench = RowBench(row, cfg, seed, Recorder(folder, {}), mesh)
+            arrays = _spread(bench.test_arrays, COUNT)
+            out = bench.predict_frozen(ladder[rung][row.task], fraction, 0, arrays["image"])
+            _save(path, {"images": arrays["image"], "title": title} | _maps(row.family, out, arrays, bench))
+        made.append({"title": title, "npz": f"{folder.name}/{path.name}"})
+    return made
+
+
+def zero_shot(
+    stage: Any, params: Any, extra: Any, row_name: str, size: int, context: int, folder: pathlib.Path
+) -> list:
+    """Test pictures of a classification row with the three best of the class names as texts."""
+    row = suite.find(row_name)
+    path = folder / f"zero_shot_{row_name}.npz"
+    title = f"{row_name}: zero-shot words of the amateur"
+    if not path.exists():
+        source = row.load("test")
+        arrays = _spread(eval_arrays(source, lambda s, rng: eval_classification(s, rng, size=size)), COUNT)
+        words = tokenizer_lib.load("embedded")
+        names = [name.replace("-", " ") for name in source.classes]
+        tokens = np.stack([words.encode(name, context) for name in names])
+        out = stage.predict(params, extra, {"image": arrays["image"], "tokens": tokens})
+        similarity = np.asarray(out["image"] @ out["text"].T)
+        best = np.argsort(-similarity, axis=1)[:, :3]
+        _save(
+            path,
+            {
+                "images": arrays["image"],
+                "title": title,
+                "words": np.array(names)[best],
+                "scores": np.take_along_axis(similarity, best, axis=1),
+                "truth": np.array(names)[arrays["label"]],
+            },
+        )
+    return [{"title": title, "npz": f"{folder.name}/{path.name}"}]
+
+
+def _maps(family: str, out: np.ndarray, arrays: Mapping[str, np.ndarray], bench: RowBench) -> dict:
+    if family == "segmentation":
+        classes = np.array(list(bench.train.classes))
+        return {"truth": arrays["mask"], "prediction": out.argmax(-1), "classes": classes}
+    depth = np.exp(out[..., 0])
+    return {"truth": arrays["depth"], "prediction": depth, "valid": arrays["depth_valid"]}
+
+
+def _spread(arrays: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    """Rows spread evenly over a split, which lies sorted by class or file."""
+    length = len(arrays["image"])
+    rows = np.unique(np.linspace(0, length - 1, min(count, length)).astype(int))
+    return {name: value[rows] for name, value in arrays.items()}
+
+
+def _save(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp.npz")
+    np.savez_compressed(temporary, **{k: np.asarray(v) for k, v in arrays.items()})
+    temporary.replace(path)

@@ -1,0 +1,1 @@
+"""What every room shares: configs, meshes, parameter trees, keys. Imports none of them."""

@@ -1,0 +1,187 @@
+"""Configs of plain values: names resolve to functions, arguments are bound, mistakes are found before any work.
+
+A function is named as "package.module:attribute" with its keyword arguments beside it:
+{"fn": "intern_jax.losses.contrastive:clip_pairs", "scale": 1.0}. Strings dump, diff and override; callables don't.
+"""
+
+import ast
+import dataclasses
+import difflib
+import functools
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+
+class UserError(Exception):
+    """A user's mistake, said in one line: file or field, what is wrong, what to do."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(str(message).split()))
+
+
+def resolve(name: str) -> Any:
+    """The object behind "package.module:attribute"; an unknown name is a UserError with the near ones."""
+    module_name, colon, attribute = str(name).partition(":")
+    if not colon or not module_name or not attribute:
+        raise UserError(f"{name!r}: no name of a function; write package.module:function")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{name!r}: no module {error.name!r}; check its spelling or install it") from None
+    if not hasattr(module, attribute):
+        known = [n for n in vars(module) if not n.startswith("_")]
+        raise UserError(f"{name!r}: {module_name} has no {attribute!r}; {_near(attribute, known)}")
+    return getattr(module, attribute)
+
+
+def bind(spec: Mapping[str, Any]) -> Callable[..., Any]:
+    """The function of {"fn": name, **arguments} with its arguments bound; unknown ones are refused.
+
+    Arguments without a value yet may be missing: the caller of the result gives them.
+    """
+    if "fn" not in spec:
+        raise UserError(f"{dict(spec)}: names no function; add fn: package.module:function")
+    function = resolve(spec["fn"])
+    if not callable(function):
+        raise UserError(f"{spec['fn']!r}: not a function or class")
+    arguments = {name: value for name, value in spec.items() if name != "fn"}
+    parameters = inspect.signature(function).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for name in arguments:
+            if name not in parameters:
+                raise UserError(f"{spec['fn']}: no argument {name!r}; {_near(name, list(parameters))}")
+    return functools.partial(function, **arguments)
+
+
+def load_config(spec: str | os.PathLike[str]) -> ml_collections.ConfigDict:
+    """The config of a file, or of a shipped one by its name ("quickstart"); the file defines get_config()."""
+    path = pathlib.Path(spec)
+    if path.suffix != ".py":
+        path = shipped_configs() / f"{spec}.py"
+        if not path.is_file():
+            known = sorted(p.stem for p in shipped_configs().glob("*.py") if p.stem != "__init__")
+            raise UserError(f"--config={spec}: no shipped config of that name; {_near(str(spec), known)}")
+    if not path.is_file():
+        raise UserError(f"--config={spec}: no such file; give a path or a shipped name")
+    module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{path}: defines no get_config(); add one that returns a ConfigDict")
+    return module.get_config()
+
+
+def shipped_configs() -> pathlib.Path:
+    """The folder of the configs that ship: in the wheel, or beside the package in a checkout."""
+    package = pathlib.Path(__file__).resolve().parents[1]
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def override(
+    config: ml_collections.ConfigDict, assignments: Sequence[str]
+) -> ml_collections.ConfigDict:
+    """Set fields from ["a.b=1", ...]; values are Python literals, or else strings. Changes and returns `config`."""
+    for assignment in assignments:
+        field, equals, text = assignment.partition("=")
+        if not equals:
+            raise UserError(f"--config.{assignment}: no value; write --config.{field}=VALUE")
+        *parents, last = field.split(".")
+        node = config
+        for position, name in enumerate([*parents, last]):
+            where = ".".join(["config", *field.split(".")[: position + 1]])
+            if not isinstance(node, ml_collections.ConfigDict) or name not in node:
+                known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
+                raise UserError(f"{where}: no such field; {_near(name, known)}")
+            if position < len(parents):
+                node = node[name]
+        _assign(node, last, text, field)
+    return config
+
+
+def _assign(node: ml_collections.ConfigDict, name: str, text: str, field: str) -> None:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    old = node[name]
+    if isinstance(old, ml_collections.ConfigDict) != isinstance(value, Mapping):
+        raise UserError(f"config.{field}: is a group of fields; set one of {', '.join(old)}")
+    if isinstance(value, list) and isinstance(old, tuple):
+        value = tuple(value)
+    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if old is not None and value is not None and type(old) is not type(value):
+        kind = type(old).__name__
+        raise UserError(f"config.{field}: {text!r} is a {type(value).__name__}; write a {kind}, such as {old!r}")
+    with node.ignore_type():
+        node[name] = value
+
+
+def plain(config: Any) -> Any:
+    """A config as dicts, lists and scalars, with nothing left to resolve."""
+    if isinstance(config, ml_collections.ConfigDict):
+        config = config.to_dict()
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        config = dataclasses.asdict(config)
+    if isinstance(config, Mapping):
+        return {str(name): plain(value) for name, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [plain(value) for value in config]
+    if config is None or isinstance(config, bool | int | float | str):
+        return config
+    raise UserError(f"config: {config!r} is no plain value; name functions as package.module:function")
+
+
+def digest(value: Any) -> str:
+    """SHA-256, in hexadecimal, of a plain value's canonical JSON."""
+    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def diff(old: Any, new: Any) -> list[str]:
+    """What changed, a line a field: "optim.learning_rate: 0.001 -> 0.002"."""
+    before, after = dict(_leaves(plain(old))), dict(_leaves(plain(new)))
+    lines = []
+    for name in sorted(before.keys() | after.keys()):
+        was, now = (json.dumps(side[name]) if name in side else "absent" for side in (before, after))
+        if was != now:
+            lines.append(f"{name}: {was} -> {now}")
+    return lines
+
+
+def _leaves(value: Any, prefix: str = ""):
+    items = None
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list) and any(isinstance(v, dict | list) for v in value):
+        items = enumerate(value)
+    if not items:
+        yield prefix, value
+        return
+    for name, child in items:
+        yield from _leaves(child, f"{prefix}.{name}" if prefix else str(name))
+
+
+def enable_compilation_cache(folder: str | os.PathLike[str]) -> None:
+    """Keep compiled programs in `folder`, so that a restart or a fit of the same shape compiles nothing again."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"known: {', '.join(sorted(known)) or 'none'}"

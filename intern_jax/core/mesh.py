@@ -1,0 +1,126 @@
+"""The device mesh, the one table from logical axes to mesh axes, and placement.
+
+Models name logical axes only ("conv_out", "heads", ...). An axis that a mesh axis does not divide is replicated,
+which is said once; a batch that does not divide is an error.
+"""
+
+import functools
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from intern_jax.core.config import UserError
+
+log = logging.getLogger(__name__)
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+# Logical axis -> mesh axis. An array uses a mesh axis once: its first dimension that asks for it gets it.
+LOGICAL_AXES: dict[str, str | None] = {
+    "conv_in": "fsdp",
+    "conv_out": "tensor",
+    "embed": "fsdp",
+    "mlp": "tensor",
+    "heads": "tensor",
+    "head_dim": None,
+    "vocab": "tensor",
+    "position": None,
+    "classes": None,
+}
+
+
+def make_mesh(
+    data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh of axes data, fsdp, tensor; at most one size may be -1, which takes the devices left over."""
+    devices = list(jax.devices() if devices is None else devices)
+    shape = [data, fsdp, tensor]
+    if shape.count(-1) > 1 or any(size < 1 and size != -1 for size in shape):
+        raise UserError(f"config.mesh: {shape} needs positive sizes, with at most one -1")
+    known = math.prod(size for size in shape if size != -1)
+    if -1 in shape:
+        shape[shape.index(-1)] = max(len(devices) // known, 1)
+    if math.prod(shape) > len(devices) or len(devices) % math.prod(shape):
+        raise UserError(
+            f"config.mesh: data x fsdp x tensor = {'x'.join(map(str, shape))} does not fit "
+            f"{len(devices)} devices; change a size or leave data at -1"
+        )
+    if math.prod(shape) == len(devices):
+        return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    # A smaller mesh than the machine (a single device for a short fit): the first devices serve.
+    grid = np.array(devices[: math.prod(shape)]).reshape(shape)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def shardings(mesh: Mesh, boxed: Any) -> Any:
+    """NamedShardings for a tree of (boxed) abstract arrays, in the unboxed tree's structure."""
+
+    def one(leaf: Any) -> NamedSharding:
+        logical = leaf.names if isinstance(leaf, nn.Partitioned) else ()
+        shape = leaf.value.shape if isinstance(leaf, nn.Partitioned) else leaf.shape
+        return NamedSharding(mesh, _spec(mesh, tuple(logical), tuple(shape)))
+
+    return jax.tree.map(one, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
+
+
+def _spec(mesh: Mesh, logical: tuple, shape: tuple[int, ...]) -> PartitionSpec:
+    spec: list[str | None] = []
+    for name, size in zip(logical, shape, strict=False):
+        axis = LOGICAL_AXES.get(name) if name else None
+        if axis in spec or axis is None or mesh.shape[axis] == 1:
+            axis = None
+        elif size % mesh.shape[axis]:
+            _say_replicated(str(name), size, axis, mesh.shape[axis])
+            axis = None
+        spec.append(axis)
+    while spec and spec[-1] is None:
+        spec.pop()
+    return PartitionSpec(*spec)
+
+
+@functools.cache
+def _say_replicated(name: str, size: int, axis: str, parts: int) -> None:
+    log.info("axis %s of size %d is replicated: mesh axis %s has %d parts", name, size, axis, parts)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows of a batch over the data and fsdp axes."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def check_batch(mesh: Mesh, batch: Mapping[str, Mapping[str, Any]], multiple: int = 1) -> None:
+    """Refuse a batch whose rows do not divide over the mesh (times `multiple` micro-batches)."""
+    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES) * multiple
+    for group, rows in batch.items():
+        count = len(next(iter(rows.values()))) * jax.process_count()
+        if count % parts:
+            raise UserError(
+                f"data.{group}.batch_size: {count} rows do not divide over {parts} parts (data x fsdp "
+                f"x accumulation); use a multiple of {parts}"
+            )
+
+
+def put_batch(mesh: Mesh, batch: Any) -> Any:
+    """This process's rows of every array, placed as rows of global arrays."""
+    sharding = batch_sharding(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(batch, sharding)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def local_rows(batch_size: int) -> slice:
+    """The contiguous rows of a global batch that this process feeds."""
+    share = batch_size // jax.process_count()
+    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)

@@ -1,0 +1,110 @@
+"""Parameter trees by name: "backbone/stage1/conv/kernel" and what regular expressions do with such names."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from intern_jax.core.config import UserError
+
+# A rule starts arrays from an earlier checkpoint: (regex over the target's name, template of the source's name).
+Rule = tuple[str, str]
+
+
+def names(tree: Any) -> dict[str, Any]:
+    """Leaves of nested dicts by their "/"-joined names, in order of name."""
+    flat: dict[str, Any] = {}
+    _flatten(tree, "", flat)
+    return dict(sorted(flat.items()))
+
+
+def _flatten(node: Any, prefix: str, flat: dict[str, Any]) -> None:
+    if not isinstance(node, Mapping):
+        flat[prefix] = node
+        return
+    for name, child in node.items():
+        _flatten(child, f"{prefix}/{name}" if prefix else str(name), flat)
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts from "/"-joined names: the inverse of `names`."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parents, last = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return tree
+
+
+def partition(tree: Any, regex: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(leaves whose name the regex matches from its start, all others), each as nested dicts."""
+    flat, pattern = names(tree), re.compile(regex)
+    mine = {name: value for name, value in flat.items() if pattern.match(name)}
+    rest = {name: value for name, value in flat.items() if name not in mine}
+    return unflatten(mine), unflatten(rest)
+
+
+def merge(first: Any, second: Any) -> dict[str, Any]:
+    """Both trees in one; the inverse of `partition`."""
+    return unflatten(names_or_none(first) | names_or_none(second))
+
+
+def names_or_none(tree: Any) -> dict[str, Any]:
+    """`names`, with an empty tree giving no leaves."""
+    return names(tree) if tree else {}
+
+
+@dataclasses.dataclass(frozen=True)
+class GraftReport:
+    """What a graft did: targets filled, targets left at their initialisation, source arrays not used."""
+
+    matched: list[str]
+    missing: list[str]
+    unused: list[str]
+
+    def summary(self) -> str:
+        """One line with counts and a few names."""
+        return (
+            f"matched {len(self.matched)}, missing {_some(self.missing)}, unused {_some(self.unused)}"
+        )
+
+
+def _some(items: Sequence[str], count: int = 3) -> str:
+    if not items:
+        return "0"
+    return f"{len(items)} ({', '.join(items[:count])}{', ...' if len(items) > count else ''})"
+
+
+def graft(target: Any, source: Any, rules: Sequence[Rule]) -> tuple[dict[str, Any], GraftReport]:
+    """`target` with leaves replaced by `source`'s: for each name the first rule whose source exists.
+
+    Arrays keep the target's dtype. A shape that differs is a UserError: a graft never reshapes.
+    """
+    wanted, have = names(target), names(source)
+    out, matched, used = dict(wanted), [], set()
+    for name, leaf in wanted.items():
+        for regex, template in rules:
+            match = re.fullmatch(regex, name)
+            origin = match.expand(template) if match else None
+            if origin is None or origin not in have:
+                continue
+            if tuple(have[origin].shape) != tuple(leaf.shape):
+                raise UserError(
+                    f"graft {origin} -> {name}: shape {tuple(have[origin].shape)} is not "
+                    f"{tuple(leaf.shape)}; start from a checkpoint of the same model settings"
+                )
+            out[name] = have[origin].astype(leaf.dtype)
+            matched.append(name)
+            used.add(origin)
+            break
+    missing = [name for name in wanted if name not in matched]
+    return unflatten(out), GraftReport(matched, missing, [n for n in have if n not in used])
+
+
+def count(tree: Any) -> int:
+    """Number of scalars in a tree of arrays."""
+    return sum(int(leaf.size) for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,269 @@
+"""Run a config's stages in order, then its benchmark and its report: the only file that knows every room.
+
+A stage's output lies in workdir/seed<S>/<stage>-<key>: the key is the digest of its resolved settings, its seed,
+its data and the keys of the stages it starts from. The same key continues or is reused; another key is another
+folder, and what differs from the newest sibling is printed.
+"""
+
+import json
+import logging
+import os
+import pathlib
+import platform
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from intern_jax.adapt.backbone import Backbone
+from intern_jax.benchmark import pictures, runner
+from intern_jax.core import config as config_lib
+from intern_jax.core import mesh as mesh_lib
+from intern_jax.core import tree
+from intern_jax.core.config import UserError
+from intern_jax.data.stream import Segment, Stream
+from intern_jax.models import zoo
+from intern_jax.report import html
+from intern_jax.train import loop
+from intern_jax.version import __version__
+from intern_jax.weights import safetensors
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
+
+
+def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
+    """Train every stage for every seed, score the benchmark rows, and write results.json and report.html."""
+    settings = config_lib.plain(config)
+    workdir = pathlib.Path(workdir)
+    check(settings)
+    workdir.mkdir(parents=True, exist_ok=True)
+    config_lib.enable_compilation_cache(workdir / "compiled")
+    mesh = mesh_lib.make_mesh(**settings["mesh"])
+    results = {
+        "config": settings,
+        "versions": versions(),
+        "stages": [],
+        "records": [],
+        "pictures": [],
+    }
+    started = time.time()
+    for seed in settings["seeds"]:
+        products = train_stages(settings, seed, mesh, workdir)
+        results["stages"] += [product.summary() for product in products.values()]
+        if settings.get("benchmark"):
+            ladder = build_ladder(settings, products, seed)
+            results["records"] += runner.run(
+                settings["benchmark"], ladder, seed, workdir / "records", mesh, versions()
+            )
+            if seed == settings["seeds"][0]:
+                results["pictures"] = draw_pictures(settings, products, ladder, seed, mesh, workdir)
+    results["table"] = runner.table(results["records"])
+    results["seconds"] = round(time.time() - started, 1)
+    write_json(workdir / "results.json", results)
+    html.write_report(workdir)
+    return results
+
+
+class Product:
+    """A finished stage: its folder, its key and the arrays that later stages start from."""
+
+    def __init__(self, name: str, seed: int, key: str, folder: pathlib.Path, spec: Mapping[str, Any]):
+        self.name, self.seed, self.key, self.folder, self.spec = name, seed, key, folder, dict(spec)
+
+    @property
+    def variables(self) -> dict[str, np.ndarray]:
+        """Flat arrays under "params/..." and "batch_stats/..."."""
+        return tree.names(safetensors.load(self.folder / "model.safetensors"))
+
+    def summary(self) -> dict[str, Any]:
+        """What results.json says of the stage."""
+        done = json.loads((self.folder / "done.json").read_text())
+        return {
+            "name": self.name,
+            "seed": self.seed,
+            "digest": self.key,
+            "history": os.path.relpath(self.folder / "metrics.jsonl", self.folder.parent.parent),
+            **done,
+        }
+
+
+def check(settings: Mapping[str, Any]) -> None:
+    """Resolve every name and argument of a config, so that a mistake costs a second."""
+    for field in ("seeds", "mesh", "backbone", "stages"):
+        if field not in settings:
+            raise UserError(f"config.{field}: missing; see configs/quickstart.py for its form")
+    zoo.build(settings["backbone"])
+    for position, name in enumerate(settings["stages"]):
+        if name not in settings:
+            raise UserError(f"config.{name}: stage '{name}' is listed in config.stages, not described")
+        entry = settings[name]
+        for earlier in entry["start"]:
+            if earlier not in settings["stages"][:position]:
+                raise UserError(f"config.{name}.start: '{earlier}' is no earlier stage of config.stages")
+        config_lib.bind(entry["stage"])
+        for group, cfg in entry["data"].items():
+            if not cfg.get("sources"):
+                raise UserError(f"config.{name}.data.{group}.sources: empty; name at least one source")
+            for source in cfg["sources"]:
+                config_lib.bind({k: v for k, v in source.items() if k != "weight"})
+            config_lib.bind(cfg["transform"])
+    if settings.get("benchmark"):
+        runner.check(settings["benchmark"], settings["stages"])
+
+
+def train_stages(
+    settings: Mapping[str, Any], seed: int, mesh: jax.sharding.Mesh, workdir: pathlib.Path
+) -> dict[str, Product]:
+    """All stages of one seed, in order, reusing what is already there."""
+    products: dict[str, Product] = {}
+    for name in settings["stages"]:
+        entry = settings[name]
+        spec = entry.get("backbone") or settings["backbone"]
+        content = {
+            "settings": {k: v for k, v in entry.items()},
+            "backbone": spec,
+            "seed": seed,
+            "start": {earlier: products[earlier].key for earlier in entry["start"]},
+            "version": __version__,
+        }
+        key = config_lib.digest(content)[:12]
+        folder = workdir / f"seed{seed}" / f"{name}-{key}"
+        products[name] = product = Product(name, seed, key, folder, spec)
+        log.info("%s (seed %d): %s", name, seed, status(folder, name, content))
+        if not (folder / "done.json").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "key.json", content)
+            train_stage(entry, spec, seed, mesh, folder, [products[s] for s in entry["start"]])
+        assert product.folder == folder
+    return products
+
+
+def status(folder: pathlib.Path, name: str, content: Mapping[str, Any]) -> str:
+    """Say whether a stage is reused, continued, new, or recomputed and because of what."""
+    if (folder / "done.json").exists():
+        return "reused"
+    if folder.exists():
+        return "continues"
+    siblings = [p for p in folder.parent.glob(f"{name}-*/key.json") if p.parent != folder]
+    if not siblings:
+        return "new"
+    newest = max(siblings, key=lambda path: path.stat().st_mtime)
+    changes = config_lib.diff(json.loads(newest.read_text()), json.loads(json.dumps(content)))
+    return "recomputed, because " + "; ".join(changes)
+
+
+def train_stage(
+    entry: Mapping[str, Any],
+    spec: Mapping[str, Any],
+    seed: int,
+    mesh: jax.sharding.Mesh,
+    folder: pathlib.Path,
+    start: list[Product],
+) -> None:
+    """Train one stage to its end and leave model.safetensors, metrics.jsonl and done.json in `folder`."""
+    started = time.time()
+    stream = Stream(entry["data"], [Segment(seed=seed)])
+    stage = build_stage(entry, spec, stream.sources)
+    source = {
+        f"{product.name}/{name}": value
+        for product in start
+        for name, value in product.variables.items()
+    }
+    try:
+        cfg = {**entry["train"], "seed": seed}
+        result = loop.fit(stage, stream, cfg, mesh, workdir=folder, source=source or None)
+    finally:
+        stream.close()
+    state = result.state
+    params = state.params if state.ema is None else state.ema
+    arrays = jax.device_get({"params": params, **state.extra})
+    safetensors.save(folder / "model.safetensors", arrays, {"version": __version__})
+    write_json(
+        folder / "done.json",
+        {
+            "steps": int(state.step),
+            "bad_steps": int(state.bad_total),
+            "seconds": round(time.time() - started, 1),
+            "graft": result.report.summary() if result.report else "none",
+        },
+    )
+
+
+def build_stage(entry: Mapping[str, Any], spec: Mapping[str, Any], sources: Mapping[str, Any]) -> Any:
+    """The stage object of a config entry; a supervised stage also learns its sources' class counts."""
+    arguments = {"backbone": spec}
+    if entry.get("heads", False):
+        arguments["classes"] = {
+            group: [(source.name, head_classes(source)) for source in opened]
+            for group, opened in sources.items()
+        }
+    return config_lib.bind(entry["stage"])(**arguments)
+
+
+def head_classes(source: Any) -> int:
+    """How many classes a source's head has: 0 where it has depth and no classes."""
+    return 0 if source.family == "depth" else len(source.classes)
+
+
+def build_ladder(
+    settings: Mapping[str, Any], products: Mapping[str, Product], seed: int
+) -> dict[str, dict[str, Backbone]]:
+    """Backbones of the benchmark: {method: {"cls": ..., "dense": ...}}, beginning with a random one."""
+    random = Backbone.random(settings["backbone"], seed)
+    ladder = {"random": {"cls": random, "dense": random}}
+    for method, by_task in settings["benchmark"]["ladder"].items():
+        ladder[method] = {
+            task: Backbone.from_arrays(
+                products[stage].spec, products[stage].variables, f"{stage}-{products[stage].key}"
+            )
+            for task, stage in by_task.items()
+        }
+    return ladder
+
+
+def draw_pictures(
+    settings: Mapping[str, Any],
+    products: Mapping[str, Product],
+    ladder: Mapping[str, Any],
+    seed: int,
+    mesh: jax.sharding.Mesh,
+    workdir: pathlib.Path,
+) -> list[dict[str, str]]:
+    """Predictions of the first seed for the report: dense rows, and the amateur's zero-shot words."""
+    cfg, folder = settings["benchmark"], workdir / "pictures"
+    made = pictures.dense_rows(cfg, ladder, seed, folder, mesh)
+    zero_shot = cfg.get("zero_shot")
+    if zero_shot:
+        product = products[zero_shot["stage"]]
+        entry = settings[zero_shot["stage"]]
+        variables = dict(tree.unflatten(product.variables))
+        transform = entry["data"]["pairs"]["transform"]
+        made += pictures.zero_shot(
+            build_stage(entry, product.spec, {}),
+            variables.pop("params"),
+            variables,
+            zero_shot["row"],
+            transform["size"],
+            transform["context"],
+            folder,
+        )
+    return made
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found = {name: metadata.version(name) for name in PACKAGES}
+    return {"intern_jax": __version__, "python": platform.python_version(), **found}
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Write whole or not at all, so that a kill leaves no half file."""
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(temporary, path)

@@ -1,0 +1,90 @@
+"""Optimizers from plain settings. The learning rate is no part of the transformation: the step multiplies by it.
+
+So a compiled step serves every schedule and length, which the many short fits of adaptation rely on.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from intern_jax.core import tree
+from intern_jax.core.config import UserError
+
+# Settings with their defaults; `learning_rate` and `steps` have none.
+DEFAULTS = {
+    "name": "adamw",
+    "weight_decay": 0.0,
+    "warmup_steps": 0,
+    "schedule": "cosine",
+    "clip_norm": 0.0,
+    "b1": 0.9,
+    "b2": 0.999,
+    "momentum": 0.9,
+    "lr_multipliers": (),
+}
+SCHEDULES = ("cosine", "constant")
+
+
+def settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """`cfg` with defaults filled in; an unknown field or value is a UserError."""
+    for name in cfg:
+        if name not in DEFAULTS and name != "learning_rate":
+            known = ", ".join(["learning_rate", *DEFAULTS])
+            raise UserError(f"optim.{name}: no such field; known: {known}")
+    full = DEFAULTS | dict(cfg)
+    if full["name"] not in ("adamw", "sgd", "lion"):
+        raise UserError(f"optim.name: no optimizer {full['name']!r}; known: adamw, sgd, lion")
+    if full["schedule"] not in SCHEDULES:
+        raise UserError(f"optim.schedule: no {full['schedule']!r}; known: {', '.join(SCHEDULES)}")
+    return full
+
+
+def build(cfg: Mapping[str, Any]) -> optax.GradientTransformation:
+    """Clipping, the optimizer's direction, decoupled weight decay, and multipliers by parameter name.
+
+    Arrays of fewer than two dimensions (biases, norms, LayerScale, logit_scale) are not decayed.
+    `lr_multipliers`: [(regex over parameter names, factor)]; the first match counts.
+    """
+    cfg = settings(cfg)
+    parts = [optax.clip_by_global_norm(cfg["clip_norm"])] if cfg["clip_norm"] else []
+    parts += {
+        "adamw": lambda: [optax.scale_by_adam(b1=cfg["b1"], b2=cfg["b2"])],
+        "lion": lambda: [optax.scale_by_lion(b1=cfg["b1"], b2=cfg["b2"])],
+        "sgd": lambda: [optax.trace(decay=cfg["momentum"])],
+    }[cfg["name"]]()
+    if cfg["weight_decay"]:
+        parts.append(optax.add_decayed_weights(cfg["weight_decay"], mask=_decayed))
+    if cfg["lr_multipliers"]:
+        parts.append(_multiply(cfg["lr_multipliers"]))
+    return optax.chain(*parts)
+
+
+def learning_rate(cfg: Mapping[str, Any], steps: int, step: int) -> np.float32:
+    """The rate of one step: linear warm-up over `warmup_steps`, then cosine to 0 at `steps`, or constant."""
+    cfg = settings(cfg)
+    peak, warmup = float(cfg["learning_rate"]), int(cfg["warmup_steps"])
+    if step < warmup:
+        return np.float32(peak * (step + 1) / (warmup + 1))
+    if cfg["schedule"] == "constant":
+        return np.float32(peak)
+    progress = (step - warmup) / max(steps - warmup, 1)
+    return np.float32(peak * 0.5 * (1 + np.cos(np.pi * min(progress, 1.0))))
+
+
+def _decayed(params: Any) -> Any:
+    return jax.tree.map(lambda p: p.ndim >= 2, params)
+
+
+def _multiply(rules: Any) -> optax.GradientTransformation:
+    def factor(name: str) -> float:
+        return next((float(f) for regex, f in rules if re.match(regex, name)), 1.0)
+
+    def update(updates: Any, params: Any) -> Any:
+        del params
+        return tree.unflatten({n: u * factor(n) for n, u in tree.names(updates).items()})
+
+    return optax.stateless(update)

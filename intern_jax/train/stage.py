@@ -1,0 +1,45 @@
+"""The contract between a stage and the loop."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from intern_jax.core.tree import Rule
+
+Batch = Mapping[str, Mapping[str, jax.Array]]  # {group: {field: [rows, ...]}}
+Variables = Mapping[str, Any]  # {"params": ..., other collections}
+Terms = dict[str, jax.Array]  # named scalars
+
+
+class Stage:
+    """What is trained, by which losses, and from what it starts. Subclasses set and override.
+
+    name            shown in logs
+    weights         loss term -> weight; 1 where absent. Applied by the step, so that every term is logged
+    graft           rules that start arrays from earlier stages (core/tree.py)
+    trainable       regex over parameter names; the others get no gradient and no optimizer state
+    frozen          arrays that the loss reads and nothing changes (teachers); placed once, never donated
+    batch_coupled   the loss couples the rows of a batch (contrastive): accumulation would change it
+    """
+
+    name: str = "stage"
+    weights: Mapping[str, float] = {}
+    graft: Sequence[Rule] = ()
+    trainable: str = ".*"
+    frozen: Any = {}
+    batch_coupled: bool = False
+
+    def init(self, key: jax.Array, batch: Batch) -> Variables:
+        """All variables, for a batch of these shapes. Parameters may carry logical axes (nn.Partitioned)."""
+        raise NotImplementedError
+
+    def loss(
+        self, params: Any, extra: Any, frozen: Any, batch: Batch, key: jax.Array
+    ) -> tuple[Terms, tuple[Any, Terms]]:
+        """Loss terms, and (the other collections after this step, metrics). `extra` keeps its structure."""
+        raise NotImplementedError
+
+    def predict(self, params: Any, extra: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The stage's outputs in evaluation mode."""
+        raise NotImplementedError

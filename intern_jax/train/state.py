@@ -1,0 +1,89 @@
+"""The train state: one donated tree, one checkpoint."""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from intern_jax.core import mesh as mesh_lib
+from intern_jax.core import tree
+from intern_jax.train.stage import Batch, Stage
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a step changes.
+
+    `extra`: the stage's other collections (BatchNorm statistics, queues); `ema`: average of the parameters, or
+    None; `bad_steps`: skipped steps in a row; `bad_total`: all skipped steps.
+    """
+
+    step: jax.Array
+    params: Any
+    extra: Any
+    opt_state: Any
+    ema: Any
+    bad_steps: jax.Array
+    bad_total: jax.Array
+
+
+def create(
+    stage: Stage, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh, batch: Batch, ema: bool
+) -> tuple[Any, TrainState]:
+    """(jitted function key -> TrainState, abstract TrainState with shardings): each device makes its own part."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+
+    def boxed(key: jax.Array) -> Any:
+        return stage.init(key, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
+
+    def init(key: jax.Array) -> TrainState:
+        variables = dict(unbox(boxed(key)))
+        params = variables.pop("params")
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            extra=variables,
+            opt_state=tx.init(tree.partition(params, stage.trainable)[0]),
+            ema=params if ema else None,
+            bad_steps=jnp.zeros((), jnp.int32),
+            bad_total=jnp.zeros((), jnp.int32),
+        )
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    abstract = jax.eval_shape(init, key)
+    placed = dict(mesh_lib.shardings(mesh, jax.eval_shape(boxed, key)))
+    params, everywhere = placed.pop("params"), mesh_lib.replicated(mesh)
+    trainable = tree.partition(params, stage.trainable)[0]
+    # Moments lie where their parameters do; counters everywhere.
+    opt_state = optax.tree_map_params(
+        tx,
+        lambda _, sharding: sharding,
+        abstract.opt_state,
+        trainable,
+        transform_non_params=lambda _: everywhere,
+    )
+    shardings = TrainState(
+        step=everywhere,
+        params=params,
+        extra=placed,
+        opt_state=opt_state,
+        ema=params if ema else None,
+        bad_steps=everywhere,
+        bad_total=everywhere,
+    )
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
+    )
+    return jax.jit(init, out_shardings=shardings), abstract
+
+
+def unbox(boxed: Any) -> Any:
+    """Arrays without their logical axes."""
+    return jax.tree.map(
+        lambda leaf: leaf.value if isinstance(leaf, nn.Partitioned) else leaf,
+        boxed,
+        is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned),
+    )

@@ -1,0 +1,99 @@
+"""The train step: gradient, accumulation, clipping, update, average, and a check that leaves a bad step undone."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from intern_jax.core import tree
+from intern_jax.core.config import UserError
+from intern_jax.train.stage import Batch, Stage
+from intern_jax.train.state import TrainState
+
+
+def make_step(
+    stage: Stage, tx: optax.GradientTransformation, accumulate: int = 1, ema_decay: float = 0.0
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """Jitted (state, frozen, batch, key, learning_rate) -> (state, scalars); the state is donated.
+
+    `accumulate`: micro-batches a step, whose gradients are averaged; refused where the loss couples rows.
+    A step whose loss or gradient is not finite changes nothing but the counters of bad steps.
+    """
+    if accumulate > 1 and stage.batch_coupled:
+        raise UserError(
+            f"train.accumulate: {accumulate} micro-batches would change the loss of {stage.name}, which "
+            "couples the rows of a batch; set it to 1"
+        )
+
+    def loss(trainable, rest, extra, frozen, batch, key):
+        terms, (extra, metrics) = stage.loss(tree.merge(trainable, rest), extra, frozen, batch, key)
+        total = sum(stage.weights.get(name, 1.0) * term for name, term in terms.items())
+        return total, (extra, {**terms, **metrics, "loss": total})
+
+    grad = jax.grad(loss, has_aux=True)
+
+    def gradient(trainable, rest, extra, frozen, batch, key):
+        if accumulate == 1:
+            grads, (extra, scalars) = grad(trainable, rest, extra, frozen, batch, key)
+            return grads, extra, scalars
+
+        def micro(carry, item):
+            extra, total = carry
+            index, rows = item
+            grads, (extra, scalars) = grad(
+                trainable, rest, extra, frozen, rows, jax.random.fold_in(key, index)
+            )
+            return (extra, jax.tree.map(jnp.add, total, grads)), scalars
+
+        zeros = jax.tree.map(jnp.zeros_like, trainable)
+        items = (jnp.arange(accumulate), jax.tree.map(_split(accumulate), batch))
+        (extra, total), scalars = jax.lax.scan(micro, (extra, zeros), items)
+        mean = jax.tree.map(lambda g: g / accumulate, total)
+        return mean, extra, jax.tree.map(lambda s: s.mean(axis=0), scalars)
+
+    def step(state: TrainState, frozen: Any, batch: Batch, key: jax.Array, rate: jax.Array):
+        trainable, rest = tree.partition(state.params, stage.trainable)
+        key = jax.random.fold_in(key, state.step)
+        grads, extra, scalars = gradient(trainable, rest, state.extra, frozen, batch, key)
+        norm = optax.tree.norm(grads)
+        good = jnp.isfinite(norm) & jnp.isfinite(scalars["loss"])
+        updates, opt_state = tx.update(grads, state.opt_state, trainable)
+        trainable = jax.tree.map(lambda p, u: p - (rate * u).astype(p.dtype), trainable, updates)
+        params = tree.merge(trainable, rest)
+        ema = state.ema
+        if ema is not None:
+            # The early average follows quickly, or it would keep the initialisation for long.
+            decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+            ema = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, ema, params)
+        new = (params, extra, opt_state, ema)
+        old = (state.params, state.extra, state.opt_state, state.ema)
+        params, extra, opt_state, ema = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+        bad = (~good).astype(jnp.int32)
+        state = TrainState(
+            step=state.step + 1,
+            params=params,
+            extra=extra,
+            opt_state=opt_state,
+            ema=ema,
+            bad_steps=jnp.where(good, 0, state.bad_steps + 1),
+            bad_total=state.bad_total + bad,
+        )
+        counters = {"bad_steps": state.bad_steps, "bad_total": state.bad_total}
+        return state, {**scalars, "gradient_norm": norm, "learning_rate": rate, **counters}
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def _split(parts: int) -> Callable[[jax.Array], jax.Array]:
+    # Row r goes to micro-batch r % parts: with rows laid out in blocks over devices, each device keeps its own.
+    def split(x: jax.Array) -> jax.Array:
+        return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+
+    return split
+
+
+def scalars_of(outputs: Mapping[str, jax.Array]) -> dict[str, float]:
+    """A step's outputs on the host."""
+    return {name: float(value) for name, value in jax.device_get(dict(outputs)).items()}
