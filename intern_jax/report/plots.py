@@ -18,10 +18,9 @@ from intern_jax.report.style import COLORS, MUTED, method_color, png, style
 
 Record = Mapping[str, Any]
 Series = dict[str, tuple[list[float], list[float]]]
-# Scalars that tell of the run and not of what is learned, or that would dwarf the losses.
-_OPERATIONAL = (
-    "step gradient_norm learning_rate bad_steps bad_total images_per_second data_wait mfu logit_scale"
-).split()
+# Scalars that tell of the run and not of what is learned.
+_OPERATIONAL = ("step", "gradient_norm", "learning_rate", "bad_steps", "bad_total", "scale")
+_OPERATIONAL += ("images_per_second", "data_wait", "mfu", "logit_scale")
 
 
 def read_metrics(path: pathlib.Path) -> Series:
@@ -49,23 +48,32 @@ def read_metrics(path: pathlib.Path) -> Series:
 
 
 def learning_curves(histories: Mapping[str, Series]) -> bytes | None:
-    """One panel a history, by its title: the total loss strong, each term of it thin.
+    """A panel of losses for each history, by its title, and one of measures where it has any.
 
-    None where no history holds a loss.
+    The total loss is strong, each term of it thin. None where nothing was learned.
     """
-    panels = {title: _terms(series) for title, series in histories.items()}
-    panels = {title: terms for title, terms in panels.items() if terms}
+    panels = []
+    for title, series in histories.items():
+        shown = {name: points for name, points in series.items() if name not in _OPERATIONAL}
+        measures = {name: points for name, points in shown.items() if _is_measure(name, points)}
+        losses = {name: points for name, points in shown.items() if name not in measures}
+        panels += [(title, losses)] if losses else []
+        panels += [(f"{title}: measures", measures)] if measures else []
     if not panels:
         return None
     with style():
-        figure, axes = _grid(len(panels), columns=3, height=2.5)
-        for axis, (title, terms) in zip(axes, panels.items(), strict=False):
+        figure, axes = _grid(len(panels), columns=4, height=2.4)
+        for axis, (title, terms) in zip(axes, panels, strict=False):
             _curves(axis, title, terms)
         return png(figure)
 
 
-def _terms(series: Series) -> Series:
-    return {name: points for name, points in series.items() if name not in _OPERATIONAL}
+def _is_measure(name: str, points: tuple[list[float], list[float]]) -> bool:
+    """Whether a scalar is a share such as an accuracy: it stays in [0, 1] and does not fall."""
+    values = np.asarray(points[1], float)
+    third = max(len(values) // 3, 1)
+    rises = values[-third:].mean() >= values[:third].mean()
+    return name != "loss" and rises and bool(((values >= 0) & (values <= 1)).all())
 
 
 def _curves(axis: Axes, title: str, terms: Series) -> None:
@@ -74,20 +82,18 @@ def _curves(axis: Axes, title: str, terms: Series) -> None:
     for name in names:
         steps, values = terms[name]
         total = name == "loss"
-        marker = "o" if len(steps) == 1 else None
         axis.plot(
             steps,
             values,
             label=name,
             color=COLORS[0] if total else next(colors),
             linewidth=2.2 if total else 1.1,
-            alpha=1.0 if total else 0.85,
-            marker=marker,
+            marker="o" if len(steps) == 1 else None,
             zorder=3 if total else 2,
         )
     axis.set_title(title)
     axis.set_xlabel("step")
-    axis.legend(fontsize=7.5, loc="upper right", handlelength=1.4)
+    axis.legend(fontsize=7.5, loc="best", handlelength=1.4)
 
 
 def label_efficiency(records: Sequence[Record]) -> bytes | None:
@@ -184,7 +190,7 @@ def _grid(
 ) -> tuple[Figure, Sequence[Axes]]:
     columns = min(columns, count)
     rows = math.ceil(count / columns)
-    width = 10.5 if columns > 1 else 5.5
+    width = {1: 5.5, 4: 12.0}.get(columns, 10.5)
     figure = Figure(figsize=(width, rows * height + top), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes[count:]:

@@ -15,7 +15,7 @@ from intern_jax.report import html, pictures, plots
 
 def metrics_lines(steps: int, terms: tuple[str, ...]) -> str:
     rows = [
-        {"step": t, "images_per_second": 500.0, "learning_rate": 1e-3}
+        {"step": t, "images_per_second": 500.0, "learning_rate": 1e-3, "top1": t / (t + 100)}
         | {name: 3 * math.exp(-t / 80) + 0.2 * i for i, name in enumerate(("loss", *terms))}
         for t in range(0, steps, 10)
     ]
@@ -172,6 +172,15 @@ def test_summary_takes_the_error_over_draws_and_else_the_recorded_one():
     # Sample deviation of 1, 2, 4 is sqrt(7/3).
     assert error == pytest.approx(math.sqrt(7 / 3) / math.sqrt(3))
     assert plots.summarise(rows)[1.0] == (7.0, 0.25, 1)
+
+
+def test_accuracies_are_told_from_losses():
+    steps = tuple(range(9))
+    rising, falling = tuple(t / 9 for t in steps), tuple(1 - t / 9 for t in steps)
+    assert plots._is_measure("top1", (steps, rising))
+    assert not plots._is_measure("l1_log", (steps, falling))
+    assert not plots._is_measure("clip", (steps, tuple(3 * v for v in rising)))
+    assert not plots._is_measure("loss", (steps, rising))
 
 
 def test_plots_of_nothing_are_none():
