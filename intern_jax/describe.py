@@ -76,9 +76,9 @@ def describe_checkpoint(path: str | os.PathLike[str]) -> str:
         done = json.loads((path / "done.json").read_text()) if (path / "done.json").exists() else {}
         facts = [[name, json.dumps(value)] for name, value in done.items()]
         return f"{_columns(facts)}\n\n{_safetensors(path / 'model.safetensors')}"
-    if not path.exists():
+    if not path.is_dir():
         raise UserError(f"{path}: no such folder; name a checkpoint or a model folder")
-    return _orbax(path)
+    return _orbax(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
 
 
 def _safetensors(path: pathlib.Path) -> str:
