@@ -107,6 +107,9 @@ def check(settings: Mapping[str, Any]) -> None:
             if earlier not in settings["stages"][:position]:
                 raise UserError(f"config.{name}.start: '{earlier}' is no earlier stage of config.stages")
         config_lib.bind(entry["stage"])
+        loop.check(entry["train"])
+        if entry.get("backbone"):
+            zoo.build(entry["backbone"])
         for group, cfg in entry["data"].items():
             if not cfg.get("sources"):
                 raise UserError(f"config.{name}.data.{group}.sources: empty; name at least one source")

@@ -16,6 +16,7 @@ import numpy as np
 from intern_jax.losses import contrastive, self_supervised
 from intern_jax.models import zoo
 from intern_jax.models.heads.projection import Predictor, Projector
+from intern_jax.models.layers import Dense
 from intern_jax.models.text import TextTransformer
 from intern_jax.ops.images import normalise
 from intern_jax.train.stage import Stage
@@ -34,7 +35,10 @@ class ImageText(nn.Module):
 
     def setup(self) -> None:
         self.backbone = zoo.build(self.backbone_spec)
-        self.image_projection = nn.Dense(self.embed_dim, use_bias=False, name="image_projection")
+        init = nn.initializers.lecun_normal()
+        self.image_projection = Dense(
+            self.embed_dim, ("embed", None), use_bias=False, kernel_init=init
+        )
         self.text = TextTransformer(out_dim=self.embed_dim, **self.text_spec)
         self.projector = Projector(self.simsiam_hidden, self.simsiam_hidden)
         self.predictor = Predictor(self.simsiam_hidden // 2, self.simsiam_hidden)
@@ -43,7 +47,7 @@ class ImageText(nn.Module):
     def image(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Embed normalised images [B,S,S,3] as [B,D], not yet of unit length."""
         pooled = self.backbone(images, train=train, task="cls")["pooled"]
-        return self.image_projection(pooled.astype(jnp.float32))
+        return self.image_projection(pooled)
 
     def texts(self, tokens: jax.Array) -> jax.Array:
         """Embed tokens [B,L] as [B,D], not yet of unit length."""
@@ -99,7 +103,7 @@ class Amateur(Stage):
             mutable=list(extra),
             rngs={"dropout": key},
         )
-        scale = jnp.minimum(jnp.exp(out["logit_scale"]), 100.0)
+        scale = contrastive.temperature(out["logit_scale"])
         v1, v2, u1, u2 = (contrastive.unit(out[name]) for name in ("f1", "f2", "g1", "g2"))
         terms = {
             "clip": contrastive.clip_pairs(v1, v2, u1, u2, out["logit_scale"]),

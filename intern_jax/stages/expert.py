@@ -123,7 +123,7 @@ class Expert(Stage):
             mine = rows["source"] == index
             label = jnp.where(mine, rows["label"], 0)
             terms[name] = classification.cross_entropy(
-                out[name], label, valid_B=mine, label_smoothing=self.label_smoothing
+                out[name], label, valid=mine, label_smoothing=self.label_smoothing
             )
             hit = (jnp.argmax(out[name], -1) == label) & mine
             metrics[f"{name}_top1"] = hit.sum() / jnp.maximum(mine.sum(), 1)

@@ -85,13 +85,19 @@ def fit(
     return Trainer(stage, cfg, mesh).fit(stream, workdir=workdir, source=source)
 
 
+def check(cfg: Mapping[str, Any]) -> None:
+    """Refuse unknown fields and values of a loop's settings."""
+    for name in cfg:
+        if name not in DEFAULTS:
+            raise UserError(f"train.{name}: no such field; known: {', '.join(DEFAULTS)}")
+    optim.settings(cfg.get("optim", {}))
+
+
 class Trainer:
     """A stage with its compiled step, which serves fits of any length, rate, seed and data of one shape."""
 
     def __init__(self, stage: Stage, cfg: Mapping[str, Any], mesh: jax.sharding.Mesh):
-        for name in cfg:
-            if name not in DEFAULTS:
-                raise UserError(f"train.{name}: no such field; known: {', '.join(DEFAULTS)}")
+        check(cfg)
         self.stage, self.cfg, self.mesh = stage, DEFAULTS | dict(cfg), mesh
         self.tx = optim.build(self.cfg["optim"])
         self.step = make_step(stage, self.tx, self.cfg["accumulate"], self.cfg["ema_decay"])

@@ -1,0 +1,148 @@
+"""The whole path on a tiny config: stages, benchmark, report; what a change recomputes; mistakes; a kill."""
+
+import json
+import logging
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from intern_jax import pipeline
+from intern_jax.core.config import UserError, load_config, override
+
+TINY = {"name": "embedded_tiny"}
+SHORT = (
+    "amateur.train.steps=3",
+    "expert_cls.train.steps=3",
+    "expert_dense.train.steps=3",
+    "generalist.train.steps=2",
+)
+
+
+def tiny_config():
+    """The quickstart with two rows, a few steps and a tiny backbone: other numbers, the same code."""
+    config = override(load_config("quickstart"), SHORT)
+    config.mesh.data = 1
+    config.backbone = TINY
+    config.generalist.backbone.branch = TINY
+    config.amateur.data.pairs.batch_size = 16
+    for stage, group, size in (
+        ("expert_cls", "cls", 16),
+        ("expert_dense", "dense", 4),
+        ("generalist", "cls", 16),
+        ("generalist", "dense", 4),
+    ):
+        config[stage].data[group].batch_size = size
+    for stage in config.stages:
+        config[stage].train.checkpoint_every = 2
+    benchmark = config.benchmark
+    benchmark.rows = ("furniture", "rooms_depth")
+    benchmark.head.steps = 2
+    benchmark.scratch.views = {"classification": 128, "segmentation": 64, "depth": 64}
+    benchmark.zero_shot.row = "furniture"
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One finished run of the tiny config."""
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, pipeline.run(tiny_config(), workdir)
+
+
+def scores(results: dict) -> dict:
+    """Scores by what they are of."""
+    names = ("task", "method", "fraction", "seed", "draw")
+    return {tuple(r[n] for n in names): r["score"] for r in results["records"]}
+
+
+def test_run_leaves_table_records_and_report(finished):
+    workdir, results = finished
+    methods = {r["method"] for r in results["records"]}
+    assert {"random", "amateur", "expert", "generalist", "scratch"} <= methods
+    assert all(r["n_test"] > 50 and r["standard_error"] > 0 for r in results["records"])
+    written = json.loads((workdir / "results.json").read_text())
+    assert written["table"] == results["table"] and "furniture" in results["table"]
+    page = (workdir / "report.html").read_text()
+    assert "<img" in page and "furniture" in page
+    assert written["versions"]["jax"] and written["config"]["seeds"] == [0]
+
+
+def test_unchanged_config_recomputes_nothing(finished, caplog):
+    workdir, results = finished
+    before = {p: p.stat().st_mtime_ns for p in workdir.rglob("model.safetensors")}
+    with caplog.at_level(logging.INFO, "intern_jax"):
+        again = pipeline.run(tiny_config(), workdir)
+    assert scores(again) == scores(results)
+    assert {p: p.stat().st_mtime_ns for p in workdir.rglob("model.safetensors")} == before
+    said = [r.getMessage() for r in caplog.records if r.name == "intern_jax.pipeline"]
+    assert sum("reused" in line for line in said) == 4
+
+
+def test_changed_value_recomputes_its_stage_and_what_follows(finished, caplog):
+    workdir, _ = finished
+    config = tiny_config()
+    config.benchmark = None
+    config.expert_cls.train.optim.learning_rate = 1e-3
+    with caplog.at_level(logging.INFO, "intern_jax"):
+        pipeline.run(config, workdir)
+    said = [r.getMessage() for r in caplog.records if r.name == "intern_jax.pipeline"]
+    by_stage = {line.split()[0]: line for line in said if "(seed 0)" in line}
+    assert "reused" in by_stage["amateur"] and "reused" in by_stage["expert_dense"]
+    assert "settings.train.optim.learning_rate: 0.002 -> 0.001" in by_stage["expert_cls"]
+    assert "start.expert_cls" in by_stage["generalist"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: setattr(c, "stages", ("amateur", "novice")), "config.novice"),
+        (lambda c: setattr(c.expert_cls, "start", ("generalist",)), "config.expert_cls.start"),
+        (lambda c: c.amateur.stage.update(fn="intern_jax.stages.amateur:Amatuer"), "Amateur"),
+        (lambda c: c.backbone.update(name="embeded"), "embedded"),
+        (lambda c: setattr(c.benchmark, "rows", ("furnitures",)), "config.benchmark.rows"),
+        (lambda c: setattr(c.benchmark, "fractions", (0.1, 2.0)), "fraction 2.0"),
+    ],
+)
+def test_mistakes_are_one_line_before_any_work(tmp_path, change, message):
+    config = tiny_config()
+    with config.unlocked(), config.ignore_type():
+        change(config)
+    with pytest.raises(UserError, match=message) as error:
+        pipeline.run(config, tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_wrong_train_field_is_named_before_any_work(tmp_path):
+    config = tiny_config()
+    with config.unlocked():
+        config.generalist.train.step = 3
+    with pytest.raises(UserError, match="train.step"):
+        pipeline.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_killed_runs_end_with_the_same_scores(finished, tmp_path):
+    _, results = finished
+    script = (
+        "from absl import flags; flags.FLAGS.mark_as_parsed()\n"
+        "import importlib.util, sys\n"
+        f"spec = importlib.util.spec_from_file_location('t', {str(pathlib.Path(__file__))!r})\n"
+        "t = importlib.util.module_from_spec(spec); spec.loader.exec_module(t)\n"
+        f"t.pipeline.run(t.tiny_config(), {str(tmp_path)!r})\n"
+    )
+    for seconds in (12, 25, 31, 38, 44, None):
+        process = subprocess.Popen([sys.executable, "-c", script], env=os.environ)
+        if seconds is None:
+            assert process.wait() == 0
+        else:
+            time.sleep(seconds)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    assert scores(json.loads((tmp_path / "results.json").read_text())) == scores(results)
