@@ -1,21 +1,29 @@
-"""Cross-entropy. B batch, K classes."""
+"""Cross-entropy over any leading axes: labels, pixels, chosen tokens. K classes."""
 
 import jax
 import jax.numpy as jnp
 
 
 def cross_entropy(
-    logits_BxK: jax.Array,
-    label_B: jax.Array,
-    valid_B: jax.Array | None = None,
+    logits: jax.Array,
+    label: jax.Array,
+    valid: jax.Array | None = None,
     label_smoothing: float = 0.0,
 ) -> jax.Array:
-    """Mean cross-entropy over the valid rows (all by default); 0 where none is."""
-    logits = logits_BxK.astype(jnp.promote_types(logits_BxK.dtype, jnp.float32))
+    """Mean cross-entropy of logits [...,K] and labels [...] over the valid ones; 0 where none is.
+
+    Whatever stands where `valid` [...] is false, NaN included, changes neither value nor gradient.
+    Smoothing mixes the label with the uniform distribution (Szegedy et al., arXiv 1512.00567).
+    """
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    if valid is not None:
+        logits = jnp.where(valid[..., None], logits, 0.0)
+    # A comparison instead of a gather: its gradient is no scatter, and XLA fuses it.
+    hit = label[..., None] == jnp.arange(logits.shape[-1]).reshape((1,) * label.ndim + (-1,))
     log_p = jax.nn.log_softmax(logits)
-    loss = -jnp.take_along_axis(log_p, label_B[..., None], axis=-1)[..., 0]
+    loss = -jnp.where(hit, log_p, 0.0).sum(axis=-1)
     if label_smoothing:
         loss = (1 - label_smoothing) * loss - label_smoothing * log_p.mean(axis=-1)
-    if valid_B is None:
+    if valid is None:
         return loss.mean()
-    return jnp.where(valid_B, loss, 0.0).sum() / jnp.maximum(valid_B.sum(), 1)
+    return jnp.where(valid, loss, 0.0).sum() / jnp.maximum(valid.sum(), 1)

@@ -7,7 +7,7 @@ from intern_jax.losses.contrastive import unit
 
 
 def simsiam(p1: jax.Array, z1: jax.Array, p2: jax.Array, z2: jax.Array) -> jax.Array:
-    """-1/2 [cos(p1, sg z2) + cos(p2, sg z1)] of predictions p and projections z [B,D], meaned over the batch."""
+    """-1/2 [cos(p1, sg z2) + cos(p2, sg z1)] of predictions p, projections z [B,D], batch mean."""
 
     def cosine(p: jax.Array, z: jax.Array) -> jax.Array:
         return jnp.sum(unit(p) * unit(jax.lax.stop_gradient(z)), axis=-1).mean()
