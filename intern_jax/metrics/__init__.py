@@ -1,0 +1,1 @@
+"""Measures on numpy arrays, as the benchmark reports them; fractions, not percent."""

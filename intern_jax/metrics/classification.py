@@ -1,0 +1,49 @@
+"""Accuracy and its interval. N images, K classes."""
+
+import math
+
+import numpy as np
+
+
+def correct(logits_NxK: np.ndarray, label_N: np.ndarray, k: int = 1) -> np.ndarray:
+    """Whether each label is among its row's k largest logits: bool [N].
+
+    A tie goes to the lower class, as in argmax; a row with NaN is never right.
+    """
+    logits, label = np.asarray(logits_NxK), np.asarray(label_N)
+    if logits.ndim != 2 or label.shape != logits.shape[:1]:
+        raise ValueError(f"logits {logits.shape} and labels {label.shape} are no [N,K] and [N]")
+    if len(label) and not 0 <= label.min() <= label.max() < logits.shape[1]:
+        raise ValueError(f"labels {label.min()}..{label.max()} outside 0..{logits.shape[1] - 1}")
+    own = logits[np.arange(len(label)), label][:, None]
+    before = np.arange(logits.shape[1])[None] < label[:, None]
+    rank = ((logits > own) | ((logits == own) & before)).sum(axis=1)
+    return (rank < k) & ~np.isnan(logits).any(axis=1)
+
+
+def top1(logits_NxK: np.ndarray, label_N: np.ndarray) -> float:
+    """Share of rows whose largest logit is the label's."""
+    return float(correct(logits_NxK, label_N).mean())
+
+
+def topk(logits_NxK: np.ndarray, label_N: np.ndarray, k: int = 5) -> float:
+    """Share of rows whose label is among the k largest logits."""
+    return float(correct(logits_NxK, label_N, k).mean())
+
+
+def mean_per_class(logits_NxK: np.ndarray, label_N: np.ndarray) -> float:
+    """Mean over the classes that occur of the share of their rows that are right."""
+    right, label = correct(logits_NxK, label_N), np.asarray(label_N)
+    total = np.bincount(label)
+    hits = np.bincount(label, weights=right)
+    return float((hits[total > 0] / total[total > 0]).mean())
+
+
+def wilson_interval(right: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+    """(low, high) of Wilson's score interval for right of total; 95% by default (Wilson, 1927)."""
+    if total <= 0 or not 0 <= right <= total:
+        raise ValueError(f"{right} right of {total}")
+    share, weight = right / total, z * z / total
+    middle = (share + weight / 2) / (1 + weight)
+    half = z * math.sqrt(share * (1 - share) / total + weight / (4 * total)) / (1 + weight)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
