@@ -1,0 +1,1 @@
+"""A backbone and few labels in, a task model out."""

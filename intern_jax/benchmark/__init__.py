@@ -1,0 +1,1 @@
+"""GV-B and its mini rows: which data, which labels, which score, how sure."""

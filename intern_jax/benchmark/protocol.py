@@ -1,0 +1,167 @@
+"""The benchmark's rules: which labels a fraction holds, how sure a score is, its worth in labels.
+
+GV-B does not say how its 10% were drawn; this rule is a reconstruction that anyone can repeat.
+"""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from intern_jax.core.config import UserError
+
+
+def ranked(keys: Sequence[str], seed: int | str) -> np.ndarray:
+    """Indices of `keys` by the sha256 of "<seed>:<key>" in UTF-8: int64 [N].
+
+    The order of two rows depends on their keys and the seed alone, not on their place in the data
+    set, its size or the machine. UserError for a key that occurs twice.
+    """
+    if len(set(keys)) != len(keys):
+        seen: set[str] = set()
+        twice = next(k for k in keys if k in seen or seen.add(k))
+        raise UserError(f"keys: '{twice}' occurs twice; a data set's keys must be unique")
+    digests = [hashlib.sha256(f"{seed}:{key}".encode()).digest() for key in keys]
+    return np.array(sorted(range(len(keys)), key=digests.__getitem__), np.int64)
+
+
+def subset(
+    keys: Sequence[str], labels: np.ndarray | None, fraction: float, seed: int
+) -> np.ndarray:
+    """Sorted indices of a fraction of the rows: the first of `ranked`, in each class alone.
+
+    A class of n rows gives round(fraction n), half up, and at least one; without `labels` all rows
+    are one class. For one seed a smaller fraction lies inside a larger one.
+    """
+    if not 0 < fraction <= 1:
+        raise UserError(f"fraction: {fraction} is outside (0, 1]")
+    order = ranked(keys, seed)
+    chosen = []
+    for rows in _by_class(order, labels):
+        # The small term keeps 0.29 * 50 = 14.499999999999998 at 14.5.
+        chosen.append(rows[: max(math.floor(fraction * len(rows) + 0.5 + 1e-9), 1)])
+    return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, np.int64)
+
+
+def split_validation(
+    indices: np.ndarray,
+    keys: Sequence[str],
+    labels: np.ndarray | None,
+    share: float = 0.2,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split training rows into (rows to fit, rows held out), both sorted; no test label is touched.
+
+    `indices` point into `keys` and `labels`. Rows stand class by class in an order of their own
+    (seed "validation-<seed>") and every 1/share-th is held out, so the classes keep their shares;
+    each class keeps at least one row to fit.
+    """
+    if not 0 < share < 1:
+        raise UserError(f"share: {share} is outside (0, 1); 0.2 holds out a fifth")
+    indices = np.asarray(indices)
+    order = indices[ranked([keys[i] for i in indices], f"validation-{seed}")]
+    rows = np.concatenate(_by_class(order, labels)) if len(order) else order
+    steps = np.floor(np.arange(1, len(rows) + 1) * share + 0.5)
+    held = np.diff(steps, prepend=0) > 0
+    if labels is not None:
+        of_rows = np.asarray(labels)[rows]
+        for label in np.unique(of_rows):
+            if held[of_rows == label].all():
+                held[np.flatnonzero(of_rows == label)[0]] = False
+    elif held.all():
+        held[:1] = False
+    return np.sort(rows[~held]), np.sort(rows[held])
+
+
+def _by_class(order: np.ndarray, labels: np.ndarray | None) -> list[np.ndarray]:
+    if labels is None:
+        return [order] if len(order) else []
+    of_rows = np.asarray(labels)[order]
+    return [order[of_rows == label] for label in np.unique(of_rows)]
+
+
+# --- how sure -----------------------------------------------------------------------------------
+
+
+def binomial_error(share: float, count: int) -> float:
+    """Standard error sqrt(p (1 - p) / N) of a share of N independent test images."""
+    if count < 1 or not 0 <= share <= 1:
+        raise ValueError(f"share {share} of {count}")
+    return math.sqrt(share * (1 - share) / count)
+
+
+def bootstrap_error(
+    per_image: np.ndarray,
+    measure: Callable[[np.ndarray], np.ndarray],
+    replicates: int = 1000,
+    seed: int = 0,
+) -> float:
+    """Standard error of a measure of summed statistics, by resampling test images (Efron, 1979).
+
+    `per_image` [N,...]: each image's statistics (a confusion matrix, depth sums), whose sum over
+    images is what `measure` takes; it must work on leading axes: [R,...] -> [R].
+    """
+    per_image = np.asarray(per_image, np.float64)
+    count = len(per_image)
+    flat = per_image.reshape(count, -1)
+    rng = np.random.default_rng(seed)
+    # How often each image is drawn, instead of the draws: a resample is then one matrix product.
+    times = rng.multinomial(count, np.full(count, 1 / count), size=replicates).astype(np.float64)
+    values = np.asarray(measure((times @ flat).reshape(replicates, *per_image.shape[1:])))
+    values = values[np.isfinite(values)]
+    return float(values.std(ddof=1)) if len(values) > 1 else math.nan
+
+
+# --- how many labels it is worth -----------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelFactor:
+    """How many times more labels: `value` itself ("="), more than it (">") or less ("<")."""
+
+    value: float
+    bound: str = "="
+
+    def __str__(self) -> str:
+        text = f"{self.value:.2g}" if self.value < 10 else f"{self.value:.0f}"
+        return text if self.bound == "=" else self.bound + text
+
+
+def label_equivalence(
+    labels: Sequence[float],
+    scratch_scores: Sequence[float],
+    adapted_score: float,
+    adapted_labels: float | None = None,
+    higher_is_better: bool = True,
+) -> LabelFactor:
+    """How many times more labels training from scratch needs to match an adapted model.
+
+    `labels`: numbers (or fractions) of labels of the scratch runs, with their scores;
+    `adapted_labels`: the adapted model's, by default the fewest of them. Between two runs the score
+    is linear in the logarithm of the labels; of several crossings the one with the fewest labels
+    counts, which favours scratch. Below the first run: "<"; never reached: ">".
+    """
+    x, y = np.asarray(labels, np.float64), np.asarray(scratch_scores, np.float64)
+    if x.ndim != 1 or x.shape != y.shape or not len(x):
+        raise ValueError(f"labels {x.shape} and scores {y.shape} must be two lists of one length")
+    if not (x > 0).all() or len(np.unique(x)) != len(x):
+        raise ValueError(f"labels {x.tolist()} must be positive and different")
+    if not (np.isfinite(y).all() and math.isfinite(adapted_score)):
+        raise ValueError(f"scores {y.tolist()} and {adapted_score} must be finite")
+    order = np.argsort(x)
+    x, lead = x[order], y[order] - adapted_score
+    lead = lead if higher_is_better else -lead
+    start = x[0] if adapted_labels is None else float(adapted_labels)
+    if lead[0] > 0:
+        return LabelFactor(x[0] / start, "<")
+    reached = np.flatnonzero(lead >= 0)
+    if not len(reached):
+        return LabelFactor(x[-1] / start, ">")
+    i = int(reached[0])
+    if i == 0:
+        return LabelFactor(x[0] / start)
+    part = -lead[i - 1] / (lead[i] - lead[i - 1])
+    needed = math.exp((1 - part) * math.log(x[i - 1]) + part * math.log(x[i]))
+    return LabelFactor(needed / start)

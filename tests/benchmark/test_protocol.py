@@ -1,0 +1,149 @@
+"""Subsets are nested, stratified, the same everywhere; errors and factors against known values."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from intern_jax.benchmark import protocol
+from intern_jax.core.config import UserError
+from intern_jax.metrics import depth, segmentation
+
+KEYS = [f"img/{i:04d}" for i in range(300)]
+LABELS = np.repeat([0, 1, 2, 3], [200, 80, 17, 3])
+
+
+def test_the_rank_is_the_documented_one():
+    keys = ["b", "a", "ü"]
+    by_hand = sorted(range(3), key=lambda i: hashlib.sha256(f"7:{keys[i]}".encode()).hexdigest())
+    np.testing.assert_array_equal(protocol.ranked(keys, 7), by_hand)
+    with pytest.raises(UserError, match="'a' occurs twice"):
+        protocol.ranked(["a", "b", "a"], 0)
+
+
+def test_subsets_are_nested_and_stratified():
+    previous = np.zeros(0, int)
+    for fraction in (0.001, 0.01, 0.05, 0.1, 0.3, 0.5, 1.0):
+        rows = protocol.subset(KEYS, LABELS, fraction, 3)
+        counts = np.bincount(LABELS[rows], minlength=4)
+        expected = np.maximum(np.floor(fraction * np.array([200, 80, 17, 3]) + 0.5), 1)
+        np.testing.assert_array_equal(counts, expected)
+        assert np.isin(previous, rows).all() and (np.diff(rows) > 0).all()
+        previous = rows
+    assert len(previous) == 300
+
+
+def test_subsets_depend_on_keys_and_seed_only():
+    rows = protocol.subset(KEYS, LABELS, 0.1, 0)
+    shuffle = np.random.default_rng(0).permutation(300)
+    again = protocol.subset([KEYS[i] for i in shuffle], LABELS[shuffle], 0.1, 0)
+    assert {KEYS[i] for i in rows} == {KEYS[shuffle[i]] for i in again}
+    others = [protocol.subset(KEYS, LABELS, 0.1, seed).tolist() for seed in range(5)]
+    assert len(set(map(tuple, others))) == 5
+
+
+def test_half_goes_up_in_spite_of_rounding():
+    labels = np.zeros(50, int)
+    assert len(protocol.subset(KEYS[:50], labels, 0.29, 0)) == 15
+
+
+def test_without_labels_by_image():
+    assert len(protocol.subset(KEYS, None, 0.1, 0)) == 30
+    assert len(protocol.subset(KEYS, None, 0.001, 0)) == 1
+    for fraction in (0.0, 1.1):
+        with pytest.raises(UserError, match="outside"):
+            protocol.subset(KEYS, None, fraction, 0)
+
+
+@pytest.mark.parametrize("labels", [LABELS, None], ids=["classes", "images"])
+@pytest.mark.parametrize("fraction", [1.0, 0.1])
+def test_validation_split(labels, fraction):
+    indices = protocol.subset(KEYS, labels, fraction, 0)
+    rows, held = protocol.split_validation(indices, KEYS, labels)
+    assert set(rows) | set(held) == set(indices) and not set(rows) & set(held)
+    assert abs(len(held) - 0.2 * len(indices)) <= 1
+    if labels is not None:
+        assert set(LABELS[rows]) == {0, 1, 2, 3}
+        share = np.bincount(LABELS[held], minlength=4) / np.bincount(LABELS[indices])
+        assert (np.abs(share - 0.2) * np.bincount(LABELS[indices]) <= 1).all()
+    again = protocol.split_validation(indices[::-1], KEYS, labels)
+    np.testing.assert_array_equal(again[1], held)
+    other = protocol.split_validation(indices, KEYS, labels, seed=1)
+    assert not np.array_equal(other[1], held)
+
+
+def test_validation_never_takes_a_class_whole():
+    labels = np.arange(10)
+    rows, held = protocol.split_validation(np.arange(10), KEYS[:10], labels)
+    assert len(rows) == 10 and not len(held)
+
+
+def test_binomial_error():
+    assert protocol.binomial_error(0.5, 100) == pytest.approx(0.05)
+    assert protocol.binomial_error(1.0, 7) == 0
+
+
+def test_bootstrap_of_a_mean_is_its_standard_error():
+    values = np.random.default_rng(0).normal(size=(400, 1))
+    error = protocol.bootstrap_error(values, lambda s: s[:, 0] / 400, replicates=4000)
+    assert error == pytest.approx(values.std() / 20, rel=0.05)
+
+
+def test_bootstrap_of_miou_and_rmse_against_a_loop():
+    rng = np.random.default_rng(1)
+    mask = rng.integers(0, 4, (40, 8, 8))
+    guess = np.where(rng.random(mask.shape) < rng.random((40, 1, 1)), mask, 0)
+    each = segmentation.confusions(guess, mask, 4)
+    truth = rng.uniform(1, 5, (40, 8, 8))
+    pred = truth + rng.normal(size=truth.shape) * rng.random((40, 1, 1))
+    valid = rng.random(mask.shape) < 0.7
+    sums = depth.sums(pred, truth, valid)
+    mious, rmses = [], []
+    for _ in range(2000):
+        rows = rng.integers(0, 40, 40)
+        mious.append(segmentation.miou(each[rows].sum(0)))
+        rmses.append(depth.rmse(pred[rows], truth[rows], valid[rows]))
+    error = protocol.bootstrap_error(each, segmentation.miou, 2000)
+    assert error == pytest.approx(np.std(mious), rel=0.08)
+    error = protocol.bootstrap_error(sums, lambda s: depth.measures(s)["rmse"], 2000)
+    assert error == pytest.approx(np.std(rmses), rel=0.08)
+
+
+LABEL_COUNTS = [100, 300, 1000]
+
+
+@pytest.mark.parametrize(
+    "scratch, adapted, text",
+    [
+        ([30, 40, 50], 55, ">10"),
+        ([30, 40, 50], 50, "10"),
+        ([30, 40, 50], 40, "3"),
+        ([30, 40, 50], 30, "1"),
+        ([30, 40, 50], 29, "<1"),
+        ([30, 40, 50], 35, "1.7"),  # sqrt(3)
+        ([30, 40, 38], 39, "2.7"),  # 3 ** .9
+        ([30, 28, 50], 28, "<1"),
+        ([30, 45, 38], 40, "2.1"),  # 3 ** (2/3): the first crossing
+    ],
+)
+def test_label_equivalence(scratch, adapted, text):
+    assert str(protocol.label_equivalence(LABEL_COUNTS, scratch, adapted)) == text
+    # The same with losses, with fractions, and in another order.
+    negative = [-s for s in scratch]
+    factor = protocol.label_equivalence(LABEL_COUNTS, negative, -adapted, higher_is_better=False)
+    assert str(factor) == text
+    fractions, scores = [1.0, 0.1, 0.3], [scratch[2], scratch[0], scratch[1]]
+    assert str(protocol.label_equivalence(fractions, scores, adapted)) == text
+
+
+def test_label_equivalence_counts_from_the_adapted_models_labels():
+    factor = protocol.label_equivalence(LABEL_COUNTS, [30, 40, 50], 45, adapted_labels=50)
+    assert factor.value == pytest.approx(300 * (10 / 3) ** 0.5 / 50) and factor.bound == "="
+    assert str(protocol.label_equivalence(LABEL_COUNTS, [3, 4, 5], 6, adapted_labels=10)) == ">100"
+    assert str(protocol.label_equivalence([10, 100], [20.0, 30.0], 25.0, 10)) == "3.2"
+
+
+def test_label_equivalence_refuses_what_has_no_answer():
+    for labels, scores, adapted in (([], [], 1), ([1, 1], [2, 3], 2), ([1, 2], [1, np.nan], 1)):
+        with pytest.raises(ValueError):
+            protocol.label_equivalence(labels, scores, adapted)
