@@ -1,0 +1,199 @@
+"""Linear probe: multinomial logistic regression on frozen features, fitted by L-BFGS.
+
+N rows, D features, K classes, L values of l2. The objective is
+    mean cross-entropy of the labelled rows + l2 / 2 * |kernel|^2,      bias not penalised,
+which is scikit-learn's LogisticRegression with C = 1 / (l2 * rows).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from intern_jax.core.config import UserError
+
+LABELS_A_CLASS = 5  # from here on, on average, a fifth of the labels is held out to choose l2
+HELD_SHARE = 0.2
+MAX_STEPS = 200
+# Stop where the gradient, in coordinates of unit curvature, promises this share of the objective.
+TOLERANCE = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """A linear classifier of standardised features: ((x - mean) / scale) @ kernel + bias."""
+
+    kernel: np.ndarray  # [D,K] float32
+    bias: np.ndarray  # [K] float32
+    mean: np.ndarray  # [D] float32
+    scale: np.ndarray  # [D] float32
+    l2: float
+    validation_score: float | None  # percent right of the held-out part; None: nothing was held out
+
+    def logits(self, features_NxD: np.ndarray) -> np.ndarray:
+        """Logits [N,K] float32."""
+        x = (np.asarray(features_NxD, np.float32) - self.mean) / self.scale
+        return x @ self.kernel + self.bias
+
+
+def fit_probe(
+    features: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    *,
+    rows: np.ndarray | None = None,
+    l2_grid: Sequence[float] = (1e-3, 1e-2, 1e-1, 1.0),
+    seed: int = 0,
+) -> Probe:
+    """Fit on `rows` (all by default) of features [N,D] and labels [N].
+
+    Features are standardised by the mean and deviation of those rows. With at least five labels a
+    class on average, l2 is the value of the grid that gets most right of a held-out fifth of the
+    rows (of each class, by `seed`; ties: the lower cross-entropy); with fewer, the middle one (the
+    upper of two). All rows are then fitted with it. Rows are padded to a power of two or to N,
+    whichever is less, so all draws of a label fraction share one compilation.
+    Raises UserError for no rows, labels out of range, or features that are not finite.
+    """
+    picked = np.arange(len(features)) if rows is None else np.asarray(rows)
+    x, y = np.asarray(features)[picked].astype(np.float64), np.asarray(labels)[picked]
+    grid = np.sort(np.asarray(l2_grid, np.float32))
+    _check(x, y, num_classes, grid)
+    mean, scale = x.mean(axis=0), x.std(axis=0)
+    scale[scale < 1e-6 * max(scale.max(), 1e-6)] = 1.0
+    x = ((x - mean) / scale).astype(np.float32)
+    held = np.zeros(len(y), bool)
+    if len(grid) > 1 and len(y) >= LABELS_A_CLASS * num_classes:
+        held = _held_out(y, seed)
+    length = min(1 << (len(y) - 1).bit_length(), len(features))
+    basis, variance = _principal(x, min(length, x.shape[1]))
+    pad = (0, length - len(y))
+    kernel, bias, choice, accuracy = jax.device_get(
+        _fit(
+            np.pad(x @ basis, (pad, (0, 0))),
+            np.pad(y.astype(np.int32), pad),
+            np.pad(np.ones(len(y), np.float32), pad),
+            np.pad(held.astype(np.float32), pad),
+            variance,
+            grid,
+            num_classes=num_classes,
+        )
+    )
+    return Probe(
+        kernel=basis @ kernel,
+        bias=bias,
+        mean=mean.astype(np.float32),
+        scale=scale.astype(np.float32),
+        l2=float(grid[choice]),
+        validation_score=100.0 * float(accuracy) if held.any() else None,
+    )
+
+
+def _check(x: np.ndarray, y: np.ndarray, num_classes: int, grid: np.ndarray) -> None:
+    if not len(y):
+        raise UserError("rows: empty; a probe needs at least one labelled row")
+    if y.min() < 0 or y.max() >= num_classes:
+        raise UserError(f"labels: {y.min()}..{y.max()} do not fit {num_classes} classes")
+    if not np.isfinite(x).all():
+        raise UserError("features: not finite; the backbone's weights are broken or overflow")
+    if not len(grid) or grid[0] <= 0:
+        raise UserError("l2: needs values above 0")
+
+
+def _held_out(y: np.ndarray, seed: int) -> np.ndarray:
+    """Mask of a fifth of each class's rows; a class with one row keeps it."""
+    rng = np.random.default_rng(seed)
+    held = np.zeros(len(y), bool)
+    for label in np.unique(y):
+        rows = rng.permutation(np.flatnonzero(y == label))
+        count = min(max(int(HELD_SHARE * len(rows) + 0.5), 1), len(rows) - 1)
+        held[rows[:count]] = True
+    return held
+
+
+def _principal(x: np.ndarray, dims: int) -> tuple[np.ndarray, np.ndarray]:
+    """Orthonormal basis [D,dims] of the rows of x and the variance [dims] along each column.
+
+    The best kernel lies in the span of the rows, and a rotation leaves |kernel|^2 as it is: in this
+    basis curvature is nearly diagonal, which saves most of L-BFGS's steps.
+    """
+    if len(x) >= x.shape[1]:
+        variance, basis = np.linalg.eigh(x.T @ x / len(x))
+    else:
+        _, singular, rows = np.linalg.svd(x, full_matrices=False)
+        variance, basis = singular**2 / len(x), rows.T
+    missing = dims - basis.shape[1]  # rows padded up to a power of two
+    return np.pad(basis, ((0, 0), (0, missing))), np.pad(np.maximum(variance, 0.0), (0, missing))
+
+
+@functools.partial(jax.jit, static_argnames="num_classes")
+def _fit(x, y, weight, held, variance, grid, *, num_classes):
+    """Kernel [D,K], bias [K], index into grid [L] and held-out accuracy; masks weight, held [N]."""
+    solve = functools.partial(_solve, x, y, variance, num_classes)
+    zeros = jnp.zeros((x.shape[1] + 1, num_classes), jnp.float32)
+
+    def choose():
+        fitted = jax.vmap(lambda l2: solve(weight - held, l2, zeros))(grid)
+        logits = jax.vmap(functools.partial(_logits, x))(fitted)
+        count = held.sum()
+        right = jnp.where(logits.argmax(-1) == y[None], held[None], 0.0).sum(-1) / count
+        loss = (_cross_entropy(logits, y) * held[None]).sum(-1) / count
+        best = jnp.lexsort((loss, -right))[0]
+        return fitted[best], best, right[best]
+
+    def middle():
+        return zeros, jnp.asarray(len(grid) // 2), jnp.float32(0.0)
+
+    start, best, accuracy = jax.lax.cond(held.sum() > 0, choose, middle)
+    fitted = solve(weight, grid[best], start)
+    return fitted[:-1], fitted[-1], best, accuracy
+
+
+def _logits(x: jax.Array, weights: jax.Array) -> jax.Array:
+    """Weights [D+1,K]: kernel over bias. Full precision, also where products are cut to 10 bits."""
+    product = jnp.matmul(x, weights[:-1], precision=jax.lax.Precision.HIGHEST)
+    return product + weights[-1][None]
+
+
+def _cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
+    """[...,N] of logits [...,N,K]."""
+    labels = jnp.broadcast_to(y, logits.shape[:-1])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def _solve(x, y, variance, num_classes, weight, l2, start):
+    """Weights [D+1,K] that minimise the objective, by L-BFGS from `start`."""
+    # Where all classes are equally likely the curvature is variance / K + l2.
+    curvature = jnp.append(variance / num_classes + l2, 1.0 / num_classes)
+    unit = jax.lax.rsqrt(curvature)[:, None]
+    share = weight / weight.sum()
+
+    def objective(u):
+        weights = unit * u
+        penalty = 0.5 * l2 * jnp.sum(weights[:-1] ** 2)
+        return jnp.sum(_cross_entropy(_logits(x, weights), y) * share) + penalty
+
+    optimiser = optax.lbfgs(
+        memory_size=10, linesearch=optax.scale_by_zoom_linesearch(max_linesearch_steps=15)
+    )
+    evaluate = jax.value_and_grad(objective)
+
+    def unfinished(carry):
+        step, _, _, value, grad, decrease = carry
+        far = 0.5 * jnp.vdot(grad, grad) > TOLERANCE * value
+        return (step < MAX_STEPS) & far & (decrease > TOLERANCE * value)
+
+    def advance(carry):
+        step, u, state, value, grad, _ = carry
+        updates, state = optimiser.update(
+            grad, state, u, value=value, grad=grad, value_fn=objective
+        )
+        after, grad = (optax.tree.get(state, name) for name in ("value", "grad"))
+        return step + 1, u + updates, state, after, grad, value - after
+
+    u = start / unit
+    carry = (jnp.int32(0), u, optimiser.init(u), *evaluate(u), jnp.float32(jnp.inf))
+    return unit * jax.lax.while_loop(unfinished, advance, carry)[1]
