@@ -21,6 +21,7 @@ from intern_jax.adapt import fit
 from intern_jax.adapt.backbone import Backbone
 from intern_jax.adapt.probe import fit_probe
 from intern_jax.benchmark import protocol, scoring, suite
+from intern_jax.benchmark.table import table as table
 from intern_jax.core import config as config_lib
 from intern_jax.core.config import UserError
 from intern_jax.data.sources import Subset
