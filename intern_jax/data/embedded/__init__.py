@@ -1,0 +1,56 @@
+"""The embedded world: real images with real labels that need no download (see CARD.md).
+
+`load(name, **kwargs)` gives a source by name. Pictures are decoded once and kept in memory as
+read-only uint8 arrays; all sources are random-access, thread-safe and can be pickled.
+"""
+
+import difflib
+import inspect
+from typing import Any
+
+from intern_jax.core.config import UserError
+from intern_jax.data.embedded import scenes, tables
+
+PRETRAINING = {
+    "emoji_pairs": tables.emoji_pairs,
+    "clipart_pairs": tables.clipart_pairs,
+    "scene_pairs": scenes.scene_pairs,
+    "emoji_groups": tables.emoji_groups,
+    "clipart_pool": tables.clipart_pool,
+    "fashion_pool": tables.fashion_pool,
+    "sprite_scenes": scenes.sprite_scenes,
+    "crowd_scenes": scenes.crowd_scenes,
+    "room_pool": tables.room_pool,
+}
+BENCHMARK = {
+    "emoji_style": tables.emoji_style,
+    "emoji_style_group": tables.emoji_style_group,
+    "emoji_concept": tables.emoji_concept,
+    "clipart_leaf": tables.clipart_leaf,
+    "fashion": tables.fashion,
+    "furniture": tables.furniture,
+    "rooms_seg": tables.rooms_seg,
+    "rooms_depth": tables.rooms_depth,
+    "sprites_seg": scenes.sprites_seg,
+}
+NAMES = {**PRETRAINING, **BENCHMARK}
+
+
+def load(name: str, **kwargs: Any) -> Any:
+    """The source of that name; benchmark sources take split="train" | "test".
+
+    Scenes also take seed, size (pixels) and length. Unknown names or arguments are a UserError.
+    """
+    if name not in NAMES:
+        near = difflib.get_close_matches(name, NAMES, 3) or sorted(NAMES)
+        raise UserError(f"embedded source {name!r}: unknown; known: {', '.join(near)}")
+    function = NAMES[name]
+    known = inspect.signature(function).parameters
+    for argument in kwargs:
+        if argument not in known:
+            raise UserError(
+                f"{name}/{argument}: unknown argument; known: {', '.join(known) or 'none'}"
+            )
+    if name in BENCHMARK:
+        tables.refuse_split(name, kwargs.get("split", ""))
+    return function(**kwargs)
