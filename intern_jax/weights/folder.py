@@ -31,7 +31,7 @@ from intern_jax.version import __version__
 from intern_jax.weights import safetensors
 from intern_jax.weights.card import card
 from intern_jax.weights.checks import check_files, check_info
-from intern_jax.weights.preprocess import Image, as_arrays, canvas_of
+from intern_jax.weights.preprocess import Image, as_arrays, canvas_of, resize_maps
 
 FORMAT = "intern_jax.model/1"
 DEFAULT = pathlib.Path(__file__).parent / "default"
@@ -108,7 +108,8 @@ def linear_head(
         kernel = kernel / np.asarray(scale_D, np.float64)[:, None]
     if mean_D is not None:
         bias = bias - np.asarray(mean_D, np.float64) @ kernel
-    return {"linear": {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}}
+    arrays = {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}
+    return {"linear": {"classifier": arrays}}
 
 
 def load_model(folder: str | os.PathLike[str]) -> Model:
@@ -224,11 +225,10 @@ class Model:
             best = int(row.argmax())
             scores = dict(zip(self.classes, row.tolist(), strict=True))
             return {"label": self.classes[best], "score": float(row[best]), "scores": scores}
-        resized = jax.image.resize(row, (*size, row.shape[-1]), "linear")
+        maps = resize_maps(row, size)
         if self.task == "depth":
-            return np.asarray(jnp.exp(resized[..., 0]), np.float32)
-        dtype = np.uint8 if len(self.classes) < 256 else np.int32
-        return np.asarray(resized.argmax(-1), dtype)
+            return np.exp(maps[..., 0])
+        return maps.argmax(-1).astype(np.uint8 if len(self.classes) < 256 else np.int32)
 
 
 @functools.lru_cache(maxsize=16)

@@ -39,6 +39,15 @@ def canvas_of(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(image_ops.view(image, (0, 0, width, height), size, ground))
 
 
+def resize_maps(maps_HxWxC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear float32 maps at (height, width) `size`; by Pillow, so that no size is compiled."""
+    height, width = size
+    channels = np.moveaxis(np.asarray(maps_HxWxC, np.float32), -1, 0)
+    bilinear = PIL.Image.Resampling.BILINEAR
+    resized = [PIL.Image.fromarray(c).resize((width, height), bilinear) for c in channels]
+    return np.stack(resized, axis=-1)
+
+
 def _as_array(image: Image, where: str) -> np.ndarray:
     if isinstance(image, str | os.PathLike):
         if os.path.isdir(image):

@@ -1,5 +1,6 @@
 """Model folders: what is saved answers the same when opened, and hostile folders are refused."""
 
+import functools
 import json
 import os
 import pickle
@@ -24,25 +25,26 @@ SIZE = 32
 CLASSES = ("cat", "dog", "owl")
 
 
+def task_head(task: str) -> TaskHead:
+    return TaskHead(task, len(CLASSES) if task != "depth" else 0)
+
+
+@functools.cache
 def make_variables(task: str) -> dict:
     """Random arrays of a backbone and, but for "backbone", the head of a task."""
-    images = jnp.zeros((1, SIZE, SIZE, 3))
-    branch = folders.BRANCH[task]
-    backbone = zoo.build(SPEC)
-    features, variables = backbone.init_with_output(
-        jax.random.key(0), images, train=False, task=branch
-    )
+    images, key = jnp.zeros((1, SIZE, SIZE, 3)), jax.random.key(0)
+    init = functools.partial(zoo.build(SPEC).init_with_output, train=False)
+    features, variables = jax.eval_shape(init, key, images)
     parts = {"backbone": variables}
     if task != "backbone":
-        head = TaskHead(task, len(CLASSES) if task != "depth" else 0)
-        parts["head"] = head.init(jax.random.key(1), features, (SIZE, SIZE))
-    out: dict = {}
+        init = functools.partial(task_head(task).init, size=(SIZE, SIZE))
+        parts["head"] = jax.eval_shape(init, key, features)
     rng = np.random.default_rng(0)
+    out: dict = {}
     for part, tree in parts.items():
         for collection, leaves in meta.unbox(tree).items():
-            # Away from the zeros and ones of a fresh network, so that every array matters.
-            noisy = jax.tree.map(lambda x: np.asarray(x + 0.1 * rng.random(x.shape)), leaves)
-            out.setdefault(collection, {})[part] = jax.tree.map(np.float32, noisy)
+            arrays = jax.tree.map(lambda x: np.float32(rng.uniform(0.02, 0.12, x.shape)), leaves)
+            out.setdefault(collection, {})[part] = arrays
     return out
 
 
@@ -69,16 +71,27 @@ def pictures(count: int, height: int = SIZE, width: int = SIZE) -> np.ndarray:
     return np.random.default_rng(7).integers(0, 255, (count, height, width, 3), np.uint8)
 
 
-def direct(task: str, images: np.ndarray) -> np.ndarray:
+@functools.cache
+def modules(task: str, output: str):
     """The same answer from Flax modules alone."""
-    variables = make_variables(task)
-    part = lambda name: {k: v[name] for k, v in variables.items() if name in v}  # noqa: E731
-    x = normalise(jnp.asarray(images))
-    out = zoo.build(SPEC).apply(part("backbone"), x, train=False, task=folders.BRANCH[task])
-    if task == "backbone":
-        return np.asarray(out["pooled"])
-    head = TaskHead(task, len(CLASSES) if task != "depth" else 0)
-    return np.asarray(head.apply(part("head"), out, images.shape[1:3]))
+
+    def part(variables, name):
+        return {k: v[name] for k, v in variables.items() if name in v}
+
+    @jax.jit
+    def apply(variables, images):
+        x = normalise(images)
+        branch = folders.BRANCH[task]
+        out = zoo.build(SPEC).apply(part(variables, "backbone"), x, train=False, task=branch)
+        if output != "head":
+            return out[output]
+        return task_head(task).apply(part(variables, "head"), out, images.shape[1:3])
+
+    return apply
+
+
+def direct(task: str, images: np.ndarray, output: str = "head") -> np.ndarray:
+    return np.asarray(modules(task, output)(make_variables(task), images))
 
 
 def test_a_classifier_answers_as_the_modules_do(saved):
@@ -98,19 +111,15 @@ def test_features_do_not_depend_on_the_batch(saved):
     model = intern_jax.load(saved)
     images = pictures(3)
     all_at_once = model.features(images)
-    np.testing.assert_allclose(all_at_once, direct_features(images), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        all_at_once, direct("classification", images, "pooled"), rtol=1e-4, atol=1e-5
+    )
     one_by_one = [model.features(image, batch_size=2)[0] for image in images]
     np.testing.assert_allclose(all_at_once, one_by_one, rtol=1e-4, atol=1e-5)
     maps = model.features(images, output="layer2")
     assert maps.ndim == 4 and len(maps) == 3
     with pytest.raises(UserError, match="no output 'layer9'; known: layer1"):
         model.features(images, output="layer9")
-
-
-def direct_features(images: np.ndarray) -> np.ndarray:
-    variables = {k: v["backbone"] for k, v in make_variables("classification").items()}
-    out = zoo.build(SPEC).apply(variables, normalise(jnp.asarray(images)), train=False, task="cls")
-    return np.asarray(out["pooled"])
 
 
 def test_masks_and_depth_have_the_picture_s_own_size(tmp_path):
@@ -127,7 +136,7 @@ def test_masks_and_depth_have_the_picture_s_own_size(tmp_path):
 
 def test_a_backbone_has_features_and_says_that_it_has_no_head(tmp_path):
     model = intern_jax.load(save(tmp_path / "b", "backbone", dtype="float16"))
-    assert model.features(pictures(2)).shape == direct("backbone", pictures(2)).shape
+    assert model.features(pictures(2)).shape == direct("backbone", pictures(2), "pooled").shape
     assert (tmp_path / "b" / "weights.safetensors").stat().st_size < 0.7 * sum(
         leaf.nbytes for leaf in jax.tree.leaves(make_variables("backbone"))
     )
@@ -140,7 +149,7 @@ def test_a_probe_s_standardisation_folds_into_its_head():
     rng = np.random.default_rng(0)
     kernel, bias, mean = rng.normal(size=(4, 3)), rng.normal(size=3), rng.normal(size=4)
     scale, x = 1 + rng.random(4), rng.normal(size=(5, 4))
-    head = folders.linear_head(kernel, bias, mean, scale)["linear"]
+    head = folders.linear_head(kernel, bias, mean, scale)["linear"]["classifier"]
     np.testing.assert_allclose(
         x @ head["kernel"] + head["bias"], ((x - mean) / scale) @ kernel + bias, atol=1e-5
     )
@@ -194,7 +203,7 @@ def link_out(name):
 
 
 def first_leaf(tree):
-    head = tree["params"]["head"]["linear"]
+    head = tree["params"]["head"]["linear"]["classifier"]
     return head, next(iter(head))
 
 

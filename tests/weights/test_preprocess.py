@@ -1,12 +1,13 @@
 """A model's view of a picture is the one that scoring uses, whatever the picture comes as."""
 
+import jax
 import numpy as np
 import PIL.Image
 import pytest
 
 from intern_jax.core.config import UserError
 from intern_jax.data.transforms import eval_classification
-from intern_jax.weights.preprocess import as_arrays, canvas_of
+from intern_jax.weights.preprocess import as_arrays, canvas_of, resize_maps
 
 
 def picture(height: int, width: int, channels: int = 3) -> np.ndarray:
@@ -54,6 +55,12 @@ def test_grey_and_palette_pictures_become_rgb():
 def test_what_is_no_picture_is_named(image, message):
     with pytest.raises(UserError, match=message):
         list(as_arrays([image]))
+
+
+def test_maps_grow_as_jax_grows_them():
+    maps = np.random.default_rng(0).normal(size=(8, 8, 3)).astype(np.float32)
+    expected = jax.image.resize(maps, (20, 13, 3), "linear")
+    np.testing.assert_allclose(resize_maps(maps, (20, 13)), expected, atol=1e-5)
 
 
 def test_a_damaged_file_is_named(tmp_path):
