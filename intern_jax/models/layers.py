@@ -223,7 +223,9 @@ class SqueezeExcite(nn.Module):
         channels = x.shape[-1]
         precise = jnp.promote_types(x.dtype, jnp.float32)
         mean = x.astype(precise).mean(axis=(1, 2), keepdims=True).astype(x.dtype)
-        hidden = Conv(squeeze_width(channels), 1, use_bias=True, dtype=self.dtype, name="reduce")(mean)
+        hidden = Conv(squeeze_width(channels), 1, use_bias=True, dtype=self.dtype, name="reduce")(
+            mean
+        )
         gate = Conv(channels, 1, use_bias=True, dtype=self.dtype, name="expand")(nn.relu(hidden))
         return x * hard_sigmoid(gate)
 

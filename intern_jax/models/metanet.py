@@ -75,7 +75,9 @@ class MetaNet(nn.Module):
                 )
         return blocks
 
-    def __call__(self, images: jax.Array, train: bool, task: str | None = None) -> dict[str, jax.Array]:
+    def __call__(
+        self, images: jax.Array, train: bool, task: str | None = None
+    ) -> dict[str, jax.Array]:
         x, out = images, {}
         for level in range(1, len(self.outputs) + 1):
             x = out[f"layer{level}"] = self.level(x, level, train, task)

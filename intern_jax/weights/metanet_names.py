@@ -82,8 +82,13 @@ def our_name(torch_name: str, operators: Sequence[str]) -> str:
     return _with_leaf(f"{block}/{table[module]}", leaf)
 
 
-def our_generalist_name(torch_name: str, operators: Sequence[str], task: str) -> str:
-    """`our_name` for the two-branch network; `task` is the BatchNorm set that the published file holds."""
+def our_generalist_name(
+    torch_name: str, operators: Sequence[str], task: str | None = None
+) -> str:
+    """`our_name` for the two-branch network.
+
+    A published file holds one BatchNorm set: `task` names it; None is for a network without sets.
+    """
     name = torch_name.removeprefix("model.")
     kind, rest = name.split(".", 1)
     if kind == "backbone":
@@ -97,7 +102,7 @@ def our_generalist_name(torch_name: str, operators: Sequence[str], task: str) ->
     else:
         raise KeyError(torch_name)
     module, _, leaf = path.rpartition("/")
-    if "norm" in module and not module.endswith(("attention_norm", "mlp_norm")):
+    if task and "norm" in module and not module.endswith(("attention_norm", "mlp_norm")):
         path = f"{module}/{task}/{leaf}"
     return f"{collection}/{prefix}/{path}"
 

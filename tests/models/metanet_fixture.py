@@ -93,7 +93,9 @@ def _forward(x):
 
 
 def _backward(x, grad):
-    return (jnp.where(jnp.abs(x) < 3.0, grad * np.float64(np.float32(1 / 6)), jnp.zeros_like(grad)),)
+    return (
+        jnp.where(jnp.abs(x) < 3.0, grad * np.float64(np.float32(1 / 6)), jnp.zeros_like(grad)),
+    )
 
 
 _torch_hard_sigmoid.defvjp(_forward, _backward)

@@ -1,0 +1,49 @@
+"""A light decoder for dense tasks, in the style of Panoptic FPN's semantic branch (arXiv 1901.02446).
+
+Legend: B batch, H, W image size, K output channels.
+"""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from intern_jax.models.layers import BatchNorm, Conv, Dtype
+
+
+class DenseHead(nn.Module):
+    """Maps layer1..layer4 to [B,H,W,K], at least float32.
+
+    Every layer goes to `width` channels by a 1x1 and to the finest layer's size; their sum through a 3x3
+    convolution, BatchNorm, ReLU, a 1x1, and bilinearly to the image's size.
+    """
+
+    out_channels: int
+    width: int = 64
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(
+        self, features: Mapping[str, jax.Array], size: tuple[int, int], train: bool
+    ) -> jax.Array:
+        names = sorted(name for name in features if name.startswith("layer"))
+        finest = features[names[0]].shape[1:3]
+        total = None
+        for name in names:
+            x = features[name]
+            x = Conv(self.width, 1, use_bias=True, dtype=self.dtype, name=f"from_{name}")(x)
+            x = resize(x, finest)
+            total = x if total is None else total + x
+        x = Conv(self.width, 3, dtype=self.dtype, name="conv")(total)
+        x = nn.relu(BatchNorm(name="norm")(x, train))
+        x = Conv(self.out_channels, 1, use_bias=True, dtype=self.dtype, name="predict")(x)
+        return resize(x.astype(jnp.promote_types(x.dtype, jnp.float32)), tuple(size))
+
+
+def resize(x_BxHxWxC: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Bilinear resize to `size` (H, W), pixel centres aligned."""
+    if x_BxHxWxC.shape[1:3] == tuple(size):
+        return x_BxHxWxC
+    batch, _, _, channels = x_BxHxWxC.shape
+    return jax.image.resize(x_BxHxWxC, (batch, *size, channels), "bilinear", antialias=False)

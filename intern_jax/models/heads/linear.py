@@ -1,0 +1,18 @@
+"""A linear classifier on pooled features."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from intern_jax.models.layers import Dense
+
+
+class Linear(nn.Module):
+    """Features [B,D] to logits [B,num_classes], at least float32; starts at truncated normal 0.02, bias 0."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> jax.Array:
+        wide = features.astype(jnp.promote_types(features.dtype, jnp.float32))
+        return Dense(self.num_classes, ("embed", "classes"), name="classifier")(wide)

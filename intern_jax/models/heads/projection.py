@@ -1,0 +1,38 @@
+"""SimSiam's projector and predictor (arXiv 2011.10566), as DeCLIP uses them. Legend: B batch, D features."""
+
+import flax.linen as nn
+import jax
+
+from intern_jax.models.layers import BatchNorm, Dense, uniform_fan_in
+
+
+def _linear(features: int, inputs: int, name: str) -> Dense:
+    return Dense(features, kernel_init=uniform_fan_in(inputs), name=name)
+
+
+class Projector(nn.Module):
+    """[B,D] to [B,features]: three linear layers, each with BatchNorm, ReLU after the first two."""
+
+    hidden: int = 1024
+    features: int = 1024
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        for index in range(2):
+            x = _linear(self.hidden, x.shape[-1], f"linear_{index}")(x)
+            x = nn.relu(BatchNorm(name=f"norm_{index}")(x, train))
+        x = _linear(self.features, x.shape[-1], "linear_2")(x)
+        return BatchNorm(name="norm_2")(x, train)
+
+
+class Predictor(nn.Module):
+    """[B,D] to [B,features]: linear, BatchNorm, ReLU, linear."""
+
+    hidden: int = 512
+    features: int = 1024
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = _linear(self.hidden, x.shape[-1], "linear_0")(x)
+        x = nn.relu(BatchNorm(name="norm_0")(x, train))
+        return _linear(self.features, x.shape[-1], "linear_1")(x)

@@ -1,0 +1,90 @@
+"""CLIP's text tower (arXiv 2103.00020): a causal pre-norm transformer, read at the end-of-text token.
+
+Legend: B batch, L text length, C width, D embedding size.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from intern_jax.models.blocks import FromHeads, ToHeads
+from intern_jax.models.layers import Dense, Dtype, LayerNorm
+from intern_jax.ops.attention import attention
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """x sigmoid(1.702 x)."""
+    return x * nn.sigmoid(1.702 * x)
+
+
+class TextBlock(nn.Module):
+    """Causal attention and MLP of width 4 C, both pre-normalised; `layers` is the tower's depth (for init)."""
+
+    heads: int
+    layers: int
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        into, out_of, widen = (
+            nn.initializers.normal(std)
+            for std in (width**-0.5, (2 * self.layers * width) ** -0.5, (2 * width) ** -0.5)
+        )
+        y = LayerNorm(self.dtype, name="attention_norm")(x)
+        q, k, v = ToHeads(self.heads, kernel_init=into, dtype=self.dtype, name="qkv")(y)
+        y = attention(q, k, v, causal=True)
+        x = x + FromHeads(width, kernel_init=out_of, dtype=self.dtype, name="project")(y)
+        y = LayerNorm(self.dtype, name="mlp_norm")(x)
+        y = Dense(4 * width, kernel_init=widen, dtype=self.dtype, name="mlp_expand")(y)
+        mlp_project = Dense(
+            width, ("mlp", "embed"), kernel_init=out_of, dtype=self.dtype, name="mlp_project"
+        )
+        return x + mlp_project(quick_gelu(y))
+
+
+class TextTransformer(nn.Module):
+    """Tokens int32 [B,L] (0 = padding, the largest id = end of text) to embeddings [B,D], at least float32.
+
+    L may be anything up to `context`. Nothing after the end-of-text token changes the result.
+    """
+
+    vocab_size: int
+    context: int = 77
+    width: int = 512
+    layers: int = 12
+    heads: int = 8
+    out_dim: int = 512
+    remat: bool = False
+    dtype: Dtype | None = None
+
+    def setup(self) -> None:
+        init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
+        self.token_embedding = self.param("token_embedding", init, (self.vocab_size, self.width))
+        init = nn.with_logical_partitioning(nn.initializers.normal(0.01), ("position", "embed"))
+        self.position_embedding = self.param(
+            "position_embedding", init, (self.context, self.width)
+        )
+        block = nn.remat(TextBlock) if self.remat else TextBlock
+        self.blocks = [block(self.heads, self.layers, self.dtype) for _ in range(self.layers)]
+        self.final_norm = LayerNorm(self.dtype)
+        init = nn.initializers.normal(self.width**-0.5)
+        self.projection = Dense(self.out_dim, ("embed", None), kernel_init=init, dtype=self.dtype)
+
+    def words(self, tokens: jax.Array) -> jax.Array:
+        """Features [B,L,C] of every position, after the last LayerNorm."""
+        length = tokens.shape[1]
+        if length > self.context:
+            raise ValueError(f"text of {length} tokens; this tower's context is {self.context}")
+        x = self.token_embedding[tokens] + self.position_embedding[None, :length]
+        (x,) = nn.dtypes.promote_dtype(x, dtype=self.dtype)
+        for block in self.blocks:
+            x = block(x)
+        return self.final_norm(x)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        words = self.words(tokens)
+        end = jnp.argmax(tokens, axis=1)
+        at_end = jnp.take_along_axis(words, end[:, None, None], axis=1)[:, 0]
+        out = self.projection(at_end)
+        return out.astype(jnp.promote_types(out.dtype, jnp.float32))

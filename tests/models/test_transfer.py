@@ -1,0 +1,164 @@
+"""The generalist: against the reference network, and the promises of its transfer modules."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from metanet_fixture import (
+    B4_TINY,
+    FIXTURES,
+    as_torch_differentiates,
+    close,
+    close_gradients,
+    flat,
+    nhwc,
+    quick_jit,
+    shapes,
+    stored_gradients,
+    variables,
+)
+
+from intern_jax.models import zoo
+from intern_jax.models.metanet import block_operators
+from intern_jax.models.transfer import Generalist
+from intern_jax.weights.metanet_names import our_generalist_name
+
+TINY = {"name": "generalist", "branch": {"name": "embedded_tiny"}}
+BRANCH = {"cls": ("global", "gv_global"), "dense": ("patch", "gv_patch")}
+
+
+def _names(data, task=None):
+    operators = block_operators(B4_TINY)
+    stored = [k.removeprefix("param/") for k in data.files if k.startswith("param/")]
+    return {k: our_generalist_name(k, operators, task) for k in stored}
+
+
+@pytest.mark.parametrize("task", ["cls", "dense"])
+def test_equals_the_reference(task, monkeypatch):
+    as_torch_differentiates(monkeypatch)
+    data = np.load(FIXTURES / "upg_b4_tiny.npz", allow_pickle=False)
+    net, names = Generalist(B4_TINY, sets=()), _names(data)
+    suffix = f"_{BRANCH[task][0]}"
+    with jax.enable_x64(True):
+        image = jnp.asarray(nhwc(data["input"]), jnp.float64)
+        weights = variables(data, names, shapes(net, image), jnp.float64)
+        cotangent = jnp.asarray(data["cotangent/pooled"], jnp.float64)
+
+        def loss(params, x, train):
+            tree = {"params": params, "batch_stats": weights["batch_stats"]}
+            out, new = net.apply(tree, x, train=train, task=task, mutable=["batch_stats"])
+            return jnp.sum(out["pooled"] * cotangent), (out, new)
+
+        @functools.partial(quick_jit, static_argnums=2)
+        def step(params, x, train):
+            grads, (out, new) = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, x, train)
+            return out, new, stored_gradients(data, names, grads[0], suffix), grads[1]
+
+        for mode in ("eval", "train"):
+            out, new, *gradients = step(weights["params"], image, mode == "train")
+            for key, value in out.items():
+                close(value, nhwc(data[f"{mode}{suffix}/{key}"]), 1e-9, f"{mode} {key}")
+            helper = next(b for a, b in BRANCH.values() if b != BRANCH[task][1])
+            stem = gradients[0].pop(f"model.backbone.{helper}.stem.0.weight")
+            assert not np.any(stem)
+            close_gradients(data, f"grad_{mode}{suffix}", *gradients, 1e-9)
+        statistics = flat(new)
+        checked = [k for k in data.files if k.startswith(f"train_stats{suffix}/")]
+        assert checked
+        for key in checked:
+            close(statistics[names[key.split("/")[1]]], data[key], 1e-9, key)
+
+
+def test_a_task_uses_its_batchnorm_set_in_both_branches():
+    data = np.load(FIXTURES / "upg_b4_tiny.npz", allow_pickle=False)
+    net, image = Generalist(B4_TINY), jnp.asarray(nhwc(data["input"]))
+    target, names = shapes(net, image), _names(data, "dense")
+    # The other set holds NaN: it must not be read.
+    rest = {k: np.full(v, np.nan, np.float32) for k, v in target.items()}
+    loaded = {f"param/{k}": data[f"param/{k}"] for k in names}
+    others = {k: k for k in target if k not in names.values()}
+    assert others and all("/cls/" in k for k in others)
+    everything = _Stored(loaded | {f"param/{k}": rest[k] for k in others})
+    weights = variables(everything, names | others, target, jnp.float32)
+    run = quick_jit(lambda v, x: net.apply(v, x, train=False, task="dense"))
+    for key, value in run(weights, image).items():
+        close(value, nhwc(data[f"eval_patch/{key}"]), 1e-5, key)
+
+
+class _Stored(dict):
+    """A dict that answers like an opened .npz file."""
+
+    @property
+    def files(self):
+        return list(self)
+
+
+def _initialised(spec, image):
+    """An initialised module's variables, every running statistic and affine of the branches made non-trivial."""
+    module = zoo.build(spec)
+    tree = jax.jit(functools.partial(module.init, train=False))(jax.random.key(0), image)
+    rng = np.random.default_rng(0)
+
+    def shake(path, value):
+        if any("transfer" in str(part) for part in path):
+            return value
+        return value + 0.1 * jnp.asarray(np.abs(rng.normal(size=value.shape)), value.dtype)
+
+    from flax.core import meta
+
+    return module, jax.tree_util.tree_map_with_path(shake, meta.unbox(tree))
+
+
+@pytest.mark.parametrize("task", ["cls", "dense"])
+@pytest.mark.parametrize("parity", [False, True])
+def test_starts_as_its_expert_bit_for_bit(task, parity):
+    image = jax.random.normal(jax.random.key(1), (3, 32, 32, 3))
+    module, tree = _initialised(TINY | {"parity": parity}, image)
+    expert = zoo.build(TINY["branch"] | {"sets": ("cls", "dense")})
+    branch = {collection: tree[collection][task] for collection in tree}
+    ours, plain = (
+        jax.jit(functools.partial(net.apply, train=False, task=task))(weights, image)
+        for net, weights in ((module, tree), (expert, branch))
+    )
+    for key in plain:
+        np.testing.assert_array_equal(ours[key], plain[key], err_msg=key)
+
+
+def test_the_path_over_two_levels_learns_unless_as_the_original():
+    image = jax.random.normal(jax.random.key(1), (3, 32, 32, 3))
+    spec = {"name": "generalist", "branch": {"name": "embedded_tiny", "strides": (2, 2, 2, 1)}}
+    for parity in (False, True):
+        module, tree = _initialised(spec | {"parity": parity}, image)
+
+        # After one step of the last scale the layers before it must get gradients.
+        @jax.jit
+        def steps(params, module=module, statistics=tree["batch_stats"]):
+            def loss(params):
+                weights = {"params": params, "batch_stats": statistics}
+                out, _ = module.apply(
+                    weights, image, train=True, task="cls", mutable=["batch_stats"]
+                )
+                return jnp.sum(out["pooled"] ** 2)
+
+            first = jax.grad(loss)(params)
+            return jax.grad(loss)(jax.tree.map(lambda p, g: p - 0.1 * g, params, first)), first
+
+        second, first = steps(tree["params"])
+        path = {k: v for k, v in flat(second["transfer_cls"]["layer3_from_layer1"]).items()}
+        alive = {k for k, v in path.items() if np.any(v) and "dense" not in k}
+        if parity:
+            assert alive == {"norm_1/cls/bias"}
+        else:
+            assert alive == {k for k in path if "dense" not in k}
+        # No gradient reaches the helping branch or the other direction.
+        for other in ("dense", "transfer_dense"):
+            assert not any(np.any(v) for v in flat(first[other]).values())
+
+
+def test_refuses_an_unknown_task():
+    image = jnp.zeros((1, 32, 32, 3))
+    module, tree = _initialised(TINY, image)
+    with pytest.raises(ValueError, match="one of cls, dense"):
+        module.apply(tree, image, train=False, task="seg")
