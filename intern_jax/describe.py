@@ -41,8 +41,9 @@ def describe_model(name: str) -> str:
         f"{name}: outputs of a picture of {_SIZE} x {_SIZE}",
         _columns([["output", "shape"], *shapes]),
     ]
-    if all(hasattr(module, field) for field in _TABLE):
-        parts[:0] = ["stages", _stage_table(module), ""]
+    branch = zoo.VARIANTS[name].get("branch")
+    table = _stage_table(zoo.build(branch) if branch else module)
+    parts[:0] = ["stages of each branch" if branch else "stages", table, ""]
     parameters = variables["params"]
     parts += ["", "parameters", _overview(parameters)]
     return "\n".join(parts)
