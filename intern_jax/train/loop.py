@@ -1,8 +1,8 @@
 """The one training loop, for every stage and every fit of adaptation.
 
-Order of one step: take the batch of step t, dispatch the step, read the scalars of an earlier step, save. A
-checkpoint at step t holds the state after t batches; as the batch of a step is a pure function of the step, a
-restart from it repeats the uninterrupted run bit for bit.
+Order of one step: take the batch of step t, dispatch the step, read the scalars of an earlier step,
+save. A checkpoint at step t holds the state after t batches; as the batch of a step is a pure
+function of the step, a restart from it repeats the uninterrupted run bit for bit.
 """
 
 import dataclasses
@@ -11,11 +11,12 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
 
+from intern_jax.core import config as config_lib
 from intern_jax.core import keys, tree
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
@@ -43,7 +44,7 @@ PEAK_TFLOPS = {
 }
 
 DEFAULTS: dict[str, Any] = {
-    "steps": 0,
+    "steps": 0,  # has no default: a fit needs at least 1
     "seed": 0,
     "optim": {},
     "accumulate": 1,
@@ -54,6 +55,7 @@ DEFAULTS: dict[str, Any] = {
     "max_bad_steps": 10,
     "profile": None,
 }
+POSITIVE = ("steps", "accumulate", "checkpoint_every", "keep", "log_every", "max_bad_steps")
 
 
 class Batches(Protocol):
@@ -87,22 +89,29 @@ def fit(
 
 def check(cfg: Mapping[str, Any]) -> None:
     """Refuse unknown fields and values of a loop's settings."""
-    for name in cfg:
+    for name, value in cfg.items():
         if name not in DEFAULTS:
             raise UserError(f"train.{name}: no such field; known: {', '.join(DEFAULTS)}")
+        optional = name == "checkpoint_every" and value is None
+        if name in POSITIVE and not optional and (not isinstance(value, int) or value < 1):
+            raise UserError(f"train.{name}: {value!r}; write a whole number of at least 1")
+    if not 0 <= cfg.get("ema_decay", 0.0) < 1:
+        raise UserError(f"train.ema_decay: {cfg['ema_decay']!r}; write 0 for none, or less than 1")
+    window = cfg.get("profile")
+    if window and (len(window) != 2 or not 0 <= window[0] < window[1]):
+        raise UserError(f"train.profile: {window!r}; write (first step, step to stop before)")
     optim.settings(cfg.get("optim", {}))
 
 
 class Trainer:
-    """A stage with its compiled step, which serves fits of any length, rate, seed and data of one shape."""
+    """A stage with its compiled step, for fits of any length, rate, seed and data of one shape."""
 
     def __init__(self, stage: Stage, cfg: Mapping[str, Any], mesh: jax.sharding.Mesh):
         check(cfg)
         self.stage, self.cfg, self.mesh = stage, DEFAULTS | dict(cfg), mesh
         self.tx = optim.build(self.cfg["optim"])
-        self.step = make_step(stage, self.tx, self.cfg["accumulate"], self.cfg["ema_decay"])
         self.frozen = jax.device_put(stage.frozen, mesh_lib.replicated(mesh))
-        self._created: dict[str, Any] = {}
+        self._programs: dict[str, _Programs] = {}
 
     def fit(
         self,
@@ -114,88 +123,146 @@ class Trainer:
     ) -> FitResult:
         """Train to the last step, from the newest checkpoint under `workdir` where there is one.
 
-        `source`: flat or nested arrays that the stage's graft rules start from; `changes`: fields of the config
-        that need no new step (steps, seed, optim's learning_rate, warmup_steps, schedule). Without `workdir`
-        nothing is written.
+        `source`: flat or nested arrays that the stage's graft rules start from. `changes`: fields
+        of the config that need no new step (of optim: learning_rate, warmup_steps, schedule).
+        Without `workdir` nothing is written.
         """
-        cfg = self.cfg | changes
+        cfg = self._changed(changes)
         folder = pathlib.Path(workdir) if workdir is not None else None
         batch = stream.batch_at(0)
         mesh_lib.check_batch(self.mesh, batch, cfg["accumulate"])
-        make, abstract = self._create(batch, bool(cfg["ema_decay"]))
-        saves = folder is not None and cfg["checkpoint_every"]
-        checkpoints = Checkpoints(folder / "checkpoints", cfg["keep"]) if saves else None
-        report = None
+        programs = self._programs_for(batch)
+        checkpoints = None
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            if cfg["checkpoint_every"]:
+                checkpoints = Checkpoints(folder / "checkpoints", cfg["keep"])
         try:
-            state = make(keys.key_for(cfg["seed"], "init"))
-            if source is not None:
-                state, report = _graft(state, source, self.stage, abstract)
-            start = 0
-            if checkpoints and checkpoints.latest() is not None:
-                state, _ = checkpoints.restore(abstract)
-                start = int(state.step)
-                log.info("%s: continues after step %d", self.stage.name, start)
-            elif report:
-                log.info("%s: graft %s", self.stage.name, report.summary())
-            run = _Run(self, cfg, folder, checkpoints, getattr(stream, "segments", ()), start)
+            segments = [dataclasses.asdict(s) for s in getattr(stream, "segments", ())]
+            meta = config_lib.plain({"train": cfg, "segments": segments})
+            state, report = self._begin(programs, cfg, source, checkpoints, meta)
+            meta["graft"] = dataclasses.asdict(report) if report else None
+            run = _Run(self, programs.step, cfg, folder, checkpoints, meta, int(state.step))
             state = run.steps(state, stream)
         finally:
             if checkpoints:
                 checkpoints.close()
         return FitResult(state, run.writer.history, report)
 
-    def _create(self, batch: Any, ema: bool) -> Any:
+    def _changed(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        cfg = self.cfg | changes
+        cfg["optim"] = dict(self.cfg["optim"]) | dict(changes.get("optim", {}))
+        check(cfg)
+        before, after = optim.settings(self.cfg["optim"]), optim.settings(cfg["optim"])
+        compiled = {f"optim.{n}": (before[n], after[n]) for n in before if n not in optim.FREE}
+        compiled |= {n: (self.cfg[n], cfg[n]) for n in ("accumulate", "ema_decay")}
+        for name, (was, now) in compiled.items():
+            if was != now:
+                raise UserError(f"train.{name}: {now!r} needs another step; make a new Trainer")
+        optim.learning_rate(cfg["optim"], cfg["steps"], 0)
+        return cfg
+
+    def _begin(
+        self,
+        programs: "_Programs",
+        cfg: Mapping[str, Any],
+        source: Any,
+        checkpoints: Checkpoints | None,
+        meta: Mapping[str, Any],
+    ) -> tuple[TrainState, tree.GraftReport | None]:
+        """The newest checkpoint's state and graft, or a fresh state."""
+        name = self.stage.name
+        if checkpoints and checkpoints.latest() is not None:
+            state, saved = checkpoints.restore(programs.abstract)
+            step, graft = int(state.step), saved.pop("graft")
+            if step > cfg["steps"]:
+                raise UserError(
+                    f"{checkpoints.folder}/{step}: is past train.steps {cfg['steps']}; "
+                    "use a new workdir or more steps"
+                )
+            log.info("%s: continues after step %d", name, step)
+            for line in config_lib.diff(saved, meta):
+                log.warning("%s: changed since the checkpoint: %s", name, line)
+            return state, tree.GraftReport(**graft) if graft else None
+        state = programs.init(keys.key_for(cfg["seed"], "init"))
+        if source is None:
+            return state, None
+        state, report = _graft(state, source, self.stage, programs.abstract)
+        log.info("%s: graft %s", name, report.summary())
+        return state, report
+
+    def _programs_for(self, batch: Any) -> "_Programs":
         shapes = str(jax.tree.map(lambda x: (x.shape, str(x.dtype)), batch))
-        if shapes not in self._created:
-            self._created[shapes] = state_lib.create(self.stage, self.tx, self.mesh, batch, ema)
-        return self._created[shapes]
+        if shapes not in self._programs:
+            average, accumulate = self.cfg["ema_decay"], self.cfg["accumulate"]
+            init, abstract = state_lib.create(
+                self.stage, self.tx, self.mesh, batch, ema=bool(average)
+            )
+            places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+            step = make_step(self.stage, self.tx, accumulate, average, places)
+            self._programs[shapes] = _Programs(init, abstract, step)
+        return self._programs[shapes]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Programs:
+    """What is compiled for batches of one shape."""
+
+    init: Callable[..., TrainState]
+    abstract: TrainState
+    step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
 
 
 class _Run:
     """One pass from `start` to the last step."""
 
-    def __init__(self, trainer: Trainer, cfg, folder, checkpoints, segments, start: int):
-        self.trainer, self.cfg, self.checkpoints, self.start = trainer, cfg, checkpoints, start
-        self.folder = folder
-        self.meta = {"segments": [dataclasses.asdict(s) for s in segments], "train": cfg}
+    def __init__(self, trainer: Trainer, step, cfg, folder, checkpoints, meta, start: int):
+        self.trainer, self.step, self.cfg, self.folder = trainer, step, cfg, folder
+        self.checkpoints, self.meta, self.start = checkpoints, meta, start
         self.writer = Writer(folder, start)
         self.progress = Progress(trainer.stage.name, cfg["steps"], quiet=folder is None)
+        # A streak of bad steps is met even where scalars are logged rarely.
+        self.read_every = min(cfg["log_every"], cfg["max_bad_steps"])
+        self.key = keys.key_for(cfg["seed"], "train")
+        self.pending = None
+        self.tracing = False
         self.wait = 0.0
         self.rows = 0
         self.flops = None
         self.since = (time.monotonic(), start, 0.0)
 
     def steps(self, state: TrainState, stream: Batches) -> TrainState:
-        cfg, trainer = self.cfg, self.trainer
-        key = keys.key_for(cfg["seed"], "train")
-        pending = None
-        batches = stream.iterate(self.start)
+        """Train from `start` to the last step; a run that is there already asks for no data."""
+        batches = stream.iterate(self.start) if self.start < self.cfg["steps"] else None
         try:
-            for step in range(self.start, cfg["steps"]):
-                batch = self._next(batches)
-                rate = optim.learning_rate(cfg["optim"], cfg["steps"], step)
-                self._profile(step)
-                arguments = (state, trainer.frozen, batch, key, rate)
-                if step == self.start:
-                    self._count_flops(arguments)
-                state, outputs = trainer.step(*arguments)
-                done = step + 1
-                if pending:
-                    self._log(*pending)
-                    pending = None
-                if done % cfg["log_every"] == 0 or done == cfg["steps"]:
-                    pending = (done, outputs)
-                if self.checkpoints and (
-                    done % cfg["checkpoint_every"] == 0 or done == cfg["steps"]
-                ):
-                    self.checkpoints.save(state, done, self.meta)
-            if pending:
-                self._log(*pending)
+            for step in range(self.start, self.cfg["steps"]):
+                state = self._one(state, step, batches)
+            self._read()
         finally:
             if hasattr(batches, "close"):
                 batches.close()
+            self._profile(None)
             self.writer.close()
             self.progress.close()
+        return state
+
+    def _one(self, state: TrainState, step: int, batches: Any) -> TrainState:
+        cfg, trainer, done = self.cfg, self.trainer, step + 1
+        batch = self._next(batches)
+        rate = optim.learning_rate(cfg["optim"], cfg["steps"], step)
+        self._profile(step, state)
+        arguments = (state, trainer.frozen, batch, self.key, rate)
+        if step == self.start:
+            self._count_flops(arguments)
+        state, outputs = self.step(*arguments)
+        # The scalars of an earlier step: this one is still under way.
+        self._read()
+        if done % self.read_every == 0 or done % cfg["log_every"] == 0 or done == cfg["steps"]:
+            self.pending = (done, outputs)
+        if self.checkpoints and (done % cfg["checkpoint_every"] == 0 or done == cfg["steps"]):
+            # First the scalars: a restart from this checkpoint does not repeat this step.
+            self._read()
+            self.checkpoints.save(state, done, self.meta)
         return state
 
     def _next(self, batches: Any) -> Any:
@@ -205,45 +272,60 @@ class _Run:
         self.rows = sum(len(next(iter(rows.values()))) for rows in batch.values())
         return mesh_lib.put_batch(self.trainer.mesh, batch)
 
-    def _log(self, step: int, outputs: Mapping[str, jax.Array]) -> None:
+    def _read(self) -> None:
+        if self.pending is None:
+            return
+        (step, outputs), self.pending = self.pending, None
         scalars = scalars_of(outputs)
+        if step % self.cfg["log_every"] == 0 or step == self.cfg["steps"]:
+            self._log(step, scalars)
+        if scalars["bad_steps"] >= self.cfg["max_bad_steps"]:
+            raise UserError(
+                f"{self.trainer.stage.name}: {scalars['bad_steps']:.0f} steps in a row without a "
+                f"finite loss and gradient, up to step {step}; lower optim.learning_rate or look "
+                "at the data"
+            )
+
+    def _log(self, step: int, scalars: Mapping[str, float]) -> None:
         now = time.monotonic()
         before, last, waited = self.since
         seconds = max(now - before, 1e-9)
         per_second = (step - last) / seconds
         share = (self.wait - waited) / seconds
         self.since = (now, step, self.wait)
-        rates = {"images_per_second": per_second * self.rows * jax.process_count(), "data_wait": share}
+        images = per_second * self.rows * jax.process_count()
+        rates = {"images_per_second": images, "data_wait": share}
         if self.flops and _peak():
             rates["mfu"] = self.flops * per_second / (_peak() * self.trainer.mesh.size)
         self.writer.write(step, scalars | rates)
         left = (self.cfg["steps"] - step) / per_second
         shown = {k: v for k, v in scalars.items() if k not in ("bad_steps", "learning_rate")}
-        texts = {"img/s": f"{rates['images_per_second']:.0f}"}
+        texts = {"img/s": f"{images:.0f}"}
         if "mfu" in rates:
             texts["mfu"] = f"{rates['mfu']:.1%}"
         texts |= {"data wait": f"{share:.0%}", "left": f"{left:.0f}s"}
         self.progress.show(step, shown, texts)
-        if scalars["bad_steps"] >= self.cfg["max_bad_steps"]:
-            raise UserError(
-                f"{self.trainer.stage.name}: {scalars['bad_steps']:.0f} steps in a row without a finite loss "
-                f"and gradient, up to step {step}; lower optim.learning_rate or look at the data"
-            )
 
     def _count_flops(self, arguments: tuple) -> None:
-        # Only where a peak is known: the analysis compiles the step, which the call below then finds cached.
+        # Counted before compilation, where matrix products are not yet calls of a library.
         if _peak() and self.folder is not None:
-            analysis = self.trainer.step.lower(*arguments).compile().cost_analysis()
-            self.flops = (analysis or {}).get("flops", 0.0) * self.trainer.mesh.size
-            self.flops = self.flops if math.isfinite(self.flops) else None
+            analysis = self.step.lower(*arguments).cost_analysis() or {}
+            # The body of a loop over micro-batches counts once.
+            flops = analysis.get("flops", 0.0) * self.cfg["accumulate"]
+            self.flops = flops if math.isfinite(flops) else None
 
-    def _profile(self, step: int) -> None:
-        if self.cfg["profile"] and self.folder is not None:
-            first, last = self.cfg["profile"]
-            if step == first:
-                jax.profiler.start_trace(str(self.folder / "profile"))
-            elif step == last:
-                jax.profiler.stop_trace()
+    def _profile(self, step: int | None, state: TrainState | None = None) -> None:
+        """Open or close the profiler's window before `step`; None is the end of the run."""
+        if not self.cfg["profile"] or self.folder is None:
+            return
+        first, last = self.cfg["profile"]
+        if self.tracing and (step is None or step >= last):
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+            self.tracing = False
+        elif step == first:
+            jax.profiler.start_trace(str(self.folder / "profile"))
+            self.tracing = True
 
 
 def _peak() -> float | None:
@@ -259,8 +341,8 @@ def _graft(
     fresh = {"params": state.params, **state.extra}
     placed, report = tree.graft(fresh, source, stage.graft)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
-    placed = dict(jax.device_put(placed, shardings))
+    # Copies: the state is donated, and neither the source nor the average may go with it.
+    placed = dict(jax.device_put(placed, shardings, may_alias=False))
     params = placed.pop("params")
-    # A copy, as the average is donated beside the parameters that it starts as.
     ema = None if state.ema is None else jax.tree.map(lambda p: p.copy(), params)
     return state.replace(params=params, extra=placed, ema=ema), report

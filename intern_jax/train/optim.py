@@ -1,6 +1,6 @@
-"""Optimizers from plain settings. The learning rate is no part of the transformation: the step multiplies by it.
+"""Optimizers from plain settings. The learning rate is no part of them: the step multiplies by it.
 
-So a compiled step serves every schedule and length, which the many short fits of adaptation rely on.
+So a compiled step serves every schedule and length, which adaptation's many short fits rely on.
 """
 
 import re
@@ -14,7 +14,7 @@ import optax
 from intern_jax.core import tree
 from intern_jax.core.config import UserError
 
-# Settings with their defaults; `learning_rate` and `steps` have none.
+# Settings with their defaults; `learning_rate` has none.
 DEFAULTS = {
     "name": "adamw",
     "weight_decay": 0.0,
@@ -27,6 +27,7 @@ DEFAULTS = {
     "lr_multipliers": (),
 }
 SCHEDULES = ("cosine", "constant")
+FREE = ("learning_rate", "warmup_steps", "schedule")  # a compiled step serves any of these
 
 
 def settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build(cfg: Mapping[str, Any]) -> optax.GradientTransformation:
-    """Clipping, the optimizer's direction, decoupled weight decay, and multipliers by parameter name.
+    """Clipping, the optimizer's direction, decoupled weight decay, multipliers by parameter name.
 
     Arrays of fewer than two dimensions (biases, norms, LayerScale, logit_scale) are not decayed.
     `lr_multipliers`: [(regex over parameter names, factor)]; the first match counts.
@@ -64,8 +65,10 @@ def build(cfg: Mapping[str, Any]) -> optax.GradientTransformation:
 
 
 def learning_rate(cfg: Mapping[str, Any], steps: int, step: int) -> np.float32:
-    """The rate of one step: linear warm-up over `warmup_steps`, then cosine to 0 at `steps`, or constant."""
+    """The rate of a step: linear warm-up over `warmup_steps`, then cosine to 0, or constant."""
     cfg = settings(cfg)
+    if "learning_rate" not in cfg:
+        raise UserError("optim.learning_rate: missing; give the peak rate")
     peak, warmup = float(cfg["learning_rate"]), int(cfg["warmup_steps"])
     if step < warmup:
         return np.float32(peak * (step + 1) / (warmup + 1))

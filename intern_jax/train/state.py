@@ -10,6 +10,7 @@ import optax
 
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core import tree
+from intern_jax.core.config import UserError
 from intern_jax.train.stage import Batch, Stage
 
 
@@ -17,8 +18,8 @@ from intern_jax.train.stage import Batch, Stage
 class TrainState:
     """Everything that a step changes.
 
-    `extra`: the stage's other collections (BatchNorm statistics, queues); `ema`: average of the parameters, or
-    None; `bad_steps`: skipped steps in a row; `bad_total`: all skipped steps.
+    `extra`: the stage's other collections (BatchNorm statistics, queues); `ema`: average of the
+    parameters, or None; `bad_steps`: skipped steps in a row; `bad_total`: all skipped steps.
     """
 
     step: jax.Array
@@ -33,7 +34,10 @@ class TrainState:
 def create(
     stage: Stage, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh, batch: Batch, ema: bool
 ) -> tuple[Any, TrainState]:
-    """(jitted function key -> TrainState, abstract TrainState with shardings): each device makes its own part."""
+    """(jitted function key -> TrainState, abstract TrainState with shardings).
+
+    Each device makes its own part. A `trainable` that names no parameter is a UserError.
+    """
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
 
     def boxed(key: jax.Array) -> Any:
@@ -57,6 +61,8 @@ def create(
     placed = dict(mesh_lib.shardings(mesh, jax.eval_shape(boxed, key)))
     params, everywhere = placed.pop("params"), mesh_lib.replicated(mesh)
     trainable = tree.partition(params, stage.trainable)[0]
+    if not trainable:
+        raise UserError(f"{stage.name}.trainable: {stage.trainable!r} matches no parameter")
     # Moments lie where their parameters do; counters everywhere.
     opt_state = optax.tree_map_params(
         tx,

@@ -1,4 +1,4 @@
-"""The train step: gradient, accumulation, clipping, update, average, and a check that leaves a bad step undone."""
+"""The train step: gradient, accumulation, update, average; a bad step is left undone."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,21 +14,30 @@ from intern_jax.train.state import TrainState
 
 
 def make_step(
-    stage: Stage, tx: optax.GradientTransformation, accumulate: int = 1, ema_decay: float = 0.0
+    stage: Stage,
+    tx: optax.GradientTransformation,
+    accumulate: int = 1,
+    ema_decay: float = 0.0,
+    shardings: TrainState | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Jitted (state, frozen, batch, key, learning_rate) -> (state, scalars); the state is donated.
 
-    `accumulate`: micro-batches a step, whose gradients are averaged; refused where the loss couples rows.
-    A step whose loss or gradient is not finite changes nothing but the counters of bad steps.
+    `accumulate`: micro-batches a step, whose gradients are averaged; refused where the loss
+    couples rows. A step whose loss or gradient is not finite changes nothing but the counters.
+    `shardings`: where the state stays; without them the compiler chooses.
     """
     if accumulate > 1 and stage.batch_coupled:
         raise UserError(
-            f"train.accumulate: {accumulate} micro-batches would change the loss of {stage.name}, which "
-            "couples the rows of a batch; set it to 1"
+            f"train.accumulate: {accumulate} micro-batches would change the loss of {stage.name}, "
+            "which couples the rows of a batch; set it to 1"
         )
 
     def loss(trainable, rest, extra, frozen, batch, key):
         terms, (extra, metrics) = stage.loss(tree.merge(trainable, rest), extra, frozen, batch, key)
+        for name in stage.weights:
+            if name not in terms:
+                known = ", ".join(sorted(terms))
+                raise UserError(f"{stage.name}.weights.{name}: no such loss term; known: {known}")
         total = sum(stage.weights.get(name, 1.0) * term for name, term in terms.items())
         return total, (extra, {**terms, **metrics, "loss": total})
 
@@ -83,11 +92,13 @@ def make_step(
         counters = {"bad_steps": state.bad_steps, "bad_total": state.bad_total}
         return state, {**scalars, "gradient_norm": norm, "learning_rate": rate, **counters}
 
-    return jax.jit(step, donate_argnums=0)
+    if shardings is None:
+        return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def _split(parts: int) -> Callable[[jax.Array], jax.Array]:
-    # Row r goes to micro-batch r % parts: with rows laid out in blocks over devices, each device keeps its own.
+    # Row r goes to micro-batch r % parts: rows lie in blocks over devices, so each keeps its own.
     def split(x: jax.Array) -> jax.Array:
         return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
 

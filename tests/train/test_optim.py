@@ -1,0 +1,73 @@
+"""Optimizers against hand calculation, and the schedule's values."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from intern_jax.core.config import UserError
+from intern_jax.train import optim
+
+PARAMS = {"head": {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full(3, 2.0)}, "scale": jnp.ones(())}
+NONE = jax.tree.map(jnp.zeros_like, PARAMS)
+
+
+def update(cfg, grads, params=PARAMS):
+    tx = optim.build(cfg)
+    return tx.update(grads, tx.init(params), params)[0]
+
+
+def test_weight_decay_reaches_matrices_only():
+    made = update({"weight_decay": 0.1}, NONE)
+    np.testing.assert_allclose(made["head"]["kernel"], 0.2, rtol=1e-6)
+    assert not made["head"]["bias"].any() and not made["scale"].any()
+
+
+def test_multipliers_take_the_first_match_and_scale_decay_too():
+    cfg = {"name": "sgd", "weight_decay": 0.1, "lr_multipliers": [("head/k", 0.5), ("head", 0.0)]}
+    made = update(cfg, jax.tree.map(jnp.ones_like, PARAMS))
+    np.testing.assert_allclose(made["head"]["kernel"], 0.5 * (1 + 0.2), rtol=1e-6)
+    assert not made["head"]["bias"].any()
+    assert made["scale"] == 1.0
+
+
+def test_first_adam_step_is_the_sign_and_lion_too():
+    grads = jax.tree.map(lambda p: -3.0 * jnp.ones_like(p), PARAMS)
+    for name in ("adamw", "lion"):
+        np.testing.assert_allclose(update({"name": name}, grads)["head"]["bias"], -1, rtol=1e-5)
+
+
+def test_clipping_is_over_all_arrays():
+    grads = jax.tree.map(lambda p: 10 * jnp.ones_like(p), PARAMS)
+    made = update({"name": "sgd", "clip_norm": 1.0}, grads)
+    total = sum(float((u**2).sum()) for u in jax.tree.leaves(made))
+    np.testing.assert_allclose(total, 1.0, rtol=1e-5)
+
+
+def test_schedule():
+    cfg = {"learning_rate": 1.0, "warmup_steps": 4}
+    rates = [float(optim.learning_rate(cfg, 12, step)) for step in range(13)]
+    np.testing.assert_allclose(rates[:5], [0.2, 0.4, 0.6, 0.8, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(rates[8], 0.5, atol=1e-6)
+    assert rates[12] == 0 and all(a > b for a, b in zip(rates[4:], rates[5:], strict=False))
+    constant = {"learning_rate": 0.3, "schedule": "constant"}
+    assert optim.learning_rate(constant, 10, 0) == optim.learning_rate(constant, 10, 9)
+    assert optim.learning_rate(constant, 10, 0).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("cfg", "said"),
+    [
+        ({"weight_deacy": 0.1}, "optim.weight_deacy: no such field"),
+        ({"name": "adagrad"}, "optim.name: no optimizer 'adagrad'; known: adamw"),
+        ({"schedule": "linear"}, "optim.schedule: no 'linear'; known: cosine"),
+    ],
+)
+def test_unknown_settings(cfg, said):
+    with pytest.raises(UserError, match=said):
+        optim.build(cfg)
+
+
+def test_missing_learning_rate():
+    with pytest.raises(UserError, match="optim.learning_rate: missing"):
+        optim.learning_rate({}, 10, 0)

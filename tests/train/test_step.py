@@ -1,0 +1,128 @@
+"""One step of a linear model: accumulation, bad steps, what is trainable, the average, donation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toy import PEAK, Linear, Stream, arrays, assert_same
+
+from intern_jax.core import mesh as mesh_lib
+from intern_jax.core.config import UserError
+from intern_jax.train import optim
+from intern_jax.train import state as state_lib
+from intern_jax.train.step import make_step, scalars_of
+
+KEY = jax.random.key(1)
+RATE = np.float32(0.1)
+
+
+def start(stage, ema=0.0, accumulate=1, cfg=PEAK):
+    mesh = mesh_lib.make_mesh(data=1)
+    tx = optim.build(cfg)
+    init, _ = state_lib.create(stage, tx, mesh, Stream().batch_at(0), ema=bool(ema))
+    return init(jax.random.key(0)), make_step(stage, tx, accumulate, ema)
+
+
+def test_accumulation_equals_the_full_batch():
+    results = []
+    for parts in (1, 4):
+        state, step = start(Linear(), accumulate=parts)
+        state, out = step(state, {}, Stream().batch_at(0), KEY, RATE)
+        results.append((arrays(state.params), scalars_of(out), arrays(state.extra)))
+    (full, scalars, extra), (micro, micro_scalars, micro_extra) = results
+    for name in full:
+        np.testing.assert_allclose(micro[name], full[name], rtol=2e-6, atol=1e-7)
+    for name in scalars:
+        np.testing.assert_allclose(micro_scalars[name], scalars[name], rtol=1e-5, err_msg=name)
+    # Collections see one micro-batch after the other.
+    assert [e["['batch_stats']['norm']['count']"] for e in (extra, micro_extra)] == [1, 4]
+
+
+def test_accumulation_refused_where_rows_are_coupled():
+    with pytest.raises(UserError, match="train.accumulate: 4 .* couples the rows"):
+        start(Linear(batch_coupled=True), accumulate=4)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_bad_step_changes_counters_only(accumulate):
+    state, step = start(Linear(), ema=0.99, accumulate=accumulate)
+    state, _ = step(state, {}, Stream().batch_at(0), KEY, RATE)
+    before = arrays(state)
+    for streak in (1, 2):
+        state, out = step(state, {}, Stream(bad=[1]).batch_at(1), KEY, RATE)
+        assert (int(state.bad_steps), int(state.bad_total)) == (streak, streak)
+        assert scalars_of(out)["bad_steps"] == streak
+    after = arrays(state)
+    counters = {".step", ".bad_steps", ".bad_total"}
+    changed = {n for n in before if before[n].tobytes() != after[n].tobytes()}
+    assert changed == counters and after[".step"] == 3
+    state, _ = step(state, {}, Stream().batch_at(2), KEY, RATE)
+    assert (int(state.bad_steps), int(state.bad_total)) == (0, 2)
+    assert arrays(state)[".params['scale']"] != after[".params['scale']"]
+
+
+def test_untrainable_parameters_stay_and_have_no_optimizer_state():
+    state, step = start(Linear(trainable="head/kernel"))
+    before = arrays(state.params)
+    moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
+    assert [m.shape for m in moments] == [(3, 1), (3, 1)]
+    state, _ = step(state, {}, Stream().batch_at(0), KEY, RATE)
+    after = arrays(state.params)
+    changed = {name for name in before if before[name].tobytes() != after[name].tobytes()}
+    assert changed == {"['head']['kernel']"}
+
+
+def test_trainable_that_matches_nothing():
+    with pytest.raises(UserError, match="linear.trainable: 'body' matches no parameter"):
+        start(Linear(trainable="body"))
+
+
+def test_weights_apply_and_unknown_ones_are_refused():
+    state, step = start(Linear(weights={"size": 0.0, "square": 2.0}))
+    out = scalars_of(step(state, {}, Stream().batch_at(0), KEY, RATE)[1])
+    assert out["loss"] == pytest.approx(2 * out["square"]) and out["size"] > 0
+    state, step = start(Linear(weights={"sqare": 2.0}))
+    with pytest.raises(UserError, match="linear.weights.sqare: no such loss term; known: size"):
+        step(state, {}, Stream().batch_at(0), KEY, RATE)
+
+
+def test_average_follows_the_parameters():
+    state, step = start(Linear(), ema=0.5)
+    first = arrays(state.params)
+    state, _ = step(state, {}, Stream().batch_at(0), KEY, RATE)
+    average, now = arrays(state.ema), arrays(state.params)
+    for name in first:  # the first step's decay is (1 + 0) / (10 + 0)
+        expected = 0.1 * first[name] + 0.9 * now[name]
+        np.testing.assert_allclose(average[name], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_state_and_average_are_separate_arrays():
+    state, step = start(Linear(), ema=0.9)
+    pairs = zip(jax.tree.leaves(state.params), jax.tree.leaves(state.ema), strict=True)
+    assert all(p.unsafe_buffer_pointer() != e.unsafe_buffer_pointer() for p, e in pairs)
+    old = state
+    for index in range(3):
+        state, _ = step(state, {}, Stream().batch_at(index), KEY, RATE)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old.params))
+    assert jnp.isfinite(state.params["scale"])
+
+
+def test_frozen_arrays_are_read_and_never_change():
+    stage = Linear()
+    frozen = {"kernel": jnp.ones((3, 1))}
+    state, step = start(stage)
+    for index in range(2):
+        state, out = step(state, frozen, Stream().batch_at(index), KEY, RATE)
+    assert "teacher" in out
+    assert_same(frozen, {"kernel": np.ones((3, 1), np.float32)})
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lion"])
+def test_every_optimizer_trains(name):
+    cfg = {"name": name, "weight_decay": 0.01, "clip_norm": 1.0, "lr_multipliers": [("head", 0.5)]}
+    state, step = start(Linear(weights={"size": 0.0}), cfg=cfg)
+    losses = []
+    for index in range(20):
+        state, out = step(state, {}, Stream().batch_at(index % 2), KEY, RATE)
+        losses.append(float(out["loss"]))
+    assert losses[-1] < 0.5 * losses[0]
