@@ -112,13 +112,12 @@ def _scores(results: Mapping[str, Any]) -> str:
     table = results.get("table")
     if not table:
         return ""
-    lines = [line for line in table.splitlines() if line.strip()]
-    marked = [line.strip() for line in lines if line.lstrip().startswith("|")]
-    if len(marked) < 3:
+    # A Markdown table, and after an empty line a note.
+    top, _, note = table.strip().partition("\n\n")
+    rows = [[cell.strip() for cell in line.strip(" |").split("|")] for line in top.splitlines()]
+    if len(rows) < 3 or not top.startswith("|"):
         return _section("Scores", f"<pre>{html.escape(table)}</pre>")
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in marked]
-    rest = " ".join(line.strip() for line in lines if not line.lstrip().startswith("|"))
-    return _section("Scores", _table(rows[0], rows[2:]), rest)
+    return _section("Scores", _table(rows[0], rows[2:]), note)
 
 
 def _efficiency(results: Mapping[str, Any]) -> str:
@@ -158,14 +157,18 @@ def _pictures(run_dir: pathlib.Path, results: Mapping[str, Any]) -> Iterable[str
         listed.add(path)
         yield _picture(path, entry.get("title"))
     for path in sorted((run_dir / "pictures").glob("*.npz")):
-        if path.resolve() not in listed:
+        if path.resolve() not in listed and not path.name.endswith(".tmp.npz"):
             yield _picture(path, None)
 
 
 def _picture(path: pathlib.Path, title: str | None) -> str:
     if path.suffix == ".png":
         return _section(title or path.stem, _image(path.read_bytes(), title or path.stem))
-    arrays = pictures.read(path)
+    try:
+        arrays = pictures.read(path)
+    except UserError as error:
+        # Scores are worth showing even where a picture is damaged.
+        return _section(title or path.stem, "", str(error))
     title = title or str(arrays.get("title", path.stem.replace("_", " ")))
     return _section(title, _image(pictures.render(arrays), title))
 

@@ -109,8 +109,10 @@ def run_dir(tmp_path: pathlib.Path) -> pathlib.Path:
     np.savez(run / "pictures" / "zero_shot.npz", **word_arrays())
     np.savez(run / "pictures" / "sprites_seg.npz", **mask_arrays())
     np.savez(run / "pictures" / "rooms_depth.npz", **depth_arrays())
+    (run / "pictures" / "killed.tmp.npz").write_bytes(b"PK")
+    (run / "pictures" / "damaged.npz").write_bytes(b"PK")
     results = {
-        "table": "| task | random | new |\n|---|---|---|\n| emoji | 12.3 ± 0.4 | <b>9.1</b> |\n",
+        "table": "| task | random | new |\n|---|---|---|\n| emoji | 12.3 ± 0.4 | <b> |\n\nA note.",
         "records": make_records(),
         "stages": stages,
         "pictures": [{"title": "Rooms", "npz": "pictures/rooms_depth.npz"}],
@@ -134,8 +136,9 @@ def test_report_holds_table_plots_and_pictures_and_needs_nothing_else(run_dir):
     assert text.count("data:image/png;base64,") == 5
     assert 'src="http' not in text and "href=" not in text and "<script" not in text
     assert '<td class="number">12.3 ± 0.4</td>' in text
+    assert "damaged.npz: not a picture file" in text and "killed" not in text
     assert "Rooms" in text and "Zero-shot: the three nearest words" in text
-    assert "&lt;b&gt;9.1&lt;/b&gt;" in text
+    assert "&lt;b&gt;" in text and "<p>A note.</p>" in text
 
 
 def test_report_is_written_of_a_run_without_benchmark_or_metrics(tmp_path):
