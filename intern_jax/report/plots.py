@@ -17,6 +17,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from intern_jax.report.style import COLORS, MUTED, method_color, png, style
 
 Record = Mapping[str, Any]
+_METRICS = {"top1": "top-1 (%)", "miou": "mIoU (%)", "rmse": "RMSE (m)"}
 Series = dict[str, tuple[list[float], list[float]]]
 # Scalars that tell of the run and not of what is learned.
 _OPERATIONAL = ("step", "gradient_norm", "learning_rate", "bad_steps", "bad_total", "scale")
@@ -172,7 +173,7 @@ def _efficiency(axis: Axes, task: str, records: list[Record], methods: list[str]
     axis.set_xlim(min(fractions) / 1.35, max(fractions) * 1.35)
     axis.set_xlabel("labels used")
     first = records[0]
-    axis.set_ylabel(first["metric"])
+    axis.set_ylabel(_METRICS.get(first["metric"], first["metric"]))
     axis.set_title(task)
     if not first.get("higher_is_better", True):
         axis.invert_yaxis()
