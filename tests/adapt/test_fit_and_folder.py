@@ -1,0 +1,115 @@
+"""Short fits on a tiny task, and a user's folder from pictures to a saved model that answers."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import intern_jax
+from intern_jax.adapt import fit
+from intern_jax.adapt.backbone import LAYERS, Backbone
+from intern_jax.adapt.folder import adapt_folder
+from intern_jax.core import mesh as mesh_lib
+from intern_jax.core.config import UserError
+
+TINY = {"name": "embedded_tiny"}
+COLOURS = {"blue": (40, 60, 220), "green": (50, 200, 60), "red": (220, 40, 40)}
+
+
+def picture(colour: tuple[int, int, int], rng: np.random.Generator, size: int = 40) -> np.ndarray:
+    noise = rng.integers(-30, 30, (size, size, 3))
+    return np.clip(np.array(colour)[None, None] + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three classes of coloured noise, twelve pictures each."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (root / name).mkdir()
+        for index in range(12):
+            Image.fromarray(picture(colour, rng)).save(root / name / f"{index}.png")
+    return root
+
+
+@pytest.mark.parametrize("method", ["probe", "finetune"])
+def test_folder_to_model(folder, tmp_path, method):
+    summary = adapt_folder(
+        folder, tmp_path / "model", init="embedded_tiny", method=method, steps=15, batch_size=12
+    )
+    assert summary["n_train"] + summary["n_validation"] == 36
+    assert summary["interval_low"] <= summary["accuracy"] <= summary["interval_high"]
+    assert summary["interval_low"] < summary["interval_high"]
+    model = intern_jax.load(tmp_path / "model")
+    rng = np.random.default_rng(1)
+    answers = model.predict([picture(colour, rng) for colour in COLOURS.values()])
+    assert set(answers[0]["scores"]) == set(COLOURS)
+    assert abs(sum(answers[0]["scores"].values()) - 1) < 1e-5
+    if method == "probe":  # coloured noise is separable by random features
+        assert summary["accuracy"] == 1.0
+        assert [a["label"] for a in answers] == list(COLOURS)
+
+
+def test_saved_model_scores_as_reported(folder, tmp_path):
+    """The model folder gives the held-out pictures the answers that the summary counted."""
+    from intern_jax.adapt.folder import _split
+    from intern_jax.data.sources import ImageFolder
+
+    summary = adapt_folder(folder, tmp_path / "model", init="embedded_tiny")
+    source = ImageFolder(folder)
+    _, held = _split(source, 0.2, 0)
+    model = intern_jax.load(tmp_path / "model")
+    answers = model.predict([source[int(i)]["image"] for i in held])
+    right = sum(a["label"] == source.classes[source.labels[i]] for a, i in zip(answers, held, strict=True))
+    assert right / len(held) == summary["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "magic"}, "probe or finetune"),
+        ({"validation": 1.5}, "validation"),
+        ({"init": "no_such_model"}, "no_such_model"),
+        ({"data": "missing_folder"}, "missing_folder"),
+    ],
+)
+def test_mistakes_are_one_line(folder, tmp_path, arguments, message):
+    arguments = {"data": folder, "init": "embedded_tiny"} | arguments
+    with pytest.raises(UserError, match=message) as error:
+        adapt_folder(out=tmp_path / "model", **arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_a_class_of_one_picture_is_refused(folder, tmp_path):
+    import shutil
+
+    copy = tmp_path / "data"
+    shutil.copytree(folder, copy)
+    for index in range(1, 12):
+        (copy / "red" / f"{index}.png").unlink()
+    with pytest.raises(UserError, match="red"):
+        adapt_folder(copy, tmp_path / "model", init="embedded_tiny")
+
+
+def test_frozen_head_learns_on_cached_maps():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (24, 32, 32, 3)).astype(np.uint8)
+    images[:, :, 16:] //= 8  # a dark right half is class 1
+    mask = np.zeros((24, 32, 32), np.uint8)
+    mask[:, :, 16:] = 1
+    maps = fit.frozen_features(Backbone.random(TINY, 0), images, "segmentation")
+    assert set(maps) == set(LAYERS)
+    mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+    model = fit.train_frozen_head(
+        maps,
+        {"mask": mask},
+        family="segmentation",
+        num_classes=2,
+        size=32,
+        cfg=fit.settings(60, 8, 1e-2),
+        seed=0,
+        mesh=mesh,
+    )
+    out = model.predict(maps).argmax(-1)
+    assert out.shape == mask.shape and (out == mask).mean() > 0.9
