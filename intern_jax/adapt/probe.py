@@ -19,6 +19,7 @@ from intern_jax.core.config import UserError
 LABELS_A_CLASS = 5  # from here on, on average, a fifth of the labels is held out to choose l2
 HELD_SHARE = 0.2
 MAX_STEPS = 200
+MEMORY = 10
 # Stop where the gradient, in coordinates of unit curvature, promises this share of the objective.
 TOLERANCE = 1e-6
 
@@ -131,25 +132,41 @@ def _principal(x: np.ndarray, dims: int) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.partial(jax.jit, static_argnames="num_classes")
 def _fit(x, y, weight, held, variance, grid, *, num_classes):
-    """Kernel [D,K], bias [K], index into grid [L] and held-out accuracy; masks weight, held [N]."""
-    solve = functools.partial(_solve, x, y, variance, num_classes)
+    """Kernel [D,K], bias [K], index into grid [L] and held-out accuracy; masks weight, held [N].
+
+    One loop over the grid, strongest first and each from the last's solution, then over all rows
+    with the chosen value: a single solver to compile, and fewer steps than all values at once.
+    """
+    count = held.sum()
     zeros = jnp.zeros((x.shape[1] + 1, num_classes), jnp.float32)
 
-    def choose():
-        fitted = jax.vmap(lambda l2: solve(weight - held, l2, zeros))(grid)
-        logits = jax.vmap(functools.partial(_logits, x))(fitted)
-        count = held.sum()
-        right = jnp.where(logits.argmax(-1) == y[None], held[None], 0.0).sum(-1) / count
-        loss = (_cross_entropy(logits, y) * held[None]).sum(-1) / count
-        best = jnp.lexsort((loss, -right))[0]
-        return fitted[best], best, right[best]
+    def visit(i, carry):
+        weights, best, best_score, best_weights = carry
+        last = i == len(grid)
+        weights = _solve(
+            x,
+            y,
+            variance,
+            jnp.where(last, weight, weight - held),
+            jnp.where(last, grid[best], grid[len(grid) - 1 - i]),
+            jnp.where(last, best_weights, weights),
+            max_steps=jnp.where(last | (count > 0), MAX_STEPS, 0),
+        )
+        logits = _logits(x, weights)
+        right = jnp.where(logits.argmax(-1) == y, held, 0.0).sum()
+        loss = (_cross_entropy(logits, y) * held).sum()
+        tie = (right == best_score[0]) & (loss < best_score[1])
+        better = ~last & (count > 0) & ((right > best_score[0]) | tie)
+        best, best_score, best_weights = jax.tree.map(
+            functools.partial(jnp.where, better),
+            (len(grid) - 1 - i, (right, loss), weights),
+            (best, best_score, best_weights),
+        )
+        return weights, best, best_score, best_weights
 
-    def middle():
-        return zeros, jnp.asarray(len(grid) // 2), jnp.float32(0.0)
-
-    start, best, accuracy = jax.lax.cond(held.sum() > 0, choose, middle)
-    fitted = solve(weight, grid[best], start)
-    return fitted[:-1], fitted[-1], best, accuracy
+    start = (zeros, jnp.int32(len(grid) // 2), (jnp.float32(-1.0), jnp.float32(0.0)), zeros)
+    fitted, best, (right, _), _ = jax.lax.fori_loop(0, len(grid) + 1, visit, start)
+    return fitted[:-1], fitted[-1], best, right / count
 
 
 def _logits(x: jax.Array, weights: jax.Array) -> jax.Array:
@@ -159,13 +176,13 @@ def _logits(x: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def _cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
-    """[...,N] of logits [...,N,K]."""
-    labels = jnp.broadcast_to(y, logits.shape[:-1])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    """[N] of logits [N,K]."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, y)
 
 
-def _solve(x, y, variance, num_classes, weight, l2, start):
-    """Weights [D+1,K] that minimise the objective, by L-BFGS from `start`."""
+def _solve(x, y, variance, weight, l2, start, max_steps):
+    """Weights [D+1,K] that minimise the objective, from `start`; `start` if max_steps is 0."""
+    num_classes = start.shape[1]
     # Where all classes are equally likely the curvature is variance / K + l2.
     curvature = jnp.append(variance / num_classes + l2, 1.0 / num_classes)
     unit = jax.lax.rsqrt(curvature)[:, None]
@@ -176,24 +193,69 @@ def _solve(x, y, variance, num_classes, weight, l2, start):
         penalty = 0.5 * l2 * jnp.sum(weights[:-1] ** 2)
         return jnp.sum(_cross_entropy(_logits(x, weights), y) * share) + penalty
 
-    optimiser = optax.lbfgs(
-        memory_size=10, linesearch=optax.scale_by_zoom_linesearch(max_linesearch_steps=15)
-    )
+    return unit * _lbfgs(objective, start / unit, max_steps)
+
+
+def _lbfgs(objective, start, max_steps):
+    """Minimum of a convex function by L-BFGS, each step halved until the value falls enough.
+
+    Convexity keeps every pair's curvature positive, so no Wolfe search is needed. The objective
+    stands in the program once: compiling it takes longer than most of these fits.
+    """
     evaluate = jax.value_and_grad(objective)
+    pairs = jnp.zeros((MEMORY, *start.shape), start.dtype)
 
     def unfinished(carry):
-        step, _, _, value, grad, decrease = carry
-        far = 0.5 * jnp.vdot(grad, grad) > TOLERANCE * value
-        return (step < MAX_STEPS) & far & (decrease > TOLERANCE * value)
+        step, _, value, grad, _, _, fall = carry
+        promised = 0.5 * jnp.sum(grad**2)
+        far = jnp.minimum(promised, fall) > TOLERANCE * value
+        return (step < max_steps) & (far | (step == 0))
 
     def advance(carry):
-        step, u, state, value, grad, _ = carry
-        updates, state = optimiser.update(
-            grad, state, u, value=value, grad=grad, value_fn=objective
-        )
-        after, grad = (optax.tree.get(state, name) for name in ("value", "grad"))
-        return step + 1, u + updates, state, after, grad, value - after
+        step, u, value, grad, moves, bends, _ = carry
+        direction = -_inverse_times(grad, moves, bends)
+        slope = jnp.sum(grad * direction)
 
-    u = start / unit
-    carry = (jnp.int32(0), u, optimiser.init(u), *evaluate(u), jnp.float32(jnp.inf))
-    return unit * jax.lax.while_loop(unfinished, advance, carry)[1]
+        def too_long(search):
+            size, _, after, _ = search
+            return ~(after <= value + 1e-4 * size * slope) & (size > 1e-3)
+
+        def halve(search):
+            size = 0.5 * search[0]
+            moved = u + size * direction
+            return size, moved, *evaluate(moved)
+
+        untried = (jnp.float32(2.0), u, jnp.float32(jnp.nan), grad)
+        _, moved, after, after_grad = jax.lax.while_loop(too_long, halve, untried)
+        moves = jnp.roll(moves, 1, axis=0).at[0].set(moved - u)
+        bends = jnp.roll(bends, 1, axis=0).at[0].set(after_grad - grad)
+        fall = value - after
+        u, value, grad = jax.tree.map(
+            functools.partial(jnp.where, fall > 0), (moved, after, after_grad), (u, value, grad)
+        )
+        return step + 1, u, value, grad, moves, bends, fall
+
+    # The first step only evaluates: its direction is zero.
+    unknown = jnp.float32(jnp.inf)
+    carry = (jnp.int32(0), start, unknown, jnp.zeros_like(start), pairs, pairs, unknown)
+    return jax.lax.while_loop(unfinished, advance, carry)[1]
+
+
+def _inverse_times(grad, moves, bends):
+    """The two-loop recursion over pairs [MEMORY,...], newest first; one without a move is void."""
+    dots = jnp.sum(moves * bends, axis=(1, 2))
+    inverse = jnp.where(dots > 0, 1.0 / jnp.where(dots > 0, dots, 1.0), 0.0)
+
+    def down(q, pair):
+        move, bend, rho = pair
+        alpha = rho * jnp.sum(move * q)
+        return q - alpha * bend, alpha
+
+    q, alphas = jax.lax.scan(down, grad, (moves, bends, inverse))
+    q = q * jnp.where(dots[0] > 0, dots[0] / jnp.maximum(jnp.sum(bends[0] ** 2), 1e-30), 1.0)
+
+    def up(q, pair):
+        move, bend, rho, alpha = pair
+        return q + move * (alpha - rho * jnp.sum(bend * q)), None
+
+    return jax.lax.scan(up, q, (moves, bends, inverse, alphas), reverse=True)[0]

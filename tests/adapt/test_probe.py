@@ -1,0 +1,136 @@
+"""The probe against scikit-learn at equal L2, and how l2, rows and compilations are chosen."""
+
+import numpy as np
+import pytest
+from scipy.special import logsumexp
+from sklearn.linear_model import LogisticRegression
+
+from intern_jax.adapt import probe as probe_lib
+from intern_jax.adapt.probe import fit_probe
+from intern_jax.core.config import UserError
+
+
+def make(rows, features, classes, seed=0, spread=0.6):
+    """Correlated Gaussian classes away from the origin: standardising and rotating matter."""
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=(classes, features)) * spread
+    mix = rng.normal(size=(features, features)) * np.exp(-np.arange(features) / 8)[None]
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, classes, rows)
+    x = (means[label] + rng.normal(size=(rows, features))) @ mix.T + 3
+    return x.astype(np.float32), label
+
+
+def objective(kernel, bias, x, label, l2):
+    logits = x @ kernel + bias
+    loss = logsumexp(logits, axis=1) - logits[np.arange(len(label)), label]
+    return loss.mean() + 0.5 * l2 * (kernel**2).sum()
+
+
+def standardised(x):
+    return (x.astype(np.float64) - x.mean(0, np.float64)) / x.std(0, dtype=np.float64)
+
+
+def reference(x, label, l2):
+    """scikit-learn's kernel and bias; its C counts the rows."""
+    # Of two classes it keeps the difference w of two kernels, whose |kernel|^2 is |w|^2 / 2.
+    binary = label.max() == 1
+    c = 1 / (l2 * len(x)) * (2 if binary else 1)
+    fit = LogisticRegression(C=c, max_iter=2000, tol=1e-6).fit(x, label)
+    if not binary:
+        return fit.coef_.T, fit.intercept_
+    halves = np.array([-0.5, 0.5])
+    return fit.coef_.T * halves, fit.intercept_ * halves
+
+
+@pytest.mark.parametrize(
+    ("rows", "features", "classes"), [(400, 24, 6), (60, 100, 4), (300, 16, 2)]
+)
+@pytest.mark.parametrize("l2", [1e-3, 1e-1])
+def test_agrees_with_scikit_learn(rows, features, classes, l2):
+    x, label = make(rows, features, classes)
+    probe = fit_probe(x, label, classes, l2_grid=(l2,))
+    assert probe.l2 == pytest.approx(l2) and probe.validation_score is None
+    kernel, bias = reference(standardised(x), label, l2)
+    best = objective(kernel, bias, standardised(x), label, l2)
+    ours = objective(probe.kernel, probe.bias, standardised(x), label, l2)
+    assert abs(ours / best - 1) < 1e-3
+    test_x, test_label = make(2000, features, classes, seed=1)
+    theirs = (((test_x - probe.mean) / probe.scale) @ kernel + bias).argmax(1) == test_label
+    right = probe.logits(test_x).argmax(1) == test_label
+    assert abs(right.mean() - theirs.mean()) < 0.005
+
+
+def test_rows_outside_the_subset_change_nothing_and_padding_neither():
+    x, label = make(200, 12, 3)
+    rows = np.sort(np.random.default_rng(0).permutation(200)[:64])
+    probe = fit_probe(x, label, 3, rows=rows, seed=3)
+    alone = fit_probe(x[rows], label[rows], 3, seed=3)
+    broken = x.copy()
+    broken[np.setdiff1d(np.arange(200), rows)] = np.nan
+    assert fit_probe(broken, label, 3, rows=rows, seed=3).l2 == alone.l2 == probe.l2
+    np.testing.assert_allclose(probe.kernel, alone.kernel, atol=2e-3)
+    np.testing.assert_allclose(probe.mean, x[rows].mean(0), rtol=1e-5)
+
+
+def test_l2_is_chosen_on_held_out_labels_and_then_all_rows_are_fitted():
+    # One informative feature among forty, few rows: without a penalty the noise is learned.
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 2, 60)
+    x = rng.normal(size=(60, 40))
+    x[:, 0] += 1.5 * label
+    grid = (1e-4, 1e-1, 1e2)
+    probe = fit_probe(x, label, 2, l2_grid=grid)
+    held = probe_lib._held_out(label, 0)
+    assert held.sum() == 12
+    right = {}
+    for l2 in grid:
+        kernel, bias = reference(standardised(x)[~held], label[~held], l2)
+        predicted = (standardised(x)[held] @ kernel + bias).argmax(1)
+        right[np.float32(l2)] = 100 * (predicted == label[held]).mean()
+    assert len(set(right.values())) > 1
+    assert probe.validation_score == pytest.approx(max(right.values()))
+    assert right[np.float32(probe.l2)] == max(right.values())
+    refit = fit_probe(x, label, 2, l2_grid=(probe.l2,))
+    np.testing.assert_allclose(probe.kernel, refit.kernel, atol=5e-3)
+
+
+def test_few_labels_take_the_middle_of_the_grid():
+    x, label = make(200, 12, 10)
+    probe = fit_probe(x, label, 10, rows=np.arange(49), l2_grid=(1.0, 1e-3, 1e-2, 1e-1))
+    assert probe.l2 == pytest.approx(1e-1) and probe.validation_score is None
+    assert fit_probe(x, label, 10, rows=np.arange(50)).validation_score is not None
+
+
+def test_draws_of_one_fraction_share_a_compilation():
+    x, label = make(300, 10, 3)
+    rng = np.random.default_rng(0)
+    before = probe_lib._fit._cache_size()
+    for count in (33, 50, 64):  # all padded to 64
+        fit_probe(x, label, 3, rows=rng.permutation(300)[:count])
+    assert probe_lib._fit._cache_size() == before + 1
+
+
+def test_one_row_a_constant_feature_and_an_absent_class_are_fine():
+    x, label = make(40, 8, 4)
+    x[:, 3] = 7.0
+    probe = fit_probe(x, label, 5, rows=np.arange(1))
+    assert np.isfinite(probe.logits(x)).all()
+    probe = fit_probe(x, label, 5)
+    assert np.isfinite(probe.logits(x)).all() and not (probe.logits(x).argmax(1) == 4).any()
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("rows", {"rows": np.zeros(0, int)}),
+        ("labels", {"num_classes": 2}),
+        ("features", {"features": np.full((30, 4), np.nan)}),
+        ("l2", {"l2_grid": (0.0, 1.0)}),
+    ],
+)
+def test_mistakes_are_named(field, change):
+    x, label = make(30, 4, 3)
+    arguments = {"features": x, "labels": label, "num_classes": 3} | change
+    with pytest.raises(UserError, match=f"^{field}: "):
+        fit_probe(**arguments)
