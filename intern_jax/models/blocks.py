@@ -1,8 +1,9 @@
 """MetaNet's operators: residual blocks that one stage table can mix.
 
-Every block maps [B,H,W,I] to [B,ceil(H/stride),ceil(W/stride),C]. Their forms and parameters are those of the
-authors' networks (UniNet, arXiv 2207.05420, and the deployed MetaNets), but for "conv", which is ours: a plain
-residual 3x3 convolution, the fastest operator on a CPU. Legend: B batch, H height, W width, N = H*W tokens.
+Every block maps [B,H,W,I] to [B,ceil(H/stride),ceil(W/stride),C]. Their forms and parameters are
+those of the authors' networks (UniNet, arXiv 2207.05420, and the deployed MetaNets), but for
+"conv", which is ours: a plain residual 3x3 convolution, the fastest operator on a CPU. Legend: B
+batch, H height, W width, N = H*W tokens.
 """
 
 import flax.linen as nn
@@ -30,7 +31,8 @@ from intern_jax.ops.attention import attention, cross_covariance_attention
 class Block(nn.Module):
     """What all operators share: their settings, the shortcut and the normalisation they use.
 
-    `expansion`: hidden channels per input channel; `drop_path`: rate of this block; `sets`: BatchNorm sets.
+    `expansion`: hidden channels per input channel; `drop_path`: rate of this block; `sets`:
+    BatchNorm sets.
     """
 
     features: int
@@ -54,7 +56,7 @@ class Block(nn.Module):
         return Conv(self.features, 1, use_bias=True, dtype=self.dtype, name="shortcut")(pooled)
 
     def norm(self, name: str, last: bool = False) -> BatchNorm:
-        """A BatchNorm; the `last` one of a branch starts at scale 0, so that the block starts as its shortcut."""
+        """A BatchNorm; the `last` one starts at scale 0: the block starts as its shortcut."""
         init = nn.initializers.zeros if last else nn.initializers.ones
         return BatchNorm(self.sets, init, name=name)
 
@@ -93,7 +95,7 @@ class MBConv(Block):
 
 
 class FusedMBConv(Block):
-    """MBConv with one 3x3 convolution in place of the 1x1 and the depthwise one (MetaNet-B15's early stages)."""
+    """MBConv with one 3x3 convolution for the 1x1 and the depthwise one (early stages of B15)."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
@@ -177,7 +179,7 @@ class ChannelAttention(nn.Module):
 
 
 class AttentionBlock(Block):
-    """Convolutional positional encoding, attention, MLP; where the shape changes, attention on a pooled map only."""
+    """Convolutional positions, attention, MLP; where the shape changes only pooled attention."""
 
     attention_layer: type[nn.Module] = TokenAttention
 

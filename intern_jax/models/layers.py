@@ -1,7 +1,8 @@
-"""Layers every network here is made of. Legend: B batch, H height, W width, I input channels, C (output) channels.
+"""Layers every network here is made of.
 
-Parameters are float32 and name their logical axes; `dtype` is the compute dtype (None: that of the input).
-Initialisations are PyTorch's, as the published networks had.
+Parameters are float32 and name their logical axes; `dtype` is the compute dtype (None: that of the
+input). Initialisations are PyTorch's, as the published networks had. Legend: B batch, H height, W
+width, C channels.
 """
 
 from collections.abc import Callable
@@ -38,7 +39,7 @@ def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
 
 
 class Conv(nn.Module):
-    """A K x K convolution, padded K // 2 on both sides (also at stride 2); K = 1 is a matrix product."""
+    """A K x K convolution, padded K // 2 on both sides at any stride; K = 1 is a matrix product."""
 
     features: int
     kernel_size: int = 3
@@ -119,11 +120,12 @@ class Dense(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation over all axes but the last, statistics of the GLOBAL batch, in at least float32.
+    """Batch normalisation by statistics of the GLOBAL batch over all axes but the last.
 
-    The running variance is the unbiased one (as PyTorch's; Flax keeps the biased one). With `sets`, one
-    affine and one pair of statistics per name live under `<name>/` and `task` chooses (task-conditional
-    BatchNorm: the same convolutions, several task families); without, `task` is ignored.
+    Statistics are at least float32, the running variance unbiased (as PyTorch's; Flax's is biased).
+    With `sets`, one affine and one pair of statistics per name live under `<name>/` and `task`
+    chooses (task-conditional BatchNorm: the same convolutions, several task families); without,
+    `task` is ignored.
     """
 
     sets: tuple[str, ...] = ()
@@ -199,7 +201,7 @@ class LayerScale(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training drop a sample's whole branch with probability `rate`, scale up the others."""
+    """Stochastic depth: drop a sample's whole branch with probability `rate`, scale up the rest."""
 
     rate: float = 0.0
 
@@ -214,7 +216,7 @@ class DropPath(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Gate the channels by relu6(MLP(spatial mean) + 3) / 6; the MLP is a quarter as wide, in steps of 8."""
+    """Gate the channels by hard_sigmoid(MLP(spatial mean)), the MLP about a quarter as wide."""
 
     dtype: Dtype | None = None
 

@@ -1,8 +1,8 @@
 """MetaNet, the paper's backbone family (GV-A): one module, a network is a stage table.
 
-A table has one column a stage: operator, repeats, channels, expansion, stride; a stage's first block carries the
-stride and the change of channels (the deployed MetaNets have no separate down-sampling modules).
-Legend: B batch, H height, W width, C channels, D pooled features.
+A table has one column a stage: operator, repeats, channels, expansion, stride; a stage's first
+block carries the stride and the change of channels (the deployed MetaNets have no separate
+down-sampling modules). Legend: B batch, H height, W width, C channels, D pooled features.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,10 +23,10 @@ STEM_STRIDE = 2
 class MetaNet(nn.Module):
     """Images [B,H,W,3] (normalised) to "layer1".."layer4" [B,h,w,C] and "pooled" [B,D].
 
-    `outputs`: the stages (counted from 0) at whose ends the four layers are taken, the last one last;
-    `features`: D; `drop_path`: rate of the last block, rising linearly from 0 at the first;
-    `layer_scale`: first value of the attention blocks' LayerScale; `remat`: keep only the blocks' inputs for
-    the backward pass; `sets`: names of BatchNorm sets (models/layers.py).
+    `outputs`: the stages (counted from 0) at whose ends the four layers are taken, the last one
+    last; `features`: D; `drop_path`: rate of the last block, rising linearly from 0 at the first;
+    `layer_scale`: first value of the attention blocks' LayerScale; `remat`: keep only the blocks'
+    inputs for the backward pass; `sets`: names of BatchNorm sets (models/layers.py).
     """
 
     operators: Sequence[str]

@@ -1,4 +1,4 @@
-"""CLIP's text tower (arXiv 2103.00020): a causal pre-norm transformer, read at the end-of-text token.
+"""CLIP's text tower (arXiv 2103.00020): a causal transformer, read at the end-of-text token.
 
 Legend: B batch, L text length, C width, D embedding size.
 """
@@ -18,7 +18,7 @@ def quick_gelu(x: jax.Array) -> jax.Array:
 
 
 class TextBlock(nn.Module):
-    """Causal attention and MLP of width 4 C, both pre-normalised; `layers` is the tower's depth (for init)."""
+    """Causal attention and MLP, pre-normalised; `layers`, the tower's depth, scales the init."""
 
     heads: int
     layers: int
@@ -44,9 +44,10 @@ class TextBlock(nn.Module):
 
 
 class TextTransformer(nn.Module):
-    """Tokens int32 [B,L] (0 = padding, the largest id = end of text) to embeddings [B,D], at least float32.
+    """Tokens int32 [B,L] to embeddings [B,D], at least float32.
 
-    L may be anything up to `context`. Nothing after the end-of-text token changes the result.
+    0 is padding, a row's largest id its end of text. L may be anything up to `context`. Nothing
+    after the end-of-text token changes the result.
     """
 
     vocab_size: int
@@ -62,9 +63,7 @@ class TextTransformer(nn.Module):
         init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
         self.token_embedding = self.param("token_embedding", init, (self.vocab_size, self.width))
         init = nn.with_logical_partitioning(nn.initializers.normal(0.01), ("position", "embed"))
-        self.position_embedding = self.param(
-            "position_embedding", init, (self.context, self.width)
-        )
+        self.position_embedding = self.param("position_embedding", init, (self.context, self.width))
         block = nn.remat(TextBlock) if self.remat else TextBlock
         self.blocks = [block(self.heads, self.layers, self.dtype) for _ in range(self.layers)]
         self.final_norm = LayerNorm(self.dtype)

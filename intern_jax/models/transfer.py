@@ -1,9 +1,10 @@
 """The generalist: two experts' backbones, each fed by the other through knowledge-transfer modules.
 
-After layers 1, 2 and 3 of the main branch: main_t += sum over s <= t of T_{s->t}(stop_gradient(aux_s)), and the
-sum goes on through the main branch (the paper's Up-G, whose code calls the module "cross conv"). No gradient
-reaches the auxiliary branch, which is evaluated first and stops after its layer 3. At initialisation every
-module outputs 0: the generalist's outputs are its experts'. Legend: B batch, H height, W width, C channels.
+After layers 1, 2 and 3 of the main branch: main_t += sum over s <= t of
+T_{s->t}(stop_gradient(aux_s)), and the sum goes on through the main branch (the paper's Up-G, whose
+code calls the module "cross conv"). No gradient reaches the auxiliary branch, which is evaluated
+first and stops after its layer 3. At initialisation every module outputs 0: the generalist's
+outputs are its experts'. Legend: B batch, H height, W width, C channels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,10 +23,10 @@ LINKED_LAYERS = 3
 
 
 class Path(nn.Module):
-    """One auxiliary map to the size and channels of a main one: 1x1, or a 3x3 of stride 2 for each halving.
+    """One auxiliary map to a main one's size and channels: 1x1, or a stride-2 3x3 per halving.
 
-    Only the last scale starts at 0. The original (`parity`) starts all at 0, and then everything before the
-    last BatchNorm of a path of two convolutions never gets a gradient.
+    Only the last scale starts at 0. The original (`parity`) starts all at 0, and then everything
+    before the last BatchNorm of a path of two convolutions never gets a gradient.
     """
 
     features: int
@@ -80,7 +81,7 @@ class Transfer(nn.Module):
     def __call__(
         self, sources: Sequence[jax.Array], train: bool, task: str | None = None
     ) -> jax.Array:
-        """What the auxiliary layers 1..t add to the main layer t, t being the number of `sources`."""
+        """What the auxiliary layers 1..t (the `sources`) add to the main layer t."""
         target = len(sources)
         return sum(
             getattr(self, _name(target, source))(x, train, task)
@@ -93,10 +94,11 @@ def _name(target: int, source: int) -> str:
 
 
 class Generalist(nn.Module):
-    """Two branches and the transfer modules of both directions, as one backbone; `task` names the main branch.
+    """Two branches and the transfer modules of both directions, as one backbone.
 
-    `branch`: settings of the MetaNet that either branch is; `parity`: initialise as the original does;
-    `sets`: BatchNorm sets of branches and modules (none: one set for all tasks).
+    A call's `task` names the main branch. `branch`: settings of the MetaNet that either branch is;
+    `parity`: initialise as the original does; `sets`: BatchNorm sets of branches and modules (none:
+    one set for all tasks).
     """
 
     branch: Mapping[str, Any]

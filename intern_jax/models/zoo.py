@@ -1,7 +1,7 @@
 """The backbones by name: a table of settings, and the module that a spec of plain values describes.
 
-A spec is {"name": one of VARIANTS, **settings to change}; it travels in configs, checkpoints and model folders,
-so it holds nothing but JSON values.
+A spec is {"name": one of VARIANTS, **settings to change}; it travels in configs, checkpoints and
+model folders, so it holds nothing but JSON values.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "head_dim": 64,
         "drop_path": 0.3,
     },
-    # Ours, for the embedded world: 32 or 64 pixels on CPU cores. Strides 4, 8, 8, 8, attention at the last two.
+    # Ours, for the embedded world: 32 or 64 pixels on CPU cores; attention at stride 8.
     "embedded": {
         "operators": ("conv", "conv", "sa", "sa"),
         "repeats": (1, 1, 1, 1),
@@ -111,12 +111,18 @@ def _settings(spec: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
             raise UserError(f"backbone.{field}: {name} has no such setting; {_near(field, known)}")
     settings = VARIANTS[name] | given
     if module is Generalist:
-        _settings(settings["branch"])
+        if "branch" in _settings(settings["branch"])[1]:
+            raise UserError("backbone.branch: a generalist's branches are plain backbones")
         return name, settings
     _check(settings)
-    if settings.get("dtype") is not None:
-        settings["dtype"] = jnp.dtype(settings["dtype"])
-    return name, settings
+    return name, settings | {"dtype": _dtype(settings.get("dtype"))}
+
+
+def _dtype(name: Any) -> jnp.dtype | None:
+    try:
+        return None if name is None else jnp.dtype(name)
+    except TypeError:
+        raise UserError(f"backbone.dtype: no dtype {name!r}; such as float32, bfloat16") from None
 
 
 def _check(settings: Mapping[str, Any]) -> None:
@@ -127,6 +133,13 @@ def _check(settings: Mapping[str, Any]) -> None:
     for operator in settings["operators"]:
         if operator not in OPERATORS:
             raise UserError(f"backbone.operators: no {operator!r}; {_near(operator, OPERATORS)}")
+    head_dim, inputs = settings.get("head_dim", 32), settings.get("stem", 32)
+    for operator, channels in zip(settings["operators"], settings["channels"], strict=True):
+        # The first block of a stage attends on the channels it receives.
+        wrong = [c for c in (inputs, channels) if c % head_dim]
+        if operator in ("sa", "xca") and wrong:
+            raise UserError(f"backbone.channels: {wrong[0]} is no multiple of head_dim {head_dim}")
+        inputs = channels
     activation = settings.get("activation", "gelu")
     if activation not in ACTIVATIONS:
         raise UserError(f"backbone.activation: no {activation!r}; {_near(activation, ACTIVATIONS)}")

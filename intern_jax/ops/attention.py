@@ -1,4 +1,7 @@
-"""Attention over tokens and over channels. Legend: B batch, N queries, M keys, H heads, D size of a head."""
+"""Attention over tokens and over channels.
+
+Legend: B batch, N queries (or tokens), M keys, H heads, D size of a head.
+"""
 
 from functools import partial
 
@@ -17,8 +20,8 @@ def attention(
 ) -> jax.Array:
     """Scaled dot-product attention, softmax in at least float32; returns [B,N,H,D] of v's dtype.
 
-    `causal` lets query n see keys 0..n (N = M). XLA:CPU runs the late-normalised form, (exp(s) v) / sum(exp(s)),
-    1.2 to 1.5 times faster than softmax(s) v; `form` forces "cpu" or "native".
+    `causal` lets query n see keys 0..n (N = M). XLA:CPU runs the late-normalised form, (exp(s) v) /
+    sum(exp(s)), 1.2 to 1.5 times faster than softmax(s) v; `form` forces "cpu" or "native".
     """
     cpu, native = partial(_late, causal=causal), partial(_softmax, causal=causal)
     return by_platform(form, cpu, native, q_BxNxHxD, k_BxMxHxD, v_BxMxHxD)
@@ -51,9 +54,10 @@ def _softmax(q, k, v, causal):
 def cross_covariance_attention(
     q_BxNxHxD: jax.Array, k_BxNxHxD: jax.Array, v_BxNxHxD: jax.Array, temperature_H: jax.Array
 ) -> jax.Array:
-    """Attention between channels: softmax(q k^T * temperature) v per head, q and k of unit length over the tokens.
+    """Attention between channels: softmax(q k^T * temperature) v per head.
 
-    Linear in N (XCiT, arXiv 2106.09681). Returns [B,N,H,D]; products, norms and softmax in at least float32.
+    q and k have unit length over the tokens. Linear in N (XCiT, arXiv 2106.09681). Returns
+    [B,N,H,D]; products, norms and softmax in at least float32.
     """
     precise = jnp.promote_types(q_BxNxHxD.dtype, jnp.float32)
     q, k = (_unit_over_tokens(t.astype(precise)) for t in (q_BxNxHxD, k_BxNxHxD))
@@ -64,7 +68,7 @@ def cross_covariance_attention(
 
 
 def _unit_over_tokens(x):
-    # The square root has no finite slope at 0: an all-zero channel keeps its zero and gets no gradient.
+    # The square root has no finite slope at 0: an all-zero channel gets no gradient.
     square = jnp.sum(x * x, axis=1, keepdims=True)
     floor = 1e-24
     return x * jax.lax.rsqrt(jnp.maximum(square, floor))

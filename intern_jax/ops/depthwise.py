@@ -1,8 +1,9 @@
-"""Depthwise convolution in two forms with one meaning. Legend: B batch, H height, W width, C channels, K kernel side.
+"""Depthwise convolution in two forms with one meaning.
 
-XLA:CPU runs a grouped convolution 10 to 50 times slower than K*K shifted multiply-adds, accelerators run it
-natively. The choice is left to the lowering (`lax.platform_dependent`): a program compiled on a CPU machine for
-a TPU holds the native form.
+XLA:CPU runs a grouped convolution 10 to 50 times slower than K*K shifted multiply-adds,
+accelerators run it natively. The choice is left to the lowering (`lax.platform_dependent`): a
+program compiled on a CPU machine for a TPU holds the native form. Legend: B batch, H height, W
+width, C channels, K kernel side.
 """
 
 from functools import partial
@@ -15,7 +16,7 @@ FORMS = ("auto", "cpu", "native")
 
 
 def by_platform(form: str, cpu, native, *args):
-    """Call `cpu` or `native` on `args`: "auto" decides at lowering, "cpu" and "native" force one form."""
+    """Call `cpu` or `native` on `args`; "auto" decides at lowering, the names force a form."""
     if form == "auto":
         return lax.platform_dependent(*args, cpu=cpu, default=native)
     if form not in FORMS:
@@ -29,10 +30,12 @@ def depthwise_conv(
 ) -> jax.Array:
     """Convolve every channel with its own odd K x K kernel, zero padding K // 2 on both sides.
 
-    Returns [B, ceil(H / stride), ceil(W / stride), C] (PyTorch's symmetric padding, not XLA's "SAME").
+    Returns [B, ceil(H / stride), ceil(W / stride), C]: symmetric padding, not XLA's "SAME".
     """
     args = (x_BxHxWxC, kernel_KxKxC)
-    return by_platform(form, partial(_shifted, stride=stride), partial(_native, stride=stride), *args)
+    return by_platform(
+        form, partial(_shifted, stride=stride), partial(_native, stride=stride), *args
+    )
 
 
 def _forward(x, kernel, stride, form):
@@ -94,7 +97,7 @@ def _shifted_vjp(x, kernel, grad, stride):
         spread = lax.pad(grad, zero, ((0, 0, 0), *config, (0, 0, 0)))
     d_x = _shifted(spread, kernel[::-1, ::-1], 1).astype(x.dtype)
 
-    # One loop over output rows keeps the working set in cache; a reduction of the whole map does not.
+    # A loop over output rows keeps the working set in cache, one reduction of the map does not.
     padded = _pad(x, side // 2)
     width = grad.shape[2]
     precise = jnp.promote_types(x.dtype, jnp.float32)

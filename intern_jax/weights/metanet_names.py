@@ -1,4 +1,4 @@
-"""Where an array of a published (PyTorch) MetaNet lives in ours: names as data, one rule for layouts.
+"""Where an array of a published (PyTorch) MetaNet lives in ours: names as data, one layout rule.
 
 The published names are flat: "blocks.7.b2.3.fc1.weight". A block's names depend on its operator.
 """
@@ -63,8 +63,8 @@ TRANSFER = {"0": "conv_0", "1": "norm_0", "3": "conv_1", "4": "norm_1"}
 def our_name(torch_name: str, operators: Sequence[str]) -> str:
     """Our path, collection first ("params/blocks_7/squeeze/reduce/kernel"), of one published name.
 
-    `operators` holds the operator of every block in order (`models.metanet.block_operators`); a name that
-    is not MetaNet's raises KeyError.
+    `operators` holds the operator of every block in order (`models.metanet.block_operators`); a
+    name that is not MetaNet's raises KeyError.
     """
     head, _, leaf = torch_name.rpartition(".")
     if head in ENDS:
@@ -82,9 +82,7 @@ def our_name(torch_name: str, operators: Sequence[str]) -> str:
     return _with_leaf(f"{block}/{table[module]}", leaf)
 
 
-def our_generalist_name(
-    torch_name: str, operators: Sequence[str], task: str | None = None
-) -> str:
+def our_generalist_name(torch_name: str, operators: Sequence[str], task: str | None = None) -> str:
     """`our_name` for the two-branch network.
 
     A published file holds one BatchNorm set: `task` names it; None is for a network without sets.
@@ -118,7 +116,8 @@ def _with_leaf(module: str, leaf: str) -> str:
 def our_layout(value: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Re-order a published array to ours of `shape`: inputs before outputs, channels last.
 
-    OIHW -> HWIO, (out, in) -> (in, out), then a reshape that only splits or drops axes (1x1 kernels, heads).
+    OIHW -> HWIO, (out, in) -> (in, out), then a reshape that only splits or drops axes (1x1
+    kernels, heads).
     """
     if value.ndim == 4:
         value = value.transpose(2, 3, 1, 0)
@@ -130,5 +129,8 @@ def our_layout(value: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 def to_ours(
     state: Mapping[str, np.ndarray], names: Mapping[str, str], shapes: Mapping[str, Sequence[int]]
 ) -> dict[str, np.ndarray]:
-    """Flat {our path: array} from a flat published state; `names` maps published to ours, `shapes` ours to shape."""
+    """Flat {our path: array} of a flat published state.
+
+    `names` maps published names to our paths, `shapes` our paths to shapes.
+    """
     return {ours: our_layout(state[torch], shapes[ours]) for torch, ours in names.items()}

@@ -1,4 +1,4 @@
-"""Lets the tests here import their helper, metanet_fixture.py (pytest's importlib mode adds no folder)."""
+"""Lets the tests here import metanet_fixture.py: pytest's importlib mode adds no folder."""
 
 import pathlib
 import sys

@@ -102,5 +102,5 @@ _torch_hard_sigmoid.defvjp(_forward, _backward)
 
 
 def as_torch_differentiates(monkeypatch) -> None:
-    """PyTorch's hard sigmoid multiplies gradients by 1/6 rounded to float32, in float64 too (3e-8 off)."""
+    """PyTorch multiplies hard-sigmoid gradients by float32(1/6), in float64 too: 3e-8 off."""
     monkeypatch.setattr(layers, "hard_sigmoid", _torch_hard_sigmoid)

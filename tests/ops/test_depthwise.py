@@ -1,4 +1,4 @@
-"""Depthwise convolution: both forms against an independent sum, and their gradients against each other."""
+"""Depthwise convolution: both forms against an independent sum, gradients too."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""A light decoder for dense tasks, in the style of Panoptic FPN's semantic branch (arXiv 1901.02446).
+"""A light decoder for dense tasks, after Panoptic FPN's semantic branch (arXiv 1901.02446).
 
 Legend: B batch, H, W image size, K output channels.
 """
@@ -15,8 +15,8 @@ from intern_jax.models.layers import BatchNorm, Conv, Dtype
 class DenseHead(nn.Module):
     """Maps layer1..layer4 to [B,H,W,K], at least float32.
 
-    Every layer goes to `width` channels by a 1x1 and to the finest layer's size; their sum through a 3x3
-    convolution, BatchNorm, ReLU, a 1x1, and bilinearly to the image's size.
+    Every layer goes to `width` channels by a 1x1 and to the finest layer's size; their sum through
+    a 3x3 convolution, BatchNorm, ReLU, a 1x1, and bilinearly to the image's size.
     """
 
     out_channels: int

@@ -8,7 +8,7 @@ from intern_jax.models.layers import Dense
 
 
 class Linear(nn.Module):
-    """Features [B,D] to logits [B,num_classes], at least float32; starts at truncated normal 0.02, bias 0."""
+    """Features [B,D] to logits [B,num_classes], at least float32."""
 
     num_classes: int
 

@@ -1,4 +1,4 @@
-"""SimSiam's projector and predictor (arXiv 2011.10566), as DeCLIP uses them. Legend: B batch, D features."""
+"""SimSiam's projector and predictor (arXiv 2011.10566). Legend: B batch, D features."""
 
 import flax.linen as nn
 import jax

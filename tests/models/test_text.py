@@ -1,0 +1,75 @@
+"""The text tower: what reaches the end-of-text token, and CLIP's initialisation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.core import meta
+from metanet_fixture import flat, quick_jit
+
+from intern_jax.models.text import TextTransformer
+
+TOWER = TextTransformer(vocab_size=50, context=12, width=16, layers=2, heads=2, out_dim=8)
+END = 49
+
+
+@pytest.fixture(scope="module")
+def tree():
+    tokens = jnp.zeros((1, 12), jnp.int32)
+    return meta.unbox(quick_jit(TOWER.init)(jax.random.key(0, impl="rbg"), tokens))
+
+
+@pytest.fixture(scope="module")
+def embed(tree):
+    return quick_jit(lambda tokens: TOWER.apply(tree, tokens))
+
+
+def _row(ids, length):
+    return jnp.asarray([ids + [0] * (length - len(ids))], jnp.int32)
+
+
+def test_padding_changes_nothing(embed):
+    ids = [48, 3, 7, END]
+    short, long = embed(_row(ids, 4)), embed(_row(ids, 12))
+    assert short.shape == (1, 8)
+    np.testing.assert_allclose(short, long, rtol=1e-5, atol=1e-6)
+    # ... nor does anything else that comes after the end of the text.
+    after = embed(_row(ids, 12).at[0, 5:].set(jnp.arange(1, 8)))
+    np.testing.assert_allclose(after, long, rtol=1e-5, atol=1e-6)
+
+
+def test_every_word_and_its_place_count(embed):
+    base = embed(_row([48, 3, 7, END], 12))
+    for ids in ([48, 4, 7, END], [48, 7, 3, END], [48, 3, 7, 7, END]):
+        assert np.abs(np.asarray(embed(_row(ids, 12)) - base)).max() > 1e-3
+
+
+def test_words_see_only_what_comes_before(tree):
+    words = quick_jit(lambda tokens: TOWER.apply(tree, tokens, method=TextTransformer.words))
+    one, other = words(_row([48, 3, 7, END], 6)), words(_row([48, 3, 8, END], 6))
+    assert one.shape == (1, 6, 16)
+    np.testing.assert_allclose(one[:, :2], other[:, :2], rtol=1e-5, atol=1e-6)
+    assert np.abs(np.asarray(one - other)[:, 2:]).min(axis=-1).max() > 0
+
+
+def test_initialised_as_clip():
+    tower = TextTransformer(vocab_size=500, context=77, width=64, layers=3, heads=4, out_dim=64)
+    tokens = jnp.zeros((1, 77), jnp.int32)
+    arrays = flat(quick_jit(tower.init)(jax.random.key(0, impl="rbg"), tokens)["params"])
+    expected = {
+        "token_embedding": 0.02,
+        "position_embedding": 0.01,
+        "blocks_0/qkv/kernel": 64**-0.5,
+        "blocks_0/project/kernel": 64**-0.5 * 6**-0.5,
+        "blocks_0/mlp_expand/kernel": 128**-0.5,
+        "blocks_0/mlp_project/kernel": 64**-0.5 * 6**-0.5,
+        "projection/kernel": 64**-0.5,
+    }
+    for name, std in expected.items():
+        assert np.std(arrays[name]) == pytest.approx(std, rel=0.05), name
+    assert np.abs(arrays["projection/bias"]).max() == 0
+
+
+def test_too_long_a_text(tree):
+    with pytest.raises(ValueError, match="context is 12"):
+        TOWER.apply(tree, jnp.zeros((1, 13), jnp.int32))
