@@ -25,14 +25,14 @@ class TaskModel(nn.Module):
     num_classes: int
     dense_width: int = 64
 
-    @nn.compact
+    def setup(self) -> None:
+        self.backbone = zoo.build(self.backbone_spec)
+        self.head = TaskHead(self.family, self.num_classes, self.dense_width)
+
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Logits [B,K], logits [B,H,W,K] or log-depth [B,H,W,1] of normalised images [B,H,W,3]."""
-        backbone = zoo.build(self.backbone_spec).clone(name="backbone")
-        out = backbone(images, train=train, task=BACKBONE_TASK[self.family])
-        return TaskHead(self.family, self.num_classes, self.dense_width, name="head")(
-            out, images.shape[1:3], train
-        )
+        out = self.backbone(images, train=train, task=BACKBONE_TASK[self.family])
+        return self.head(out, images.shape[1:3], train)
 
 
 def task_loss(family: str, out: jax.Array, rows: Mapping[str, jax.Array]) -> jax.Array:
