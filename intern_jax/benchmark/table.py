@@ -16,9 +16,9 @@ TRAINED = ("finetune", "scratch")  # every other method is a head on a frozen ba
 ADAPTED_FRACTION = 0.1  # the label-equivalence factor is that of this many labels
 MISSING = "-"
 NOTE = (
-    "a ± b: mean and standard deviation over seeds and label draws. a (b): one value and its "
-    "standard error over test images. ↑ higher is better, ↓ lower. Methods but finetune and "
-    "scratch are heads on a frozen backbone; a percentage is the share of the training labels. "
+    "a ± b (c): mean and standard deviation over seeds and label draws (of one value: no b); c is "
+    "the standard error of a score over test images. ↑ higher is better, ↓ lower. All but finetune "
+    "and scratch are heads on a frozen backbone; a percentage is the share of the training labels. "
     "x labels: how many times more labels scratch needs to match that column."
 )
 
@@ -128,13 +128,12 @@ def _factor(of_task: Sequence[Record], method: str) -> str:
 def _cell(rows: Sequence[Record]) -> str:
     if not rows:
         return MISSING
-    scores = _values(rows, "score")
+    scores, error = _values(rows, "score"), _values(rows, "standard_error").mean()
     digits = 3 if rows[0]["metric"] == "rmse" else 1
+    text = f"{scores.mean():.{digits}f}"
     if len(scores) > 1:
-        return f"{scores.mean():.{digits}f} ± {scores.std(ddof=1):.{digits}f}"
-    error = rows[0].get("standard_error")
-    text = f"{scores[0]:.{digits}f}"
-    return text if error is None or math.isnan(error) else f"{text} ({error:.{digits}f})"
+        text += f" ± {scores.std(ddof=1):.{digits}f}"
+    return text if math.isnan(error) else f"{text} ({error:.{digits}f})"
 
 
 def _grouped(records: Sequence[Record], *fields: str) -> dict[tuple, list[Record]]:

@@ -53,12 +53,20 @@ def test_cells_hold_mean_and_deviation_or_the_single_value_and_its_error():
         *("scratch 10%", "scratch 100%", "x labels, generalist 10%", "x labels, finetune 10%"),
     ]
     deviation = np.std([54.0, 56.0], ddof=1)
-    assert emoji["generalist 10%"] == f"55.0 ± {deviation:.1f}"
+    assert emoji["generalist 10%"] == f"55.0 ± {deviation:.1f} (0.5)"
     assert emoji["random 10%"] == "20.0 (0.5)"
     assert emoji["metric"] == "top-1 % ↑" and emoji["n test"] == "400"
     assert rooms["generalist 10%"] == "0.456 (0.020)"
     assert rooms["metric"] == "RMSE m ↓"
     assert rooms["finetune 10%"] == "-" and rooms["x labels, finetune 10%"] == "-"
+
+
+def test_an_error_that_is_not_recorded_is_not_shown():
+    partly = [record("a", "m", 0.1, 50.0), record("a", "m", 0.1, 52.0, standard_error=None)]
+    (row,) = cells(table_lib.table(partly))
+    assert row["m 10%"] == "51.0 ± 1.4"
+    (row,) = cells(table_lib.table(partly[1:]))
+    assert row["m 10%"] == "52.0"
 
 
 def test_label_factors_interpolate_and_say_when_they_are_bounds():
