@@ -1,7 +1,8 @@
-"""Configs of plain values: names resolve to functions, arguments are bound, mistakes are found before any work.
+"""Configs of plain values: names resolve to functions, arguments are bound, mistakes found early.
 
 A function is named as "package.module:attribute" with its keyword arguments beside it:
-{"fn": "intern_jax.losses.contrastive:clip_pairs", "scale": 1.0}. Strings dump, diff and override; callables don't.
+{"fn": "intern_jax.losses.contrastive:clip_pairs", "scale": 1.0}. Strings dump, diff and override;
+callables don't.
 """
 
 import ast
@@ -15,6 +16,7 @@ import inspect
 import json
 import os
 import pathlib
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -29,14 +31,16 @@ class UserError(Exception):
 
 
 def resolve(name: str) -> Any:
-    """The object behind "package.module:attribute"; an unknown name is a UserError with the near ones."""
+    """The object behind "package.module:attribute"; UserError with the near names if unknown."""
     module_name, colon, attribute = str(name).partition(":")
-    if not colon or not module_name or not attribute:
+    if not colon or not module_name or not attribute or module_name.startswith("."):
         raise UserError(f"{name!r}: no name of a function; write package.module:function")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise UserError(f"{name!r}: no module {error.name!r}; check its spelling or install it") from None
+        raise UserError(
+            f"{name!r}: no module {error.name!r}; check its spelling or install it"
+        ) from None
     if not hasattr(module, attribute):
         known = [n for n in vars(module) if not n.startswith("_")]
         raise UserError(f"{name!r}: {module_name} has no {attribute!r}; {_near(attribute, known)}")
@@ -48,8 +52,8 @@ def bind(spec: Mapping[str, Any]) -> Callable[..., Any]:
 
     Arguments without a value yet may be missing: the caller of the result gives them.
     """
-    if "fn" not in spec:
-        raise UserError(f"{dict(spec)}: names no function; add fn: package.module:function")
+    if not isinstance(spec, Mapping | ml_collections.ConfigDict) or "fn" not in spec:
+        raise UserError(f"{plain(spec)!r}: names no function; write fn: package.module:function")
     function = resolve(spec["fn"])
     if not callable(function):
         raise UserError(f"{spec['fn']!r}: not a function or class")
@@ -58,26 +62,45 @@ def bind(spec: Mapping[str, Any]) -> Callable[..., Any]:
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for name in arguments:
             if name not in parameters:
-                raise UserError(f"{spec['fn']}: no argument {name!r}; {_near(name, list(parameters))}")
+                near = _near(name, list(parameters))
+                raise UserError(f"{spec['fn']}: no argument {name!r}; {near}")
     return functools.partial(function, **arguments)
 
 
 def load_config(spec: str | os.PathLike[str]) -> ml_collections.ConfigDict:
-    """The config of a file, or of a shipped one by its name ("quickstart"); the file defines get_config()."""
+    """The config that a file's get_config() makes; a shipped one has a name ("quickstart")."""
     path = pathlib.Path(spec)
     if path.suffix != ".py":
         path = shipped_configs() / f"{spec}.py"
         if not path.is_file():
             known = sorted(p.stem for p in shipped_configs().glob("*.py") if p.stem != "__init__")
-            raise UserError(f"--config={spec}: no shipped config of that name; {_near(str(spec), known)}")
+            near = _near(str(spec), known)
+            raise UserError(f"--config={spec}: no shipped config of that name; {near}")
     if not path.is_file():
         raise UserError(f"--config={spec}: no such file; give a path or a shipped name")
     module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UserError(f"{path}: defines no get_config(); add one that returns a ConfigDict")
-    return module.get_config()
+    try:
+        module_spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"{path}: defines no get_config(); add one that returns a ConfigDict")
+        config = module.get_config()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path}{_line(error, path)}: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        kind = type(config).__name__
+        raise UserError(f"{path}: get_config() returns {kind}; return an ml_collections.ConfigDict")
+    return config
+
+
+def _line(error: Exception, path: pathlib.Path) -> str:
+    """The ":LINE" that is the last line of `path` on the way to an error; "" where it is not on the way."""
+    if isinstance(error, SyntaxError):
+        return f":{error.lineno}"
+    frames, where = traceback.extract_tb(error.__traceback__), str(path.absolute())
+    return next((f":{f.lineno}" for f in reversed(frames) if f.filename == where), "")
 
 
 def shipped_configs() -> pathlib.Path:
@@ -90,7 +113,7 @@ def shipped_configs() -> pathlib.Path:
 def override(
     config: ml_collections.ConfigDict, assignments: Sequence[str]
 ) -> ml_collections.ConfigDict:
-    """Set fields from ["a.b=1", ...]; values are Python literals, or else strings. Changes and returns `config`."""
+    """Set fields of `config` from ["a.b=1", ...], Python literals or else strings; returns it."""
     for assignment in assignments:
         field, equals, text = assignment.partition("=")
         if not equals:
@@ -121,8 +144,8 @@ def _assign(node: ml_collections.ConfigDict, name: str, text: str, field: str) -
     if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if old is not None and value is not None and type(old) is not type(value):
-        kind = type(old).__name__
-        raise UserError(f"config.{field}: {text!r} is a {type(value).__name__}; write a {kind}, such as {old!r}")
+        made, kind = type(value).__name__, type(old).__name__
+        raise UserError(f"config.{field}: {text!r} is {made}; write {kind}, such as {old!r}")
     with node.ignore_type():
         node[name] = value
 
@@ -139,7 +162,7 @@ def plain(config: Any) -> Any:
         return [plain(value) for value in config]
     if config is None or isinstance(config, bool | int | float | str):
         return config
-    raise UserError(f"config: {config!r} is no plain value; name functions as package.module:function")
+    raise UserError(f"config: {config!r} is no plain value; name functions as package.module:fn")
 
 
 def digest(value: Any) -> str:
@@ -153,7 +176,7 @@ def diff(old: Any, new: Any) -> list[str]:
     before, after = dict(_leaves(plain(old))), dict(_leaves(plain(new)))
     lines = []
     for name in sorted(before.keys() | after.keys()):
-        was, now = (json.dumps(side[name]) if name in side else "absent" for side in (before, after))
+        was, now = (json.dumps(s[name]) if name in s else "absent" for s in (before, after))
         if was != now:
             lines.append(f"{name}: {was} -> {now}")
     return lines
@@ -173,7 +196,7 @@ def _leaves(value: Any, prefix: str = ""):
 
 
 def enable_compilation_cache(folder: str | os.PathLike[str]) -> None:
-    """Keep compiled programs in `folder`, so that a restart or a fit of the same shape compiles nothing again."""
+    """Keep compiled programs in `folder`, so that a restart of the same shapes compiles nothing."""
     import jax
 
     jax.config.update("jax_compilation_cache_dir", str(folder))

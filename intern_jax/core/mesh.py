@@ -1,7 +1,7 @@
 """The device mesh, the one table from logical axes to mesh axes, and placement.
 
-Models name logical axes only ("conv_out", "heads", ...). An axis that a mesh axis does not divide is replicated,
-which is said once; a batch that does not divide is an error.
+Models name logical axes only ("conv_out", "heads", ...). An axis that a mesh axis does not divide
+is replicated, which is said once; a batch that does not divide is an error.
 """
 
 import functools
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
-# Logical axis -> mesh axis. An array uses a mesh axis once: its first dimension that asks for it gets it.
+# Logical axis -> mesh axis. An array uses a mesh axis once: the first dimension to ask gets it.
 LOGICAL_AXES: dict[str, str | None] = {
     "conv_in": "fsdp",
     "conv_out": "tensor",
@@ -39,7 +39,7 @@ LOGICAL_AXES: dict[str, str | None] = {
 def make_mesh(
     data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """A mesh of axes data, fsdp, tensor; at most one size may be -1, which takes the devices left over."""
+    """A mesh of axes data, fsdp, tensor; one size may be -1: it takes the devices left over."""
     devices = list(jax.devices() if devices is None else devices)
     shape = [data, fsdp, tensor]
     if shape.count(-1) > 1 or any(size < 1 and size != -1 for size in shape):
@@ -107,8 +107,8 @@ def check_batch(mesh: Mesh, batch: Mapping[str, Mapping[str, Any]], multiple: in
         count = len(next(iter(rows.values()))) * jax.process_count()
         if count % parts:
             raise UserError(
-                f"data.{group}.batch_size: {count} rows do not divide over {parts} parts (data x fsdp "
-                f"x accumulation); use a multiple of {parts}"
+                f"data.{group}.batch_size: {count} rows do not divide over {parts} parts "
+                f"(data x fsdp x accumulation); use a multiple of {parts}"
             )
 
 

@@ -1,4 +1,4 @@
-"""Parameter trees by name: "backbone/stage1/conv/kernel" and what regular expressions do with such names."""
+"""Parameter trees by name ("backbone/stem/kernel"), and what regular expressions do there."""
 
 import dataclasses
 import re
@@ -9,7 +9,7 @@ import jax
 
 from intern_jax.core.config import UserError
 
-# A rule starts arrays from an earlier checkpoint: (regex over the target's name, template of the source's name).
+# Starts arrays from an earlier checkpoint: (regex over the target's name, the source's name).
 Rule = tuple[str, str]
 
 
@@ -42,10 +42,17 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def partition(tree: Any, regex: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """(leaves whose name the regex matches from its start, all others), each as nested dicts."""
-    flat, pattern = names(tree), re.compile(regex)
+    flat, pattern = names(tree), _compiled(regex)
     mine = {name: value for name, value in flat.items() if pattern.match(name)}
     rest = {name: value for name, value in flat.items() if name not in mine}
     return unflatten(mine), unflatten(rest)
+
+
+def _compiled(regex: str) -> re.Pattern:
+    try:
+        return re.compile(regex)
+    except re.error as error:
+        raise UserError(f"{regex!r}: is no regular expression ({error}); correct it") from None
 
 
 def merge(first: Any, second: Any) -> dict[str, Any]:
@@ -60,7 +67,7 @@ def names_or_none(tree: Any) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class GraftReport:
-    """What a graft did: targets filled, targets left at their initialisation, source arrays not used."""
+    """What a graft did: targets filled, targets left as initialised, source arrays not used."""
 
     matched: list[str]
     missing: list[str]
@@ -68,9 +75,8 @@ class GraftReport:
 
     def summary(self) -> str:
         """One line with counts and a few names."""
-        return (
-            f"matched {len(self.matched)}, missing {_some(self.missing)}, unused {_some(self.unused)}"
-        )
+        missing, unused = _some(self.missing), _some(self.unused)
+        return f"matched {len(self.matched)}, missing {missing}, unused {unused}"
 
 
 def _some(items: Sequence[str], count: int = 3) -> str:
@@ -80,16 +86,16 @@ def _some(items: Sequence[str], count: int = 3) -> str:
 
 
 def graft(target: Any, source: Any, rules: Sequence[Rule]) -> tuple[dict[str, Any], GraftReport]:
-    """`target` with leaves replaced by `source`'s: for each name the first rule whose source exists.
+    """`target` with leaves replaced by `source`'s: by the first rule whose source exists.
 
     Arrays keep the target's dtype. A shape that differs is a UserError: a graft never reshapes.
     """
     wanted, have = names(target), names(source)
     out, matched, used = dict(wanted), [], set()
+    compiled = [(_compiled(regex), template) for regex, template in rules]
     for name, leaf in wanted.items():
-        for regex, template in rules:
-            match = re.fullmatch(regex, name)
-            origin = match.expand(template) if match else None
+        for pattern, template in compiled:
+            origin = _origin(pattern, template, name)
             if origin is None or origin not in have:
                 continue
             if tuple(have[origin].shape) != tuple(leaf.shape):
@@ -101,8 +107,19 @@ def graft(target: Any, source: Any, rules: Sequence[Rule]) -> tuple[dict[str, An
             matched.append(name)
             used.add(origin)
             break
-    missing = [name for name in wanted if name not in matched]
+    filled = set(matched)
+    missing = [name for name in wanted if name not in filled]
     return unflatten(out), GraftReport(matched, missing, [n for n in have if n not in used])
+
+
+def _origin(pattern: re.Pattern, template: str, name: str) -> str | None:
+    match = pattern.fullmatch(name)
+    try:
+        return match.expand(template) if match else None
+    except (re.error, IndexError) as error:
+        raise UserError(
+            f"graft {pattern.pattern!r} -> {template!r}: {error}; name a group of the regex"
+        ) from None
 
 
 def count(tree: Any) -> int:

@@ -16,10 +16,10 @@ class Stage:
     """What is trained, by which losses, and from what it starts. Subclasses set and override.
 
     name            shown in logs
-    weights         loss term -> weight; 1 where absent. Applied by the step, so that every term is logged
+    weights         loss term -> weight; 1 where absent. The step applies them and logs every term
     graft           rules that start arrays from earlier stages (core/tree.py)
     trainable       regex over parameter names; the others get no gradient and no optimizer state
-    frozen          arrays that the loss reads and nothing changes (teachers); placed once, never donated
+    frozen          arrays that the loss reads and nothing changes (teachers); placed once
     batch_coupled   the loss couples the rows of a batch (contrastive): accumulation would change it
     """
 
@@ -31,13 +31,13 @@ class Stage:
     batch_coupled: bool = False
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
-        """All variables, for a batch of these shapes. Parameters may carry logical axes (nn.Partitioned)."""
+        """All variables, for a batch of these shapes; axes may be named by nn.Partitioned."""
         raise NotImplementedError
 
     def loss(
         self, params: Any, extra: Any, frozen: Any, batch: Batch, key: jax.Array
     ) -> tuple[Terms, tuple[Any, Terms]]:
-        """Loss terms, and (the other collections after this step, metrics). `extra` keeps its structure."""
+        """Loss terms, and (the other collections after this step, metrics)."""
         raise NotImplementedError
 
     def predict(self, params: Any, extra: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
