@@ -96,7 +96,7 @@ def load_config(spec: str | os.PathLike[str]) -> ml_collections.ConfigDict:
 
 
 def _line(error: Exception, path: pathlib.Path) -> str:
-    """The ":LINE" that is the last line of `path` on the way to an error; "" where it is not on the way."""
+    """The last line of `path` on the way to an error, as ":LINE", or ""."""
     if isinstance(error, SyntaxError):
         return f":{error.lineno}"
     frames, where = traceback.extract_tb(error.__traceback__), str(path.absolute())
