@@ -100,6 +100,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def gathered(sharding: NamedSharding) -> NamedSharding:
+    """The same without the fsdp axis: as a parameter is used, where `sharding` is how it is kept."""
+    spec = PartitionSpec(*(None if axis == "fsdp" else axis for axis in sharding.spec))
+    return NamedSharding(sharding.mesh, spec)
+
+
 def check_batch(mesh: Mesh, batch: Mapping[str, Mapping[str, Any]], multiple: int = 1) -> None:
     """Refuse a batch whose rows do not divide over the mesh (times `multiple` micro-batches)."""
     parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES) * multiple

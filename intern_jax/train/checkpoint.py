@@ -3,6 +3,7 @@
 import itertools
 import logging
 import pathlib
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from intern_jax.core.config import UserError
 from intern_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
+
+CONTENTS = ("_CHECKPOINT_METADATA", "state/_METADATA", "meta/metadata")  # of a whole checkpoint
 
 
 class Checkpoints:
@@ -73,7 +76,10 @@ def _differing(saved: Any, wanted: TrainState) -> str:
         {name: tuple(leaf.shape) for name, leaf in ocp.tree.to_flat_dict(t, sep="/").items()}
         for t in (saved.tree, wanted)
     )
-    names = sorted(n for n in have.keys() | need.keys() if have.get(n) != need.get(n))
+    names = sorted(
+        (n for n in have.keys() | need.keys() if have.get(n) != need.get(n)),
+        key=lambda n: (not n.startswith("params/"), n),
+    )
     if not names:
         return ""
     was, now = (shapes.get(names[0], "absent") for shapes in (have, need))
@@ -82,12 +88,16 @@ def _differing(saved: Any, wanted: TrainState) -> str:
 
 
 def _set_aside_unfinished(folder: pathlib.Path) -> None:
-    # A save under way has a temporary name, but an interrupted copy or deletion leaves a step's.
-    for step in sorted(folder.glob("*[0-9]")):
-        needed = (step / "_CHECKPOINT_METADATA", step / "state" / "_METADATA", step / "meta")
-        if step.name.isdecimal() and not all(path.exists() for path in needed):
-            log.warning("%s: is no whole checkpoint; passed over and set aside", step)
-            step.rename(_free_name(step))
+    # A save under way has a temporary name; an interrupted deletion or copy leaves a step's name.
+    steps = {int(path.name): path for path in folder.glob("*") if path.name.isdecimal()}
+    whole = [step for step, path in steps.items() if all((path / n).exists() for n in CONTENTS)]
+    newest = max(whole, default=-1)
+    for step in steps.keys() - set(whole):
+        if step < newest:
+            shutil.rmtree(steps[step])
+            continue
+        log.warning("%s: is no whole checkpoint; passed over and set aside", steps[step])
+        steps[step].rename(_free_name(steps[step]))
 
 
 def _free_name(step: pathlib.Path) -> pathlib.Path:

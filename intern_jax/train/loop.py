@@ -44,7 +44,7 @@ PEAK_TFLOPS = {
 }
 
 DEFAULTS: dict[str, Any] = {
-    "steps": 0,  # has no default: a fit needs at least 1
+    "steps": None,  # has no default
     "seed": 0,
     "optim": {},
     "accumulate": 1,
@@ -55,7 +55,7 @@ DEFAULTS: dict[str, Any] = {
     "max_bad_steps": 10,
     "profile": None,
 }
-POSITIVE = ("steps", "accumulate", "checkpoint_every", "keep", "log_every", "max_bad_steps")
+POSITIVE = ("accumulate", "checkpoint_every", "keep", "log_every", "max_bad_steps")
 
 
 class Batches(Protocol):
@@ -95,6 +95,9 @@ def check(cfg: Mapping[str, Any]) -> None:
         optional = name == "checkpoint_every" and value is None
         if name in POSITIVE and not optional and (not isinstance(value, int) or value < 1):
             raise UserError(f"train.{name}: {value!r}; write a whole number of at least 1")
+    steps = cfg.get("steps")
+    if steps is not None and (not isinstance(steps, int) or steps < 0):
+        raise UserError(f"train.steps: {steps!r}; write a whole number, 0 for none")
     if not 0 <= cfg.get("ema_decay", 0.0) < 1:
         raise UserError(f"train.ema_decay: {cfg['ema_decay']!r}; write 0 for none, or less than 1")
     window = cfg.get("profile")
@@ -153,6 +156,8 @@ class Trainer:
         cfg = self.cfg | changes
         cfg["optim"] = dict(self.cfg["optim"]) | dict(changes.get("optim", {}))
         check(cfg)
+        if cfg["steps"] is None:
+            raise UserError("train.steps: missing; give the number of steps")
         before, after = optim.settings(self.cfg["optim"]), optim.settings(cfg["optim"])
         compiled = {f"optim.{n}": (before[n], after[n]) for n in before if n not in optim.FREE}
         compiled |= {n: (self.cfg[n], cfg[n]) for n in ("accumulate", "ema_decay")}

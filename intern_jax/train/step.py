@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from intern_jax.core import mesh as mesh_lib
 from intern_jax.core import tree
 from intern_jax.core.config import UserError
 from intern_jax.train.stage import Batch, Stage
@@ -24,7 +25,8 @@ def make_step(
 
     `accumulate`: micro-batches a step, whose gradients are averaged; refused where the loss
     couples rows. A step whose loss or gradient is not finite changes nothing but the counters.
-    `shardings`: where the state stays; without them the compiler chooses.
+    `shardings`: where the state stays; without them the compiler chooses. Parameters are used whole
+    on the fsdp axis: gathered before, their gradient scattered after.
     """
     if accumulate > 1 and stage.batch_coupled:
         raise UserError(
@@ -32,8 +34,13 @@ def make_step(
             "which couples the rows of a batch; set it to 1"
         )
 
+    # Left to choose, XLA (jaxlib 0.10.2) made wrong gradients of convolutions on a 2x2x2 mesh.
+    whole = None if shardings is None else jax.tree.map(mesh_lib.gathered, shardings.params)
+    parts = None if shardings is None else tree.partition(shardings.params, stage.trainable)[0]
+
     def loss(trainable, rest, extra, frozen, batch, key):
-        terms, (extra, metrics) = stage.loss(tree.merge(trainable, rest), extra, frozen, batch, key)
+        params = _place(tree.merge(trainable, rest), whole)
+        terms, (extra, metrics) = stage.loss(params, extra, frozen, batch, key)
         for name in stage.weights:
             if name not in terms:
                 known = ", ".join(sorted(terms))
@@ -41,7 +48,9 @@ def make_step(
         total = sum(stage.weights.get(name, 1.0) * term for name, term in terms.items())
         return total, (extra, {**terms, **metrics, "loss": total})
 
-    grad = jax.grad(loss, has_aux=True)
+    def grad(*arguments):
+        grads, rest = jax.grad(loss, has_aux=True)(*arguments)
+        return _place(grads, parts), rest
 
     def gradient(trainable, rest, extra, frozen, batch, key):
         if accumulate == 1:
@@ -95,6 +104,10 @@ def make_step(
     if shardings is None:
         return jax.jit(step, donate_argnums=0)
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+
+
+def _place(arrays: Any, shardings: Any) -> Any:
+    return arrays if shardings is None else jax.lax.with_sharding_constraint(arrays, shardings)
 
 
 def _split(parts: int) -> Callable[[jax.Array], jax.Array]:

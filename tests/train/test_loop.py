@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -95,7 +94,7 @@ fit(toy.Linear(noise=0.1), Slow(), cfg, make_mesh(data=1), {folder!r})
 
 
 def run_killed(folder: pathlib.Path, seconds: float) -> bool:
-    """Start the run, kill it `seconds` after its first row; whether it was killed before its end."""
+    """Start the run, kill it `seconds` after its first row; whether that was before its end."""
     code = KILLED.format(root=str(ROOT), folder=str(folder))
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as process:
         known = len(rows(folder)) if (folder / "metrics.jsonl").exists() else 0
@@ -118,7 +117,7 @@ def check_kills(mesh, folder, kills):
     assert_same(ended.state, straight.state)
     assert values(rows(folder)) == values(straight.history)
     left = {path.name for path in (folder / "checkpoints").iterdir()}
-    assert left == {"38", "40"}
+    assert left == {"38", "40"}, "a killed save or deletion left its folder"
 
 
 def test_a_killed_run_ends_the_same(mesh, tmp_path):
@@ -149,7 +148,8 @@ def test_bad_steps_apart_do_not(mesh):
     ("cfg", "said"),
     [
         ({"stpes": 3}, "train.stpes: no such field; known: steps"),
-        ({"steps": 0}, "train.steps: 0; write a whole number of at least 1"),
+        ({"steps": None}, "train.steps: missing"),
+        ({"steps": -1}, "train.steps: -1; write a whole number"),
         ({"log_every": 0}, "train.log_every: 0"),
         ({"checkpoint_every": 0.5}, "train.checkpoint_every: 0.5"),
         ({"ema_decay": 1.0}, "train.ema_decay: 1.0"),

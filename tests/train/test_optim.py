@@ -8,7 +8,10 @@ import pytest
 from intern_jax.core.config import UserError
 from intern_jax.train import optim
 
-PARAMS = {"head": {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full(3, 2.0)}, "scale": jnp.ones(())}
+PARAMS = {
+    "head": {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full(3, 2.0)},
+    "scale": jnp.ones(()),
+}
 NONE = jax.tree.map(jnp.zeros_like, PARAMS)
 
 
