@@ -126,10 +126,10 @@ class ToHeads(nn.Module):
         shape, axes = (self.parts, self.heads, inputs // self.heads), (None, "heads", None)
         kernel_init = nn.with_logical_partitioning(self.kernel_init, ("embed", *axes))
         kernel = self.param("kernel", kernel_init, (inputs, *shape))
-        bias_init = nn.with_logical_partitioning(nn.initializers.zeros, axes)
-        bias = self.param("bias", bias_init, shape)
+        # One axis, as every bias: that is how optimizers tell what not to decay.
+        bias = self.param("bias", nn.initializers.zeros, (self.parts * inputs,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        return jnp.einsum("bnc,cthd->tbnhd", x, kernel) + bias[:, None, None]
+        return jnp.einsum("bnc,cthd->tbnhd", x, kernel) + bias.reshape(shape)[:, None, None]
 
 
 class FromHeads(nn.Module):
