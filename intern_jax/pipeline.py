@@ -63,7 +63,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[s
             )
             if seed == settings["seeds"][0]:
                 results["pictures"] = draw_pictures(settings, products, ladder, seed, mesh, workdir)
-    results["table"] = runner.table(results["records"])
+    results["table"] = runner.table(runner.test_records(results["records"]))
     results["seconds"] = round(time.time() - started, 1)
     write_json(workdir / "results.json", results)
     html.write_report(workdir)
@@ -73,7 +73,9 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[s
 class Product:
     """A finished stage: its folder, its key and the arrays that later stages start from."""
 
-    def __init__(self, name: str, seed: int, key: str, folder: pathlib.Path, spec: Mapping[str, Any]):
+    def __init__(
+        self, name: str, seed: int, key: str, folder: pathlib.Path, spec: Mapping[str, Any]
+    ):
         self.name, self.seed, self.key, self.folder, self.spec = name, seed, key, folder, dict(spec)
 
     @property
@@ -101,18 +103,24 @@ def check(settings: Mapping[str, Any]) -> None:
     zoo.build(settings["backbone"])
     for position, name in enumerate(settings["stages"]):
         if name not in settings:
-            raise UserError(f"config.{name}: stage '{name}' is listed in config.stages, not described")
+            raise UserError(
+                f"config.{name}: stage '{name}' is listed in config.stages, not described"
+            )
         entry = settings[name]
         for earlier in entry["start"]:
             if earlier not in settings["stages"][:position]:
-                raise UserError(f"config.{name}.start: '{earlier}' is no earlier stage of config.stages")
+                raise UserError(
+                    f"config.{name}.start: '{earlier}' is no earlier stage of config.stages"
+                )
         config_lib.bind(entry["stage"])
         loop.check(entry["train"])
         if entry.get("backbone"):
             zoo.build(entry["backbone"])
         for group, cfg in entry["data"].items():
             if not cfg.get("sources"):
-                raise UserError(f"config.{name}.data.{group}.sources: empty; name at least one source")
+                raise UserError(
+                    f"config.{name}.data.{group}.sources: empty; name at least one source"
+                )
             for source in cfg["sources"]:
                 config_lib.bind({k: v for k, v in source.items() if k != "weight"})
             config_lib.bind(cfg["transform"])
@@ -198,7 +206,9 @@ def train_stage(
     )
 
 
-def build_stage(entry: Mapping[str, Any], spec: Mapping[str, Any], sources: Mapping[str, Any]) -> Any:
+def build_stage(
+    entry: Mapping[str, Any], spec: Mapping[str, Any], sources: Mapping[str, Any]
+) -> Any:
     """The stage object of a config entry; a supervised stage also learns its sources' class counts."""
     arguments = {"backbone": spec}
     if entry.get("heads", False):

@@ -47,10 +47,14 @@ class Backbone:
             if rest.startswith("backbone/"):
                 picked[f"{collection}/{rest.removeprefix('backbone/')}"] = value
         if not picked:
-            raise UserError(f"{name}: holds no backbone/... arrays; was it made by a stage of ours?")
+            raise UserError(
+                f"{name}: holds no backbone/... arrays; was it made by a stage of ours?"
+            )
         return cls(spec, tree.unflatten(picked), name)
 
-    def features(self, images: jax.Array, task: str, outputs: tuple[str, ...]) -> dict[str, jax.Array]:
+    def features(
+        self, images: jax.Array, task: str, outputs: tuple[str, ...]
+    ) -> dict[str, jax.Array]:
         """Chosen outputs of uint8 images [B,S,S,3], in eval mode; compiled once a (spec, task, shape)."""
         return _features(_frozen(self.spec), task, outputs)(self.variables, images)
 

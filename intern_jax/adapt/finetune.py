@@ -17,6 +17,7 @@ from intern_jax.models.heads.task import BACKBONE_TASK, TaskHead
 from intern_jax.ops.images import normalise
 from intern_jax.train.stage import Stage
 
+
 class TaskModel(nn.Module):
     """A backbone and the head of one task."""
 

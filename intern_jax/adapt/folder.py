@@ -53,7 +53,9 @@ def adapt_folder(
     backbone, default_canvas = _start(init, seed)
     canvas = canvas or default_canvas
     train, held = _split(source, validation, seed)
-    log.info("%s: %d classes, %d to train, %d held out", data, len(source.classes), len(train), len(held))
+    log.info(
+        "%s: %d classes, %d to train, %d held out", data, len(source.classes), len(train), len(held)
+    )
     transform = config_lib.bind(fit.task_transform("classification", canvas, flip, train=False))
     held_arrays = eval_arrays(Subset(source, held), transform)
     if method == "probe":
@@ -115,7 +117,9 @@ def _split(source: ImageFolder, validation: float, seed: int) -> tuple[np.ndarra
     for label, name in enumerate(source.classes):
         rows = rng.permutation(np.flatnonzero(source.labels == label))
         if len(rows) < 2:
-            raise UserError(f"{name}: one image only; a class needs two, one of them to be held out")
+            raise UserError(
+                f"{name}: one image only; a class needs two, one of them to be held out"
+            )
         count = min(max(round(validation * len(rows)), 1), len(rows) - 1)
         held.append(rows[:count])
         train.append(rows[count:])

@@ -14,7 +14,9 @@ from intern_jax.data.transforms import eval_arrays, eval_classification
 COUNT = 16  # pictures a file; the report draws as many as fit
 
 
-def dense_rows(cfg: Mapping[str, Any], ladder: Ladder, seed: int, folder: pathlib.Path, mesh: Any) -> list:
+def dense_rows(
+    cfg: Mapping[str, Any], ladder: Ladder, seed: int, folder: pathlib.Path, mesh: Any
+) -> list:
     """For each dense row, test pictures with truth and the highest rung's frozen prediction at the middle fraction."""
     rung = list(ladder)[-1]
     fraction = sorted(cfg["fractions"])[len(cfg["fractions"]) // 2]
@@ -29,13 +31,22 @@ def dense_rows(cfg: Mapping[str, Any], ladder: Ladder, seed: int, folder: pathli
             bench = RowBench(row, cfg, seed, Recorder(folder, {}), mesh)
             arrays = _spread(bench.test_arrays, COUNT)
             out = bench.predict_frozen(ladder[rung][row.task], fraction, 0, arrays["image"])
-            _save(path, {"images": arrays["image"], "title": title} | _maps(row.family, out, arrays, bench))
+            _save(
+                path,
+                {"images": arrays["image"], "title": title} | _maps(row.family, out, arrays, bench),
+            )
         made.append({"title": title, "npz": f"{folder.name}/{path.name}"})
     return made
 
 
 def zero_shot(
-    stage: Any, params: Any, extra: Any, row_name: str, size: int, context: int, folder: pathlib.Path
+    stage: Any,
+    params: Any,
+    extra: Any,
+    row_name: str,
+    size: int,
+    context: int,
+    folder: pathlib.Path,
 ) -> list:
     """Test pictures of a classification row with the three best of the class names as texts."""
     row = suite.find(row_name)
@@ -43,7 +54,9 @@ def zero_shot(
     title = f"{row_name}: zero-shot words of the amateur"
     if not path.exists():
         source = row.load("test")
-        arrays = _spread(eval_arrays(source, lambda s, rng: eval_classification(s, rng, size=size)), COUNT)
+        arrays = _spread(
+            eval_arrays(source, lambda s, rng: eval_classification(s, rng, size=size)), COUNT
+        )
         words = tokenizer_lib.load("embedded")
         names = [name.replace("-", " ") for name in source.classes]
         tokens = np.stack([words.encode(name, context) for name in names])

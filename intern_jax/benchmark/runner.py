@@ -56,15 +56,23 @@ def run(
     mesh: jax.sharding.Mesh,
     versions: Mapping[str, str],
 ) -> list[dict[str, Any]]:
-    """All records of one seed, in the order of the rows."""
+    """All records of one seed, in the order of the rows; those with a "split" are not of the test split."""
     folder.mkdir(parents=True, exist_ok=True)
     records = []
     for name in cfg["rows"]:
+        started = time.time()
         bench = RowBench(suite.find(name), cfg, seed, Recorder(folder, versions), mesh)
-        rows = bench.frozen(ladder) + bench.scratch(ladder["random"]) + bench.finetune(ladder)
-        records += rows
-        log.info("%s (seed %d): %d scores", name, seed, len(rows))
+        made = bench.frozen(ladder) + bench.scratch(ladder["random"]) + bench.finetune(ladder)
+        if cfg.get("validation"):
+            made += bench.validation(ladder)
+        records += made
+        log.info("%s (seed %d): %d scores, %.0f s", name, seed, len(made), time.time() - started)
     return records
+
+
+def test_records(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The records that belong into the table."""
+    return [record for record in records if "split" not in record]
 
 
 class Recorder:
@@ -76,7 +84,8 @@ class Recorder:
     def __call__(self, key: Mapping[str, Any], make) -> dict[str, Any]:
         """The record of `key`; `make()` computes what is not there yet."""
         digest = config_lib.digest({**key, "version": __version__})
-        label = "-".join(str(key[k]) for k in ("task", "method", "fraction", "seed", "draw"))
+        names = ("task", "split", "method", "fraction", "seed", "draw")
+        label = "-".join(str(key[name]) for name in names if name in key)
         path = self.folder / f"{label}-{digest[:12]}.json"
         if path.exists():
             return json.loads(path.read_text())
@@ -136,19 +145,44 @@ class RowBench:
             features = _Features(by_task[self.row.task], self)
             for fraction in self.cfg["fractions"]:
                 for draw in range(1 if fraction == 1 else self.cfg["draws"]):
-                    key = self._key(method, fraction, draw) | {
-                        "backbone": by_task[self.row.task].name,
-                        "settings": dict(self._frozen_settings()),
-                    }
-                    make = functools.partial(self._frozen_score, features, fraction, draw)
+                    key = self._frozen_key(method, fraction, draw, features.backbone)
+                    rows = self.subset(fraction, draw)
+                    make = functools.partial(self._frozen_score, features, rows, draw)
                     records.append(self.record(key, make))
         return records
 
-    def _frozen_settings(self) -> Mapping[str, Any]:
-        return self.cfg["probe" if self.row.family == "classification" else "head"]
+    def validation(self, ladder: Ladder) -> list[dict[str, Any]]:
+        """Each rung's score on a held-out fifth of the training labels: what a model may be chosen by."""
+        everything = np.arange(len(self.train))
+        rows, held = protocol.split_validation(
+            everything, self.train.keys, self.train.labels, seed=self.seed
+        )
+        records = []
+        for method, by_task in ladder.items():
+            features = _Features(by_task[self.row.task], self)
+            key = self._frozen_key(method, 1.0, 0, features.backbone) | {"split": "validation"}
+            make = functools.partial(self._frozen_score, features, rows, 0, held)
+            records.append(self.record(key, make))
+        return records
 
-    def _frozen_score(self, features: "_Features", fraction: float, draw: int) -> dict[str, Any]:
-        rows = self.subset(fraction, draw)
+    def _frozen_key(
+        self, method: str, fraction: float, draw: int, backbone: Backbone
+    ) -> dict[str, Any]:
+        settings = self.cfg["probe" if self.row.family == "classification" else "head"]
+        return self._key(method, fraction, draw) | {
+            "backbone": backbone.name,
+            "settings": dict(settings),
+        }
+
+    def _frozen_score(
+        self, features: "_Features", rows: np.ndarray, draw: int, held: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """Fit on some training rows; score on the test split, or on the held-out training rows."""
+        inputs, arrays = features.test, self.test_arrays
+        if held is not None:
+            inputs = {name: value[held] for name, value in features.train.items()}
+            arrays = {name: value[held] for name, value in self.train_arrays.items()}
+        extra = {}
         if self.row.family == "classification":
             probe = fit_probe(
                 features.train["pooled"],
@@ -158,12 +192,10 @@ class RowBench:
                 l2_grid=self.cfg["probe"]["l2"],
                 seed=draw,
             )
-            out = probe.logits(features.test["pooled"])
-            extra = {"l2": float(probe.l2), "validation_score": probe.validation_score}
+            out, extra = probe.logits(inputs["pooled"]), {"l2": float(probe.l2)}
         else:
-            predict = self._head(features, rows, draw)
-            out, extra = predict(features.test), {}
-        return self._scored(out, rows) | extra
+            out = self._head(features, rows, draw)(inputs)
+        return self._scored(out, rows, arrays) | extra
 
     def _head(self, features: "_Features", rows: np.ndarray, draw: int):
         head = self.cfg["head"]
@@ -235,7 +267,9 @@ class RowBench:
         if len(rates) == 1:
             return rates[0]
         everything = np.arange(len(self.train))
-        rows, held = protocol.split_validation(everything, self.train.keys, self.train.labels, seed=0)
+        rows, held = protocol.split_validation(
+            everything, self.train.keys, self.train.labels, seed=0
+        )
         scores = []
         for rate in rates:
             settings = self._budget(cfg, 1.0, rate)
@@ -244,14 +278,14 @@ class RowBench:
                 "backbone": dict(spec),
                 "settings": settings,
             }
-            make = functools.partial(
-                self._trained_score, spec, None, settings, rows, held, seed=0
-            )
+            make = functools.partial(self._trained_score, spec, None, settings, rows, held, seed=0)
             scores.append(self.record(key, make)["score"])
         best = np.argmax(scores) if self.row.higher_is_better else np.argmin(scores)
         return rates[int(best)]
 
-    def _trained_score(self, spec, backbone, settings, rows, held=None, seed=None) -> dict[str, Any]:
+    def _trained_score(
+        self, spec, backbone, settings, rows, held=None, seed=None
+    ) -> dict[str, Any]:
         model = fit.train_model(
             spec,
             Subset(self.train, rows),
@@ -311,5 +345,3 @@ class _Features:
     @functools.cached_property
     def test(self) -> dict[str, np.ndarray]:
         return self._of(self.bench.test_arrays)
-
-

@@ -42,7 +42,9 @@ class ImageText(nn.Module):
         self.text = TextTransformer(out_dim=self.embed_dim, **self.text_spec)
         self.projector = Projector(self.simsiam_hidden, self.simsiam_hidden)
         self.predictor = Predictor(self.simsiam_hidden // 2, self.simsiam_hidden)
-        self.logit_scale = self.param("logit_scale", nn.initializers.constant(INITIAL_LOGIT_SCALE), ())
+        self.logit_scale = self.param(
+            "logit_scale", nn.initializers.constant(INITIAL_LOGIT_SCALE), ()
+        )
 
     def image(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Embed normalised images [B,S,S,3] as [B,D], not yet of unit length."""

@@ -61,7 +61,9 @@ def test_saved_model_scores_as_reported(folder, tmp_path):
     _, held = _split(source, 0.2, 0)
     model = intern_jax.load(tmp_path / "model")
     answers = model.predict([source[int(i)]["image"] for i in held])
-    right = sum(a["label"] == source.classes[source.labels[i]] for a, i in zip(answers, held, strict=True))
+    right = sum(
+        a["label"] == source.classes[source.labels[i]] for a, i in zip(answers, held, strict=True)
+    )
     assert right / len(held) == summary["accuracy"]
 
 

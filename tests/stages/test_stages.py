@@ -23,9 +23,7 @@ def pairs(rows: int = 8) -> dict:
     tokens = rng.integers(1, 60, (rows, 8)).astype(np.int32)
     tokens[:, -1] = 63
     image = rng.integers(0, 256, (rows, 32, 32, 3)).astype(np.uint8)
-    return {
-        "pairs": {"image1": image, "image2": image[::-1], "tokens1": tokens, "tokens2": tokens}
-    }
+    return {"pairs": {"image1": image, "image2": image[::-1], "tokens1": tokens, "tokens2": tokens}}
 
 
 def labelled(rows: int = 8, groups: tuple[str, ...] = ("cls", "dense")) -> dict:
@@ -34,7 +32,11 @@ def labelled(rows: int = 8, groups: tuple[str, ...] = ("cls", "dense")) -> dict:
     source = (np.arange(rows) % 2).astype(np.int32)
     depth = rng.uniform(1, 5, (rows, 32, 32)).astype(np.float32)
     batch = {
-        "cls": {"image": image, "label": rng.integers(0, 3, rows).astype(np.int32), "source": source},
+        "cls": {
+            "image": image,
+            "label": rng.integers(0, 3, rows).astype(np.int32),
+            "source": source,
+        },
         "dense": {
             "image": image,
             "mask": rng.integers(0, 3, (rows, 32, 32)).astype(np.uint8),
@@ -116,7 +118,9 @@ def test_expert_terms_count_only_their_own_rows():
     stage = Expert(backbone=TINY, classes=CLASSES)
     batch = labelled()
     variables = fit(stage, batch, 0).state
-    loss = jax.jit(lambda b: stage.loss(variables.params, variables.extra, {}, b, jax.random.key(0)))
+    loss = jax.jit(
+        lambda b: stage.loss(variables.params, variables.extra, {}, b, jax.random.key(0))
+    )
     terms, _ = loss(batch)
     assert set(terms) == {"letters", "digits", "scenes", "rooms", "depth"}
     # Another label on a row of source 1 changes that source's term and no other.
