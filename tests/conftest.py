@@ -1,4 +1,4 @@
-"""Settings of every test: CPU only, no silent broadcasting over ranks, absl flags without a command line."""
+"""Settings of every test: CPU only, no silent broadcasting over ranks, absl flags parsed."""
 
 import os
 

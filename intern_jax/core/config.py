@@ -137,8 +137,13 @@ def _assign(node: ml_collections.ConfigDict, name: str, text: str, field: str) -
     except (ValueError, SyntaxError):
         value = text
     old = node[name]
-    if isinstance(old, ml_collections.ConfigDict) != isinstance(value, Mapping):
-        raise UserError(f"config.{field}: is a group of fields; set one of {', '.join(old)}")
+    if isinstance(old, ml_collections.ConfigDict):
+        if old or not isinstance(value, dict):  # an empty group can be filled at once
+            fields = ", ".join(old) or "none yet: give a dict"
+            raise UserError(f"config.{field}: is a group of fields; set one of {fields}")
+        value = ml_collections.ConfigDict(value)
+    if isinstance(old, str) and not isinstance(value, str) and value is not None:
+        value = text
     if isinstance(value, list) and isinstance(old, tuple):
         value = tuple(value)
     if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):

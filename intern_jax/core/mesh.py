@@ -101,7 +101,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def gathered(sharding: NamedSharding) -> NamedSharding:
-    """The same without the fsdp axis: as a parameter is used, where `sharding` is how it is kept."""
+    """The same without the fsdp axis: how a parameter is used, as `sharding` is how it is kept."""
     spec = PartitionSpec(*(None if axis == "fsdp" else axis for axis in sharding.spec))
     return NamedSharding(sharding.mesh, spec)
 

@@ -103,6 +103,12 @@ def test_override_keeps_the_kind_of_a_field():
     assert config.sizes == (4,) and config.flip is False and config.init == "runs/a"
 
 
+def test_override_keeps_text_and_fills_an_empty_group():
+    config = ml_collections.ConfigDict({"name": "a", "group": {}})
+    config_lib.override(config, ["name=123", "group={'steps': 3}", "group.steps=4"])
+    assert config_lib.plain(config) == {"name": "123", "group": {"steps": 4}}
+
+
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
@@ -112,6 +118,8 @@ def test_override_keeps_the_kind_of_a_field():
         ("optim=4", "config.optim: is a group of fields; set one of learning_rate, steps"),
         ("optim.steps=4.5", "config.optim.steps: '4.5' is float; write int, such as 3"),
         ("optim.steps=True", "config.optim.steps: 'True' is bool; write int, such as 3"),
+        ("optim={'steps': 4}", "config.optim: is a group of fields; set one of"),
+        ("optim.learning_rate={'a': 1}", "config.optim.learning_rate: \"{'a': 1}\" is dict; write"),
         ("flip=1", "config.flip: '1' is int; write bool, such as True"),
         ("flip", "--config.flip: no value; write --config.flip=VALUE"),
     ],
