@@ -97,10 +97,13 @@ class Product:
 
 def check(settings: Mapping[str, Any]) -> None:
     """Resolve every name and argument of a config, so that a mistake costs a second."""
-    for field in ("seeds", "mesh", "backbone", "stages"):
+    for field in ("seeds", "mesh", "compute_dtype", "backbone", "stages"):
         if field not in settings:
             raise UserError(f"config.{field}: missing; see configs/quickstart.py for its form")
     zoo.build(settings["backbone"])
+    if settings["compute_dtype"] not in ("auto", "float32", "bfloat16"):
+        given = settings["compute_dtype"]
+        raise UserError(f"config.compute_dtype: {given!r}; write auto, float32 or bfloat16")
     for position, name in enumerate(settings["stages"]):
         if name not in settings:
             raise UserError(
@@ -135,7 +138,7 @@ def train_stages(
     products: dict[str, Product] = {}
     for name in settings["stages"]:
         entry = settings[name]
-        spec = entry.get("backbone") or settings["backbone"]
+        spec = in_dtype(entry.get("backbone") or settings["backbone"], settings["compute_dtype"])
         content = {
             "settings": {k: v for k, v in entry.items()},
             "backbone": spec,
@@ -206,6 +209,22 @@ def train_stage(
     )
 
 
+def in_dtype(spec: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """A backbone spec that computes in `dtype`; "auto" is bfloat16 on accelerators and float32 on CPU.
+
+    Parameters, statistics, softmax and losses stay float32; a spec that names its own dtype keeps it.
+    """
+    if dtype == "auto":
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    spec = dict(spec)
+    if dtype == "float32":
+        return spec
+    if "branch" in zoo.VARIANTS[spec["name"]]:
+        branch = spec.get("branch", zoo.VARIANTS[spec["name"]]["branch"])
+        return spec | {"branch": {"dtype": dtype, **branch}}
+    return {"dtype": dtype, **spec}
+
+
 def build_stage(
     entry: Mapping[str, Any], spec: Mapping[str, Any], sources: Mapping[str, Any]
 ) -> Any:
@@ -228,7 +247,8 @@ def build_ladder(
     settings: Mapping[str, Any], products: Mapping[str, Product], seed: int
 ) -> dict[str, dict[str, Backbone]]:
     """Backbones of the benchmark: {method: {"cls": ..., "dense": ...}}, beginning with a random one."""
-    random = Backbone.random(settings["backbone"], seed)
+    spec = in_dtype(settings["backbone"], settings["compute_dtype"])
+    random = Backbone.random(spec, seed)
     ladder = {"random": {"cls": random, "dense": random}}
     for method, by_task in settings["benchmark"]["ladder"].items():
         ladder[method] = {
