@@ -34,6 +34,7 @@ def get_config() -> ml_collections.ConfigDict:
     )
     benchmark.fractions = (0.01, 0.1, 1.0)
     benchmark.draws = 5
+    benchmark.validation = True
     benchmark.scratch.fractions = (0.1, 0.3, 1.0)
     benchmark.scratch.learning_rates = (1e-3, 4e-3)
     benchmark.scratch.views = {"classification": 30_000, "segmentation": 6_000, "depth": 6_000}
