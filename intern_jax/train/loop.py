@@ -25,7 +25,7 @@ from intern_jax.train import state as state_lib
 from intern_jax.train.checkpoint import Checkpoints
 from intern_jax.train.stage import Stage
 from intern_jax.train.state import TrainState
-from intern_jax.train.step import make_step, scalars_of
+from intern_jax.train.step import check_accumulation, make_step, scalars_of
 from intern_jax.train.writers import Progress, Writer
 
 log = logging.getLogger(__name__)
@@ -112,6 +112,7 @@ class Trainer:
     def __init__(self, stage: Stage, cfg: Mapping[str, Any], mesh: jax.sharding.Mesh):
         check(cfg)
         self.stage, self.cfg, self.mesh = stage, DEFAULTS | dict(cfg), mesh
+        check_accumulation(stage, self.cfg["accumulate"])
         self.tx = optim.build(self.cfg["optim"])
         self.frozen = jax.device_put(stage.frozen, mesh_lib.replicated(mesh))
         self._programs: dict[str, _Programs] = {}

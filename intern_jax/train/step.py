@@ -14,6 +14,15 @@ from intern_jax.train.stage import Batch, Stage
 from intern_jax.train.state import TrainState
 
 
+def check_accumulation(stage: Stage, accumulate: int) -> None:
+    """Refuse micro-batches where the loss couples the rows of a batch."""
+    if accumulate > 1 and stage.batch_coupled:
+        raise UserError(
+            f"train.accumulate: {accumulate} micro-batches would change the loss of {stage.name}, "
+            "which couples the rows of a batch; set it to 1"
+        )
+
+
 def make_step(
     stage: Stage,
     tx: optax.GradientTransformation,
@@ -28,12 +37,7 @@ def make_step(
     `shardings`: where the state stays; without them the compiler chooses. Parameters are used whole
     on the fsdp axis: gathered before, their gradient scattered after.
     """
-    if accumulate > 1 and stage.batch_coupled:
-        raise UserError(
-            f"train.accumulate: {accumulate} micro-batches would change the loss of {stage.name}, "
-            "which couples the rows of a batch; set it to 1"
-        )
-
+    check_accumulation(stage, accumulate)
     # Left to choose, XLA (jaxlib 0.10.2) made wrong gradients of convolutions on a 2x2x2 mesh.
     whole = None if shardings is None else jax.tree.map(mesh_lib.gathered, shardings.params)
     parts = None if shardings is None else tree.partition(shardings.params, stage.trainable)[0]
