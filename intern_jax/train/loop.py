@@ -7,10 +7,8 @@ function of the step, a restart from it repeats the uninterrupted run bit for bi
 
 import dataclasses
 import logging
-import math
 import os
 import pathlib
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -23,25 +21,13 @@ from intern_jax.core.config import UserError
 from intern_jax.train import optim
 from intern_jax.train import state as state_lib
 from intern_jax.train.checkpoint import Checkpoints
+from intern_jax.train.meter import Meter
 from intern_jax.train.stage import Stage
 from intern_jax.train.state import TrainState
 from intern_jax.train.step import check_accumulation, make_step, scalars_of
 from intern_jax.train.writers import Progress, Writer
 
 log = logging.getLogger(__name__)
-
-# Peak dense bfloat16 TFLOP/s by device kind, from the makers' data sheets.
-PEAK_TFLOPS = {
-    "NVIDIA A100": 312,
-    "NVIDIA H100": 989,
-    "NVIDIA H200": 989,
-    "TPU v4": 275,
-    "TPU v5 lite": 197,
-    "TPU v5e": 197,
-    "TPU v5p": 459,
-    "TPU v6 lite": 918,
-    "TPU v6e": 918,
-}
 
 DEFAULTS: dict[str, Any] = {
     "steps": None,  # has no default
@@ -98,11 +84,17 @@ def check(cfg: Mapping[str, Any]) -> None:
     steps = cfg.get("steps")
     if steps is not None and (not isinstance(steps, int) or steps < 0):
         raise UserError(f"train.steps: {steps!r}; write a whole number, 0 for none")
-    if not 0 <= cfg.get("ema_decay", 0.0) < 1:
+    if not isinstance(cfg.get("seed", 0), int):
+        raise UserError(f"train.seed: {cfg['seed']!r}; write a whole number")
+    decay = cfg.get("ema_decay", 0.0)
+    if not isinstance(decay, int | float) or not 0 <= decay < 1:
         raise UserError(f"train.ema_decay: {cfg['ema_decay']!r}; write 0 for none, or less than 1")
     window = cfg.get("profile")
-    if window and (len(window) != 2 or not 0 <= window[0] < window[1]):
+    pair = isinstance(window, list | tuple) and len(window) == 2
+    if window and not (pair and 0 <= window[0] < window[1]):
         raise UserError(f"train.profile: {window!r}; write (first step, step to stop before)")
+    if not hasattr(cfg.get("optim", {}), "keys"):
+        raise UserError(f"train.optim: {cfg['optim']!r}; write a group of fields")
     optim.settings(cfg.get("optim", {}))
 
 
@@ -114,7 +106,8 @@ class Trainer:
         self.stage, self.cfg, self.mesh = stage, DEFAULTS | dict(cfg), mesh
         check_accumulation(stage, self.cfg["accumulate"])
         self.tx = optim.build(self.cfg["optim"])
-        self.frozen = jax.device_put(stage.frozen, mesh_lib.replicated(mesh))
+        self.frozen_places = mesh_lib.shardings(mesh, stage.frozen)
+        self.frozen = jax.device_put(state_lib.unbox(stage.frozen), self.frozen_places)
         self._programs: dict[str, _Programs] = {}
 
     def fit(
@@ -205,7 +198,7 @@ class Trainer:
                 self.stage, self.tx, self.mesh, batch, ema=bool(average)
             )
             places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-            step = make_step(self.stage, self.tx, accumulate, average, places)
+            step = make_step(self.stage, self.tx, accumulate, average, places, self.frozen_places)
             self._programs[shapes] = _Programs(init, abstract, step)
         return self._programs[shapes]
 
@@ -232,10 +225,7 @@ class _Run:
         self.key = keys.key_for(cfg["seed"], "train")
         self.pending = None
         self.tracing = False
-        self.wait = 0.0
-        self.images = 0
-        self.flops = None
-        self.since = (time.monotonic(), start, 0.0)
+        self.meter = Meter(start, trainer.mesh.size)
 
     def steps(self, state: TrainState, stream: Batches) -> TrainState:
         """Train from `start` to the last step; a run that is there already asks for no data."""
@@ -259,11 +249,13 @@ class _Run:
         self._profile(step, state)
         arguments = (state, trainer.frozen, batch, self.key, rate)
         if step == self.start:
-            self._count_flops(arguments)
+            if self.folder is not None:
+                self.meter.count_flops(self.step, arguments, cfg["accumulate"])
         state, outputs = self.step(*arguments)
         # The scalars of an earlier step: this one is still under way.
         self._read()
-        if done % self.read_every == 0 or done % cfg["log_every"] == 0 or done == cfg["steps"]:
+        first, last = step == self.start, done == cfg["steps"]
+        if first or last or done % self.read_every == 0 or done % cfg["log_every"] == 0:
             self.pending = (done, outputs)
         if self.checkpoints and (done % cfg["checkpoint_every"] == 0 or done == cfg["steps"]):
             # First the scalars: a restart from this checkpoint does not repeat this step.
@@ -272,11 +264,7 @@ class _Run:
         return state
 
     def _next(self, batches: Any) -> Any:
-        before = time.monotonic()
-        batch = next(batches)
-        self.wait += time.monotonic() - before
-        self.images = _count_images(batch)
-        return mesh_lib.put_batch(self.trainer.mesh, batch)
+        return mesh_lib.put_batch(self.trainer.mesh, self.meter.next_batch(batches))
 
     def _read(self) -> None:
         if self.pending is None:
@@ -285,6 +273,9 @@ class _Run:
         scalars = scalars_of(outputs)
         if step % self.cfg["log_every"] == 0 or step == self.cfg["steps"]:
             self._log(step, scalars)
+        elif step == self.start + 1:
+            # That step compiled: the first rates are of the steps after it.
+            self.meter.restart(step)
         if scalars["bad_steps"] >= self.cfg["max_bad_steps"]:
             raise UserError(
                 f"{self.trainer.stage.name}: {scalars['bad_steps']:.0f} steps in a row without a "
@@ -293,32 +284,15 @@ class _Run:
             )
 
     def _log(self, step: int, scalars: Mapping[str, float]) -> None:
-        now = time.monotonic()
-        before, last, waited = self.since
-        seconds = max(now - before, 1e-9)
-        per_second = (step - last) / seconds
-        share = (self.wait - waited) / seconds
-        self.since = (now, step, self.wait)
-        images = per_second * self.images * jax.process_count()
-        rates = {"images_per_second": images, "data_wait": share}
-        if self.flops and _peak():
-            rates["mfu"] = self.flops * per_second / (_peak() * self.trainer.mesh.size)
+        per_second, rates = self.meter.rates(step)
         self.writer.write(step, scalars | rates)
         left = (self.cfg["steps"] - step) / per_second
         shown = {k: v for k, v in scalars.items() if k not in ("bad_steps", "learning_rate")}
-        texts = {"img/s": f"{images:.0f}"}
+        texts = {"img/s": f"{rates['images_per_second']:.0f}"}
         if "mfu" in rates:
             texts["mfu"] = f"{rates['mfu']:.1%}"
-        texts |= {"data wait": f"{share:.0%}", "left": f"{left:.0f}s"}
+        texts |= {"data wait": f"{rates['data_wait']:.0%}", "left": f"{left:.0f}s"}
         self.progress.show(step, shown, texts)
-
-    def _count_flops(self, arguments: tuple) -> None:
-        # Counted before compilation, where matrix products are not yet calls of a library.
-        if _peak() and self.folder is not None:
-            analysis = self.step.lower(*arguments).cost_analysis() or {}
-            # The body of a loop over micro-batches counts once.
-            flops = analysis.get("flops", 0.0) * self.cfg["accumulate"]
-            self.flops = flops if math.isfinite(flops) else None
 
     def _profile(self, step: int | None, state: TrainState | None = None) -> None:
         """Open or close the profiler's window before `step`; None is the end of the run."""
@@ -332,19 +306,6 @@ class _Run:
         elif step == first:
             jax.profiler.start_trace(str(self.folder / "profile"))
             self.tracing = True
-
-
-def _count_images(batch: Mapping[str, Mapping[str, Any]]) -> int:
-    """Pictures of a batch, each view counted: rows of every field named image...; else all rows."""
-    fields = [(name, value) for rows in batch.values() for name, value in rows.items()]
-    images = sum(len(value) for name, value in fields if name.startswith("image"))
-    return images or sum(len(next(iter(rows.values()))) for rows in batch.values())
-
-
-def _peak() -> float | None:
-    """This device's peak FLOP/s, or None where it is not known."""
-    kind = jax.devices()[0].device_kind
-    return next((t * 1e12 for name, t in PEAK_TFLOPS.items() if kind.startswith(name)), None)
 
 
 def _graft(

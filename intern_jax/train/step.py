@@ -29,21 +29,25 @@ def make_step(
     accumulate: int = 1,
     ema_decay: float = 0.0,
     shardings: TrainState | None = None,
+    frozen_shardings: Any = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Jitted (state, frozen, batch, key, learning_rate) -> (state, scalars); the state is donated.
 
     `accumulate`: micro-batches a step, whose gradients are averaged; refused where the loss
     couples rows. A step whose loss or gradient is not finite changes nothing but the counters.
-    `shardings`: where the state stays; without them the compiler chooses. Parameters are used whole
-    on the fsdp axis: gathered before, their gradient scattered after.
+    `shardings`, `frozen_shardings`: where the state and the stage's frozen arrays stay; without
+    them the compiler chooses. Both are used whole on the fsdp axis: gathered before, the gradient
+    scattered after.
     """
     check_accumulation(stage, accumulate)
     # Left to choose, XLA (jaxlib 0.10.2) made wrong gradients of convolutions on a 2x2x2 mesh.
     whole = None if shardings is None else jax.tree.map(mesh_lib.gathered, shardings.params)
+    frozen_whole = jax.tree.map(mesh_lib.gathered, frozen_shardings) or None
     parts = None if shardings is None else tree.partition(shardings.params, stage.trainable)[0]
 
     def loss(trainable, rest, extra, frozen, batch, key):
         params = _place(tree.merge(trainable, rest), whole)
+        frozen = _place(frozen, frozen_whole)
         terms, (extra, metrics) = stage.loss(params, extra, frozen, batch, key)
         for name in stage.weights:
             if name not in terms:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -81,6 +82,7 @@ KILLED = """
 import sys
 sys.path[:0] = [{root!r}, {root!r} + "/tests/train"]
 import time
+import types
 import toy
 from intern_jax.core.mesh import make_mesh
 from intern_jax.train.loop import fit
@@ -154,6 +156,10 @@ def test_bad_steps_apart_do_not(mesh):
         ({"checkpoint_every": 0.5}, "train.checkpoint_every: 0.5"),
         ({"ema_decay": 1.0}, "train.ema_decay: 1.0"),
         ({"profile": (4, 2)}, "train.profile: "),
+        ({"profile": 3}, "train.profile: 3; write"),
+        ({"ema_decay": "x"}, "train.ema_decay: 'x'; write 0 for none"),
+        ({"seed": 1.5}, "train.seed: 1.5; write a whole number"),
+        ({"optim": None}, "train.optim: None; write a group of fields"),
         ({"optim": {"lr": 1}}, "optim.lr: no such field"),
         ({"optim": {}}, "optim.learning_rate: missing"),
         ({"accumulate": 3}, "data.task.batch_size: 8 rows do not divide over 3 parts"),
@@ -246,8 +252,29 @@ def test_progress_line_and_profile(mesh, tmp_path, caplog):
 
 
 def test_flops_are_counted_where_a_peak_is_known(mesh, tmp_path, monkeypatch):
-    monkeypatch.setattr("intern_jax.train.loop._peak", lambda: 1e12)
+    monkeypatch.setattr("intern_jax.train.meter.peak", lambda: 1e12)
     stage = Linear()
     done = fit(stage, Stream(), settings(), mesh, tmp_path)
     assert 0 < done.history[-1]["mfu"] < 1
     assert stage.traces == 1
+
+
+def test_rates_leave_out_compilation(mesh, monkeypatch):
+    clock = [0.0]
+    fake = types.SimpleNamespace(monotonic=lambda: clock[0])
+    monkeypatch.setattr("intern_jax.train.meter.time", fake)
+
+    class Compiles(Linear):
+        def loss(self, *arguments):
+            clock[0] += 1000.0
+            return super().loss(*arguments)
+
+    class Waits(Stream):
+        def batch_at(self, step):
+            clock[0] += 2.0
+            return super().batch_at(step)
+
+    history = fit(Compiles(), Waits(), settings(steps=9, log_every=3), mesh).history
+    # Eight rows in each step, whose only cost on this clock is the wait of 2 s.
+    assert [row["images_per_second"] for row in history[:2]] == [4.0, 4.0]
+    assert [row["data_wait"] for row in history] == [1.0, 1.0, 1.0]

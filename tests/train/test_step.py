@@ -1,15 +1,18 @@
 """One step of a linear model: accumulation, bad steps, what is trainable, the average, donation."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import PEAK, Linear, Stream, arrays, assert_same
+from jax.sharding import PartitionSpec as P
+from toy import PEAK, Linear, Stream, arrays, assert_same, settings
 
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.train import optim
 from intern_jax.train import state as state_lib
+from intern_jax.train.loop import Trainer
 from intern_jax.train.step import make_step, scalars_of
 
 KEY = jax.random.key(1)
@@ -126,3 +129,11 @@ def test_every_optimizer_trains(name):
         state, out = step(state, {}, Stream().batch_at(index % 2), KEY, RATE)
         losses.append(float(out["loss"]))
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_frozen_arrays_lie_by_their_axes():
+    kernel = nn.Partitioned(jnp.ones((3, 1)), ("embed", "mlp"))
+    trainer = Trainer(Linear(frozen={"kernel": kernel}), settings(), mesh_lib.make_mesh(data=1))
+    abstract = jax.sharding.AbstractMesh((1, 3, 1), mesh_lib.AXES)
+    assert mesh_lib.shardings(abstract, trainer.stage.frozen)["kernel"].spec == P("fsdp")
+    assert "teacher" in trainer.fit(Stream()).history[-1]
