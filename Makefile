@@ -13,7 +13,7 @@ quickstart: $(STAMP)
 	$(BIN)/python -m intern_jax run --config=configs/quickstart.py --workdir=runs/quickstart
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow

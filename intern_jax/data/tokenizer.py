@@ -66,7 +66,7 @@ class Tokenizer:
         """The text of the ids between the start and end tokens (for people to read)."""
         ids = np.asarray(tokens).tolist()
         end = ids.index(self.end) if self.end in ids else len(ids)
-        return self._bpe.decode([i for i in ids[:end] if i < self.mask])
+        return self._bpe.decode([i for i in ids[:end] if i < self.mask]).strip()
 
 
 def clean(text: str) -> str:

@@ -41,9 +41,11 @@ def make_step(
     """
     check_accumulation(stage, accumulate)
     # Left to choose, XLA (jaxlib 0.10.2) made wrong gradients of convolutions on a 2x2x2 mesh.
-    whole = None if shardings is None else jax.tree.map(mesh_lib.gathered, shardings.params)
-    frozen_whole = jax.tree.map(mesh_lib.gathered, frozen_shardings) or None
-    parts = None if shardings is None else tree.partition(shardings.params, stage.trainable)[0]
+    whole = frozen_whole = parts = None
+    if shardings is not None and shardings.step.mesh.shape["fsdp"] > 1:
+        whole = jax.tree.map(mesh_lib.gathered, shardings.params)
+        frozen_whole = jax.tree.map(mesh_lib.gathered, frozen_shardings) or None
+        parts = tree.partition(shardings.params, stage.trainable)[0]
 
     def loss(trainable, rest, extra, frozen, batch, key):
         params = _place(tree.merge(trainable, rest), whole)
