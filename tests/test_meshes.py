@@ -22,7 +22,9 @@ def test_all_stages_on_all_meshes(tmp_path):
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
         out = subprocess.run(
             [sys.executable, str(HERE), json.dumps(mesh), str(tmp_path)],
-            env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+            cwd=HERE.parents[1],
+            env=os.environ
+            | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(HERE.parents[1])},
             check=True,
             capture_output=True,
             text=True,

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import pathlib
 import signal
 import subprocess
@@ -14,6 +13,7 @@ import pytest
 from intern_jax import pipeline
 from intern_jax.core.config import UserError, load_config, override
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY = {"name": "embedded_tiny"}
 SHORT = (
     "amateur.train.steps=3",
@@ -138,7 +138,7 @@ def test_killed_runs_end_with_the_same_scores(finished, tmp_path):
         f"t.pipeline.run(t.tiny_config(), {str(tmp_path)!r})\n"
     )
     for seconds in (12, 25, 31, 38, 44, None):
-        process = subprocess.Popen([sys.executable, "-c", script], env=os.environ)
+        process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
         if seconds is None:
             assert process.wait() == 0
         else:
