@@ -27,9 +27,11 @@ from intern_jax.core import tree
 from intern_jax.core.config import UserError
 from intern_jax.data.stream import Segment, Stream
 from intern_jax.models import zoo
+from intern_jax.ops.images import MEAN, STD
 from intern_jax.report import html
 from intern_jax.train import loop
 from intern_jax.version import __version__
+from intern_jax.weights import folder as folder_lib
 from intern_jax.weights import safetensors
 
 log = logging.getLogger(__name__)
@@ -56,6 +58,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[s
     for seed in settings["seeds"]:
         products = train_stages(settings, seed, mesh, workdir)
         results["stages"] += [product.summary() for product in products.values()]
+        if seed == settings["seeds"][0]:
+            save_last(settings, products, workdir / "model")
         if settings.get("benchmark"):
             ladder = build_ladder(settings, products, seed)
             results["records"] += runner.run(
@@ -258,6 +262,28 @@ def build_ladder(
             for task, stage in by_task.items()
         }
     return ladder
+
+
+def save_last(
+    settings: Mapping[str, Any], products: Mapping[str, Product], folder: pathlib.Path
+) -> None:
+    """The last stage's backbone as a model folder, for `adapt --init` and `load`."""
+    name = settings["stages"][-1]
+    product, groups = products[name], settings[name]["data"]
+    flat = product.variables
+    backbone = {path: value for path, value in flat.items() if path.split("/")[1] == "backbone"}
+    # Of several canvases that of whole pictures: the dense group's is larger for its maps' sake.
+    group = next((g for g in ("cls", "pairs") if g in groups), next(iter(groups)))
+    folder_lib.save_model(
+        folder,
+        task="backbone",
+        backbone=product.spec,
+        variables=tree.unflatten(backbone),
+        canvas=groups[group]["transform"]["size"],
+        mean=MEAN,
+        std=STD,
+        provenance={"stage": f"{name}, seed {product.seed}, key {product.key}"},
+    )
 
 
 def draw_pictures(

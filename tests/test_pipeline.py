@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
+import intern_jax
 from intern_jax import pipeline
 from intern_jax.core.config import UserError, load_config, override
 
@@ -70,6 +72,14 @@ def test_run_leaves_table_records_and_report(finished):
     page = (workdir / "report.html").read_text()
     assert "<img" in page and "furniture" in page
     assert written["versions"]["jax"] and written["config"]["seeds"] == [0]
+
+
+def test_run_leaves_a_model_folder_to_start_from(finished):
+    workdir, _ = finished
+    model = intern_jax.load(workdir / "model")
+    assert model.task == "backbone" and model.canvas == 32
+    features = model.features(np.zeros((2, 40, 40, 3), np.uint8))
+    assert features.shape == (2, 32) and np.isfinite(features).all()
 
 
 def test_unchanged_config_recomputes_nothing(finished, caplog):
