@@ -25,6 +25,7 @@ from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core import tree
 from intern_jax.core.config import UserError
+from intern_jax.core.files import write_json
 from intern_jax.data.stream import Segment, Stream
 from intern_jax.models import zoo
 from intern_jax.ops.images import MEAN, STD
@@ -144,7 +145,7 @@ def train_stages(
         entry = settings[name]
         spec = in_dtype(entry.get("backbone") or settings["backbone"], settings["compute_dtype"])
         content = {
-            "settings": {k: v for k, v in entry.items()},
+            "settings": entry,
             "backbone": spec,
             "seed": seed,
             "start": {earlier: products[earlier].key for earlier in entry["start"]},
@@ -152,13 +153,12 @@ def train_stages(
         }
         key = config_lib.digest(content)[:12]
         folder = workdir / f"seed{seed}" / f"{name}-{key}"
-        products[name] = product = Product(name, seed, key, folder, spec)
+        products[name] = Product(name, seed, key, folder, spec)
         log.info("%s (seed %d): %s", name, seed, status(folder, name, content))
         if not (folder / "done.json").exists():
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / "key.json", content)
             train_stage(entry, spec, seed, mesh, folder, [products[s] for s in entry["start"]])
-        assert product.folder == folder
     return products
 
 
@@ -270,15 +270,14 @@ def save_last(
     """The last stage's backbone as a model folder, for `adapt --init` and `load`."""
     name = settings["stages"][-1]
     product, groups = products[name], settings[name]["data"]
-    flat = product.variables
-    backbone = {path: value for path, value in flat.items() if path.split("/")[1] == "backbone"}
+    backbone = Backbone.from_arrays(product.spec, product.variables, name)
     # Of several canvases that of whole pictures: the dense group's is larger for its maps' sake.
     group = next((g for g in ("cls", "pairs") if g in groups), next(iter(groups)))
     folder_lib.save_model(
         folder,
         task="backbone",
         backbone=product.spec,
-        variables=tree.unflatten(backbone),
+        variables=tree.unflatten(backbone.graft_source()),
         canvas=groups[group]["transform"]["size"],
         mean=MEAN,
         std=STD,
@@ -319,10 +318,3 @@ def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
     found = {name: metadata.version(name) for name in PACKAGES}
     return {"intern_jax": __version__, "python": platform.python_version(), **found}
-
-
-def write_json(path: pathlib.Path, content: Any) -> None:
-    """Write whole or not at all, so that a kill leaves no half file."""
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, path)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from intern_jax.adapt.backbone import Backbone
 from intern_jax.core import tree
 from intern_jax.ops.images import MEAN, STD
 from intern_jax.weights import folder as folder_lib
@@ -35,13 +36,15 @@ def main() -> None:
     stage = next(iter(results["config"]["benchmark"]["ladder"][rung].values()))
     product = next(s for s in results["stages"] if s["name"] == stage and s["seed"] == seed)
     folder = (args.run / product["history"]).parent
-    arrays = backbone_arrays(safetensors.load(folder / "model.safetensors"))
     settings = results["config"]
+    spec = settings[stage].get("backbone") or settings["backbone"]
+    arrays = tree.names(safetensors.load(folder / "model.safetensors"))
+    backbone = Backbone.from_arrays(spec, arrays, stage)
     folder_lib.save_model(
         args.out,
         task="backbone",
-        backbone=settings[stage].get("backbone") or settings["backbone"],
-        variables=arrays,
+        backbone=spec,
+        variables=tree.unflatten(backbone.graft_source()),
         canvas=32,
         mean=MEAN,
         std=STD,
@@ -97,12 +100,6 @@ def test_scores(
         task: {name: round(float(np.mean(values)), 3) for name, values in by.items()}
         for task, by in out.items()
     }
-
-
-def backbone_arrays(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Only the backbone's arrays of a stage's product."""
-    flat = tree.names(variables)
-    return tree.unflatten({n: v for n, v in flat.items() if n.split("/")[1] == "backbone"})
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from intern_jax.core import tree
 from intern_jax.core.config import UserError
 from intern_jax.models import zoo
 from intern_jax.ops.images import normalise
+from intern_jax.train.state import unbox
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
@@ -34,7 +35,7 @@ class Backbone:
         variables = jax.jit(functools.partial(module.init, train=False))(
             {"params": jax.random.key(seed)}, images
         )
-        return cls(spec, jax.device_get(_unboxed(variables)), f"random-{seed}")
+        return cls(spec, jax.device_get(unbox(variables)), f"random-{seed}")
 
     @classmethod
     def from_arrays(
@@ -83,9 +84,3 @@ def _features(spec: str, task: str, outputs: tuple[str, ...]):
         return {name: out[name] for name in outputs}
 
     return apply
-
-
-def _unboxed(variables):
-    from flax.core import meta
-
-    return meta.unbox(variables)

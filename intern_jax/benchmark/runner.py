@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import json
 import logging
-import os
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from intern_jax.benchmark import protocol, scoring, suite
 from intern_jax.benchmark.table import table as table
 from intern_jax.core import config as config_lib
 from intern_jax.core.config import UserError
+from intern_jax.core.files import write_json
 from intern_jax.data.sources import Subset
 from intern_jax.data.transforms import eval_arrays
 from intern_jax.version import __version__
@@ -92,9 +92,7 @@ class Recorder:
         started = time.time()
         record = {**key, **make(), "config_digest": digest, "versions": self.versions}
         record["seconds"] = round(time.time() - started, 2)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(record, indent=1))
-        os.replace(temporary, path)
+        write_json(path, record)
         return record
 
 

@@ -124,9 +124,3 @@ def put_batch(mesh: Mesh, batch: Any) -> Any:
     if jax.process_count() == 1:
         return jax.device_put(batch, sharding)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
-
-
-def local_rows(batch_size: int) -> slice:
-    """The contiguous rows of a global batch that this process feeds."""
-    share = batch_size // jax.process_count()
-    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)

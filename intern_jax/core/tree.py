@@ -57,12 +57,7 @@ def _compiled(regex: str) -> re.Pattern:
 
 def merge(first: Any, second: Any) -> dict[str, Any]:
     """Both trees in one; the inverse of `partition`."""
-    return unflatten(names_or_none(first) | names_or_none(second))
-
-
-def names_or_none(tree: Any) -> dict[str, Any]:
-    """`names`, with an empty tree giving no leaves."""
-    return names(tree) if tree else {}
+    return unflatten(names(first) | names(second))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from intern_jax.core.config import UserError
+from intern_jax.core.files import write_text
 from intern_jax.report import pictures, plots
 from intern_jax.report.style import data_uri
 
@@ -62,9 +63,7 @@ def write_report(run_dir: str | os.PathLike[str]) -> pathlib.Path:
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); run again to write it anew") from None
     out = run_dir / "report.html"
-    temporary = out.with_suffix(".html.tmp")
-    temporary.write_text(page(run_dir, results), "utf-8")
-    os.replace(temporary, out)
+    write_text(out, page(run_dir, results))
     return out
 
 

@@ -25,6 +25,7 @@ from flax.core import meta
 
 from intern_jax.core import tree as tree_lib
 from intern_jax.core.config import UserError
+from intern_jax.core.files import write_text
 from intern_jax.models import zoo
 from intern_jax.models.heads.task import BACKBONE_TASK, TaskHead
 from intern_jax.version import __version__
@@ -92,7 +93,7 @@ def save_model(
     safetensors.save(weights, arrays, {"version": __version__})
     info["weights_sha256"] = _sha256(weights)
     (folder / "card.md").write_text(card(info, sum(np.size(v) for v in jax.tree.leaves(arrays))))
-    _write(folder / "model.json", json.dumps(info, indent=1) + "\n")
+    write_text(folder / "model.json", json.dumps(info, indent=1) + "\n")
     return folder
 
 
@@ -305,9 +306,3 @@ def _check_shapes(path: pathlib.Path, found: Mapping[str, tuple], expected: Mapp
 def _sha256(path: pathlib.Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)

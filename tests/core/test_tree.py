@@ -24,7 +24,7 @@ def test_names_and_back():
 @pytest.mark.parametrize("regex", ["backbone/.*", ".*", "none", ".*kernel"])
 def test_partition_splits_and_merges(regex):
     mine, rest = tree.partition(params(), regex)
-    assert not set(tree.names_or_none(mine)) & set(tree.names_or_none(rest))
+    assert not set(tree.names(mine)) & set(tree.names(rest))
     merged = tree.merge(mine, rest)
     assert jax.tree.structure(merged) == jax.tree.structure(params())
     for name, leaf in tree.names(params()).items():
