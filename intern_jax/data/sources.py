@@ -5,12 +5,9 @@ source is made.
 """
 
 import json
-import logging
 import os
 import pathlib
-import threading
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,12 +15,11 @@ import numpy as np
 
 from intern_jax.core.config import UserError, resolve
 from intern_jax.data.image_ops import decode
+from intern_jax.data.replacing import Replacing
 from intern_jax.data.sample import FAMILIES, CorruptSample, Sample, check_labels, one_line
 from intern_jax.data.tfds_source import TfdsSource
 
 __all__ = ["ArrayRecordSource", "ImageFolder", "Replacing", "Source", "Subset", "TfdsSource"]
-
-log = logging.getLogger(__name__)
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -239,50 +235,3 @@ def _read_index(path: str | os.PathLike[str], count: int) -> dict[str, Any]:
                 f"{path}/{field}: {len(content[field])} entries for {len(rows)} rows; give one each"
             )
     return content
-
-
-class Replacing:
-    """A source whose unreadable samples are counted by cause and replaced, always by the same ones.
-
-    Above `limit` (the share of reads that failed, judged from `patience` reads on) a read raises
-    UserError: the run stops.
-    """
-
-    def __init__(self, source: Source, limit: float = 0.01, patience: int = 1000):
-        self.source, self.limit, self.patience = source, limit, patience
-        self.name, self.family, self.classes = source.name, source.family, source.classes
-        self.keys, self.labels = source.keys, source.labels
-        self.causes: Counter[str] = Counter()
-        self._reads = 0
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Sample:
-        n = len(self.source)
-        for step in range(n):
-            try:
-                sample = self.source[(index + step) % n]
-            except CorruptSample as fault:
-                self._count(fault)
-            else:
-                with self._lock:
-                    self._reads += 1
-                return sample
-        raise UserError(
-            f"{self.name}: not one of {n} samples can be read; see the causes: {dict(self.causes)}"
-        )
-
-    def _count(self, fault: CorruptSample) -> None:
-        with self._lock:
-            self._reads += 1
-            self.causes[fault.cause] += 1
-            if self.causes[fault.cause] == 1:
-                log.warning("%s: skipped, and replaced by the next sample", fault)
-            failed = sum(self.causes.values())
-            if self._reads >= self.patience and failed > self.limit * self._reads:
-                raise UserError(
-                    f"{self.name}: {failed} of {self._reads} reads failed ({dict(self.causes)}),"
-                    f" the last at {fault.where}; repair or remove these files"
-                )
