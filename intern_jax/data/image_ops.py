@@ -1,25 +1,20 @@
-"""Picture operations on uint8 arrays by Pillow and NumPy: decode, crop and resize, colour.
+"""Picture operations on uint8 arrays by Pillow and NumPy: crop and resize, colour; and `decode`.
 
 A window is (x1, y1, x2, y2) in source pixels, floats; it may reach beyond the picture (a zoom out),
 and what lies outside is background. `view`, `nearest` and their flips read the same window, so
 picture, mask and depth stay aligned.
 """
 
-import io
 import math
-import os
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageFilter
 
 from intern_jax.core.config import UserError
-from intern_jax.data.sample import CorruptSample
+from intern_jax.data.decoding import decode as decode
 
-FORMATS = ("JPEG", "PNG", "WEBP")
-MAX_PIXELS = 64_000_000
 MIRROR = Image.Transpose.FLIP_LEFT_RIGHT
 GREY = (128, 128, 128)
 # ITU-R 601 luma, as Pillow's and torchvision's greyscale.
@@ -38,43 +33,6 @@ class Look(NamedTuple):
     hue: float
     grey_probability: float
     blur_probability: float
-
-
-def decode(data: bytes | str | os.PathLike[str], where: str) -> np.ndarray:
-    """Decode a picture (bytes or a path) as uint8 [H,W,3], or [H,W,4] if it has transparency.
-
-    Only FORMATS are tried and pictures above MAX_PIXELS are refused before their pixels are read.
-    Raises CorruptSample.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(
-                io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS
-            ) as im:
-                if im.width * im.height > MAX_PIXELS:
-                    raise CorruptSample(where, f"more than {MAX_PIXELS} pixels")
-                return np.asarray(_as_rgb(ImageOps.exif_transpose(im)))
-    except CorruptSample:
-        raise
-    except Image.UnidentifiedImageError as error:
-        raise CorruptSample(where, f"no {', '.join(FORMATS)} picture") from error
-    except FileNotFoundError as error:
-        raise CorruptSample(where, "file is gone") from error
-    except Exception as error:
-        # On damaged data Pillow raises OSError, ValueError, SyntaxError, struct.error, ...
-        raise CorruptSample(where, f"damaged picture ({type(error).__name__})") from error
-
-
-def _as_rgb(im: Image.Image) -> Image.Image:
-    if im.mode in ("RGB", "RGBA"):
-        return im
-    if im.mode.startswith("I"):
-        # 16-bit grey: Pillow's own conversion would clip to 255 instead of scaling.
-        grey = np.asarray(im, np.int64) >> 8
-        return Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
-    transparent = im.mode in ("LA", "PA", "La") or "transparency" in im.info
-    return im.convert("RGBA" if transparent else "RGB")
 
 
 def window(height: int, width: int, side: float, aspect: float, x: float, y: float) -> Window:

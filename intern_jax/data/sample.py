@@ -46,10 +46,14 @@ IGNORE = 255
 
 
 class CorruptSample(Exception):
-    """A sample that cannot be read: `cause` is a phrase to count by, `where` the file or record."""
+    """A sample that cannot be read.
 
-    def __init__(self, where: str, cause: str):
-        super().__init__(f"{where}: {cause}")
+    `where` is the file or record, `cause` one of a few phrases to count by, `detail` what else is
+    known.
+    """
+
+    def __init__(self, where: str, cause: str, detail: str = ""):
+        super().__init__(f"{where}: {cause} ({detail})" if detail else f"{where}: {cause}")
         self.where, self.cause = where, cause
 
 
@@ -58,18 +62,28 @@ def check(sample: Sample, where: str, num_classes: int | None = None) -> Sample:
 
     `num_classes` bounds label, box_labels and mask where it is known.
     """
-    for name in sample:
-        if name not in FIELDS:
-            raise UserError(f"{where}/{name}: unknown field; known: {', '.join(FIELDS)}")
-    for name in ("image", "key"):
-        if name not in sample:
-            raise UserError(f"{where}/{name}: missing; every sample has an image and a key")
-    if not isinstance(sample["key"], str) or not sample["key"]:
-        raise UserError(f"{where}/key: {sample['key']!r}; give a non-empty str")
-    for name, one in _CHECKS.items():
-        if name in sample:
-            one(sample, f"{where}/{name}", num_classes)
+    found = mistake(sample, where, num_classes)
+    if found is not None:
+        raise found[1]
     return sample
+
+
+def mistake(
+    sample: Sample, where: str, num_classes: int | None = None
+) -> tuple[str, UserError] | None:
+    """The first field that breaks the schema and the error that `check` raises for it, or None.
+
+    The field is "fields" where an unknown one is there or a needed one is not.
+    """
+    field = "fields"
+    try:
+        _check_names(sample, where)
+        for field, one in _CHECKS.items():
+            if field in sample:
+                one(sample, f"{where}/{field}", num_classes)
+    except UserError as error:
+        return field, error
+    return None
 
 
 def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
@@ -85,6 +99,17 @@ def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
 def one_line(error: Exception) -> str:
     """The first line of an error's message, at most 160 characters, to quote inside another."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+def _check_names(sample: Sample, where: str) -> None:
+    for name in sample:
+        if name not in FIELDS:
+            raise UserError(f"{where}/{name}: unknown field; known: {', '.join(FIELDS)}")
+    for name in ("image", "key"):
+        if name not in sample:
+            raise UserError(f"{where}/{name}: missing; every sample has an image and a key")
+    if not isinstance(sample["key"], str) or not sample["key"]:
+        raise UserError(f"{where}/key: {sample['key']!r}; give a non-empty str")
 
 
 def _check_picture(image: Any, where: str) -> None:
@@ -159,10 +184,11 @@ def _check_mask(sample: Sample, where: str, num_classes: int | None) -> None:
     if not _is_array(mask, np.uint8, 2) or mask.shape != sample["image"].shape[:2]:
         raise UserError(f"{where}: {_describe(mask)}; give uint8 [H,W] of the image's size")
     if num_classes is not None:
-        used = mask[mask != IGNORE]
-        if used.size and used.max() >= num_classes:
+        outside = (mask >= num_classes) & (mask != IGNORE)
+        if outside.any():
             raise UserError(
-                f"{where}: {used.max()} is outside 0..{num_classes - 1}; ignored pixels are 255"
+                f"{where}: {mask[outside].max()} is outside 0..{num_classes - 1};"
+                " ignored pixels are 255"
             )
 
 
@@ -174,8 +200,7 @@ def _check_depth(sample: Sample, where: str, num_classes: int | None) -> None:
         )
     valid = sample.get("depth_valid")
     if _is_array(valid, np.bool_, 2) and valid.shape == depth.shape:
-        used = depth[valid]
-        if not (np.isfinite(used) & (used > 0)).all():
+        if (valid & ~((depth > 0) & (depth < np.inf))).any():
             raise UserError(
                 f"{where}: not finite or not positive where depth_valid; clear depth_valid there"
             )
