@@ -175,14 +175,14 @@ class _Metered(io.BytesIO):
 
 
 def _pixels(data: bytes, where: str) -> np.ndarray:
+    if data.startswith(PNG_MAGIC):
+        _check_png(data, where)
     file = _Metered(data, where)
     with Image.open(file, formats=FORMATS) as im:
         file.head = None
         if im.width * im.height > MAX_PIXELS or max(im.size) > MAX_SIDE:
             raise CorruptSample(where, "too many pixels", f"{im.width} x {im.height}")
-        if im.format == "PNG":
-            _check_png(data, where)
-        elif im.format != "WEBP":
+        if data.startswith(JPEG_MAGIC):
             _check_scans(data, im.width * im.height, where)
         im.load()
         return np.asarray(_as_rgb(_upright(im)))
@@ -245,7 +245,11 @@ def _cause(data: bytes | str | os.PathLike[str], error: Exception) -> str:
     """What is wrong with bytes that Pillow refused."""
     if not isinstance(data, bytes):
         return "unreadable file"
-    if isinstance(error, struct.error) or "truncat" in str(error).lower():
+    if isinstance(error, Image.DecompressionBombError):
+        return "too many pixels"
+    if isinstance(error, struct.error):
+        return "truncated picture"
+    if isinstance(error, OSError) and "truncat" in str(error).lower():
         return "truncated picture"
     if data.startswith(b"RIFF") and len(data) < 8 + int.from_bytes(data[4:8], "little"):
         return "truncated picture"
