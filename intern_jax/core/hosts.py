@@ -1,0 +1,265 @@
+"""Several processes of one run: how they find each other, and agree.
+
+`initialize` joins them before any device is touched:
+  TPU pods, SLURM, Open MPI   as JAX itself detects them; nothing to set
+  anything else               INTERN_JAX_COORDINATOR=host:port   of process 0, a free port there
+                              INTERN_JAX_PROCESSES=n
+                              INTERN_JAX_PROCESS=i               0 to n - 1
+With none of these a run is one process, and nothing here costs anything. A process that gives no sign of life for
+INTERN_JAX_PEER_SECONDS (40) is lost: the others then end with exit code 76 (core/exits.py), by
+INTERN_JAX_PEER_SECONDS + PART_SECONDS after its death at the latest, and mostly at once.
+
+All processes call the functions below in the same order, from one thread. What is small and plain goes through the
+coordination service, which works without device collectives and also while one process is at work alone.
+"""
+
+import itertools
+import json
+import logging
+import math
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from intern_jax.core import config as config_lib
+from intern_jax.core import exits
+from intern_jax.core.config import UserError
+from intern_jax.core.exits import EXIT_PEER_LOST as EXIT_PEER_LOST
+from intern_jax.core.exits import EXIT_STOPPED as EXIT_STOPPED
+from intern_jax.core.exits import PeerLost as PeerLost
+from intern_jax.core.exits import Stopped as Stopped
+
+log = logging.getLogger(__name__)
+
+# How long a process waits at the start for the others: machines boot and install at different speeds.
+START_SECONDS = 600
+# Long enough for a machine that swaps, short enough that a pod does not stand idle.
+PEER_SECONDS = 40
+# How long a process that ends waits for the others to end too.
+PART_SECONDS = 20
+# How long one waits for the others to come to the same place: they may compile, or read a large data set's index.
+AGREE_SECONDS = 3600
+CHUNK_BYTES = 64 << 20
+
+_rounds = itertools.count()
+_written: list[str] = []
+
+
+def initialize(environ: Mapping[str, str] | None = None) -> None:
+    """Join the processes of this run, as the environment tells of them; alone, do nothing.
+
+    Before any device is touched. Raises UserError for settings that are incomplete or wrong.
+    """
+    environ = os.environ if environ is None else environ
+    given = _given(environ)
+    if given is None and not exits.several(environ) or given and given["num_processes"] == 1:
+        return
+    # The service would take SIGTERM away from the loop, which saves and stops by StopVote.
+    jax.config.update("jax_enable_preemption_service", False)
+    times = {
+        "initialization_timeout": START_SECONDS,
+        "heartbeat_timeout_seconds": _whole(environ, "INTERN_JAX_PEER_SECONDS", PEER_SECONDS),
+        "shutdown_timeout_seconds": PART_SECONDS,
+    }
+    try:
+        jax.distributed.initialize(**given or {}, **times)
+    except ValueError as error:
+        if given or "coordinator_address" not in str(error):
+            raise
+        return  # a launcher's traces, but none of its processes
+    state = _state()
+    log.info("process %d of %d at %s", state.process_id, count(), state.coordinator_address)
+
+
+def _given(environ: Mapping[str, str]) -> dict[str, Any] | None:
+    """The arguments of jax.distributed.initialize that our own variables give."""
+    there = [name for name in exits.OURS if environ.get(name)]
+    if not there:
+        return None
+    coordinator, processes, process = exits.OURS
+    missing = [name for name in exits.OURS if name not in there]
+    if missing:
+        raise UserError(
+            f"{missing[0]}: not set, but {there[0]} is; set all of {', '.join(exits.OURS)}"
+        )
+    host, _, port = environ[coordinator].rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UserError(f"{coordinator}: {environ[coordinator]!r}; write host:port of process 0")
+    number, index = _whole(environ, processes), _whole(environ, process)
+    if not 0 <= index < number:
+        raise UserError(f"{process}: {index} of {number} processes; write 0 to {number - 1}")
+    return {
+        "coordinator_address": environ[coordinator],
+        "num_processes": number,
+        "process_id": index,
+        "cluster_detection_method": "deactivate",
+    }
+
+
+def _whole(environ: Mapping[str, str], name: str, default: int = 0) -> int:
+    text = environ.get(name, str(default))
+    if not text.isdecimal() or (int(text) < 1 and name != exits.OURS[2]):
+        raise UserError(f"{name}: {text!r}; write a whole number")
+    return int(text)
+
+
+def _state() -> Any:
+    # The coordination service has no public name in JAX 0.10; Orbax takes the same way.
+    from jax._src import distributed
+
+    return distributed.global_state
+
+
+def count() -> int:
+    """How many processes the run has."""
+    return _state().num_processes
+
+
+def is_main() -> bool:
+    """Whether this is process 0, which writes the files."""
+    return _state().process_id == 0
+
+
+def barrier(name: str, seconds: float = AGREE_SECONDS) -> None:
+    """Wait until all processes are here. Raises PeerLost if they don't come within `seconds`."""
+    if count() > 1:
+        _wait(f"{next(_rounds)} {name}", seconds)
+
+
+def _wait(name: str, seconds: float) -> None:
+    try:
+        _state().client.wait_at_barrier(f"intern_jax {name}", int(seconds * 1000))
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).split("\n")[0]
+        raise PeerLost(f"{name}: the other processes did not come here ({reason})") from error
+
+
+def gather_json(value: Any, seconds: float = AGREE_SECONDS) -> list[Any]:
+    """Every process's `value` (small plain data), by process. Raises PeerLost as `barrier` does."""
+    if count() == 1:
+        return [json.loads(json.dumps(value))]
+    state, folder = _state(), f"intern_jax/{next(_rounds)}/"
+    state.client.key_value_set(f"{folder}{state.process_id}", json.dumps(value))
+    _wait(folder, seconds)
+    texts = dict(state.client.key_value_dir_get(folder))
+    # Whoever is here has read what was gathered before.
+    while _written:
+        state.client.key_value_delete(_written.pop())
+    _written.append(f"{folder}{state.process_id}")
+    return [json.loads(texts[f"{folder}{process}"]) for process in range(count())]
+
+
+def broadcast_json(value: Any, seconds: float = AGREE_SECONDS) -> Any:
+    """Process 0's `value`, small plain data, on all of them; the others' is not looked at."""
+    return gather_json(value if is_main() else None, seconds)[0]
+
+
+def agree(value: bool, seconds: float = AGREE_SECONDS) -> bool:
+    """Whether `value` is true on every process."""
+    return all(gather_json(bool(value), seconds))
+
+
+def check_same(content: Any, what: str) -> None:
+    """Refuse plain `content` that differs between processes, with one UserError on all of them."""
+    mine = gather_json(config_lib.digest(content))
+    if len(set(mine)) == 1:
+        return
+    contents = gather_json(config_lib.plain(content))
+    other = next(i for i, digest in enumerate(mine) if digest != mine[0])
+    changes = config_lib.diff(contents[0], contents[other])
+    shown = "; ".join(changes[:3]) + (f" and {len(changes) - 3} more" if changes[3:] else "")
+    raise UserError(
+        f"{what}: process {other} of {len(mine)} differs from process 0 in {shown}; "
+        "start all processes with the same command and version"
+    )
+
+
+def share(arrays: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
+    """Process 0's named arrays, bit for bit, on the host of every process; the others give None."""
+    if count() == 1:
+        return dict(arrays)
+    described, content = None, b""
+    if is_main():
+        described = {name: [str(a.dtype), list(a.shape)] for name, a in arrays.items()}
+        content = b"".join(np.ascontiguousarray(a).tobytes() for a in arrays.values())
+    described, size = broadcast_json((described, len(content)))
+    received = bytearray(size)
+    for start in range(0, size, CHUNK_BYTES):
+        part = np.zeros(min(CHUNK_BYTES, size - start), np.uint8)
+        if is_main():
+            part[:] = np.frombuffer(content, np.uint8, len(part), start)
+        received[start : start + len(part)] = multihost_utils.broadcast_one_to_all(part).tobytes()
+    shared, start = {}, 0
+    for name, (dtype, shape) in described.items():
+        dtype = jnp.dtype(dtype)
+        shared[name] = np.frombuffer(received, dtype, math.prod(shape), start).reshape(shape)
+        start += shared[name].nbytes
+    return shared
+
+
+def to_host(tree: Any) -> Any:
+    """Global arrays as numpy arrays, whole, on every process; all processes must call it."""
+    return jax.tree.map(_whole_array, tree)
+
+
+def _whole_array(array: Any) -> np.ndarray:
+    if not isinstance(array, jax.Array) or array.is_fully_addressable:
+        return np.asarray(array)
+    if array.is_fully_replicated:
+        return np.asarray(array.addressable_data(0))
+    return multihost_utils.process_allgather(array, tiled=True)
+
+
+class StopVote:
+    """Notices SIGTERM inside its `with`, and lets all processes stop after the same step.
+
+    A SIGTERM that nobody asked about any more is passed on to the handler that was there before.
+    """
+
+    def __init__(self):
+        self._seen = self._answered = False
+        self._before: jax.Array | None = None
+        self._handler: Any = None
+
+    def __enter__(self) -> "StopVote":
+        # Elsewhere than in the main thread Python allows no handlers; SIGTERM then acts as it did.
+        if threading.current_thread() is threading.main_thread():
+            self._handler = signal.signal(signal.SIGTERM, self._notice)
+        if count() > 1:
+            first = {device.process_index: device for device in reversed(jax.devices())}
+            mesh = Mesh(np.array([first[i] for i in sorted(first)]), "processes")
+            self._votes = NamedSharding(mesh, PartitionSpec("processes"))
+            self._any = jax.jit(jnp.any, out_shardings=NamedSharding(mesh, PartitionSpec()))
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGTERM, self._handler)
+            if self._seen and not self._answered and failure is None:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def _notice(self, number: int, frame: Any) -> None:
+        self._seen = True
+
+    def poll(self) -> bool:
+        """After a step: whether to stop now, the same answer on all processes.
+
+        One process answers at once. Several answer what was so a step before, so that the step
+        just dispatched need not be waited for.
+        """
+        if count() == 1:
+            self._answered = self._seen
+            return self._seen
+        vote = np.array([self._seen])
+        newest = self._any(jax.make_array_from_callback((count(),), self._votes, lambda _: vote))
+        before, self._before = self._before, newest
+        self._answered = before is not None and bool(before.addressable_data(0))
+        return self._answered
