@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from intern_jax.core.config import UserError
-from intern_jax.data.array_record_source import ArrayRecordSource
+from intern_jax.data.array_record_source import ArrayRecordSource, pick_keys
 from intern_jax.data.image_ops import decode
 from intern_jax.data.replacing import Replacing
 from intern_jax.data.sample import Sample
@@ -58,7 +58,7 @@ class Subset:
             )
         self.name = name or source.name
         self.family, self.classes = source.family, source.classes
-        self.keys = [source.keys[i] for i in self.indices]
+        self.keys = pick_keys(source.keys, self.indices)
         self.labels = None if source.labels is None else source.labels[self.indices]
 
     def __len__(self) -> int:
