@@ -3,27 +3,32 @@
 Every source is shuffled (each epoch anew) and repeated, then sources are mixed in a fixed pattern
 by weight; the transform's generator is keyed by the row's global index; only then this host's rows
 are taken. So the batch at an index depends on (config, seed, index) alone: not on hosts, threads,
-or what was read before.
+processes, or what was read before.
 
 A group's config:
-  {"sources": [{"fn": "pkg.module:attr", "weight": 1.0, **arguments of fn}, ...],
+  {"sources": [{"fn": "pkg.module:attr", "weight": 1.0, "shuffle": "full", **arguments of fn}, ...],
    "batch_size": rows over all hosts,
-   "transform": {"fn": "intern_jax.data.transforms:classification", "size": 32, ...}}
-Rows have the transform's fields and `source` int32, the position in `sources`.
+   "transform": {"fn": "intern_jax.data.transforms:classification", "size": 32, ...},
+   "shuffle": of the sources that name none}
+`shuffle` is "full" (the default) or {"block": records, "window": blocks} (shuffle.py: for records
+that are far away). Rows have the transform's fields and `source` int32, the position in `sources`.
 """
 
 import functools
 import inspect
-import sys
+import threading
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from intern_jax.core.config import UserError, bind
-from intern_jax.data.sample import Sample, check, check_labels
-from intern_jax.data.sources import Replacing, Source
+from intern_jax.data.replacing import Replacing
+from intern_jax.data.sample import Sample, check_labels
+from intern_jax.data.shuffle import BlockOrder, FullOrder, Order, block_settings
+from intern_jax.data.sources import Source
 
 if TYPE_CHECKING:
     import grain
@@ -34,7 +39,89 @@ MAX_BATCH_BYTES = 4 << 30
 # 65536 / length steps for every row: milliseconds for the few samples of an adaptation.
 MAX_TABLE = 1 << 20
 
+# Rows of a repeated source: without end for any run, and so few that Grain's arithmetic, partly in
+# floats, never passes what len() can say.
+ENDLESS = 1 << 60
+# What a source's spec says beside the arguments of its function.
+SPEC_FIELDS = ("weight", "shuffle")
+
 Transform = Callable[[Sample, np.random.Generator], Mapping[str, np.ndarray]]
+Batch = dict[str, dict[str, np.ndarray]]
+Weights = Mapping[str, Sequence[float]]
+
+
+class Groups:
+    """The groups of a run, their sources open: {group: {field: [rows of this host, ...]}}.
+
+    `groups` maps a name to a group's config or to ready batches by index, which know neither seed
+    nor weights. `rows` = (h, H): the h-th of H contiguous blocks of every batch. Raises UserError for
+    settings or sources that cannot work.
+    """
+
+    def __init__(self, groups: Mapping[str, Any], rows: tuple[int, int] = (0, 1)):
+        self._groups, self._rows = dict(groups), rows
+        self.sources = {
+            name: group_sources(cfg, name) for name, cfg in self._groups.items() if _is_config(cfg)
+        }
+        self.ready = sorted(set(self._groups) - set(self.sources))
+        self._guarded = {name: _guard(sources, name) for name, sources in self.sources.items()}
+        self._lock = threading.Lock()
+        # Two segments meet where one ends; more are seldom in use at once.
+        self._datasets = functools.lru_cache(maxsize=4)(self._make_datasets)
+
+    def batch(self, seed: int, weights: Weights | None, index: int) -> Batch:
+        """The batch at an index of the mixture that a seed and weights give; safe in threads."""
+        return {name: batches[index] for name, batches in self.prepare(seed, weights).items()}
+
+    def prepare(self, seed: int, weights: Weights | None) -> Mapping[str, Any]:
+        """The groups' batches by index, checked: what cannot work raises UserError here."""
+        key = tuple((name, tuple(given)) for name, given in sorted((weights or {}).items()))
+        with self._lock:
+            return self._datasets(seed, key)
+
+    def faults(self) -> Counter[str]:
+        """How many reads met damage so far, by "source: cause", in groups that have a config."""
+        total: Counter[str] = Counter()
+        for guarded in self._guarded.values():
+            for source in guarded:
+                for cause, count in source.faults().items():
+                    total[f"{source.name}: {cause}"] += count
+        return total
+
+    def _make_datasets(self, seed: int, weights: tuple) -> dict[str, Any]:
+        given = dict(weights)
+        return {
+            name: self._dataset(name, cfg, seed, given.get(name))
+            for name, cfg in self._groups.items()
+        }
+
+    def _dataset(self, name: str, cfg: Any, seed: int, weights: Sequence[float] | None) -> Any:
+        if name in self.sources:
+            return build_group(cfg, seed, self._guarded[name], self._rows, weights, name)
+        return cfg if self._rows[1] == 1 else _Block(cfg, self._rows)
+
+
+class _Block:
+    """One of several contiguous blocks of ready batches' rows."""
+
+    def __init__(self, batches: Any, rows: tuple[int, int]):
+        self._batches, self._rows = batches, rows
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        block, blocks = self._rows
+        out = {}
+        for field, value in self._batches[index].items():
+            if len(value) % blocks:
+                raise UserError(
+                    f"{field}: {len(value)} rows do not divide over {blocks} hosts; take a multiple"
+                )
+            count = len(value) // blocks
+            out[field] = value[block * count : (block + 1) * count]
+        return out
+
+
+def _is_config(group: Any) -> bool:
+    return isinstance(group, Mapping)
 
 
 def group_sources(cfg: Mapping[str, Any], where: str = "group") -> list[Source]:
@@ -43,7 +130,7 @@ def group_sources(cfg: Mapping[str, Any], where: str = "group") -> list[Source]:
         raise UserError(f"{where}.sources: empty; name at least one source")
     opened = []
     for i, spec in enumerate(cfg["sources"]):
-        make = bind({name: value for name, value in spec.items() if name != "weight"})
+        make = bind({name: value for name, value in spec.items() if name not in SPEC_FIELDS})
         source = _complete(make, f"{where}.sources[{i}]")()
         if not isinstance(source, Source):
             raise UserError(
@@ -75,17 +162,20 @@ def build_group(
     sources = group_sources(cfg, where) if sources is None else list(sources)
     block = _block_size(cfg, rows, where)
     weights = _weights(cfg, sources, weights, where)
+    shuffles = _shuffles(cfg, len(sources), where)
     transform = cfg["transform"] if callable(cfg["transform"]) else bind(cfg["transform"])
     _complete(transform, f"{where}.transform", None, None)
-    guarded = [Replacing(source) for source in sources]
+    guarded = _guard(sources, where)
     _check_rows(guarded, transform, block, where)
     parts = []
     for i, source in enumerate(guarded):
         tagged, shuffle_seed = _Tagged(source, i), _seed(seed, "shuffle", i, source.name)
-        if len(source) <= MAX_TABLE:
-            parts.append(grain.MapDataset.source(_Shuffled(tagged, shuffle_seed)))
+        if len(source) > MAX_TABLE and shuffles[i] is None:
+            epochs = ENDLESS // len(source)
+            parts.append(grain.MapDataset.source(tagged).shuffle(seed=shuffle_seed).repeat(epochs))
         else:
-            parts.append(grain.MapDataset.source(tagged).shuffle(seed=shuffle_seed).repeat())
+            order = _order(source, shuffle_seed, shuffles[i])
+            parts.append(grain.MapDataset.source(_Repeated(tagged, order)))
     mixed = grain.MapDataset.mix(parts, weights=weights) if len(parts) > 1 else parts[0]
     made = mixed.random_map(_WithSource(transform), seed=_seed(seed, "transform"))
     return made.batch(block)[rows[0] :: rows[1]]
@@ -104,23 +194,17 @@ class _Tagged:
         return {**self.source[index], "source": self.position}
 
 
-class _Shuffled:
+class _Repeated:
     """A source repeated without end, in another order each epoch."""
 
-    def __init__(self, source: _Tagged, seed: int):
-        self.source, self.seed, self.count = source, seed, len(source)
-        self._order = functools.lru_cache(maxsize=4)(self._make_order)
-
-    def _make_order(self, epoch: int) -> np.ndarray:
-        order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
-        return order.astype(np.int32)
+    def __init__(self, source: _Tagged, order: Order):
+        self.source, self.order = source, order
 
     def __len__(self) -> int:
-        return sys.maxsize - sys.maxsize % self.count
+        return ENDLESS - ENDLESS % self.order.count
 
     def __getitem__(self, index: int) -> Sample:
-        epoch, position = divmod(index, self.count)
-        return self.source[int(self._order(epoch)[position])]
+        return self.source[self.order(*divmod(index, self.order.count))]
 
 
 class _WithSource:
@@ -145,6 +229,35 @@ def _complete(function: Callable[..., Any], where: str, *args: Any) -> Callable[
     except TypeError as error:
         raise UserError(f"{where}: {error}; give it beside fn") from error
     return function
+
+
+def _guard(sources: Sequence[Source], where: str) -> list[Replacing]:
+    return [
+        source
+        if isinstance(source, Replacing)
+        else Replacing(source, where=f"{where}.sources[{i}] ({source.name})")
+        for i, source in enumerate(sources)
+    ]
+
+
+def _order(guarded: Replacing, seed: int, shuffle: Mapping[str, int] | None) -> Order:
+    if shuffle is None:
+        return FullOrder(len(guarded), seed)
+    # A source that is made of files says how many records each has.
+    shards = getattr(guarded.source, "shards", None) or [len(guarded)]
+    return BlockOrder(shards, seed, **shuffle)
+
+
+def _shuffles(cfg: Mapping[str, Any], count: int, where: str) -> list[dict[str, int] | None]:
+    """Each source's block shuffle, or None for the full one."""
+    default = cfg.get("shuffle")
+    specs = cfg.get("sources") or [{}] * count
+    if len(specs) != count:
+        return [block_settings(default, where)] * count
+    return [
+        block_settings(spec.get("shuffle", default), f"{where}.sources[{i}]")
+        for i, spec in enumerate(specs)
+    ]
 
 
 def _block_size(cfg: Mapping[str, Any], rows: tuple[int, int], where: str) -> int:
@@ -182,15 +295,14 @@ def _weights(
     return [float(weight) for weight in weights]
 
 
-def _check_rows(sources: Sequence[Source], transform: Transform, block: int, where: str) -> None:
+def _check_rows(sources: Sequence[Replacing], transform: Transform, block: int, where: str) -> None:
     """Make one row of every source: what cannot work stops here, not in a worker hours later."""
     form, first = None, ""
     for i, source in enumerate(sources):
         name = f"{where}.sources[{i}] ({source.name})"
         if source.labels is not None and source.classes:
             check_labels(source.labels, len(source.classes), name)
-        sample = check(source[0], f"{name}/{source.keys[0]}", len(source.classes) or None)
-        row = transform(sample, np.random.default_rng(0))
+        row = transform(source[0], np.random.default_rng(0))
         found = {field: (np.shape(value), np.asarray(value).dtype) for field, value in row.items()}
         if form is None:
             form, first = found, source.name
