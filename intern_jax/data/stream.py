@@ -8,20 +8,17 @@ again.
 import bisect
 import collections
 import dataclasses
-import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
-import numpy as np
 
 from intern_jax.core.config import UserError
-from intern_jax.data.mixture import build_group, group_sources
-
-Batch = dict[str, dict[str, np.ndarray]]
+from intern_jax.data.mixture import Batch, Groups, Weights
+from intern_jax.data.workers import Workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +31,7 @@ class Segment:
     first_step: int = 0
     offset: int = 0
     seed: int = 0
-    weights: Mapping[str, Sequence[float]] | None = None
+    weights: Weights | None = None
 
 
 class Stream:
@@ -43,6 +40,9 @@ class Stream:
     `groups` maps a name to a group's config (mixture.py) or to ready batches by index; ready
     batches know no seed, so all segments must then have the same one. `rows` = (h, H): this host
     makes the h-th of H contiguous blocks of every batch; None takes jax's process index and count.
+    With `workers` 0, `threads` threads make what is iterated; else so many processes (workers.py),
+    from configs only, which start at once and end with `close`. Batches do not depend on either, and
+    neither does the position, which is the step. `prefetch` batches are in the making.
     `wait_seconds` is how long consumers have waited for data so far. Raises UserError for settings
     or sources that cannot work.
     """
@@ -54,55 +54,96 @@ class Stream:
         rows: tuple[int, int] | None = None,
         threads: int = 2,
         prefetch: int = 4,
+        workers: int = 0,
     ):
-        self.segments = tuple(segments)
-        _check_segments(self.segments)
         if not groups:
             raise UserError("stream/groups: empty; give at least one group")
         if threads < 1 or prefetch < 1:
             raise UserError(
                 f"stream/threads, prefetch: {threads}, {prefetch}; give at least 1 each"
             )
-        self.rows = (jax.process_index(), jax.process_count()) if rows is None else rows
-        self.threads, self.prefetch = threads, prefetch
+        if workers < 0:
+            raise UserError(f"stream/workers: {workers}; give 0 or more")
+        rows = (jax.process_index(), jax.process_count()) if rows is None else rows
+        self.rows, self.threads, self.prefetch, self.workers = rows, threads, prefetch, workers
         self.wait_seconds = 0.0
-        self._groups = dict(groups)
-        self.sources = {
-            name: group_sources(cfg, name) for name, cfg in self._groups.items() if _is_config(cfg)
-        }
-        ready = set(self._groups) - set(self.sources)
-        if ready and len({(s.seed, str(s.weights)) for s in self.segments}) > 1:
+        self._configs, self._groups = dict(groups), Groups(groups, rows)
+        self.sources = self._groups.sources
+        if workers and self._groups.ready:
             raise UserError(
-                f"stream/{min(ready)}: ready batches cannot follow several seeds; give the config"
+                f"stream/{self._groups.ready[0]}: ready batches stay in this process; give the"
+                " config or set workers to 0"
             )
-        self._built: dict[int, dict[str, Any]] = {}
-        self._lock = threading.Lock()
+        self._segments = self._checked(segments)
         self._open: weakref.WeakSet[_Ahead] = weakref.WeakSet()
-        self._datasets(0)
+        self._processes: Workers | None = None
+        self._past_faults: collections.Counter[str] = collections.Counter()
+        first = self._segments[0]
+        self._groups.prepare(first.seed, first.weights)
+        if workers:
+            self._start_processes()
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """What holds from which step on, in order; a checkpoint keeps them."""
+        return self._segments
+
+    def set_segments(self, segments: Sequence[Segment]) -> None:
+        """Follow other segments, such as a checkpoint's. Closes all iterators."""
+        segments = self._checked(segments)
+        self._close_iterators()
+        self._segments = segments
+
+    def open_segment(self, first_step: int, offset: int, seed: int | None = None) -> None:
+        """From `first_step` on, read from batch `offset` of `seed` (None: of the last segment's).
+
+        Segments that begin at or after `first_step` are dropped; weights stay the last segment's.
+        Closes all iterators: what they have made ahead may be of segments that are gone.
+        """
+        last = self._segments[-1]
+        seed = last.seed if seed is None else seed
+        kept = [s for s in self._segments if s.first_step < first_step]
+        self.set_segments([*kept, Segment(first_step, offset, seed, last.weights)])
 
     def batch_at(self, step: int) -> Batch:
-        """The batch of a step; the same on every call, from any thread."""
-        if step < 0:
-            raise UserError(f"stream/step: {step}; steps count from 0")
-        number = bisect.bisect_right([s.first_step for s in self.segments], step) - 1
-        segment = self.segments[number]
-        index = segment.offset + step - segment.first_step
-        return {name: batches[index] for name, batches in self._datasets(number).items()}
+        """The batch of a step, made here; the same on every call, from any thread."""
+        return self._groups.batch(*self._place(step))
 
     def iterate(self, start: int = 0) -> Iterator[Batch]:
-        """Batches of start, start + 1, ... without end, made ahead by threads.
+        """Batches of start, start + 1, ... without end, made ahead by threads or processes.
 
-        The iterator has `close()` and is a context manager; an error met by a thread is raised at
-        its step.
+        The iterator has `close()` and is a context manager; an error met on the way is raised at its
+        step, and so is the loss of a process.
         """
-        ahead = _Ahead(self, start)
+        make, threads = self.batch_at, self.threads
+        if self.workers:
+            self._start_processes()
+            make, threads = self._fetch, self.workers
+        ahead = _Ahead(make, start, threads, max(self.prefetch, threads), self._add_wait)
         self._open.add(ahead)
         return ahead
 
+    def faults(self) -> dict[str, int]:
+        """How many reads met damage so far, by "source: cause".
+
+        Counts the reads of this host, ahead of the consumer too, by this process and by workers as
+        of their last batches, since the stream was made; not those of groups of ready batches. A
+        sample that is read again counts again.
+        """
+        total = self._groups.faults()
+        if self._processes is not None:
+            total += self._processes.faults()
+        return dict(total + self._past_faults)
+
     def close(self) -> None:
-        """Stop the threads of all iterators; `batch_at` still works."""
+        """End the threads of all iterators and the processes; `batch_at` still works."""
         for ahead in list(self._open):
-            ahead.close()
+            ahead.cancel()
+        if self._processes is not None:
+            self._past_faults += self._processes.faults()
+            self._processes.close()
+            self._processes = None
+        self._close_iterators()
 
     def __enter__(self) -> "Stream":
         return self
@@ -110,20 +151,37 @@ class Stream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _datasets(self, number: int) -> dict[str, Any]:
-        with self._lock:
-            if number not in self._built:
-                self._built[number] = {
-                    name: self._dataset(name, self.segments[number]) for name in self._groups
-                }
-            return self._built[number]
+    def _checked(self, segments: Sequence[Segment]) -> tuple[Segment, ...]:
+        _check_segments(segments, list(self._configs))
+        ready = self._groups.ready
+        if ready and len({(s.seed, str(s.weights)) for s in segments}) > 1:
+            raise UserError(
+                f"stream/{ready[0]}: ready batches cannot follow several seeds; give the config"
+            )
+        return tuple(segments)
 
-    def _dataset(self, name: str, segment: Segment) -> Any:
-        cfg = self._groups[name]
-        if not _is_config(cfg):
-            return cfg if self.rows[1] == 1 else _Block(cfg, self.rows)
-        weights = (segment.weights or {}).get(name)
-        return build_group(cfg, segment.seed, self.sources[name], self.rows, weights, name)
+    def _place(self, step: int) -> tuple[int, Weights | None, int]:
+        """Seed, weights and index of a step's batch."""
+        if step < 0:
+            raise UserError(f"stream/step: {step}; steps count from 0")
+        segments = self._segments
+        number = bisect.bisect_right([s.first_step for s in segments], step) - 1
+        segment = segments[number]
+        return segment.seed, segment.weights, segment.offset + step - segment.first_step
+
+    def _start_processes(self) -> None:
+        if self._processes is None:
+            self._processes = Workers(self._configs, self.rows, self.workers)
+
+    def _fetch(self, step: int) -> Batch:
+        return self._processes.batch(*self._place(step))
+
+    def _add_wait(self, seconds: float) -> None:
+        self.wait_seconds += seconds
+
+    def _close_iterators(self) -> None:
+        for ahead in list(self._open):
+            ahead.close()
 
 
 class _Ahead:
@@ -133,16 +191,23 @@ class _Ahead:
     running.
     """
 
-    def __init__(self, stream: Stream, start: int):
-        self._stream, self._next = stream, start
-        self._pool = ThreadPoolExecutor(stream.threads, thread_name_prefix="batches")
+    def __init__(
+        self,
+        make: Callable[[int], Batch],
+        start: int,
+        threads: int,
+        prefetch: int,
+        waited: Callable[[float], None],
+    ):
+        self._make, self._next, self._waited = make, start, waited
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
         self._waiting: collections.deque[Future[Batch]] = collections.deque()
         self._closed = False
-        for _ in range(stream.prefetch):
+        for _ in range(prefetch):
             self._submit()
 
     def _submit(self) -> None:
-        self._waiting.append(self._pool.submit(self._stream.batch_at, self._next))
+        self._waiting.append(self._pool.submit(self._make, self._next))
         self._next += 1
 
     def __iter__(self) -> "_Ahead":
@@ -159,14 +224,19 @@ class _Ahead:
             self.close()
             raise
         finally:
-            self._stream.wait_seconds += time.perf_counter() - started
+            self._waited(time.perf_counter() - started)
         self._submit()
         return batch
 
+    def cancel(self) -> None:
+        """Drop what is not begun; the iterator is at its end."""
+        self._closed = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
     def close(self) -> None:
         """Drop what is not begun, wait for what is, end the threads; the iterator is at its end."""
-        self._closed = True
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self.cancel()
+        self._pool.shutdown(wait=True)
         self._waiting.clear()
 
     def __enter__(self) -> "_Ahead":
@@ -176,30 +246,7 @@ class _Ahead:
         self.close()
 
 
-class _Block:
-    """One of several contiguous blocks of ready batches' rows."""
-
-    def __init__(self, batches: Any, rows: tuple[int, int]):
-        self._batches, self._rows = batches, rows
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        block, blocks = self._rows
-        out = {}
-        for field, value in self._batches[index].items():
-            if len(value) % blocks:
-                raise UserError(
-                    f"{field}: {len(value)} rows do not divide over {blocks} hosts; take a multiple"
-                )
-            count = len(value) // blocks
-            out[field] = value[block * count : (block + 1) * count]
-        return out
-
-
-def _is_config(group: Any) -> bool:
-    return isinstance(group, Mapping)
-
-
-def _check_segments(segments: Sequence[Segment]) -> None:
+def _check_segments(segments: Sequence[Segment], groups: Sequence[str]) -> None:
     starts = [segment.first_step for segment in segments]
     if not starts or starts[0] != 0 or sorted(set(starts)) != starts:
         raise UserError(
@@ -208,3 +255,6 @@ def _check_segments(segments: Sequence[Segment]) -> None:
     for segment in segments:
         if segment.offset < 0:
             raise UserError(f"stream/segments: offset {segment.offset}; give 0 or more")
+        for name in segment.weights or {}:
+            if name not in groups:
+                raise UserError(f"stream/segments: weights of '{name}'; known: {', '.join(groups)}")

@@ -1,5 +1,7 @@
 """The stream replays any step, reads ahead in order, passes errors on, and ends its threads."""
 
+import dataclasses
+import json
 import sys
 import threading
 import time
@@ -82,6 +84,43 @@ def test_segments_move_the_position_and_the_seed():
     assert weighted.batch_at(0)["cls"]["source"].mean() > 0.8
 
 
+def test_a_segment_opened_later_is_as_one_given_at_the_start():
+    stream = Stream({"cls": config()}, [Segment(seed=1), Segment(6, 2, seed=5)])
+    ahead = stream.iterate(2)
+    next(ahead)
+    stream.open_segment(4, 10)
+    # It has the last one's seed, and that one, which began later, is gone.
+    assert stream.segments == (Segment(seed=1), Segment(4, 10, seed=5))
+    assert list(ahead) == []
+    given = Stream({"cls": config()}, stream.segments)
+    with stream.iterate(3) as batches:
+        for step, batch in enumerate(take(batches, 3), 3):
+            assert equal(batch, given.batch_at(step))
+    stream.open_segment(0, 3, seed=1)
+    assert stream.segments == (Segment(0, 3, seed=1),)
+    assert equal(stream.batch_at(1), Stream({"cls": config()}, [Segment(seed=1)]).batch_at(4))
+
+
+def test_segments_come_back_from_a_checkpoint():
+    weighted = Segment(3, 7, seed=2, weights={"cls": (1.0, 3.0)})
+    before = Stream({"cls": config()}, [Segment(seed=1), weighted])
+    kept = json.loads(json.dumps([dataclasses.asdict(s) for s in before.segments]))
+    after = Stream({"cls": config()}, [Segment(seed=1)])
+    after.set_segments([Segment(**s) for s in kept])
+    assert equal(after.batch_at(5), before.batch_at(5))
+    after.open_segment(9, 20, seed=4)
+    assert after.segments[-1].weights == {"cls": [1.0, 3.0]}
+
+
+def test_ready_batches_follow_segments_of_one_seed():
+    stream = Stream({"ready": Batches()}, [Segment(seed=2)])
+    stream.open_segment(3, 8)
+    assert [stream.batch_at(t)["ready"]["x"][0] for t in (2, 3, 4)] == [20, 80, 90]
+    with pytest.raises(UserError, match="stream/ready: ready batches"):
+        stream.open_segment(3, 8, seed=1)
+    assert len(stream.segments) == 2
+
+
 def test_hosts_have_blocks_of_every_group():
     whole = Stream({"cls": config(), "ready": Batches()}, rows=(0, 1))
     hosts = [Stream({"cls": config(), "ready": Batches()}, rows=(h, 2)) for h in range(2)]
@@ -128,6 +167,7 @@ def test_waiting_is_measured():
         ({"ready": Batches()}, [Segment(), Segment(5), Segment(5)], "rise from one to the next"),
         ({"ready": Batches()}, [Segment(offset=-1)], "offset -1"),
         ({"ready": Batches()}, [Segment(), Segment(5, seed=1)], "stream/ready: ready batches"),
+        ({"cls": config()}, [Segment(weights={"seg": (1.0,)})], "weights of 'seg'; known: cls"),
         ({"cls": {"sources": []}}, [Segment()], "cls.sources: empty"),
     ],
 )
