@@ -1,105 +1,303 @@
-"""Checkpoints of the train state: Orbax, written in the background, restored onto shardings."""
+"""Checkpoints of the train state: Orbax in the background, a digest an array, the newest good one back.
+
+folder/<step>/state is the TrainState (Orbax), folder/<step>/meta/metadata a small JSON file beside it: the step,
+every array's dtype, shape and digest, what the caller wrote, and the file's own SHA-256. files.json lists every file
+with its size, and the checksums of the small ones. Orbax gives a step its name only when all of this is written.
+Orbax alone would restore a flipped bit without a word.
+"""
 
 import itertools
+import json
 import logging
 import pathlib
 import shutil
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
+from intern_jax.core import config as config_lib
+from intern_jax.core import digests, hosts
 from intern_jax.core.config import UserError
+from intern_jax.core.files import write_json
 from intern_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
-CONTENTS = ("_CHECKPOINT_METADATA", "state/_METADATA", "meta/metadata")  # of a whole checkpoint
+META = pathlib.PurePath("meta", "metadata")
+FILES = "files.json"
+# Itself, and what Orbax writes after it: marks of its own, which nothing here reads.
+UNLISTED = (FILES, "commit_success.txt", "_CHECKPOINT_METADATA")
+# Files of up to this size have a checksum of their own; in larger ones lie arrays, which have digests.
+SMALL_BYTES = 4 << 20
+# How long a process waits for the others to end their part of a save.
+SAVE_SECONDS = 600
+
+
+class Damaged(Exception):
+    """A checkpoint that cannot be used, and why."""
 
 
 class Checkpoints:
-    """A folder of checkpoints; each is the whole TrainState and a small JSON beside it."""
+    """A folder of checkpoints, the newest `keep` of them and every `keep_every`-th step.
 
-    def __init__(self, folder: pathlib.Path, keep: int):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
-        self.folder = folder
-        if jax.process_index() == 0:
-            _set_aside_unfinished(folder)
-        self.manager = ocp.CheckpointManager(
-            folder.resolve(), options=options, item_handlers=handlers
-        )
+    All processes of a run open it and call the same methods. `failed` counts saves that failed.
+    """
 
-    def latest(self) -> int | None:
-        """The newest finished step."""
-        return self.manager.latest_step()
+    def __init__(self, folder: pathlib.Path, keep: int, keep_every: int | None = None):
+        self.folder = folder.resolve()
+        self.keep, self.keep_every = keep, keep_every
+        self.failed = 0
+        self._under_way: int | None = None
+        self._checkpointer = self._new_checkpointer()
+        if hosts.is_main():
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self._sweep()
 
-    def restore(self, abstract: TrainState) -> tuple[TrainState, Mapping[str, Any]]:
-        """The newest state, placed as `abstract` says, and its JSON."""
-        step = self.latest()
-        args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
-        )
-        where = f"{self.folder}/{step}"
-        try:
-            differing = _differing(self.manager.item_metadata(step)["state"], abstract)
-            if differing:
-                raise UserError(f"{where}: of another model: {differing}; use a new workdir")
-            restored = self.manager.restore(step, args=args)
-        except (ValueError, KeyError, OSError) as error:
-            reason = str(error).strip().split("\n")[0].rstrip(".:")
-            raise UserError(
-                f"{where}: cannot be read ({reason}); delete it to continue from the one before"
-            ) from None
-        return restored["state"], restored["meta"]
+    def steps(self) -> list[int]:
+        """Steps on disk, oldest first, as process 0 sees them."""
+        found = sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdecimal())
+        return hosts.broadcast_json(found)
 
-    def save(self, state: TrainState, step: int, meta: Mapping[str, Any]) -> None:
-        """Start a save; it ends in the background, or before the next one starts.
+    def restore(
+        self, abstract: TrainState, until: int | None = None
+    ) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest good state (of a step of at most `until`), placed as `abstract` says, and its JSON.
 
-        The arrays are copied before this returns, so that the state may be donated.
+        None where no checkpoint is there. A damaged one is named, and set aside once an older one was found good.
+        UserError if none is good, or for another model's.
         """
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
-        )
-        self.manager.save(step, args=args)
+        self.settle()
+        steps = [step for step in self.steps() if until is None or step <= until]
+        damaged = []
+        for step in reversed(steps):
+            try:
+                found = self._read(step, abstract)
+            except Damaged as fault:
+                log.warning("%s: %s; passed over", self.folder / str(step), fault)
+                damaged.append(step)
+                continue
+            for bad in damaged:
+                self._set_aside(bad, "damaged")
+            return found
+        if damaged:
+            raise UserError(
+                f"{self.folder}: none of the checkpoints {', '.join(map(str, steps))} can be used (the lines above "
+                "say why); bring one back from a copy, or use a new workdir to begin anew"
+            )
+        return None
+
+    def save(self, state: TrainState, step: int, content: Mapping[str, Any]) -> None:
+        """Start a save of plain `content` beside the state; it ends in the background.
+
+        The arrays are copied before this returns, so that the state may be donated. A save that fails is reported
+        and counted; it raises nothing and does not stand in the way of the next.
+        """
+        self.settle()
+        self._sweep()
+        target = self.folder / str(step)
+        if hosts.broadcast_json(target.exists()):
+            return
+        meta = {"step": step, **content, "arrays": digests.describe(state)}
+        meta["sha256"] = config_lib.digest(meta)
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        self._under_way = step
+        try:
+            self._checkpointer.save(target, args=args)
+        except Exception as error:
+            self._fail(error)
+
+    def settle(self) -> None:
+        """Wait for a save under way, report it if it failed, and let the oldest checkpoints go."""
+        if self._under_way is None:
+            return
+        try:
+            self._checkpointer.wait_until_finished()
+        except Exception as error:
+            self._fail(error)
+        else:
+            self._under_way = None
+            self._prune()
+
+    def set_aside_after(self, step: int) -> None:
+        """Take the checkpoints of later steps out of the way: a roll-back begins another future."""
+        for later in self.steps():
+            if later > step:
+                self._set_aside(later, "rolled-back")
 
     def close(self) -> None:
         """Wait for a save under way and release the folder."""
-        self.manager.wait_until_finished()
-        self.manager.close()
+        self.settle()
+        self._sweep()
+        self._checkpointer.close()
+
+    def _read(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """One step's state and JSON. Raises Damaged, on all processes if on one of them."""
+        path = self.folder / str(step)
+        meta = _together(lambda: read_meta(path))
+        _together(lambda: _check_files(path))
+        differing = _differing(meta["arrays"], digests.layout(abstract))
+        if differing:
+            raise UserError(f"{path}: of another model: {differing}; use a new workdir")
+        # The handler, not the checkpointer: the latter's barriers would wait for a process whose files are damaged.
+        handler, args = ocp.StandardCheckpointHandler(), ocp.args.StandardRestore(abstract)
+        state = _together(lambda: handler.restore(epath.Path(path / "state"), args=args))
+        for name, entry in digests.describe(state).items():
+            if entry != meta["arrays"][name]:
+                raise Damaged(f"{name} is not what was saved")
+        return state, meta
+
+    def _new_checkpointer(self) -> ocp.AsyncCheckpointer:
+        items = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
+        options = ocp.options.AsyncOptions(
+            timeout_secs=SAVE_SECONDS,
+            post_finalization_callback=self._sign_files,
+            # Made in the background, a folder that cannot be made would keep threads waiting for minutes.
+            create_directories_asynchronously=False,
+        )
+        handler = ocp.CompositeCheckpointHandler(**items)
+        return ocp.AsyncCheckpointer(handler, async_options=options)
+
+    def _sign_files(self) -> None:
+        """List the files of the save under way, in the background, before it gets its name."""
+        if hosts.is_main():
+            (step,) = self.folder.glob(f"{self._under_way}.orbax-checkpoint-tmp*")
+            files = _list_files(step)
+            write_json(step / FILES, {"files": files, "sha256": config_lib.digest(files)})
+
+    def _fail(self, error: Exception) -> None:
+        step, self._under_way = self._under_way, None
+        self.failed += 1
+        log.warning(
+            "%s: could not be saved (%s); training goes on, and the next save will be tried",
+            self.folder / str(step),
+            _reason(error),
+        )
+        # A fresh one: nothing of the failure may stay in it.
+        self._checkpointer = self._new_checkpointer()
+
+    def _sweep(self) -> None:
+        """Delete what a kill or a failure left of a save or a deletion; no save may be under way."""
+        if hosts.is_main():
+            for pattern in ("*.orbax-checkpoint-tmp*", "deleting-*"):
+                for left in self.folder.glob(pattern):
+                    # What cannot go now (the threads of a failed save end late) goes the next time.
+                    shutil.rmtree(left, ignore_errors=True)
+
+    def _prune(self) -> None:
+        if not hosts.is_main():
+            return
+        steps = sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdecimal())
+        for step in steps[: -self.keep]:
+            if not self.keep_every or step % self.keep_every:
+                # Renamed first: a kill in the middle then leaves no half step under a step's name.
+                gone = _free(self.folder, f"deleting-{step}")
+                try:
+                    (self.folder / str(step)).rename(gone)
+                except OSError as error:
+                    log.warning("%s: cannot be deleted (%s)", self.folder / str(step), error)
+                else:
+                    shutil.rmtree(gone, ignore_errors=True)
+
+    def _set_aside(self, step: int, why: str) -> None:
+        if hosts.is_main():
+            aside = _free(self.folder, f"{why}-{step}")
+            (self.folder / str(step)).rename(aside)
+            log.warning("%s: set aside as %s", self.folder / str(step), aside.name)
+        hosts.barrier(f"set aside {step}")
 
 
-def _differing(saved: Any, wanted: TrainState) -> str:
+def read_meta(step: pathlib.Path) -> dict[str, Any]:
+    """The JSON of a checkpoint's step folder. Raises Damaged."""
+    path = step / META
+    try:
+        meta = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise Damaged(f"is no whole checkpoint ({META} is missing)") from None
+    except (OSError, ValueError) as error:
+        raise Damaged(f"{META} cannot be read ({_reason(error)})") from None
+    if not isinstance(meta, dict) or not isinstance(meta.get("arrays"), dict):
+        raise Damaged(f"{META} is no description of a checkpoint")
+    content = {name: value for name, value in meta.items() if name != "sha256"}
+    if config_lib.digest(content) != meta.get("sha256"):
+        raise Damaged(f"{META} is not what was saved")
+    if str(meta["step"]) != step.name:
+        raise Damaged(f"holds step {meta['step']}")
+    return content
+
+
+def _list_files(step: pathlib.Path) -> dict[str, list[int | None]]:
+    """{path: [bytes, CRC-32 or None]} of all files of a step folder."""
+    found = {}
+    for path in sorted(step.rglob("*")):
+        name = path.relative_to(step).as_posix()
+        if path.is_file() and name not in UNLISTED:
+            size = path.stat().st_size
+            found[name] = [size, zlib.crc32(path.read_bytes()) if size <= SMALL_BYTES else None]
+    return found
+
+
+def _check_files(step: pathlib.Path) -> None:
+    """Raises Damaged for a file that is missing or not as it was written."""
+    try:
+        listed = json.loads((step / FILES).read_bytes())
+        listed, signed = listed["files"], listed["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"{FILES} cannot be read ({_reason(error)})") from None
+    if config_lib.digest(listed) != signed:
+        raise Damaged(f"{FILES} is not what was saved")
+    there = _list_files(step)
+    for name, entry in listed.items():
+        if name not in there:
+            raise Damaged(f"{name} is missing")
+        if there[name] != entry:
+            raise Damaged(f"{name} is not what was saved")
+
+
+def _together(read: Any) -> Any:
+    """`read()` on every process. Raises Damaged on all of them if it failed on one."""
+    fault, found = None, None
+    try:
+        found = read()
+    except Damaged as error:
+        fault = str(error)
+    except Exception as error:
+        fault = f"cannot be read ({_reason(error)})"
+    if not hosts.agree(fault is None):
+        raise Damaged(fault or "cannot be read on another process")
+    return found
+
+
+def _differing(saved: Mapping[str, digests.Entry], wanted: Mapping[str, digests.Entry]) -> str:
     """The first array that a checkpoint and a state do not share, and how many more; "" if none."""
-    have, need = (
-        {name: tuple(leaf.shape) for name, leaf in ocp.tree.to_flat_dict(t, sep="/").items()}
-        for t in (saved.tree, wanted)
-    )
+    have = {name: tuple(entry[:2]) for name, entry in saved.items()}
+    need = {name: tuple(entry) for name, entry in wanted.items()}
     names = sorted(
         (n for n in have.keys() | need.keys() if have.get(n) != need.get(n)),
         key=lambda n: (not n.startswith("params/"), n),
     )
     if not names:
         return ""
-    was, now = (shapes.get(names[0], "absent") for shapes in (have, need))
+    was, now = (_shown(entries.get(names[0])) for entries in (have, need))
     more = f" and {len(names) - 1} more" if names[1:] else ""
     return f"{names[0]} is {was} in it and {now} here{more}"
 
 
-def _set_aside_unfinished(folder: pathlib.Path) -> None:
-    # A save under way has a temporary name; an interrupted deletion or copy leaves a step's name.
-    steps = {int(path.name): path for path in folder.glob("*") if path.name.isdecimal()}
-    whole = [step for step, path in steps.items() if all((path / n).exists() for n in CONTENTS)]
-    newest = max(whole, default=-1)
-    for step in steps.keys() - set(whole):
-        if step < newest:
-            shutil.rmtree(steps[step])
-            continue
-        log.warning("%s: is no whole checkpoint; passed over and set aside", steps[step])
-        steps[step].rename(_free_name(steps[step]))
+def _shown(entry: digests.Entry | None) -> str:
+    return f"{entry[0]} {list(entry[1])}" if entry else "absent"
 
 
-def _free_name(step: pathlib.Path) -> pathlib.Path:
-    names = (step.with_name(f"unfinished-{step.name}-{n}") for n in itertools.count())
-    return next(name for name in names if not name.exists())
+def _reason(error: BaseException) -> str:
+    """The cause of an error in a few words; Orbax wraps it in others."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".:")[:200] if lines else type(error).__name__
+
+
+def _free(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """A path of that name, or with a number behind it where one is there."""
+    names = itertools.chain([name], (f"{name}-{n}" for n in itertools.count(2)))
+    return next(folder / n for n in names if not (folder / n).exists())

@@ -3,22 +3,29 @@
 Order of one step: take the batch of step t, dispatch the step, read the scalars of an earlier step,
 save. A checkpoint at step t holds the state after t batches; as the batch of a step is a pure
 function of the step, a restart from it repeats the uninterrupted run bit for bit.
+
+A run that diverges goes back to a checkpoint from before the trouble and on with other data: it
+opens a new segment of the stream behind the batches that it has seen. What it decides by is logged
+at fixed steps, so a run that is killed in between decides the same again.
+
+SIGTERM ends a run after the step under way: it saves, then raises hosts.Stopped.
 """
 
+import collections
 import dataclasses
 import logging
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 
 from intern_jax.core import config as config_lib
-from intern_jax.core import keys, tree
+from intern_jax.core import hosts, keys, tree
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
-from intern_jax.train import optim
+from intern_jax.train import guard, optim, settings
 from intern_jax.train import state as state_lib
 from intern_jax.train.checkpoint import Checkpoints
 from intern_jax.train.meter import Meter
@@ -29,27 +36,25 @@ from intern_jax.train.writers import Progress, Writer
 
 log = logging.getLogger(__name__)
 
-DEFAULTS: dict[str, Any] = {
-    "steps": None,  # has no default
-    "seed": 0,
-    "optim": {},
-    "accumulate": 1,
-    "ema_decay": 0.0,
-    "checkpoint_every": None,
-    "keep": 2,
-    "log_every": 50,
-    "max_bad_steps": 10,
-    "profile": None,
-}
-POSITIVE = ("accumulate", "checkpoint_every", "keep", "log_every", "max_bad_steps")
+# Steps that the host may be ahead of the device: enough to keep it busy, few enough that waiting for data, a stop
+# and a profile are seen when they happen.
+AHEAD = 2
 
 
 class Batches(Protocol):
-    """What the loop asks of a stream."""
+    """What the loop asks of a stream; `segments` and what is below it only of one that can roll back."""
 
     def batch_at(self, step: int) -> Any: ...
 
     def iterate(self, start: int) -> Any: ...
+
+    segments: Sequence[Any]
+
+    def open_segment(self, first_step: int, offset: int) -> None: ...
+
+    def set_segments(self, segments: Sequence[Any]) -> None: ...
+
+    def faults(self) -> Mapping[str, int]: ...
 
 
 @dataclasses.dataclass
@@ -69,44 +74,19 @@ def fit(
     workdir: str | os.PathLike | None = None,
     source: Any = None,
 ) -> FitResult:
-    """Train `stage` by `cfg` (DEFAULTS lists the fields); see `Trainer.fit`."""
+    """Train `stage` by `cfg` (train/settings.py lists the fields); see `Trainer.fit`."""
     return Trainer(stage, cfg, mesh).fit(stream, workdir=workdir, source=source)
-
-
-def check(cfg: Mapping[str, Any]) -> None:
-    """Refuse unknown fields and values of a loop's settings."""
-    for name, value in cfg.items():
-        if name not in DEFAULTS:
-            raise UserError(f"train.{name}: no such field; known: {', '.join(DEFAULTS)}")
-        optional = name == "checkpoint_every" and value is None
-        if name in POSITIVE and not optional and (not isinstance(value, int) or value < 1):
-            raise UserError(f"train.{name}: {value!r}; write a whole number of at least 1")
-    steps = cfg.get("steps")
-    if steps is not None and (not isinstance(steps, int) or steps < 0):
-        raise UserError(f"train.steps: {steps!r}; write a whole number, 0 for none")
-    if not isinstance(cfg.get("seed", 0), int):
-        raise UserError(f"train.seed: {cfg['seed']!r}; write a whole number")
-    decay = cfg.get("ema_decay", 0.0)
-    if not isinstance(decay, int | float) or not 0 <= decay < 1:
-        raise UserError(f"train.ema_decay: {cfg['ema_decay']!r}; write 0 for none, or less than 1")
-    window = cfg.get("profile")
-    pair = isinstance(window, list | tuple) and len(window) == 2
-    if window and not (pair and 0 <= window[0] < window[1]):
-        raise UserError(f"train.profile: {window!r}; write (first step, step to stop before)")
-    if not hasattr(cfg.get("optim", {}), "keys"):
-        raise UserError(f"train.optim: {cfg['optim']!r}; write a group of fields")
-    optim.settings(cfg.get("optim", {}))
 
 
 class Trainer:
     """A stage with its compiled step, for fits of any length, rate, seed and data of one shape."""
 
     def __init__(self, stage: Stage, cfg: Mapping[str, Any], mesh: jax.sharding.Mesh):
-        check(cfg)
-        self.stage, self.cfg, self.mesh = stage, DEFAULTS | dict(cfg), mesh
+        settings.check(cfg)
+        self.stage, self.cfg, self.mesh = stage, settings.DEFAULTS | dict(cfg), mesh
         check_accumulation(stage, self.cfg["accumulate"])
         self.tx = optim.build(self.cfg["optim"])
-        self.frozen_places = mesh_lib.shardings(mesh, stage.frozen)
+        self.frozen_places = mesh_lib.shardings(mesh, stage.frozen, spread=True)
         self.frozen = jax.device_put(state_lib.unbox(stage.frozen), self.frozen_places)
         self._programs: dict[str, _Programs] = {}
 
@@ -116,13 +96,15 @@ class Trainer:
         *,
         workdir: str | os.PathLike | None = None,
         source: Any = None,
+        notes: Mapping[str, Any] | None = None,
         **changes: Any,
     ) -> FitResult:
-        """Train to the last step, from the newest checkpoint under `workdir` where there is one.
+        """Train to the last step, from the newest good checkpoint under `workdir` where there is one.
 
-        `source`: flat or nested arrays that the stage's graft rules start from. `changes`: fields
-        of the config that need no new step (of optim: learning_rate, warmup_steps, schedule).
-        Without `workdir` nothing is written.
+        `source`: flat or nested arrays that the stage's graft rules start from. `notes`: plain data
+        kept in every checkpoint (the resolved config, versions). `changes`: fields of the config
+        that need no new step (of optim: learning_rate, warmup_steps, schedule). Without `workdir`
+        nothing is written. Raises hosts.Stopped after SIGTERM, with the state saved.
         """
         cfg = self._changed(changes)
         folder = pathlib.Path(workdir) if workdir is not None else None
@@ -133,23 +115,23 @@ class Trainer:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             if cfg["checkpoint_every"]:
-                checkpoints = Checkpoints(folder / "checkpoints", cfg["keep"])
+                checkpoints = Checkpoints(folder / "checkpoints", cfg["keep"], cfg["keep_every"])
+        run = _Run(self, programs, cfg, folder, checkpoints, stream, source, dict(notes or {}))
         try:
-            segments = [dataclasses.asdict(s) for s in getattr(stream, "segments", ())]
-            meta = config_lib.plain({"train": cfg, "segments": segments})
-            state, report = self._begin(programs, cfg, source, checkpoints, meta)
-            meta["graft"] = dataclasses.asdict(report) if report else None
-            run = _Run(self, programs.step, cfg, folder, checkpoints, meta, int(state.step))
-            state = run.steps(state, stream)
+            state = run.to_the_end()
         finally:
             if checkpoints:
                 checkpoints.close()
-        return FitResult(state, run.writer.history, report)
+        return FitResult(state, run.writer.history, run.report)
+
+    def abstract(self, stream: Batches) -> TrainState:
+        """Shapes, dtypes and places of the state for batches of `stream`'s shape."""
+        return self._programs_for(stream.batch_at(0)).abstract
 
     def _changed(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         cfg = self.cfg | changes
         cfg["optim"] = dict(self.cfg["optim"]) | dict(changes.get("optim", {}))
-        check(cfg)
+        settings.check(cfg)
         if cfg["steps"] is None:
             raise UserError("train.steps: missing; give the number of steps")
         before, after = optim.settings(self.cfg["optim"]), optim.settings(cfg["optim"])
@@ -160,35 +142,6 @@ class Trainer:
                 raise UserError(f"train.{name}: {now!r} needs another step; make a new Trainer")
         optim.learning_rate(cfg["optim"], cfg["steps"], 0)
         return cfg
-
-    def _begin(
-        self,
-        programs: "_Programs",
-        cfg: Mapping[str, Any],
-        source: Any,
-        checkpoints: Checkpoints | None,
-        meta: Mapping[str, Any],
-    ) -> tuple[TrainState, tree.GraftReport | None]:
-        """The newest checkpoint's state and graft, or a fresh state."""
-        name = self.stage.name
-        if checkpoints and checkpoints.latest() is not None:
-            state, saved = checkpoints.restore(programs.abstract)
-            step, graft = int(state.step), saved.pop("graft")
-            if step > cfg["steps"]:
-                raise UserError(
-                    f"{checkpoints.folder}/{step}: is past train.steps {cfg['steps']}; "
-                    "use a new workdir or more steps"
-                )
-            log.info("%s: continues after step %d", name, step)
-            for line in config_lib.diff(saved, meta):
-                log.warning("%s: changed since the checkpoint: %s", name, line)
-            return state, tree.GraftReport(**graft) if graft else None
-        state = programs.init(keys.key_for(cfg["seed"], "init"))
-        if source is None:
-            return state, None
-        state, report = _graft(state, source, self.stage, programs.abstract)
-        log.info("%s: graft %s", name, report.summary())
-        return state, report
 
     def _programs_for(self, batch: Any) -> "_Programs":
         shapes = str(jax.tree.map(lambda x: (x.shape, str(x.dtype)), batch))
@@ -213,58 +166,169 @@ class _Programs:
 
 
 class _Run:
-    """One pass from `start` to the last step."""
+    """One pass to the last step, with the roll-backs on the way."""
 
-    def __init__(self, trainer: Trainer, step, cfg, folder, checkpoints, meta, start: int):
-        self.trainer, self.step, self.cfg, self.folder = trainer, step, cfg, folder
-        self.checkpoints, self.meta, self.start = checkpoints, meta, start
-        self.writer = Writer(folder, start)
-        self.progress = Progress(trainer.stage.name, cfg["steps"], quiet=folder is None)
+    def __init__(
+        self,
+        trainer: Trainer,
+        programs: _Programs,
+        cfg: Mapping[str, Any],
+        folder: pathlib.Path | None,
+        checkpoints: Checkpoints | None,
+        stream: Batches,
+        source: Any,
+        notes: Mapping[str, Any],
+    ):
+        self.trainer, self.programs, self.cfg, self.folder = trainer, programs, cfg, folder
+        self.checkpoints, self.stream, self.source, self.notes = checkpoints, stream, source, notes
+        self.name = trainer.stage.name
+        self.report: tree.GraftReport | None = None
+        self.first_segments = _plain_segments(stream)
+        self.rollbacks = 0
         # A streak of bad steps is met even where scalars are logged rarely.
         self.read_every = min(cfg["log_every"], cfg["max_bad_steps"])
         self.key = keys.key_for(cfg["seed"], "train")
-        self.pending = None
         self.tracing = False
-        self.meter = Meter(start, trainer.mesh.size)
 
-    def steps(self, state: TrainState, stream: Batches) -> TrainState:
-        """Train from `start` to the last step; a run that is there already asks for no data."""
-        batches = stream.iterate(self.start) if self.start < self.cfg["steps"] else None
+    def to_the_end(self) -> TrainState:
+        """Begin or go on, and train; a run that is there already asks for no data."""
+        state = self._begin()
+        start = int(state.step)
+        self.writer = Writer(self.folder, start)
+        self.progress = Progress(self.name, self.cfg["steps"], quiet=self.folder is None)
+        self.stop = hosts.StopVote()
         try:
-            for step in range(self.start, self.cfg["steps"]):
+            with self.stop:
+                while True:
+                    try:
+                        return self._steps(state, start)
+                    except guard.Diverged as trouble:
+                        state = None  # donated
+                        state = self._roll_back(trouble)
+                        start = int(state.step)
+        finally:
+            self.writer.close()
+            self.progress.close()
+
+    def _begin(self, until: int | None = None) -> TrainState:
+        """The newest good checkpoint's state (of a step of at most `until`), or a fresh one."""
+        found = None
+        if self.checkpoints:
+            found = self.checkpoints.restore(self.programs.abstract, until)
+        if found is None:
+            state = self.programs.init(keys.key_for(self.cfg["seed"], "init"))
+            if self.source is not None:
+                stage, abstract = self.trainer.stage, self.programs.abstract
+                state, self.report = _graft(state, self.source, stage, abstract)
+                log.info("%s: graft %s", self.name, self.report.summary())
+            return state
+        state, meta = found
+        step = int(state.step)
+        if step > self.cfg["steps"]:
+            raise UserError(
+                f"{self.checkpoints.folder}/{step}: is past train.steps {self.cfg['steps']}; "
+                "use a new workdir or more steps"
+            )
+        log.info("%s: continues after step %d", self.name, step)
+        for line in config_lib.diff(meta["run"], self._described()):
+            log.warning("%s: changed since the checkpoint: %s", self.name, line)
+        self._follow(meta["segments"])
+        # A roll-back goes to a checkpoint that knows of fewer.
+        self.rollbacks = max(self.rollbacks, meta["rollbacks"])
+        self.report = tree.GraftReport(**meta["graft"]) if meta["graft"] else None
+        return state
+
+    def _follow(self, segments: Sequence[Mapping[str, Any]]) -> None:
+        """Take over a checkpoint's data segments, where they begin as this stream's do."""
+        known = len(self.first_segments)
+        if segments[:known] != self.first_segments:
+            log.warning("%s: changed since the checkpoint: the stream's segments", self.name)
+        elif segments != _plain_segments(self.stream):
+            kind = type(self.stream.segments[0])
+            self.stream.set_segments([kind(**segment) for segment in segments])
+
+    def _described(self) -> dict[str, Any]:
+        return config_lib.plain({"train": self.cfg, **self.notes})
+
+    def _steps(self, state: TrainState, start: int) -> TrainState:
+        """Train from `start` to the last step. Raises Diverged, Stopped."""
+        self.start, self.pending = start, None
+        self.under_way: collections.deque[Any] = collections.deque()
+        self.meter = Meter(start, self.trainer.mesh.size)
+        batches = self.stream.iterate(start) if start < self.cfg["steps"] else None
+        try:
+            for step in range(start, self.cfg["steps"]):
                 state = self._one(state, step, batches)
+                if self.stop.poll():
+                    self._end_early(state, step + 1)
             self._read()
         finally:
             if hasattr(batches, "close"):
                 batches.close()
             self._profile(None)
-            self.writer.close()
-            self.progress.close()
         return state
 
     def _one(self, state: TrainState, step: int, batches: Any) -> TrainState:
         cfg, trainer, done = self.cfg, self.trainer, step + 1
-        batch = self._next(batches)
+        batch = mesh_lib.put_batch(trainer.mesh, self.meter.next_batch(batches))
         rate = optim.learning_rate(cfg["optim"], cfg["steps"], step)
         self._profile(step, state)
         arguments = (state, trainer.frozen, batch, self.key, rate)
-        if step == self.start:
-            if self.folder is not None:
-                self.meter.count_flops(self.step, arguments, cfg["accumulate"])
-        state, outputs = self.step(*arguments)
+        if step == self.start and self.folder is not None:
+            self.meter.count_flops(self.programs.step, arguments, cfg["accumulate"])
+        state, outputs = self.programs.step(*arguments)
+        self.under_way.append(outputs["loss"])
+        if len(self.under_way) > AHEAD:
+            self.under_way.popleft().block_until_ready()
         # The scalars of an earlier step: this one is still under way.
         self._read()
         first, last = step == self.start, done == cfg["steps"]
         if first or last or done % self.read_every == 0 or done % cfg["log_every"] == 0:
             self.pending = (done, outputs)
-        if self.checkpoints and (done % cfg["checkpoint_every"] == 0 or done == cfg["steps"]):
-            # First the scalars: a restart from this checkpoint does not repeat this step.
-            self._read()
-            self.checkpoints.save(state, done, self.meta)
+        if self.checkpoints and (done % cfg["checkpoint_every"] == 0 or last):
+            self._save(state, done)
         return state
 
-    def _next(self, batches: Any) -> Any:
-        return mesh_lib.put_batch(self.trainer.mesh, self.meter.next_batch(batches))
+    def _save(self, state: TrainState, done: int) -> None:
+        # First the scalars: a restart from this checkpoint does not repeat this step.
+        self._read()
+        content = {
+            "run": self._described(),
+            "segments": _plain_segments(self.stream),
+            "rollbacks": self.rollbacks,
+            "graft": dataclasses.asdict(self.report) if self.report else None,
+        }
+        self.checkpoints.save(state, done, content)
+
+    def _end_early(self, state: TrainState, done: int) -> None:
+        if self.checkpoints:
+            self._save(state, done)
+            self.checkpoints.settle()
+        raise hosts.Stopped(
+            f"{self.name}: stopped by SIGTERM after step {done}; start again to go on"
+        )
+
+    def _roll_back(self, trouble: guard.Diverged) -> TrainState:
+        """A state from before the trouble, with the stream's next segment opened behind it."""
+        able = self.checkpoints and hasattr(self.stream, "open_segment")
+        if not able or self.rollbacks >= self.cfg["max_rollbacks"]:
+            after = f" after {self.rollbacks} roll-backs" if self.rollbacks else ""
+            raise UserError(
+                f"{self.name}: {trouble}{after}; lower optim.learning_rate or look at the data"
+            )
+        self.rollbacks += 1
+        segment = self.stream.segments[-1]
+        offset = segment.offset + trouble.step - segment.first_step
+        state = self._begin(until=trouble.sound)
+        step = int(state.step)
+        self.checkpoints.set_aside_after(step)
+        self.stream.open_segment(step, offset)
+        self.writer.cut(step)
+        log.warning(
+            "%s: %s; rolled back to step %d, going on with the batches after those (%d of %d)",
+            *(self.name, trouble, step, self.rollbacks, self.cfg["max_rollbacks"]),
+        )
+        return state
 
     def _read(self) -> None:
         if self.pending is None:
@@ -276,12 +340,7 @@ class _Run:
         elif step == self.start + 1:
             # That step compiled: the first rates are of the steps after it.
             self.meter.restart(step)
-        if scalars["bad_steps"] >= self.cfg["max_bad_steps"]:
-            raise UserError(
-                f"{self.trainer.stage.name}: {scalars['bad_steps']:.0f} steps in a row without a "
-                f"finite loss and gradient, up to step {step}; lower optim.learning_rate or look "
-                "at the data"
-            )
+        guard.look(step, scalars, self.writer.history, self.cfg)
 
     def _log(self, step: int, scalars: Mapping[str, float]) -> None:
         per_second, rates = self.meter.rates(step)
@@ -292,6 +351,11 @@ class _Run:
         if "mfu" in rates:
             texts["mfu"] = f"{rates['mfu']:.1%}"
         texts |= {"data wait": f"{rates['data_wait']:.0%}", "left": f"{left:.0f}s"}
+        faults = self.stream.faults() if hasattr(self.stream, "faults") else {}
+        if faults:
+            texts["skipped"] = ", ".join(f"{cause} {count}" for cause, count in faults.items())
+        if self.checkpoints and self.checkpoints.failed:
+            texts["failed saves"] = str(self.checkpoints.failed)
         self.progress.show(step, shown, texts)
 
     def _profile(self, step: int | None, state: TrainState | None = None) -> None:
@@ -320,3 +384,7 @@ def _graft(
     params = placed.pop("params")
     ema = None if state.ema is None else jax.tree.map(lambda p: p.copy(), params)
     return state.replace(params=params, extra=placed, ema=ema), report
+
+
+def _plain_segments(stream: Batches) -> list[dict[str, Any]]:
+    return config_lib.plain([dataclasses.asdict(s) for s in getattr(stream, "segments", ())])

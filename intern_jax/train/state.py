@@ -58,8 +58,10 @@ def create(
 
     key = jax.eval_shape(lambda: jax.random.key(0))
     abstract = jax.eval_shape(init, key)
-    placed = dict(mesh_lib.shardings(mesh, jax.eval_shape(boxed, key)))
-    params, everywhere = placed.pop("params"), mesh_lib.replicated(mesh)
+    variables = dict(jax.eval_shape(boxed, key))
+    # Parameters are gathered over fsdp before use (step.py), so all of them may be split there.
+    params = mesh_lib.shardings(mesh, variables.pop("params"), spread=True)
+    placed, everywhere = mesh_lib.shardings(mesh, variables), mesh_lib.replicated(mesh)
     trainable = tree.partition(params, stage.trainable)[0]
     if not trainable:
         raise UserError(f"{stage.name}.trainable: {stage.trainable!r} matches no parameter")

@@ -21,24 +21,36 @@ def settings(**changes):
 @dataclasses.dataclass(frozen=True)
 class Segment:
     first_step: int = 0
+    offset: int = 0
     seed: int = 0
 
 
 class Stream:
-    """Rows of a step drawn from the step's own generator; `bad` steps hold a NaN."""
+    """Rows of a batch drawn from its own generator; `bad` batches hold a NaN, `loud` ones large targets."""
 
-    segments = (Segment(),)
-
-    def __init__(self, rows=8, features=3, bad=(), until=None):
-        self.rows, self.features, self.bad, self.until = rows, features, set(bad), until
+    def __init__(self, rows=8, features=3, bad=(), loud=(), until=None, segments=(Segment(),)):
+        self.rows, self.features, self.until = rows, features, until
+        self.bad, self.loud = set(bad), set(loud)
+        self.segments = segments
         self.asked = []
 
+    def open_segment(self, first_step, offset):
+        before = [s for s in self.segments if s.first_step < first_step]
+        self.segments = (*before, Segment(first_step, offset))
+
+    def set_segments(self, segments):
+        self.segments = tuple(segments)
+
     def batch_at(self, step):
-        rng = np.random.default_rng(step)
+        segment = [s for s in self.segments if s.first_step <= step][-1]
+        index = segment.offset + step - segment.first_step
+        rng = np.random.default_rng(index)
         x = rng.normal(size=(self.rows, self.features)).astype(np.float32)
         y = (x.sum(1) + 0.1 * rng.normal(size=self.rows)).astype(np.float32)
-        if step in self.bad:
+        if index in self.bad:
             x[0, 0] = np.nan
+        if index in self.loud:
+            y = 100 * y
         return {"task": {"x": x, "y": y}}
 
     def iterate(self, start):

@@ -1,0 +1,133 @@
+"""Divergence: what counts as one, and that a roll-back equals a run that never saw those batches."""
+
+import json
+import logging
+
+import pytest
+from toy import Linear, Segment, Stream, assert_same, settings
+
+from intern_jax.core import mesh as mesh_lib
+from intern_jax.core.config import UserError
+from intern_jax.train import guard
+from intern_jax.train.checkpoint import read_meta
+from intern_jax.train.loop import fit
+
+GUARDED = {"steps": 20, "checkpoint_every": 4, "max_bad_steps": 3}
+SPIKE = {"sigmas": 6, "window": 16, "patience": 2}
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return mesh_lib.make_mesh(data=1)
+
+
+def train(mesh, folder, stream, **changes):
+    return fit(Linear(noise=0.1), stream, settings(**{**GUARDED, **changes}), mesh, folder)
+
+
+def steps_of(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["step"] for line in lines]
+
+
+def test_bad_steps_roll_back_and_other_data_follows(mesh, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        done = train(mesh, tmp_path / "a", Stream(bad=range(10, 15)))
+    # Batches 10 to 12 were bad: back to step 8, and on with batch 13.
+    segments = (Segment(), Segment(8, 13))
+    straight = train(mesh, tmp_path / "b", Stream(bad=(13, 14), segments=segments))
+    assert_same(done.state, straight.state)
+    assert int(done.state.bad_total) == 2
+    said = "linear: 3 steps in a row without a finite loss and gradient, up to step 13; rolled back"
+    assert f"{said} to step 8, going on with the batches after those (1 of 3)" in caplog.text
+    assert steps_of(tmp_path / "a") == list(range(1, 21))
+    meta = read_meta(tmp_path / "a" / "checkpoints" / "20")
+    assert [s["offset"] for s in meta["segments"]] == [0, 13] and meta["rollbacks"] == 1
+
+
+@pytest.mark.parametrize("until", [9, 14])
+def test_a_run_killed_after_a_roll_back_ends_the_same(mesh, tmp_path, until):
+    bad = range(10, 15)
+    straight = train(mesh, tmp_path / "a", Stream(bad=bad))
+
+    class Breaks(Stream):
+        """Breaks at a step of its second segment."""
+
+        def batch_at(self, step):
+            if len(self.segments) > 1 and step == until:
+                raise RuntimeError("the stream broke")
+            return super().batch_at(step)
+
+    with pytest.raises(RuntimeError, match="the stream broke"):
+        train(mesh, tmp_path / "b", Breaks(bad=bad))
+    stream = Stream(bad=bad)
+    again = train(mesh, tmp_path / "b", stream)
+    assert_same(again.state, straight.state)
+    assert stream.asked[0] == (8 if until == 9 else 12)
+    assert steps_of(tmp_path / "b") == steps_of(tmp_path / "a")
+
+
+def test_a_spike_rolls_back(mesh, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        done = train(mesh, tmp_path / "a", Stream(loud=range(13, 18)), spike=SPIKE)
+    assert "at the logged steps 14 to 15; rolled back to step 12, going on" in caplog.text
+    # Batches 15 and 16 are loud as well: a second roll-back, to the same step; 17 alone is none.
+    assert caplog.text.count("rolled back") == 2
+    stream = Stream(loud=(17,), segments=(Segment(), Segment(12, 17)))
+    assert_same(done.state, train(mesh, tmp_path / "b", stream, spike=SPIKE).state)
+
+
+def test_without_a_checkpoint_before_the_trouble_it_begins_anew(mesh, tmp_path):
+    done = train(mesh, tmp_path / "a", Stream(bad=range(3)))
+    straight = train(mesh, tmp_path / "b", Stream(segments=(Segment(0, 3),)))
+    assert_same(done.state, straight.state)
+
+
+def test_roll_backs_are_bounded(mesh, tmp_path):
+    with pytest.raises(UserError, match="up to step 11 after 2 roll-backs; lower") as caught:
+        train(mesh, tmp_path, Stream(bad=range(10, 1000)), max_rollbacks=2)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="up to step 13; lower optim.learning_rate"):
+        train(mesh, tmp_path / "b", Stream(bad=range(10, 1000)), max_rollbacks=0)
+
+
+def rows(losses):
+    return [{"step": 5 * i + 5, "loss": loss} for i, loss in enumerate(losses)]
+
+
+def look(losses, **spike):
+    history = rows(losses)
+    cfg = {"max_bad_steps": 3, "spike": {**SPIKE, **spike}}
+    guard.look(history[-1]["step"], {"bad_steps": 0}, history, cfg)
+
+
+def test_what_is_a_spike():
+    # Median 2, deviations 0.1: the limit is 2 + 6 * 0.14826 = 2.89.
+    calm = [1.9, 2.0, 2.1] * 4
+    look([*calm, 2.88, 2.88])
+    look([*calm, 9.0])
+    look([*calm, 9.0, None, 2.0])
+    look([9.0, 9.0])
+    look([*calm[:7], 9.0, 9.0])
+    with pytest.raises(
+        guard.Diverged, match=r"above 2\.89 \(6 sigmas\) at the logged steps 65 to 70"
+    ):
+        look([*calm, 2.9, 2.9])
+    with pytest.raises(guard.Diverged) as caught:
+        look([*calm, 9.0, None, 9.0])
+    assert (caught.value.sound, caught.value.step) == (60, 75)
+
+
+@pytest.mark.parametrize(
+    ("cfg", "said"),
+    [
+        ({"spike": {"sigma": 1}}, "train.spike.sigma: no such field; known: sigmas"),
+        ({"spike": {"window": 0}}, "train.spike.window: 0; write a number above 0"),
+        ({"spike": 6.0}, "train.spike: 6.0; write a group"),
+        ({"max_rollbacks": -1}, "train.max_rollbacks: -1; write a whole number, 0 for none"),
+        ({"keep_every": 0}, "train.keep_every: 0; write a whole number of at least 1"),
+    ],
+)
+def test_mistakes(mesh, cfg, said):
+    with pytest.raises(UserError, match=said):
+        fit(Linear(), Stream(), settings(**cfg), mesh)

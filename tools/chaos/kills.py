@@ -1,0 +1,123 @@
+"""Kill a training at random moments and compare every array with the run that was left alone.
+
+    python -m tools.chaos.kills --kills=50 --out=runs/chaos/kills [--seed=0] [--workers=2]
+
+One run is left alone and keeps all its checkpoints. Others of the same config get SIGKILL at random moments between
+their start and their end, and are started again, until `--kills` is reached. After each kill the newest checkpoint,
+and at the end the last one, must have the same digest for every array of the train state, the same data segments,
+and the same logged scalars. Prints one line of JSON; exits with 1 if anything differed.
+"""
+
+import argparse
+import json
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+from intern_jax.train.checkpoint import Damaged, read_meta
+
+CONFIG = pathlib.Path(__file__).with_name("small.py")
+TIMES = ("images_per_second", "data_wait")
+
+
+def main() -> None:
+    """Run the campaign and print what was counted."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    args, overrides = parser.parse_known_args()
+    shutil.rmtree(args.out, ignore_errors=True)
+    counted = campaign(args.out, args.kills, args.seed, overrides)
+    print(json.dumps(counted))
+    sys.exit(0 if not counted["different"] else 1)
+
+
+def campaign(out: pathlib.Path, kills: int, seed: int, overrides: list[str]) -> dict[str, Any]:
+    """Counts of kills, of runs that came to their end, and of checkpoints that differed."""
+    alone = out / "alone"
+    started = time.time()
+    with start(alone, [*overrides, "--config.amateur.train.keep=1000000"]) as process:
+        if process.wait():
+            sys.exit(f"the run left alone failed; see {alone}/log")
+    seconds = time.time() - started
+    expected = {step: arrays_of(path) for step, path in checkpoints(alone).items()}
+    rng = random.Random(seed)
+    counted = {"kills": 0, "checked": 0, "finished_runs": 0, "different": 0, "before_first_save": 0}
+    workdir = None
+    while counted["kills"] < kills or workdir is not None:
+        if workdir is None:
+            workdir = out / f"run{counted['finished_runs']}"
+            # Programs compiled once: a start then takes seconds, and kills fall into steps and saves.
+            shutil.copytree(alone / "compiled", workdir / "compiled")
+        moment = rng.uniform(0.05, 1.0) * seconds if counted["kills"] < kills else None
+        killed = run_once(workdir, overrides, moment)
+        counted["kills"] += killed
+        there = checkpoints(workdir)
+        if not there:
+            counted["before_first_save"] += 1
+            continue
+        newest = max(there)
+        counted["checked"] += 1
+        if arrays_of(there[newest]) != expected[newest]:
+            counted["different"] += 1
+        if not killed:
+            counted["finished_runs"] += 1
+            counted["different"] += rows_of(workdir) != rows_of(alone)
+            shutil.rmtree(workdir)
+            workdir = None
+    return {**counted, "seconds_alone": round(seconds, 1)}
+
+
+def start(workdir: pathlib.Path, overrides: list[str]) -> subprocess.Popen:
+    """The training as a process of its own, its output appended to workdir/log."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "intern_jax", "run", f"--config={CONFIG}"]
+    with (workdir / "log").open("a") as log:
+        return subprocess.Popen(
+            [*command, f"--workdir={workdir}", *overrides], stdout=log, stderr=log
+        )
+
+
+def run_once(workdir: pathlib.Path, overrides: list[str], moment: float | None) -> bool:
+    """Start or go on; whether it was killed, `moment` seconds after its start, before its end."""
+    with start(workdir, overrides) as process:
+        try:
+            code = process.wait(timeout=moment)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            code = process.wait()
+    if code not in (0, -signal.SIGKILL):
+        sys.exit(f"a run failed with exit code {code}; see {workdir}/log")
+    return code != 0
+
+
+def checkpoints(workdir: pathlib.Path) -> dict[int, pathlib.Path]:
+    """Folders of the finished steps of a run's only stage."""
+    found = workdir.glob("seed0/*/checkpoints/*")
+    return {int(path.name): path for path in found if path.name.isdecimal()}
+
+
+def arrays_of(step: pathlib.Path) -> Any:
+    """Digests of all arrays of a checkpoint, and its data segments."""
+    try:
+        meta = read_meta(step)
+    except Damaged as fault:
+        return str(fault)
+    return meta["arrays"], meta["segments"]
+
+
+def rows_of(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """Logged rows without what depends on the clock."""
+    (path,) = workdir.glob("seed0/*/metrics.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{name: v for name, v in row.items() if name not in TIMES} for row in rows]
+
+
+if __name__ == "__main__":
+    main()
