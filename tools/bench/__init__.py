@@ -1,0 +1,1 @@
+"""Programs behind the figures of BENCHMARKS.md that are no training runs."""
