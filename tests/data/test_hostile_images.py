@@ -281,7 +281,7 @@ for number, name in enumerate(NAMES):
     if number >= start:
         if number == 2: time.sleep(600)
         if number == 4: os.abort()
-        word = {"name": name, "cause": None, "seconds": 0.5, "extra_mb": 7.0}
+        word = {"name": name, "cause": None, "seconds": 0.5, "cpu": 0.4, "extra_mb": 7.0}
         print(json.dumps(word), flush=True)
 """
 
@@ -293,7 +293,8 @@ def test_the_campaign_counts_hangs_and_crashes_and_goes_on(tmp_path, monkeypatch
     monkeypatch.setattr(images, "STARTUP", 20)
     report = images.campaign(6, 0, limit=1.0, keep=tmp_path / "kept")
     assert report["hangs"] == 1 and report["crashes"] == 1 and report["decoded"] == 4
-    assert report["slowest_decode_s"] == 0.5 and report["peak_extra_mb"] == 7
+    assert report["slowest_decode_s"] == 0.5 and report["slowest_cpu_s"] == 0.4
+    assert report["peak_extra_mb"] == 7
     assert [line.split(": ")[1] for line in capsys.readouterr().err.splitlines()] == [
         "hang",
         "exit code -6",

@@ -1,6 +1,6 @@
 """Reads thousands of damaged and hostile pictures as a training does, and counts what came of each.
 
-    python -m tools.chaos.images --count=10000 --seed=0 [--minutes=30] [--limit=20] [--keep=FOLDER]
+    python -m tools.chaos.images --count=10000 --seed=0 [--minutes=30] [--limit=60] [--keep=FOLDER]
 
 Pictures: hostile.py's hand-made files once each (the heavy ones too, from 1000 pictures on), things
 that are no files (pipes, devices, links that lead nowhere), and for the rest mutations.py. Read in a
@@ -8,11 +8,11 @@ child process: ImageFolder, Replacing, then a transform. A child that says nothi
 seconds is killed and counted as a hang, one that ends is counted as a crash, and the next goes on
 behind that picture.
 
-Prints one line of JSON: images, decoded, skipped by cause, slowest_decode_s, peak_extra_mb (of
-memory, above what a child had before its first picture), crashes, hangs. Every picture is decoded
-to uint8 [H,W,3 or 4], or counted under its cause. Ends with 1 for a crash, a hang, or more memory
-than MOST_MB; --keep leaves the pictures that did it. The counts are the same for the same seed and
-count.
+Prints one line of JSON: images, decoded, skipped by cause, slowest_decode_s, slowest_cpu_s (of the
+thread that decodes), peak_extra_mb (of memory, above what a child had before its first picture),
+crashes, hangs. Every picture is decoded to uint8 [H,W,3 or 4], or counted under its cause. Ends
+with 1 for a crash, a hang, or more memory than MOST_MB; --keep leaves the pictures that did it. The
+counts are the same for the same seed and count.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, help="stop after the round in which they are over")
-    parser.add_argument("--limit", type=float, default=20.0, help="seconds for one picture")
+    parser.add_argument("--limit", type=float, default=60.0, help="seconds for one picture")
     parser.add_argument("--keep", type=pathlib.Path, help="where to leave pictures that did harm")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--start", type=int, default=0, help=argparse.SUPPRESS)
@@ -74,7 +74,7 @@ def campaign(
     count: int,
     seed: int,
     minutes: float | None = None,
-    limit: float = 20.0,
+    limit: float = 60.0,
     keep: pathlib.Path | None = None,
 ) -> dict[str, Any]:
     """Make, read and count that many pictures; the report that is printed."""
@@ -95,6 +95,7 @@ def campaign(
         "skipped": dict(sorted(total.skipped.items())),
         "slowest_decode_s": round(total.slowest, 3),
         "slowest": total.slowest_name,
+        "slowest_cpu_s": round(total.slowest_cpu, 3),
         "peak_extra_mb": round(total.extra_mb),
         "crashes": total.crashes,
         "hangs": total.hangs,
@@ -108,7 +109,8 @@ class _Total:
     def __init__(self) -> None:
         self.images = self.decoded = self.crashes = self.hangs = 0
         self.skipped: Counter[str] = Counter()
-        self.slowest, self.slowest_name, self.extra_mb = 0.0, "", 0.0
+        self.slowest, self.slowest_name = 0.0, ""
+        self.slowest_cpu = self.extra_mb = 0.0
 
     def add(self, event: dict[str, Any]) -> None:
         """Count one picture by a child's word."""
@@ -117,6 +119,7 @@ class _Total:
         else:
             self.skipped[event["cause"]] += 1
         self.extra_mb = max(self.extra_mb, event["extra_mb"])
+        self.slowest_cpu = max(self.slowest_cpu, event["cpu"])
         if event["seconds"] > self.slowest:
             self.slowest, self.slowest_name = event["seconds"], event["name"]
 
@@ -246,30 +249,30 @@ def read_folder(folder: pathlib.Path, start: int) -> None:
     for index in numbers[start:]:
         sample = source[index]
         _row(sample, index)
-        cause, seconds = recorder.outcomes[index]
+        cause, seconds, cpu = recorder.outcomes[index]
         replaced = sample["key"] != recorder.keys[index]
         assert replaced == (cause is not None), (recorder.keys[index], cause)
-        word = {"name": recorder.keys[index], "cause": cause, "seconds": seconds}
+        word = {"name": recorder.keys[index], "cause": cause, "seconds": seconds, "cpu": cpu}
         print(json.dumps({**word, "extra_mb": _peak_mb() - before}), flush=True)
     # Every fault was counted, those of pictures that were tried as stand-ins too.
     assert source.faults() == dict(recorder.faults), (source.faults(), recorder.faults)
 
 
 class _Recorder:
-    """A source that keeps what came of each picture: (cause or None, seconds)."""
+    """A source that keeps what came of each picture: (cause or None, wall and CPU seconds)."""
 
     def __init__(self, source: ImageFolder):
         self.source = source
         self.name, self.family, self.classes = source.name, source.family, source.classes
         self.keys, self.labels = source.keys, source.labels
-        self.outcomes: dict[int, tuple[str | None, float]] = {}
+        self.outcomes: dict[int, tuple[str | None, float, float]] = {}
         self.faults: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        started, cause = time.perf_counter(), None
+        started, working, cause = time.perf_counter(), time.thread_time(), None
         try:
             return self.source[index]
         except CorruptSample as fault:
@@ -277,7 +280,8 @@ class _Recorder:
             self.faults[cause] += 1
             raise
         finally:
-            self.outcomes[index] = cause, time.perf_counter() - started
+            seconds, cpu = time.perf_counter() - started, time.thread_time() - working
+            self.outcomes[index] = cause, seconds, cpu
 
 
 def _row(sample: dict[str, Any], index: int) -> None:
