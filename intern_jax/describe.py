@@ -12,14 +12,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import orbax.checkpoint as ocp
 from clu import parameter_overview
 from flax.core import meta
 
 from intern_jax import pipeline
 from intern_jax.core import config as config_lib
+from intern_jax.core import tree
 from intern_jax.core.config import UserError
 from intern_jax.models import zoo
+from intern_jax.train import checkpoint
 from intern_jax.weights import folder, safetensors
 
 # A column a stage, a row a setting; the settings that every MetaNet's table has.
@@ -79,7 +80,7 @@ def describe_checkpoint(path: str | os.PathLike[str]) -> str:
         return f"{_columns(facts)}\n\n{_safetensors(path / 'model.safetensors')}"
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; name a checkpoint or a model folder")
-    return _orbax(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
+    return _run_checkpoint(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
 
 
 def _safetensors(path: pathlib.Path) -> str:
@@ -91,27 +92,24 @@ def _safetensors(path: pathlib.Path) -> str:
     return "\n".join(lines + [f"{name}: {value}" for name, value in notes.items()])
 
 
-def _orbax(path: pathlib.Path) -> str:
-    """The newest step below a checkpoint folder, or the step that `path` is."""
+def _run_checkpoint(path: pathlib.Path) -> str:
+    """The newest step below a checkpoint folder, or the step that `path` is: its JSON, which a restore verifies."""
     steps = sorted(int(p.name) for p in path.iterdir() if p.name.isdigit())
     step = path / str(steps[-1]) if steps else path
-    items = [p for p in sorted(step.iterdir()) if (p / "_METADATA").exists()]
-    if not items:
-        raise UserError(f"{path}: no checkpoint in it; name the folder that holds the steps")
+    try:
+        meta = checkpoint.read_meta(step)
+    except checkpoint.Damaged as fault:
+        raise UserError(f"{step}: {fault}; name the folder that holds a run's steps") from None
     parts = [f"steps: {', '.join(map(str, steps))}; shown: {step.name}"] if steps else []
-    for item in items:
-        tree = ocp.PyTreeCheckpointHandler().metadata(item.absolute()).tree
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        rows = [
-            [jax.tree_util.keystr(keys, simple=True, separator="/"), _shape(leaf.shape), leaf.dtype]
-            for keys, leaf in leaves
-            if hasattr(leaf, "shape")
-        ]
-        table = _columns([["name", "shape", "dtype"], *rows])
-        parts += ["", f"{item.name}: {len(rows)} arrays", table]
-    for notes in sorted(step.glob("*/metadata")):
-        parts += ["", f"{notes.parent.name}: {notes.read_text()[:2000]}"]
-    return "\n".join(parts)
+    parts += [f"{name} = {json.dumps(value)}" for name, value in _flatten(meta["run"])]
+    for segment in meta["segments"]:
+        parts.append(f"data segment: {json.dumps(segment)}")
+    if meta["graft"]:
+        parts.append(f"graft: {tree.GraftReport(**meta['graft']).summary()}")
+    arrays = meta["arrays"]
+    rows = [[name, _shape(shape), dtype, sum_] for name, (dtype, shape, sum_) in arrays.items()]
+    table = _columns([["name", "shape", "dtype", "digest"], *rows])
+    return "\n".join([*parts, "", f"{len(arrays)} arrays", table])
 
 
 def _stage_table(module: Any) -> str:

@@ -3,12 +3,15 @@
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import ml_collections
 import pytest
 
 from intern_jax import __main__ as cli
 from intern_jax import __version__, pipeline
 from intern_jax.adapt import folder as adapt_folder
+from intern_jax.core import digests
+from intern_jax.train.checkpoint import Checkpoints
 
 
 def fails(capsys, *argv: str) -> str:
@@ -89,6 +92,28 @@ def test_inspect_config_tells_every_field_and_the_stages(capsys):
     assert cli.main(["inspect", "--config=quickstart", "--config.amateur.train.steps=7"]) == 0
     out = capsys.readouterr().out
     assert "amateur.train.steps = 7" in out and "stage generalist: starts from expert_cls" in out
+
+
+def test_inspect_checkpoint_tells_the_run_its_data_and_every_digest(capsys, tmp_path):
+    state = {"params": {"kernel": jnp.zeros((2, 3))}, "step": jnp.int32(5)}
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    run = {"train": {"steps": 9}, "versions": {"jax": "1.2.3"}}
+    segments = [{"first_step": 0, "offset": 0}, {"first_step": 4, "offset": 6}]
+    checkpoints.save(state, 5, {"run": run, "segments": segments, "graft": None})
+    checkpoints.close()
+    for path in (tmp_path, tmp_path / "checkpoints", tmp_path / "checkpoints" / "5"):
+        assert cli.main(["inspect", f"--checkpoint={path}"]) == 0
+        out = capsys.readouterr().out
+        assert "train.steps = 9" in out and 'versions.jax = "1.2.3"' in out
+        assert 'data segment: {"first_step": 4, "offset": 6}' in out
+        (line,) = [line for line in out.splitlines() if line.startswith("params/kernel")]
+        assert line.split() == ["params/kernel", "2", "x", "3", "float32", digest_of(state)]
+    (tmp_path / "checkpoints" / "5" / "meta" / "metadata").write_text("{}")
+    assert "no description of a checkpoint" in fails(capsys, "inspect", f"--checkpoint={tmp_path}")
+
+
+def digest_of(state):
+    return f"{int(digests.digest(state['params']['kernel'])):08x}"
 
 
 def test_version_and_help_from_a_shell():

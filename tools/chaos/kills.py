@@ -74,10 +74,12 @@ def campaign(out: pathlib.Path, kills: int, seed: int, overrides: list[str]) -> 
     return {**counted, "seconds_alone": round(seconds, 1)}
 
 
-def start(workdir: pathlib.Path, overrides: list[str]) -> subprocess.Popen:
-    """The training as a process of its own, its output appended to workdir/log."""
+def start(
+    workdir: pathlib.Path, overrides: list[str], config: str | pathlib.Path = CONFIG
+) -> subprocess.Popen:
+    """A training as a process of its own, its output appended to workdir/log."""
     workdir.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "intern_jax", "run", f"--config={CONFIG}"]
+    command = [sys.executable, "-m", "intern_jax", "run", f"--config={config}"]
     with (workdir / "log").open("a") as log:
         return subprocess.Popen(
             [*command, f"--workdir={workdir}", *overrides], stdout=log, stderr=log
