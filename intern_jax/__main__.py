@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from intern_jax.core import exits
 from intern_jax.version import __version__
 
 _CONFIG_HELP = "a config file, or the name of one that ships with the package (quickstart)"
@@ -26,15 +27,26 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns its exit code: 0, or 2 after one line on a user's mistake."""
-    parser = _build_parser()
-    args, rest = parser.parse_known_args(argv)
+    """Runs one verb; returns its exit code, of those that core/exits.py lists."""
+    args, rest = _build_parser().parse_known_args(argv)
+    if args.verb is _run:
+        return exits.supervised(lambda: _answer(args, rest))
+    return _answer(args, rest)
+
+
+def _answer(args: argparse.Namespace, rest: list[str]) -> int:
     known_error = _prepare_process()
     try:
         args.verb(args, rest)
     except known_error as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return exits.EXIT_MISTAKE
+    except exits.PeerLost as error:
+        print(f"error: {error}", file=sys.stderr)
+        return exits.EXIT_PEER_LOST
+    except exits.Stopped as stop:
+        print(stop, file=sys.stderr)
+        return exits.EXIT_STOPPED
     except BrokenPipeError:
         # The reader (head, less) has seen enough; Python must not complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -94,13 +106,19 @@ def _prepare_process() -> type[Exception]:
 def _run(args: argparse.Namespace, rest: list[str]) -> None:
     from intern_jax import pipeline
     from intern_jax.core import config as config_lib
+    from intern_jax.core import hosts
 
     overrides = _config_overrides(rest)
     config = config_lib.load_config(args.config)
     config_lib.override(config, overrides)
-    results = pipeline.run(config, args.workdir)
-    print(results["table"])
-    print(f"{args.workdir}/results.json and {args.workdir}/report.html written")
+    hosts.initialize()
+    if not hosts.is_main():
+        logging.getLogger("intern_jax").setLevel(logging.WARNING)
+    with exits.stoppable(), hosts.naming_losses():
+        results = pipeline.run(config, args.workdir)
+    if hosts.is_main():
+        print(results["table"])
+        print(f"{args.workdir}/results.json and {args.workdir}/report.html written")
 
 
 def _adapt(args: argparse.Namespace, rest: list[str]) -> None:

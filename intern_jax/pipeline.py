@@ -3,6 +3,8 @@
 A stage's output lies in workdir/seed<S>/<stage>-<key>: the key is the digest of its resolved settings, its seed,
 its data and the keys of the stages it starts from. The same key continues or is reused; another key is another
 folder, and what differs from the newest sibling is printed.
+
+Several processes all train; process 0 alone decides what is done, writes what is not a checkpoint, and scores.
 """
 
 import json
@@ -22,8 +24,8 @@ import numpy as np
 from intern_jax.adapt.backbone import Backbone
 from intern_jax.benchmark import pictures, runner
 from intern_jax.core import config as config_lib
+from intern_jax.core import hosts, tree
 from intern_jax.core import mesh as mesh_lib
-from intern_jax.core import tree
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json
 from intern_jax.data.stream import Segment, Stream
@@ -31,6 +33,7 @@ from intern_jax.models import zoo
 from intern_jax.ops.images import MEAN, STD
 from intern_jax.report import html
 from intern_jax.train import loop
+from intern_jax.train import settings as settings_lib
 from intern_jax.version import __version__
 from intern_jax.weights import folder as folder_lib
 from intern_jax.weights import safetensors
@@ -41,10 +44,14 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 
 def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
-    """Train every stage for every seed, score the benchmark rows, and write results.json and report.html."""
+    """Train every stage for every seed, score the benchmark rows, and write results.json and report.html.
+
+    All processes of a run call it; those beside process 0 get no scores. Raises hosts.Stopped after SIGTERM.
+    """
     settings = config_lib.plain(config)
     workdir = pathlib.Path(workdir)
     check(settings)
+    hosts.check_same({"config": settings, "versions": versions()}, "start")
     workdir.mkdir(parents=True, exist_ok=True)
     config_lib.enable_compilation_cache(workdir / "compiled")
     mesh = mesh_lib.make_mesh(**settings["mesh"])
@@ -58,20 +65,15 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[s
     started = time.time()
     for seed in settings["seeds"]:
         products = train_stages(settings, seed, mesh, workdir)
-        results["stages"] += [product.summary() for product in products.values()]
-        if seed == settings["seeds"][0]:
-            save_last(settings, products, workdir / "model")
-        if settings.get("benchmark"):
-            ladder = build_ladder(settings, products, seed)
-            results["records"] += runner.run(
-                settings["benchmark"], ladder, seed, workdir / "records", mesh, versions()
-            )
-            if seed == settings["seeds"][0]:
-                results["pictures"] = draw_pictures(settings, products, ladder, seed, mesh, workdir)
-    results["table"] = runner.table(runner.test_records(results["records"]))
-    results["seconds"] = round(time.time() - started, 1)
-    write_json(workdir / "results.json", results)
-    html.write_report(workdir)
+        with hosts.main_alone(f"scores of seed {seed}") as here:
+            if here:
+                score(settings, products, seed, workdir, results)
+    with hosts.main_alone("report") as here:
+        if here:
+            results["table"] = runner.table(runner.test_records(results["records"]))
+            results["seconds"] = round(time.time() - started, 1)
+            write_json(workdir / "results.json", results)
+            html.write_report(workdir)
     return results
 
 
@@ -100,6 +102,31 @@ class Product:
         }
 
 
+def score(
+    settings: Mapping[str, Any],
+    products: Mapping[str, Product],
+    seed: int,
+    workdir: pathlib.Path,
+    results: dict[str, Any],
+) -> None:
+    """Add to `results` what one seed's stages are worth; the first seed also leaves a model and pictures."""
+    results["stages"] += [product.summary() for product in products.values()]
+    first = seed == settings["seeds"][0]
+    if first:
+        save_last(settings, products, workdir / "model")
+    if not settings.get("benchmark"):
+        return
+    # One process is at work here: on its own devices, whatever the mesh of the stages spans.
+    sizes = settings["mesh"] if hosts.everywhere() == 1 else {}
+    mesh = mesh_lib.make_mesh(**sizes, devices=jax.local_devices())
+    ladder = build_ladder(settings, products, seed)
+    results["records"] += runner.run(
+        settings["benchmark"], ladder, seed, workdir / "records", mesh, versions()
+    )
+    if first:
+        results["pictures"] = draw_pictures(settings, products, ladder, seed, mesh, workdir)
+
+
 def check(settings: Mapping[str, Any]) -> None:
     """Resolve every name and argument of a config, so that a mistake costs a second."""
     for field in ("seeds", "mesh", "compute_dtype", "backbone", "stages"):
@@ -121,7 +148,7 @@ def check(settings: Mapping[str, Any]) -> None:
                     f"config.{name}.start: '{earlier}' is no earlier stage of config.stages"
                 )
         config_lib.bind(entry["stage"])
-        loop.check(entry["train"])
+        settings_lib.check(entry["train"])
         if entry.get("backbone"):
             zoo.build(entry["backbone"])
         for group, cfg in entry["data"].items():
@@ -154,10 +181,12 @@ def train_stages(
         key = config_lib.digest(content)[:12]
         folder = workdir / f"seed{seed}" / f"{name}-{key}"
         products[name] = Product(name, seed, key, folder, spec)
-        log.info("%s (seed %d): %s", name, seed, status(folder, name, content))
-        if not (folder / "done.json").exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / "key.json", content)
+        found = hosts.broadcast_json(status(folder, name, content))
+        log.info("%s (seed %d): %s", name, seed, found)
+        if found != "reused":
+            if hosts.is_main():
+                folder.mkdir(parents=True, exist_ok=True)
+                write_json(folder / "key.json", content)
             train_stage(entry, spec, seed, mesh, folder, [products[s] for s in entry["start"]])
     return products
 
@@ -186,13 +215,9 @@ def train_stage(
 ) -> None:
     """Train one stage to its end and leave model.safetensors, metrics.jsonl and done.json in `folder`."""
     started = time.time()
-    stream = Stream(entry["data"], [Segment(seed=seed)])
+    stream = Stream(entry["data"], [Segment(seed=seed)], rows=mesh_lib.batch_rows(mesh))
     stage = build_stage(entry, spec, stream.sources)
-    source = {
-        f"{product.name}/{name}": value
-        for product in start
-        for name, value in product.variables.items()
-    }
+    source = hosts.share(lambda: starting_arrays(start))
     try:
         cfg = {**entry["train"], "seed": seed}
         result = loop.fit(stage, stream, cfg, mesh, workdir=folder, source=source or None)
@@ -200,7 +225,9 @@ def train_stage(
         stream.close()
     state = result.state
     params = state.params if state.ema is None else state.ema
-    arrays = jax.device_get({"params": params, **state.extra})
+    arrays = hosts.to_host({"params": params, **state.extra})
+    if not hosts.is_main():
+        return
     safetensors.save(folder / "model.safetensors", arrays, {"version": __version__})
     write_json(
         folder / "done.json",
@@ -211,6 +238,15 @@ def train_stage(
             "graft": result.report.summary() if result.report else "none",
         },
     )
+
+
+def starting_arrays(start: list[Product]) -> dict[str, np.ndarray]:
+    """The arrays of earlier stages, under their stages' names."""
+    return {
+        f"{product.name}/{name}": value
+        for product in start
+        for name, value in product.variables.items()
+    }
 
 
 def in_dtype(spec: Mapping[str, Any], dtype: str) -> dict[str, Any]:

@@ -12,12 +12,14 @@ and the parent, which holds nothing that can hang, says what happened. One proce
 Imports no jax: the fork must come before its threads.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn
 
 EXIT_MISTAKE = 2
 EXIT_STOPPED = 75
@@ -31,8 +33,11 @@ OURS = ("INTERN_JAX_COORDINATOR", "INTERN_JAX_PROCESSES", "INTERN_JAX_PROCESS")
 CHIPS = ("/dev/accel0", "/dev/vfio/0")
 
 
-class Stopped(Exception):
-    """SIGTERM came, and the state is saved; one line that says where the run stands."""
+class Stopped(BaseException):
+    """SIGTERM came, and what is worth it is saved; one line that says where the run stands.
+
+    No Exception: code that goes on after any error (a damaged image, a failed save) must not swallow it.
+    """
 
 
 class PeerLost(Exception):
@@ -73,6 +78,26 @@ def supervised(work: Callable[[], int], environ: Mapping[str, str] = os.environ)
     if code == EXIT_PEER_LOST:
         os._exit(code)  # the ordinary end would wait for the lost one
     return code
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Inside, SIGTERM raises Stopped (where no StopVote waits for it); after that it does nothing more."""
+
+    def stop(number: int, frame: Any) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Stopped("stopped by SIGTERM; start again to go on")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except Stopped:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise
+    except BaseException:
+        signal.signal(signal.SIGTERM, before)
+        raise
+    signal.signal(signal.SIGTERM, before)
 
 
 def _guarded(work: Callable[[], int]) -> int:

@@ -13,6 +13,8 @@ All processes call the functions below in the same order, from one thread. What 
 coordination service, which works without device collectives and also while one process is at work alone.
 """
 
+import contextlib
+import contextvars
 import itertools
 import json
 import logging
@@ -20,14 +22,13 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from intern_jax.core import config as config_lib
 from intern_jax.core import exits
@@ -47,10 +48,16 @@ PEER_SECONDS = 40
 PART_SECONDS = 20
 # How long one waits for the others to come to the same place: they may compile, or read a large data set's index.
 AGREE_SECONDS = 3600
+# How long the others wait while process 0 scores; if it dies meanwhile, they notice by its heartbeat.
+ALONE_SECONDS = 30 * 24 * 3600
+WATCH_SECONDS = 1.0
 CHUNK_BYTES = 64 << 20
+# Words of the runtime's errors that speak of the other processes and not of this one's program.
+LOSSES = ("Gloo", "NCCL", "onnection", "coordination", "UNAVAILABLE", "eartbeat", "arrier")
 
 _rounds = itertools.count()
 _written: list[str] = []
+_alone: contextvars.ContextVar[bool] = contextvars.ContextVar("alone", default=False)
 
 
 def initialize(environ: Mapping[str, str] | None = None) -> None:
@@ -76,7 +83,7 @@ def initialize(environ: Mapping[str, str] | None = None) -> None:
             raise
         return  # a launcher's traces, but none of its processes
     state = _state()
-    log.info("process %d of %d at %s", state.process_id, count(), state.coordinator_address)
+    log.info("process %d of %d at %s", state.process_id, everywhere(), state.coordinator_address)
 
 
 def _given(environ: Mapping[str, str]) -> dict[str, Any] | None:
@@ -118,14 +125,59 @@ def _state() -> Any:
     return distributed.global_state
 
 
-def count() -> int:
+def everywhere() -> int:
     """How many processes the run has."""
     return _state().num_processes
+
+
+def count() -> int:
+    """How many processes work together here: all of the run, or one inside `main_alone`."""
+    return 1 if _alone.get() else everywhere()
 
 
 def is_main() -> bool:
     """Whether this is process 0, which writes the files."""
     return _state().process_id == 0
+
+
+@contextlib.contextmanager
+def main_alone(name: str) -> Iterator[bool]:
+    """Inside, process 0 (True) works as if it were the only one; the others do nothing and wait at the end.
+
+    What process 0 calls inside waits for nobody, and its devices are `jax.local_devices()`.
+    """
+    reset = _alone.set(True)
+    try:
+        yield is_main()
+    finally:
+        _alone.reset(reset)
+    barrier(name, ALONE_SECONDS)
+
+
+@contextlib.contextmanager
+def naming_losses() -> Iterator[None]:
+    """Turn what a collective or the coordination service raises for a lost process into PeerLost."""
+    try:
+        yield
+    except Exception as error:
+        found = _loss(error) if everywhere() > 1 else None
+        if found is None:
+            raise
+        raise PeerLost(
+            f"another process of the run was lost ({found}); start again to go on"
+        ) from error
+
+
+def _loss(error: BaseException | None) -> str | None:
+    """The first line of the runtime's error behind `error`, if it speaks of other processes."""
+    while error is not None:
+        line = str(error).strip().split("\n")[0]
+        if isinstance(error, PeerLost) or (
+            isinstance(error, jax.errors.JaxRuntimeError) and any(w in line for w in LOSSES)
+        ):
+            return line
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def barrier(name: str, seconds: float = AGREE_SECONDS) -> None:
@@ -182,14 +234,15 @@ def check_same(content: Any, what: str) -> None:
     )
 
 
-def share(arrays: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
-    """Process 0's named arrays, bit for bit, on the host of every process; the others give None."""
+def share(make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Named arrays that process 0 makes (reads from its disk), bit for bit on the host of every process."""
     if count() == 1:
-        return dict(arrays)
+        return dict(make())
     described, content = None, b""
     if is_main():
+        arrays = {name: np.asarray(array) for name, array in make().items()}
         described = {name: [str(a.dtype), list(a.shape)] for name, a in arrays.items()}
-        content = b"".join(np.ascontiguousarray(a).tobytes() for a in arrays.values())
+        content = b"".join(a.tobytes() for a in arrays.values())
     described, size = broadcast_json((described, len(content)))
     received = bytearray(size)
     for start in range(0, size, CHUNK_BYTES):
@@ -221,26 +274,25 @@ def _whole_array(array: Any) -> np.ndarray:
 class StopVote:
     """Notices SIGTERM inside its `with`, and lets all processes stop after the same step.
 
-    A SIGTERM that nobody asked about any more is passed on to the handler that was there before.
+    A SIGTERM that no `poll` has answered is passed on to the handler that was there before.
     """
 
     def __init__(self):
         self._seen = self._answered = False
-        self._before: jax.Array | None = None
         self._handler: Any = None
+        self._watch: _Watch | None = None
 
     def __enter__(self) -> "StopVote":
         # Elsewhere than in the main thread Python allows no handlers; SIGTERM then acts as it did.
         if threading.current_thread() is threading.main_thread():
             self._handler = signal.signal(signal.SIGTERM, self._notice)
         if count() > 1:
-            first = {device.process_index: device for device in reversed(jax.devices())}
-            mesh = Mesh(np.array([first[i] for i in sorted(first)]), "processes")
-            self._votes = NamedSharding(mesh, PartitionSpec("processes"))
-            self._any = jax.jit(jnp.any, out_shardings=NamedSharding(mesh, PartitionSpec()))
+            self._watch = _Watch(lambda: self._seen)
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        if self._watch is not None:
+            self._watch.close()
         if self._handler is not None:
             signal.signal(signal.SIGTERM, self._handler)
             if self._seen and not self._answered and failure is None:
@@ -250,16 +302,82 @@ class StopVote:
         self._seen = True
 
     def poll(self) -> bool:
-        """After a step: whether to stop now, the same answer on all processes.
+        """After every step: whether to stop now; the same answer at the same step on all processes.
 
-        One process answers at once. Several answer what was so a step before, so that the step
-        just dispatched need not be waited for.
+        It waits for no device. One process stops after the step under way; of several all stop
+        after the same step, one or two later, about two seconds after the signal.
         """
-        if count() == 1:
-            self._answered = self._seen
-            return self._seen
-        vote = np.array([self._seen])
-        newest = self._any(jax.make_array_from_callback((count(),), self._votes, lambda _: vote))
-        before, self._before = self._before, newest
-        self._answered = before is not None and bool(before.addressable_data(0))
+        self._answered = self._seen if self._watch is None else self._watch.poll()
         return self._answered
+
+
+class _Watch:
+    """Several processes' agreement on the step to stop after.
+
+    A thread beside the loop asks the coordination service, so that no step carries a collective of
+    its own: on CPU (jaxlib 0.10.2) a program that does not depend on the train step runs beside it,
+    and messages of the two were taken for each other's. When a process asks to stop, each says how
+    many steps it has been through, and does not begin the next but one before it knows the others'
+    answers. They all stop after the step that follows the latest of these.
+    """
+
+    def __init__(self, asking: Callable[[], bool]):
+        self._asking = asking
+        self._folder = f"intern_jax/stop/{next(_rounds)}"
+        self._lock = threading.Lock()
+        self._steps = 0
+        self._told = False
+        self._last: int | None = None
+        self._failure = ""
+        self._closed, self._known = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def poll(self) -> bool:
+        with self._lock:
+            self._steps += 1
+            told = self._told
+        if told:
+            self._known.wait()
+        if self._failure:
+            raise PeerLost(f"stop: the other processes do not answer ({self._failure})")
+        return self._last is not None and self._steps >= self._last
+
+    def close(self) -> None:
+        """Take no part any more; who asks from now on learns that this process has left the loop."""
+        self._closed.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        try:
+            while not (self._asking() or self._asked()):
+                if self._closed.wait(WATCH_SECONDS):
+                    return self._say("left")
+            _state().client.key_value_set(f"{self._folder}/asked", "", allow_overwrite=True)
+            with self._lock:
+                self._told = True
+                steps = self._steps
+            self._say(str(steps))
+            answers = [self._answer(process) for process in range(everywhere())]
+            if "left" not in answers:
+                self._last = max(map(int, answers)) + 1
+        except jax.errors.JaxRuntimeError as error:
+            self._failure = str(error).split("\n")[0]
+        finally:
+            self._known.set()
+
+    def _asked(self) -> bool:
+        try:
+            _state().client.key_value_try_get(f"{self._folder}/asked")
+        except jax.errors.JaxRuntimeError as error:
+            if "NOT_FOUND" in str(error):
+                return False
+            raise
+        return True
+
+    def _say(self, steps: str) -> None:
+        _state().client.key_value_set(f"{self._folder}/{_state().process_id}", steps)
+
+    def _answer(self, process: int) -> str:
+        key = f"{self._folder}/{process}"
+        return _state().client.blocking_key_value_get(key, AGREE_SECONDS * 1000)

@@ -59,13 +59,19 @@ def make_mesh(
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def shardings(mesh: Mesh, boxed: Any) -> Any:
-    """NamedShardings for a tree of (boxed) abstract arrays, in the unboxed tree's structure."""
+def shardings(mesh: Mesh, boxed: Any, spread: bool = False) -> Any:
+    """NamedShardings for a tree of (boxed) abstract arrays, in the unboxed tree's structure.
+
+    `spread`: arrays that no logical axis puts on fsdp (biases, norms, depthwise kernels) are split
+    there too, along their longest free dimension that divides: right for whatever is gathered over
+    fsdp before use.
+    """
 
     def one(leaf: Any) -> NamedSharding:
         logical = leaf.names if isinstance(leaf, nn.Partitioned) else ()
         shape = leaf.value.shape if isinstance(leaf, nn.Partitioned) else leaf.shape
-        return NamedSharding(mesh, _spec(mesh, tuple(logical), tuple(shape)))
+        spec = _spec(mesh, tuple(logical), tuple(shape))
+        return NamedSharding(mesh, _spread(mesh, spec, tuple(shape)) if spread else spec)
 
     return jax.tree.map(one, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
 
@@ -83,6 +89,16 @@ def _spec(mesh: Mesh, logical: tuple, shape: tuple[int, ...]) -> PartitionSpec:
     while spec and spec[-1] is None:
         spec.pop()
     return PartitionSpec(*spec)
+
+
+def _spread(mesh: Mesh, spec: PartitionSpec, shape: tuple[int, ...]) -> PartitionSpec:
+    parts = mesh.shape["fsdp"]
+    axes = [*spec, *[None] * (len(shape) - len(spec))]
+    free = [d for d, axis in enumerate(axes) if axis is None and shape[d] and not shape[d] % parts]
+    if parts == 1 or "fsdp" in axes or not free:
+        return spec
+    axes[max(free, key=lambda d: shape[d])] = "fsdp"
+    return PartitionSpec(*axes)
 
 
 @functools.cache
@@ -106,11 +122,47 @@ def gathered(sharding: NamedSharding) -> NamedSharding:
     return NamedSharding(sharding.mesh, spec)
 
 
+def batch_rows(mesh: Mesh) -> tuple[int, int]:
+    """(h, H): this process makes the h-th of H equal, contiguous blocks of the rows of every batch.
+
+    Processes that hold the same rows (a tensor axis that spans them) give the same block. Raises
+    UserError for a mesh that leaves a process out, or that splits the rows unevenly over processes.
+    """
+    held = _held_parts(mesh)
+    blocks = sorted(set(held.values()))
+    if jax.process_index() not in held:
+        raise UserError(
+            f"config.mesh: {mesh.size} devices leave process {jax.process_index()} without any; "
+            "leave data at -1, or start fewer processes"
+        )
+    if len(set(map(len, blocks))) > 1 or sum(map(len, blocks)) > _batch_parts(mesh):
+        raise UserError(
+            f"config.mesh: its rows lie unevenly over {len(held)} processes; "
+            "make data x fsdp a multiple of them, or tensor a multiple of one's devices"
+        )
+    return blocks.index(held[jax.process_index()]), len(blocks)
+
+
+def _held_parts(mesh: Mesh) -> dict[int, tuple[int, ...]]:
+    """Process -> the parts of a batch (of data x fsdp parts) that its devices hold."""
+    if jax.process_count() == 1:
+        return {0: tuple(range(_batch_parts(mesh)))}
+    held: dict[int, set[int]] = {}
+    for part, devices in enumerate(mesh.devices.reshape(_batch_parts(mesh), -1)):
+        for device in devices:
+            held.setdefault(device.process_index, set()).add(part)
+    return {process: tuple(sorted(parts)) for process, parts in held.items()}
+
+
+def _batch_parts(mesh: Mesh) -> int:
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def check_batch(mesh: Mesh, batch: Mapping[str, Mapping[str, Any]], multiple: int = 1) -> None:
     """Refuse a batch whose rows do not divide over the mesh (times `multiple` micro-batches)."""
-    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES) * multiple
+    parts, (_, blocks) = _batch_parts(mesh) * multiple, batch_rows(mesh)
     for group, rows in batch.items():
-        count = len(next(iter(rows.values()))) * jax.process_count()
+        count = len(next(iter(rows.values()))) * blocks
         if count % parts:
             raise UserError(
                 f"data.{group}.batch_size: {count} rows do not divide over {parts} parts "
@@ -119,8 +171,26 @@ def check_batch(mesh: Mesh, batch: Mapping[str, Mapping[str, Any]], multiple: in
 
 
 def put_batch(mesh: Mesh, batch: Any) -> Any:
-    """This process's rows of every array, placed as rows of global arrays."""
+    """This process's block of rows (`batch_rows`) of every array, placed as global arrays."""
     sharding = batch_sharding(mesh)
-    if jax.process_count() == 1:
+    if not mesh.is_multi_process:
         return jax.device_put(batch, sharding)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+    made = _sharding_by_process(mesh)
+    arrays = jax.tree.map(lambda x: jax.make_array_from_process_local_data(made, x), batch)
+    return arrays if made == sharding else jax.device_put(arrays, sharding)
+
+
+@functools.cache
+def _sharding_by_process(mesh: Mesh) -> NamedSharding:
+    """The batch's sharding, or one on the same devices where each process's rows lie together.
+
+    On a TPU slice the parts of a process do not: the mesh follows the chips' torus, not their hosts.
+    Rows are made in blocks and then moved between chips. (Meshes of CPU devices follow the processes:
+    there, programs run in no fixed order, and this one's messages could meet those of a step.)
+    """
+    parts = [part for block in sorted(set(_held_parts(mesh).values())) for part in block]
+    if parts == sorted(parts):
+        return batch_sharding(mesh)
+    devices = mesh.devices.reshape(_batch_parts(mesh), -1)[parts]
+    by_process = Mesh(devices, ("rows", "tensor"), axis_types=(AxisType.Auto,) * 2)
+    return NamedSharding(by_process, PartitionSpec("rows"))

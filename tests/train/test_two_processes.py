@@ -1,0 +1,126 @@
+"""Two processes on loopback train as one does, refuse what differs, and outlive each other's death."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import two_process_run
+
+from intern_jax.core import exits
+
+RUN = pathlib.Path(__file__).parent / "two_process_run.py"
+WAIT = 240  # seconds; far more than any of it takes
+
+
+@pytest.fixture
+def start():
+    """Starts a command as several processes of one run; what still runs at the end of the test is killed."""
+    started = []
+
+    def begin(command: list[str], processes: int = 2, devices: int = 2) -> list[subprocess.Popen]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        for i in range(processes):
+            env = os.environ | {"XLA_FLAGS": flags}
+            if processes > 1:
+                values = (address, str(processes), str(i))
+                env |= dict(zip(exits.OURS, values, strict=True))
+                env["INTERN_JAX_PEER_SECONDS"] = "10"
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+            started.append(subprocess.Popen([sys.executable, str(RUN), *command], env=env, **pipes))
+        return started[-processes:]
+
+    yield begin
+    for process in started:
+        process.kill()
+
+
+def ends(started: list[subprocess.Popen]) -> tuple[list[int], list[list[str]]]:
+    """Exit codes, and lines of output."""
+    lines = [process.communicate(timeout=WAIT)[0].splitlines() for process in started]
+    return [process.returncode for process in started], lines
+
+
+def finish(started: list[subprocess.Popen], out: pathlib.Path) -> dict:
+    codes, lines = ends(started)
+    assert not any(codes), (codes, lines)
+    return json.loads(out.read_text())
+
+
+def meshes(start, folder: pathlib.Path, names: tuple[str, ...]) -> dict[int, dict]:
+    """What two processes of 2 devices and one of 4 saw on the named meshes."""
+    seen = {}
+    for processes in (2, 1):
+        out = folder / f"{processes}.json"
+        command = ["meshes", str(out), *names]
+        seen[processes] = finish(start(command, processes, 4 // processes), out)
+    return seen
+
+
+def check_meshes(seen: dict[int, dict]) -> None:
+    for name, alone in seen[1].items():
+        # Sums over rows differ in their order only: 1e-6 is what they differ by.
+        np.testing.assert_allclose(seen[2][name]["loss"], alone["loss"], rtol=1e-5, err_msg=name)
+        assert name == "long" or seen[2][name]["rows"] == alone["rows"], name
+
+
+def begin_long(start, folder: pathlib.Path, rows: int) -> list[subprocess.Popen]:
+    """Both processes of the long run, when it has logged so many steps in all."""
+    started = start(["long", str(folder / "long.json"), str(folder / "work")])
+    path, until = folder / "work" / "metrics.jsonl", time.monotonic() + WAIT
+    while not path.exists() or path.read_text().count("\n") < rows:
+        assert time.monotonic() < until, "the run does not get on"
+        time.sleep(0.02)
+    return started
+
+
+def stop_one(start, folder: pathlib.Path, rows: int) -> None:
+    """SIGTERM to one of two: both end with 75 after the same step."""
+    started = begin_long(start, folder, rows)
+    started[1].send_signal(signal.SIGTERM)
+    codes, lines = ends(started)
+    assert codes == [exits.EXIT_STOPPED] * 2, lines
+    assert lines[0][-1] == lines[1][-1]
+    assert "stopped by SIGTERM after step" in lines[0][-1]
+
+
+def kill_one(start, folder: pathlib.Path, rows: int, victim: int) -> None:
+    """SIGKILL to one of two: the other says so and ends with 76."""
+    started = begin_long(start, folder, rows)
+    started[victim].send_signal(signal.SIGKILL)
+    codes, lines = ends(started)
+    assert codes[victim] == -signal.SIGKILL
+    assert codes[1 - victim] == exits.EXIT_PEER_LOST, lines[1 - victim]
+    assert lines[1 - victim][-1].startswith("error: another process of the run was lost")
+
+
+def test_two_processes_train_as_one_and_outlive_a_stop_and_a_kill(start, tmp_path):
+    seen = meshes(
+        start, tmp_path, (two_process_run.ROWS_APART, "fsdp", "tensor within", "tensor across")
+    )
+    assert [seen[2][name]["blocks"] for name in seen[2] if name != "long"] == [2, 2, 2, 1]
+    check_meshes(seen)
+    stop_one(start, tmp_path, rows=5)
+    kill_one(start, tmp_path, rows=15, victim=1)
+    again = finish(begin_long(start, tmp_path, rows=16), tmp_path / "long.json")
+    # Bit for bit what the run that nothing happened to ended with.
+    assert again == seen[2]["long"]
+
+
+@pytest.mark.slow
+def test_every_mesh_and_a_lost_coordinator(start, tmp_path):
+    seen = meshes(start, tmp_path, tuple(two_process_run.MESHES))
+    check_meshes(seen)
+    for rows, victim in ((4, 0), (9, 1), (14, 0), (19, 1)):
+        kill_one(start, tmp_path, rows, victim)
+    again = finish(begin_long(start, tmp_path, rows=20), tmp_path / "long.json")
+    assert again == seen[2]["long"]
