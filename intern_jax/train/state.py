@@ -43,8 +43,9 @@ def create(
     def boxed(key: jax.Array) -> Any:
         return stage.init(key, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
 
-    def init(key: jax.Array) -> TrainState:
-        variables = dict(unbox(boxed(key)))
+    def begin(variables: Any) -> TrainState:
+        """The state before the first step."""
+        variables = dict(variables)
         params = variables.pop("params")
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -56,9 +57,9 @@ def create(
             bad_total=jnp.zeros((), jnp.int32),
         )
 
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    abstract = jax.eval_shape(init, key)
-    variables = dict(jax.eval_shape(boxed, key))
+    # The model is traced once here: a restart that finds a checkpoint never compiles `init`.
+    variables = dict(jax.eval_shape(boxed, jax.eval_shape(lambda: jax.random.key(0))))
+    abstract = jax.eval_shape(begin, unbox(variables))
     # Parameters are gathered over fsdp before use (step.py), so all of them may be split there.
     params = mesh_lib.shardings(mesh, variables.pop("params"), spread=True)
     placed, everywhere = mesh_lib.shardings(mesh, variables), mesh_lib.replicated(mesh)
@@ -85,7 +86,8 @@ def create(
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
     )
-    return jax.jit(init, out_shardings=shardings), abstract
+    init = jax.jit(lambda key: begin(unbox(boxed(key))), out_shardings=shardings)
+    return init, abstract
 
 
 def unbox(boxed: Any) -> Any:
