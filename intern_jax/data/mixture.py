@@ -16,6 +16,7 @@ that are far away). Rows have the transform's fields and `source` int32, the pos
 
 import functools
 import inspect
+import sys
 import threading
 import zlib
 from collections import Counter
@@ -39,9 +40,6 @@ MAX_BATCH_BYTES = 4 << 30
 # 65536 / length steps for every row: milliseconds for the few samples of an adaptation.
 MAX_TABLE = 1 << 20
 
-# Rows of a repeated source: without end for any run, and so few that Grain's arithmetic, partly in
-# floats, never passes what len() can say.
-ENDLESS = 1 << 60
 # What a source's spec says beside the arguments of its function.
 SPEC_FIELDS = ("weight", "shuffle")
 
@@ -148,8 +146,8 @@ def build_group(
     rows: tuple[int, int] = (0, 1),
     weights: Sequence[float] | None = None,
     where: str = "group",
-) -> "grain.MapDataset":
-    """A dataset without end whose item i is batch i: {field: [rows of this host, ...]}.
+) -> "Batches":
+    """Batches without end: item i is batch i, {field: [rows of this host, ...]}.
 
     `sources` are ready sources in place of the config's; `rows` = (h, H) gives the h-th of H
     contiguous blocks of every batch; `weights` replace the config's. `cfg["transform"]` may also be
@@ -171,14 +169,54 @@ def build_group(
     for i, source in enumerate(guarded):
         tagged, shuffle_seed = _Tagged(source, i), _seed(seed, "shuffle", i, source.name)
         if len(source) > MAX_TABLE and shuffles[i] is None:
-            epochs = ENDLESS // len(source)
-            parts.append(grain.MapDataset.source(tagged).shuffle(seed=shuffle_seed).repeat(epochs))
+            parts.append(grain.MapDataset.source(tagged).shuffle(seed=shuffle_seed).repeat())
         else:
             order = _order(source, shuffle_seed, shuffles[i])
             parts.append(grain.MapDataset.source(_Repeated(tagged, order)))
     mixed = grain.MapDataset.mix(parts, weights=weights) if len(parts) > 1 else parts[0]
     made = mixed.random_map(_WithSource(transform), seed=_seed(seed, "transform"))
-    return made.batch(block)[rows[0] :: rows[1]]
+    return Batches(made, block, rows, where)
+
+
+class Batches:
+    """Rows by global index as batches by index, this host's block of each.
+
+    A row is put in its place before the next is made: rows of pictures that wait for each other cost
+    fresh memory each, more time than all the rest around a transform.
+    """
+
+    def __init__(self, made: "grain.MapDataset", block: int, rows: tuple[int, int], where: str):
+        self._rows, self._block, self._host, self._where = made, block, rows, where
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        number, of = self._host
+        first = (index * of + number) * self._block
+        out: dict[str, np.ndarray] = {}
+        for position in range(self._block):
+            row = self._rows[first + position]
+            if not position:
+                out = {field: self._room(value) for field, value in row.items()}
+            if row.keys() != out.keys():
+                raise UserError(
+                    f"{self._where}.transform: a row has {', '.join(row)}, another"
+                    f" {', '.join(out)}; rows must be equal"
+                )
+            for field, value in row.items():
+                self._put(out[field], position, np.asarray(value), field)
+        return out
+
+    def _room(self, value: Any) -> np.ndarray:
+        value = np.asarray(value)
+        return np.empty((self._block, *value.shape), value.dtype)
+
+    def _put(self, out: np.ndarray, position: int, value: np.ndarray, field: str) -> None:
+        if value.shape != out.shape[1:] or value.dtype != out.dtype:
+            found, form = (value.shape, value.dtype), (out.shape[1:], out.dtype)
+            raise UserError(
+                f"{self._where}.transform/{field}: a row has {_form(found)}, another"
+                f" {_form(form)}; rows must be equal"
+            )
+        out[position] = value
 
 
 class _Tagged:
@@ -201,7 +239,7 @@ class _Repeated:
         self.source, self.order = source, order
 
     def __len__(self) -> int:
-        return ENDLESS - ENDLESS % self.order.count
+        return sys.maxsize - sys.maxsize % self.order.count
 
     def __getitem__(self, index: int) -> Sample:
         return self.source[self.order(*divmod(index, self.order.count))]

@@ -185,6 +185,29 @@ def test_mistakes_stop_at_the_start(changes, said, monkeypatch):
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_row_of_another_form_stops_with_its_field():
+    def fails(transform, said):
+        batches = build_group(
+            {"batch_size": 10, "transform": transform}, 0, [Numbers(10)], where="g"
+        )
+        with pytest.raises(UserError, match=said) as error:
+            batches[0]
+        assert "\n" not in str(error.value)
+
+    def longer(sample, rng):
+        return {"x": np.zeros(2 + (sample["label"] == 5))}
+
+    def wider(sample, rng):
+        return {"x": np.zeros(2, np.float64 if sample["label"] == 5 else np.float32)}
+
+    def richer(sample, rng):
+        return {"x": 0.0} | ({"y": 0.0} if sample["label"] == 5 else {})
+
+    fails(longer, r"g.transform/x: a row has float64 \[[23]\], another float64 \[[23]\]; rows must")
+    fails(wider, r"g.transform/x: a row has float")
+    fails(richer, r"g.transform: a row has x, .*another x")
+
+
 def test_labels_and_first_sample_are_checked():
     source = Numbers(5)
     source.classes, source.labels = ("a", "b", "c"), np.arange(5, dtype=np.int32)
