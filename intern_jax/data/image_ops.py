@@ -14,6 +14,7 @@ from PIL import Image, ImageFilter
 
 from intern_jax.core.config import UserError
 from intern_jax.data.decoding import decode as decode
+from intern_jax.data.lending import image_of
 
 MIRROR = Image.Transpose.FLIP_LEFT_RIGHT
 GREY = (128, 128, 128)
@@ -55,7 +56,7 @@ def view(image: np.ndarray, box: Window, size: int, ground: Ground) -> Image.Ima
     A `ground` that is a small picture is stretched over all that is seen.
     """
     height, width, channels = image.shape
-    im = Image.fromarray(image)
+    im = image_of(image)
     # Resampling weights are taken inside the picture only, so a hair beyond it is no zoom out.
     left, top = math.floor(min(box[0], 0.0) + 1e-6), math.floor(min(box[1], 0.0) + 1e-6)
     right = math.ceil(max(box[2], width) - 1e-6)

@@ -1,0 +1,80 @@
+"""Pillow's pixels as a NumPy array, and back, without a copy.
+
+Pillow keeps an RGB pixel in four bytes and NumPy is used to three: each way costs a pass over the
+whole picture, together a tenth of decoding a JPEG and cropping it. `lend` gives an array that looks
+into the picture's own memory (its last axis skips the fourth byte), which Pillow shows through the
+Arrow C data interface; `image_of` gives the picture of such an array again.
+"""
+
+import ctypes
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+CHANNELS = {"RGB": 3, "RGBA": 4}
+PIXEL = 4  # bytes
+
+
+class _ArrowArray(ctypes.Structure):
+    """struct ArrowArray of the Arrow C data interface, up to the last field read here."""
+
+
+_ArrowArray._fields_ = [
+    ("length", ctypes.c_int64),
+    ("null_count", ctypes.c_int64),
+    ("offset", ctypes.c_int64),
+    ("n_buffers", ctypes.c_int64),
+    ("n_children", ctypes.c_int64),
+    ("buffers", ctypes.POINTER(ctypes.c_void_p)),
+    ("children", ctypes.POINTER(ctypes.POINTER(_ArrowArray))),
+]
+_pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
+_pointer_of.restype = ctypes.c_void_p
+_pointer_of.argtypes = [ctypes.py_object, ctypes.c_char_p]
+
+
+class _Loan:
+    """What a lent array keeps alive: the picture, and its memory even if that is closed."""
+
+    def __init__(self, image: Image.Image, address: int):
+        self.image, self._memory = image, image.im
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (address, True),
+            "typestr": "|u1",
+            "shape": (image.height, image.width, CHANNELS[image.mode]),
+            "strides": (image.width * PIXEL, PIXEL, 1),
+        }
+
+
+def lend(image: Image.Image) -> np.ndarray:
+    """A picture's pixels, uint8 [H,W,3] of RGB or [H,W,4] of RGBA, read-only.
+
+    Of the picture's own memory where it lies in one piece (up to 16 MiB), else a copy. The picture
+    must not be changed afterwards.
+    """
+    address = _address(image) if image.mode in CHANNELS else None
+    return np.asarray(image if address is None else _Loan(image, address))
+
+
+def image_of(array: np.ndarray) -> Image.Image:
+    """The picture that lent this array, or a new one of its values; not to be changed."""
+    if isinstance(array.base, _Loan):
+        return array.base.image
+    return Image.fromarray(array)
+
+
+def _address(image: Image.Image) -> int | None:
+    """Where the pixels lie, row after row."""
+    image.load()
+    try:
+        _, capsule = image.__arrow_c_array__()
+    except (AttributeError, ValueError):
+        # An older Pillow, or a picture in several blocks of memory.
+        return None
+    outer: Any = ctypes.cast(_pointer_of(capsule, b"arrow_array"), ctypes.POINTER(_ArrowArray))
+    pixels = outer.contents.children[0].contents
+    if outer.contents.length != image.width * image.height or outer.contents.offset:
+        return None
+    return pixels.buffers[1]
