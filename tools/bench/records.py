@@ -11,6 +11,7 @@ manifest. Prints one line of JSON a process; `right` says that every row's label
 
 import argparse
 import json
+import multiprocessing
 import os
 import pathlib
 import resource
@@ -28,6 +29,7 @@ RECORD = struct.Struct("<q24x")
 CLASSES = 1000
 # The class of a record: no function that a reader could apply by mistake to something else.
 STRIDE = 7919
+FEW = 100_000
 BLOCKS = {"block": 1024, "window": 16}
 # (shuffle, whether the manifest is used)
 RUNS = (("full", True), ("block", True), ("full", False))
@@ -66,8 +68,10 @@ def make(folder: pathlib.Path, shards: int, records: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     paths = [str(folder / f"part-{i:05d}.array_record") for i in range(shards)]
-    with ProcessPoolExecutor() as pool:
-        list(pool.map(_write, paths, edges[:-1], edges[1:], chunksize=8))
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        # A few records are written before a process has started.
+        over = map if records < FEW else pool.map
+        list(over(_write, paths, edges[:-1], edges[1:]))
     np.save(folder / "labels.npy", (np.arange(records) * STRIDE % CLASSES).astype(np.int32))
     write_json(folder / "index.json", {"labels": "labels.npy"})
     write_manifest(folder)

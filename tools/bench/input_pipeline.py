@@ -1,0 +1,275 @@
+"""Pictures a second on one core: bare JPEG decoding, this pipeline, and a torch DataLoader, side by side.
+
+    python -m tools.bench.input_pipeline [--torch-python=PATH] [--rounds=7] [--seconds=4] [--core=0] [--images=256]
+                                         [--out=FILE.json]
+
+Every part reads the same synthetic JPEGs (500 x 375, quality 90, about 69 KB: smooth noise of fixed seeds) in a
+process of its own on one core, with one thread for the work, and makes 224 x 224 by a full decode, a random resized
+crop (side uniform in .45 to 1, aspect up to 4/3, antialiased bilinear) and a mirror for half of them, to uint8:
+
+  decode    Image.open(bytes).load() of Pillow, which this package decodes with: no crop, nothing kept
+  pipeline  Stream over ImageFolder with transforms.classification; one thread makes batches of 64
+  torch     DataLoader(num_workers=0) over a Dataset that does the same with Pillow by hand and torchvision's
+            PILToTensor; the same windows and without torchvision's own overhead, so the stronger peer
+
+Rounds take turns (A-B-C-A-B-C ...); figures are medians over rounds. --torch-python names a Python that has torch,
+numpy and Pillow; without it that part is left out. Prints the load average before and after, JSON, a Markdown row.
+"""
+
+import argparse
+import io
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SIZE, WIDTH, HEIGHT, QUALITY = 224, 500, 375, 90
+SIDE, ASPECT = (0.45, 1.0), 4 / 3
+BATCH = 64
+# Cells across the picture and their strength: a slope, shapes, texture, and grain.
+NOISE = ((3, 60.0), (12, 45.0), (50, 30.0), (160, 18.0))
+GRAIN = 9.0
+
+
+def main() -> None:
+    """Make the pictures, run the parts in turn, print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--torch-python", type=pathlib.Path)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--core", type=int, default=0)
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--out", type=pathlib.Path)
+    parser.add_argument("--part", choices=PARTS)
+    parser.add_argument("--folder", type=pathlib.Path)
+    args = parser.parse_args()
+    if args.part:
+        serve(PARTS[args.part], args.folder, args.core)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        make(pathlib.Path(folder), args.images)
+        result = compare(args, pathlib.Path(folder))
+    print(json.dumps(result))
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(row(result))
+
+
+def compare(args: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
+    """Every part's pictures a second, a round each in turn."""
+    pythons = {"decode": sys.executable, "pipeline": sys.executable}
+    if args.torch_python:
+        pythons["torch"] = str(args.torch_python)
+    before = os.getloadavg()
+    parts = {name: Part(name, python, folder, args.core) for name, python in pythons.items()}
+    rates: dict[str, list[float]] = {name: [] for name in parts}
+    for _ in range(args.rounds):
+        for name, part in parts.items():
+            rates[name].append(part.round(args.seconds))
+    versions = {name: part.close() for name, part in parts.items()}
+    median = {name: statistics.median(found) for name, found in rates.items()}
+    sizes = [path.stat().st_size for path in folder.rglob("*.jpg")]
+    return {
+        "images_per_second": {name: round(value, 1) for name, value in median.items()},
+        "pipeline_over_decode": round(median["pipeline"] / median["decode"], 3),
+        "pipeline_over_torch": round(median["pipeline"] / median["torch"], 3)
+        if "torch" in median
+        else None,
+        "rounds": {name: [round(rate, 1) for rate in found] for name, found in rates.items()},
+        "mean_kb": round(statistics.mean(sizes) / 1000, 1),
+        "images": len(sizes),
+        "load_average": {"before": before, "after": os.getloadavg()},
+        "core": args.core,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": versions,
+    }
+
+
+def row(result: dict[str, Any]) -> str:
+    """The result as a row of a Markdown table, with the table's head."""
+    rates = result["images_per_second"]
+    cells = ["JPEG to 224, one core"]
+    cells += [f"{rates[name]:.0f} img/s" if name in rates else "-" for name in PARTS]
+    ratios = (result["pipeline_over_decode"], result["pipeline_over_torch"])
+    cells += ["-" if ratio is None else f"{ratio:.2f}" for ratio in ratios]
+    head = ("", *PARTS, "pipeline / decode", "pipeline / torch")
+    lines = [head, ("---",) * len(head), cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def make(folder: pathlib.Path, count: int) -> None:
+    """Write `count` pictures into two class folders."""
+    import numpy as np
+    from PIL import Image
+
+    for i in range(count):
+        rng = np.random.default_rng(i)
+        total = np.zeros((HEIGHT, WIDTH, 3))
+        for cells, strength in NOISE:
+            small = rng.integers(0, 256, (max(cells * HEIGHT // WIDTH, 2), cells, 3), np.uint8)
+            smooth = Image.fromarray(small).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
+            total += strength * (np.asarray(smooth) / 127.5 - 1)
+        total += GRAIN * rng.normal(size=total.shape)
+        picture = Image.fromarray((total + 128).clip(0, 255).astype(np.uint8))
+        (folder / str(i % 2)).mkdir(exist_ok=True)
+        picture.save(folder / str(i % 2) / f"{i:05d}.jpg", quality=QUALITY)
+
+
+class Part:
+    """A part in its own process, which works only while it is asked to."""
+
+    def __init__(self, name: str, python: str, folder: pathlib.Path, core: int):
+        command = [python, str(pathlib.Path(__file__).resolve()), f"--part={name}"]
+        command += [f"--folder={folder}", f"--core={core}"]
+        one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", **one}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, cwd=ROOT
+        )
+        self.versions = json.loads(self.process.stdout.readline())
+
+    def round(self, seconds: float) -> float:
+        """Pictures a second over about so many seconds."""
+        self.process.stdin.write(f"{seconds}\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline())
+
+    def close(self) -> dict[str, str]:
+        """End the process; the versions that it used."""
+        self.process.stdin.close()
+        self.process.wait()
+        return self.versions
+
+
+def serve(part: Callable, folder: pathlib.Path, core: int) -> None:
+    """Answer each line of seconds by a rate; `part` makes an endless iterator of pictures made at a time."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+    begin, versions = part(folder)
+    print(json.dumps(versions), flush=True)
+    for line in sys.stdin:
+        print(measure(begin, float(line)), flush=True)
+
+
+def measure(begin: Callable[[], Iterator[int]], seconds: float) -> float:
+    """Pictures a second of a fresh iterator, once it has passed what it made ahead."""
+    counts = begin()
+    try:
+        warm = time.perf_counter() + seconds / 4
+        while time.perf_counter() < warm:
+            next(counts)
+        started, made = time.perf_counter(), 0
+        while time.perf_counter() < started + seconds:
+            made += next(counts)
+        return made / (time.perf_counter() - started)
+    finally:
+        # Nothing is made on while another part is measured.
+        counts.close()
+
+
+def decode_part(folder: pathlib.Path) -> tuple[Callable[[], Iterator[int]], dict[str, str]]:
+    """Bare decoding of bytes in memory."""
+    import PIL
+    from PIL import Image
+
+    files = [path.read_bytes() for path in sorted(folder.rglob("*.jpg"))]
+
+    def begin() -> Iterator[int]:
+        while True:
+            for data in files:
+                with Image.open(io.BytesIO(data)) as picture:
+                    picture.load()
+                yield 1
+
+    return begin, {"pillow": PIL.__version__}
+
+
+def pipeline_part(folder: pathlib.Path) -> tuple[Callable[[], Iterator[int]], dict[str, str]]:
+    """What a training reads: a stream over a folder."""
+    import grain
+    import PIL
+
+    from intern_jax.data.stream import Stream
+
+    transform = {
+        "fn": "intern_jax.data.transforms:classification",
+        "size": SIZE,
+        "scale": SIDE,
+        "aspect": ASPECT,
+        "color": 0.0,
+        "grey_probability": 0.0,
+        "background": "grey",
+    }
+    source = {"fn": "intern_jax.data.sources:ImageFolder", "root": str(folder)}
+    group = {"sources": [source], "batch_size": BATCH, "transform": transform}
+    stream = Stream({"cls": group}, rows=(0, 1), threads=1, prefetch=1)
+
+    def begin() -> Iterator[int]:
+        with stream.iterate() as batches:
+            for batch in batches:
+                yield len(batch["cls"]["image"])
+
+    return begin, {"pillow": PIL.__version__, "grain": getattr(grain, "__version__", "?")}
+
+
+def torch_part(folder: pathlib.Path) -> tuple[Callable[[], Iterator[int]], dict[str, str]]:
+    """The peer: runs in another environment, so nothing of this package is imported."""
+    import random
+
+    import numpy as np
+    import PIL
+    import torch
+    from PIL import Image
+
+    torch.set_num_threads(1)
+
+    class Pictures(torch.utils.data.Dataset):
+        def __init__(self):
+            self.paths = sorted(folder.rglob("*.jpg"))
+
+        def __len__(self):
+            return len(self.paths)
+
+        def __getitem__(self, index):
+            path = self.paths[index]
+            with Image.open(path) as picture:
+                picture = picture.convert("RGB")
+            box = crop(*picture.size, random.random)
+            picture = picture.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=box)
+            if random.random() < 0.5:
+                picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            return torch.as_tensor(np.array(picture)).permute(2, 0, 1), int(path.parent.name)
+
+    loader = torch.utils.data.DataLoader(
+        Pictures(), batch_size=BATCH, shuffle=True, drop_last=True, num_workers=0
+    )
+
+    def begin() -> Iterator[int]:
+        while True:
+            for images, _ in loader:
+                yield len(images)
+
+    return begin, {"pillow": PIL.__version__, "torch": torch.__version__}
+
+
+def crop(width: int, height: int, draw: Callable[[], float]) -> tuple[float, float, float, float]:
+    """transforms.classification's window, as in image_ops.window."""
+    side = SIDE[0] + draw() * (SIDE[1] - SIDE[0])
+    stretch = ASPECT ** (draw() - 0.5)
+    w, h = min(width * side * stretch, width), min(height * side / stretch, height)
+    x, y = draw() * (width - w), draw() * (height - h)
+    return x, y, x + w, y + h
+
+
+PARTS = {"decode": decode_part, "pipeline": pipeline_part, "torch": torch_part}
+
+if __name__ == "__main__":
+    main()
