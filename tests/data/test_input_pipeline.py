@@ -1,0 +1,48 @@
+"""The input benchmark compares like with like, and runs."""
+
+import argparse
+import pathlib
+import random
+import sys
+
+import pytest
+from PIL import Image
+
+from intern_jax.data import image_ops
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+if str(ROOT) not in sys.path:
+    sys.path.append(str(ROOT))
+
+from tools.bench import input_pipeline as bench  # noqa: E402
+
+
+def test_the_peer_crops_the_windows_of_the_pipelines_transform():
+    rng = random.Random(0)
+    for _ in range(20):
+        u = [rng.random() for _ in range(4)]
+        # As transforms._view draws them.
+        side = bench.SIDE[0] + u[0] * (bench.SIDE[1] - bench.SIDE[0])
+        window = image_ops.window(375, 500, side, bench.ASPECT ** (2 * u[1] - 1), u[2], u[3])
+        assert bench.crop(500, 375, iter(u).__next__) == pytest.approx(window, abs=1e-9)
+
+
+def test_the_pictures_are_as_large_as_said(tmp_path):
+    bench.make(tmp_path, 4)
+    files = sorted(tmp_path.rglob("*.jpg"))
+    assert len(files) == 4
+    for file in files:
+        assert 60_000 < file.stat().st_size < 80_000
+        assert Image.open(file).size == (500, 375)
+
+
+def test_a_short_run(tmp_path):
+    bench.make(tmp_path, 2)
+    args = argparse.Namespace(
+        torch_python=None, core=min(bench.os.sched_getaffinity(0)), rounds=2, seconds=0.01
+    )
+    result = bench.compare(args, tmp_path)
+    rates = result["images_per_second"]
+    assert list(rates) == ["decode", "pipeline"] and min(rates.values()) > 0
+    assert result["pipeline_over_torch"] is None and len(result["rounds"]["pipeline"]) == 2
+    assert bench.row(result).splitlines()[2].count("|") == 7
