@@ -115,11 +115,12 @@ class Stream:
         The iterator has `close()` and is a context manager; an error met on the way is raised at its
         step, and so is the loss of a process.
         """
-        make, threads = self.batch_at, self.threads
+        make, threads, prefetch = self.batch_at, self.threads, self.prefetch
         if self.workers:
             self._start_processes()
-            make, threads = self._fetch, self.workers
-        ahead = _Ahead(make, start, threads, max(self.prefetch, threads), self._add_wait)
+            # One is ready while every process makes another.
+            make, threads, prefetch = self._fetch, self.workers, max(prefetch, self.workers + 1)
+        ahead = _Ahead(make, start, threads, prefetch, self._add_wait)
         self._open.add(ahead)
         return ahead
 
