@@ -22,7 +22,7 @@ import ml_collections
 import numpy as np
 
 from intern_jax.adapt.backbone import Backbone
-from intern_jax.benchmark import pictures, runner
+from intern_jax.benchmark import runner
 from intern_jax.core import config as config_lib
 from intern_jax.core import hosts, tree
 from intern_jax.core import mesh as mesh_lib
@@ -31,7 +31,6 @@ from intern_jax.core.files import write_json
 from intern_jax.data.stream import Segment, Stream
 from intern_jax.models import zoo
 from intern_jax.ops.images import MEAN, STD
-from intern_jax.report import html
 from intern_jax.train import loop
 from intern_jax.train import settings as settings_lib
 from intern_jax.version import __version__
@@ -73,6 +72,9 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[s
             results["table"] = runner.table(runner.test_records(results["records"]))
             results["seconds"] = round(time.time() - started, 1)
             write_json(workdir / "results.json", results)
+            # Here, since matplotlib takes its time, which a training that starts again has not.
+            from intern_jax.report import html
+
             html.write_report(workdir)
     return results
 
@@ -136,6 +138,9 @@ def check(settings: Mapping[str, Any]) -> None:
     if settings["compute_dtype"] not in ("auto", "float32", "bfloat16"):
         given = settings["compute_dtype"]
         raise UserError(f"config.compute_dtype: {given!r}; write auto, float32 or bfloat16")
+    workers = settings.get("workers", 0)
+    if not isinstance(workers, int) or workers < 0:
+        raise UserError(f"config.workers: {workers!r}; write a whole number, 0 for threads")
     for position, name in enumerate(settings["stages"]):
         if name not in settings:
             raise UserError(
@@ -187,7 +192,8 @@ def train_stages(
             if hosts.is_main():
                 folder.mkdir(parents=True, exist_ok=True)
                 write_json(folder / "key.json", content)
-            train_stage(entry, spec, seed, mesh, folder, [products[s] for s in entry["start"]])
+            start = [products[earlier] for earlier in entry["start"]]
+            train_stage(content, mesh, folder, start, settings.get("workers", 0))
     return products
 
 
@@ -206,21 +212,26 @@ def status(folder: pathlib.Path, name: str, content: Mapping[str, Any]) -> str:
 
 
 def train_stage(
-    entry: Mapping[str, Any],
-    spec: Mapping[str, Any],
-    seed: int,
+    content: Mapping[str, Any],
     mesh: jax.sharding.Mesh,
     folder: pathlib.Path,
     start: list[Product],
+    workers: int,
 ) -> None:
-    """Train one stage to its end and leave model.safetensors, metrics.jsonl and done.json in `folder`."""
+    """Train one stage to its end and leave model.safetensors, metrics.jsonl and done.json in `folder`.
+
+    `content`: what its key is the digest of. `workers`: processes that make its batches, 0 for threads.
+    """
     started = time.time()
-    stream = Stream(entry["data"], [Segment(seed=seed)], rows=mesh_lib.batch_rows(mesh))
-    stage = build_stage(entry, spec, stream.sources)
+    entry, seed = content["settings"], content["seed"]
+    rows = mesh_lib.batch_rows(mesh)
+    stream = Stream(entry["data"], [Segment(seed=seed)], rows, workers=workers)
+    stage = build_stage(entry, content["backbone"], stream.sources)
     source = hosts.share(lambda: starting_arrays(start))
+    notes = {"stage": content, "versions": versions()}
     try:
         cfg = {**entry["train"], "seed": seed}
-        result = loop.fit(stage, stream, cfg, mesh, workdir=folder, source=source or None)
+        result = loop.fit(stage, stream, cfg, mesh, folder, source or None, notes)
     finally:
         stream.close()
     state = result.state
@@ -330,6 +341,8 @@ def draw_pictures(
     workdir: pathlib.Path,
 ) -> list[dict[str, str]]:
     """Predictions of the first seed for the report: dense rows, and the amateur's zero-shot words."""
+    from intern_jax.benchmark import pictures  # matplotlib again
+
     cfg, folder = settings["benchmark"], workdir / "pictures"
     made = pictures.dense_rows(cfg, ladder, seed, folder, mesh)
     zero_shot = cfg.get("zero_shot")

@@ -29,8 +29,11 @@ def describe(tree: Any) -> dict[str, Entry]:
     In several processes each one must call it; all get the same answer.
     """
     flat = names(tree)
-    # One small program a shape: one for the whole tree takes seconds to compile.
-    sums = jax.device_get([digest(leaf) for leaf in flat.values()])
+    leaves = list(flat.values())
+    # One small program a shape: one for the whole tree takes seconds to compile. Of several processes the programs
+    # would run side by side, and on CPU (jaxlib 0.10.2) messages of two were taken for each other's.
+    together = jax.process_count() > 1
+    sums = jax.device_get(_digests(leaves) if together else [digest(leaf) for leaf in leaves])
     return {
         name: [str(leaf.dtype), list(leaf.shape), f"{int(value):08x}"]
         for (name, leaf), value in zip(flat.items(), sums, strict=True)
@@ -47,6 +50,11 @@ def digest(x: jax.Array) -> jax.Array:
     """The digest of one array of any dtype and shape: uint32 scalar."""
     words = _words(x)
     return jnp.sum(_mix(words + _positions(words.shape) * np.uint32(0x9E3779B1)), dtype=jnp.uint32)
+
+
+@jax.jit
+def _digests(leaves: list[jax.Array]) -> list[jax.Array]:
+    return [digest(leaf) for leaf in leaves]
 
 
 def _words(x: jax.Array) -> jax.Array:

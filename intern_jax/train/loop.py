@@ -73,9 +73,10 @@ def fit(
     mesh: jax.sharding.Mesh,
     workdir: str | os.PathLike | None = None,
     source: Any = None,
+    notes: Mapping[str, Any] | None = None,
 ) -> FitResult:
     """Train `stage` by `cfg` (train/settings.py lists the fields); see `Trainer.fit`."""
-    return Trainer(stage, cfg, mesh).fit(stream, workdir=workdir, source=source)
+    return Trainer(stage, cfg, mesh).fit(stream, workdir=workdir, source=source, notes=notes)
 
 
 class Trainer:
