@@ -205,7 +205,8 @@ def enable_compilation_cache(folder: str | os.PathLike[str]) -> None:
     import jax
 
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    # Small ones too: a restart has dozens of them, and waits for each.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _near(name: str, known: Sequence[str]) -> str:
