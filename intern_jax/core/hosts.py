@@ -50,6 +50,7 @@ PART_SECONDS = 20
 AGREE_SECONDS = 3600
 # How long the others wait while process 0 scores; if it dies meanwhile, they notice by its heartbeat.
 ALONE_SECONDS = 30 * 24 * 3600
+# How often a process looks whether another asks to stop.
 WATCH_SECONDS = 1.0
 CHUNK_BYTES = 64 << 20
 # Words of the runtime's errors that speak of the other processes and not of this one's program.
@@ -380,4 +381,9 @@ class _Watch:
 
     def _answer(self, process: int) -> str:
         key = f"{self._folder}/{process}"
-        return _state().client.blocking_key_value_get(key, AGREE_SECONDS * 1000)
+        while True:
+            try:
+                return _state().client.blocking_key_value_get(key, int(WATCH_SECONDS * 1000))
+            except jax.errors.JaxRuntimeError as error:
+                if self._closed.is_set() or "DEADLINE_EXCEEDED" not in str(error):
+                    raise
