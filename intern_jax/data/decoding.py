@@ -31,6 +31,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
+from intern_jax.data.lending import lend
 from intern_jax.data.sample import CorruptSample, one_line
 
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -185,7 +186,7 @@ def _pixels(data: bytes, where: str) -> np.ndarray:
         if data.startswith(JPEG_MAGIC):
             _check_scans(data, im.width * im.height, where)
         im.load()
-        return np.asarray(_as_rgb(_upright(im)))
+        return lend(_as_rgb(_upright(im)))
 
 
 def _check_png(data: bytes, where: str) -> None:
