@@ -40,6 +40,7 @@ def main() -> None:
     spec = settings[stage].get("backbone") or settings["backbone"]
     arrays = tree.names(safetensors.load(folder / "model.safetensors"))
     backbone = Backbone.from_arrays(spec, arrays, stage)
+    scores = test_scores(results["records"], rung, seed)
     folder_lib.save_model(
         args.out,
         task="backbone",
@@ -53,7 +54,14 @@ def main() -> None:
             "model": f"{rung} of seed {seed}, stage {stage}, key {product['digest']}",
             "chosen_by": "mean relative gain on the frozen random backbone, held-out training labels",
             "gains": {f"{r}, seed {s}": round(g, 4) for (r, s), g in sorted(gains.items())},
-            "test_scores_at_10_percent": test_scores(results["records"], rung, seed),
+            "trained_on": "the embedded images alone; their licences: data/embedded/CREDITS.md",
+            "test_scores": scores,
+            "10% frozen loses to scratch with 10%": losses(
+                scores, results["records"], "scratch_10"
+            ),
+            "10% frozen loses to scratch with 100%": losses(
+                scores, results["records"], "scratch_100"
+            ),
             "versions": results["versions"],
         },
     )
@@ -100,6 +108,19 @@ def test_scores(
         task: {name: round(float(np.mean(values)), 3) for name, values in by.items()}
         for task, by in out.items()
     }
+
+
+def losses(
+    scores: Mapping[str, Mapping[str, float]], records: Sequence[Mapping[str, Any]], rival: str
+) -> str:
+    """The rows on which this model, frozen at 10%, does not reach `rival`."""
+    higher = {record["task"]: record["higher_is_better"] for record in records}
+    rows = [
+        task
+        for task, by in scores.items()
+        if (by["frozen_10"] < by[rival]) == higher[task] and by["frozen_10"] != by[rival]
+    ]
+    return ", ".join(rows) or "none"
 
 
 if __name__ == "__main__":
