@@ -46,12 +46,13 @@ class PeerLost(Exception):
 
 def several(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether this may be one of several processes; costs nothing and touches no device."""
-    return (
-        any(name in environ for name in OURS)
-        or any(environ.get(name, "1").strip() not in ("", "0", "1") for name in COUNTS)
-        or any("," in environ.get(name, "") for name in WORKERS)
-        or any(map(os.path.exists, CHIPS))
-    )
+    if any(name in environ for name in OURS):
+        return True
+    if any("," in environ.get(name, "") for name in WORKERS):
+        return True
+    counts = [environ[name].strip() for name in COUNTS if environ.get(name, "").strip()]
+    # A launcher that says "one" is believed: JAX's detection would leave a SLURM task a single GPU.
+    return any(n != "1" for n in counts) if counts else any(map(os.path.exists, CHIPS))
 
 
 def supervised(work: Callable[[], int], environ: Mapping[str, str] = os.environ) -> int:

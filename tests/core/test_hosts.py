@@ -49,6 +49,7 @@ def test_whether_there_may_be_several(environ, expected, monkeypatch):
 def test_a_tpu_machine_may_be_one_of_several(monkeypatch, tmp_path):
     monkeypatch.setattr(exits, "CHIPS", (str(tmp_path),))
     assert exits.several({})
+    assert not exits.several({"SLURM_NTASKS": "1"})
 
 
 @pytest.fixture

@@ -124,3 +124,52 @@ def test_every_mesh_and_a_lost_coordinator(start, tmp_path):
         kill_one(start, tmp_path, rows, victim)
     again = finish(begin_long(start, tmp_path, rows=20), tmp_path / "long.json")
     assert again == seen[2]["long"]
+
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+MODULE = [sys.executable, "-m", "intern_jax", "run"]
+CONFIG = f"--config={pathlib.Path(__file__).with_name('two_stage_config.py')}"
+
+
+def run_program(processes: int, command: list[str]) -> subprocess.CompletedProcess:
+    """The command line, alone on two devices or in two processes of one."""
+    if processes > 1:
+        command = [str(ROOT / "launch" / "local.sh"), str(processes), *command]
+    flags = f"--xla_force_host_platform_device_count={2 // processes}"
+    env = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True)
+
+
+def losses(workdir: pathlib.Path) -> dict[str, list[float]]:
+    found = {}
+    for path in workdir.glob("seed0/*/metrics.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        found[path.parent.name] = [row["loss"] for row in rows]
+    return found
+
+
+@pytest.mark.slow
+def test_the_pipeline_in_two_processes(tmp_path):
+    for processes in (1, 2):
+        workdir = f"--workdir={tmp_path / str(processes)}"
+        done = run_program(processes, [*MODULE, CONFIG, workdir])
+        assert done.returncode == 0, done.stderr + done.stdout
+    alone, two = losses(tmp_path / "1"), losses(tmp_path / "2")
+    assert len(alone) == 2 and alone.keys() == two.keys()
+    for stage, values in alone.items():
+        np.testing.assert_allclose(two[stage], values, rtol=1e-4, err_msg=stage)
+    again = run_program(2, [*MODULE, CONFIG, workdir])
+    assert again.returncode == 0
+    assert again.stdout.count("reused") == 2, "by process 0 alone, and both stages"
+
+
+@pytest.mark.slow
+def test_different_configs_are_refused(tmp_path):
+    other = "--config.amateur.train.steps=$((4 + INTERN_JAX_PROCESS))"
+    command = " ".join([*MODULE, CONFIG, f"--workdir={tmp_path}/run", other])
+    done = run_program(2, ["bash", "-c", f"exec {command}"])
+    assert done.returncode == exits.EXIT_MISTAKE
+    for i in range(2):
+        line = f"[{i}] error: start: process 1 of 2 differs from process 0 in "
+        assert f"{line}config.amateur.train.steps: 4 -> 5; start all processes" in done.stdout
+    assert not (tmp_path / "run").exists()
