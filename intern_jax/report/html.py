@@ -51,7 +51,8 @@ def write_report(run_dir: str | os.PathLike[str]) -> pathlib.Path:
 
     results.json: {"table": text, "records": [...], "stages": [{"name", "seed", "digest", "seconds",
     "history": path below run_dir}], "pictures": [{"title", "npz" or "png": path below run_dir}],
-    "config": ..., "versions": ..., "seconds": ...}; all but the file itself may be missing.
+    "config": ..., "versions": ..., "seconds": ...}; all but the file itself may be missing. Records
+    with a "split" are of held-out training labels: counted, not drawn beside the test scores.
     Raises UserError for results.json missing or broken.
     """
     run_dir = pathlib.Path(run_dir)
@@ -120,7 +121,8 @@ def _scores(results: Mapping[str, Any]) -> str:
 
 
 def _efficiency(results: Mapping[str, Any]) -> str:
-    image = plots.label_efficiency(results.get("records", []))
+    test = [record for record in results.get("records", []) if "split" not in record]
+    image = plots.label_efficiency(test)
     note = (
         "Score against the share of labels used, mean over seeds and draws with its standard "
         "error. Dotted: the same network trained from scratch on most labels."

@@ -141,6 +141,20 @@ def test_report_holds_table_plots_and_pictures_and_needs_nothing_else(run_dir):
     assert "&lt;b&gt;" in text and "<p>A note.</p>" in text
 
 
+def test_scores_on_held_out_labels_are_not_drawn_among_those_on_the_test_split(
+    run_dir, monkeypatch
+):
+    path = run_dir / "results.json"
+    results = json.loads(path.read_text())
+    test = list(results["records"])
+    results["records"] += [record | {"split": "validation", "score": 99.0} for record in test]
+    path.write_text(json.dumps(results))
+    drawn = []
+    monkeypatch.setattr(plots, "label_efficiency", lambda records: drawn.extend(records))
+    html.write_report(run_dir)
+    assert drawn == test
+
+
 def test_report_is_written_of_a_run_without_benchmark_or_metrics(tmp_path):
     stage = {"name": "amateur", "history": "../secret.jsonl"}
     (tmp_path / "results.json").write_text(json.dumps({"stages": [stage]}))
