@@ -30,10 +30,10 @@ def describe(tree: Any) -> dict[str, Entry]:
     """
     flat = names(tree)
     leaves = list(flat.values())
-    # One small program a shape: one for the whole tree takes seconds to compile. Of several processes the programs
-    # would run side by side, and on CPU (jaxlib 0.10.2) messages of two were taken for each other's.
-    together = jax.process_count() > 1
-    sums = jax.device_get(_digests(leaves) if together else [digest(leaf) for leaf in leaves])
+    # On one device a small program a shape: one for the whole tree takes seconds to compile. On several, one program:
+    # many that each wait for all devices, side by side, block each other for good on CPU (jaxlib 0.10.2).
+    several = any(isinstance(x, jax.Array) and len(x.sharding.device_set) > 1 for x in leaves)
+    sums = jax.device_get(_digests(leaves) if several else [digest(leaf) for leaf in leaves])
     return {
         name: [str(leaf.dtype), list(leaf.shape), f"{int(value):08x}"]
         for (name, leaf), value in zip(flat.items(), sums, strict=True)
