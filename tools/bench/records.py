@@ -14,7 +14,6 @@ import json
 import multiprocessing
 import os
 import pathlib
-import resource
 import struct
 import subprocess
 import sys
@@ -23,6 +22,8 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
+
+from tools.memory import peak_mb
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RECORD = struct.Struct("<q24x")
@@ -164,7 +165,7 @@ def measure(folder: pathlib.Path, shuffle: str, batch: int, seed: int) -> dict[s
         "import_s": round(imported - started, 2),
         "open_s": round(opened - imported, 2),
         "seek_and_first_batch_s": round(sought - opened, 2),
-        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_rss_mb": round(peak_mb()),
         "right": bool(right.all()) and len(set(rows["number"].tolist())) == batch,
     }
 

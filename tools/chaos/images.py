@@ -40,6 +40,7 @@ from intern_jax.data.replacing import Replacing
 from intern_jax.data.sample import CorruptSample
 from intern_jax.data.sources import ImageFolder
 from tools.chaos import hostile, mutations
+from tools.memory import peak_mb
 
 ROUND = 1000  # pictures on disk at a time
 HEAVY = 1000  # pictures from which on the heavy ones are among them
@@ -245,7 +246,7 @@ def read_folder(folder: pathlib.Path, start: int) -> None:
             hostile.make_place(_place(key), folder / key)
     source = Replacing(recorder, limit=1.0)
     _row(source[recorder.keys.index("even/zz-good.png")], 0)
-    before = _peak_mb()
+    before = peak_mb()
     for index in numbers[start:]:
         sample = source[index]
         _row(sample, index)
@@ -253,7 +254,7 @@ def read_folder(folder: pathlib.Path, start: int) -> None:
         replaced = sample["key"] != recorder.keys[index]
         assert replaced == (cause is not None), (recorder.keys[index], cause)
         word = {"name": recorder.keys[index], "cause": cause, "seconds": seconds, "cpu": cpu}
-        print(json.dumps({**word, "extra_mb": _peak_mb() - before}), flush=True)
+        print(json.dumps({**word, "extra_mb": peak_mb() - before}), flush=True)
     # Every fault was counted, those of pictures that were tried as stand-ins too.
     assert source.faults() == dict(recorder.faults), (source.faults(), recorder.faults)
 
@@ -297,19 +298,6 @@ def _bound_memory() -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
-
-
-def _peak_mb() -> float:
-    """The most memory that this process has had resident, in MB."""
-    status = pathlib.Path("/proc/self/status")
-    if status.exists():
-        # Not ru_maxrss, which on Linux begins with the parent's.
-        (line,) = (x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024 / 1e6
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 if __name__ == "__main__":
