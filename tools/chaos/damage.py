@@ -114,20 +114,12 @@ def same(one: Any, two: Any) -> bool:
 
 def flip(folder: pathlib.Path, rng: random.Random) -> str:
     """One bit of one file, files weighted by size."""
-    path = by_size(folder, rng)
-    data = bytearray(path.read_bytes())
-    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-    path.write_bytes(data)
-    return path.name
+    return flip_bit(by_size(folder, rng), rng)
 
 
 def flip_small(folder: pathlib.Path, rng: random.Random) -> str:
     """One bit of one file, each file as likely as another: the small ones hold the structure."""
-    path = anyone(folder, rng)
-    data = bytearray(path.read_bytes())
-    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-    path.write_bytes(data)
-    return path.name
+    return flip_bit(anyone(folder, rng), rng)
 
 
 def invert(folder: pathlib.Path, rng: random.Random) -> str:
@@ -194,6 +186,13 @@ def swap_with_older(folder: pathlib.Path, rng: random.Random) -> str:
 
 
 KINDS = (flip, flip_small, invert, truncate, delete, delete_many, swap, swap_with_older)
+
+
+def flip_bit(path: pathlib.Path, rng: random.Random) -> str:
+    data = bytearray(path.read_bytes())
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)
+    return path.name
 
 
 def files(folder: pathlib.Path) -> list[pathlib.Path]:
