@@ -89,11 +89,14 @@ def _build_parser() -> argparse.ArgumentParser:
 def _prepare_process() -> type[Exception]:
     """Sets up what the libraries expect of a program; returns the exception of a user's mistake."""
     from absl import flags
+    from absl import logging as absl_logging
 
     from intern_jax.core.config import UserError
 
     # Grain reads its flags even where absl did not start the program.
     flags.FLAGS.mark_as_parsed()
+    # Orbax logs pages of traceback for a save that failed; the loop tells it in one line.
+    absl_logging.set_verbosity(absl_logging.FATAL)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("intern_jax")
