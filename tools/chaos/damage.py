@@ -70,7 +70,8 @@ def campaign(out: pathlib.Path, trials: int, seed: int) -> dict[str, Any]:
         by_kind.setdefault(kind.__name__, collections.Counter())[outcome] += 1
         if outcome != "fell_back":
             print(f"trial {trial}: {kind.__name__} {what}: {outcome}", file=sys.stderr)
-    totals = {name: counted[name] for name in ("fell_back", "harmless", "wrong")}
+    totals = {name: counted[name] for name in ("fell_back", "harmless")}
+    totals["wrong"] = trials - sum(totals.values())
     return {"trials": trials, **totals, "kinds": {k: dict(v) for k, v in by_kind.items()}}
 
 
