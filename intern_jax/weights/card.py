@@ -41,6 +41,7 @@ def card(info: Mapping[str, Any], parameters: int) -> str:
 
 ```python
 import intern_jax
+
 model = intern_jax.load("THIS_FOLDER")
 {_USE[info["task"]]}
 ```
