@@ -7,7 +7,8 @@
                               INTERN_JAX_PROCESS=i               0 to n - 1
 With none of these a run is one process, and nothing here costs anything. A process that gives no sign of life for
 INTERN_JAX_PEER_SECONDS (40) is lost: the others then end with exit code 76 (core/exits.py), by
-INTERN_JAX_PEER_SECONDS + PART_SECONDS after its death at the latest, and mostly at once.
+INTERN_JAX_PEER_SECONDS + PART_SECONDS after its death at the latest; at once if process 0 was lost, or if a
+collective fails over it.
 
 All processes call the functions below in the same order, from one thread. What is small and plain goes through the
 coordination service, which works without device collectives and also while one process is at work alone.

@@ -56,21 +56,18 @@ def finish(started: list[subprocess.Popen], out: pathlib.Path) -> dict:
     return json.loads(out.read_text())
 
 
-def meshes(start, folder: pathlib.Path, names: tuple[str, ...]) -> dict[int, dict]:
-    """What two processes of 2 devices and one of 4 saw on the named meshes."""
-    seen = {}
-    for processes in (2, 1):
-        out = folder / f"{processes}.json"
-        command = ["meshes", str(out), *names]
-        seen[processes] = finish(start(command, processes, 4 // processes), out)
-    return seen
+def begin_meshes(start, folder: pathlib.Path, names: tuple[str, ...], processes: int):
+    """As many processes, of 4 devices in all, on the named meshes; a call for what they saw."""
+    out = folder / f"{processes}.json"
+    started = start(["meshes", str(out), *names], processes, 4 // processes)
+    return lambda: finish(started, out)
 
 
-def check_meshes(seen: dict[int, dict]) -> None:
-    for name, alone in seen[1].items():
+def check_meshes(two: dict, alone: dict) -> None:
+    for name, expected in alone.items():
         # Sums over rows differ in their order only: 1e-6 is what they differ by.
-        np.testing.assert_allclose(seen[2][name]["loss"], alone["loss"], rtol=1e-5, err_msg=name)
-        assert name == "long" or seen[2][name]["rows"] == alone["rows"], name
+        np.testing.assert_allclose(two[name]["loss"], expected["loss"], rtol=1e-5, err_msg=name)
+        assert name == "long" or two[name]["rows"] == expected["rows"], name
 
 
 def begin_long(start, folder: pathlib.Path, rows: int) -> list[subprocess.Popen]:
@@ -104,26 +101,27 @@ def kill_one(start, folder: pathlib.Path, rows: int, victim: int) -> None:
 
 
 def test_two_processes_train_as_one_and_outlive_a_stop_and_a_kill(start, tmp_path):
-    seen = meshes(
-        start, tmp_path, (two_process_run.ROWS_APART, "fsdp", "tensor within", "tensor across")
-    )
-    assert [seen[2][name]["blocks"] for name in seen[2] if name != "long"] == [2, 2, 2, 1]
-    check_meshes(seen)
+    names = (two_process_run.ROWS_APART, "fsdp", "tensor within", "tensor across")
+    two = begin_meshes(start, tmp_path, names, 2)()
+    assert [two[name]["blocks"] for name in names] == [2, 2, 2, 1]
+    alone = begin_meshes(start, tmp_path, names, 1)  # beside the waiting below
     stop_one(start, tmp_path, rows=5)
     kill_one(start, tmp_path, rows=15, victim=1)
     again = finish(begin_long(start, tmp_path, rows=16), tmp_path / "long.json")
     # Bit for bit what the run that nothing happened to ended with.
-    assert again == seen[2]["long"]
+    assert again == two["long"]
+    check_meshes(two, alone())
 
 
 @pytest.mark.slow
 def test_every_mesh_and_a_lost_coordinator(start, tmp_path):
-    seen = meshes(start, tmp_path, tuple(two_process_run.MESHES))
-    check_meshes(seen)
+    names = tuple(two_process_run.MESHES)
+    two = begin_meshes(start, tmp_path, names, 2)()
+    check_meshes(two, begin_meshes(start, tmp_path, names, 1)())
     for rows, victim in ((4, 0), (9, 1), (14, 0), (19, 1)):
         kill_one(start, tmp_path, rows, victim)
     again = finish(begin_long(start, tmp_path, rows=20), tmp_path / "long.json")
-    assert again == seen[2]["long"]
+    assert again == two["long"]
 
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
