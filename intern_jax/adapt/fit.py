@@ -11,6 +11,7 @@ import numpy as np
 from intern_jax.adapt.backbone import LAYERS, Backbone
 from intern_jax.adapt.features import extract
 from intern_jax.adapt.finetune import FineTune, FrozenHead
+from intern_jax.core import mesh as mesh_lib
 from intern_jax.data.arrays import ArrayStream
 from intern_jax.data.mixture import build_group
 from intern_jax.data.stream import Segment, Stream
@@ -93,7 +94,9 @@ def train_model(
         "batch_size": cfg["batch_size"],
         "transform": task_transform(family, size, flip, train=True),
     }
-    stream = Stream({"task": build_group(group, seed, sources=[source])}, [Segment(seed=seed)])
+    batches = build_group(group, seed, sources=[source])
+    # Of several processes one fits alone, on a mesh of its own devices: it makes all rows.
+    stream = Stream({"task": batches}, [Segment(seed=seed)], rows=mesh_lib.batch_rows(mesh))
     try:
         state = trainer.fit(
             stream, seed=seed, source=init.graft_source() if init else None, **_changes(cfg)

@@ -255,7 +255,8 @@ class _Run:
         """Train from `start` to the last step. Raises Diverged, Stopped."""
         self.start, self.pending = start, None
         self.under_way: collections.deque[Any] = collections.deque()
-        self.meter = Meter(start, self.trainer.mesh.size)
+        mesh = self.trainer.mesh
+        self.meter = Meter(start, mesh.size, mesh_lib.batch_rows(mesh)[1])
         batches = self.stream.iterate(start) if start < self.cfg["steps"] else None
         try:
             for step in range(start, self.cfg["steps"]):

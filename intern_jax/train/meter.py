@@ -22,10 +22,13 @@ PEAK_TFLOPS = {
 
 
 class Meter:
-    """Times a run from `start`: `next_batch` counts the wait, `rates` ends an interval."""
+    """Times a run from `start`: `next_batch` counts the wait, `rates` ends an interval.
 
-    def __init__(self, start: int, devices: int):
-        self.devices = devices
+    `blocks`: how many processes make each another part of every batch.
+    """
+
+    def __init__(self, start: int, devices: int, blocks: int = 1):
+        self.devices, self.blocks = devices, blocks
         self.images = 0
         self.flops: float | None = None
         self._waited = 0.0
@@ -49,7 +52,7 @@ class Meter:
         seconds = max(time.monotonic() - before, 1e-9)
         per_second = (step - last) / seconds
         made = {
-            "images_per_second": per_second * self.images * jax.process_count(),
+            "images_per_second": per_second * self.images * self.blocks,
             "data_wait": self._waited / seconds,
         }
         if self.flops and peak():
