@@ -1,13 +1,12 @@
 """Where a run's scalars go: JSON lines, TensorBoard, and a line for the person who waits."""
 
-import functools
 import json
 import logging
 import math
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -45,10 +44,7 @@ class Writer:
             return
         self.close()
         self._try(self._rewrite)
-        from tensorboardX import SummaryWriter
-
-        board = functools.partial(SummaryWriter, str(self.path.parent / "tensorboard"))
-        self.board = self._try(functools.partial(board, purge_step=step + 1))
+        self.board = self._try(lambda: _Board(self._boards, step + 1))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """One row; a value that is not finite is written as null."""
@@ -58,10 +54,7 @@ class Writer:
         if self.path is None or not hosts.is_main():
             return
         self._try(self._append if self.file else self._rewrite)
-        if self.board is not None:
-            for name, value in row.items():
-                if name != "step" and value is not None:
-                    self._try(functools.partial(self.board.add_scalar, name, value, step))
+        self._try(self._show if self.board else self._show_all)
 
     def close(self) -> None:
         """Flush and release the files."""
@@ -69,6 +62,16 @@ class Writer:
             if opened is not None:
                 self._try(opened.close)
         self.file = self.board = None
+
+    @property
+    def _boards(self) -> pathlib.Path:
+        return self.path.parent / "tensorboard"
+
+    def _show(self) -> None:
+        self.board.add(self.history[-1:])
+
+    def _show_all(self) -> None:
+        self.board = _Board(self._boards, 0, self.history)
 
     def _append(self) -> None:
         self.file.write(json.dumps(self.history[-1]) + "\n")
@@ -91,10 +94,60 @@ class Writer:
                     error,
                 )
             # A line may be half written: the next time all is written anew.
-            self._failing, self.file = True, None
+            self._failing, self.file, self.board = True, None, None
             return None
         self._failing = False
         return done
+
+
+class _Board:
+    """An event file for TensorBoard, written in this thread.
+
+    tensorboardX's SummaryWriter writes in one of its own, which a full disk ends; the loop would then wait for it
+    for ever. Events of steps from `purge_step` on in older files count no more.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        purge_step: int,
+        rows: Sequence[Mapping[str, float | None]] = (),
+    ):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        folder.mkdir(parents=True, exist_ok=True)
+        # Its number: two files of one second would have one name.
+        number = len(list(folder.iterdir()))
+        session = SessionLog(status=SessionLog.START)
+        try:
+            self._file = EventsWriter(str(folder / "events"), f".{number}")
+            self._file.write_event(
+                Event(wall_time=time.time(), step=purge_step, session_log=session)
+            )
+            self.add(rows)
+        except OSError:
+            # Or each attempt on a full disk would leave one more.
+            for path in folder.glob(f"*.{number}"):
+                path.unlink()
+            raise
+
+    def add(self, rows: Sequence[Mapping[str, float | None]]) -> None:
+        """Write the values of rows, but for those that are not finite."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        for row in rows:
+            for name, value in row.items():
+                if name != "step" and value is not None:
+                    event = Event(wall_time=time.time(), step=row["step"])
+                    event.summary.CopyFrom(scalar(name, value))
+                    self._file.write_event(event)
+        self._file.flush()
+
+    def close(self) -> None:
+        """Release the file."""
+        self._file.close()
 
 
 def _read(path: pathlib.Path) -> list[dict[str, Any]]:

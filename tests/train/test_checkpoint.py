@@ -1,20 +1,17 @@
 """Checkpoints: donation while a save is under way, damage of every kind, failed saves, other models."""
 
-import contextlib
 import json
 import logging
 import os
 import random
 import re
-import resource
 import shutil
-import signal
 
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from toy import Linear, Stream, assert_same, settings
+from toy import Linear, Stream, assert_same, full_disk, settings
 
 from intern_jax.core import config as config_lib
 from intern_jax.core import digests
@@ -247,19 +244,6 @@ def test_a_run_of_a_changed_model_stops(tmp_path):
     fit(Linear(), Stream(), cfg, mesh, tmp_path)
     with pytest.raises(UserError, match=r"2: of another model: params/head/bias is float32 \[1\]"):
         fit(Linear(width=3), Stream(), cfg, mesh, tmp_path)
-
-
-@contextlib.contextmanager
-def full_disk(size=300):
-    """No file may grow beyond `size` bytes: what is written in the background fails, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
 
 
 def test_a_failed_save_is_reported_and_the_next_one_works(saved, caplog):

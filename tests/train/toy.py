@@ -1,7 +1,10 @@
 """Small stages and streams for the tests of the loop; also imported by the processes they start."""
 
+import contextlib
 import dataclasses
 import pathlib
+import resource
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -111,3 +114,16 @@ def assert_same(first, second):
     for name in one:
         assert one[name].dtype == two[name].dtype, name
         assert one[name].tobytes() == two[name].tobytes(), name
+
+
+@contextlib.contextmanager
+def full_disk(size=300):
+    """No file may grow beyond `size` bytes: what is written in the background fails, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)

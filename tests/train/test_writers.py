@@ -1,0 +1,62 @@
+"""Rows on disk and in TensorBoard's files, also where the disk was full for a while."""
+
+import json
+import struct
+
+from tensorboardX.proto.event_pb2 import Event
+from toy import full_disk
+
+from intern_jax.train.writers import Writer
+
+
+def events(folder):
+    """{(name, step): value} of all event files, in the order of their names, purged as TensorBoard does."""
+    seen = {}
+    for path in sorted(folder.iterdir(), key=lambda p: int(p.name.rsplit(".", 1)[1])):
+        data = path.read_bytes()
+        # A record that is cut off ends a file, as for TensorBoard.
+        while len(data) >= 8 and len(data) >= 16 + (length := struct.unpack("<Q", data[:8])[0]):
+            event = Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+            if event.HasField("session_log"):
+                seen = {k: v for k, v in seen.items() if k[1] < event.step}
+            for value in event.summary.value:
+                seen[value.tag, event.step] = value.simple_value
+    return seen
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_values_that_are_not_finite_are_null_and_not_drawn(tmp_path):
+    writer = Writer(tmp_path, 0)
+    writer.write(1, {"loss": 2.0})
+    writer.write(2, {"loss": float("nan")})
+    writer.close()
+    assert rows(tmp_path) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": None}]
+    assert events(tmp_path / "tensorboard") == {("loss", 1): 2.0}
+
+
+def test_what_is_cut_stands_in_neither(tmp_path):
+    for start, value in ((0, 1.0), (2, 5.0)):
+        writer = Writer(tmp_path, start)
+        for step in range(start + 1, 5):
+            writer.write(step, {"loss": value})
+        writer.close()
+    assert [row["loss"] for row in rows(tmp_path)] == [1.0, 1.0, 5.0, 5.0]
+    assert [events(tmp_path / "tensorboard")["loss", step] for step in range(1, 5)] == [1, 1, 5, 5]
+
+
+def test_a_full_disk_stops_nothing_and_what_was_missed_is_written_when_there_is_room(tmp_path):
+    writer = Writer(tmp_path, 0)
+    writer.write(1, {"loss": 0.5})
+    with full_disk(size=200):
+        for step in range(2, 300):
+            writer.write(step, {"loss": 0.5, "error": 0.25})
+    writer.write(300, {"loss": 0.5})
+    writer.close()
+    assert [row["step"] for row in rows(tmp_path)] == list(range(1, 301))
+    drawn = events(tmp_path / "tensorboard")
+    assert len(list((tmp_path / "tensorboard").iterdir())) <= 3
+    assert len(drawn) == 300 + 298 and drawn["error", 299] == 0.25
