@@ -13,14 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from intern_jax.core import tree as tree_lib
+
 # dtype as text, shape, digest in hexadecimal: plain data for a JSON file.
 Entry = list[Any]
-
-
-def names(tree: Any) -> dict[str, Any]:
-    """Leaves of any tree by their "/"-joined paths."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def describe(tree: Any) -> dict[str, Entry]:
@@ -28,7 +24,7 @@ def describe(tree: Any) -> dict[str, Entry]:
 
     In several processes each one must call it; all get the same answer.
     """
-    flat = names(tree)
+    flat = tree_lib.paths(tree)
     leaves = list(flat.values())
     # On one device a small program a shape: one for the whole tree takes seconds to compile. On several, one program:
     # many that each wait for all devices, side by side, block each other for good on CPU (jaxlib 0.10.2).
@@ -42,7 +38,9 @@ def describe(tree: Any) -> dict[str, Entry]:
 
 def layout(tree: Any) -> dict[str, Entry]:
     """{name: [dtype, shape]} of a tree of (abstract) arrays."""
-    return {name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in names(tree).items()}
+    return {
+        name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in tree_lib.paths(tree).items()
+    }
 
 
 @jax.jit

@@ -20,6 +20,12 @@ def names(tree: Any) -> dict[str, Any]:
     return dict(sorted(flat.items()))
 
 
+def paths(tree: Any) -> dict[str, Any]:
+    """Leaves of any tree of containers (a train state) by their "/"-joined paths, in the tree's order."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
 def _flatten(node: Any, prefix: str, flat: dict[str, Any]) -> None:
     if not isinstance(node, Mapping):
         flat[prefix] = node

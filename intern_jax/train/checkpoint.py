@@ -58,8 +58,10 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps on disk, oldest first, as process 0 sees them."""
-        found = sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdecimal())
-        return hosts.broadcast_json(found)
+        return hosts.broadcast_json(self._on_disk())
+
+    def _on_disk(self) -> list[int]:
+        return sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdecimal())
 
     def restore(
         self, abstract: TrainState, until: int | None = None
@@ -189,8 +191,7 @@ class Checkpoints:
     def _prune(self) -> None:
         if not hosts.is_main():
             return
-        steps = sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdecimal())
-        for step in steps[: -self.keep]:
+        for step in self._on_disk()[: -self.keep]:
             if not self.keep_every or step % self.keep_every:
                 # Renamed first: a kill in the middle then leaves no half step under a step's name.
                 gone = _free(self.folder, f"deleting-{step}")

@@ -1,21 +1,25 @@
 """The table of logical axes, on abstract meshes: specs only, no device holds anything."""
 
+import functools
 import logging
+import math
 
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from flax.core import meta
 from jax.sharding import PartitionSpec as P
 
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
+from intern_jax.models import zoo
 
 
-def spec(shape, axes, sizes):
+def spec(shape, axes, sizes, spread=False):
     mesh = jax.sharding.AbstractMesh(sizes, mesh_lib.AXES)
     leaf = nn.Partitioned(jax.ShapeDtypeStruct(shape, np.float32), axes)
-    return mesh_lib.shardings(mesh, {"kernel": leaf})["kernel"].spec
+    return mesh_lib.shardings(mesh, {"kernel": leaf}, spread)["kernel"].spec
 
 
 @pytest.mark.parametrize(
@@ -37,6 +41,40 @@ def spec(shape, axes, sizes):
 )
 def test_logical_axes(shape, axes, sizes, expected):
     assert spec(shape, axes, sizes) == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "sizes", "expected"),
+    [
+        ((64,), (), (1, 8, 1), P("fsdp")),
+        ((3, 3, 768), (None, None, "conv_out"), (1, 8, 1), P(None, None, "fsdp")),
+        ((3, 3, 768), (None, None, "conv_out"), (1, 4, 2), P(None, None, "tensor")),
+        ((16, 128), (None, "mlp"), (1, 4, 2), P("fsdp", "tensor")),
+        ((16, 64), (), (2, 2, 2), P(None, "fsdp")),
+        ((64, 128), ("embed", "mlp"), (1, 8, 1), P("fsdp")),
+        ((10,), (), (1, 8, 1), P()),
+        ((64,), (), (8, 1, 1), P()),
+        ((), (), (1, 8, 1), P()),
+    ],
+)
+def test_what_no_axis_puts_on_fsdp_is_spread_there(shape, axes, sizes, expected):
+    assert spec(shape, axes, sizes, spread=True) == expected
+
+
+@pytest.mark.parametrize("name", ["embedded", "mn_b4", "generalist"])
+def test_an_eighth_of_a_backbone_lies_on_each_of_eight_devices(name):
+    mesh = jax.sharding.AbstractMesh((1, 8, 1), mesh_lib.AXES)
+    module, images = zoo.build({"name": name}), jax.ShapeDtypeStruct((2, 64, 64, 3), np.float32)
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    init = functools.partial(module.init, train=False)
+    params = jax.eval_shape(init, rngs, images)["params"]
+    places = jax.tree.leaves(mesh_lib.shardings(mesh, params, spread=True))
+    shapes = [leaf.shape for leaf in jax.tree.leaves(meta.unbox(params))]
+    total = sum(map(math.prod, shapes))
+    on_one = sum(
+        math.prod(place.shard_shape(shape)) for place, shape in zip(places, shapes, strict=True)
+    )
+    assert total / 8 <= on_one <= 1.01 * total / 8
 
 
 def test_an_axis_that_does_not_divide_is_replicated_and_said_once(caplog):

@@ -17,8 +17,8 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from mesh_run import Classify, Stream, bytes_on_a_device, held, total_bytes  # noqa: E402
 
-from intern_jax.core import digests  # noqa: E402
 from intern_jax.core import mesh as mesh_lib  # noqa: E402
+from intern_jax.core import tree  # noqa: E402
 from intern_jax.train.checkpoint import Checkpoints  # noqa: E402
 from intern_jax.train.loop import Trainer  # noqa: E402
 
@@ -36,7 +36,7 @@ def trainer(shape):
 def main(folder: pathlib.Path) -> None:
     begun = trainer(SAVED).fit(Stream(), workdir=folder / "saved", steps=2)
     arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(begun.state)]
-    names = list(digests.names(begun.state))
+    names = list(tree.paths(begun.state))
     seen = {}
     for shape in OTHERS:
         name = "x".join(map(str, shape))
