@@ -1,6 +1,6 @@
 """Let the disk run full under a training, and make room again.
 
-    python -m tools.chaos.disk --out=DIR [--megabytes=60]
+    python -m tools.chaos.disk --out=DIR [--megabytes=120]
 
 DIR must be on a file system that can be filled: by default a tmpfs of `--megabytes` is mounted there (needs root);
 with --no-mount it is used as it is. A file takes most of the room while the training runs, so that saves and logs
@@ -24,7 +24,7 @@ def main() -> None:
     """Run the campaign and print what was seen."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--megabytes", type=int, default=60)
+    parser.add_argument("--megabytes", type=int, default=120)
     parser.add_argument("--no-mount", action="store_true")
     args, overrides = parser.parse_known_args()
     shutil.rmtree(args.out, ignore_errors=True)
@@ -43,7 +43,7 @@ def main() -> None:
         if not args.no_mount:
             subprocess.run(["umount", "-l", str(room)], check=False)
     expected = arrays_of(checkpoints(alone)[max(checkpoints(alone))])
-    same = seen.pop("end") == expected and seen.pop("rows") == rows_of(alone)
+    same = (seen.pop("end"), seen.pop("rows")) == (expected, rows_of(alone))
     print(json.dumps({**seen, "same_end": same}))
     good = same and seen["exit_code"] == 0 and seen["failed_saves"] and seen["saves_after"]
     sys.exit(0 if good else 1)
