@@ -207,6 +207,8 @@ def enable_compilation_cache(folder: str | os.PathLike[str]) -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     # Small ones too: a restart has dozens of them, and waits for each.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    # XLA's own caches would make the folder's path a part of every key: a copied or moved one would be worth nothing.
+    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
 
 def _near(name: str, known: Sequence[str]) -> str:

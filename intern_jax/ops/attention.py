@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from intern_jax.ops.depthwise import by_platform
 
 
+# A function of its own, so that layers of one shape are traced once.
+@partial(jax.jit, static_argnames=("causal", "form"))
 def attention(
     q_BxNxHxD: jax.Array,
     k_BxMxHxD: jax.Array,

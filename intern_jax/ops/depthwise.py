@@ -24,7 +24,8 @@ def by_platform(form: str, cpu, native, *args):
     return (cpu if form == "cpu" else native)(*args)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+# A function of its own, so that layers of one shape are traced once.
+@partial(jax.jit, static_argnames=("stride", "form"))
 def depthwise_conv(
     x_BxHxWxC: jax.Array, kernel_KxKxC: jax.Array, stride: int = 1, form: str = "auto"
 ) -> jax.Array:
@@ -32,14 +33,17 @@ def depthwise_conv(
 
     Returns [B, ceil(H / stride), ceil(W / stride), C]: symmetric padding, not XLA's "SAME".
     """
-    args = (x_BxHxWxC, kernel_KxKxC)
-    return by_platform(
-        form, partial(_shifted, stride=stride), partial(_native, stride=stride), *args
-    )
+    return _convolve(x_BxHxWxC, kernel_KxKxC, stride, form)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve(x, kernel, stride, form):
+    cpu, native = partial(_shifted, stride=stride), partial(_native, stride=stride)
+    return by_platform(form, cpu, native, x, kernel)
 
 
 def _forward(x, kernel, stride, form):
-    return depthwise_conv(x, kernel, stride, form), (x, kernel)
+    return _convolve(x, kernel, stride, form), (x, kernel)
 
 
 def _backward(stride, form, saved, grad):
@@ -47,7 +51,7 @@ def _backward(stride, form, saved, grad):
     return by_platform(form, cpu, native, *saved, grad)
 
 
-depthwise_conv.defvjp(_forward, _backward)
+_convolve.defvjp(_forward, _backward)
 
 
 def _native(x, kernel, stride):

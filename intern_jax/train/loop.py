@@ -12,6 +12,7 @@ SIGTERM ends a run after the step under way: it saves, then raises hosts.Stopped
 """
 
 import collections
+import concurrent.futures
 import dataclasses
 import logging
 import os
@@ -119,7 +120,7 @@ class Trainer:
                 checkpoints = Checkpoints(folder / "checkpoints", cfg["keep"], cfg["keep_every"])
         run = _Run(self, programs, cfg, folder, checkpoints, stream, source, dict(notes or {}))
         try:
-            state = run.to_the_end()
+            state = run.to_the_end(batch)
         finally:
             if checkpoints:
                 checkpoints.close()
@@ -190,9 +191,14 @@ class _Run:
         self.read_every = min(cfg["log_every"], cfg["max_bad_steps"])
         self.key = keys.key_for(cfg["seed"], "train")
         self.tracing = False
+        self.compiling: concurrent.futures.Future | None = None
 
-    def to_the_end(self) -> TrainState:
-        """Begin or go on, and train; a run that is there already asks for no data."""
+    def to_the_end(self, batch: Any) -> TrainState:
+        """Begin or go on, and train; a run that is there already asks for no data.
+
+        `batch`: one of the stream's, for its shapes.
+        """
+        self.compiling = self._compile(batch)
         state = self._begin()
         start = int(state.step)
         self.writer = Writer(self.folder, start)
@@ -210,6 +216,18 @@ class _Run:
         finally:
             self.writer.close()
             self.progress.close()
+
+    def _compile(self, batch: Any) -> concurrent.futures.Future | None:
+        """Trace the step and compile or load it in the background, while the state is made or read."""
+        newest = max(self.checkpoints.steps(), default=0) if self.checkpoints else 0
+        if self.folder is None or newest >= self.cfg["steps"]:
+            return None
+        arguments = self._arguments(self.programs.abstract, batch, newest)
+        pool = concurrent.futures.ThreadPoolExecutor(1, "compile")
+        try:
+            return pool.submit(lambda: self.programs.step.lower(*arguments).compile())
+        finally:
+            pool.shutdown(wait=False)
 
     def _begin(self, until: int | None = None) -> TrainState:
         """The newest good checkpoint's state (of a step of at most `until`), or a fresh one."""
@@ -271,11 +289,13 @@ class _Run:
         return state
 
     def _one(self, state: TrainState, step: int, batches: Any) -> TrainState:
-        cfg, trainer, done = self.cfg, self.trainer, step + 1
-        batch = mesh_lib.put_batch(trainer.mesh, self.meter.next_batch(batches))
-        rate = optim.learning_rate(cfg["optim"], cfg["steps"], step)
+        cfg, done = self.cfg, step + 1
+        arguments = self._arguments(state, self.meter.next_batch(batches), step)
         self._profile(step, state)
-        arguments = (state, trainer.frozen, batch, self.key, rate)
+        if self.compiling:
+            # The step's call finds what was made; what failed fails there again, and is told.
+            concurrent.futures.wait([self.compiling])
+            self.compiling = None
         if step == self.start and self.folder is not None:
             self.meter.count_flops(self.programs.step, arguments, cfg["accumulate"])
         state, outputs = self.programs.step(*arguments)
@@ -290,6 +310,11 @@ class _Run:
         if self.checkpoints and (done % cfg["checkpoint_every"] == 0 or last):
             self._save(state, done)
         return state
+
+    def _arguments(self, state: TrainState, batch: Any, step: int) -> tuple[Any, ...]:
+        rate = optim.learning_rate(self.cfg["optim"], self.cfg["steps"], step)
+        placed = mesh_lib.put_batch(self.trainer.mesh, batch)
+        return state, self.trainer.frozen, placed, self.key, rate
 
     def _save(self, state: TrainState, done: int) -> None:
         # First the scalars: a restart from this checkpoint does not repeat this step.

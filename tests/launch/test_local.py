@@ -10,7 +10,8 @@ import time
 from intern_jax.core import exits
 
 LOCAL = pathlib.Path(__file__).parents[2] / "launch" / "local.sh"
-# Counts its starts in a file and ends as process 1 with the codes it was given, one a start.
+# Counts its starts in a file and ends as process 1 with the codes it was given, one a start. Process 1 does so only
+# once process 0 has started as often: before that SIGTERM would end 0 without a word.
 WORKER = """
 import os, pathlib, signal, sys, time
 folder, codes = pathlib.Path(sys.argv[1]), sys.argv[2].split(",")
@@ -25,6 +26,8 @@ print("settings", *(os.environ[name] for name in
     ("INTERN_JAX_COORDINATOR", "INTERN_JAX_PROCESSES", "INTERN_JAX_PROCESS")), flush=True)
 code = int(codes[min(len(starts.read_text()), len(codes)) - 1])
 if process == "1":
+    while not (other := folder / "starts-0").exists() or other.stat().st_size < starts.stat().st_size:
+        time.sleep(0.02)
     if code == 137:
         os.kill(os.getpid(), signal.SIGKILL)
     sys.exit(code)

@@ -19,6 +19,8 @@ import time
 
 from tools.chaos.kills import arrays_of, checkpoints, start
 
+CONFIG = pathlib.Path(__file__).with_name("amateur.py")
+
 
 def main() -> None:
     """Run both and print what was measured."""
@@ -30,8 +32,6 @@ def main() -> None:
     args, rest = parser.parse_known_args()
     shutil.rmtree(args.out, ignore_errors=True)
     overrides = [
-        "--config.stages=('amateur',)",
-        "--config.benchmark=None",
         f"--config.amateur.train.checkpoint_every={args.checkpoint_every}",
         "--config.amateur.train.log_every=1",
         *rest,
@@ -68,7 +68,7 @@ def run(workdir: pathlib.Path, overrides: list[str], every: float | None) -> tup
     started, kills, ran = time.time(), 0, 0
     while True:
         before = max(checkpoints(workdir), default=0)
-        with start(workdir, overrides, "quickstart") as process:
+        with start(workdir, overrides, CONFIG) as process:
             try:
                 code = process.wait(timeout=every)
             except subprocess.TimeoutExpired:
