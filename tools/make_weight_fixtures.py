@@ -1,0 +1,169 @@
+"""Makes tests/fixtures/weights: PyTorch files of untrained networks, with true names and PyTorch's outputs.
+
+Needs torch, torchvision, timm and open_clip_torch, which the package itself never imports:
+
+    python tools/make_weight_fixtures.py --out=tests/fixtures/weights
+
+plain.pth, protocol4.pth, legacy.pth: tensors of every kind in the formats of `torch.save`, plain.npz their values;
+names/*.json: {name: shape} of whole networks, so that the name maps meet true names without their weights;
+tiny_*.pth, tiny_*.safetensors: small networks in whole checkpoints, tiny_*.npz: `input` [B,3,H,W] (float32) and the
+network's `features` [B,D] for it, computed in float64.
+"""
+
+import argparse
+import json
+import pathlib
+
+import numpy as np
+import open_clip
+import safetensors.torch
+import timm
+import torch
+import torchvision
+from open_clip.transformer import QuickGELU
+from open_clip.transformer import VisionTransformer as ClipTower
+from timm.models import resnet
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+TIMM = ("resnet18", "resnet34", "resnet50", "resnet101", "vit_base_patch16_224")
+TORCHVISION = ("resnet50",)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    out = parser.parse_args().out
+    (out / "names").mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    plain_files(out)
+    names(out / "names")
+    basic = tiny_resnet(resnet.BasicBlock)
+    save(out, "tiny_resnet_basic", basic, basic_checkpoint(basic))
+    bottleneck = tiny_resnet(resnet.Bottleneck)
+    save(out, "tiny_resnet_bottleneck", bottleneck, bottleneck.state_dict())
+    vit = randomised(
+        VisionTransformer(
+            img_size=32, patch_size=8, embed_dim=24, depth=4, num_heads=3, num_classes=5
+        )
+    )
+    save(out, "tiny_vit_timm", vit, {"model": vit.state_dict(), "epoch": 3})
+    clip = randomised(ClipTower(32, 8, 24, 4, 3, 4.0, output_dim=12, act_layer=QuickGELU))
+    save(out, "tiny_vit_open_clip", clip, {f"visual.{k}": v for k, v in clip.state_dict().items()})
+
+
+def plain_files(out: pathlib.Path) -> None:
+    """Tensors of all dtypes, views, shared and wrapped ones, beside plain values."""
+    weight = torch.randn(4, 6)
+    tensors = {
+        "weight": weight,
+        "tied": weight,
+        "transposed": weight.T,
+        "rows": weight[1:3],
+        "columns": weight[:, 1::2],
+        "permuted": torch.randn(2, 3, 4).permute(2, 0, 1),
+        "channels_last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
+        "scalar": torch.tensor(2.5),
+        "empty": torch.zeros(0, 3),
+        "parameter": nn.Parameter(torch.randn(3)),
+        "marked": marked(torch.randn(2)),
+        "float64": torch.randn(3, dtype=torch.float64),
+        "float16": torch.randn(3).half(),
+        "bfloat16": torch.randn(3).bfloat16(),
+        "complex64": torch.randn(2, dtype=torch.complex64),
+        "bool": torch.tensor([True, False, True]),
+        "uint8": torch.arange(3, dtype=torch.uint8),
+        "int8": torch.arange(-1, 2, dtype=torch.int8),
+        "int16": torch.arange(-1, 2, dtype=torch.int16),
+        "int32": torch.arange(-1, 2, dtype=torch.int32),
+        "int64": torch.tensor(2**40),
+    }
+    linear = nn.BatchNorm1d(2)
+    tensors |= {f"module.{key}": value for key, value in linear.state_dict().items()}
+    plain = {
+        **{"epoch": 7, "best": 0.5, "name": "tiny", "none": None, "flags": [True, False]},
+        **{"size": torch.Size((2, 3)), "device": torch.device("cpu"), "nested": {"1": {2: []}}},
+    }
+    content = {"tensors": tensors, "plain": plain, "state": linear.state_dict()}
+    torch.save(content, out / "plain.pth")
+    torch.save(content, out / "protocol4.pth", pickle_protocol=4)
+    torch.save({"a": weight}, out / "legacy.pth", _use_new_zipfile_serialization=False)
+    arrays = {key: value.detach() for key, value in tensors.items()}
+    arrays["bfloat16"] = arrays["bfloat16"].float()
+    np.savez_compressed(out / "plain.npz", **{k: v.numpy() for k, v in arrays.items()})
+
+
+def marked(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor with an attribute of its own, which torch.save wraps."""
+    tensor.note = "kept by Python"
+    return tensor
+
+
+def names(out: pathlib.Path) -> None:
+    """Names and shapes of whole networks, none of whose arrays are made."""
+    with torch.device("meta"):
+        networks = {f"timm_{name}": timm.create_model(name) for name in TIMM}
+        networks |= {f"torchvision_{n}": getattr(torchvision.models, n)() for n in TORCHVISION}
+        clip = open_clip.get_model_config("ViT-B-32")
+        networks["open_clip_ViT-B-32"] = open_clip.CLIP(**clip)
+    for name, network in networks.items():
+        shapes = {key: list(value.shape) for key, value in network.state_dict().items()}
+        (out / f"{name}.json").write_text(json.dumps(shapes) + "\n")
+
+
+def tiny_resnet(block: type[nn.Module], width: int = 4) -> nn.Module:
+    """timm's ResNet, four channels wide; its own constructor has 64 in the stem."""
+    net = resnet.ResNet(block, [1, 1, 1, 1], num_classes=5)
+    net.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
+    net.bn1 = nn.BatchNorm2d(width)
+    channels = [width * 2**level for level in range(4)]
+    stages, _ = resnet.make_blocks((block,) * 4, channels, [1, 2, 1, 1], width)
+    for name, stage in stages:
+        setattr(net, name, stage)
+    net.fc = nn.Linear(channels[-1] * block.expansion, 5)
+    return randomised(net)
+
+
+def randomised(net: nn.Module) -> nn.Module:
+    """Every array random, BatchNorm's statistics too: no two could be exchanged unseen."""
+    with torch.no_grad():
+        for name, array in net.state_dict().items():
+            if name.endswith("num_batches_tracked"):
+                array.fill_(17)
+            elif name.endswith("running_var"):
+                array.uniform_(0.5, 1.5)
+            elif array.ndim > 1 and not name.endswith(("pos_embed", "positional_embedding")):
+                array.normal_(0.0, array[0].numel() ** -0.5)
+            else:
+                array.normal_(0.5, 0.2)
+    return net.eval()
+
+
+def basic_checkpoint(net: nn.Module) -> dict:
+    """As a training program in several processes saves it, with its optimizer."""
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+    net.fc.bias.grad = torch.zeros_like(net.fc.bias)
+    optimizer.step()
+    state = {f"module.{key}": value for key, value in net.state_dict().items()}
+    return {"epoch": 3, "arch": "tiny", "state_dict": state, "optimizer": optimizer.state_dict()}
+
+
+def save(out: pathlib.Path, name: str, net: nn.Module, content: dict) -> None:
+    """The checkpoint, and what the network makes of one input."""
+    if all(isinstance(value, torch.Tensor) for value in content.values()):
+        tensors = {key: value.contiguous() for key, value in content.items()}
+        safetensors.torch.save_file(tensors, out / f"{name}.safetensors")
+    else:
+        torch.save(content, out / f"{name}.pth")
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        net = net.double()
+        if isinstance(net, ClipTower):
+            features = net(images.double())
+        else:
+            features = net.forward_head(net.forward_features(images.double()), pre_logits=True)
+    np.savez_compressed(out / f"{name}.npz", input=images.numpy(), features=features.numpy())
+
+
+if __name__ == "__main__":
+    main()
