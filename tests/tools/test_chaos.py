@@ -8,7 +8,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from tools.chaos import damage  # noqa: E402
+from tools.chaos import damage, goodput, kills  # noqa: E402
 
 
 def test_no_damaged_checkpoint_is_restored_wrong(tmp_path):
@@ -22,3 +22,17 @@ def test_no_damaged_checkpoint_is_restored_wrong(tmp_path):
     assert counted["fell_back"] + counted["harmless"] == 24
     # Only damage to Orbax's two own marks, which nothing reads, does not matter.
     assert counted["harmless"] <= 4 and len(counted["kinds"]) == 8
+
+
+def test_killed_runs_go_on_as_if_left_alone(tmp_path):
+    few = ["--config.amateur.train.steps=24", "--config.amateur.train.checkpoint_every=4"]
+    # This seed's first kills fall early: the run left alone also compiled, those that follow do not.
+    counted = kills.campaign(tmp_path, kills=2, seed=375, overrides=few)
+    assert counted["kills"] == 2 and counted["finished_runs"] >= 1
+    assert counted["checked"] >= 1 and counted["different"] == 0
+
+
+def test_goodput_counts_kills_and_repeated_steps(tmp_path):
+    found = goodput.campaign(tmp_path, kills.CONFIG, every=None, steps=60, checkpoint_every=2)
+    assert found["same_end"] and found["kills"] >= 1
+    assert 0 < found["goodput"] and 0.5 < found["not_repeated"] <= 1

@@ -1,6 +1,6 @@
 """Kill a training at random moments and compare every array with the run that was left alone.
 
-    python -m tools.chaos.kills --kills=50 --out=runs/chaos/kills [--seed=0] [--workers=2]
+    python -m tools.chaos.kills --kills=50 --out=runs/chaos/kills [--seed=0] [--config.workers=2]
 
 One run is left alone and keeps all its checkpoints. Others of the same config get SIGKILL at random moments between
 their start and their end, and are started again, until `--kills` is reached. After each kill the newest checkpoint,
