@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,37 +18,68 @@ from flax.core import meta
 
 from intern_jax import pipeline
 from intern_jax.core import config as config_lib
-from intern_jax.core import tree
+from intern_jax.core import macs, tree
 from intern_jax.core.config import UserError
 from intern_jax.models import zoo
 from intern_jax.train import checkpoint
 from intern_jax.weights import folder, safetensors
 
-# A column a stage, a row a setting; the settings that every MetaNet's table has.
-_TABLE = ("operators", "repeats", "channels", "expansions", "strides")
-_SIZE = 224
+# What a model is described at: the side of the images, and the branch where there are two.
+_SIZE, _TASK = 224, "cls"
 
 
 def describe_model(name: str) -> str:
-    """Stage table, parameters and output shapes of a zoo variant, or of a model folder."""
+    """Stages, parameters, multiply-adds, activations and outputs of a zoo variant, or what a model folder holds."""
     if os.path.isdir(name):
         return describe_checkpoint(name)
     module = zoo.build({"name": name})
     images = jax.ShapeDtypeStruct((1, _SIZE, _SIZE, 3), jnp.float32)
-    init = functools.partial(module.init_with_output, train=False)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    out, variables = meta.unbox(jax.eval_shape(init, key, images))
-    shapes = [[name, _shape(leaf.shape[1:])] for name, leaf in out.items()]
-    parts = [
-        f"{name}: outputs of a picture of {_SIZE} x {_SIZE}",
-        _columns([["output", "shape"], *shapes]),
-    ]
+    init = functools.partial(module.init, train=False)
+    variables = meta.unbox(jax.eval_shape(init, key, images))
+
+    def forward(variables: Any, images: jax.Array) -> tuple[jax.Array, dict, Any]:
+        kept = {"capture_intermediates": _is_block, "mutable": ["intermediates"]}
+        out, blocks = module.apply(variables, images, train=False, task=_TASK, **kept)
+        return out["pooled"], out, blocks
+
+    jaxpr, (_, out, blocks) = jax.make_jaxpr(forward, return_shape=True)(variables, images)
+    total, cost = _count(variables["params"]), macs.multiply_adds(jaxpr, results=1)
+    held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(blocks))
+    lines = [f"{name} at {_SIZE} x {_SIZE} pixels, without a head for a task"]
+    lines += ["", _parts(module, variables["params"])]
     branch = zoo.VARIANTS[name].get("branch")
-    table = _stage_table(zoo.build(branch) if branch else module)
-    parts[:0] = ["stages of each branch" if branch else "stages", table, ""]
-    parameters = variables["params"]
-    parts += ["", "parameters", _overview(parameters)]
-    return "\n".join(parts)
+    if branch:
+        lines += ["", f"each branch, {branch['name']}", _parts(zoo.build(branch))]
+    lines += ["", f"parameters      {total:,}"]
+    lines += [f"multiply-adds   {cost / 1e9:.3f} G a picture, for the pooled features"]
+    lines += [
+        f"activations     {held / 1e6:.2f} MB a picture: the outputs of all blocks, in float32"
+    ]
+    shapes = [[name, _shape(leaf.shape[1:])] for name, leaf in out.items()]
+    return "\n".join([*lines, "", _columns([["output", "shape"], *shapes])])
+
+
+def _is_block(module: Any, method: str) -> bool:
+    last = module.path[-1] if module.path else ""
+    return method == "__call__" and re.fullmatch(r"(blocks|layer\d)_\d+", last) is not None
+
+
+def _parts(module: Any, parameters: Mapping[str, Any] | None = None) -> str:
+    """One line for each part of a network, with as many parameters as it has of `parameters`."""
+    parts = module.parts()
+    fullest = max(parts, key=lambda part: len(part.facts))
+    columns = list(dict.fromkeys(fact for part in (fullest, *parts) for fact in part.facts))
+    rows = [["part", *columns] + ["parameters"] * (parameters is not None)]
+    for part in parts:
+        rows.append([part.name, *(part.facts.get(column, "") for column in columns)])
+        if parameters is not None:
+            rows[-1].append(f"{_count({name: parameters[name] for name in part.modules}):,}")
+    return _columns(rows)
+
+
+def _count(parameters: Mapping[str, Any]) -> int:
+    return int(parameter_overview.count_parameters(parameters))
 
 
 def describe_config(spec: str, overrides: Sequence[str] = ()) -> str:
@@ -110,18 +142,6 @@ def _run_checkpoint(path: pathlib.Path) -> str:
     rows = [[name, _shape(shape), dtype, sum_] for name, (dtype, shape, sum_) in arrays.items()]
     table = _columns([["name", "shape", "dtype", "digest"], *rows])
     return "\n".join([*parts, "", f"{len(arrays)} arrays", table])
-
-
-def _stage_table(module: Any) -> str:
-    count = len(module.operators)
-    rows = [[stage, *(getattr(module, field)[stage] for field in _TABLE)] for stage in range(count)]
-    for level, stage in enumerate(module.outputs, start=1):
-        rows[stage].append(f"layer{level}")
-    return _columns([["stage", *_TABLE, "output"], *rows])
-
-
-def _overview(parameters: Mapping[str, Any]) -> str:
-    return parameter_overview.get_parameter_overview(parameters, include_stats=False)
 
 
 def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -81,11 +81,14 @@ def test_mistakes_are_one_line_and_exit_code_2(capsys, argv, message):
     assert message in fails(capsys, *argv)
 
 
-def test_inspect_model_tells_stages_parameters_and_outputs(capsys):
+def test_inspect_model_tells_stages_parameters_cost_and_outputs(capsys):
     assert cli.main(["inspect", "--model=mn_b4"]) == 0
     out = capsys.readouterr().out
-    assert "operators" in out and "layer4" in out and "pooled" in out
-    assert "Total: " in out
+    (stage,) = [line for line in out.splitlines() if line.startswith("stage 5")]
+    assert stage.split()[2:8] == ["sa", "12", "384", "5", "2", "layer4"]
+    assert "parameters      30,424,992" in out and "multiply-adds   3.16" in out
+    assert "layer4  7 x 7 x 384" in out and "MB a picture" in out
+    assert out.count("\n") < 30
 
 
 def test_inspect_config_tells_every_field_and_the_stages(capsys):

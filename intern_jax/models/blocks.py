@@ -6,6 +6,8 @@ those of the authors' networks (UniNet, arXiv 2207.05420, and the deployed MetaN
 batch, H height, W width, N = H*W tokens.
 """
 
+from math import prod
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -63,6 +65,13 @@ class Block(nn.Module):
     def act(self, x: jax.Array) -> jax.Array:
         return ACTIVATIONS[self.activation](x)
 
+    def mlp(self, x: jax.Array) -> jax.Array:
+        """LayerNorm and a perceptron with one hidden layer over the channels of each position."""
+        y = LayerNorm(self.dtype, name="mlp_norm")(x)
+        hidden = x.shape[-1] * self.expansion
+        y = self.act(Dense(hidden, dtype=self.dtype, name="mlp_expand")(y))
+        return Dense(self.features, ("mlp", "embed"), dtype=self.dtype, name="mlp_project")(y)
+
 
 class ConvBlock(Block):
     """3x3 convolution, BatchNorm, activation; added to the input where the shape stays."""
@@ -113,21 +122,26 @@ class FusedMBConv(Block):
 
 
 class ToHeads(nn.Module):
-    """Linear layer [B,N,I] -> `parts` x [B,N,H,I/H]: queries, keys and values of every head."""
+    """Linear layer [B,N,I] -> `parts` x [B,N,H,F/H]: queries, keys and values of every head.
+
+    `features` is F, the channels of a part (None: I).
+    """
 
     heads: int
     parts: int = 3
+    features: int | None = None
     kernel_init: nn.initializers.Initializer = linear_init
     dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         inputs = x.shape[-1]
-        shape, axes = (self.parts, self.heads, inputs // self.heads), (None, "heads", None)
+        features = self.features or inputs
+        shape, axes = (self.parts, self.heads, features // self.heads), (None, "heads", None)
         kernel_init = nn.with_logical_partitioning(self.kernel_init, ("embed", *axes))
         kernel = self.param("kernel", kernel_init, (inputs, *shape))
         # One axis, as every bias: that is how optimizers tell what not to decay.
-        bias = self.param("bias", nn.initializers.zeros, (self.parts * inputs,))
+        bias = self.param("bias", nn.initializers.zeros, (self.parts * features,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         return jnp.einsum("bnc,cthd->tbnhd", x, kernel) + bias.reshape(shape)[:, None, None]
 
@@ -196,11 +210,7 @@ class AttentionBlock(Block):
             return self.shortcut(x) + y
         y = LayerScale(self.layer_scale, name="attention_scale")(_on_tokens(attend, y))
         x = x + DropPath(self.drop_path)(y, train)
-        y = LayerNorm(self.dtype, name="mlp_norm")(x)
-        hidden = x.shape[-1] * self.expansion
-        y = self.act(Dense(hidden, dtype=self.dtype, name="mlp_expand")(y))
-        y = Dense(self.features, ("mlp", "embed"), dtype=self.dtype, name="mlp_project")(y)
-        y = LayerScale(self.layer_scale, name="mlp_scale")(y)
+        y = LayerScale(self.layer_scale, name="mlp_scale")(self.mlp(x))
         return x + DropPath(self.drop_path)(y, train)
 
 
@@ -208,6 +218,38 @@ class ChannelAttentionBlock(AttentionBlock):
     """AttentionBlock with cross-covariance attention (MetaNet-B15's late stages)."""
 
     attention_layer: type[nn.Module] = ChannelAttention
+
+
+class MixerBlock(Block):
+    """MLP-Mixer's (arXiv 2105.01601): a perceptron over the tokens, one over the channels.
+
+    Its arrays have the size of the map that initialisation saw, and take no other. Where the shape
+    changes the token perceptron maps the incoming tokens to the outgoing ones; both shortcuts are
+    max-pools with 1x1 convolutions, without LayerScale or stochastic depth.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
+        if self.changes_shape(x):
+            pooled = max_pool(x, self.stride)
+            keep = Conv(x.shape[-1], 1, use_bias=True, dtype=self.dtype, name="token_shortcut")
+            x = keep(pooled) + self.mix_tokens(x, pooled.shape[1:3])
+            change = Conv(self.features, 1, use_bias=True, dtype=self.dtype, name="shortcut")
+            return change(max_pool(x, 1)) + self.mlp(x)
+        y = LayerScale(self.layer_scale, name="token_scale")(self.mix_tokens(x, x.shape[1:3]))
+        x = x + DropPath(self.drop_path)(y, train)
+        y = LayerScale(self.layer_scale, name="mlp_scale")(self.mlp(x))
+        return x + DropPath(self.drop_path)(y, train)
+
+    def mix_tokens(self, x: jax.Array, size: tuple[int, int]) -> jax.Array:
+        """[B,H,W,C] to [B,*size,C] by a perceptron over H*W, twice as wide inside."""
+        batch, height, width, channels = x.shape
+        tokens = height * width
+        y = LayerNorm(self.dtype, name="token_norm")(x).reshape(batch, tokens, channels)
+        expand = Dense(2 * tokens, (None, "mlp"), dtype=self.dtype, name="token_expand")
+        project = Dense(prod(size), ("mlp", None), dtype=self.dtype, name="token_project")
+        y = project(self.act(expand(y.swapaxes(1, 2))))
+        return y.swapaxes(1, 2).reshape(batch, *size, channels)
 
 
 def _on_tokens(layer: nn.Module, x: jax.Array) -> jax.Array:
@@ -222,4 +264,5 @@ OPERATORS: dict[str, type[Block]] = {
     "fused": FusedMBConv,
     "sa": AttentionBlock,
     "xca": ChannelAttentionBlock,
+    "mixer": MixerBlock,
 }

@@ -19,9 +19,16 @@ from intern_jax.ops.depthwise import depthwise_conv
 
 Dtype = Any
 
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """x sigmoid(1.702 x): the GELU of CLIP."""
+    return x * nn.sigmoid(1.702 * x)
+
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": partial(nn.gelu, approximate=False),
     "gelu_tanh": partial(nn.gelu, approximate=True),
+    "quick_gelu": quick_gelu,
     "relu": nn.relu,
 }
 
@@ -63,6 +70,7 @@ class Conv(nn.Module):
             bias = self.param("bias", bias_init, (self.features,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         if side == 1:
+            x = x[:, :: self.stride, :: self.stride] if self.stride > 1 else x
             x = lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
         else:
             pad = (side // 2, side // 2)
@@ -171,9 +179,10 @@ class BatchNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation over the last axis, epsilon 1e-5, in at least float32."""
+    """Layer normalisation over the last axis, in at least float32."""
 
     dtype: Dtype | None = None
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -185,7 +194,7 @@ class LayerNorm(nn.Module):
         wide, row = x.astype(precise), (None,) * (x.ndim - 1)
         centred = wide - wide.mean(axis=-1, keepdims=True)
         var = jnp.square(centred).mean(axis=-1, keepdims=True)
-        normal = centred * lax.rsqrt(var + 1e-5)
+        normal = centred * lax.rsqrt(var + self.epsilon)
         return (normal * scale.astype(precise)[row] + bias.astype(precise)[row]).astype(x.dtype)
 
 
@@ -203,16 +212,17 @@ class LayerScale(nn.Module):
 class DropPath(nn.Module):
     """Stochastic depth: drop a sample's whole branch with probability `rate`, scale up the rest."""
 
-    rate: float = 0.0
+    rate: float | jax.Array = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        if not train or self.rate == 0.0:
+        # In a scan over blocks (models/metanet.py) the rate is a traced value.
+        if not train or (not isinstance(self.rate, jax.Array) and self.rate == 0.0):
             return x
-        keep = 1.0 - self.rate
+        keep = jnp.asarray(1.0 - self.rate)
         shape = (x.shape[0],) + (1,) * (x.ndim - 1)
         alive = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
-        return jnp.where(alive, x / keep, jnp.zeros_like(x))
+        return jnp.where(alive, x / keep.astype(x.dtype), jnp.zeros_like(x))
 
 
 class SqueezeExcite(nn.Module):

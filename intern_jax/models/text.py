@@ -8,13 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from intern_jax.models.blocks import FromHeads, ToHeads
-from intern_jax.models.layers import Dense, Dtype, LayerNorm
+from intern_jax.models.layers import Dense, Dtype, LayerNorm, quick_gelu
 from intern_jax.ops.attention import attention
-
-
-def quick_gelu(x: jax.Array) -> jax.Array:
-    """x sigmoid(1.702 x)."""
-    return x * nn.sigmoid(1.702 * x)
 
 
 class TextBlock(nn.Module):

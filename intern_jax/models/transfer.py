@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 from jax import lax
 
+from intern_jax.models.backbone import Part
 from intern_jax.models.layers import BatchNorm, Conv, Dtype
 from intern_jax.models.metanet import MetaNet
 
@@ -96,18 +97,19 @@ def _name(target: int, source: int) -> str:
 class Generalist(nn.Module):
     """Two branches and the transfer modules of both directions, as one backbone.
 
-    A call's `task` names the main branch. `branch`: settings of the MetaNet that either branch is;
-    `parity`: initialise as the original does; `sets`: BatchNorm sets of branches and modules (none:
-    one set for all tasks).
+    A call's `task` names the main branch. `branch`: settings of the network that either branch is,
+    one of `family` (MetaNet, or another with its `level`, `pool` and `sets`); `parity`: initialise as
+    the original does; `sets`: BatchNorm sets of branches and modules (none: one set for all tasks).
     """
 
     branch: Mapping[str, Any]
     parity: bool = False
     sets: Sequence[str] = FAMILIES
+    family: type[nn.Module] = MetaNet
 
     def setup(self) -> None:
         settings = {**self.branch, "sets": tuple(self.sets)}
-        self.cls, self.dense = MetaNet(**settings), MetaNet(**settings)
+        self.cls, self.dense = self.family(**settings), self.family(**settings)
         links = [
             Transfer(
                 self.cls.layer_channels,
@@ -142,9 +144,32 @@ class Generalist(nn.Module):
             x = auxiliary.level(x, level, train, task)
             helpers.append(lax.stop_gradient(x))
         out, x = {}, images
-        for level in range(1, len(main.outputs) + 1):
+        for level in range(1, len(main.layer_channels) + 1):
             x = main.level(x, level, train, task)
             if level <= LINKED_LAYERS:
                 x = x + link(helpers[:level], train, task)
             out[f"layer{level}"] = x
         return out | {"pooled": main.pool(x, train, task)}
+
+    @property
+    def layer_strides(self) -> tuple[int, ...]:
+        """Pixels of the image per position of layer1..layer4."""
+        return self._one_branch().layer_strides
+
+    @property
+    def layer_channels(self) -> tuple[int, ...]:
+        """Channels of layer1..layer4."""
+        return self._one_branch().layer_channels
+
+    @property
+    def features(self) -> int:
+        """Size of "pooled"."""
+        return self._one_branch().features
+
+    def parts(self) -> list[Part]:
+        """The two branches and the transfer modules into each."""
+        names = (*FAMILIES, *(f"transfer_{name}" for name in FAMILIES))
+        return [Part(name, (name,)) for name in names]
+
+    def _one_branch(self) -> nn.Module:
+        return self.family(**self.branch, parent=None)

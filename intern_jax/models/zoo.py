@@ -13,31 +13,57 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from intern_jax.core.config import UserError
+from intern_jax.models import resnet
+from intern_jax.models.backbone import Backbone
 from intern_jax.models.blocks import OPERATORS
 from intern_jax.models.layers import ACTIVATIONS
-from intern_jax.models.metanet import MetaNet
+from intern_jax.models.metanet import COLUMNS, MetaNet
+from intern_jax.models.resnet import ResNet
 from intern_jax.models.transfer import Generalist
+from intern_jax.models.uninet import SAMPLERS, UniNet
+from intern_jax.models.vit import ViT
 
-VARIANTS: dict[str, dict[str, Any]] = {
+# The form that the architecture search found: operators, expansions and strides of six stages.
+_FOUND = {
+    "operators": ("mbconv", "mbconv", "mbconv", "mbconv", "sa", "sa"),
+    "expansions": (1, 4, 6, 3, 2, 5),
+    "strides": (1, 2, 2, 2, 1, 2),
+}
+
+METANETS: dict[str, dict[str, Any]] = {
     # The paper's two deployed networks (GV-A). 31.7 M and 1003.7 M parameters with 1000 classes.
-    "mn_b4": {
-        "operators": ("mbconv", "mbconv", "mbconv", "mbconv", "sa", "sa"),
+    "mn_b4": _FOUND
+    | {
         "repeats": (2, 3, 6, 6, 6, 12),
         "channels": (32, 64, 128, 192, 192, 384),
-        "expansions": (1, 4, 6, 3, 2, 5),
-        "strides": (1, 2, 2, 2, 1, 2),
         "stem": 32,
         "head_dim": 48,
     },
-    "mn_b15": {
+    "mn_b15": _FOUND
+    | {
         "operators": ("fused", "fused", "mbconv", "mbconv", "xca", "xca"),
         "repeats": (4, 6, 12, 12, 12, 24),
         "channels": (128, 256, 512, 768, 768, 1536),
-        "expansions": (1, 4, 6, 3, 2, 5),
-        "strides": (1, 2, 2, 2, 1, 2),
         "stem": 96,
         "head_dim": 64,
         "drop_path": 0.3,
+    },
+    # Reconstructions: these two tables are ours, the paper's were never published. MN-B1 is UniNet-B1
+    # without its samplers; MN-B7 is MN-B4's form scaled to the published 100.2 M parameters (with
+    # 1000 classes) and 7.26 G multiply-adds at 224 pixels.
+    "mn_b1": _FOUND
+    | {
+        "repeats": (1, 2, 4, 4, 4, 8),
+        "channels": (24, 48, 80, 128, 128, 256),
+        "stem": 32,
+        "head_dim": 32,
+    },
+    "mn_b7": _FOUND
+    | {
+        "repeats": (2, 4, 7, 7, 7, 16),
+        "channels": (32, 64, 128, 256, 256, 640),
+        "stem": 32,
+        "head_dim": 64,
     },
     # Ours, for the embedded world: 32 or 64 pixels on CPU cores; attention at stride 8.
     "embedded": {
@@ -67,55 +93,90 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "layer_scale": 0.1,
         "activation": "gelu_tanh",
     },
-    "generalist": {"branch": {"name": "embedded"}},
 }
 
+# The authors' UniNets, for images of 160, 224, 256, 288, 320, 384 and 448 pixels.
+_UNINETS = {
+    "uninet_b0": ((1, 2, 4, 4, 4, 8), (24, 48, 80, 128, 128, 256)),
+    "uninet_b1": ((1, 2, 4, 4, 4, 8), (24, 48, 80, 128, 128, 256)),
+    "uninet_b2": ((2, 3, 6, 6, 6, 12), (24, 48, 80, 128, 128, 256)),
+    "uninet_b3": ((2, 3, 7, 7, 7, 14), (24, 56, 96, 160, 160, 288)),
+    "uninet_b4": ((2, 4, 9, 9, 9, 18), (32, 64, 112, 192, 192, 352)),
+    "uninet_b5": ((3, 5, 10, 10, 10, 20), (32, 64, 112, 224, 224, 448)),
+    "uninet_b6": ((4, 6, 12, 12, 12, 24), (48, 96, 160, 256, 256, 512)),
+}
+UNINETS: dict[str, dict[str, Any]] = {
+    name: _FOUND | {"repeats": repeats, "channels": channels}
+    for name, (repeats, channels) in _UNINETS.items()
+}
 
-def build(spec: Mapping[str, Any]) -> nn.Module:
+RESNETS: dict[str, dict[str, Any]] = {
+    "resnet18": {"block": "basic", "repeats": (2, 2, 2, 2)},
+    "resnet34": {"block": "basic", "repeats": (3, 4, 6, 3)},
+    "resnet50": {"block": "bottleneck", "repeats": (3, 4, 6, 3)},
+    "resnet101": {"block": "bottleneck", "repeats": (3, 4, 23, 3)},
+}
+
+_CLIP = {"patch_bias": False, "pre_norm": True, "activation": "quick_gelu", "epsilon": 1e-5}
+VITS: dict[str, dict[str, Any]] = {
+    # timm's (and DINO's) vit_*_patch16_224.
+    "vit_ti_16": {"width": 192, "depth": 12, "heads": 3},
+    "vit_s_16": {"width": 384, "depth": 12, "heads": 6},
+    "vit_b_16": {"width": 768, "depth": 12, "heads": 12},
+    "vit_l_16": {"width": 1024, "depth": 24, "heads": 16},
+    # CLIP's image towers; those of LAION have the activation "gelu".
+    "clip_vit_b_32": {"width": 768, "depth": 12, "heads": 12, "patch": 32, "out_dim": 512} | _CLIP,
+    "clip_vit_b_16": {"width": 768, "depth": 12, "heads": 12, "out_dim": 512} | _CLIP,
+    "clip_vit_l_14": {"width": 1024, "depth": 24, "heads": 16, "patch": 14, "out_dim": 768} | _CLIP,
+}
+
+GENERALISTS: dict[str, dict[str, Any]] = {"generalist": {"branch": {"name": "embedded"}}}
+
+_TABLES = {MetaNet: METANETS, UniNet: UNINETS, ResNet: RESNETS, ViT: VITS, Generalist: GENERALISTS}
+VARIANTS = {name: settings for table in _TABLES.values() for name, settings in table.items()}
+_FAMILIES = {name: family for family, table in _TABLES.items() for name in table}
+
+
+def build(spec: Mapping[str, Any]) -> Backbone:
     """The backbone of {"name": ..., **settings}; an unknown name, field or value is a UserError."""
-    name, settings = _settings(spec)
-    if "branch" in settings:
-        return Generalist(**settings | {"branch": _settings(settings["branch"])[1]})
-    return MetaNet(**settings)
+    family, settings = _settings(spec)
+    if family is Generalist:
+        settings["family"], settings["branch"] = _settings(settings["branch"])
+    return family(**settings)
 
 
 def feature_strides(spec: Mapping[str, Any]) -> tuple[int, ...]:
     """Pixels of the image per position of layer1..layer4."""
-    return _branch(spec).layer_strides
+    return build(spec).layer_strides
 
 
 def feature_channels(spec: Mapping[str, Any]) -> tuple[int, ...]:
     """Channels of layer1..layer4."""
-    return _branch(spec).layer_channels
+    return build(spec).layer_channels
 
 
 def pooled_features(spec: Mapping[str, Any]) -> int:
     """Size of "pooled"."""
-    return _branch(spec).features
+    return build(spec).features
 
 
-def _branch(spec: Mapping[str, Any]) -> MetaNet:
-    settings = _settings(spec)[1]
-    return _branch(settings["branch"]) if "branch" in settings else MetaNet(**settings)
-
-
-def _settings(spec: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _settings(spec: Mapping[str, Any]) -> tuple[type[nn.Module], dict[str, Any]]:
+    """The module class of a spec and its checked settings."""
     given = dict(spec)
     name = given.pop("name", None)
     if name not in VARIANTS:
         raise UserError(f"backbone.name: no backbone {name!r}; {_near(name, VARIANTS)}")
-    module = Generalist if "branch" in VARIANTS[name] else MetaNet
-    known = [f.name for f in dataclasses.fields(module) if f.name not in ("parent", "name")]
+    family = _FAMILIES[name]
+    hidden = ("parent", "name", "family")
+    known = [f.name for f in dataclasses.fields(family) if f.name not in hidden]
     for field in given:
         if field not in known:
             raise UserError(f"backbone.{field}: {name} has no such setting; {_near(field, known)}")
     settings = VARIANTS[name] | given
-    if module is Generalist:
-        if "branch" in _settings(settings["branch"])[1]:
-            raise UserError("backbone.branch: a generalist's branches are plain backbones")
-        return name, settings
-    _check(settings)
-    return name, settings | {"dtype": _dtype(settings.get("dtype"))}
+    if "dtype" in known:
+        settings["dtype"] = _dtype(settings.get("dtype"))
+    _CHECKS[family](settings)
+    return family, settings
 
 
 def _dtype(name: Any) -> jnp.dtype | None:
@@ -125,29 +186,97 @@ def _dtype(name: Any) -> jnp.dtype | None:
         raise UserError(f"backbone.dtype: no dtype {name!r}; such as float32, bfloat16") from None
 
 
-def _check(settings: Mapping[str, Any]) -> None:
-    columns = ("operators", "repeats", "channels", "expansions", "strides")
-    lengths = {column: len(settings[column]) for column in columns}
+def _check_metanet(settings: Mapping[str, Any]) -> None:
+    lengths = {column: len(settings[column]) for column in COLUMNS}
     if len(set(lengths.values())) > 1:
         raise UserError(f"backbone: columns of the stage table differ in length: {lengths}")
     for operator in settings["operators"]:
-        if operator not in OPERATORS:
-            raise UserError(f"backbone.operators: no {operator!r}; {_near(operator, OPERATORS)}")
-    head_dim, inputs = settings.get("head_dim", 32), settings.get("stem", 32)
-    for operator, channels in zip(settings["operators"], settings["channels"], strict=True):
-        # The first block of a stage attends on the channels it receives.
-        wrong = [c for c in (inputs, channels) if c % head_dim]
-        if operator in ("sa", "xca") and wrong:
-            raise UserError(f"backbone.channels: {wrong[0]} is no multiple of head_dim {head_dim}")
-        inputs = channels
-    activation = settings.get("activation", "gelu")
-    if activation not in ACTIVATIONS:
-        raise UserError(f"backbone.activation: no {activation!r}; {_near(activation, ACTIVATIONS)}")
+        _check_known("operators", operator, OPERATORS)
+    _check_known("activation", settings.get("activation", "gelu"), ACTIVATIONS)
+    _check_heads(settings)
+    if "mixer" in settings["operators"] and not settings.get("image_size"):
+        raise UserError(
+            "backbone.image_size: missing; operator 'mixer' is made for one size of images, "
+            "such as 224"
+        )
     outputs, stages = tuple(settings.get("outputs", (1, 2, 4, 5))), lengths["operators"]
     if len(outputs) != 4 or sorted(set(outputs)) != list(outputs) or outputs[-1] != stages - 1:
         raise UserError(
             f"backbone.outputs: {outputs} must be four rising stage numbers, the last {stages - 1}"
         )
+
+
+def _check_heads(settings: Mapping[str, Any]) -> None:
+    head_dim, inputs = settings.get("head_dim", 32), settings.get("stem", 32)
+    table = zip(settings["operators"], settings["channels"], strict=True)
+    for stage, (operator, channels) in enumerate(table):
+        # Without a sampler the first block of a stage attends on the channels it receives.
+        seen = (channels,) if stage and "samplers" in settings else (inputs, channels)
+        wrong = [c for c in seen if c % head_dim]
+        if operator in ("sa", "xca") and wrong:
+            raise UserError(f"backbone.channels: {wrong[0]} is no multiple of head_dim {head_dim}")
+        inputs = channels
+
+
+def _check_uninet(settings: Mapping[str, Any]) -> None:
+    samplers = settings.get("samplers", UniNet.samplers)
+    for sampler in samplers:
+        _check_known("samplers", sampler, SAMPLERS)
+    _check_metanet({**settings, "samplers": samplers})
+    stages = len(settings["operators"])
+    if len(samplers) != stages - 1:
+        raise UserError(
+            f"backbone.samplers: {len(samplers)} for {stages} stages; name one for each but the first"
+        )
+    if settings["strides"][0] != 1:
+        raise UserError("backbone.strides: the first must be 1, that stage has no sampler")
+    for sampler, channels in zip(samplers, settings["channels"][1:], strict=True):
+        head_dim = settings.get("head_dim", 32)
+        if sampler == "lg_dsm" and channels % head_dim:
+            raise UserError(f"backbone.channels: {channels} is no multiple of head_dim {head_dim}")
+
+
+def _check_resnet(settings: Mapping[str, Any]) -> None:
+    _check_known("block", settings["block"], resnet.BLOCKS)
+    if len(settings["repeats"]) != 4 or min(settings["repeats"]) < 1:
+        raise UserError(f"backbone.repeats: {settings['repeats']} must be four numbers above 0")
+
+
+def _check_vit(settings: Mapping[str, Any]) -> None:
+    _check_known("activation", settings.get("activation", "gelu"), ACTIVATIONS)
+    width, heads, depth = settings["width"], settings["heads"], settings["depth"]
+    size, patch = settings.get("image_size", 224), settings.get("patch", 16)
+    if width % heads:
+        raise UserError(f"backbone.heads: {heads} heads do not divide a width of {width}")
+    if depth < 4:
+        raise UserError(f"backbone.depth: {depth}; four layers need four blocks or more")
+    if size % patch:
+        raise UserError(f"backbone.image_size: {size} is no multiple of patch, {patch}")
+
+
+def _check_generalist(settings: Mapping[str, Any]) -> None:
+    family, _ = _settings(settings["branch"])
+    if family is Generalist:
+        raise UserError("backbone.branch: a generalist's branches are plain backbones")
+    if family is ViT:
+        raise UserError(
+            "backbone.branch: a ViT has no maps between its stages to transfer; "
+            "name a MetaNet, UniNet or ResNet"
+        )
+
+
+_CHECKS = {
+    MetaNet: _check_metanet,
+    UniNet: _check_uninet,
+    ResNet: _check_resnet,
+    ViT: _check_vit,
+    Generalist: _check_generalist,
+}
+
+
+def _check_known(field: str, value: Any, known: Iterable[str]) -> None:
+    if value not in known:
+        raise UserError(f"backbone.{field}: no {value!r}; {_near(value, known)}")
 
 
 def _near(name: Any, known: Iterable[str]) -> str:

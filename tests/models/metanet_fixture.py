@@ -104,3 +104,16 @@ _torch_hard_sigmoid.defvjp(_forward, _backward)
 def as_torch_differentiates(monkeypatch) -> None:
     """PyTorch multiplies hard-sigmoid gradients by float32(1/6), in float64 too: 3e-8 off."""
     monkeypatch.setattr(layers, "hard_sigmoid", _torch_hard_sigmoid)
+
+
+def random_variables(net, image, seed: int = 0) -> dict:
+    """float64 arrays for every variable: variances positive, everything else around 0."""
+    rng = np.random.default_rng(seed)
+    init = functools.partial(net.init, train=False)
+    target = meta.unbox(jax.eval_shape(init, jax.random.key(0), image))
+
+    def draw(path, leaf):
+        value = rng.normal(size=leaf.shape) / max(1, np.prod(leaf.shape[:-1])) ** 0.5
+        return np.abs(value) + 0.5 if getattr(path[-1], "key", "") == "var" else value
+
+    return jax.tree_util.tree_map_with_path(draw, target)

@@ -1,0 +1,58 @@
+"""How many multiply-adds a function costs, read from its jaxpr: nothing runs, nothing is compiled.
+
+Counted are matrix products and convolutions, each product with its addition as one, as papers do;
+normalisations, activations, softmax and pooling are not. Only what the results depend on counts.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
+from typing import Any
+
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
+
+
+def multiply_adds(jaxpr: ClosedJaxpr | Jaxpr, results: int | None = None) -> int:
+    """Multiply-adds of the first `results` results (None: all) of what `jax.make_jaxpr` gives.
+
+    A scan counts its body once a step. Of forms for several platforms the default counts (the
+    accelerators'), of other branches the dearest. ValueError for a loop of unknown length with
+    products inside.
+    """
+    jaxpr = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
+    return sum(_of_equation(equation) for equation in _live(jaxpr, jaxpr.outvars[:results]))
+
+
+def _live(jaxpr: Jaxpr, results: Sequence[Any]) -> Iterator[JaxprEqn]:
+    """The equations that `results` depend on, last first."""
+    needed = {v for v in results if isinstance(v, Var)}
+    for equation in reversed(jaxpr.eqns):
+        if not needed.isdisjoint(equation.outvars):
+            needed.update(v for v in equation.invars if isinstance(v, Var))
+            yield equation
+
+
+def _of_equation(equation: JaxprEqn) -> int:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        left = equation.invars[0].aval.shape
+        return equation.outvars[0].aval.size * prod(left[axis] for axis in contracted)
+    if name == "conv_general_dilated":
+        kernel = equation.invars[1].aval
+        outputs = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
+        return equation.outvars[0].aval.size * (kernel.size // outputs)
+    if name == "cond":
+        branches = [multiply_adds(branch) for branch in params["branches"]]
+        platforms = params.get("branches_platforms") or ()
+        return branches[platforms.index(None)] if None in platforms else max(branches)
+    inside = sum(multiply_adds(inner) for inner in _jaxprs(params))
+    if name == "while" and inside:
+        raise ValueError("a loop of unknown length: its multiply-adds cannot be counted")
+    return inside * params["length"] if name == "scan" else inside
+
+
+def _jaxprs(params: Mapping[str, Any]) -> Iterator[ClosedJaxpr | Jaxpr]:
+    for value in params.values():
+        for item in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(item, ClosedJaxpr | Jaxpr):
+                yield item

@@ -1,0 +1,44 @@
+"""What every backbone of the zoo offers, whatever its family. Legend: B batch, H height, W width."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+
+class Part(NamedTuple):
+    """A stage, or stem or head: its name, the top-level names of its parameters, its settings."""
+
+    name: str
+    modules: Sequence[str]
+    facts: Mapping[str, Any] = {}
+
+
+class Backbone(Protocol):
+    """A network from normalised images [B,H,W,3] of any size to feature maps and one feature vector.
+
+    A generalist's branch also carries single layers (`level`, `pool`; see models/metanet.py).
+    """
+
+    # Size of "pooled".
+    features: int
+
+    def __call__(
+        self, images: jax.Array, train: bool, task: str | None = None
+    ) -> dict[str, jax.Array]:
+        """Maps "layer1".."layer4" [B,ceil(H/stride),ceil(W/stride),channels], "pooled" [B,features].
+
+        Maps are in the compute dtype, "pooled" is at least float32. `train` uses batch statistics
+        and stochastic depth (rng "dropout"); `task` names the set of BatchNorm statistics.
+        """
+
+    @property
+    def layer_strides(self) -> tuple[int, ...]:
+        """Pixels of the image per position of layer1..layer4: 4, 8, 16, 32 in published networks."""
+
+    @property
+    def layer_channels(self) -> tuple[int, ...]:
+        """Channels of layer1..layer4."""
+
+    def parts(self) -> list[Part]:
+        """The network from its input to its output; together they name every parameter once."""

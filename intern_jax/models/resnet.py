@@ -1,0 +1,160 @@
+"""ResNet (arXiv 1512.03385) as torchvision and timm have it, "v1.5": the 3x3 convolution strides.
+
+Names, for weights from elsewhere (torchvision's in brackets):
+    stem_conv, stem_norm                                       (conv1, bn1)
+    layer2_0/conv_1, norm_1, conv_2, norm_2[, conv_3, norm_3]  (layer2.0.conv1, bn1, ...)
+    layer2_0/shortcut_conv, shortcut_norm                      (layer2.0.downsample.0, downsample.1)
+Convolutions have "kernel", norms "scale" and "bias" and, among the statistics, "mean" and "var".
+1x1 kernels are [I,C], others [K,K,I,C]. Legend: B batch, H height, W width, C channels.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from intern_jax.models.backbone import Part
+from intern_jax.models.layers import BatchNorm, Conv, DropPath, Dtype, max_pool
+
+he_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class ResidualBlock(nn.Module):
+    """[B,H,W,I] to [B,ceil(H/stride),ceil(W/stride),C]: convolutions added to the shortcut, ReLU.
+
+    `width`: channels inside; C is `width` times the block's `growth`. The last BatchNorm's scale
+    starts at 0: the block starts as its shortcut.
+    """
+
+    width: int
+    stride: int = 1
+    drop_path: float = 0.0
+    sets: tuple[str, ...] = ()
+    dtype: Dtype | None = None
+
+    # Per convolution: kernel side, whether it has the stride, its channels over `width`.
+    convs = ()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
+        y, last = x, len(self.convs)
+        for index, (side, strides, growth) in enumerate(self.convs, start=1):
+            stride = self.stride if strides else 1
+            y = self.conv(growth * self.width, side, stride, f"conv_{index}")(y)
+            scale = nn.initializers.zeros if index == last else nn.initializers.ones
+            y = BatchNorm(self.sets, scale, name=f"norm_{index}")(y, train, task)
+            y = y if index == last else nn.relu(y)
+        if y.shape != x.shape:
+            x = self.conv(y.shape[-1], 1, self.stride, "shortcut_conv")(x)
+            x = BatchNorm(self.sets, name="shortcut_norm")(x, train, task)
+        return nn.relu(x + DropPath(self.drop_path)(y, train))
+
+    def conv(self, features: int, side: int, stride: int, name: str) -> Conv:
+        return Conv(features, side, stride, kernel_init=he_init, dtype=self.dtype, name=name)
+
+
+class BasicBlock(ResidualBlock):
+    """Two 3x3 convolutions (ResNet-18 and 34)."""
+
+    convs = ((3, True, 1), (3, False, 1))
+
+
+class BottleneckBlock(ResidualBlock):
+    """1x1, 3x3 and 1x1, which is four times wider (ResNet-50 and deeper)."""
+
+    convs = ((1, False, 1), (3, True, 1), (1, False, 4))
+
+
+BLOCKS: dict[str, type[ResidualBlock]] = {"basic": BasicBlock, "bottleneck": BottleneckBlock}
+
+
+class ResNet(nn.Module):
+    """Images [B,H,W,3] (normalised) to "layer1".."layer4" [B,h,w,C] and "pooled", layer4's mean.
+
+    `block`: one of BLOCKS; `repeats`: blocks a layer; `width`: channels of stem and layer 1, doubled
+    at each further layer (and times four after bottlenecks); `drop_path`, `remat`, `sets`: as
+    MetaNet's.
+    """
+
+    block: str = "bottleneck"
+    repeats: Sequence[int] = (3, 4, 6, 3)
+    width: int = 64
+    drop_path: float = 0.0
+    remat: bool = False
+    sets: Sequence[str] = ()
+    dtype: Dtype | None = None
+
+    def setup(self) -> None:
+        self.stem_conv = Conv(self.width, 7, 2, kernel_init=he_init, dtype=self.dtype)
+        self.stem_norm = BatchNorm(tuple(self.sets))
+        rates = iter(np.linspace(0.0, self.drop_path, sum(self.repeats)))
+        # A list's entries are named after its attribute: layer2_0, layer2_1, ...
+        self.layer1, self.layer2, self.layer3, self.layer4 = (
+            self._layer(level, rates) for level in range(1, 5)
+        )
+
+    def _layer(self, level, rates) -> list[nn.Module]:
+        block = BLOCKS[self.block]
+        if self.remat:
+            block = nn.remat(block, static_argnums=(2, 3))
+        return [
+            block(
+                width=self.width * 2 ** (level - 1),
+                stride=2 if level > 1 and repeat == 0 else 1,
+                drop_path=float(next(rates)),
+                sets=tuple(self.sets),
+                dtype=self.dtype,
+            )
+            for repeat in range(self.repeats[level - 1])
+        ]
+
+    def __call__(
+        self, images: jax.Array, train: bool, task: str | None = None
+    ) -> dict[str, jax.Array]:
+        x, out = images, {}
+        for level in range(1, 5):
+            x = out[f"layer{level}"] = self.level(x, level, train, task)
+        return out | {"pooled": self.pool(x, train, task)}
+
+    def level(self, x: jax.Array, level: int, train: bool, task: str | None = None) -> jax.Array:
+        """Carry the map of layer `level - 1` (for level 1 the images) to layer `level`."""
+        if level == 1:
+            (x,) = nn.dtypes.promote_dtype(x, dtype=self.dtype)
+            x = nn.relu(self.stem_norm(self.stem_conv(x), train, task))
+            x = max_pool(x, 2)
+        for block in getattr(self, f"layer{level}"):
+            x = block(x, train, task)
+        return x
+
+    def pool(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
+        """The last layer's map [B,h,w,C] to features [B,C], at least float32."""
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean(axis=(1, 2))
+
+    @property
+    def layer_strides(self) -> tuple[int, ...]:
+        """Pixels of the image per position of layer1..layer4."""
+        return (4, 8, 16, 32)
+
+    @property
+    def layer_channels(self) -> tuple[int, ...]:
+        """Channels of layer1..layer4."""
+        growth = BLOCKS[self.block].convs[-1][-1]
+        return tuple(growth * self.width * 2**level for level in range(4))
+
+    @property
+    def features(self) -> int:
+        """Size of "pooled"."""
+        return self.layer_channels[-1]
+
+    def parts(self) -> list[Part]:
+        """Stem and layers."""
+        parts = [Part("stem", ("stem_conv", "stem_norm"), {"channels": self.width})]
+        for level, (repeats, channels) in enumerate(
+            zip(self.repeats, self.layer_channels, strict=True), start=1
+        ):
+            modules = tuple(f"layer{level}_{repeat}" for repeat in range(repeats))
+            facts = {"blocks": self.block, "repeats": repeats, "channels": channels}
+            parts.append(Part(f"layer{level}", modules, facts | {"output": f"layer{level}"}))
+        return parts

@@ -1,0 +1,97 @@
+"""UniNet (arXiv 2207.05420), MetaNet's published sibling: down-sampling modules between the stages.
+
+Each stage but the first starts with a sampler, which carries its stride and its change of channels;
+all operators keep their map's size. Samplers count as blocks ("blocks_3"), as in the authors' code.
+Legend: B batch, H height, W width, I input and C output channels, N tokens, D size of a head.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from intern_jax.models.backbone import Part
+from intern_jax.models.blocks import OPERATORS, Block, FromHeads, ToHeads
+from intern_jax.models.layers import Conv, DepthwiseConv, LayerNorm, max_pool
+from intern_jax.models.metanet import MetaNet
+from intern_jax.ops.attention import attention
+
+
+class LocalSampler(Block):
+    """L-DSM: depthwise 3x3, BatchNorm, 1x1; beside it max-pool (where strided) and 1x1."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
+        return self.local(x, train, task) + self.shortcut(x)
+
+    def local(self, x: jax.Array, train: bool, task: str | None) -> jax.Array:
+        y = DepthwiseConv(self.stride, use_bias=True, dtype=self.dtype, name="depthwise")(x)
+        y = self.norm("depthwise_norm")(y, train, task)
+        return Conv(self.features, 1, use_bias=True, dtype=self.dtype, name="project")(y)
+
+    def shortcut(self, x: jax.Array) -> jax.Array:
+        x = max_pool(x, self.stride) if self.stride != 1 else x
+        return Conv(self.features, 1, use_bias=True, dtype=self.dtype, name="shortcut")(x)
+
+
+class LocalGlobalSampler(LocalSampler):
+    """LG-DSM: what L-DSM finds asks every position of the full map, by attention."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
+        batch, height, width, inputs = x.shape
+        heads = max(1, self.features // self.head_dim)
+        q = LayerNorm(self.dtype, name="query_norm")(self.local(x, train, task))
+        size, q = q.shape, q.reshape(batch, -1, heads, self.features // heads)
+        tokens = LayerNorm(self.dtype, name="key_norm")(x).reshape(batch, height * width, inputs)
+        to_heads = ToHeads(heads, 2, self.features, dtype=self.dtype, name="key_value")
+        k, v = to_heads(tokens)
+        y = FromHeads(self.features, dtype=self.dtype, name="attention_project")(attention(q, k, v))
+        return y.reshape(size) + self.shortcut(x)
+
+
+SAMPLERS: dict[str, type[Block]] = {"l_dsm": LocalSampler, "lg_dsm": LocalGlobalSampler}
+
+
+class UniNet(MetaNet):
+    """A MetaNet whose stages, but for the first, each start with one of `samplers`.
+
+    Settings, call and outputs are MetaNet's. Samplers never drop their path.
+    """
+
+    samplers: Sequence[str] = ("l_dsm", "l_dsm", "l_dsm", "lg_dsm", "lg_dsm")
+
+    def _blocks(self) -> list[nn.Module]:
+        rates = iter(np.linspace(0.0, self.drop_path, sum(self.repeats)))
+        blocks = []
+        for stage, operator in enumerate(self.operators):
+            if stage > 0:
+                sampler = SAMPLERS[self.samplers[stage - 1]]
+                blocks.append(self._block(sampler, stage, self.strides[stage]))
+            for _ in range(self.repeats[stage]):
+                blocks.append(self._block(OPERATORS[operator], stage, 1, next(rates)))
+        return blocks
+
+    @property
+    def stage_ends(self) -> list[int]:
+        """How many blocks and samplers the network has up to the end of every stage."""
+        return [end + stage for stage, end in enumerate(super().stage_ends)]
+
+    def parts(self) -> list[Part]:
+        """Stem, stages and head."""
+        parts = super().parts()
+        for stage, sampler in enumerate(self.samplers, start=1):
+            part = parts[1 + stage]
+            parts[1 + stage] = part._replace(facts={"sampler": sampler, **part.facts})
+        return parts
+
+
+def block_kinds(table: Mapping[str, Sequence] | UniNet) -> list[str]:
+    """The sampler or operator that every block is, in order, from a network or its settings."""
+    get = table.get if isinstance(table, Mapping) else lambda name: getattr(table, name)
+    kinds = []
+    for stage, (operator, repeats) in enumerate(zip(get("operators"), get("repeats"), strict=True)):
+        kinds += [get("samplers")[stage - 1]] if stage else []
+        kinds += [operator] * repeats
+    return kinds

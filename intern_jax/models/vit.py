@@ -1,0 +1,226 @@
+"""ViT (arXiv 2010.11929) in its two published forms: timm's and DINO's, and CLIP's image tower.
+
+Both read a class token and square patches through pre-normalised blocks; CLIP's has no bias in the
+patch embedding, a LayerNorm before the blocks, QuickGELU, epsilon 1e-5 and a projection. Names, for
+weights from elsewhere (timm's; open_clip's below `visual.` in brackets):
+    patch_embed/kernel[, bias] [P,P,3,C]                  patch_embed.proj         (conv1)
+    cls_token [C]                                         cls_token                (class_embedding)
+    position_embedding [1+G*G,C], class token first       pos_embed                (positional_embedding)
+    norm_pre                                              -                        (ln_pre)
+    blocks_0/attention_norm                               blocks.0.norm1           (ln_1)
+    blocks_0/attention/qkv [C,3,heads,C/heads]            blocks.0.attn.qkv        (attn.in_proj_*)
+    blocks_0/attention/project [heads,C/heads,C]          blocks.0.attn.proj       (attn.out_proj)
+    blocks_0/mlp_norm                                     blocks.0.norm2           (ln_2)
+    blocks_0/mlp_expand [C,4C], mlp_project [4C,C]        blocks.0.mlp.fc1, fc2    (mlp.c_fc, c_proj)
+    norm                                                  norm                     (ln_post)
+    projection/kernel [C,D]                               -                        (proj)
+where (ln_1) stands for transformer.resblocks.0.ln_1 and so on. Norms have "scale" and "bias"; a
+qkv bias is flat, [3C]. Legend: B batch, H height, W width, P patch side, G = image_size / P, C
+channels, N tokens.
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.linen.dtypes import promote_dtype
+from jax import lax
+
+from intern_jax.models.backbone import Part
+from intern_jax.models.blocks import TokenAttention
+from intern_jax.models.layers import (
+    ACTIVATIONS,
+    Dense,
+    DropPath,
+    Dtype,
+    LayerNorm,
+    linear_init,
+    uniform_fan_in,
+)
+
+STRIDES = (4, 8, 16, 32)
+
+
+class PatchEmbed(nn.Module):
+    """Cut [B,H,W,I] into patches and map each to `features` channels: [B,ceil(H/P),ceil(W/P),C].
+
+    Images whose side is no multiple of P are padded with zeros on the right and at the bottom.
+    """
+
+    features: int
+    patch: int
+    use_bias: bool = True
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, height, width, inputs = x.shape
+        side, rows, cols = self.patch, -(-height // self.patch), -(-width // self.patch)
+        shape = (side, side, inputs, self.features)
+        init = uniform_fan_in(side * side * inputs)
+        axes = (None, None, None, "embed")
+        kernel = self.param("kernel", nn.with_logical_partitioning(init, axes), shape)
+        bias = None
+        if self.use_bias:
+            bias_init = nn.with_logical_partitioning(init, ("embed",))
+            bias = self.param("bias", bias_init, (self.features,))
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x = jnp.pad(x, ((0, 0), (0, rows * side - height), (0, cols * side - width), (0, 0)))
+        x = x.reshape(batch, rows, side, cols, side, inputs).swapaxes(2, 3)
+        # A convolution whose windows do not overlap is a matrix product.
+        x = x.reshape(batch, rows, cols, side * side * inputs)
+        x = lax.dot_general(x, kernel.reshape(-1, self.features), (((3,), (0,)), ((), ())))
+        return x if bias is None else x + bias[None, None, None]
+
+
+class ViTBlock(nn.Module):
+    """Attention and a perceptron four times as wide, pre-normalised, each added to its input."""
+
+    heads: int
+    activation: str = "gelu"
+    epsilon: float = 1e-6
+    drop_path: float = 0.0
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        width, norm = x.shape[-1], partial(LayerNorm, self.dtype, self.epsilon)
+        attend = TokenAttention(width, self.heads, self.dtype, name="attention")
+        x = x + DropPath(self.drop_path)(attend(norm(name="attention_norm")(x)), train)
+        y = Dense(4 * width, dtype=self.dtype, name="mlp_expand")(norm(name="mlp_norm")(x))
+        y = ACTIVATIONS[self.activation](y)
+        y = Dense(width, ("mlp", "embed"), dtype=self.dtype, name="mlp_project")(y)
+        return x + DropPath(self.drop_path)(y, train)
+
+
+class ViT(nn.Module):
+    """Images [B,H,W,3] (normalised) to "pooled", the class token, and maps at strides 4 to 32.
+
+    "pooled" [B,D] passes the final norm and, if `out_dim` gives D, a linear layer without bias.
+    The maps are our reconstruction, as a ViT has one stride: the tokens after each quarter of the
+    blocks, through the final norm, resized without parameters (`to_stride`). `image_size`: side of
+    the images whose patches the learned positions stand for; for other grids they are resized by
+    antialiased cubic interpolation, as timm does. `patch_bias`, `pre_norm`, `activation` and
+    `epsilon` tell the two forms apart; `drop_path`, `remat`: as MetaNet's. `task` changes nothing.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    patch: int = 16
+    image_size: int = 224
+    patch_bias: bool = True
+    pre_norm: bool = False
+    activation: str = "gelu"
+    epsilon: float = 1e-6
+    out_dim: int | None = None
+    drop_path: float = 0.0
+    remat: bool = False
+    dtype: Dtype | None = None
+
+    def setup(self) -> None:
+        self.patch_embed = PatchEmbed(self.width, self.patch, self.patch_bias, self.dtype)
+        self.cls_token = self.param("cls_token", linear_init, (self.width,))
+        init = nn.with_logical_partitioning(linear_init, ("position", "embed"))
+        tokens = 1 + (self.image_size // self.patch) ** 2
+        self.position_embedding = self.param("position_embedding", init, (tokens, self.width))
+        if self.pre_norm:
+            self.norm_pre = LayerNorm(self.dtype, self.epsilon)
+        block = nn.remat(ViTBlock, static_argnums=(2,)) if self.remat else ViTBlock
+        self.blocks = [
+            block(self.heads, self.activation, self.epsilon, float(rate), self.dtype)
+            for rate in np.linspace(0.0, self.drop_path, self.depth)
+        ]
+        self.norm = LayerNorm(self.dtype, self.epsilon)
+        if self.out_dim:
+            init, axes = nn.initializers.normal(self.width**-0.5), ("embed", None)
+            self.projection = Dense(self.out_dim, axes, False, init, self.dtype)
+
+    def __call__(
+        self, images: jax.Array, train: bool, task: str | None = None
+    ) -> dict[str, jax.Array]:
+        x, grid = self.tokens(images)
+        out, levels = {}, {depth: level for level, depth in enumerate(self.layer_depths, start=1)}
+        for depth, block in enumerate(self.blocks, start=1):
+            x = block(x, train)
+            if depth in levels:
+                level = levels[depth]
+                patches = self.norm(x[:, 1:]).reshape(x.shape[0], *grid, self.width)
+                size = images.shape[1:3]
+                out[f"layer{level}"] = to_stride(patches, self.patch, STRIDES[level - 1], size)
+        pooled = self.norm(x[:, 0])
+        if self.out_dim:
+            pooled = self.projection(pooled)
+        return out | {"pooled": pooled.astype(jnp.promote_types(pooled.dtype, jnp.float32))}
+
+    def tokens(self, images: jax.Array) -> tuple[jax.Array, tuple[int, int]]:
+        """What the first block reads, [B,1+N,C], class token first, and the grid of the N patches."""
+        patches = self.patch_embed(images)
+        batch, *grid, width = patches.shape
+        cls, positions = promote_dtype(self.cls_token, self._positions(grid), dtype=patches.dtype)
+        cls = jnp.broadcast_to(cls[None, None], (batch, 1, width))
+        x = jnp.concatenate([cls, patches.reshape(batch, -1, width)], axis=1) + positions[None]
+        return self.norm_pre(x) if self.pre_norm else x, tuple(grid)
+
+    def _positions(self, grid) -> jax.Array:
+        side = self.image_size // self.patch
+        if tuple(grid) == (side, side):
+            return self.position_embedding
+        square = self.position_embedding[1:].reshape(side, side, self.width)
+        square = jax.image.resize(square, (*grid, self.width), "cubic", antialias=True)
+        return jnp.concatenate([self.position_embedding[:1], square.reshape(-1, self.width)])
+
+    @property
+    def layer_depths(self) -> tuple[int, ...]:
+        """After how many blocks layer1..layer4 are taken."""
+        return tuple(self.depth * quarter // 4 for quarter in range(1, 5))
+
+    @property
+    def layer_strides(self) -> tuple[int, ...]:
+        """Pixels of the image per position of layer1..layer4."""
+        return STRIDES
+
+    @property
+    def layer_channels(self) -> tuple[int, ...]:
+        """Channels of layer1..layer4."""
+        return (self.width,) * 4
+
+    @property
+    def features(self) -> int:
+        """Size of "pooled"."""
+        return self.out_dim or self.width
+
+    def parts(self) -> list[Part]:
+        """Embedding, the four quarters of the blocks, and what follows them."""
+        first = ("patch_embed", "cls_token", "position_embedding")
+        facts = {"patch": self.patch, "channels": self.width}
+        parts = [Part("tokens", (*first, "norm_pre") if self.pre_norm else first, facts)]
+        ends = self.layer_depths
+        for level, (start, end) in enumerate(zip((0, *ends), ends, strict=False), start=1):
+            facts = {"blocks": end - start, "heads": self.heads, "channels": self.width}
+            modules = tuple(f"blocks_{index}" for index in range(start, end))
+            parts.append(Part(f"quarter {level}", modules, facts | {"output": f"layer{level}"}))
+        last = ("norm", "projection") if self.out_dim else ("norm",)
+        return [*parts, Part("head", last, {"channels": self.features})]
+
+
+def to_stride(x_BxHxWxC: jax.Array, patch: int, stride: int, size: tuple[int, int]) -> jax.Array:
+    """Tokens of `patch` pixels to a map [B,ceil(size/stride),C], a position for `stride` pixels.
+
+    To a multiple of `patch` by the mean of the tokens in each window, else by linear interpolation
+    (antialiased where the map shrinks), cut to the part that the image of `size` (H, W) covers.
+    """
+    if stride == patch:
+        return x_BxHxWxC
+    if stride % patch == 0:
+        side = stride // patch
+        pad = [(0, -length % side) for length in x_BxHxWxC.shape[1:3]]
+        mean = nn.avg_pool(x_BxHxWxC, (side,) * 2, (side,) * 2, pad, count_include_pad=False)
+        return mean.astype(x_BxHxWxC.dtype)
+    batch, *grid, channels = x_BxHxWxC.shape
+    full = [-(-side * patch // stride) for side in grid]
+    rows, cols = (-(-side // stride) for side in size)
+    x = jax.image.resize(x_BxHxWxC, (batch, *full, channels), "linear", antialias=True)
+    return x[:, :rows, :cols]
