@@ -1,0 +1,95 @@
+"""What all name maps share: an array's place in a PyTorch state dict, found by rules that are data.
+
+A map goes from our path ("params/layer1_0/conv_1/kernel") to the published name, so that a model's own shapes list
+every name that a file of it must hold, and writing is reading turned round.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+Shape = tuple[int, ...]
+
+
+class Place(NamedTuple):
+    """A published name, and how the array lies there: a key of `SHAPES`."""
+
+    name: str
+    kind: str = "same"
+
+
+# (regex over our module or our whole path without collection, published name, kind of the kernel)
+Rule = tuple[str, str] | tuple[str, str, str]
+
+LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+
+# Published shape of an array of our shape. Ours: inputs before outputs, channels last, 1x1 kernels
+# without their axes of size 1, heads as axes.
+SHAPES: dict[str, Callable[[Shape], Shape]] = {
+    "same": lambda ours: ours,
+    "conv": lambda ours: (ours[-1], ours[-2], *(ours[:-2] or (1, 1))),
+    "depthwise": lambda ours: (ours[-1], 1, *ours[:-1]),
+    "linear": lambda ours: _linear(ours)[::-1],
+    "tokens": lambda ours: (1,) * (3 - len(ours)) + ours,
+    "per_head": lambda ours: (*ours, 1, 1),
+}
+
+
+def _linear(ours: Shape) -> tuple[int, int]:
+    """(inputs, outputs) of [I,O], of [heads,D,O] and of [I,parts,heads,D]."""
+    inputs = {2: 1, 3: 2, 4: 1}[len(ours)]
+    return prod(ours[:inputs]), prod(ours[inputs:])
+
+
+def published_shape(shape: Sequence[int], kind: str) -> Shape:
+    return SHAPES[kind](tuple(shape))
+
+
+def to_ours(value: np.ndarray, shape: Sequence[int], kind: str) -> np.ndarray:
+    """A published array, of `published_shape`, as ours of `shape`."""
+    if kind in ("conv", "depthwise"):
+        value = value.transpose(2, 3, 1, 0)
+    elif kind == "linear":
+        value = value.T
+    return value.reshape(shape)
+
+
+def to_published(value: np.ndarray, kind: str) -> np.ndarray:
+    """The inverse of `to_ours`."""
+    shape = published_shape(value.shape, kind)
+    if kind == "conv" and value.ndim == 4:
+        value = value.transpose(3, 2, 0, 1)
+    elif kind == "conv":
+        value = value.T
+    elif kind == "depthwise":
+        value = np.moveaxis(value, -1, 0)
+    elif kind == "linear":
+        value = value.reshape(_linear(value.shape)).T
+    return value.reshape(shape)
+
+
+def leaf_place(module: str, leaf: str, kind: str) -> Place:
+    """The place of our `leaf` in the published `module`; `kind` is that of its kernel."""
+    return Place(f"{module}.{LEAVES.get(leaf, leaf)}", kind if leaf == "kernel" else "same")
+
+
+def place_by_rules(path: str, rules: Sequence[Rule]) -> Place:
+    """The place that the first fitting rule gives our path; KeyError where none fits."""
+    inside = path.split("/", 1)[1]
+    module, _, leaf = inside.rpartition("/")
+    for pattern, template, *kind in rules:
+        if match := re.fullmatch(pattern, inside):
+            return Place(match.expand(template), *kind)
+        if match := re.fullmatch(pattern, module):
+            return leaf_place(match.expand(template), leaf, *(kind or ["same"]))
+    raise KeyError(path)
