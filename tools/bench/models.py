@@ -1,0 +1,358 @@
+"""Images a second of whole networks, forward and train step, beside PyTorch on the same machine.
+
+    python -m tools.bench.models --torch-python=PATH [--metanet=FOLDER] [--rounds=5] [--seconds=5] [--threads=2]
+                                 [--cases=vit_s_16,mn_b4,resnet50] [--sizes=224,64] [--out=FILE.json]
+
+float32, AdamW, cross-entropy over 1000 classes, random pictures; BatchNorm with batch statistics in the train step, and
+running ones in the forward. Each side is a process of its own that works only while it is asked to; sides take turns
+(A-B-A-B ...), figures are medians over rounds. Before its rounds each side also times a 2048 x 2048 float32 matrix
+product: the share of that ceiling is 2 x multiply-adds x images/s over it, a train step counted as three forwards.
+
+--torch-python: a Python with torch and timm (ViT-S/16 and ResNet-50 are timm's). --metanet: a checkout of the public
+gv-benchmark, whose MetaNet is imported with stand-ins for mmcv and mmcls, unfrozen, its BatchNorm training; without it
+mn_b4 has no peer. torch runs channels-last for the convolutional networks, which is faster for it here.
+"""
+
+import argparse
+import contextlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BATCHES = {224: 16, 64: 64}
+CLASSES, RATE = 1000, 1e-4
+CEILING = 2048
+PEERS = {"vit_s_16": "vit_small_patch16_224", "resnet50": "resnet50", "mn_b4": None}
+
+
+def main() -> None:
+    """Every case in turn; prints a Markdown row as soon as one is done."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--torch-python", type=pathlib.Path)
+    parser.add_argument("--metanet", type=pathlib.Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cases", default=",".join(PEERS))
+    parser.add_argument("--sizes", default="224,64")
+    parser.add_argument("--out", type=pathlib.Path)
+    parser.add_argument("--side", choices=("ours", "torch"))
+    parser.add_argument("--mode", choices=("forward", "train"))
+    args = parser.parse_args()
+    if args.side:
+        serve(args)
+        return
+    print("| network | size | | ours | torch | ours / torch | ours / ceiling | torch / ceiling |")
+    print("|---|---|---|---|---|---|---|---|")
+    results = []
+    for name in args.cases.split(","):
+        for size in map(int, args.sizes.split(",")):
+            for mode in ("forward", "train"):
+                results.append(compare(args, name, size, mode))
+                print(row(results[-1]), flush=True)
+    if args.out:
+        args.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def compare(args: argparse.Namespace, name: str, size: int, mode: str) -> dict[str, Any]:
+    """One network, size and mode: both sides' images a second, in turns."""
+    pythons = {"ours": sys.executable}
+    if args.torch_python and (PEERS[name] or args.metanet):
+        pythons["torch"] = str(args.torch_python)
+    before = os.getloadavg()
+    sides = {side: Side(side, python, args, name, size, mode) for side, python in pythons.items()}
+    rates: dict[str, list[float]] = {side: [] for side in sides}
+    for _ in range(args.rounds):
+        for side, process in sides.items():
+            rates[side].append(process.round(args.seconds))
+    facts = {side: process.close() for side, process in sides.items()}
+    medians = {side: statistics.median(found) for side, found in rates.items()}
+    operations = 2 * facts["ours"]["multiply_adds"] * (3 if mode == "train" else 1)
+    return {
+        "network": name,
+        "size": size,
+        "mode": mode,
+        "batch": BATCHES[size],
+        "images_per_second": {side: round(rate, 2) for side, rate in medians.items()},
+        "rounds": {side: [round(rate, 2) for rate in found] for side, found in rates.items()},
+        "of_ceiling": {
+            side: round(operations * rate / facts[side]["ceiling"], 3)
+            for side, rate in medians.items()
+        },
+        "facts": facts,
+        "load_average": {"before": before, "after": os.getloadavg()},
+    }
+
+
+def row(result: dict[str, Any]) -> str:
+    """A result as a row of a Markdown table."""
+    rates, shares = result["images_per_second"], result["of_ceiling"]
+    cells = [result["network"], str(result["size"]), result["mode"]]
+    cells += [f"{rates[side]:.1f}" if side in rates else "-" for side in ("ours", "torch")]
+    cells.append(f"{rates['ours'] / rates['torch']:.2f}" if "torch" in rates else "-")
+    cells += [f"{shares[side]:.0%}" if side in shares else "-" for side in ("ours", "torch")]
+    return f"| {' | '.join(cells)} |"
+
+
+class Side:
+    """One side of a comparison in its own process."""
+
+    def __init__(
+        self, side: str, python: str, args: argparse.Namespace, name: str, size: int, mode: str
+    ):
+        command = [python, str(pathlib.Path(__file__).resolve()), f"--side={side}"]
+        command += [f"--mode={mode}", f"--cases={name}", f"--sizes={size}"]
+        command += [f"--threads={args.threads}", f"--seconds={args.seconds}"]
+        if args.metanet:
+            command.append(f"--metanet={args.metanet}")
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, cwd=ROOT
+        )
+        self.facts = json.loads(self.process.stdout.readline())
+
+    def round(self, seconds: float) -> float:
+        """Images a second over about so many seconds."""
+        self.process.stdin.write(f"{seconds}\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline())
+
+    def close(self) -> dict[str, Any]:
+        """End the process; what it said of itself."""
+        self.process.stdin.close()
+        self.process.wait()
+        return self.facts
+
+
+def serve(args: argparse.Namespace) -> None:
+    """Answer each line of seconds by a rate."""
+    name, size = args.cases, int(args.sizes)
+    if hasattr(os, "sched_setaffinity"):
+        # XLA takes as many threads as it sees cores.
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
+    make = {"ours": ours, "torch": torch_side}[args.side]
+    step, facts = make(name, size, args.mode == "train", args)
+    step()
+    print(json.dumps(facts), flush=True)
+    for line in sys.stdin:
+        seconds, done, started = float(line), 0, time.perf_counter()
+        while time.perf_counter() < started + seconds or not done:
+            step()
+            done += BATCHES[size]
+        print(done / (time.perf_counter() - started), flush=True)
+
+
+def rate_of(multiply: Callable[[], Any]) -> float:
+    """FLOPs a second of a product of two CEILING x CEILING matrices, the best of ten."""
+    multiply()
+    times = []
+    for _ in range(10):
+        started = time.perf_counter()
+        multiply()
+        times.append(time.perf_counter() - started)
+    return 2 * CEILING**3 / min(times)
+
+
+def ours(name: str, size: int, train: bool, args: argparse.Namespace) -> tuple[Callable, dict]:
+    """(one step, facts) of this package's network."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from flax.core import meta
+
+    from intern_jax.core.macs import multiply_adds
+    from intern_jax.models import zoo
+
+    network, batch = zoo.build({"name": name}), BATCHES[size]
+    images = jax.random.normal(jax.random.key(0), (batch, size, size, 3))
+    labels = jax.random.randint(jax.random.key(1), (batch,), 0, CLASSES)
+    variables = dict(
+        meta.unbox(jax.jit(lambda key: network.init(key, images, train=False))(jax.random.key(2)))
+    )
+    params = {"backbone": variables.pop("params")}
+    width = network.features
+    params["head"] = jax.random.normal(jax.random.key(3), (width, CLASSES)) * 0.02
+
+    def logits(params, extra, train):
+        out, extra = network.apply(
+            {"params": params["backbone"], **extra},
+            images,
+            train=train,
+            mutable=list(extra) if train else [],
+            rngs={"dropout": jax.random.key(4)},
+        )
+        return out["pooled"] @ params["head"], extra
+
+    tx = optax.adamw(RATE)
+
+    def update(state):
+        params, extra, moments = state
+
+        def loss(params):
+            found, new = logits(params, extra, True)
+            terms = optax.losses.softmax_cross_entropy_with_integer_labels(found, labels)
+            return terms.mean(), new
+
+        grads, new = jax.grad(loss, has_aux=True)(params)
+        updates, moments = tx.update(grads, moments, params)
+        return optax.apply_updates(params, updates), new, moments
+
+    ones = jnp.ones((CEILING, CEILING))
+    product = jax.jit(jnp.matmul)
+    once = jax.make_jaxpr(lambda p: logits(p, variables, False)[0])(params)
+    facts = {
+        "ceiling": rate_of(lambda: product(ones, ones).block_until_ready()),
+        "multiply_adds": multiply_adds(once) / batch,
+        "jax": jax.__version__,
+    }
+    if not train:
+        forward = jax.jit(lambda p, e: logits(p, e, False)[0])
+        return lambda: forward(params, variables).block_until_ready(), facts
+    step = jax.jit(update, donate_argnums=0)
+    state = [(params, variables, tx.init(params))]
+
+    def one():
+        state[0] = step(state[0])
+        jax.block_until_ready(state[0])
+
+    return one, facts
+
+
+def torch_side(
+    name: str, size: int, train: bool, args: argparse.Namespace
+) -> tuple[Callable, dict]:
+    """The peer: runs in another environment, so nothing of this package is imported."""
+    import torch
+
+    torch.set_num_threads(args.threads)
+    with contextlib.redirect_stdout(sys.stderr):  # some of them print
+        network, width = peer(name, size, args)
+    batch, flat = BATCHES[size], name.startswith("vit")
+    model = torch.nn.Sequential(network, torch.nn.Linear(width, CLASSES))
+    images = torch.randn(batch, 3, size, size)
+    labels = torch.randint(0, CLASSES, (batch,))
+    if not flat:
+        model = model.to(memory_format=torch.channels_last)
+        images = images.to(memory_format=torch.channels_last)
+    ones = torch.ones(CEILING, CEILING)
+    facts = {"ceiling": rate_of(lambda: torch.mm(ones, ones)), "torch": torch.__version__}
+    if not train:
+        model.eval()
+
+        def forward():
+            with torch.inference_mode():
+                model(images)
+
+        return forward, facts
+    torch.nn.Module.train(model, True)
+    for module in model.modules():
+        module.training = True
+    optimizer = torch.optim.AdamW(model.parameters(), RATE)
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+    return step, facts
+
+
+def peer(name: str, size: int, args: argparse.Namespace) -> tuple[Any, int]:
+    """(network to pooled features, their number)."""
+    import torch
+
+    if PEERS[name] is None:
+        return public_metanet(args.metanet, size), 1280
+    StandIn("torchvision")
+    import timm
+
+    settings = {"img_size": size} if name.startswith("vit") else {}
+    network = timm.create_model(PEERS[name], num_classes=0, **settings)
+    with torch.inference_mode():
+        return network, network(torch.zeros(1, 3, size, size)).shape[1]
+
+
+def public_metanet(folder: pathlib.Path, size: int) -> Any:
+    """The authors' MN-B4, trainable, from a checkout of gv-benchmark."""
+    import torch
+
+    def begin(self, *_):
+        torch.nn.Module.__init__(self)
+
+    base = type("BaseBackbone", (torch.nn.Module,), {"__init__": begin})
+    StandIn("torchvision")
+    registry = types.SimpleNamespace(register_module=lambda: lambda cls: cls)
+    StandIn("mmcls", BaseBackbone=base, BACKBONES=registry)
+    StandIn("mmcv", _BatchNorm=torch.nn.modules.batchnorm._BatchNorm)
+    path = folder / "gvbenchmark" / "cls" / "models" / "backbones" / "metanet.py"
+    spec = importlib.util.spec_from_file_location("public_metanet", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    class Trainable(torch.nn.Module):
+        """Its forward without the authors' no_grad."""
+
+        def __init__(self):
+            super().__init__()
+            self.network = module.MetaNet(
+                repeats=[2, 3, 6, 6, 6, 12],
+                expansion=[1, 4, 6, 3, 2, 5],
+                channels=[32, 64, 128, 192, 192, 384],
+                frozen_stages=-1,
+                input_size=size,
+            )
+
+        def forward(self, images):
+            return self.network.forward_features(images)
+
+    return Trainable()
+
+
+class _Names(type):
+    def __getattr__(cls, name: str) -> str:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return name
+
+
+class _Anything(types.ModuleType):
+    """A module in which every name is an empty class."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Names(name, (), {})
+
+
+class StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds any module below `package`: for what the peers import and do not use here."""
+
+    def __init__(self, package: str, **names: Any):
+        self.package, self.names = package, names
+        sys.meta_path.insert(0, self)
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        if name.split(".")[0] != self.package:
+            return None
+        return importlib.machinery.ModuleSpec(name, self, is_package=True)
+
+    def create_module(self, spec: Any) -> types.ModuleType:
+        return _Anything(spec.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        module.__dict__.update(self.names)
+
+
+if __name__ == "__main__":
+    main()
