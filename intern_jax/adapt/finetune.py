@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from intern_jax.losses import classification, depth, segmentation
 from intern_jax.models import zoo
 from intern_jax.models.heads.task import BACKBONE_TASK, TaskHead
+from intern_jax.models.scanning import late_gathers
 from intern_jax.ops.images import normalise
 from intern_jax.train.stage import Stage
 
@@ -60,6 +61,7 @@ class FineTune(Stage):
         self.name = "finetune"
         self.family = family
         self.model = TaskModel(dict(backbone), family, num_classes, dense_width)
+        self.gather_late = late_gathers(zoo.build(backbone))
 
     def init(self, key, batch):
         images = normalise(batch["task"]["image"])

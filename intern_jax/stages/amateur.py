@@ -17,6 +17,7 @@ from intern_jax.losses import contrastive, self_supervised
 from intern_jax.models import zoo
 from intern_jax.models.heads.projection import Predictor, Projector
 from intern_jax.models.layers import Dense
+from intern_jax.models.scanning import late_gathers
 from intern_jax.models.text import TextTransformer
 from intern_jax.ops.images import normalise
 from intern_jax.train.stage import Stage
@@ -87,6 +88,7 @@ class Amateur(Stage):
     ):
         self.name = "amateur"
         self.weights = {"clip": 1.0, "simsiam": 0.2} | dict(weights or {})
+        self.gather_late = late_gathers(zoo.build(backbone))
         self.model = ImageText(
             backbone_spec=dict(backbone),
             text_spec=dict(text),

@@ -17,6 +17,7 @@ from intern_jax.losses import classification, depth, segmentation
 from intern_jax.models import zoo
 from intern_jax.models.heads.dense import DenseHead
 from intern_jax.models.heads.linear import Linear
+from intern_jax.models.scanning import late_gathers
 from intern_jax.ops.images import normalise
 from intern_jax.train.stage import Stage
 
@@ -82,6 +83,7 @@ class Expert(Stage):
         self.weights = dict(weights or {})
         self.sources = {group: list(sources) for group, sources in classes.items()}
         self.label_smoothing = label_smoothing
+        self.gather_late = late_gathers(zoo.build(backbone))
         self.model = MultiHead(
             backbone_spec=dict(backbone),
             cls_classes=dict(self.sources.get("cls", [])),

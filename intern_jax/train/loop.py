@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
+import optax
 
 from intern_jax.core import config as config_lib
 from intern_jax.core import hosts, keys, tree
@@ -88,9 +89,9 @@ class Trainer:
         self.stage, self.cfg, self.mesh = stage, settings.DEFAULTS | dict(cfg), mesh
         check_accumulation(stage, self.cfg["accumulate"])
         self.tx = optim.build(self.cfg["optim"])
-        self.frozen_places = mesh_lib.shardings(mesh, stage.frozen, spread=True)
-        self.frozen = jax.device_put(state_lib.unbox(stage.frozen), self.frozen_places)
-        self._programs: dict[str, _Programs] = {}
+        places = mesh_lib.shardings(mesh, stage.frozen, spread=True)
+        self.frozen = jax.device_put(state_lib.unbox(stage.frozen), places)
+        self._programs: dict[str, Programs] = {}
 
     def fit(
         self,
@@ -145,26 +146,37 @@ class Trainer:
         optim.learning_rate(cfg["optim"], cfg["steps"], 0)
         return cfg
 
-    def _programs_for(self, batch: Any) -> "_Programs":
+    def _programs_for(self, batch: Any) -> "Programs":
         shapes = str(jax.tree.map(lambda x: (x.shape, str(x.dtype)), batch))
         if shapes not in self._programs:
-            average, accumulate = self.cfg["ema_decay"], self.cfg["accumulate"]
-            init, abstract = state_lib.create(
-                self.stage, self.tx, self.mesh, batch, ema=bool(average)
-            )
-            places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-            step = make_step(self.stage, self.tx, accumulate, average, places, self.frozen_places)
-            self._programs[shapes] = _Programs(init, abstract, step)
+            self._programs[shapes] = Programs.build(self.stage, self.tx, self.cfg, self.mesh, batch)
         return self._programs[shapes]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Programs:
-    """What is compiled for batches of one shape."""
+class Programs:
+    """What is compiled for batches of one shape; `abstract` is the state, `frozen` where the stage's arrays lie."""
 
     init: Callable[..., TrainState]
     abstract: TrainState
     step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+    frozen: Any
+
+    @classmethod
+    def build(
+        cls,
+        stage: Stage,
+        tx: optax.GradientTransformation,
+        cfg: Mapping[str, Any],
+        mesh: jax.sharding.Mesh,
+        batch: Any,
+    ) -> "Programs":
+        """The programs of a fit with all of settings.DEFAULTS; `batch` and the stage's frozen may be abstract."""
+        average, frozen = cfg["ema_decay"], mesh_lib.shardings(mesh, stage.frozen, spread=True)
+        init, abstract = state_lib.create(stage, tx, mesh, batch, ema=bool(average))
+        places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        step = make_step(stage, tx, cfg["accumulate"], average, places, frozen)
+        return cls(init, abstract, step, frozen)
 
 
 class _Run:
@@ -173,7 +185,7 @@ class _Run:
     def __init__(
         self,
         trainer: Trainer,
-        programs: _Programs,
+        programs: Programs,
         cfg: Mapping[str, Any],
         folder: pathlib.Path | None,
         checkpoints: Checkpoints | None,

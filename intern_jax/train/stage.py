@@ -21,6 +21,9 @@ class Stage:
     trainable       regex over parameter names; the others get no gradient and no optimizer state
     frozen          arrays that the loss reads and nothing changes (teachers); placed once
     batch_coupled   the loss couples the rows of a batch (contrastive): accumulation would change it
+    gather_late     regex over parameter names that the loss reads through Flax modules alone: split over
+                    fsdp, they are gathered where a layer asks for them (core/mesh.py: Kept), the others
+                    before the forward pass; "" matches none
     """
 
     name: str = "stage"
@@ -29,6 +32,7 @@ class Stage:
     trainable: str = ".*"
     frozen: Any = {}
     batch_coupled: bool = False
+    gather_late: str = ""
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         """All variables, for a batch of these shapes; axes may be named by nn.Partitioned."""

@@ -36,19 +36,22 @@ def make_step(
     `accumulate`: micro-batches a step, whose gradients are averaged; refused where the loss
     couples rows. A step whose loss or gradient is not finite changes nothing but the counters.
     `shardings`, `frozen_shardings`: where the state and the stage's frozen arrays stay; without
-    them the compiler chooses. Both are used whole on the fsdp axis: gathered before, the gradient
-    scattered after.
+    them the compiler chooses. Both are used whole on the fsdp axis: gathered before the forward pass
+    or, where the stage says so (`gather_late`), by the layer; the gradient is scattered after.
     """
     check_accumulation(stage, accumulate)
     # Left to choose, XLA (jaxlib 0.10.2) made wrong gradients of convolutions on a 2x2x2 mesh.
     whole = frozen_whole = parts = None
     if shardings is not None and shardings.step.mesh.shape["fsdp"] > 1:
-        whole = jax.tree.map(mesh_lib.gathered, shardings.params)
+        late, soon = _late(stage, shardings.params)
+        whole = tree.merge(jax.tree.map(mesh_lib.gathered, soon), late)
         frozen_whole = jax.tree.map(mesh_lib.gathered, frozen_shardings) or None
         parts = tree.partition(shardings.params, stage.trainable)[0]
 
     def loss(trainable, rest, extra, frozen, batch, key):
         params = _place(tree.merge(trainable, rest), whole)
+        if whole is not None:
+            params = tree.merge(params, _kept(params, late))
         frozen = _place(frozen, frozen_whole)
         terms, (extra, metrics) = stage.loss(params, extra, frozen, batch, key)
         for name in stage.weights:
@@ -114,6 +117,18 @@ def make_step(
     if shardings is None:
         return jax.jit(step, donate_argnums=0)
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+
+
+def _late(stage: Stage, shardings: Any) -> tuple[Any, Any]:
+    """Shardings of the parameters that layers gather, and of the others."""
+    return tree.partition(shardings, stage.gather_late) if stage.gather_late else ({}, shardings)
+
+
+def _kept(params: Any, shardings: Any) -> dict[str, Any]:
+    """The parameters of `shardings`, each with its own."""
+    flat = tree.names(params)
+    boxes = {n: mesh_lib.Kept(flat[n], sharding) for n, sharding in tree.names(shardings).items()}
+    return tree.unflatten(boxes)
 
 
 def _place(arrays: Any, shardings: Any) -> Any:

@@ -1,0 +1,147 @@
+"""A network's blocks in order: called one by one, or equal ones as one scan; what the backward pass keeps.
+
+A scan stacks the variables of a run of equal blocks on the way in and hands each block its statistics
+on the way out, so that state, checkpoints and rules know the blocks by their own names only. XLA then
+compiles a block once a run. Parameters that the train step keeps split over fsdp (core/mesh.py: Kept)
+are stacked as they lie and gathered in the body: one block's at a time, in the compute dtype.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.core import meta
+
+from intern_jax.core import mesh as mesh_lib
+from intern_jax.core.config import UserError
+
+# What the forward pass keeps for the backward one: everything, the results of matrix products and
+# convolutions, or the blocks' inputs alone.
+REMAT = ("none", "dots", "blocks")
+STATISTICS = "batch_stats"
+
+
+def remat_name(remat: bool | str) -> str:
+    """One of REMAT; True is "blocks"."""
+    name = ("none", "blocks")[remat] if isinstance(remat, bool) else remat
+    if name not in REMAT:
+        raise UserError(f"backbone.remat: {remat!r}; write True, False or {', '.join(REMAT)}")
+    return name
+
+
+def through(
+    parent: nn.Module,
+    blocks: Sequence[nn.Module],
+    x: jax.Array,
+    train: bool,
+    task: str | None,
+    scan: bool = False,
+    remat: bool | str = False,
+) -> jax.Array:
+    """The blocks' output for x [B,H,W,C], each block's statistics updated.
+
+    `blocks` are bound submodules of `parent` with settings `features`, `stride` and `drop_path`.
+    """
+    policy = remat_name(remat)
+    for run in _runs(blocks, x.shape[-1]):
+        # Initialisation makes every block's variables under its own name.
+        if scan and len(run) > 1 and not parent.is_initializing():
+            x = _scan(parent, run, x, train, task, policy)
+        else:
+            for block in run:
+                x = _call(block, x, train, task, policy)
+    return x
+
+
+def _runs(blocks: Sequence[nn.Module], channels: int) -> list[list[nn.Module]]:
+    """Neighbours that keep the map's shape and differ in their drop_path at most, together."""
+    kinds = []
+    for index, block in enumerate(blocks):
+        keeps = block.stride == 1 and block.features == channels
+        kinds.append(_settings(block) if keeps else index)
+        channels = block.features
+    groups = groupby(range(len(blocks)), key=lambda index: kinds[index])
+    return [[blocks[index] for index in group] for _, group in groups]
+
+
+def _settings(block: nn.Module) -> tuple[Any, ...]:
+    own = [f.name for f in dataclasses.fields(block) if f.name not in ("parent", "name")]
+    return type(block), [(name, getattr(block, name)) for name in own if name != "drop_path"]
+
+
+def _call(block: nn.Module, x: jax.Array, train: bool, task: str | None, policy: str) -> jax.Array:
+    if policy == "none":
+        return block(x, train, task)
+    kept = _keep_products if policy == "dots" else None
+    return nn.remat(lambda block, x: block(x, train, task), policy=kept)(block, x)
+
+
+def _scan(
+    parent: nn.Module,
+    run: Sequence[nn.Module],
+    x: jax.Array,
+    train: bool,
+    task: str | None,
+    policy: str,
+) -> jax.Array:
+    block, rates = run[0].clone(parent=None), [float(block.drop_path) for block in run]
+    items = {"variables": mesh_lib.stack([_compact(block) for block in run])}
+    if train and any(rates):
+        keys = jax.random.split(parent.make_rng("dropout"), len(run))
+        items |= {"rate": jnp.asarray(rates), "key": keys}
+    mutable = [STATISTICS] if train and parent.is_mutable_collection(STATISTICS) else []
+
+    def body(x: jax.Array, item: dict[str, Any]) -> tuple[jax.Array, Any]:
+        this = block.clone(drop_path=item.get("rate", 0.0))
+        rngs = {"dropout": item["key"]} if "key" in item else {}
+        y, new = this.apply(item["variables"], x, train, task, rngs=rngs, mutable=mutable)
+        return y, new.get(STATISTICS, {})
+
+    x, statistics = jax.lax.scan(_remat(body, policy, items), x, items)
+    for index, block in enumerate(run):
+        for name, stacked in statistics.items():
+            own = jax.tree.map(lambda array: array[index], stacked)  # noqa: B023
+            block.put_variable(STATISTICS, name, own)
+    return x
+
+
+def _compact(block: nn.Module) -> dict[str, Any]:
+    """A block's variables, matrices and kernels in the compute dtype that they are used in."""
+    variables = dict(block.variables)
+    if block.dtype is not None:
+        used = jnp.dtype(block.dtype)
+        variables["params"] = jax.tree.map(
+            lambda array: array.astype(used) if array.ndim > 1 else array, variables["params"]
+        )
+    return variables
+
+
+def _remat(body: Callable[..., Any], policy: str, items: Any) -> Callable[..., Any]:
+    if policy == "none":
+        leaves = jax.tree.leaves(items, is_leaf=meta.is_axis_metadata)
+        if not any(isinstance(leaf, mesh_lib.Kept) for leaf in leaves):
+            return body
+        # Kept for the backward pass, the gathered arrays of all blocks would be a full copy.
+        return jax.checkpoint(body, prevent_cse=False, policy=_keep_all_but_gathered)
+    kept = _keep_products if policy == "dots" else None
+    return jax.checkpoint(body, prevent_cse=False, policy=kept)
+
+
+def _keep_products(primitive: Any, *avals: Any, **settings: Any) -> bool:
+    if primitive.name == "conv_general_dilated":
+        return True
+    return jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *avals, **settings)
+
+
+def _keep_all_but_gathered(primitive: Any, *_: Any, **settings: Any) -> bool:
+    return primitive.name != "sharding_constraint"
+
+
+def late_gathers(backbone: nn.Module) -> str:
+    """Stage.gather_late of a stage whose parameters "backbone/..." are this module's: theirs, where it scans."""
+    network = getattr(backbone, "branch", None) or {"scan": getattr(backbone, "scan", False)}
+    return "backbone/" if network.get("scan") else ""
