@@ -26,6 +26,7 @@ MAY_IMPORT = {
         "adapt",
     },
     "report": {"core"},
+    "topology": {"core", "data", "train", "pipeline"},
 }
 # Optional extras, and what opens a network or runs code from data: inside a function at most.
 LAZY = {"tensorflow", "torch", "wandb", "libtpu", "tensorflow_cpu", "sklearn", "pybullet"}

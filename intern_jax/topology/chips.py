@@ -1,0 +1,75 @@
+"""TPU chips by their data sheets, and what these rates make of a program's work: an estimate of time.
+
+Rates are the makers' peaks. A program's time by them is what it cannot beat, not what it will take.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from intern_jax.core.config import UserError
+from intern_jax.topology.hlo import Cost
+
+GB, GIB = 1e9, 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One chip: bfloat16 FLOP/s, bytes of HBM, its bytes/s, and bytes/s that all its links send together."""
+
+    flops: float
+    hbm_size: float
+    hbm: float
+    links: float
+
+
+# Source: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}, "System architecture" (read November 2026).
+# The pages give the links' sum in both directions, or in Gbit/s; here it is one direction's. Capacities
+# are what a program may use (GiB).
+CHIPS = {
+    # 275 TFLOP/s; 32 GiB at 1200 GB/s; six links of 50 GB/s (Jouppi et al. 2023, arXiv 2304.01433).
+    "v4": Chip(275e12, 32 * GIB, 1200 * GB, 300 * GB),
+    # 197 TFLOP/s; 16 GB at 819 GB/s; 1600 Gbit/s.
+    "v5e": Chip(197e12, 16 * GIB, 819 * GB, 200 * GB),
+    # 459 TFLOP/s; 95 GB at 2765 GB/s; 4800 Gbit/s.
+    "v5p": Chip(459e12, 95 * GIB, 2765 * GB, 600 * GB),
+    # 918 TFLOP/s; 32 GB at 1638 GB/s; 800 GB/s in both directions together.
+    "v6e": Chip(918e12, 32 * GIB, 1638 * GB, 400 * GB),
+}
+
+
+def chip_of(topology: str) -> Chip:
+    """The chip of a topology's name ("v5e:16x16"); UserError for one that the table lacks."""
+    kind, colon, shape = topology.partition(":")
+    if kind not in CHIPS or not colon or not shape:
+        known = ", ".join(CHIPS)
+        raise UserError(f"--topology={topology}: write CHIP:SHAPE, as v5e:16x16; chips: {known}")
+    return CHIPS[kind]
+
+
+@dataclasses.dataclass(frozen=True)
+class Roofline:
+    """Seconds of a step by the data sheet, for each resource alone and together.
+
+    `chip`: every instruction takes the longer of its compute and its memory traffic, one after the
+    other. `step`: the chip's time or the links', whichever is longer, as if both overlapped wholly.
+    """
+
+    compute: float
+    memory: float
+    links: float
+    chip: float
+
+    @property
+    def step(self) -> float:
+        return max(self.chip, self.links)
+
+
+def roofline(cost: Cost, chip: Chip) -> Roofline:
+    """A step's estimated time on a chip, all of whose links are busy wherever it communicates."""
+    return Roofline(
+        compute=cost.flops / chip.flops,
+        memory=cost.hbm / chip.hbm,
+        links=cost.sent / chip.links,
+        chip=sum(max(w.flops / chip.flops, w.hbm / chip.hbm) * w.times for w in cost.work),
+    )

@@ -1,0 +1,505 @@
+"""What a compiled program does in a run: FLOPs, memory traffic and collectives, read from XLA's text.
+
+XLA's own cost analysis counts the body of a loop once; here everything in it counts as often as it
+runs. Only matrix products and convolutions count as FLOPs, at the positions that exist (padding and
+the zeros of dilation are no work), which is how XLA counts them too. The text is that of one chip's
+program, after partitioning, so all figures are per chip.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+COLLECTIVES = (
+    "all-gather",
+    "reduce-scatter",
+    "all-reduce",
+    "all-to-all",
+    "collective-permute",
+)
+_BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128, "s4": 4, "u4": 4}
+# Names for values that are elsewhere: no memory is read or written for them.
+_FREE = {
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"),
+    *("while", "conditional", "call", "partition-id", "replica-id", "add-dependency"),
+    *("opt-barrier", "domain"),
+}
+_SHAPE = re.compile(r"([a-z]\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?")
+_HEAD = re.compile(r"^(ENTRY\s+)?%?([\w.\-]+)\s.*\{\s*$")
+_NAME = re.compile(r"^\s+(ROOT\s+)?%?([\w.\-]+) = ")
+_COMMENT = re.compile(r"/\*.*?\*/")
+_CALLED = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """An array's element type and dimensions; `on_chip`: it lies in the chip's scratch memory, not in HBM."""
+
+    dtype: str
+    dims: tuple[int, ...]
+    on_chip: bool = False
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.dims)
+
+    @property
+    def bytes(self) -> float:
+        return self.size * _bits(self.dtype) / 8
+
+    @property
+    def hbm(self) -> float:
+        """Bytes of HBM that reading or writing it moves."""
+        return 0.0 if self.on_chip else self.bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line: its arrays (a tuple's parts in order), the names it reads, and the rest of the text."""
+
+    name: str
+    opcode: str
+    shapes: tuple[Shape, ...]
+    operands: tuple[str, ...]
+    rest: str
+
+    @property
+    def shape(self) -> Shape:
+        return self.shapes[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Computation:
+    """Instructions by name, in order; the last is the root."""
+
+    instructions: Mapping[str, Instruction]
+    root: Instruction
+
+    def inputs(self, instruction: Instruction) -> list[Instruction]:
+        return [self.instructions[name] for name in instruction.operands]
+
+    def users(self, name: str) -> list[Instruction]:
+        return [i for i in self.instructions.values() if name in i.operands]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled module: its computations by name, the entry's name, and how many chips run it."""
+
+    computations: Mapping[str, Computation]
+    entry: str
+    partitions: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One instruction's FLOPs and bytes of HBM, and how often a run executes it."""
+
+    flops: float
+    hbm: float
+    times: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One communication: bytes of the whole array over the chips that share it, and how often it happens."""
+
+    kind: str
+    bytes: float
+    chips: int
+    times: int
+
+    @property
+    def sent(self) -> float:
+        """Bytes that a chip sends for one of it, in rings."""
+        share = self.bytes * (self.chips - 1) / max(self.chips, 1)
+        return {"all-reduce": 2 * share, "collective-permute": self.bytes}.get(self.kind, share)
+
+
+@dataclasses.dataclass
+class Cost:
+    """All that one run of a program does on one chip.
+
+    `unknown_loops`: loops whose number of turns the text does not tell; they count as one.
+    """
+
+    work: list[Work]
+    collectives: list[Collective]
+    unknown_loops: int = 0
+
+    @property
+    def flops(self) -> float:
+        return sum(w.flops * w.times for w in self.work)
+
+    @property
+    def hbm(self) -> float:
+        return sum(w.hbm * w.times for w in self.work)
+
+    @property
+    def sent(self) -> float:
+        return sum(c.sent * c.times for c in self.collectives)
+
+    def by_kind(self) -> dict[str, tuple[int, float, float]]:
+        """Kind of collective -> how many, bytes of their arrays, bytes that a chip sends."""
+        found: dict[str, tuple[int, float, float]] = {}
+        for c in self.collectives:
+            count, size, sent = found.get(c.kind, (0, 0.0, 0.0))
+            found[c.kind] = (count + c.times, size + c.bytes * c.times, sent + c.sent * c.times)
+        return found
+
+
+def read(text: str) -> Program:
+    """The program that `compiled.as_text()` prints."""
+    computations, entry, name = {}, "", ""
+    instructions: dict[str, Instruction] = {}
+    root = ""
+    for line in _COMMENT.sub("", text).splitlines():
+        head = _HEAD.match(line)
+        if head and not line.startswith("HloModule"):
+            name, instructions, root = head[2], {}, ""
+            entry = name if head[1] else entry
+        elif line.startswith("}"):
+            computations[name] = Computation(instructions, instructions[root])
+        elif match := _NAME.match(line):
+            instruction = _instruction(match[2], line[match.end() :])
+            instructions[instruction.name] = instruction
+            root = instruction.name if match[1] or not root else root
+    partitions = re.search(r"num_partitions=(\d+)", text)
+    return Program(computations, entry, int(partitions[1]) if partitions else 1)
+
+
+def _instruction(name: str, text: str) -> Instruction:
+    shape, text = _balanced(text) if text.startswith("(") else text.split(" ", 1)
+    opcode, text = text.strip().split("(", 1)
+    inside, rest = _balanced(f"({text}")
+    operands = tuple(part.split()[-1].lstrip("%") for part in _parts(inside) if part.strip())
+    if opcode in ("constant", "parameter"):
+        # What stands in the brackets is a value.
+        operands, rest = (), f"{opcode}={inside}{rest}"
+    return Instruction(name, opcode, _shapes(shape), operands, rest)
+
+
+def _balanced(text: str) -> tuple[str, str]:
+    """What the bracket that `text` begins with holds, and what follows it."""
+    depth = 0
+    for index, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if not depth:
+            return text[1:index], text[index + 1 :]
+    raise ValueError(f"no closing bracket in {text[:80]!r}")
+
+
+def _parts(text: str) -> Iterator[str]:
+    """Split at the commas that no bracket holds."""
+    depth, first = 0, 0
+    for index, letter in enumerate(text):
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and not depth:
+            yield text[first:index]
+            first = index + 1
+    yield text[first:]
+
+
+def _shapes(text: str) -> tuple[Shape, ...]:
+    shapes = []
+    for dtype, dims, layout in _SHAPE.findall(text):
+        sizes = tuple(int(d.lstrip("<=")) for d in dims.split(",") if d)
+        # S(n) names a memory space; HBM is space 0, which is not written.
+        shapes.append(Shape(dtype, sizes, "S(" in layout and "S(5)" not in layout))
+    return tuple(shapes) or (Shape("token", ()),)
+
+
+def _bits(dtype: str) -> int:
+    if dtype in _BITS:
+        return _BITS[dtype]
+    digits = re.search(r"\d+", dtype)
+    return int(digits[0]) if digits else 0
+
+
+def cost(program: Program) -> Cost:
+    """FLOPs, HBM traffic and collectives of one run, per chip."""
+    found = Cost([], [])
+    _walk(program, program.computations[program.entry], 1, found)
+    return found
+
+
+def _walk(program: Program, computation: Computation, times: int, found: Cost) -> None:
+    for instruction in computation.instructions.values():
+        opcode = instruction.opcode
+        if opcode == "while":
+            turns = trip_count(program, instruction)
+            found.unknown_loops += turns is None
+            body = _named(instruction, "body")
+            _walk(
+                program, program.computations[body], times * (1 if turns is None else turns), found
+            )
+        elif opcode == "conditional":
+            _dearest(program, instruction, times, found)
+        elif opcode in ("call", "async-start"):
+            for name in _CALLED.findall(instruction.rest):
+                _walk(program, program.computations[name], times, found)
+        else:
+            _one(program, computation, instruction, times, found)
+
+
+def _one(program, computation, instruction, times, found) -> None:
+    collective = _collective(program, computation, instruction)
+    if collective:
+        found.collectives.append(dataclasses.replace(collective, times=times))
+    flops = 0.0
+    if instruction.opcode == "fusion":
+        inside = Cost([], [])
+        for name in _CALLED.findall(instruction.rest):
+            _walk(program, program.computations[name], 1, inside)
+        flops = inside.flops
+        if not collective:
+            found.collectives += [
+                dataclasses.replace(c, times=c.times * times) for c in inside.collectives
+            ]
+    elif instruction.opcode in ("dot", "convolution"):
+        flops = product_flops(computation, instruction)
+    found.work.append(Work(flops, hbm_bytes(program, computation, instruction), times))
+
+
+def _dearest(program, instruction, times, found) -> None:
+    """Of a conditional the branch with most FLOPs: one of them runs."""
+    listed = re.search(r"branch_computations=\{([^}]*)\}", instruction.rest)
+    names = listed[1].split(",") if listed else []
+    names += re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", instruction.rest)
+    branches = []
+    for name in names:
+        branch = Cost([], [])
+        _walk(program, program.computations[name.strip().lstrip("%")], times, branch)
+        branches.append(branch)
+    if branches:
+        dearest = max(branches, key=lambda branch: branch.flops)
+        found.work += dearest.work
+        found.collectives += dearest.collectives
+        found.unknown_loops += dearest.unknown_loops
+
+
+def trip_count(program: Program, loop: Instruction) -> int | None:
+    """How often a loop's body runs: XLA's own note, or else the bound that its condition compares with."""
+    known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest)
+    if known:
+        return int(known[1])
+    condition = program.computations[_named(loop, "condition")]
+    compare = _comparison(program, condition)
+    if compare is None:
+        return None
+    where, compare = compare
+    direction = re.search(r"direction=(\w+)", compare.rest)[1]
+    left, right = (_constant(i) for i in where.inputs(compare))
+    if right is not None and direction in ("LT", "LE", "NE"):
+        return right + (direction == "LE")
+    if left is not None and direction in ("GT", "GE", "NE"):
+        return left + (direction == "GE")
+    return None
+
+
+def _comparison(program: Program, condition: Computation) -> tuple[Computation, Instruction] | None:
+    root = condition.root
+    if root.opcode == "fusion":
+        inner = program.computations[_CALLED.search(root.rest)[1]]
+        # A constant outside the fusion comes in as a parameter: look it up there.
+        instructions = dict(inner.instructions)
+        for name, i in inner.instructions.items():
+            if i.opcode == "parameter":
+                given = condition.instructions[root.operands[_index(i)]]
+                instructions[name] = given if given.opcode == "constant" else i
+        condition, root = Computation(instructions, inner.root), inner.root
+    return (condition, root) if root.opcode == "compare" else None
+
+
+def _constant(instruction: Instruction) -> int | None:
+    value = re.match(r"constant=(-?\d+)", instruction.rest)
+    return int(value[1]) if value else None
+
+
+def _index(parameter: Instruction) -> int:
+    return int(re.match(r"parameter=(\d+)", parameter.rest)[1])
+
+
+def _named(instruction: Instruction, field: str) -> str:
+    return re.search(rf"{field}=%?([\w.\-]+)", instruction.rest)[1]
+
+
+def product_flops(computation: Computation, product: Instruction) -> float:
+    """FLOPs of a dot or a convolution, two for each multiplication that is not by padding."""
+    if product.opcode == "dot":
+        left = computation.inputs(product)[0].shape
+        contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", product.rest)
+        axes = [int(d) for d in contracted[1].split(",") if d] if contracted else []
+        return 2.0 * product.shape.size * math.prod(left.dims[a] for a in axes)
+    return _convolution_flops(computation, product)
+
+
+def _convolution_flops(computation: Computation, convolution: Instruction) -> float:
+    left, right = (i.shape for i in computation.inputs(convolution)[:2])
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", convolution.rest)
+    inputs, kernel, output = labels.groups()
+    out, window = convolution.shape, _window(convolution.rest)
+    size = out.dims[output.index("b")] * out.dims[output.index("f")]
+    size *= right.dims[kernel.index("i")]
+    for axis in (letter for letter in output if letter.isdigit()):
+        size *= _positions(
+            left.dims[inputs.index(axis)],
+            right.dims[kernel.index(axis)],
+            out.dims[output.index(axis)],
+            {name: values[int(axis)] for name, values in window.items()},
+        )
+    return 2.0 * size
+
+
+def _window(rest: str) -> dict[str, list]:
+    """A convolution's window: {field: one value a spatial axis}."""
+    text = re.search(r"window=\{([^}]*)\}", rest)
+    fields = dict(part.split("=") for part in text[1].split()) if text else {}
+    window: dict[str, list] = {}
+    axes = len(fields.get("size", "").split("x")) if fields.get("size") else 0
+    for name, default in (("stride", 1), ("lhs_dilate", 1), ("rhs_dilate", 1)):
+        values = fields[name].split("x") if name in fields else [default] * axes
+        window[name] = [int(v) for v in values]
+    pads = fields["pad"].split("x") if "pad" in fields else ["0_0"] * axes
+    window["low"] = [int(pad.split("_")[0]) for pad in pads]
+    return window
+
+
+def _positions(size: int, kernel: int, out: int, window: Mapping[str, int]) -> int:
+    """Pairs of an output and a kernel position that meet an input element, along one axis."""
+    stride, low = window["stride"], window["low"]
+    dilate, step = window["lhs_dilate"], window["rhs_dilate"]
+    last = (size - 1) * dilate
+    found = 0
+    for k in range(kernel):
+        first = k * step - low
+        if dilate == 1:
+            # first + o * stride within [0, last]
+            lowest = max(0, (stride - 1 - first) // stride)
+            highest = min(out - 1, (last - first) // stride)
+            found += max(0, highest - lowest + 1)
+        else:
+            places = (first + o * stride for o in range(out))
+            found += sum(0 <= place <= last and place % dilate == 0 for place in places)
+    return found
+
+
+def _collective(
+    program: Program, computation: Computation, instruction: Instruction
+) -> Collective | None:
+    kind = instruction.opcode.removesuffix("-start")
+    inputs: Sequence[Instruction] = ()
+    if kind in COLLECTIVES:
+        inputs, described = computation.inputs(instruction), instruction
+    elif instruction.opcode == "fusion":
+        # A TPU's reduce-scatter is an all-reduce fused with the slice that a chip keeps.
+        inner = program.computations[_CALLED.search(instruction.rest)[1]]
+        reduced = [i for i in inner.instructions.values() if i.opcode == "all-reduce"]
+        if len(reduced) != 1 or not _only_sliced(inner, reduced[0]):
+            return None
+        kind, described = "reduce-scatter", reduced[0]
+        inputs = inner.inputs(reduced[0])
+    else:
+        return None
+    chips = _group(described.rest, program.partitions)
+    size = sum(shape.bytes for i in inputs for shape in i.shapes)
+    return Collective(kind, size * (chips if kind == "all-gather" else 1), chips, 1)
+
+
+def _only_sliced(computation: Computation, reduced: Instruction) -> bool:
+    users = computation.users(reduced.name)
+    while len(users) == 1 and users[0].opcode in ("bitcast", "reshape", "copy", "convert"):
+        users = computation.users(users[0].name)
+    return bool(users) and all(user.opcode == "dynamic-slice" for user in users)
+
+
+def _group(rest: str, partitions: int) -> int:
+    """Chips of a group: {{0,1},{2,3}}, or [groups,size]<=[...]; empty braces are all chips."""
+    listed = re.search(r"replica_groups=\{\{([\d,]*)\}", rest)
+    if listed:
+        return len(listed[1].split(","))
+    counted = re.search(r"replica_groups=\[(\d+),(\d+)\]<=", rest)
+    return int(counted[2]) if counted else partitions
+
+
+def hbm_bytes(program: Program, computation: Computation, instruction: Instruction) -> float:
+    """Bytes that an instruction reads from and writes to HBM, slices and updates in place at their size."""
+    opcode = instruction.opcode
+    if opcode in _FREE or opcode.endswith("-done"):
+        return 0.0
+    inputs = computation.inputs(instruction)
+    if opcode == "fusion":
+        inner = program.computations[_CALLED.search(instruction.rest)[1]]
+        return _fused_bytes(program, inner, inputs, instruction)
+    if opcode in ("dynamic-slice", "gather"):
+        return _own(instruction) + _sliced(inputs[0], instruction)
+    if opcode == "dynamic-update-slice":
+        return _sliced(inputs[1], inputs[1]) + _sliced(instruction, inputs[1])
+    reads = sum(shape.hbm for i in inputs for shape in i.shapes)
+    if opcode == "copy-start":
+        return reads + instruction.shapes[0].hbm
+    if opcode.removesuffix("-start") in COLLECTIVES and opcode.endswith("-start"):
+        # The result repeats the operands beside what is new.
+        return max(_own(instruction), reads)
+    return reads + _own(instruction)
+
+
+def _own(instruction: Instruction) -> float:
+    return sum(shape.hbm for shape in instruction.shapes)
+
+
+def _sliced(whole: Instruction, part: Instruction) -> float:
+    """Bytes of `part`, where it is a piece of `whole` that lies in HBM."""
+    return 0.0 if whole.shape.on_chip else part.shape.bytes
+
+
+def _fused_bytes(
+    program: Program, inner: Computation, inputs: Sequence[Instruction], fusion: Instruction
+) -> float:
+    total = 0.0
+    for parameter in inner.instructions.values():
+        if parameter.opcode == "parameter":
+            given = inputs[_index(parameter)]
+            whole = sum(shape.hbm for shape in given.shapes)
+            total += min(whole, _read_of(program, inner, parameter)) if whole else 0.0
+    roots = inner.inputs(inner.root) if inner.root.opcode == "tuple" else [inner.root]
+    if len(roots) != len(fusion.shapes):
+        return total + _own(fusion)
+    for root, shape in zip(roots, fusion.shapes, strict=True):
+        update = _behind_bitcasts(inner, root)
+        if update.opcode == "dynamic-update-slice" and not shape.on_chip:
+            total += inner.inputs(update)[1].shape.bytes
+        else:
+            total += shape.hbm
+    return total
+
+
+def _behind_bitcasts(computation: Computation, instruction: Instruction) -> Instruction:
+    while instruction.opcode == "bitcast":
+        instruction = computation.inputs(instruction)[0]
+    return instruction
+
+
+def _read_of(program: Program, computation: Computation, value: Instruction) -> float:
+    """Bytes of `value` that its users in a fused computation read; those of an array updated in place are none."""
+    total = 0.0
+    for user in computation.users(value.name):
+        first = user.operands[0] == value.name
+        if user.opcode in ("dynamic-slice", "gather") and first:
+            total += user.shape.bytes
+        elif user.opcode == "dynamic-update-slice" and first:
+            continue
+        elif user.opcode == "bitcast":
+            total += _read_of(program, computation, user)
+        elif user.opcode == "fusion":
+            inner = program.computations[_CALLED.search(user.rest)[1]]
+            place = user.operands.index(value.name)
+            for parameter in inner.instructions.values():
+                if parameter.opcode == "parameter" and _index(parameter) == place:
+                    total += _read_of(program, inner, parameter)
+        else:
+            return value.shape.bytes
+    return total
