@@ -83,20 +83,11 @@ def _build_parser() -> argparse.ArgumentParser:
     what.add_argument("--model", help="a variant's name (mn_b4, embedded, ...) or a model folder")
     what.add_argument("--config", help=_CONFIG_HELP)
     what.add_argument("--checkpoint", help="a checkpoint folder, one step of it, or a model folder")
-
-    convert = verb("convert", _convert, "Read PyTorch weights, or write ours in published names.")
-    source = "FILE.pth, FILE.safetensors or, with --to, a model folder"
-    convert.add_argument("--from", required=True, dest="source", help=source)
-    convert.add_argument("--model", help="the variant that the file holds, such as resnet50")
-    convert.add_argument("--out", required=True, help="the model folder or, with --to, the file")
-    convert.add_argument("--layout", default="auto", help="whose names the file has")
-    convert.add_argument("--to", metavar="LAYOUT", help="write in the names of timm, ...")
-    convert.add_argument("--prefix", help="what is before its names, in a file of several networks")
-    convert.add_argument("--task", choices=("cls", "dense"), help="the BatchNorm set --to writes")
-    convert.add_argument("--classes", help="a file of names, one a line: keep the classifier too")
-    convert.epilog = (
-        "--model.FIELD=VALUE changes a setting of the variant; --canvas=PIXELS, --mean=R,G,B and "
-        "--std=R,G,B tell what pictures it reads"
+    inspect.add_argument(
+        "--topology", help="with --config: compile a stage for such TPU chips, as v5e:16x16"
+    )
+    inspect.add_argument(
+        "--stage", help="with --topology: the stage to compile (default: the last)"
     )
     return parser
 
@@ -150,9 +141,12 @@ def _adapt(args: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _inspect(args: argparse.Namespace, rest: list[str]) -> None:
+    overrides = _config_overrides(rest) if args.config else _none_left(rest)
+    if args.topology or args.stage:
+        _inspect_topology(args, overrides)
+        return
     from intern_jax import describe
 
-    overrides = _config_overrides(rest) if args.config else _none_left(rest)
     if args.config:
         print(describe.describe_config(args.config, overrides))
     elif args.model:
@@ -161,35 +155,16 @@ def _inspect(args: argparse.Namespace, rest: list[str]) -> None:
         print(describe.describe_checkpoint(args.checkpoint))
 
 
-def _convert(args: argparse.Namespace, rest: list[str]) -> None:
-    from intern_jax.core.config import bind
+def _inspect_topology(args: argparse.Namespace, overrides: list[str]) -> None:
+    if not (args.config and args.topology):
+        from intern_jax.core.config import UserError
 
-    settings = [item for item in rest if item.startswith("--model.") and "=" in item]
-    spec = _keyword_arguments([item for item in rest if item not in settings])
-    spec |= {"fn": "intern_jax.weights.convert:convert", "source": args.source, "out": args.out}
-    for name in ("layout", "to", "prefix", "task"):
-        spec[name] = getattr(args, name)
-    if args.model:
-        changed = _keyword_arguments([f"--{item.removeprefix('--model.')}" for item in settings])
-        spec["model"] = {"name": args.model} | changed
-    elif settings:
-        _none_left(settings)
-    if args.classes:
-        spec["classes"] = _lines(args.classes)
-    print(bind(spec)())
+        raise UserError("command line: --topology needs --config, and --stage needs --topology")
+    # The TPU is compiled for, not asked for.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from intern_jax.topology import compile as topology
 
-
-def _lines(path: str) -> list[str]:
-    """The lines of a text file, without blank ones."""
-    from intern_jax.core.config import UserError
-
-    try:
-        with open(path, encoding="utf-8") as file:
-            return [line.strip() for line in file if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({error}); give a text file, one name a line"
-        ) from None
+    print(topology.inspect(args.config, overrides, args.topology, args.stage))
 
 
 def _config_overrides(rest: list[str]) -> list[str]:
