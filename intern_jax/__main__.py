@@ -89,6 +89,21 @@ def _build_parser() -> argparse.ArgumentParser:
     inspect.add_argument(
         "--stage", help="with --topology: the stage to compile (default: the last)"
     )
+
+    convert = verb("convert", _convert, "Read PyTorch weights, or write ours in published names.")
+    source = "FILE.pth, FILE.safetensors or, with --to, a model folder"
+    convert.add_argument("--from", required=True, dest="source", help=source)
+    convert.add_argument("--model", help="the variant that the file holds, such as resnet50")
+    convert.add_argument("--out", required=True, help="the model folder or, with --to, the file")
+    convert.add_argument("--layout", default="auto", help="whose names the file has")
+    convert.add_argument("--to", metavar="LAYOUT", help="write in the names of timm, ...")
+    convert.add_argument("--prefix", help="what is before its names, in a file of several networks")
+    convert.add_argument("--task", choices=("cls", "dense"), help="the BatchNorm set --to writes")
+    convert.add_argument("--classes", help="a file of names, one a line: keep the classifier too")
+    convert.epilog = (
+        "--model.FIELD=VALUE changes a setting of the variant; --canvas=PIXELS, --mean=R,G,B and "
+        "--std=R,G,B tell what pictures it reads"
+    )
     return parser
 
 
@@ -165,6 +180,37 @@ def _inspect_topology(args: argparse.Namespace, overrides: list[str]) -> None:
     from intern_jax.topology import compile as topology
 
     print(topology.inspect(args.config, overrides, args.topology, args.stage))
+
+
+def _convert(args: argparse.Namespace, rest: list[str]) -> None:
+    from intern_jax.core.config import bind
+
+    settings = [item for item in rest if item.startswith("--model.") and "=" in item]
+    spec = _keyword_arguments([item for item in rest if item not in settings])
+    spec |= {"fn": "intern_jax.weights.convert:convert", "source": args.source, "out": args.out}
+    for name in ("layout", "to", "prefix", "task"):
+        spec[name] = getattr(args, name)
+    if args.model:
+        changed = _keyword_arguments([f"--{item.removeprefix('--model.')}" for item in settings])
+        spec["model"] = {"name": args.model} | changed
+    elif settings:
+        _none_left(settings)
+    if args.classes:
+        spec["classes"] = _lines(args.classes)
+    print(bind(spec)())
+
+
+def _lines(path: str) -> list[str]:
+    """The lines of a text file, without blank ones."""
+    from intern_jax.core.config import UserError
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            return [line.strip() for line in file if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}); give a text file, one name a line"
+        ) from None
 
 
 def _config_overrides(rest: list[str]) -> list[str]:

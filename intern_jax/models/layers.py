@@ -19,9 +19,16 @@ from intern_jax.ops.depthwise import depthwise_conv
 
 Dtype = Any
 
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """x sigmoid(1.702 x): the GELU of CLIP."""
+    return x * nn.sigmoid(1.702 * x)
+
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": partial(nn.gelu, approximate=False),
     "gelu_tanh": partial(nn.gelu, approximate=True),
+    "quick_gelu": quick_gelu,
     "relu": nn.relu,
 }
 
@@ -63,6 +70,7 @@ class Conv(nn.Module):
             bias = self.param("bias", bias_init, (self.features,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         if side == 1:
+            x = x[:, :: self.stride, :: self.stride] if self.stride > 1 else x
             x = lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
         else:
             pad = (side // 2, side // 2)
@@ -171,9 +179,10 @@ class BatchNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation over the last axis, epsilon 1e-5, in at least float32."""
+    """Layer normalisation over the last axis, in at least float32."""
 
     dtype: Dtype | None = None
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -185,7 +194,7 @@ class LayerNorm(nn.Module):
         wide, row = x.astype(precise), (None,) * (x.ndim - 1)
         centred = wide - wide.mean(axis=-1, keepdims=True)
         var = jnp.square(centred).mean(axis=-1, keepdims=True)
-        normal = centred * lax.rsqrt(var + 1e-5)
+        normal = centred * lax.rsqrt(var + self.epsilon)
         return (normal * scale.astype(precise)[row] + bias.astype(precise)[row]).astype(x.dtype)
 
 

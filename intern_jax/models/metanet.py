@@ -6,6 +6,7 @@ down-sampling modules). Legend: B batch, H height, W width, C channels, D pooled
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from math import prod
 
 import flax.linen as nn
@@ -13,12 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from intern_jax.models.blocks import OPERATORS
+from intern_jax.core.config import UserError
+from intern_jax.models.backbone import Part
+from intern_jax.models.blocks import OPERATORS, Block
 from intern_jax.models.layers import ACTIVATIONS, BatchNorm, Conv, Dtype
 from intern_jax.models.scanning import remat_name, through
 
 # The strides of stem, and of every network's stem convolution.
 STEM_STRIDE = 2
+# A network's table: one entry a stage in each.
+COLUMNS = ("operators", "repeats", "channels", "expansions", "strides")
 
 
 class MetaNet(nn.Module):
@@ -26,10 +31,11 @@ class MetaNet(nn.Module):
 
     `outputs`: the stages (counted from 0) at whose ends the four layers are taken, the last one
     last; `features`: D; `drop_path`: rate of the last block, rising linearly from 0 at the first;
-    `layer_scale`: first value of the attention blocks' LayerScale; `remat`: what the
-    forward pass keeps for the backward one: all ("none", False), results of products ("dots") or the
-    blocks' inputs ("blocks", True); `scan`: runs of equal blocks become one loop, with the same
-    variables and results (models/scanning.py); `sets`: names of BatchNorm sets (models/layers.py).
+    `layer_scale`: first value of the attention blocks' LayerScale; `remat`: what the forward
+    pass keeps for the backward one: all ("none", False), results of products ("dots") or the blocks'
+    inputs ("blocks", True); `scan`: runs of equal blocks become one loop, with the same variables
+    and results (models/scanning.py); `sets`: names of BatchNorm sets (models/layers.py). A table with
+    "mixer" takes images of one size, `image_size` x `image_size`; others take any.
     """
 
     operators: Sequence[str]
@@ -44,6 +50,7 @@ class MetaNet(nn.Module):
     drop_path: float = 0.0
     layer_scale: float = 1e-6
     activation: str = "gelu"
+    image_size: int | None = None
     remat: bool | str = False
     scan: bool = False
     sets: Sequence[str] = ()
@@ -61,25 +68,28 @@ class MetaNet(nn.Module):
         self.head_norm = BatchNorm(tuple(self.sets))
 
     def _blocks(self) -> list[nn.Module]:
-        rates = np.linspace(0.0, self.drop_path, sum(self.repeats))
+        rates = iter(np.linspace(0.0, self.drop_path, sum(self.repeats)))
         blocks = []
         for stage, operator in enumerate(self.operators):
-            block = OPERATORS[operator]
             for repeat in range(self.repeats[stage]):
-                blocks.append(
-                    block(
-                        features=self.channels[stage],
-                        stride=self.strides[stage] if repeat == 0 else 1,
-                        expansion=self.expansions[stage],
-                        head_dim=self.head_dim,
-                        drop_path=float(rates[len(blocks)]),
-                        layer_scale=self.layer_scale,
-                        activation=self.activation,
-                        sets=tuple(self.sets),
-                        dtype=self.dtype,
-                    )
-                )
+                stride = self.strides[stage] if repeat == 0 else 1
+                blocks.append(self._block(OPERATORS[operator], stage, stride, next(rates)))
         return blocks
+
+    def _block(
+        self, block: type[Block], stage: int, stride: int, drop_path: float = 0.0
+    ) -> nn.Module:
+        return block(
+            features=self.channels[stage],
+            stride=stride,
+            expansion=self.expansions[stage],
+            head_dim=self.head_dim,
+            drop_path=float(drop_path),
+            layer_scale=self.layer_scale,
+            activation=self.activation,
+            sets=tuple(self.sets),
+            dtype=self.dtype,
+        )
 
     def __call__(
         self, images: jax.Array, train: bool, task: str | None = None
@@ -92,9 +102,10 @@ class MetaNet(nn.Module):
     def level(self, x: jax.Array, level: int, train: bool, task: str | None = None) -> jax.Array:
         """Carry the map of layer `level - 1` (for level 1 the images) to layer `level`."""
         if level == 1:
+            self._check_size(x)
             (x,) = nn.dtypes.promote_dtype(x, dtype=self.dtype)
             x = self.act(self.stem_norm(self.stem_conv(x), train, task))
-        ends = [sum(self.repeats[: stage + 1]) for stage in self.outputs]
+        ends = [self.stage_ends[stage] for stage in self.outputs]
         first = 0 if level == 1 else ends[level - 2]
         blocks = self.blocks[first : ends[level - 1]]
         return through(self, blocks, x, train, task, self.scan, self.remat)
@@ -103,6 +114,14 @@ class MetaNet(nn.Module):
         """The last layer's map [B,h,w,C] to features [B,D], at least float32."""
         x = self.act(self.head_norm(self.head_conv(x), train, task))
         return x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean(axis=(1, 2))
+
+    def _check_size(self, images: jax.Array) -> None:
+        size, wanted = images.shape[1:3], (self.image_size,) * 2
+        if "mixer" in self.operators and size != wanted:
+            raise UserError(
+                f"images of {size[0]} x {size[1]}: this network mixes tokens and takes one size; "
+                f"set backbone.image_size, which is {self.image_size}, and train anew"
+            )
 
     def act(self, x: jax.Array) -> jax.Array:
         return ACTIVATIONS[self.activation](x)
@@ -116,6 +135,24 @@ class MetaNet(nn.Module):
     def layer_channels(self) -> tuple[int, ...]:
         """Channels of layer1..layer4."""
         return tuple(self.channels[stage] for stage in self.outputs)
+
+    @property
+    def stage_ends(self) -> list[int]:
+        """How many blocks the network has up to the end of every stage."""
+        return list(accumulate(self.repeats))
+
+    def parts(self) -> list[Part]:
+        """Stem, stages and head."""
+        ends = self.stage_ends
+        stages = []
+        for stage, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+            facts = {column: getattr(self, column)[stage] for column in COLUMNS}
+            if stage in self.outputs:
+                facts["output"] = f"layer{list(self.outputs).index(stage) + 1}"
+            modules = tuple(f"blocks_{i}" for i in range(start, end))
+            stages.append(Part(f"stage {stage}", modules, facts))
+        head = Part("head", ("head_conv", "head_norm"), {"channels": self.features})
+        return [Part("stem", ("stem_conv", "stem_norm"), {"channels": self.stem}), *stages, head]
 
 
 def block_operators(table: Mapping[str, Sequence] | MetaNet) -> list[str]:
