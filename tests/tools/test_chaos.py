@@ -26,8 +26,8 @@ def test_no_damaged_checkpoint_is_restored_wrong(tmp_path):
 
 def test_killed_runs_go_on_as_if_left_alone(tmp_path):
     few = ["--config.amateur.train.steps=24", "--config.amateur.train.checkpoint_every=4"]
-    # This seed's first kills fall early: the run left alone also compiled, those that follow do not.
-    counted = kills.campaign(tmp_path, kills=2, seed=375, overrides=few)
+    # This seed's first kills fall behind the start and before the end.
+    counted = kills.campaign(tmp_path, kills=2, seed=191, overrides=few)
     assert counted["kills"] == 2 and counted["finished_runs"] >= 1
     assert counted["checked"] >= 1 and counted["different"] == 0
 

@@ -40,7 +40,12 @@ def main() -> None:
 
 def campaign(out: pathlib.Path, kills: int, seed: int, overrides: list[str]) -> dict[str, Any]:
     """Counts of kills, of runs that came to their end, and of checkpoints that differed."""
-    alone = out / "alone"
+    warm, alone = out / "warm", out / "alone"
+    with start(warm, [*overrides, "--config.amateur.train.steps=3"]) as process:
+        if process.wait():
+            sys.exit(f"a run of three steps failed; see {warm}/log")
+    # Programs compiled once: a start then takes seconds, and kills fall into steps and saves.
+    shutil.copytree(warm / "compiled", alone / "compiled")
     started = time.time()
     with start(alone, [*overrides, "--config.amateur.train.keep=1000000"]) as process:
         if process.wait():
@@ -53,7 +58,6 @@ def campaign(out: pathlib.Path, kills: int, seed: int, overrides: list[str]) -> 
     while counted["kills"] < kills or workdir is not None:
         if workdir is None:
             workdir = out / f"run{counted['finished_runs']}"
-            # Programs compiled once: a start then takes seconds, and kills fall into steps and saves.
             shutil.copytree(alone / "compiled", workdir / "compiled")
         moment = rng.uniform(0.05, 1.0) * seconds if counted["kills"] < kills else None
         killed = run_once(workdir, overrides, moment)
