@@ -49,7 +49,7 @@ def campaign(
 ) -> dict[str, Any]:
     """Seconds and steps of a config's amateur, left alone and killed `every` seconds.
 
-    None: after 0.65 of the time that it took alone, so once at least on any machine.
+    None: once, when half of the steps are logged, however fast the machine is.
     """
     train = {"checkpoint_every": checkpoint_every, "log_every": 1, "steps": steps}
     settings = [f"--config.amateur.train.{name}={value}" for name, value in train.items()]
@@ -58,11 +58,11 @@ def campaign(
     run(config, warm, [*settings, "--config.amateur.train.steps=3"], None)
     measured, ends = {}, []
     for name in ("before", "killed", "after"):
-        workdir, limit = out / name, None
+        workdir, limit, half = out / name, None, None
         if name == "killed":
-            limit = every or 0.65 * measured["before"][0]
+            limit, half = every, None if every else steps // 2
         shutil.copytree(warm / "compiled", workdir / "compiled")
-        measured[name] = run(config, workdir, settings, limit)
+        measured[name] = run(config, workdir, settings, limit, half)
         ends.append(arrays_of(checkpoints(workdir)[steps]))
     elapsed, kills, ran = measured["killed"]
     alone = [measured[name][0] for name in ("before", "after")]
@@ -79,13 +79,24 @@ def campaign(
 
 
 def run(
-    config: pathlib.Path, workdir: pathlib.Path, overrides: Sequence[str], every: float | None
+    config: pathlib.Path,
+    workdir: pathlib.Path,
+    overrides: Sequence[str],
+    every: float | None,
+    at_step: int | None = None,
 ) -> tuple[float, int, int]:
-    """Run to the end, killed `every` seconds after each start: (seconds, kills, steps run)."""
+    """Run to the end: (seconds, kills, steps run).
+
+    Killed `every` seconds after each start, or once when `at_step` is logged.
+    """
     started, kills, ran, barren = time.time(), 0, 0, 0
     while True:
         before = max(checkpoints(workdir), default=0)
         with start(workdir, overrides, config) as process:
+            if at_step and not kills:
+                while process.poll() is None and last_step(workdir) < at_step:
+                    time.sleep(0.05)
+                process.send_signal(signal.SIGKILL)
             try:
                 code = process.wait(timeout=every)
             except subprocess.TimeoutExpired:
