@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from flax.core import meta
+from torch_state import our_layout, to_ours
 
 from intern_jax.models import layers
-from intern_jax.weights.metanet_names import our_layout, to_ours
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 # Unoptimised code: these programs run once, compiling them is what costs.

@@ -20,9 +20,9 @@ from metanet_fixture import (
     stored_gradients,
     variables,
 )
+from torch_state import our_name
 
 from intern_jax.models.metanet import MetaNet, block_operators
-from intern_jax.weights.metanet_names import our_name
 
 # (eval outputs, train outputs and statistics, gradients), as shares of each array's largest value
 SHARES = {jnp.float64: (1e-9, 1e-9, 1e-9), jnp.float32: (1e-5, 2e-5, 1e-4)}

@@ -20,11 +20,11 @@ from metanet_fixture import (
     stored_gradients,
     variables,
 )
+from torch_state import our_generalist_name
 
 from intern_jax.models import zoo
 from intern_jax.models.metanet import block_operators
 from intern_jax.models.transfer import Generalist, Path
-from intern_jax.weights.metanet_names import our_generalist_name
 
 TINY = {"name": "generalist", "branch": {"name": "embedded_tiny"}}
 BRANCH = {"cls": ("global", "gv_global"), "dense": ("patch", "gv_patch")}

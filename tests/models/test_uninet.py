@@ -21,52 +21,32 @@ from metanet_fixture import (
     variables,
 )
 from scipy.special import erf
+from torch_state import our_name
 
 from intern_jax.core.config import UserError
 from intern_jax.models import zoo
 from intern_jax.models.blocks import Block, MixerBlock
 from intern_jax.models.uninet import UniNet, block_kinds
-from intern_jax.weights import metanet_names
+from intern_jax.weights.metanet_names import uninet_blocks
 
 TINY = B4_TINY | {
     "repeats": (1, 1, 2, 1, 2, 2),
     "samplers": ("l_dsm", "l_dsm", "l_dsm", "lg_dsm", "lg_dsm"),
 }
 CLASSIFIER = {"classifier.weight": "kernel", "classifier.bias": "bias"}
-SAMPLERS = {
-    "l_dsm": {
-        "downsample.0": "depthwise",
-        "downsample.1": "depthwise_norm",
-        "downsample.2": "project",
-        "residual.0": "shortcut",
-        "residual.1": "shortcut",
-    },
-    "lg_dsm": {
-        "q.0": "depthwise",
-        "q.1": "depthwise_norm",
-        "q.2": "project",
-        "q_norm": "query_norm",
-        "kv_norm": "key_norm",
-        "kv": "key_value",
-        "proj": "attention_project",
-        "residual.0": "shortcut",
-        "residual.1": "shortcut",
-    },
-}
 # (eval outputs, train outputs and statistics, gradients), as shares of each array's largest value
 SHARES = {jnp.float64: (1e-9, 1e-9, 1e-9), jnp.float32: (1e-5, 2e-5, 1e-4)}
 
 
 @pytest.fixture
-def data(monkeypatch):
-    monkeypatch.setattr(metanet_names, "BLOCKS", metanet_names.BLOCKS | SAMPLERS)
+def data():
     return np.load(FIXTURES / "uninet_tiny.npz", allow_pickle=False)
 
 
 def _names(data):
-    kinds = block_kinds(TINY)
+    kinds = uninet_blocks(UniNet(**TINY))
     stored = [k.removeprefix("param/") for k in data.files if k.startswith("param/")]
-    ours = {k: metanet_names.our_name(k, kinds) for k in stored if k not in CLASSIFIER}
+    ours = {k: our_name(k, kinds) for k in stored if k not in CLASSIFIER}
     return ours | {k: f"params/classifier/{leaf}" for k, leaf in CLASSIFIER.items()}
 
 

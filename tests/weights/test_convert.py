@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
+import torch_state
 
 import intern_jax
 from intern_jax import __main__ as cli
@@ -21,7 +22,7 @@ from intern_jax.core.config import UserError
 from intern_jax.models import zoo
 from intern_jax.models.metanet import block_operators
 from intern_jax.ops import images
-from intern_jax.weights import convert, metanet_names, pth, published_names, safetensors
+from intern_jax.weights import convert, pth, published_names, safetensors
 from intern_jax.weights.torch_names import published_shape
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
@@ -191,10 +192,10 @@ def test_the_authors_networks_are_read_as_name_by_name(file, model):
     _, state = fixture_state(file)
     found = convert.from_published(state, model)
     operators = block_operators(model.get("branch", model))
-    of = metanet_names.our_generalist_name if "branch" in model else metanet_names.our_name
+    of = torch_state.our_generalist_name if "branch" in model else torch_state.our_name
     names = {name: of(name, operators) for name in state}
     shapes = convert.backbone_shapes(model)
-    same(tree.unflatten(metanet_names.to_ours(state, names, shapes)), found.variables)
+    same(tree.unflatten(torch_state.to_ours(state, names, shapes)), found.variables)
     assert found.prefix == ("model." if "branch" in model else "")
     written = convert.in_published_names(found.variables, model, "gv_benchmark")
     same(state, {k: v for k, v in written.items() if not k.endswith("num_batches_tracked")})
