@@ -23,14 +23,14 @@ import os
 import pathlib
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from tools.bench.turns import Turn, answer
+
 SIZE, WIDTH, HEIGHT, QUALITY = 224, 500, 375, 90
 SIDE, ASPECT = (0.45, 1.0), 4 / 3
 BATCH = 64
@@ -69,7 +69,13 @@ def compare(args: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
     if args.torch_python:
         pythons["torch"] = str(args.torch_python)
     before = os.getloadavg()
-    parts = {name: Part(name, python, folder, args.core) for name, python in pythons.items()}
+    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    parts = {
+        name: Turn(
+            python, __file__, [f"--part={name}", f"--folder={folder}", f"--core={args.core}"], one
+        )
+        for name, python in pythons.items()
+    }
     rates: dict[str, list[float]] = {name: [] for name in parts}
     for _ in range(args.rounds):
         for name, part in parts.items():
@@ -123,40 +129,12 @@ def make(folder: pathlib.Path, count: int) -> None:
         picture.save(folder / str(i % 2) / f"{i:05d}.jpg", quality=QUALITY)
 
 
-class Part:
-    """A part in its own process, which works only while it is asked to."""
-
-    def __init__(self, name: str, python: str, folder: pathlib.Path, core: int):
-        command = [python, str(pathlib.Path(__file__).resolve()), f"--part={name}"]
-        command += [f"--folder={folder}", f"--core={core}"]
-        one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", **one}
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, cwd=ROOT
-        )
-        self.versions = json.loads(self.process.stdout.readline())
-
-    def round(self, seconds: float) -> float:
-        """Pictures a second over about so many seconds."""
-        self.process.stdin.write(f"{seconds}\n")
-        self.process.stdin.flush()
-        return float(self.process.stdout.readline())
-
-    def close(self) -> dict[str, str]:
-        """End the process; the versions that it used."""
-        self.process.stdin.close()
-        self.process.wait()
-        return self.versions
-
-
 def serve(part: Callable, folder: pathlib.Path, core: int) -> None:
     """Answer each line of seconds by a rate; `part` makes an endless iterator of pictures made at a time."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
     begin, versions = part(folder)
-    print(json.dumps(versions), flush=True)
-    for line in sys.stdin:
-        print(measure(begin, float(line)), flush=True)
+    answer(versions, lambda seconds: measure(begin, seconds))
 
 
 def measure(begin: Callable[[], Iterator[int]], seconds: float) -> float:

@@ -22,14 +22,14 @@ import json
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import time
 import types
 from collections.abc import Callable
 from typing import Any
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from tools.bench.turns import Turn, answer
+
 BATCHES = {224: 16, 64: 64}
 CLASSES, RATE = 1000, 1e-4
 CEILING = 2048
@@ -71,7 +71,11 @@ def compare(args: argparse.Namespace, name: str, size: int, mode: str) -> dict[s
     if args.torch_python and (PEERS[name] or args.metanet):
         pythons["torch"] = str(args.torch_python)
     before = os.getloadavg()
-    sides = {side: Side(side, python, args, name, size, mode) for side, python in pythons.items()}
+    asked = [f"--mode={mode}", f"--cases={name}", f"--sizes={size}", f"--threads={args.threads}"]
+    asked += [f"--metanet={args.metanet}"] if args.metanet else []
+    sides = {
+        side: Turn(python, __file__, [f"--side={side}", *asked]) for side, python in pythons.items()
+    }
     rates: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(args.rounds):
         for side, process in sides.items():
@@ -105,36 +109,6 @@ def row(result: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-class Side:
-    """One side of a comparison in its own process."""
-
-    def __init__(
-        self, side: str, python: str, args: argparse.Namespace, name: str, size: int, mode: str
-    ):
-        command = [python, str(pathlib.Path(__file__).resolve()), f"--side={side}"]
-        command += [f"--mode={mode}", f"--cases={name}", f"--sizes={size}"]
-        command += [f"--threads={args.threads}", f"--seconds={args.seconds}"]
-        if args.metanet:
-            command.append(f"--metanet={args.metanet}")
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, cwd=ROOT
-        )
-        self.facts = json.loads(self.process.stdout.readline())
-
-    def round(self, seconds: float) -> float:
-        """Images a second over about so many seconds."""
-        self.process.stdin.write(f"{seconds}\n")
-        self.process.stdin.flush()
-        return float(self.process.stdout.readline())
-
-    def close(self) -> dict[str, Any]:
-        """End the process; what it said of itself."""
-        self.process.stdin.close()
-        self.process.wait()
-        return self.facts
-
-
 def serve(args: argparse.Namespace) -> None:
     """Answer each line of seconds by a rate."""
     name, size = args.cases, int(args.sizes)
@@ -144,13 +118,15 @@ def serve(args: argparse.Namespace) -> None:
     make = {"ours": ours, "torch": torch_side}[args.side]
     step, facts = make(name, size, args.mode == "train", args)
     step()
-    print(json.dumps(facts), flush=True)
-    for line in sys.stdin:
-        seconds, done, started = float(line), 0, time.perf_counter()
+
+    def rate(seconds: float) -> float:
+        done, started = 0, time.perf_counter()
         while time.perf_counter() < started + seconds or not done:
             step()
             done += BATCHES[size]
-        print(done / (time.perf_counter() - started), flush=True)
+        return done / (time.perf_counter() - started)
+
+    answer(facts, rate)
 
 
 def rate_of(multiply: Callable[[], Any]) -> float:

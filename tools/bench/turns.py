@@ -1,0 +1,51 @@
+"""What is compared, each in a process of its own that works only while it is asked to.
+
+The comparing program starts a Turn for every side and asks them in turn; a side calls `answer`. Nothing but the
+standard library is imported, so that a side may run in another Python, which has the peer's packages.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+class Turn:
+    """A side's process; `facts` is what it said of itself when it was ready."""
+
+    def __init__(
+        self,
+        python: str,
+        script: str,
+        arguments: Sequence[str],
+        env: Mapping[str, str] | None = None,
+    ):
+        command = [python, str(pathlib.Path(script).resolve()), *arguments]
+        own = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", **(env or {})}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(command, env=os.environ | own, cwd=ROOT, **pipes)
+        self.facts = json.loads(self.process.stdout.readline())
+
+    def round(self, seconds: float) -> float:
+        """Pictures a second over about so many seconds."""
+        self.process.stdin.write(f"{seconds}\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline())
+
+    def close(self) -> dict[str, Any]:
+        """End the process; its facts."""
+        self.process.stdin.close()
+        self.process.wait()
+        return self.facts
+
+
+def answer(facts: Mapping[str, Any], rate: Callable[[float], float]) -> None:
+    """Say the facts, then answer each line of seconds by a rate, until there is none."""
+    print(json.dumps(facts), flush=True)
+    for line in sys.stdin:
+        print(rate(float(line)), flush=True)
