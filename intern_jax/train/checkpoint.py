@@ -11,6 +11,8 @@ import json
 import logging
 import pathlib
 import shutil
+import threading
+import time
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -34,6 +36,8 @@ UNLISTED = (FILES, "commit_success.txt", "_CHECKPOINT_METADATA")
 SMALL_BYTES = 4 << 20
 # How long a process waits for the others to end their part of a save.
 SAVE_SECONDS = 600
+# How long the remaining threads of a failed save may take to end.
+FAILED_SECONDS = 10
 
 
 class Damaged(Exception):
@@ -177,6 +181,9 @@ class Checkpoints:
             self.folder / str(step),
             _reason(error),
         )
+        # Orbax hands on the first thread's error while its others still write, and one of those would put its files
+        # into the folder of the next save of this step.
+        _wait_for_orbax(FAILED_SECONDS)
         # A fresh one: nothing of the failure may stay in it.
         self._checkpointer = self._new_checkpointer()
 
@@ -185,7 +192,7 @@ class Checkpoints:
         if hosts.is_main():
             for pattern in ("*.orbax-checkpoint-tmp*", "deleting-*"):
                 for left in self.folder.glob(pattern):
-                    # What cannot go now (the threads of a failed save end late) goes the next time.
+                    # What cannot go now goes the next time.
                     shutil.rmtree(left, ignore_errors=True)
 
     def _prune(self) -> None:
@@ -255,6 +262,15 @@ def _check_files(step: pathlib.Path) -> None:
             raise Damaged(f"{name} is missing")
         if there[name] != entry:
             raise Damaged(f"{name} is not what was saved")
+
+
+def _wait_for_orbax(seconds: float) -> None:
+    """Until no thread of Orbax's is left in this process, or the seconds are over."""
+    until = time.monotonic() + seconds
+    for thread in threading.enumerate():
+        if type(thread).__module__.startswith("orbax."):
+            # Thread.join, not Orbax's: that one raises the error of the thread.
+            threading.Thread.join(thread, max(0.0, until - time.monotonic()))
 
 
 def _together(read: Any) -> Any:
