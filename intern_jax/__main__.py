@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from intern_jax.core import exits
+from intern_jax.core import exits, memory
 from intern_jax.version import __version__
 
 _CONFIG_HELP = "a config file, or the name of one that ships with the package (quickstart)"
@@ -24,6 +24,12 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; try: {self.prog} --help\n")
+
+
+def program() -> NoReturn:
+    """What the shell starts: `main` in a process with huge pages, where they can be had."""
+    memory.restart_with_huge_pages()
+    sys.exit(main())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -243,4 +249,4 @@ def _none_left(rest: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

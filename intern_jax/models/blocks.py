@@ -28,6 +28,7 @@ from intern_jax.models.layers import (
     max_pool,
 )
 from intern_jax.ops.attention import attention, cross_covariance_attention
+from intern_jax.ops.linear import linear
 
 
 class Block(nn.Module):
@@ -143,7 +144,7 @@ class ToHeads(nn.Module):
         # One axis, as every bias: that is how optimizers tell what not to decay.
         bias = self.param("bias", nn.initializers.zeros, (self.parts * features,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        return jnp.einsum("bnc,cthd->tbnhd", x, kernel) + bias.reshape(shape)[:, None, None]
+        return jnp.moveaxis(linear(x, kernel) + bias.reshape(shape)[None, None], 2, 0)
 
 
 class FromHeads(nn.Module):
@@ -160,7 +161,7 @@ class FromHeads(nn.Module):
         bias_init = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
         bias = self.param("bias", bias_init, (self.features,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        return jnp.einsum("bnhd,hdc->bnc", x, kernel) + bias[None, None]
+        return linear(x, kernel, inputs=2) + bias[None, None]
 
 
 class TokenAttention(nn.Module):

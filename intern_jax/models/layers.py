@@ -16,6 +16,7 @@ from flax.linen.dtypes import promote_dtype
 from jax import lax
 
 from intern_jax.ops.depthwise import depthwise_conv
+from intern_jax.ops.linear import linear
 
 Dtype = Any
 
@@ -71,7 +72,7 @@ class Conv(nn.Module):
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         if side == 1:
             x = x[:, :: self.stride, :: self.stride] if self.stride > 1 else x
-            x = lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
+            x = linear(x, kernel)
         else:
             pad = (side // 2, side // 2)
             x = lax.conv_general_dilated(
@@ -123,7 +124,7 @@ class Dense(nn.Module):
             bias_init = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:])
             bias = self.param("bias", bias_init, (self.features,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        x = lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
+        x = linear(x, kernel)
         return x if bias is None else x + bias.reshape((1,) * (x.ndim - 1) + bias.shape)
 
 

@@ -26,7 +26,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.linen.dtypes import promote_dtype
-from jax import lax
 
 from intern_jax.models.backbone import Part
 from intern_jax.models.blocks import TokenAttention
@@ -39,6 +38,7 @@ from intern_jax.models.layers import (
     linear_init,
     uniform_fan_in,
 )
+from intern_jax.ops.linear import linear
 
 STRIDES = (4, 8, 16, 32)
 
@@ -71,7 +71,7 @@ class PatchEmbed(nn.Module):
         x = x.reshape(batch, rows, side, cols, side, inputs).swapaxes(2, 3)
         # A convolution whose windows do not overlap is a matrix product.
         x = x.reshape(batch, rows, cols, side * side * inputs)
-        x = lax.dot_general(x, kernel.reshape(-1, self.features), (((3,), (0,)), ((), ())))
+        x = linear(x, kernel.reshape(-1, self.features))
         return x if bias is None else x + bias[None, None, None]
 
 

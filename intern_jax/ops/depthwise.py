@@ -6,13 +6,15 @@ program compiled on a CPU machine for a TPU holds the native form. Legend: B bat
 width, C channels, K kernel side.
 """
 
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 FORMS = ("auto", "cpu", "native")
+# Output positions of a sample up to which the CPU form sums a kernel's gradient over the whole batch at once.
+SMALL_MAP = 16
 
 
 def by_platform(form: str, cpu, native, *args):
@@ -74,18 +76,21 @@ def _pad(x, pad):
     return jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
 
 
-def _shifted(x, kernel, stride):
-    side = kernel.shape[0]
-    height, width = -(-x.shape[1] // stride), -(-x.shape[2] // stride)
+def _windows(x, side, stride):
+    """For each of the side * side taps, row by row, what it sees of the map: [B, out height, out width, C]."""
+    height, width = (-(-size // stride) for size in x.shape[1:3])
     x = _pad(x, side // 2)
-    total = None
     for i in range(side):
         for j in range(side):
             rows = slice(i, i + stride * (height - 1) + 1, stride)
             cols = slice(j, j + stride * (width - 1) + 1, stride)
-            term = x[:, rows, cols] * kernel[i, j][None, None, None]
-            total = term if total is None else total + term
-    return total
+            yield x[:, rows, cols]
+
+
+def _shifted(x, kernel, stride):
+    taps = kernel.reshape(-1, 1, 1, 1, kernel.shape[-1])
+    terms = (seen * tap for seen, tap in zip(_windows(x, len(kernel), stride), taps, strict=True))
+    return reduce(jnp.add, terms)
 
 
 def _shifted_vjp(x, kernel, grad, stride):
@@ -101,20 +106,18 @@ def _shifted_vjp(x, kernel, grad, stride):
         spread = lax.pad(grad, zero, ((0, 0, 0), *config, (0, 0, 0)))
     d_x = _shifted(spread, kernel[::-1, ::-1], 1).astype(x.dtype)
 
-    # A loop over output rows keeps the working set in cache, one reduction of the map does not.
-    padded = _pad(x, side // 2)
-    width = grad.shape[2]
     precise = jnp.promote_types(x.dtype, jnp.float32)
-
-    def add_row(r, total):
-        rows = lax.dynamic_slice_in_dim(padded, r * stride, side, axis=1)
-        out = lax.dynamic_slice_in_dim(grad, r, 1, axis=1).astype(precise)
-        taps = [
-            jnp.sum(rows[:, :, j : j + stride * (width - 1) + 1 : stride] * out, axis=(0, 2))
-            for j in range(side)
-        ]
-        return total + jnp.stack(taps, axis=1)
-
-    total = jnp.zeros(kernel.shape, precise)
-    d_kernel = lax.fori_loop(0, grad.shape[1], add_row, total)
+    taps = partial(_taps, side=side, stride=stride, dtype=precise)
+    if grad.shape[1] * grad.shape[2] <= SMALL_MAP:
+        d_kernel = taps(x, grad)
+    else:
+        # Sample by sample, both maps stay in cache for all K*K taps: 1.1 to 2 times faster than the batch at once.
+        d_kernel = lax.map(lambda one: taps(one[0][None], one[1][None]), (x, grad)).sum(axis=0)
     return d_x, d_kernel.astype(kernel.dtype)
+
+
+def _taps(x, grad, side, stride, dtype):
+    """The kernel's gradient [K,K,C]: for each tap, what it saw times the output's gradient, summed."""
+    grad = grad.astype(dtype)
+    found = [jnp.sum(seen * grad, axis=(0, 1, 2)) for seen in _windows(x, side, stride)]
+    return jnp.stack(found).reshape(side, side, -1)

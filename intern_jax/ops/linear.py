@@ -1,0 +1,51 @@
+"""Products of the last axes of a map with a kernel, and their gradients.
+
+XLA:CPU turns a kernel's gradient that sums over several axes of a map, as autodiff writes it, into copies of both
+operands with the channels in front, strided and slow; with those axes made one there are none. Accelerators tile the
+last two axes, where the same reshape would be the copy. `lax.platform_dependent` takes the platform's form.
+"""
+
+from functools import partial
+from math import prod
+
+import jax
+from jax import lax
+
+from intern_jax.ops.depthwise import by_platform
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def linear(x: jax.Array, kernel: jax.Array, inputs: int = 1, form: str = "auto") -> jax.Array:
+    """Contract the last `inputs` axes of x [..., *I] with the first of kernel [*I, *O]; returns [..., *O].
+
+    `form` forces the gradient's form, "cpu" or "native".
+    """
+    first = x.ndim - inputs
+    over = (tuple(range(first, x.ndim)), tuple(range(inputs)))
+    return lax.dot_general(x, kernel, (over, ((), ())))
+
+
+def _forward(x, kernel, inputs, form):
+    return linear(x, kernel, inputs, form), (x, kernel)
+
+
+def _backward(inputs, form, saved, grad):
+    x, kernel = saved
+    outputs = kernel.ndim - inputs
+    over = (tuple(range(grad.ndim - outputs, grad.ndim)), tuple(range(inputs, kernel.ndim)))
+    d_x = lax.dot_general(grad, kernel, (over, ((), ())))
+    cpu, native = (partial(f, shape=kernel.shape, inputs=inputs) for f in (_flat, _as_it_is))
+    return d_x, by_platform(form, cpu, native, x, grad)
+
+
+linear.defvjp(_forward, _backward)
+
+
+def _flat(x, grad, shape, inputs):
+    rows = (x.reshape(-1, prod(shape[:inputs])), grad.reshape(-1, prod(shape[inputs:])))
+    return lax.dot_general(*rows, (((0,), (0,)), ((), ()))).reshape(shape)
+
+
+def _as_it_is(x, grad, shape, inputs):
+    over = tuple(range(x.ndim - inputs))
+    return lax.dot_general(x, grad, ((over, over), ((), ())))
