@@ -25,10 +25,10 @@ from intern_jax.models.layers import (
     LayerScale,
     SqueezeExcite,
     linear_init,
-    max_pool,
 )
 from intern_jax.ops.attention import attention, cross_covariance_attention
 from intern_jax.ops.linear import linear
+from intern_jax.ops.pooling import max_pool
 
 
 class Block(nn.Module):

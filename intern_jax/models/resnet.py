@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from intern_jax.models.backbone import Part
-from intern_jax.models.layers import BatchNorm, Conv, DropPath, Dtype, max_pool
+from intern_jax.models.layers import BatchNorm, Conv, DropPath, Dtype
+from intern_jax.ops.pooling import max_pool
 
 he_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 

@@ -13,9 +13,10 @@ import numpy as np
 
 from intern_jax.models.backbone import Part
 from intern_jax.models.blocks import OPERATORS, Block, FromHeads, ToHeads
-from intern_jax.models.layers import Conv, DepthwiseConv, LayerNorm, max_pool
+from intern_jax.models.layers import Conv, DepthwiseConv, LayerNorm
 from intern_jax.models.metanet import MetaNet
 from intern_jax.ops.attention import attention
+from intern_jax.ops.pooling import max_pool
 
 
 class LocalSampler(Block):

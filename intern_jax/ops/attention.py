@@ -8,7 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from intern_jax.ops.depthwise import by_platform
+from intern_jax.ops.forms import by_platform
 
 
 # A function of its own, so that layers of one shape are traced once.

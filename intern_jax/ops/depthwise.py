@@ -1,9 +1,7 @@
 """Depthwise convolution in two forms with one meaning.
 
 XLA:CPU runs a grouped convolution 10 to 50 times slower than K*K shifted multiply-adds,
-accelerators run it natively. The choice is left to the lowering (`lax.platform_dependent`): a
-program compiled on a CPU machine for a TPU holds the native form. Legend: B batch, H height, W
-width, C channels, K kernel side.
+accelerators run it natively. Legend: B batch, H height, W width, C channels, K kernel side.
 """
 
 from functools import partial, reduce
@@ -12,18 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-FORMS = ("auto", "cpu", "native")
+from intern_jax.ops.forms import by_platform, windows
+
 # Output positions of a sample up to which the CPU form sums a kernel's gradient over the whole batch at once.
 SMALL_MAP = 16
-
-
-def by_platform(form: str, cpu, native, *args):
-    """Call `cpu` or `native` on `args`; "auto" decides at lowering, the names force a form."""
-    if form == "auto":
-        return lax.platform_dependent(*args, cpu=cpu, default=native)
-    if form not in FORMS:
-        raise ValueError(f"form is {form!r}; known: {', '.join(FORMS)}")
-    return (cpu if form == "cpu" else native)(*args)
 
 
 # A function of its own, so that layers of one shape are traced once.
@@ -72,24 +62,9 @@ def _native_vjp(x, kernel, grad, stride):
     return jax.vjp(partial(_native, stride=stride), x, kernel)[1](grad)
 
 
-def _pad(x, pad):
-    return jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-
-
-def _windows(x, side, stride):
-    """For each of the side * side taps, row by row, what it sees of the map: [B, out height, out width, C]."""
-    height, width = (-(-size // stride) for size in x.shape[1:3])
-    x = _pad(x, side // 2)
-    for i in range(side):
-        for j in range(side):
-            rows = slice(i, i + stride * (height - 1) + 1, stride)
-            cols = slice(j, j + stride * (width - 1) + 1, stride)
-            yield x[:, rows, cols]
-
-
 def _shifted(x, kernel, stride):
     taps = kernel.reshape(-1, 1, 1, 1, kernel.shape[-1])
-    terms = (seen * tap for seen, tap in zip(_windows(x, len(kernel), stride), taps, strict=True))
+    terms = (seen * tap for seen, tap in zip(windows(x, len(kernel), stride), taps, strict=True))
     return reduce(jnp.add, terms)
 
 
@@ -119,5 +94,5 @@ def _shifted_vjp(x, kernel, grad, stride):
 def _taps(x, grad, side, stride, dtype):
     """The kernel's gradient [K,K,C]: for each tap, what it saw times the output's gradient, summed."""
     grad = grad.astype(dtype)
-    found = [jnp.sum(seen * grad, axis=(0, 1, 2)) for seen in _windows(x, side, stride)]
+    found = [jnp.sum(seen * grad, axis=(0, 1, 2)) for seen in windows(x, side, stride)]
     return jnp.stack(found).reshape(side, side, -1)

@@ -2,7 +2,7 @@
 
 XLA:CPU turns a kernel's gradient that sums over several axes of a map, as autodiff writes it, into copies of both
 operands with the channels in front, strided and slow; with those axes made one there are none. Accelerators tile the
-last two axes, where the same reshape would be the copy. `lax.platform_dependent` takes the platform's form.
+last two axes, where the same reshape would be the copy.
 """
 
 from functools import partial
@@ -11,7 +11,7 @@ from math import prod
 import jax
 from jax import lax
 
-from intern_jax.ops.depthwise import by_platform
+from intern_jax.ops.forms import by_platform
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))

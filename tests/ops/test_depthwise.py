@@ -9,31 +9,35 @@ from intern_jax.ops.depthwise import depthwise_conv
 
 
 def _by_hand(x, kernel, stride):
-    batch, height, width, channels = x.shape
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    (batch, height, width, channels), side = x.shape, len(kernel)
+    pad = side // 2
+    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     rows, cols = -(-height // stride), -(-width // stride)
     out = np.zeros((batch, rows, cols, channels))
     for r in range(rows):
         for c in range(cols):
-            window = padded[:, r * stride : r * stride + 3, c * stride : c * stride + 3]
+            top, left = r * stride, c * stride
+            window = padded[:, top : top + side, left : left + side]
             out[:, r, c] = np.sum(window * kernel[None], axis=(1, 2))
     return out
 
 
-def _arrays(height, width, stride, channels=5):
+def _arrays(height, width, stride, channels=5, side=3):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, height, width, channels))
-    kernel = rng.normal(size=(3, 3, channels))
+    kernel = rng.normal(size=(side, side, channels))
     grad = rng.normal(size=(2, -(-height // stride), -(-width // stride), channels))
     return x, kernel, grad
 
 
 @pytest.mark.parametrize("form", ["auto", "cpu", "native"])
+@pytest.mark.parametrize("side", [3, 5, 7])
 @pytest.mark.parametrize(
-    "height, width, stride", [(6, 8, 1), (6, 8, 2), (7, 5, 1), (7, 5, 2), (1, 1, 2)]
+    "height, width, stride",
+    [(6, 8, 1), (6, 8, 2), (7, 5, 1), (7, 5, 2), (9, 11, 2), (4, 4, 1), (1, 1, 2)],
 )
-def test_value_and_gradients(form, height, width, stride):
-    x, kernel, grad = _arrays(height, width, stride)
+def test_value_and_gradients(form, height, width, stride, side):
+    x, kernel, grad = _arrays(height, width, stride, side=side)
     with jax.enable_x64(True):
 
         @jax.jit

@@ -1,0 +1,36 @@
+"""Operations in two forms with one meaning: one for XLA:CPU, one for accelerators."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+FORMS = ("auto", "cpu", "native")
+
+
+def by_platform(form: str, cpu: Callable, native: Callable, *args: jax.Array) -> Any:
+    """Call `cpu` or `native` on `args`; "auto" decides at lowering, the names force a form.
+
+    So a program compiled on a CPU machine for a TPU holds the native form.
+    """
+    if form == "auto":
+        return lax.platform_dependent(*args, cpu=cpu, default=native)
+    if form not in FORMS:
+        raise ValueError(f"form is {form!r}; known: {', '.join(FORMS)}")
+    return (cpu if form == "cpu" else native)(*args)
+
+
+def windows(x: jax.Array, side: int, stride: int, fill: float = 0.0) -> Iterator[jax.Array]:
+    """What each place of a side x side window sees of a map [B,H,W,C], row by row: [B,out height,out width,C].
+
+    The map is padded with side // 2 of `fill` on all sides; the windows begin `stride` apart.
+    """
+    pad, (height, width) = side // 2, (-(-size // stride) for size in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=fill)
+    for i in range(side):
+        for j in range(side):
+            rows = slice(i, i + stride * (height - 1) + 1, stride)
+            cols = slice(j, j + stride * (width - 1) + 1, stride)
+            yield x[:, rows, cols]
