@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 
+from intern_jax.ops.conv import conv
 from intern_jax.ops.depthwise import depthwise_conv
 from intern_jax.ops.linear import linear
 
@@ -80,14 +81,7 @@ class Conv(nn.Module):
             x = x[:, :: self.stride, :: self.stride] if self.stride > 1 else x
             x = linear(x, kernel)
         else:
-            pad = (side // 2, side // 2)
-            x = lax.conv_general_dilated(
-                x,
-                kernel,
-                window_strides=(self.stride, self.stride),
-                padding=(pad, pad),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
+            x = conv(x, kernel, self.stride)
         return x if bias is None else x + bias[None, None, None]
 
 

@@ -1,0 +1,71 @@
+"""Convolution in two forms with one meaning.
+
+XLA:CPU has fast code for most convolutions, and none for those of small maps (100 times slower at 2 x 2) and for the
+gradients of strided ones. A matrix product with the windows side by side (im2col) does those. Legend: B batch, H
+height, W width, I and C channels, K kernel side.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from intern_jax.ops.forms import by_platform, windows
+from intern_jax.ops.linear import linear
+
+# Output positions of a sample up to which the CPU form is always the matrix product.
+SMALL_MAP = 64
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def conv(
+    x_BxHxWxI: jax.Array, kernel_KxKxIxC: jax.Array, stride: int = 1, form: str = "auto"
+) -> jax.Array:
+    """Convolve with an odd K x K kernel, zero padding K // 2 on both sides.
+
+    Returns [B, ceil(H / stride), ceil(W / stride), C]: symmetric padding, not XLA's "SAME". `form` forces "cpu" or
+    "native".
+    """
+    native = partial(_native, stride=stride)
+    cpu = partial(_product, stride=stride) if _is_small(x_BxHxWxI, stride) else native
+    return by_platform(form, cpu, native, x_BxHxWxI, kernel_KxKxIxC)
+
+
+def _forward(x, kernel, stride, form):
+    return conv(x, kernel, stride, form), (x, kernel)
+
+
+def _backward(stride, form, saved, grad):
+    native = partial(_native, stride=stride)
+    better = stride > 1 or _is_small(saved[0], stride)
+    cpu = partial(_product, stride=stride) if better else native
+    return by_platform(form, partial(_pull, cpu), partial(_pull, native), *saved, grad)
+
+
+conv.defvjp(_forward, _backward)
+
+
+def _is_small(x, stride):
+    height, width = (-(-size // stride) for size in x.shape[1:3])
+    return height * width <= SMALL_MAP
+
+
+def _pull(function, x, kernel, grad):
+    return jax.vjp(function, x, kernel)[1](grad)
+
+
+def _native(x, kernel, stride):
+    pad = (kernel.shape[0] // 2,) * 2
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=(pad, pad),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _product(x, kernel, stride):
+    seen = jnp.concatenate(list(windows(x, len(kernel), stride)), axis=-1)
+    return linear(seen, kernel.reshape(-1, kernel.shape[-1]))
