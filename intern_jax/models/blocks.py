@@ -15,6 +15,7 @@ from flax.linen.dtypes import promote_dtype
 
 from intern_jax.models.layers import (
     ACTIVATIONS,
+    NARROW,
     BatchNorm,
     Conv,
     Dense,
@@ -56,7 +57,8 @@ class Block(nn.Module):
         if not self.changes_shape(x):
             return x
         pooled = max_pool(x, self.stride)
-        return Conv(self.features, 1, use_bias=True, dtype=self.dtype, name="shortcut")(pooled)
+        change = Conv(self.features, 1, 1, True, NARROW, dtype=self.dtype, name="shortcut")
+        return change(pooled)
 
     def norm(self, name: str, last: bool = False) -> BatchNorm:
         """A BatchNorm; the `last` one starts at scale 0: the block starts as its shortcut."""
@@ -99,8 +101,8 @@ class MBConv(Block):
         y = DepthwiseConv(self.stride, dtype=self.dtype, name="depthwise")(y)
         y = self.act(self.norm("depthwise_norm")(y, train, task))
         y = SqueezeExcite(self.dtype, name="squeeze")(y)
-        y = Conv(self.features, 1, use_bias=True, dtype=self.dtype, name="project")(y)
-        y = self.norm("project_norm", last=True)(y, train, task)
+        project = Conv(self.features, 1, 1, True, NARROW, dtype=self.dtype, name="project")
+        y = self.norm("project_norm", last=True)(project(y), train, task)
         return self.shortcut(x) + DropPath(self.drop_path)(y, train)
 
 
@@ -117,7 +119,7 @@ class FusedMBConv(Block):
             y = self.act(self.norm("middle_norm")(y, train, task))
         y = SqueezeExcite(self.dtype, name="squeeze")(y)
         side, stride = (1, 1) if expands else (3, self.stride)
-        project = Conv(self.features, side, stride, True, dtype=self.dtype, name="project")
+        project = Conv(self.features, side, stride, True, NARROW, dtype=self.dtype, name="project")
         y = self.norm("project_norm", last=True)(project(y), train, task)
         return self.shortcut(x) + DropPath(self.drop_path)(y, train)
 

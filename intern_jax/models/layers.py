@@ -53,6 +53,11 @@ def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
     return init
 
 
+# Logical axes of a convolution that widens the map, and of one that narrows it again: over `tensor` the wide map lies
+# split by channels, and only the narrow one is summed (as with the two layers of a perceptron).
+WIDEN, NARROW = ("conv_in", "conv_out"), ("conv_out", "conv_in")
+
+
 class Conv(nn.Module):
     """A K x K convolution, padded K // 2 on both sides at any stride; K = 1 is a matrix product."""
 
@@ -60,6 +65,7 @@ class Conv(nn.Module):
     kernel_size: int = 3
     stride: int = 1
     use_bias: bool = False
+    axes: tuple[str, str] = WIDEN
     kernel_init: nn.initializers.Initializer | None = None
     dtype: Dtype | None = None
 
@@ -68,13 +74,13 @@ class Conv(nn.Module):
         side, inputs = self.kernel_size, x.shape[-1]
         fan_in = side * side * inputs
         init = self.kernel_init or uniform_fan_in(fan_in)
-        shape, axes = (inputs, self.features), ("conv_in", "conv_out")
+        shape, axes = (inputs, self.features), self.axes
         if side > 1:
             shape, axes = (side, side, *shape), (None, None, *axes)
         kernel = self.param("kernel", nn.with_logical_partitioning(init, axes), shape)
         bias = None
         if self.use_bias:
-            bias_init = nn.with_logical_partitioning(uniform_fan_in(fan_in), ("conv_out",))
+            bias_init = nn.with_logical_partitioning(uniform_fan_in(fan_in), self.axes[1:])
             bias = self.param("bias", bias_init, (self.features,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         if side == 1:
@@ -236,9 +242,9 @@ class SqueezeExcite(nn.Module):
         channels = x.shape[-1]
         precise = jnp.promote_types(x.dtype, jnp.float32)
         mean = x.astype(precise).mean(axis=(1, 2), keepdims=True).astype(x.dtype)
-        hidden = Conv(squeeze_width(channels), 1, use_bias=True, dtype=self.dtype, name="reduce")(
-            mean
-        )
+        width = squeeze_width(channels)
+        reduce = Conv(width, 1, use_bias=True, axes=NARROW, dtype=self.dtype, name="reduce")
+        hidden = reduce(mean)
         gate = Conv(channels, 1, use_bias=True, dtype=self.dtype, name="expand")(nn.relu(hidden))
         return x * hard_sigmoid(gate)
 
