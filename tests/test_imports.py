@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "models": {"core", "ops"},
     "data": {"core"},
     "train": {"core"},
-    "weights": {"core", "models", "data.image_ops", "data.sample"},
+    "weights": {"core", "ops", "models", "data.image_ops", "data.sample"},
     "adapt": {"core", "ops", "losses", "metrics", "models", "data", "train", "weights"},
     "stages": {"core", "ops", "losses", "metrics", "models", "data", "train", "weights"},
     "benchmark": {

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 from intern_jax.core import tree
 from intern_jax.core.config import UserError
 from intern_jax.models import zoo
-from intern_jax.ops.images import normalise
+from intern_jax.ops.images import MEAN, STD, normalise
 from intern_jax.train.state import unbox
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
@@ -21,11 +21,16 @@ LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """`spec` builds the module, `variables` is {"params": ..., "batch_stats": ...}, `name` is unique to both."""
+    """`spec` builds the module, `variables` is {"params": ..., "batch_stats": ...}, `name` is unique to both.
+
+    `mean`, `std`: of pixel values in [0, 1], by which its pictures are normalised.
+    """
 
     spec: Mapping[str, Any]
     variables: Mapping[str, Any]
     name: str
+    mean: Sequence[float] = MEAN
+    std: Sequence[float] = STD
 
     @classmethod
     def random(cls, spec: Mapping[str, Any], seed: int) -> "Backbone":
@@ -57,7 +62,8 @@ class Backbone:
         self, images: jax.Array, task: str, outputs: tuple[str, ...]
     ) -> dict[str, jax.Array]:
         """Chosen outputs of uint8 images [B,S,S,3], in eval mode; compiled once a (spec, task, shape)."""
-        return _features(_frozen(self.spec), task, outputs)(self.variables, images)
+        run = _features(_frozen(self.spec), task, outputs, tuple(self.mean), tuple(self.std))
+        return run(self.variables, images)
 
     def graft_source(self) -> dict[str, np.ndarray]:
         """Flat arrays under "<collection>/backbone/...", as a fine-tune starts from them."""
@@ -75,12 +81,13 @@ def _module(spec: str) -> Any:
 
 
 @functools.lru_cache
-def _features(spec: str, task: str, outputs: tuple[str, ...]):
+def _features(spec: str, task: str, outputs: tuple[str, ...], mean: tuple, std: tuple):
     module = _module(spec)
 
     @jax.jit
     def apply(variables, images):
-        out = module.apply(variables, normalise(images), train=False, task=task)
+        x = normalise(images, mean, std)
+        out = module.apply(variables, x, train=False, task=task)
         return {name: out[name] for name in outputs}
 
     return apply

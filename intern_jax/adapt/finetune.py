@@ -4,7 +4,8 @@ The same stage is the from-scratch baseline (nothing grafted) and the fine-tune 
 Batch: group "task" with image uint8 [B,S,S,3] and label [B], or mask [B,S,S], or depth and depth_valid [B,S,S].
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -15,7 +16,7 @@ from intern_jax.losses import classification, depth, segmentation
 from intern_jax.models import zoo
 from intern_jax.models.heads.task import BACKBONE_TASK, TaskHead
 from intern_jax.models.scanning import late_gathers
-from intern_jax.ops.images import normalise
+from intern_jax.ops.images import MEAN, STD, normalise
 from intern_jax.train.stage import Stage
 
 
@@ -57,21 +58,25 @@ class FineTune(Stage):
         family: str,
         num_classes: int,
         dense_width: int = 64,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
     ):
+        """`mean`, `std`: by which the backbone's pictures are normalised."""
         self.name = "finetune"
         self.family = family
+        self.pictures = functools.partial(normalise, mean=mean, std=std)
         self.model = TaskModel(dict(backbone), family, num_classes, dense_width)
         self.gather_late = late_gathers(zoo.build(backbone))
 
     def init(self, key, batch):
-        images = normalise(batch["task"]["image"])
+        images = self.pictures(batch["task"]["image"])
         return self.model.init({"params": key, "dropout": key}, images, train=True)
 
     def loss(self, params, extra, frozen, batch, key):
         rows = batch["task"]
         out, extra = self.model.apply(
             {"params": params, **extra},
-            normalise(rows["image"]),
+            self.pictures(rows["image"]),
             train=True,
             mutable=list(extra),
             rngs={"dropout": key},
@@ -80,7 +85,8 @@ class FineTune(Stage):
 
     def predict(self, params, extra, batch):
         """{"out": logits or log-depth} of batch["image"] uint8 [B,S,S,3]."""
-        return {"out": self.model.apply({"params": params, **extra}, normalise(batch["image"]))}
+        images = self.pictures(batch["image"])
+        return {"out": self.model.apply({"params": params, **extra}, images)}
 
 
 class FrozenHead(Stage):

@@ -89,6 +89,8 @@ def train_model(
         "family": family,
         "num_classes": len(source.classes or ()),
     }
+    if init is not None:
+        arguments |= {"mean": list(init.mean), "std": list(init.std)}
     trainer = _trainer("finetune", json.dumps(arguments), mesh)
     group = {
         "batch_size": cfg["batch_size"],

@@ -18,7 +18,6 @@ from intern_jax.data.sources import ImageFolder, Subset
 from intern_jax.data.transforms import eval_arrays
 from intern_jax.metrics.classification import wilson_interval
 from intern_jax.models import zoo
-from intern_jax.ops.images import MEAN, STD
 from intern_jax.weights import folder as folder_lib
 
 log = logging.getLogger(__name__)
@@ -93,8 +92,8 @@ def adapt_folder(
         backbone=backbone.spec,
         variables=variables,
         canvas=canvas,
-        mean=MEAN,
-        std=STD,
+        mean=backbone.mean,
+        std=backbone.std,
         classes=source.classes,
         provenance=summary,
     )
@@ -107,7 +106,8 @@ def _start(init: str | os.PathLike | None, seed: int) -> tuple[Backbone, int]:
         return Backbone.random({"name": str(init)}, seed), 32
     model = intern_jax.load(init)
     name = "default" if init is None else pathlib.Path(init).name
-    return Backbone(model.backbone, model.backbone_variables, name), model.canvas
+    pictures = {key: model.info[key] for key in ("mean", "std")}
+    return Backbone(model.backbone, model.backbone_variables, name, **pictures), model.canvas
 
 
 def _split(source: ImageFolder, validation: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -40,7 +40,9 @@ def _of_equation(equation: JaxprEqn) -> int:
     if name == "conv_general_dilated":
         kernel = equation.invars[1].aval
         outputs = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
-        return equation.outvars[0].aval.size * (kernel.size // outputs)
+        sums = equation.outvars[0].aval.size * (kernel.size // outputs)
+        # Zeros between the rows of the map (a strided convolution's gradient) are not multiplied.
+        return sums // prod(params["lhs_dilation"])
     if name == "cond":
         branches = [multiply_adds(branch) for branch in params["branches"]]
         platforms = params.get("branches_platforms") or ()

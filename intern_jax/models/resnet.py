@@ -17,6 +17,7 @@ import numpy as np
 
 from intern_jax.models.backbone import Part
 from intern_jax.models.layers import BatchNorm, Conv, DropPath, Dtype
+from intern_jax.models.scanning import remat_name, through
 from intern_jax.ops.pooling import max_pool
 
 he_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -37,6 +38,11 @@ class ResidualBlock(nn.Module):
 
     # Per convolution: kernel side, whether it has the stride, its channels over `width`.
     convs = ()
+
+    @property
+    def features(self) -> int:
+        """C, the channels that it puts out."""
+        return self.width * self.convs[-1][-1]
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
@@ -75,17 +81,22 @@ class ResNet(nn.Module):
     """Images [B,H,W,3] (normalised) to "layer1".."layer4" [B,h,w,C] and "pooled", layer4's mean.
 
     `block`: one of BLOCKS; `repeats`: blocks a layer; `width`: channels of stem and layer 1, doubled
-    at each further layer (and times four after bottlenecks); `drop_path`, `remat`, `sets`: as
-    MetaNet's.
+    at each further layer (and times four after bottlenecks); `drop_path`, `scan`, `remat`, `sets`:
+    as MetaNet's.
     """
 
     block: str = "bottleneck"
     repeats: Sequence[int] = (3, 4, 6, 3)
     width: int = 64
     drop_path: float = 0.0
-    remat: bool = False
+    scan: bool = False
+    remat: bool | str = False
     sets: Sequence[str] = ()
     dtype: Dtype | None = None
+
+    def __post_init__(self) -> None:
+        remat_name(self.remat)
+        super().__post_init__()
 
     def setup(self) -> None:
         self.stem_conv = Conv(self.width, 7, 2, kernel_init=he_init, dtype=self.dtype)
@@ -97,11 +108,8 @@ class ResNet(nn.Module):
         )
 
     def _layer(self, level, rates) -> list[nn.Module]:
-        block = BLOCKS[self.block]
-        if self.remat:
-            block = nn.remat(block, static_argnums=(2, 3))
         return [
-            block(
+            BLOCKS[self.block](
                 width=self.width * 2 ** (level - 1),
                 stride=2 if level > 1 and repeat == 0 else 1,
                 drop_path=float(next(rates)),
@@ -125,9 +133,8 @@ class ResNet(nn.Module):
             (x,) = nn.dtypes.promote_dtype(x, dtype=self.dtype)
             x = nn.relu(self.stem_norm(self.stem_conv(x), train, task))
             x = max_pool(x, 2)
-        for block in getattr(self, f"layer{level}"):
-            x = block(x, train, task)
-        return x
+        blocks = getattr(self, f"layer{level}")
+        return through(self, blocks, x, train, task, self.scan, self.remat)
 
     def pool(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
         """The last layer's map [B,h,w,C] to features [B,C], at least float32."""

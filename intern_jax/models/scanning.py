@@ -42,7 +42,7 @@ def through(
     scan: bool = False,
     remat: bool | str = False,
 ) -> jax.Array:
-    """The blocks' output for x [B,H,W,C], each block's statistics updated.
+    """The blocks' output for x [B,H,W,C] or [B,N,C], each block's statistics updated.
 
     `blocks` are bound submodules of `parent` with settings `features`, `stride` and `drop_path`.
     """

@@ -38,6 +38,7 @@ from intern_jax.models.layers import (
     linear_init,
     uniform_fan_in,
 )
+from intern_jax.models.scanning import remat_name, through
 from intern_jax.ops.linear import linear
 
 STRIDES = (4, 8, 16, 32)
@@ -76,17 +77,20 @@ class PatchEmbed(nn.Module):
 
 
 class ViTBlock(nn.Module):
-    """Attention and a perceptron four times as wide, pre-normalised, each added to its input."""
+    """Attention and a perceptron four times as wide, pre-normalised, each added to its input [B,N,C]."""
 
+    features: int
     heads: int
     activation: str = "gelu"
     epsilon: float = 1e-6
     drop_path: float = 0.0
     dtype: Dtype | None = None
 
+    stride = 1
+
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        width, norm = x.shape[-1], partial(LayerNorm, self.dtype, self.epsilon)
+    def __call__(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
+        width, norm = self.features, partial(LayerNorm, self.dtype, self.epsilon)
         attend = TokenAttention(width, self.heads, self.dtype, name="attention")
         x = x + DropPath(self.drop_path)(attend(norm(name="attention_norm")(x)), train)
         y = Dense(4 * width, dtype=self.dtype, name="mlp_expand")(norm(name="mlp_norm")(x))
@@ -103,7 +107,7 @@ class ViT(nn.Module):
     blocks, through the final norm, resized without parameters (`to_stride`). `image_size`: side of
     the images whose patches the learned positions stand for; for other grids they are resized by
     antialiased cubic interpolation, as timm does. `patch_bias`, `pre_norm`, `activation` and
-    `epsilon` tell the two forms apart; `drop_path`, `remat`: as MetaNet's. `task` changes nothing.
+    `epsilon` tell the two forms apart; `drop_path`, `scan`, `remat`: as MetaNet's. `task` changes nothing.
     """
 
     width: int
@@ -117,8 +121,13 @@ class ViT(nn.Module):
     epsilon: float = 1e-6
     out_dim: int | None = None
     drop_path: float = 0.0
-    remat: bool = False
+    scan: bool = False
+    remat: bool | str = False
     dtype: Dtype | None = None
+
+    def __post_init__(self) -> None:
+        remat_name(self.remat)
+        super().__post_init__()
 
     def setup(self) -> None:
         self.patch_embed = PatchEmbed(self.width, self.patch, self.patch_bias, self.dtype)
@@ -128,9 +137,9 @@ class ViT(nn.Module):
         self.position_embedding = self.param("position_embedding", init, (tokens, self.width))
         if self.pre_norm:
             self.norm_pre = LayerNorm(self.dtype, self.epsilon)
-        block = nn.remat(ViTBlock, static_argnums=(2,)) if self.remat else ViTBlock
+        settings = (self.width, self.heads, self.activation, self.epsilon)
         self.blocks = [
-            block(self.heads, self.activation, self.epsilon, float(rate), self.dtype)
+            ViTBlock(*settings, float(rate), self.dtype)
             for rate in np.linspace(0.0, self.drop_path, self.depth)
         ]
         self.norm = LayerNorm(self.dtype, self.epsilon)
@@ -142,14 +151,13 @@ class ViT(nn.Module):
         self, images: jax.Array, train: bool, task: str | None = None
     ) -> dict[str, jax.Array]:
         x, grid = self.tokens(images)
-        out, levels = {}, {depth: level for level, depth in enumerate(self.layer_depths, start=1)}
-        for depth, block in enumerate(self.blocks, start=1):
-            x = block(x, train)
-            if depth in levels:
-                level = levels[depth]
-                patches = self.norm(x[:, 1:]).reshape(x.shape[0], *grid, self.width)
-                size = images.shape[1:3]
-                out[f"layer{level}"] = to_stride(patches, self.patch, STRIDES[level - 1], size)
+        out, first = {}, 0
+        for level, last in enumerate(self.layer_depths, start=1):
+            x = through(self, self.blocks[first:last], x, train, task, self.scan, self.remat)
+            first = last
+            patches = self.norm(x[:, 1:]).reshape(x.shape[0], *grid, self.width)
+            size = images.shape[1:3]
+            out[f"layer{level}"] = to_stride(patches, self.patch, STRIDES[level - 1], size)
         pooled = self.norm(x[:, 0])
         if self.out_dim:
             pooled = self.projection(pooled)

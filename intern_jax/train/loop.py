@@ -309,7 +309,7 @@ class _Run:
             concurrent.futures.wait([self.compiling])
             self.compiling = None
         if step == self.start and self.folder is not None:
-            self.meter.count_flops(self.programs.step, arguments, cfg["accumulate"])
+            self.meter.count_flops(self.programs.step, arguments)
         state, outputs = self.programs.step(*arguments)
         self.under_way.append(outputs["loss"])
         if len(self.under_way) > AHEAD:

@@ -1,11 +1,12 @@
 """How fast a run is: images a second, the share of time spent waiting for data, and MFU."""
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+
+from intern_jax.core.macs import multiply_adds
 
 # Peak dense bfloat16 TFLOP/s by device kind, from the makers' data sheets.
 PEAK_TFLOPS = {
@@ -60,14 +61,16 @@ class Meter:
         self.restart(step)
         return per_second, made
 
-    def count_flops(self, step: Callable[..., Any], arguments: tuple, accumulate: int) -> None:
-        """Take a step's operations from its program, where the device's peak is known."""
+    def count_flops(self, step: Callable[..., Any], arguments: tuple) -> None:
+        """Take a step's operations from what it traces to, where the device's peak is known.
+
+        Not from XLA's analysis, which counts the body of a loop once. What remat computes again counts again.
+        """
         if peak():
-            # Before compilation, where matrix products are not yet calls of a library.
-            analysis = step.lower(*arguments).cost_analysis() or {}
-            # The body of a loop over micro-batches counts once.
-            flops = analysis.get("flops", 0.0) * accumulate
-            self.flops = flops if math.isfinite(flops) else None
+            try:
+                self.flops = 2.0 * multiply_adds(step.trace(*arguments).jaxpr)
+            except ValueError:  # a loop of unknown length
+                self.flops = None
 
 
 def count_images(batch: Mapping[str, Mapping[str, Any]]) -> int:

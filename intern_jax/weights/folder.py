@@ -28,6 +28,7 @@ from intern_jax.core.config import UserError
 from intern_jax.core.files import write_text
 from intern_jax.models import zoo
 from intern_jax.models.heads.task import BACKBONE_TASK, TaskHead
+from intern_jax.ops.images import normalise
 from intern_jax.version import __version__
 from intern_jax.weights import safetensors
 from intern_jax.weights.card import card
@@ -237,14 +238,13 @@ def _forward(info: str, output: str, branch: str):
     """The jitted (variables, uint8 [B,S,S,3]) -> one output; "head" is the answer's array."""
     info = json.loads(info)
     backbone, head = zoo.build(info["backbone"]), _head(info)
-    mean, std = (jnp.asarray(info[name], jnp.float32)[None, None, None] for name in ("mean", "std"))
 
     def part(variables, name):
         return {key: tree[name] for key, tree in variables.items() if name in tree}
 
     @jax.jit
     def forward(variables, images_BxSxSx3):
-        x = (images_BxSxSx3.astype(jnp.float32) / 255.0 - mean) / std
+        x = normalise(images_BxSxSx3, info["mean"], info["std"])
         out = backbone.apply(part(variables, "backbone"), x, train=False, task=branch)
         if output != "head":
             if output not in out:

@@ -14,11 +14,9 @@ from intern_jax.models.resnet import ResNet
 from intern_jax.models.transfer import Generalist
 from intern_jax.models.uninet import UniNet
 from intern_jax.models.vit import ViT
+from intern_jax.ops.images import MEAN, STD
 from intern_jax.weights import metanet_names, resnet_names, vit_names
 from intern_jax.weights.torch_names import Place, Rule, place_by_rules
-
-# ImageNet's channel statistics, as in ops/images.py; CLIP has its own.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # From a network to the function that places its arrays; that raises KeyError where there is no place.
 Placer = Callable[[Any], Callable[[str], Place]]

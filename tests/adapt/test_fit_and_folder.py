@@ -1,5 +1,7 @@
 """Short fits on a tiny task, and a user's folder from pictures to a saved model that answers."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from intern_jax.adapt.backbone import LAYERS, Backbone
 from intern_jax.adapt.folder import adapt_folder
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
+from intern_jax.data.sources import ImageFolder
+from intern_jax.weights.folder import save_model
 
 TINY = {"name": "embedded_tiny"}
 COLOURS = {"blue": (40, 60, 220), "green": (50, 200, 60), "red": (220, 40, 40)}
@@ -54,7 +58,6 @@ def test_folder_to_model(folder, tmp_path, method):
 def test_saved_model_scores_as_reported(folder, tmp_path):
     """The model folder gives the held-out pictures the answers that the summary counted."""
     from intern_jax.adapt.folder import _split
-    from intern_jax.data.sources import ImageFolder
 
     summary = adapt_folder(folder, tmp_path / "model", init="embedded_tiny")
     source = ImageFolder(folder)
@@ -115,3 +118,50 @@ def test_frozen_head_learns_on_cached_maps():
     )
     out = model.predict(maps).argmax(-1)
     assert out.shape == mask.shape and (out == mask).mean() > 0.9
+
+
+def test_a_models_own_normalisation_stays_with_it(folder, tmp_path):
+    """Features, fine-tuning and the saved folder all read pictures as the starting model does."""
+    pictures = {"mean": [0.1, 0.2, 0.3], "std": [0.9, 0.5, 0.7]}
+    start = Backbone.random(TINY, 0)
+    variables = {name: {"backbone": values} for name, values in start.variables.items()}
+    save_model(
+        tmp_path / "start",
+        task="backbone",
+        backbone=TINY,
+        variables=variables,
+        canvas=32,
+        **pictures,
+    )
+    model, backbone = intern_jax.load(tmp_path / "start"), dataclasses.replace(start, **pictures)
+    rng = np.random.default_rng(0)
+    images = np.stack([picture(colour, rng, 32) for colour in COLOURS.values()])
+    ours = fit.frozen_features(backbone, images, "classification")["pooled"]
+    np.testing.assert_allclose(model.features(list(images)), ours, rtol=1e-5, atol=1e-6)
+    others = fit.frozen_features(start, images, "classification")["pooled"]
+    assert np.abs(ours - others).max() > 0.01
+
+    for method in ("probe", "finetune"):
+        out = tmp_path / method
+        adapt_folder(folder, out, init=tmp_path / "start", method=method, steps=2, batch_size=12)
+        info = intern_jax.load(out).info
+        assert {name: info[name] for name in pictures} == pictures
+    tuned = fit.train_model(
+        TINY,
+        ImageFolder(folder),
+        family="classification",
+        size=32,
+        flip=False,
+        cfg=fit.settings(1, 12, 0.0),
+        seed=0,
+        mesh=mesh_lib.make_mesh(data=1),
+        init=backbone,
+    )
+    assert tuned.predict({"image": images}).shape == (3, 3)
+    np.testing.assert_allclose(
+        tuned.stage.pictures(images), model_pictures(images, **pictures), rtol=1e-6, atol=1e-6
+    )
+
+
+def model_pictures(images, mean, std):
+    return (images / 255.0 - np.array(mean)[None, None]) / np.array(std)[None, None]

@@ -75,3 +75,11 @@ def test_a_loop_of_unknown_length():
 
     with pytest.raises(ValueError, match="unknown length"):
         count(loop, (3, 3))
+
+
+def test_a_strided_convolutions_gradients_count_as_much_as_it_does():
+    def gradients(x, kernel, grad):
+        return jax.vjp(partial(conv, stride=2), x, kernel)[1](grad)
+
+    forward = 16 * 5 * 27
+    assert count(gradients, (1, 8, 8, 3), (3, 3, 3, 5), (1, 4, 4, 5)) == 2 * forward

@@ -172,3 +172,38 @@ def test_a_traced_rate_drops_what_a_constant_one_drops():
 def test_an_unknown_policy_is_a_mistake():
     with pytest.raises(UserError, match="backbone.remat: 'dot'; write True, False or none, dots"):
         zoo.build({"name": "embedded_tiny", "remat": "dot"})
+
+
+OTHERS = {
+    "resnet": {"name": "resnet18", "block": "bottleneck", "repeats": (3, 1, 2, 2), "width": 8},
+    "vit": {"name": "vit_ti_16", "width": 12, "heads": 2, "depth": 8, "patch": 4, "image_size": 16},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_resnets_and_vits_scan_too(name):
+    """Outputs, statistics and gradients of a scan that keeps products equal the loop's that keeps everything."""
+    image = jnp.asarray(np.random.default_rng(0).normal(size=(2, 16, 16, 3)))
+    plain = zoo.build(OTHERS[name])
+    init = functools.partial(plain.init, train=False)
+    shapes = meta.unbox(jax.eval_shape(init, jax.random.key(0), image))
+
+    def results(scan, remat):
+        net = zoo.build(OTHERS[name] | {"scan": scan, "remat": remat})
+
+        @quick_jit
+        def everything(tree, image):
+            def loss(params):
+                out, new = net.apply(
+                    tree | {"params": params}, image, train=True, mutable=["batch_stats"]
+                )
+                return sum(jnp.sin(out[name]).mean() for name in out), (out, new)
+
+            gradients, aux = jax.grad(loss, has_aux=True)(tree["params"])
+            return {"gradients": gradients, "train": aux[0], "statistics": aux[1]}
+
+        with jax.enable_x64(True):
+            tree = jax.tree.map(lambda x: x.astype(jnp.float64), random_like(shapes, 1))
+            return flat(everything(tree, image.astype(jnp.float64)))
+
+    assert_close(results(True, "dots"), results(False, False), 1e-10)

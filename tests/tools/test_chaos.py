@@ -4,6 +4,8 @@ import logging
 import pathlib
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
@@ -24,6 +26,7 @@ def test_no_damaged_checkpoint_is_restored_wrong(tmp_path):
     assert counted["harmless"] <= 4 and len(counted["kinds"]) == 8
 
 
+@pytest.mark.slow
 def test_killed_runs_go_on_as_if_left_alone(tmp_path):
     few = ["--config.amateur.train.steps=24", "--config.amateur.train.checkpoint_every=4"]
     # This seed's first kills fall behind the start and before the end.
@@ -32,6 +35,7 @@ def test_killed_runs_go_on_as_if_left_alone(tmp_path):
     assert counted["checked"] >= 1 and counted["different"] == 0
 
 
+@pytest.mark.slow
 def test_goodput_counts_kills_and_repeated_steps(tmp_path):
     found = goodput.campaign(tmp_path, kills.CONFIG, every=None, steps=24, checkpoint_every=4)
     assert found["same_end"] and found["kills"] == 1

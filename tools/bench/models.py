@@ -2,11 +2,14 @@
 
     python -m tools.bench.models --torch-python=PATH [--metanet=FOLDER] [--rounds=5] [--seconds=5] [--threads=2]
                                  [--cases=vit_s_16,mn_b4,resnet50] [--sizes=224,64] [--out=FILE.json]
+    python -m tools.bench.models --device=gpu --torch-python=PATH [--metanet=FOLDER] [--batch=N] ...
 
-float32, AdamW, cross-entropy over 1000 classes, random pictures; BatchNorm with batch statistics in the train step, and
-running ones in the forward. Each side is a process of its own that works only while it is asked to; sides take turns
-(A-B-A-B ...), figures are medians over rounds. Before its rounds each side also times a 2048 x 2048 float32 matrix
-product: the share of that ceiling is 2 x multiply-adds x images/s over it, a train step counted as three forwards.
+On a CPU float32; on a GPU (MN-B4, MN-B15 and ViT-B/16 at 224 pixels) bfloat16 compute with float32 parameters, torch by
+autocast and compiled. AdamW, cross-entropy over 1000 classes, random pictures; BatchNorm with batch statistics in the
+train step, and running ones in the forward. Each side is a process of its own that works only while it is asked to;
+sides take turns (A-B-A-B ...), figures are medians over rounds. Before its rounds each side also times a matrix product
+(2048 x 2048, on a GPU 8192 x 8192, in the compute's dtype): the share of that ceiling is 2 x multiply-adds x images/s
+over it, a train step counted as three forwards. Of a known device the share of the data sheet's peak is in --out.
 
 --torch-python: a Python with torch and timm (ViT-S/16 and ResNet-50 are timm's). --metanet: a checkout of the public
 gv-benchmark, whose MetaNet is imported with stand-ins for mmcv and mmcls, unfrozen, its BatchNorm training; without it
@@ -16,6 +19,7 @@ mn_b4 has no peer. Both sides have huge pages, as the command has, unless GLIBC_
 
 import argparse
 import contextlib
+import functools
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -32,10 +36,32 @@ from typing import Any
 from intern_jax.core import memory
 from tools.bench.turns import Turn, answer
 
-BATCHES = {224: 16, 64: 64}
 CLASSES, RATE = 1000, 1e-4
-CEILING = 2048
-PEERS = {"vit_s_16": "vit_small_patch16_224", "resnet50": "resnet50", "mn_b4": None}
+BATCHES = {"cpu": {224: 16, 64: 64}, "gpu": {"mn_b4": 256, "mn_b15": 32, "vit_b_16": 256}}
+CEILING = {"cpu": 2048, "gpu": 8192}
+CASES = {"cpu": "vit_s_16,mn_b4,resnet50", "gpu": "vit_b_16,mn_b4,mn_b15"}
+SIZES = {"cpu": "224,64", "gpu": "224"}
+# Ours -> timm's; the public MetaNet's settings are below.
+PEERS = {
+    "vit_s_16": "vit_small_patch16_224",
+    "vit_b_16": "vit_base_patch16_224",
+    "resnet50": "resnet50",
+}
+METANETS = {
+    "mn_b4": {
+        "repeats": [2, 3, 6, 6, 6, 12],
+        "channels": [32, 64, 128, 192, 192, 384],
+        "mtb_type": 4,
+    },
+    "mn_b15": {
+        "repeats": [4, 6, 12, 12, 12, 24],
+        "channels": [128, 256, 512, 768, 768, 1536],
+        "mtb_type": 15,
+        "head_dim": 64,
+        "stem_dim": 96,
+        "drop_path_rate": 0.3,
+    },
+}
 
 
 def main() -> None:
@@ -46,12 +72,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--cases", default=",".join(PEERS))
-    parser.add_argument("--sizes", default="224,64")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--cases")
+    parser.add_argument("--sizes")
+    parser.add_argument("--batch", type=int, help="pictures of a batch, instead of a case's own")
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--side", choices=("ours", "torch"))
     parser.add_argument("--mode", choices=("forward", "train"))
     args = parser.parse_args()
+    args.cases = args.cases or CASES[args.device]
+    args.sizes = args.sizes or SIZES[args.device]
     if args.side:
         serve(args)
         return
@@ -70,13 +100,17 @@ def main() -> None:
 def compare(args: argparse.Namespace, name: str, size: int, mode: str) -> dict[str, Any]:
     """One network, size and mode: both sides' images a second, in turns."""
     pythons = {"ours": sys.executable}
-    if args.torch_python and (PEERS[name] or args.metanet):
+    if args.torch_python and (name in PEERS or args.metanet):
         pythons["torch"] = str(args.torch_python)
     before = os.getloadavg()
     asked = [f"--mode={mode}", f"--cases={name}", f"--sizes={size}", f"--threads={args.threads}"]
+    asked += [f"--device={args.device}", f"--batch={batch_of(args, name, size)}"]
     asked += [f"--metanet={args.metanet}"] if args.metanet else []
+    env = {"JAX_PLATFORMS": {"cpu": "cpu", "gpu": "cuda"}[args.device], **memory.huge_pages()}
+    # One card for both: neither may take all of its memory.
+    env["XLA_PYTHON_CLIENT_MEM_FRACTION"] = "0.45"
     sides = {
-        side: Turn(python, __file__, [f"--side={side}", *asked], memory.huge_pages())
+        side: Turn(python, __file__, [f"--side={side}", *asked], env)
         for side, python in pythons.items()
     }
     rates: dict[str, list[float]] = {side: [] for side in sides}
@@ -90,16 +124,28 @@ def compare(args: argparse.Namespace, name: str, size: int, mode: str) -> dict[s
         "network": name,
         "size": size,
         "mode": mode,
-        "batch": BATCHES[size],
+        "device": args.device,
+        "batch": batch_of(args, name, size),
         "images_per_second": {side: round(rate, 2) for side, rate in medians.items()},
         "rounds": {side: [round(rate, 2) for rate in found] for side, found in rates.items()},
         "of_ceiling": {
             side: round(operations * rate / facts[side]["ceiling"], 3)
             for side, rate in medians.items()
         },
+        "of_data_sheet": {
+            side: round(operations * rate / facts["ours"]["peak"], 3)
+            for side, rate in medians.items()
+            if facts["ours"]["peak"]
+        },
         "facts": facts,
         "load_average": {"before": before, "after": os.getloadavg()},
     }
+
+
+def batch_of(args: argparse.Namespace, name: str, size: int) -> int:
+    """Pictures of a batch: as asked, or the case's own."""
+    own = BATCHES[args.device]
+    return args.batch or own.get(size) or own.get(name, 64)
 
 
 def row(result: dict[str, Any]) -> str:
@@ -115,7 +161,7 @@ def row(result: dict[str, Any]) -> str:
 def serve(args: argparse.Namespace) -> None:
     """Answer each line of seconds by a rate."""
     name, size = args.cases, int(args.sizes)
-    if hasattr(os, "sched_setaffinity"):
+    if args.device == "cpu" and hasattr(os, "sched_setaffinity"):
         # XLA takes as many threads as it sees cores.
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     make = {"ours": ours, "torch": torch_side}[args.side]
@@ -128,21 +174,21 @@ def serve(args: argparse.Namespace) -> None:
         done, started = 0, time.perf_counter()
         while time.perf_counter() < started + seconds or not done:
             step()
-            done += BATCHES[size]
+            done += args.batch
         return done / (time.perf_counter() - started)
 
     answer(facts, rate)
 
 
-def rate_of(multiply: Callable[[], Any]) -> float:
-    """FLOPs a second of a product of two CEILING x CEILING matrices, the best of ten."""
+def rate_of(side: int, multiply: Callable[[], Any]) -> float:
+    """FLOPs a second of a product of two side x side matrices, the best of ten."""
     multiply()
     times = []
     for _ in range(10):
         started = time.perf_counter()
         multiply()
         times.append(time.perf_counter() - started)
-    return 2 * CEILING**3 / min(times)
+    return 2 * side**3 / min(times)
 
 
 def ours(name: str, size: int, train: bool, args: argparse.Namespace) -> tuple[Callable, dict]:
@@ -154,8 +200,14 @@ def ours(name: str, size: int, train: bool, args: argparse.Namespace) -> tuple[C
 
     from intern_jax.core.macs import multiply_adds
     from intern_jax.models import zoo
+    from intern_jax.train import meter
 
-    network, batch = zoo.build({"name": name}), BATCHES[size]
+    dtype = {"cpu": "float32", "gpu": "bfloat16"}[args.device]
+    network, batch, side = (
+        zoo.build({"name": name, "dtype": dtype}),
+        args.batch,
+        CEILING[args.device],
+    )
     images = jax.random.normal(jax.random.key(0), (batch, size, size, 3))
     labels = jax.random.randint(jax.random.key(1), (batch,), 0, CLASSES)
     variables = dict(
@@ -189,11 +241,13 @@ def ours(name: str, size: int, train: bool, args: argparse.Namespace) -> tuple[C
         updates, moments = tx.update(grads, moments, params)
         return optax.apply_updates(params, updates), new, moments
 
-    ones = jnp.ones((CEILING, CEILING))
+    ones = jnp.ones((side, side), dtype)
     product = jax.jit(jnp.matmul)
     once = jax.make_jaxpr(lambda p: logits(p, variables, False)[0])(params)
     facts = {
-        "ceiling": rate_of(lambda: product(ones, ones).block_until_ready()),
+        "ceiling": rate_of(side, lambda: product(ones, ones).block_until_ready()),
+        "peak": meter.peak(),
+        "device": jax.devices()[0].device_kind,
         "multiply_adds": multiply_adds(once) / batch,
         "jax": jax.__version__,
     }
@@ -217,34 +271,44 @@ def torch_side(
     import torch
 
     torch.set_num_threads(args.threads)
+    gpu, side = args.device == "gpu", CEILING[args.device]
+    device = torch.device("cuda" if gpu else "cpu")
+    wait = torch.cuda.synchronize if gpu else lambda: None
+    narrow = functools.partial(torch.autocast, "cuda", torch.bfloat16, enabled=gpu)
     with contextlib.redirect_stdout(sys.stderr):  # some of them print
         network, width = peer(name, size, args)
-    batch, flat = BATCHES[size], name.startswith("vit")
-    model = torch.nn.Sequential(network, torch.nn.Linear(width, CLASSES))
-    images = torch.randn(batch, 3, size, size)
-    labels = torch.randint(0, CLASSES, (batch,))
-    if not flat:
+    model = torch.nn.Sequential(network, torch.nn.Linear(width, CLASSES)).to(device)
+    images = torch.randn(args.batch, 3, size, size, device=device)
+    labels = torch.randint(0, CLASSES, (args.batch,), device=device)
+    if not name.startswith("vit"):
         model = model.to(memory_format=torch.channels_last)
         images = images.to(memory_format=torch.channels_last)
-    ones = torch.ones(CEILING, CEILING)
-    facts = {"ceiling": rate_of(lambda: torch.mm(ones, ones)), "torch": torch.__version__}
+    ones = torch.ones(side, side, device=device, dtype=torch.bfloat16 if gpu else torch.float32)
+    facts = {
+        "ceiling": rate_of(side, lambda: (torch.mm(ones, ones), wait())),
+        "torch": torch.__version__,
+    }
+    model.train(train)
+    for module in model.modules():
+        module.training = train  # the public MetaNet's own train() freezes
+    run = torch.compile(model) if gpu else model
     if not train:
-        model.eval()
 
         def forward():
-            with torch.inference_mode():
-                model(images)
+            with torch.inference_mode(), narrow():
+                run(images)
+            wait()
 
         return forward, facts
-    torch.nn.Module.train(model, True)
-    for module in model.modules():
-        module.training = True
-    optimizer = torch.optim.AdamW(model.parameters(), RATE)
+    optimizer = torch.optim.AdamW(model.parameters(), RATE, fused=gpu)
 
     def step():
         optimizer.zero_grad(set_to_none=True)
-        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        with narrow():
+            loss = torch.nn.functional.cross_entropy(run(images), labels)
+        loss.backward()
         optimizer.step()
+        wait()
 
     return step, facts
 
@@ -253,19 +317,20 @@ def peer(name: str, size: int, args: argparse.Namespace) -> tuple[Any, int]:
     """(network to pooled features, their number)."""
     import torch
 
-    if PEERS[name] is None:
-        return public_metanet(args.metanet, size), 1280
-    StandIn("torchvision")
-    import timm
+    if name in METANETS:
+        network = public_metanet(args.metanet, size, METANETS[name])
+    else:
+        StandIn("torchvision")
+        import timm
 
-    settings = {"img_size": size} if name.startswith("vit") else {}
-    network = timm.create_model(PEERS[name], num_classes=0, **settings)
+        settings = {"img_size": size} if name.startswith("vit") else {}
+        network = timm.create_model(PEERS[name], num_classes=0, **settings)
     with torch.inference_mode():
-        return network, network(torch.zeros(1, 3, size, size)).shape[1]
+        return network, network(torch.zeros(2, 3, size, size)).shape[1]
 
 
-def public_metanet(folder: pathlib.Path, size: int) -> Any:
-    """The authors' MN-B4, trainable, from a checkout of gv-benchmark."""
+def public_metanet(folder: pathlib.Path, size: int, settings: dict[str, Any]) -> Any:
+    """The authors' MetaNet, trainable, from a checkout of gv-benchmark."""
     import torch
 
     def begin(self, *_):
@@ -287,11 +352,7 @@ def public_metanet(folder: pathlib.Path, size: int) -> Any:
         def __init__(self):
             super().__init__()
             self.network = module.MetaNet(
-                repeats=[2, 3, 6, 6, 6, 12],
-                expansion=[1, 4, 6, 3, 2, 5],
-                channels=[32, 64, 128, 192, 192, 384],
-                frozen_stages=-1,
-                input_size=size,
+                expansion=[1, 4, 6, 3, 2, 5], frozen_stages=-1, input_size=size, **settings
             )
 
         def forward(self, images):
