@@ -108,6 +108,8 @@ def devices(topology: str) -> list[Any]:
         raise UserError("--topology: needs the TPU compiler; pip install 'intern-jax[tpu]'")
     # There is no TPU to ask for its place in a cloud.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    # Compiling takes no chip: another process of this machine may hold them, or compile too.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     from jax.experimental import topologies
 
     try:
@@ -115,7 +117,7 @@ def devices(topology: str) -> list[Any]:
     except Exception as error:
         line = str(error).strip().splitlines()[0]
         raise UserError(
-            f"--topology={topology}: the TPU compiler knows no such slice ({line})"
+            f"--topology={topology}: the TPU compiler refuses it ({line}); is it a slice's shape, as v5e:2x4?"
         ) from None
 
 
