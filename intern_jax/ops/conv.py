@@ -15,7 +15,7 @@ from intern_jax.ops.forms import by_platform, windows
 from intern_jax.ops.linear import linear
 
 # Output positions of a sample up to which the CPU form is always the matrix product.
-SMALL_MAP = 64
+SMALL_MAP = 49
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
