@@ -13,6 +13,7 @@ from mesh_run import Stream, Zoo
 
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.models.metanet import MetaNet
+from intern_jax.models.vit import ViT
 from intern_jax.topology import hlo
 from intern_jax.train import loop, optim, settings
 
@@ -31,13 +32,19 @@ TABLE = {
 }
 
 
+# Runs of three equal blocks with 16 channels and 2 heads of 8 in both.
+VIT = {"width": 16, "depth": 12, "heads": 2, "patch": 4, "image_size": 16}
+NETWORKS = {"metanet": (MetaNet, TABLE), "vit": (ViT, VIT)}
+
+
 class Blocks(Zoo):
     """The whole network's parameters are gathered by its layers."""
 
     gather_late = ".*"
 
-    def __init__(self, **changes):
-        self.model = MetaNet(**TABLE | changes)
+    def __init__(self, network: str, **changes):
+        make, table = NETWORKS[network]
+        self.model = make(**table | changes)
 
 
 def losses(stage, mesh) -> list[float]:
@@ -81,8 +88,9 @@ def main() -> None:
         )
         for shape in MESHES
     }
-    scanned = Blocks(scan=True, remat=sys.argv[1])
-    seen = {"loss": {"loop": losses(Blocks(), meshes["1x1x1"])}}
+    network, remat = sys.argv[1:]
+    scanned = Blocks(network, scan=True, remat=remat)
+    seen = {"loss": {"loop": losses(Blocks(network), meshes["1x1x1"])}}
     seen["loss"] |= {name: losses(scanned, mesh) for name, mesh in meshes.items()}
     seen["gathers"] = gathers(program(scanned, meshes["1x8x1"]))
     print(json.dumps(seen))

@@ -16,10 +16,13 @@ FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_lev
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("remat", ["none", "blocks"])
-def test_meshes_agree_and_gather_a_block_at_a_time(remat):
+@pytest.mark.parametrize(
+    ("network", "remat"), [("metanet", "none"), ("metanet", "blocks"), ("vit", "dots")]
+)
+def test_meshes_agree_and_gather_a_block_at_a_time(network, remat):
     env = {**os.environ, "XLA_FLAGS": FLAGS, "PYTHONPATH": str(RUN.parents[2])}
-    done = subprocess.run([sys.executable, RUN, remat], env=env, capture_output=True, text=True)
+    command = [sys.executable, RUN, network, remat]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     seen = json.loads(done.stdout)
     alone = seen["loss"].pop("loop")
