@@ -202,7 +202,8 @@ class AttentionBlock(Block):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
-        x = x + DepthwiseConv(use_bias=True, dtype=self.dtype, name="position")(x)
+        position = DepthwiseConv(1, True, "conv_in", dtype=self.dtype, name="position")
+        x = x + position(x)
         y = LayerNorm(self.dtype, name="attention_norm")(x)
         heads = max(1, x.shape[-1] // self.head_dim)
         attend = self.attention_layer(self.features, heads, self.dtype, name="attention")
@@ -235,9 +236,9 @@ class MixerBlock(Block):
     def __call__(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
         if self.changes_shape(x):
             pooled = max_pool(x, self.stride)
-            keep = Conv(x.shape[-1], 1, use_bias=True, dtype=self.dtype, name="token_shortcut")
+            keep = Conv(x.shape[-1], 1, 1, True, NARROW, dtype=self.dtype, name="token_shortcut")
             x = keep(pooled) + self.mix_tokens(x, pooled.shape[1:3])
-            change = Conv(self.features, 1, use_bias=True, dtype=self.dtype, name="shortcut")
+            change = Conv(self.features, 1, 1, True, NARROW, dtype=self.dtype, name="shortcut")
             return change(max_pool(x, 1)) + self.mlp(x)
         y = LayerScale(self.layer_scale, name="token_scale")(self.mix_tokens(x, x.shape[1:3]))
         x = x + DropPath(self.drop_path)(y, train)

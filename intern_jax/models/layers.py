@@ -92,20 +92,24 @@ class Conv(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """A 3x3 depthwise convolution with symmetric padding."""
+    """A 3x3 depthwise convolution with symmetric padding.
+
+    `axis`: the channels' logical axis; that of the map that it reads (see WIDEN).
+    """
 
     stride: int = 1
     use_bias: bool = False
+    axis: str = "conv_out"
     dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
-        init = nn.with_logical_partitioning(uniform_fan_in(9), (None, None, "conv_out"))
+        init = nn.with_logical_partitioning(uniform_fan_in(9), (None, None, self.axis))
         kernel = self.param("kernel", init, (3, 3, channels))
         bias = None
         if self.use_bias:
-            bias_init = nn.with_logical_partitioning(uniform_fan_in(9), ("conv_out",))
+            bias_init = nn.with_logical_partitioning(uniform_fan_in(9), (self.axis,))
             bias = self.param("bias", bias_init, (channels,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         x = depthwise_conv(x, kernel, self.stride)

@@ -15,7 +15,7 @@ import jax
 from jax import lax
 
 from intern_jax.models.backbone import Part
-from intern_jax.models.layers import BatchNorm, Conv, Dtype
+from intern_jax.models.layers import NARROW, WIDEN, BatchNorm, Conv, Dtype
 from intern_jax.models.metanet import MetaNet
 
 # A task family's main branch and its BatchNorm set have the same name.
@@ -45,6 +45,7 @@ class Path(nn.Module):
                 self.features if last else x.shape[-1],
                 kernel_size=3 if self.halvings else 1,
                 stride=2 if self.halvings else 1,
+                axes=NARROW if last else WIDEN,
                 kernel_init=nn.initializers.normal(1e-3),
                 dtype=self.dtype,
                 name=f"conv_{index}",

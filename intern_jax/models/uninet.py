@@ -13,7 +13,7 @@ import numpy as np
 
 from intern_jax.models.backbone import Part
 from intern_jax.models.blocks import OPERATORS, Block, FromHeads, ToHeads
-from intern_jax.models.layers import Conv, DepthwiseConv, LayerNorm
+from intern_jax.models.layers import NARROW, Conv, DepthwiseConv, LayerNorm
 from intern_jax.models.metanet import MetaNet
 from intern_jax.ops.attention import attention
 from intern_jax.ops.pooling import max_pool
@@ -27,13 +27,13 @@ class LocalSampler(Block):
         return self.local(x, train, task) + self.shortcut(x)
 
     def local(self, x: jax.Array, train: bool, task: str | None) -> jax.Array:
-        y = DepthwiseConv(self.stride, use_bias=True, dtype=self.dtype, name="depthwise")(x)
+        y = DepthwiseConv(self.stride, True, "conv_in", dtype=self.dtype, name="depthwise")(x)
         y = self.norm("depthwise_norm")(y, train, task)
-        return Conv(self.features, 1, use_bias=True, dtype=self.dtype, name="project")(y)
+        return Conv(self.features, 1, 1, True, NARROW, dtype=self.dtype, name="project")(y)
 
     def shortcut(self, x: jax.Array) -> jax.Array:
         x = max_pool(x, self.stride) if self.stride != 1 else x
-        return Conv(self.features, 1, use_bias=True, dtype=self.dtype, name="shortcut")(x)
+        return Conv(self.features, 1, 1, True, NARROW, dtype=self.dtype, name="shortcut")(x)
 
 
 class LocalGlobalSampler(LocalSampler):
