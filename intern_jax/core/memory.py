@@ -1,9 +1,8 @@
 """Huge pages for the arrays of a process on a CPU.
 
 XLA:CPU takes the memory of a step anew every step, and the C library gives it back to the kernel in between: each step
-touches gigabytes for the first time, 4 KiB a page fault. With huge pages (2 MiB) there are 400 times fewer of them, and
-MN-B4's train step takes 0.6 of the time (BENCHMARKS.md, "Models"). glibc asks the kernel for them if the environment
-says so when a process starts, hence the restart. Imports no jax: nothing may have been done before it.
+touches gigabytes for the first time, 4 KiB a page fault, 2 MiB with huge pages. glibc asks the kernel for them if the
+environment says so when a process starts, hence the restart. Imports no jax: nothing may have been done before it.
 """
 
 import os

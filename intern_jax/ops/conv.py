@@ -9,9 +9,8 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from intern_jax.ops.forms import by_platform, windows
+from intern_jax.ops.forms import by_platform, native_conv, windows
 from intern_jax.ops.linear import linear
 
 # Output positions of a sample up to which the CPU form is always the matrix product.
@@ -27,7 +26,7 @@ def conv(
     Returns [B, ceil(H / stride), ceil(W / stride), C]: symmetric padding, not XLA's "SAME". `form` forces "cpu" or
     "native".
     """
-    native = partial(_native, stride=stride)
+    native = partial(native_conv, stride=stride)
     cpu = partial(_product, stride=stride) if _is_small(x_BxHxWxI, stride) else native
     return by_platform(form, cpu, native, x_BxHxWxI, kernel_KxKxIxC)
 
@@ -37,7 +36,7 @@ def _forward(x, kernel, stride, form):
 
 
 def _backward(stride, form, saved, grad):
-    native = partial(_native, stride=stride)
+    native = partial(native_conv, stride=stride)
     better = stride > 1 or _is_small(saved[0], stride)
     cpu = partial(_product, stride=stride) if better else native
     return by_platform(form, partial(_pull, cpu), partial(_pull, native), *saved, grad)
@@ -53,17 +52,6 @@ def _is_small(x, stride):
 
 def _pull(function, x, kernel, grad):
     return jax.vjp(function, x, kernel)[1](grad)
-
-
-def _native(x, kernel, stride):
-    pad = (kernel.shape[0] // 2,) * 2
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=(pad, pad),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
 
 
 def _product(x, kernel, stride):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from intern_jax.ops.forms import by_platform, windows
+from intern_jax.ops.forms import by_platform, native_conv, pad_map, windows
 
 
 # A function of its own, so that layers of one shape are traced once.
@@ -44,15 +44,7 @@ _convolve.defvjp(_forward, _backward)
 
 
 def _native(x, kernel, stride):
-    pad = kernel.shape[0] // 2
-    return lax.conv_general_dilated(
-        x,
-        kernel[:, :, None, :],
-        window_strides=(stride, stride),
-        padding=((pad, pad), (pad, pad)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1],
-    )
+    return native_conv(x, kernel[:, :, None, :], stride, groups=x.shape[-1])
 
 
 def _native_vjp(x, kernel, grad, stride):
@@ -78,10 +70,9 @@ def _shifted_vjp(x, kernel, grad, stride):
         spread = lax.pad(grad, zero, ((0, 0, 0), *config, (0, 0, 0)))
     d_x = _shifted(spread, kernel[::-1, ::-1], 1).astype(x.dtype)
 
-    # Row by row of the output, K rows of the map and one of the gradient stay in cache for all taps. Sample by sample
-    # it is no faster, and would gather a batch that lies split over devices.
-    pad, width = side // 2, grad.shape[2]
-    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    # Row by row of the output, K rows of the map and one of the gradient stay in cache for all taps. A loop over
+    # samples would gather a batch that lies split over devices.
+    padded, width = pad_map(x, side), grad.shape[2]
     precise = jnp.promote_types(x.dtype, jnp.float32)
 
     def taps_of_row(r):

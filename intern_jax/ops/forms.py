@@ -22,13 +22,32 @@ def by_platform(form: str, cpu: Callable, native: Callable, *args: jax.Array) ->
     return (cpu if form == "cpu" else native)(*args)
 
 
+def pad_map(x: jax.Array, side: int, fill: float = 0.0) -> jax.Array:
+    """A map [B,H,W,C] with side // 2 of `fill` on all its sides."""
+    pad = (side // 2,) * 2
+    return jnp.pad(x, ((0, 0), pad, pad, (0, 0)), constant_values=fill)
+
+
+def native_conv(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> jax.Array:
+    """XLA's own convolution of a map [B,H,W,I] with [K,K,I/groups,C], padded K // 2 on all sides."""
+    pad = (kernel.shape[0] // 2,) * 2
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=(pad, pad),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
 def windows(x: jax.Array, side: int, stride: int, fill: float = 0.0) -> Iterator[jax.Array]:
     """What each place of a side x side window sees of a map [B,H,W,C], row by row: [B,out height,out width,C].
 
     The map is padded with side // 2 of `fill` on all sides; the windows begin `stride` apart.
     """
-    pad, (height, width) = side // 2, (-(-size // stride) for size in x.shape[1:3])
-    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=fill)
+    height, width = (-(-size // stride) for size in x.shape[1:3])
+    x = pad_map(x, side, fill)
     for i in range(side):
         for j in range(side):
             rows = slice(i, i + stride * (height - 1) + 1, stride)

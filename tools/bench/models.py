@@ -34,7 +34,7 @@ from collections.abc import Callable
 from typing import Any
 
 from intern_jax.core import memory
-from tools.bench.turns import Turn, answer
+from tools.bench.turns import Turn, answer, rate_of_calls, use_cores
 
 CLASSES, RATE = 1000, 1e-4
 BATCHES = {"cpu": {224: 16, 64: 64}, "gpu": {"mn_b4": 256, "mn_b15": 32, "vit_b_16": 256}}
@@ -161,23 +161,12 @@ def row(result: dict[str, Any]) -> str:
 def serve(args: argparse.Namespace) -> None:
     """Answer each line of seconds by a rate."""
     name, size = args.cases, int(args.sizes)
-    if args.device == "cpu" and hasattr(os, "sched_setaffinity"):
-        # XLA takes as many threads as it sees cores.
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
+    if args.device == "cpu":
+        use_cores(args.threads)
     make = {"ours": ours, "torch": torch_side}[args.side]
     step, facts = make(name, size, args.mode == "train", args)
     step()
-
-    def rate(seconds: float) -> float:
-        # Not counted: while the other side worked, a virtual machine may have lent this one's memory out.
-        step()
-        done, started = 0, time.perf_counter()
-        while time.perf_counter() < started + seconds or not done:
-            step()
-            done += args.batch
-        return done / (time.perf_counter() - started)
-
-    answer(facts, rate)
+    answer(facts, lambda seconds: rate_of_calls(step, seconds, args.batch))
 
 
 def rate_of(side: int, multiply: Callable[[], Any]) -> float:

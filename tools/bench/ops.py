@@ -11,16 +11,14 @@ first call of a turn is not counted. "both" is the value and the gradients of ev
 import argparse
 import functools
 import json
-import os
 import pathlib
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 from intern_jax.core import memory
-from tools.bench.turns import Turn, answer
+from tools.bench.turns import Turn, answer, rate_of_calls, use_cores
 
 # Operator -> cases: a map [B,H,W,C], kernel side, stride, and output channels of a convolution; or [B,N,heads,D].
 CASES: dict[str, list[tuple]] = {
@@ -100,21 +98,11 @@ def compare(
 
 def serve(operator: str, index: int, mode: str, form: str) -> None:
     """Answer each line of seconds by calls a second."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+    use_cores(2)
     make = torch_call if form == "torch" else jax_call
     call = make(operator, CASES[operator][index], mode, form)
     call()
-
-    def rate(seconds: float) -> float:
-        call()
-        done, started = 0, time.perf_counter()
-        while time.perf_counter() < started + seconds or not done:
-            call()
-            done += 1
-        return done / (time.perf_counter() - started)
-
-    answer({}, rate)
+    answer({}, lambda seconds: rate_of_calls(call, seconds))
 
 
 def jax_call(operator: str, case: tuple, mode: str, form: str) -> Callable[[], Any]:
@@ -158,6 +146,7 @@ def depthwise_by_rows(x: Any, kernel: Any, stride: int) -> Any:
     from jax import lax
 
     from intern_jax.ops import depthwise
+    from intern_jax.ops.forms import pad_map
 
     shifted = functools.partial(depthwise._shifted, stride=stride)
 
@@ -169,8 +158,7 @@ def depthwise_by_rows(x: Any, kernel: Any, stride: int) -> Any:
         x, kernel = saved
         side, width = len(kernel), grad.shape[2]
         d_x = depthwise._shifted_vjp(x, kernel, grad, stride)[0]
-        pad = side // 2
-        padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+        padded = pad_map(x, side)
 
         def add_row(r, total):
             rows = lax.dynamic_slice_in_dim(padded, r * stride, side, axis=1)

@@ -9,6 +9,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -42,6 +43,25 @@ class Turn:
         self.process.stdin.close()
         self.process.wait()
         return self.facts
+
+
+def use_cores(count: int) -> None:
+    """Leave this process that many cores: XLA takes as many threads as it sees."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+
+
+def rate_of_calls(call: Callable[[], Any], seconds: float, made: int = 1) -> float:
+    """What `call` makes a second, `made` at a time, over about so many seconds.
+
+    Its first call is not counted: while another side worked, a virtual machine may have lent this one's memory out.
+    """
+    call()
+    done, started = 0, time.perf_counter()
+    while time.perf_counter() < started + seconds or not done:
+        call()
+        done += made
+    return done / (time.perf_counter() - started)
 
 
 def answer(facts: Mapping[str, Any], rate: Callable[[float], float]) -> None:
