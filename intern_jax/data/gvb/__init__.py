@@ -1,0 +1,46 @@
+"""The data sets of GV-B: each one's source by row name, and the steps by which a user gets it."""
+
+import importlib
+import os
+import pathlib
+
+from intern_jax.core.config import UserError
+from intern_jax.data.gvb.reader import Reader
+from intern_jax.data.sources import Source
+
+__all__ = ["Reader", "load", "names", "steps"]
+
+# Modules with a table READERS: {row name: Reader}.
+MODULES = ("classification", "scenes")
+
+
+def load(name: str, split: str, root: str | os.PathLike[str]) -> Source:
+    """The samples of one row's split ("train" or "test") below the benchmark's data folder `root`.
+
+    A set that is not there, or only in part, is a UserError that names what is missing.
+    """
+    if split not in ("train", "test"):
+        raise UserError(f"{name}/split: '{split}'; known: train, test")
+    return _reader(name).read(pathlib.Path(root), split)
+
+
+def steps(name: str) -> str:
+    """The exact steps by which a user gets the data set and lays it out, one a line."""
+    return _reader(name).steps
+
+
+def names() -> tuple[str, ...]:
+    """The rows' names, in the benchmark's order."""
+    return tuple(_readers())
+
+
+def _reader(name: str) -> Reader:
+    readers = _readers()
+    if name not in readers:
+        raise UserError(f"{name}: no such data set of GV-B; known: {', '.join(readers)}")
+    return readers[name]
+
+
+def _readers() -> dict[str, Reader]:
+    tables = [importlib.import_module(f"{__name__}.{module}") for module in MODULES]
+    return {name: reader for table in tables for name, reader in table.READERS.items()}
