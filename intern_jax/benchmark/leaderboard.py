@@ -1,248 +1,35 @@
-"""GV-B's results: records to a table of 26 data sets, beside the published rows.
-
-A line of the table is one method at one share of the labels. Its classification head, and any other family's head,
-stands with it; where a method was scored with several heads of one family, each further head has a line of its own.
-"""
+"""GV-B's results as text, Markdown, CSV and the plain data of a page: 26 data sets, ours beside the published."""
 
 import csv as csv_lib
-import dataclasses
 import io
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
-from intern_jax.benchmark import published as published_lib
-from intern_jax.benchmark.published import CAVEAT, CLASSIFICATION, COLUMNS, Column
+from intern_jax.benchmark.published import COLUMNS, Column
 from intern_jax.benchmark.record_files import read_records as read_records
-from intern_jax.core.config import UserError
-
-Record = Mapping[str, Any]
-Figure = tuple[str, str]  # (row name of a data set, figure of its cell)
-Published = bool | Sequence[str]  # all rows or none, or the names of those to show
-
-FAMILIES = {CLASSIFICATION: "CLS", "detection": "DET", "segmentation": "SEG", "depth": "DEP"}
-HEADS = ("lbfgs", "sgd", "knn", "panoptic", "deeplabv3", "depth", "boxes")  # first ones first
-UNITS = {
-    "top1": "top-1 %",
-    "mean_per_class": "per class %",
-    "voc_ap": "AP50 %",
-    "wider_ap": "AP %",
-    "miss_rate": "miss rate %",
-    "miou": "mIoU %",
-    "rmse": "RMSE m",
-    "image_rmse": "image RMSE m",
-}
-MISSING = "-"
-FIGURES = tuple((column.name, figure) for column in COLUMNS for figure in column.figures)
-AVERAGED = tuple(column.name for column in COLUMNS if column.family == CLASSIFICATION)
-NOTE = (
-    "a ± b (c): a is the mean over label draws and backbone seeds; b is half the 95% t-interval of that mean where "
-    "there are three values or more, taken as independent, the standard deviation of two, absent for one; c is the "
-    "standard error of a score over test images. ↑ higher is better, ↓ lower. The mean is over the 20 classification "
-    "columns, given only where all are there. A percentage is the share of the training labels."
+from intern_jax.benchmark.results import (
+    AVERAGED,
+    FAMILIES,
+    FIGURES,
+    Cell,
+    Figure,
+    Line,
+    Published,
+    Record,
+    lines,
+    metrics,
+    notes,
+    percent,
+    printable,
+    unit,
 )
 
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One figure of a data set, with the records that it is the mean of; none for a published one."""
-
-    mean: float
-    text: str
-    sd: float = math.nan
-    interval: float = math.nan  # half the 95% t-interval of the mean
-    error: float = math.nan  # standard error over test images
-    records: tuple[Record, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """A method at a label fraction, or a published row. `heads`: {family: head}; `label` needs no other column."""
-
-    label: str
-    method: str
-    heads: Mapping[str, str]
-    fraction: float
-    published: bool
-    cells: Mapping[Figure, Cell]
-
-    def mean(self) -> float | None:
-        """The mean of the 20 classification columns, or None where one is missing."""
-        there = [self.cells[name, ""].mean for name in AVERAGED if (name, "") in self.cells]
-        return float(np.mean(there)) if len(there) == len(AVERAGED) else None
-
-    def mean_text(self) -> str:
-        """That mean as tables show it, or how many of its columns there are."""
-        mean = self.mean()
-        there = sum((name, "") in self.cells for name in AVERAGED)
-        return f"{there} of {len(AVERAGED)}" if mean is None else f"{mean:.1f}"
-
-
-# --- which records count ---------------------------------------------------------------------------
-
-
-def _shown(records: Iterable[Record], heads: Sequence[str] = ()) -> list[Record]:
-    """The records of the table: GV-B's rows, the test split, the last of each draw, the chosen heads."""
-    newest: dict[tuple, Record] = {}
-    for record in _of_gvb(records):
-        fields = ("task", "method", "fraction", "seed", "draw")
-        newest[*(record[field] for field in fields), _head(record)] = record
-    rows = list(newest.values())
-    if unknown := set(heads) - {_head(row) for row in rows} - set(HEADS):
-        known = sorted({_head(row) for row in rows} | set(HEADS))
-        raise UserError(f"heads: no head '{min(unknown)}'; known: {', '.join(filter(None, known))}")
-    chosen = {_family(row) for row in rows if _head(row) in heads}
-    return [row for row in rows if _family(row) not in chosen or _head(row) in heads]
-
-
-def _of_gvb(records: Iterable[Record]) -> list[Record]:
-    names = {column.name for column in COLUMNS}
-    test = (record for record in records if record.get("split") in (None, "test"))
-    return [record for record in test if record["task"] in names]
-
-
-def _head(record: Record) -> str:
-    return record.get("head") or ""
-
-
-def _family(record: Record) -> str:
-    return next(column.family for column in COLUMNS if column.name == record["task"])
-
-
-# --- lines ----------------------------------------------------------------------------------------
-
-
-def lines(
-    records: Iterable[Record], published: Published = True, heads: Sequence[str] = ()
-) -> list[Line]:
-    """Ours, methods as they come and by fraction, then the published rows.
-
-    `heads` keeps the named heads only, in every family that has one of them. Of several records of one draw (other
-    settings or versions) the last counts. Raises UserError for an unknown head or published row.
-    """
-    rows = _shown(records, heads)
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    pairs = sorted(
-        {(row["method"], float(row["fraction"])) for row in rows},
-        key=lambda pair: (methods.index(pair[0]), pair[1]),
-    )
-    ours = []
-    for method, fraction in pairs:
-        own = [r for r in rows if r["method"] == method and r["fraction"] == fraction]
-        ours += _of_method(method, fraction, own)
-    return ours + [_published(row) for row in _chosen(published)]
-
-
-def _of_method(method: str, fraction: float, rows: Sequence[Record]) -> Iterable[Line]:
-    by_family: dict[str, list[str]] = {}
-    for family in FAMILIES:
-        found = dict.fromkeys(_head(row) for row in rows if _family(row) == family)
-        if found:
-            by_family[family] = sorted(found, key=_rank)
-    for i in range(max(map(len, by_family.values()))):
-        heads = {family: names[i] for family, names in by_family.items() if i < len(names)}
-        several = [name for family, name in heads.items() if len(by_family[family]) > 1]
-        label = " ".join([_printable(method), percent(fraction), "+".join(filter(None, several))])
-        own = [row for row in rows if heads.get(_family(row)) == _head(row)]
-        yield Line(label.strip(), method, heads, fraction, False, _cells(own))
-
-
-def _rank(head: str) -> tuple[int, str]:
-    return (HEADS.index(head) if head in HEADS else len(HEADS), head)
-
-
-def _cells(rows: Sequence[Record]) -> dict[Figure, Cell]:
-    cells = {}
-    for column in COLUMNS:
-        of_column = [row for row in rows if row["task"] == column.name]
-        for figure in column.figures:
-            there = [row for row in of_column if _value(row, figure) is not None]
-            if there:
-                cells[column.name, figure] = _cell(column, figure, there)
-    return cells
-
-
-def _value(row: Record, figure: str) -> float | None:
-    if figure:
-        return (row.get("scores") or {}).get(figure)
-    return math.nan if row["score"] is None else row["score"]
-
-
-def _cell(column: Column, figure: str, rows: Sequence[Record]) -> Cell:
-    values = np.array([_value(row, figure) for row in rows], float)
-    n, digits = len(values), 3 if column.family == "depth" else 1
-    sd = float(values.std(ddof=1)) if n > 1 else math.nan
-    interval = float(stdtrit(n - 1, 0.975)) * sd / math.sqrt(n) if n > 2 else math.nan
-    # A record's error is of its main score: of the one figure of several that equals it.
-    main = all(row["score"] == _value(row, figure) for row in rows) or not figure
-    error = float(np.mean([_error(row) for row in rows])) if main else math.nan
-    text = f"{values.mean():.{digits}f}"
-    if n > 1:
-        text += f" ± {interval if n > 2 else sd:.{digits}f}"
-    if not math.isnan(error):
-        text += f" ({error:.{digits}f})"
-    return Cell(float(values.mean()), text, sd, interval, error, tuple(rows))
-
-
-def _error(row: Record) -> float:
-    error = row.get("standard_error")
-    return math.nan if error is None else error
-
-
-def _chosen(published: Published) -> list[published_lib.Row]:
-    if isinstance(published, bool):
-        return list(published_lib.ROWS) if published else []
-    rows = {row.name: row for row in published_lib.ROWS}
-    for name in published:
-        if name not in rows:
-            raise UserError(f"published: no row '{name}'; known: {', '.join(rows)}")
-    return [rows[name] for name in published]
-
-
-def _published(row: published_lib.Row) -> Line:
-    cells = {}
-    for column in COLUMNS:
-        for figure, printed in zip(column.figures, row.cells[column.name], strict=True):
-            cells[column.name, figure] = Cell(float(printed), printed)
-    return Line(f"{row.name}†", row.name, {}, published_lib.FRACTION, True, cells)
-
-
-def notes(
-    records: Sequence[Record], published: Published = True, heads: Sequence[str] = ()
-) -> list[str]:
-    """What a reader of the table has to know, a paragraph each."""
-    shown, found = _shown(records, heads), [NOTE]
-    names = {
-        family: sorted({_head(r) for r in shown if _family(r) == family}) for family in FAMILIES
-    }
-    named = [f"{family} {', '.join(filter(None, h))}" for family, h in names.items() if any(h)]
-    if named:
-        found.append(f"Heads: {'; '.join(map(_printable, named))}.")
-    if older := len(_of_gvb(records)) - len(_shown(records)):
-        found.append(
-            f"{older} older records of the same draws (other settings or versions) left out."
-        )
-    versions = sorted({str((row.get("versions") or {}).get("intern_jax", "?")) for row in shown})
-    if len(versions) > 1:
-        found.append(
-            f"Records of several versions of intern_jax: {_printable(', '.join(versions))}."
-        )
-    for column in COLUMNS:
-        rows = [row for row in shown if row["task"] == column.name]
-        lacking = [f for f in column.figures if any(_value(row, f) is None for row in rows)]
-        if lacking:
-            found.append(
-                f"{column.title}: records without {', '.join(lacking)} among their scores."
-            )
-    return [*found, CAVEAT] if _chosen(published) else found
-
-
-# --- text, Markdown, CSV --------------------------------------------------------------------------
-
+MISSING = "-"
+HIGHER_IS_BETTER = {column.name: column.higher_is_better for column in COLUMNS}
 Shown = tuple[str, list[str]]  # heading and cells of one column
 
 
@@ -315,8 +102,8 @@ def wide_csv(
 
 def _csv_row(line: Line, column: Column, figure: str) -> tuple[Any, ...]:
     cell = line.cells[column.name, figure]
-    metrics = _metrics(column, cell.records) or [column.metric]
-    first = (column.name, figure, column.family, "+".join(metrics), column.higher_is_better)
+    metric = "+".join(metrics(column, cell.records))
+    first = (column.name, figure, column.family, metric, column.higher_is_better)
     second = (line.method, line.heads.get(column.family, ""), line.fraction, line.published)
     if line.published:
         return (*first, *second, "", "", "", cell.text, "", "", "", "", "", "")
@@ -363,19 +150,6 @@ def _column(line: Line) -> list[str]:
     return cells
 
 
-def unit(column: Column, found: Sequence[Line]) -> str:
-    """What the figures of a data set are and which way is better, by our records where there are any."""
-    cells = [line.cells.get((column.name, figure)) for line in found for figure in column.figures]
-    rows = [row for cell in cells if cell for row in cell.records]
-    metrics = _metrics(column, rows) or [column.metric]
-    named = " or ".join(UNITS.get(metric, _printable(metric)) for metric in metrics)
-    return f"{named} {'↑' if column.higher_is_better else '↓'}"
-
-
-def _metrics(column: Column, rows: Iterable[Record]) -> list[str]:
-    return sorted({str(row.get("metric") or column.metric) for row in rows})
-
-
 def _block(columns: Sequence[Shown]) -> str:
     heads = [_wrapped(column) for column in columns]
     deepest = max(map(len, heads))
@@ -399,16 +173,147 @@ def _width(columns: Sequence[Shown]) -> int:
     return max(map(len, _block(columns).splitlines()))
 
 
-def percent(fraction: float) -> str:
-    """A fraction as tables show it."""
-    return f"{100 * fraction:g}%"
-
-
-def _printable(name: str) -> str:
-    """A name on one line, without control characters, which a terminal would obey."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(name.split()))
-
-
 def _escaped(cell: str) -> str:
     """For Markdown: no cell ends early and none is HTML."""
     return cell.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+
+# --- the plain data of a page ---------------------------------------------------------------------
+
+MIN_AXES = 3  # of a radar: two data sets span no area
+
+
+def page_data(
+    records: Sequence[Record],
+    published: Published = True,
+    heads: Sequence[str] = (),
+    against: str = "Up-G R50",
+) -> dict[str, Any]:
+    """What report/gvb.py draws, as JSON would hold it; `against` is the published row that ours are drawn with.
+
+    {"columns": [{"family", "title", "unit", "figures": [...]}], "notes": [text],
+    "groups": [{"title", "published", "rows": [{"label", "heads", "mean", "cells": [{"text", "best"} or None]}]}],
+    "radar": {"against", "axes": [title], "families": [...], "lines": [{"label", "values": [ratio or None]}]} or None,
+    "efficiency": {"against", "panels": [{"title", "unit", "higher_is_better", "published": {"fraction", "value"},
+    "lines": [{"label", "points": [[fraction, mean, half a bar], ...]}]}]}}. Cells follow the figures of all columns.
+    "best" is the best of its group where that has two or more, in the digits that are shown.
+    Raises UserError for an unknown head or published row.
+    """
+    found = lines(records, published, heads)
+    ours = [line for line in found if not line.published]
+    (rival,) = lines([], [against])
+    columns = [
+        {
+            "family": FAMILIES[column.family],
+            "title": column.title,
+            "unit": unit(column, found),
+            "figures": list(column.figures),
+        }
+        for column in COLUMNS
+    ]
+    return {
+        "columns": columns,
+        "averaged": len(AVERAGED),
+        "groups": _groups(found),
+        "radar": _radar(ours, rival),
+        "efficiency": {"against": rival.label, "panels": _panels(ours, rival)},
+        "notes": notes(records, published, heads),
+    }
+
+
+def _groups(found: Sequence[Line]) -> list[dict[str, Any]]:
+    """Lines that may be compared: ours at one fraction, and the published ones."""
+    groups = []
+    for there, fraction in sorted({(line.published, line.fraction) for line in found}):
+        group = [line for line in found if (line.published, line.fraction) == (there, fraction)]
+        rows = [
+            {
+                "label": line.label,
+                "heads": ", ".join(printable(head) for head in line.heads.values() if head),
+                "mean": line.mean_text(),
+                "cells": [_page_cell(line, key, group) for key in FIGURES],
+            }
+            for line in group
+        ]
+        title = f"{'Published' if there else 'Ours'}, {percent(fraction)} of the labels"
+        groups.append({"title": title, "published": there, "rows": rows})
+    return groups
+
+
+def _page_cell(line: Line, key: Figure, group: Sequence[Line]) -> dict[str, Any] | None:
+    if key not in line.cells:
+        return None
+    shown = [_digits(other.cells[key]) for other in group if key in other.cells]
+    own, known = _digits(line.cells[key]), [value for value in shown if math.isfinite(value)]
+    best = (max if HIGHER_IS_BETTER[key[0]] else min)(known, default=math.nan)
+    return {"text": line.cells[key].text, "best": len(known) > 1 and own == best}
+
+
+def _digits(cell: Cell) -> float:
+    """The mean as it is shown: figures that read alike are equally good."""
+    return float(cell.text.split()[0])
+
+
+def _radar(ours: Sequence[Line], rival: Line) -> dict[str, Any] | None:
+    """Each data set's score over the rival's, the other way round where lower is better: more is always better."""
+    same = [line for line in ours if line.fraction == rival.fraction]
+    drawn = [(line.label, [_ratio(line, rival, column) for column in COLUMNS]) for line in same]
+    axes = [i for i in range(len(COLUMNS)) if any(v[i] is not None for _, v in drawn)]
+    drawn = [(label, [values[i] for i in axes]) for label, values in drawn]
+    kept = [
+        {"label": label, "values": values}
+        for label, values in drawn
+        if sum(value is not None for value in values) >= MIN_AXES
+    ]
+    return (
+        {
+            "against": rival.label,
+            "axes": [COLUMNS[i].title for i in axes],
+            "families": [FAMILIES[COLUMNS[i].family] for i in axes],
+            "lines": kept,
+        }
+        if kept
+        else None
+    )
+
+
+def _ratio(line: Line, rival: Line, column: Column) -> float | None:
+    """The mean over the figures of a data set, or None where one is missing or none can be formed."""
+    ratios = []
+    for key in ((column.name, figure) for figure in column.figures):
+        own = line.cells[key].mean if key in line.cells else math.nan
+        pair = (own, rival.cells[key].mean)
+        over, under = pair if column.higher_is_better else pair[::-1]
+        ratios.append(over / under if under > 0 else math.nan)
+    mean = float(np.mean(ratios))
+    return mean if math.isfinite(mean) else None
+
+
+def _panels(ours: Sequence[Line], rival: Line) -> list[dict[str, Any]]:
+    """One for each figure that ours have: methods and heads over the fraction of labels."""
+    panels = []
+    for column in COLUMNS:
+        for key in ((column.name, figure) for figure in column.figures):
+            there = [line for line in ours if key in line.cells]
+            if not there:
+                continue
+            several = len({line.heads[column.family] for line in there}) > 1
+            drawn: dict[str, list[list[float]]] = {}
+            for line in there:
+                cell = line.cells[key]
+                head = line.heads[column.family] if several else ""
+                label = printable(f"{line.method} {head}".strip())
+                if math.isfinite(cell.mean):
+                    point = [line.fraction, cell.mean, cell.half_bar()]
+                    drawn.setdefault(label, []).append(point)
+            value = {"fraction": rival.fraction, "value": rival.cells[key].mean}
+            panels.append(
+                {
+                    "title": f"{column.title} {key[1]}".strip(),
+                    "unit": unit(column, there),
+                    "higher_is_better": column.higher_is_better,
+                    "published": value,
+                    "lines": [{"label": k, "points": sorted(v)} for k, v in drawn.items()],
+                }
+            )
+    return panels
