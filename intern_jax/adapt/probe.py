@@ -47,6 +47,7 @@ def fit_probe(
     num_classes: int,
     *,
     rows: np.ndarray | None = None,
+    held: np.ndarray | None = None,
     l2_grid: Sequence[float] = (1e-3, 1e-2, 1e-1, 1.0),
     seed: int = 0,
 ) -> Probe:
@@ -55,9 +56,11 @@ def fit_probe(
     Features are standardised by the mean and deviation of those rows. With at least five labels a
     class on average, l2 is the value of the grid that gets most right of a held-out fifth of the
     rows (of each class, by `seed`; ties: the lower cross-entropy); with fewer, the middle one (the
-    upper of two). All rows are then fitted with it. Rows are padded to a power of two or to N,
+    upper of two). `held`, a mask over `rows`, says instead which to hold out; none of them: the
+    middle one. All rows are then fitted with it. Rows are padded to a power of two or to N,
     whichever is less, so all draws of a label fraction share one compilation.
-    Raises UserError for no rows, labels out of range, or features that are not finite.
+    Raises UserError for no rows, labels out of range, features that are not finite, or a mask of
+    another length or of all rows.
     """
     picked = np.arange(len(features)) if rows is None else np.asarray(rows)
     x, y = np.asarray(features)[picked].astype(np.float64), np.asarray(labels)[picked]
@@ -66,9 +69,9 @@ def fit_probe(
     mean, scale = x.mean(axis=0), x.std(axis=0)
     scale[scale < 1e-6 * max(scale.max(), 1e-6)] = 1.0
     x = ((x - mean) / scale).astype(np.float32)
-    held = np.zeros(len(y), bool)
-    if len(grid) > 1 and len(y) >= LABELS_A_CLASS * num_classes:
-        held = _held_out(y, seed)
+    held = _held(y, num_classes, seed) if held is None else check_held(held, len(y))
+    if len(grid) == 1:
+        held = np.zeros(len(y), bool)
     length = min(1 << (len(y) - 1).bit_length(), len(features))
     basis, variance = _principal(x, min(length, x.shape[1]))
     pad = (0, length - len(y))
@@ -102,6 +105,22 @@ def _check(x: np.ndarray, y: np.ndarray, num_classes: int, grid: np.ndarray) -> 
         raise UserError("features: not finite; the backbone's weights are broken or overflow")
     if not len(grid) or grid[0] <= 0:
         raise UserError("l2: needs values above 0")
+
+
+def check_held(held: np.ndarray, count: int) -> np.ndarray:
+    """The mask of held-out rows, or a UserError if it is none of `count` rows or leaves nothing to train on."""
+    held = np.asarray(held)
+    if held.shape != (count,) or held.dtype != bool:
+        raise UserError(f"held: {held.dtype} {held.shape}; give a bool for each of {count} rows")
+    if held.all():
+        raise UserError("held: marks all rows; leave some to train on")
+    return held
+
+
+def _held(y: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
+    if len(y) < LABELS_A_CLASS * num_classes:
+        return np.zeros(len(y), bool)
+    return _held_out(y, seed)
 
 
 def _held_out(y: np.ndarray, seed: int) -> np.ndarray:
