@@ -18,16 +18,25 @@ from intern_jax.core.config import UserError
 DEFAULTS = {
     "name": "adamw",
     "weight_decay": 0.0,
+    "l2": 0.0,
     "warmup_steps": 0,
     "schedule": "cosine",
+    "power": 0.9,
+    "end_rate": 0.0,
     "clip_norm": 0.0,
     "b1": 0.9,
     "b2": 0.999,
     "momentum": 0.9,
     "lr_multipliers": (),
 }
-SCHEDULES = ("cosine", "constant")
-FREE = ("learning_rate", "warmup_steps", "schedule")  # a compiled step serves any of these
+SCHEDULES = ("cosine", "constant", "poly")
+FREE = (
+    "learning_rate",
+    "warmup_steps",
+    "schedule",
+    "power",
+    "end_rate",
+)  # a compiled step serves any of these
 
 
 def settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,10 +57,14 @@ def build(cfg: Mapping[str, Any]) -> optax.GradientTransformation:
     """Clipping, the optimizer's direction, decoupled weight decay, multipliers by parameter name.
 
     Arrays of fewer than two dimensions (biases, norms, LayerScale, logit_scale) are not decayed.
+    `l2` is decay inside of the gradient, before momentum, as PyTorch's SGD has its weight_decay: it
+    pulls 1 / (1 - momentum) times as hard as `weight_decay`.
     `lr_multipliers`: [(regex over parameter names, factor)]; the first match counts.
     """
     cfg = settings(cfg)
     parts = [optax.clip_by_global_norm(cfg["clip_norm"])] if cfg["clip_norm"] else []
+    if cfg["l2"]:
+        parts.append(optax.add_decayed_weights(cfg["l2"], mask=_decayed))
     parts += {
         "adamw": lambda: [optax.scale_by_adam(b1=cfg["b1"], b2=cfg["b2"])],
         "lion": lambda: [optax.scale_by_lion(b1=cfg["b1"], b2=cfg["b2"])],
@@ -65,7 +78,10 @@ def build(cfg: Mapping[str, Any]) -> optax.GradientTransformation:
 
 
 def learning_rate(cfg: Mapping[str, Any], steps: int, step: int) -> np.float32:
-    """The rate of a step: linear warm-up over `warmup_steps`, then cosine to 0, or constant."""
+    """The rate of a step: linear warm-up over `warmup_steps`, then cosine to 0, poly, or constant.
+
+    "poly" falls from the peak to `end_rate` as (1 - progress)^power (DeepLab, arXiv 1606.00915).
+    """
     cfg = settings(cfg)
     if "learning_rate" not in cfg:
         raise UserError("optim.learning_rate: missing; give the peak rate")
@@ -74,8 +90,11 @@ def learning_rate(cfg: Mapping[str, Any], steps: int, step: int) -> np.float32:
         return np.float32(peak * (step + 1) / (warmup + 1))
     if cfg["schedule"] == "constant":
         return np.float32(peak)
-    progress = (step - warmup) / max(steps - warmup, 1)
-    return np.float32(peak * 0.5 * (1 + np.cos(np.pi * min(progress, 1.0))))
+    progress = min((step - warmup) / max(steps - warmup, 1), 1.0)
+    if cfg["schedule"] == "poly":
+        end = float(cfg["end_rate"])
+        return np.float32(end + (peak - end) * (1 - progress) ** cfg["power"])
+    return np.float32(peak * 0.5 * (1 + np.cos(np.pi * progress)))
 
 
 def _decayed(params: Any) -> Any:

@@ -66,7 +66,10 @@ def test_depth(deep):
     for name in names:
         np.testing.assert_allclose(pooled[name], deep[f"pooled/{name}"], rtol=1e-12)
         np.testing.assert_allclose(images[name], deep[f"per_image/{name}"], rtol=1e-12)
-        np.testing.assert_allclose(images[name].mean(), deep[f"image_mean/{name}"], rtol=1e-12)
+        mean = depth.image_mean(each)[name]
+        np.testing.assert_allclose(mean, deep[f"image_mean/{name}"], rtol=1e-12)
+    value = depth.image_rmse(deep["pred"], deep["gt"], deep["mask"])
+    np.testing.assert_allclose(value, deep["image_mean/rmse"], rtol=1e-12)
     for name in ("rmse", "abs_rel", "delta1"):
         value = getattr(depth, name)(deep["pred"], deep["gt"], deep["mask"])
         np.testing.assert_allclose(value, deep[f"pooled/{name}"], rtol=1e-12)
@@ -77,6 +80,15 @@ def test_what_is_not_valid_never_matters(deep):
     for filler in (0.0, -1.0, np.nan, np.inf):
         dirty = [np.where(deep["mask"], x, np.float32(filler)) for x in arrays[:2]]
         np.testing.assert_array_equal(depth.sums(*arrays), depth.sums(*dirty, deep["mask"]))
+
+
+def test_images_without_a_valid_pixel_have_no_mean(deep):
+    mask = deep["mask"].copy()
+    mask[1] = False
+    value = depth.image_rmse(deep["pred"], deep["gt"], mask)
+    expected = np.delete(deep["per_image/rmse"], 1).mean()
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    assert np.isnan(depth.image_rmse(deep["pred"], deep["gt"], np.zeros_like(mask)))
 
 
 def test_depth_edges(deep):

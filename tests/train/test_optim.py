@@ -58,6 +58,27 @@ def test_schedule():
     assert optim.learning_rate(constant, 10, 0).dtype == np.float32
 
 
+def test_poly_falls_to_its_end():
+    cfg = {"learning_rate": 0.01, "schedule": "poly", "end_rate": 1e-4}
+    rates = [float(optim.learning_rate(cfg, 20, step)) for step in (0, 5, 10, 20, 25)]
+    expected = [0.0099 * (1 - share) ** 0.9 + 1e-4 for share in (0, 0.25, 0.5, 1, 1)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+    linear = cfg | {"power": 1.0, "end_rate": 0.0}
+    np.testing.assert_allclose(optim.learning_rate(linear, 20, 5), 0.0075, rtol=1e-6)
+
+
+def test_l2_goes_through_the_momentum():
+    """Two steps of SGD on a constant gradient, by hand: m = .9 m + g + l2 p."""
+    tx = optim.build({"name": "sgd", "l2": 0.1})
+    grads = jax.tree.map(jnp.ones_like, PARAMS)
+    state, params = tx.init(PARAMS), PARAMS
+    for expected in (1.2, 0.9 * 1.2 + 1.0 + 0.1 * (2 - 0.5 * 1.2)):
+        made, state = tx.update(grads, state, params)
+        np.testing.assert_allclose(made["head"]["kernel"], expected, rtol=1e-6)
+        params = jax.tree.map(lambda p, u: p - 0.5 * u, params, made)
+    assert (np.asarray(made["head"]["bias"]) == np.float32(1.9)).all()  # not decayed
+
+
 @pytest.mark.parametrize(
     ("cfg", "said"),
     [
