@@ -1,0 +1,247 @@
+"""COCO's twelve figures against the fixture and, where it is installed, against pycocotools."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from intern_jax.metrics import coco, detection
+from intern_jax.metrics.detection import Detections, Objects
+
+FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
+INSTANCES, RESULTS = FIXTURES / "det_coco_gt.json", FIXTURES / "det_coco_dt.json"
+
+
+@pytest.fixture
+def evaluations(monkeypatch):
+    """The evaluators whose figures were asked for."""
+    seen, figures = [], coco.figures
+    monkeypatch.setattr(coco, "figures", lambda e: seen.append(e) or figures(e))
+    return seen
+
+
+def random_boxes(seed, steps=9, images=30, classes=4, objects=260, found=800):
+    """Crowds, areas that are not the boxes', many equal scores and over 100 detections of a class in an image."""
+    rng = np.random.default_rng(seed)
+    low = rng.integers(0, 90, (objects, 2))
+    boxes = np.concatenate([low, low + rng.integers(2, 130, (objects, 2))], axis=1).astype(float)
+    image, labels = rng.integers(0, images, objects), rng.integers(0, classes, objects)
+    near = np.concatenate([rng.integers(0, objects, found - 150), np.full(150, 7)])
+    moved = boxes[near] + rng.integers(-5, 6, (found, 4))
+    moved[:, 2:] = np.maximum(moved[:, 2:], moved[:, :2])
+    strange = rng.uniform(size=found) < 0.1
+    there = Objects(
+        num_images=images + 3,
+        image=image,
+        boxes=boxes,
+        labels=labels,
+        num_classes=classes + 1,
+        ignore=rng.uniform(size=objects) < 0.1,
+        area=detection.box_area(boxes) * rng.uniform(0.5, 1, objects),
+    )
+    seen = Detections(
+        image=np.where(strange, rng.integers(0, images + 3, found), image[near]),
+        boxes=moved,
+        scores=rng.integers(0, steps, found) / steps,
+        labels=labels[near],
+    )
+    return there, seen
+
+
+def written(objects, found):
+    """(instances, results) as COCO's JSON would hold them."""
+
+    def box(edges):
+        x1, y1, x2, y2 = edges.tolist()
+        return [x1, y1, x2 - x1, y2 - y1]
+
+    there = [
+        {
+            "id": g + 1,
+            "image_id": int(objects.image[g]),
+            "category_id": int(objects.labels[g]),
+            "bbox": box(objects.boxes[g]),
+            "area": float(objects.area[g]),
+            "iscrowd": int(objects.ignore[g]),
+        }
+        for g in range(len(objects.image))
+    ]
+    seen = [
+        {
+            "image_id": int(found.image[d]),
+            "category_id": int(found.labels[d]),
+            "bbox": box(found.boxes[d]),
+            "score": float(found.scores[d]),
+        }
+        for d in range(len(found.image))
+    ]
+    lists = {
+        "images": [{"id": i} for i in range(objects.num_images)],
+        "categories": [{"id": k, "name": str(k)} for k in range(objects.num_classes)],
+    }
+    return {**lists, "annotations": there}, seen
+
+
+def test_files_of_the_fixture(evaluations):
+    expected = np.load(FIXTURES / "det_metrics.npz", allow_pickle=False)
+    result = coco.coco_files(INSTANCES, RESULTS)
+    np.testing.assert_array_equal(list(result.values()), expected["coco/stats"])
+    assert list(result)[:2] == ["AP", "AP50"] and list(result)[-1] == "ARl"
+    (evaluation,) = evaluations
+    precision = np.asarray(evaluation.eval["precision"])
+    np.testing.assert_array_equal(precision.astype(np.float32), expected["coco/precision"])
+    np.testing.assert_array_equal(evaluation.eval["recall"], expected["coco/recall"])
+
+
+def test_flat_form_of_the_fixture():
+    expected = np.load(FIXTURES / "det_metrics.npz", allow_pickle=False)["coco/stats"]
+    instances, results = (json.loads(path.read_text()) for path in (INSTANCES, RESULTS))
+    images = sorted(image["id"] for image in instances["images"])
+    there, found = (
+        {
+            "image": np.searchsorted(images, [row["image_id"] for row in rows]),
+            "labels": [row["category_id"] for row in rows],
+            "boxes": np.array([row["bbox"] for row in rows])
+            @ np.array([[1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]]),
+        }
+        for rows in (instances["annotations"], results)
+    )
+    more = {
+        "area": [row["area"] for row in instances["annotations"]],
+        "ignore": [row["iscrowd"] for row in instances["annotations"]],
+    }
+    objects = Objects(len(images), num_classes=10, **there, **more)
+    result = coco.coco(objects, Detections(scores=[row["score"] for row in results], **found))
+    np.testing.assert_allclose(list(result.values()), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_against_pycocotools(seed, evaluations, tmp_path):
+    pytest.importorskip("pycocotools")
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    objects, found = random_boxes(seed)
+    instances, results = written(objects, found)
+    (tmp_path / "gt.json").write_text(json.dumps(instances))
+    (tmp_path / "dt.json").write_text(json.dumps(results))
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(tmp_path / "gt.json")
+        peer = COCOeval(truth, truth.loadRes(str(tmp_path / "dt.json")), "bbox")
+        peer.evaluate(), peer.accumulate(), peer.summarize()
+    flat = coco.coco(objects, found)
+    assert flat == coco.coco_files(tmp_path / "gt.json", tmp_path / "dt.json")
+    np.testing.assert_array_equal(list(flat.values()), peer.stats)
+    assert 0.1 < flat["AP"] < 0.9
+    for evaluation in evaluations:
+        for name in ("precision", "recall", "scores"):
+            np.testing.assert_array_equal(evaluation.eval[name], peer.eval[name])
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_order_and_padding_do_not_matter(seed):
+    objects, found = random_boxes(seed)
+    expected = coco.coco(objects, found)
+    order = np.random.default_rng(seed).permutation(objects.num_images)
+    columns = {"boxes": objects.boxes, "labels": objects.labels}
+    columns |= {"ignore": objects.ignore, "area": objects.area}
+    there = detection.flatten(padded(objects.image, order, columns))
+    columns = {"boxes": found.boxes, "labels": found.labels, "scores": found.scores}
+    seen = Detections(**detection.flatten(padded(found.image, order, columns)))
+    assert not np.array_equal(seen.image, found.image)
+    moved = Objects(objects.num_images, num_classes=objects.num_classes, **there)
+    assert coco.coco(moved, seen) == expected
+
+
+def padded(image, order, columns):
+    """One image a batch, in that order, before two rows of garbage."""
+    for number in order:
+        own = np.flatnonzero(image == number)
+        batch = {"image": [number], "valid": np.arange(len(own) + 2)[None] < len(own)}
+        for name, values in columns.items():
+            batch[name] = np.concatenate([values[own], np.full_like(values[:2], 99)])[None]
+        yield batch
+
+
+def test_area_not_given_is_the_box():
+    objects, found = random_boxes(0)
+    boxes = dataclasses.replace(objects, area=None)
+    assert coco.coco(boxes, found) != coco.coco(objects, found)
+    given = dataclasses.replace(objects, area=detection.box_area(objects.boxes))
+    assert coco.coco(boxes, found) == coco.coco(given, found)
+
+
+def test_nothing_found_and_nothing_there(capfd):
+    objects, found = random_boxes(0)
+    none = coco.coco(objects, Detections([], [], []))
+    assert set(none.values()) == {0.0}
+    none = coco.coco(Objects(objects.num_images, [], [], num_classes=5), found)
+    assert set(none.values()) == {-1.0}
+    assert set(coco.coco(Objects(0, [], []), Detections([], [], [])).values()) == {-1.0}
+    assert capfd.readouterr() == ("", "")
+
+
+def test_unknown_image_and_class():
+    objects, found = random_boxes(0)
+    with pytest.raises(ValueError, match="detections' image: 0..40 outside 0..32"):
+        coco.coco(objects, dataclasses.replace(found, image=np.append(found.image[1:], 40)))
+    with pytest.raises(ValueError, match="detections' label: 0..5 outside 0..4"):
+        coco.coco(objects, dataclasses.replace(found, labels=np.append(found.labels[1:], 5)))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"image_id": 7}, "image 7 is not listed"),
+        ({"category_id": 4}, "category 4 is not listed"),
+        ({"score": float("nan")}, r"row 0 with bbox \[.*\] and {'score': nan}"),
+        ({"score": "high"}, "could not convert"),
+        ({"score": None}, "float"),
+        ({"bbox": [1, 2, -3, 4]}, r"row 0 with bbox \[1.0, 2.0, -3.0, 4.0\]"),
+        ({"bbox": [1, 2, 3]}, "inhomogeneous"),
+        ({"bbox": [1, 2, float("inf"), 4]}, "row 0 with bbox"),
+    ],
+)
+def test_wrong_results(change, message, tmp_path):
+    rows = json.loads(RESULTS.read_text())
+    (tmp_path / "dt.json").write_text(json.dumps([rows[0] | change, *rows[1:]]))
+    with pytest.raises(ValueError, match=rf"dt\.json: no results of COCO: .*{message}"):
+        coco.coco_files(INSTANCES, tmp_path / "dt.json")
+    del rows[0][next(iter(change))]
+    (tmp_path / "dt.json").write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match=rf"dt\.json: no results of COCO: no '{[*change][0]}'"):
+        coco.coco_files(INSTANCES, tmp_path / "dt.json")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "dt.json: no JSON"),
+        ('{"a": 1}', "dt.json: no results of COCO"),
+        ("[1]", "dt.json: no results of COCO"),
+        ("null", "dt.json: no results of COCO"),
+    ],
+)
+def test_other_files(text, message, tmp_path):
+    (tmp_path / "dt.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        coco.coco_files(INSTANCES, tmp_path / "dt.json")
+    with pytest.raises(ValueError, match=message.replace("results", "instances")):
+        coco.coco_files(tmp_path / "dt.json", RESULTS)
+
+
+def test_wrong_instances(tmp_path):
+    instances = json.loads(INSTANCES.read_text())
+    for change, message in (
+        ({"image_id": 7}, "image 7 is not listed"),
+        ({"bbox": [0, 0, -1, 2]}, "row 0 with bbox"),
+        ({"area": float("nan")}, "row 0 with bbox"),
+    ):
+        rows = [instances["annotations"][0] | change, *instances["annotations"][1:]]
+        (tmp_path / "gt.json").write_text(json.dumps(instances | {"annotations": rows}))
+        with pytest.raises(ValueError, match=rf"gt\.json: no instances of COCO: {message}"):
+            coco.coco_files(tmp_path / "gt.json", RESULTS)
