@@ -17,7 +17,9 @@ class TfdsSource:
 
     `fields` maps sample fields to feature paths, such as {"boxes": "objects/bbox"}; by default
     those of DEFAULT_FIELDS that the data set has. Boxes become x1, y1, x2, y2 in pixels. Keys are
-    the record's file and position, so a sub-split ("train[:50%]") keeps them.
+    the record's file and position, so a sub-split ("train[:50%]") keeps them. `directory` is the
+    folder of a prepared version (with dataset_info.json), which is then read as it lies there,
+    without the code of `name`.
     """
 
     DEFAULT_FIELDS = {
@@ -36,6 +38,7 @@ class TfdsSource:
         data_dir: str | os.PathLike[str] | None = None,
         fields: Mapping[str, str] | None = None,
         family: str = "classification",
+        directory: str | os.PathLike[str] | None = None,
     ):
         import tensorflow_datasets as tfds
 
@@ -44,7 +47,10 @@ class TfdsSource:
         for field in fields or {}:
             if field not in FIELDS:
                 raise UserError(f"{name}/{field}: unknown field; known: {', '.join(FIELDS)}")
-        builder = _tfds_builder(tfds, name, data_dir)
+        if directory is None:
+            builder = _tfds_builder(tfds, name, data_dir)
+        else:
+            builder = _tfds_directory(tfds, name, directory)
         features = builder.info.features
         self.fields = dict(fields) if fields else _present(self.DEFAULT_FIELDS, features)
         for field, path in self.fields.items():
@@ -58,7 +64,13 @@ class TfdsSource:
             )
         # The picture is decoded here, with our formats and pixel cap; everything else by tfds.
         image = self.fields["image"]
-        skip = {image: tfds.decode.SkipDecoding()}
+        # Other pictures, such as masks that nobody asked for, are not decoded at all.
+        skip = {
+            path: tfds.decode.SkipDecoding()
+            for path, feature in features.items()
+            if path == image
+            or (isinstance(feature, tfds.features.Image) and path not in self.fields.values())
+        }
         self._builder, self._split, self._skip = builder, split, skip
         self._data = _tfds_open(builder, split, skip)
         self.name, self.family = builder.name, family
@@ -83,6 +95,21 @@ class TfdsSource:
             self._labels = np.asarray([_get(row, path) for row in self._data], np.int32)
             check_labels(self._labels, len(self.classes) or 1 << 31, self.name)
         return self._labels
+
+    def columns(self, *paths: str) -> list[list[Any]]:
+        """The values of small features (texts, labels) of all samples, a list for each path.
+
+        Read in one pass over the records that decodes no picture.
+        """
+        features = self._builder.info.features
+        for path in paths:
+            if _feature(features, path) is None:
+                raise UserError(
+                    f"{self.name}: no feature '{path}' in {', '.join(features.keys())}; prepare the"
+                    " version that has it"
+                )
+        rows = [[_plain(_get(row, path)) for path in paths] for row in self._data]
+        return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in paths]
 
     def __len__(self) -> int:
         return len(self._data)
@@ -116,6 +143,15 @@ def _tfds_builder(tfds: Any, name: str, data_dir: str | os.PathLike[str] | None)
     return builder
 
 
+def _tfds_directory(tfds: Any, name: str, directory: str | os.PathLike[str]) -> Any:
+    try:
+        return tfds.builder_from_directory(os.fspath(directory))
+    except Exception as error:
+        raise UserError(
+            f"{directory}: no prepared version of {name} ({one_line(error)}); prepare it again"
+        ) from error
+
+
 def _tfds_open(builder: Any, split: str, decoders: Mapping[str, Any]) -> Any:
     if split.split("[")[0] not in builder.info.splits:
         raise UserError(
@@ -131,6 +167,8 @@ def _tfds_open(builder: Any, split: str, decoders: Mapping[str, Any]) -> Any:
 
 
 def _feature(features: Any, path: str) -> Any:
+    if hasattr(features, "keys") and path in features.keys():
+        return features[path]  # a name may have a slash in it
     for part in path.split("/"):
         features = getattr(features, "feature", features)
         if not hasattr(features, "keys") or part not in features.keys():
@@ -144,9 +182,15 @@ def _present(fields: Mapping[str, str], features: Any) -> dict[str, str]:
 
 
 def _get(row: Any, path: str) -> Any:
+    if path in row:
+        return row[path]
     for part in path.split("/"):
         row = row[part]
     return row
+
+
+def _plain(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else getattr(value, "item", lambda: value)()
 
 
 def _convert(field: str, value: Any, size: tuple[int, int]) -> Any:
