@@ -98,7 +98,7 @@ mkdir -p ROOT/imagenet && cd ROOT/imagenet
 tar xf ILSVRC2012_devkit_t12.tar.gz    # imagenet/ILSVRC2012_devkit_t12/data/meta.mat""",
     "kinetics700": f"""\
 get the Kinetics-700 (2020) videos and lists (https://github.com/cvdfoundation/kinetics-dataset) and lay
-them out as ROOT/kinetics700/annotations/{{train,val}}.csv and ROOT/kinetics700/videos/{{train,val}}/ID_000010_000020.mp4
+them out as ROOT/kinetics700/annotations/{{train,val}}.csv, ROOT/kinetics700/videos/{{train,val}}/ID_000010_000020.mp4
 cd ROOT/kinetics700 && mkdir -p frames/train frames/val
 for v in videos/*/*.mp4; do f=frames/${{v#videos/}}; {MIDDLE_FRAME} "${{f%.mp4}}.jpg"; done
 name the videos that are lost in ROOT/kinetics700/missing.txt, one a line: ID_000010_000020""",
