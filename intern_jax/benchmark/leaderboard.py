@@ -25,6 +25,7 @@ from intern_jax.benchmark.results import (
     notes,
     percent,
     printable,
+    ranked,
     unit,
 )
 
@@ -257,7 +258,9 @@ def _digits(cell: Cell) -> float:
 def _radar(ours: Sequence[Line], rival: Line) -> dict[str, Any] | None:
     """Each data set's score over the rival's, the other way round where lower is better: more is always better."""
     same = [line for line in ours if line.fraction == rival.fraction]
-    drawn = [(line.label, [_ratio(line, rival, column) for column in COLUMNS]) for line in same]
+    drawn = [
+        (_short(line, same), [_ratio(line, rival, column) for column in COLUMNS]) for line in same
+    ]
     axes = [i for i in range(len(COLUMNS)) if any(v[i] is not None for _, v in drawn)]
     drawn = [(label, [values[i] for i in axes]) for label, values in drawn]
     kept = [
@@ -277,6 +280,13 @@ def _radar(ours: Sequence[Line], rival: Line) -> dict[str, Any] | None:
     )
 
 
+def _short(line: Line, others: Sequence[Line]) -> str:
+    """A label among lines of one fraction: a method's first line bears its name alone."""
+    first = next(other for other in others if other.method == line.method)
+    more = [head for family, head in line.heads.items() if head != first.heads.get(family)]
+    return " ".join([printable(line.method), *map(printable, more)])
+
+
 def _ratio(line: Line, rival: Line, column: Column) -> float | None:
     """The mean over the figures of a data set, or None where one is missing or none can be formed."""
     ratios = []
@@ -290,30 +300,37 @@ def _ratio(line: Line, rival: Line, column: Column) -> float | None:
 
 
 def _panels(ours: Sequence[Line], rival: Line) -> list[dict[str, Any]]:
-    """One for each figure that ours have: methods and heads over the fraction of labels."""
+    """One for each figure that ours have: methods over the fraction of labels."""
     panels = []
     for column in COLUMNS:
         for key in ((column.name, figure) for figure in column.figures):
             there = [line for line in ours if key in line.cells]
-            if not there:
-                continue
-            several = len({line.heads[column.family] for line in there}) > 1
-            drawn: dict[str, list[list[float]]] = {}
-            for line in there:
-                cell = line.cells[key]
-                head = line.heads[column.family] if several else ""
-                label = printable(f"{line.method} {head}".strip())
-                if math.isfinite(cell.mean):
-                    point = [line.fraction, cell.mean, cell.half_bar()]
-                    drawn.setdefault(label, []).append(point)
-            value = {"fraction": rival.fraction, "value": rival.cells[key].mean}
-            panels.append(
-                {
-                    "title": f"{column.title} {key[1]}".strip(),
-                    "unit": unit(column, there),
-                    "higher_is_better": column.higher_is_better,
-                    "published": value,
-                    "lines": [{"label": k, "points": sorted(v)} for k, v in drawn.items()],
-                }
-            )
+            if there:
+                panels.append(
+                    {
+                        "title": f"{column.title} {key[1]}".strip(),
+                        "unit": unit(column, there),
+                        "higher_is_better": column.higher_is_better,
+                        "published": {
+                            "fraction": rival.fraction,
+                            "value": rival.cells[key].mean,
+                        },
+                        "lines": _curves(there, key, column.family),
+                    }
+                )
     return panels
+
+
+def _curves(there: Sequence[Line], key: Figure, family: str) -> list[dict[str, Any]]:
+    """Points of each method; a method's first head bears its name alone."""
+    curves: dict[str, list[list[float]]] = {}
+    for method in dict.fromkeys(line.method for line in there):
+        own = [line for line in there if line.method == method]
+        first = ranked(line.heads[family] for line in own)[0]
+        for line in own:
+            head = line.heads[family]
+            label = printable(method if head == first else f"{method} {head}")
+            cell = line.cells[key]
+            if math.isfinite(cell.mean):
+                curves.setdefault(label, []).append([line.fraction, cell.mean, cell.half_bar()])
+    return [{"label": label, "points": sorted(points)} for label, points in curves.items()]

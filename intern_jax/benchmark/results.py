@@ -140,9 +140,8 @@ def lines(
 def _of_method(method: str, fraction: float, rows: Sequence[Record]) -> Iterable[Line]:
     by_family: dict[str, list[str]] = {}
     for family in FAMILIES:
-        found = dict.fromkeys(_head(row) for row in rows if _family(row) == family)
-        if found:
-            by_family[family] = sorted(found, key=_rank)
+        if found := ranked(_head(row) for row in rows if _family(row) == family):
+            by_family[family] = found
     for i in range(max(map(len, by_family.values()))):
         heads = {family: names[i] for family, names in by_family.items() if i < len(names)}
         several = [name for family, name in heads.items() if len(by_family[family]) > 1]
@@ -151,8 +150,9 @@ def _of_method(method: str, fraction: float, rows: Sequence[Record]) -> Iterable
         yield Line(label.strip(), method, heads, fraction, False, _cells(own))
 
 
-def _rank(head: str) -> tuple[int, str]:
-    return (HEADS.index(head) if head in HEADS else len(HEADS), head)
+def ranked(heads: Iterable[str]) -> list[str]:
+    """Each head once: those of HEADS in its order, then others by name."""
+    return sorted(set(heads), key=lambda head: ((*HEADS, head).index(head), head))
 
 
 def _cells(rows: Sequence[Record]) -> dict[Figure, Cell]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import pathlib
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,13 +14,21 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from intern_jax.report.style import COLORS, MUTED, method_color, png, style
+from intern_jax.report.style import COLORS, INK, METHOD_COLORS, MUTED, method_color, png, style
 
 Record = Mapping[str, Any]
 _METRICS = {"top1": "top-1 (%)", "miou": "mIoU (%)", "rmse": "RMSE (m)"}
+RADAR_TOP = 2.0
+Looks = dict[str, dict[str, str]]  # {label of a line: colour and dash}
 Series = dict[str, tuple[list[float], list[float]]]
+# How the figure of a published row stands among curves.
+_PUBLISHED = {
+    **{"linestyle": "none", "marker": "D", "markersize": 6.5},
+    **{"markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 1.3},
+}
 # Scalars that tell of the run and not of what is learned.
 _OPERATIONAL = ("step", "gradient_norm", "learning_rate", "bad_steps", "bad_total", "scale")
 _OPERATIONAL += ("images_per_second", "data_wait", "mfu", "logit_scale")
@@ -166,12 +176,7 @@ def _efficiency(axis: Axes, task: str, records: list[Record], methods: list[str]
         if scratch:
             fullest = max(points)
             axis.axhline(points[fullest][0], color=color, linewidth=0.9, linestyle=":")
-    axis.set_xscale("log")
-    axis.xaxis.set_major_locator(FixedLocator(fractions))
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
-    axis.set_xlim(min(fractions) / 1.35, max(fractions) * 1.35)
-    axis.set_xlabel("labels used")
+    _label_axis(axis, fractions)
     first = records[0]
     axis.set_ylabel(_METRICS.get(first["metric"], first["metric"]))
     axis.set_title(task)
@@ -184,6 +189,170 @@ def _efficiency(axis: Axes, task: str, records: list[Record], methods: list[str]
             color=MUTED,
             weight="normal",
         )
+
+
+def _label_axis(axis: Axes, fractions: Sequence[float]) -> None:
+    """A logarithmic axis of label fractions with a tick at each."""
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(FixedLocator(fractions))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    axis.set_xlim(min(fractions) / 1.35, max(fractions) * 1.35)
+    axis.set_xlabel("labels used")
+
+
+def line_looks(labels: Sequence[str]) -> Looks:
+    """A colour and dash for each label, all different as long as they last; a role's colour goes to its first label."""
+    own: dict[str, str] = {}
+    for role, color in METHOD_COLORS.items():
+        for label in [label for label in labels if label.startswith(role)][:1]:
+            own[label] = color
+    pairs = itertools.product(("-", "--", ":"), COLORS)
+    free = itertools.cycle(p for p in pairs if p[0] != "-" or p[1] not in own.values())
+    looks = {}
+    for label in dict.fromkeys(labels):
+        dash, color = ("-", own[label]) if label in own else next(free)
+        looks[label] = {"color": color, "linestyle": dash}
+    return looks
+
+
+def efficiency_panels(
+    panels: Sequence[Mapping[str, Any]], against: str, looks: Looks
+) -> bytes | None:
+    """Small multiples of given points over the fraction of labels, beside one published figure a panel.
+
+    A panel: {"title", "unit", "higher_is_better", "published": {"fraction", "value"}, "lines": [{"label",
+    "points": [[fraction, mean, half a bar], ...]}]}; `looks`: line_looks of the labels. None where there is no point.
+    """
+    panels = [panel for panel in panels if any(line["points"] for line in panel["lines"])]
+    if not panels:
+        return None
+    with style():
+        figure, axes = _grid(len(panels), columns=4, height=2.3, top=0.5)
+        for axis, panel in zip(axes, panels, strict=True):
+            _panel(axis, panel, against, looks)
+        drawn = {line["label"] for panel in panels for line in panel["lines"]}
+        handles, names = _legend([name for name in looks if name in drawn], looks)
+        mark = Line2D([], [], **_PUBLISHED)
+        columns = max(1, int(6.5 * figure.get_figwidth() / max(map(len, (*names, against)))))
+        figure.legend([*handles, mark], [*names, against], loc="outside upper left", ncols=columns)
+        return png(figure)
+
+
+def _legend(names: Sequence[str], looks: Looks) -> tuple[list[Line2D], list[str]]:
+    """Handles and texts: free of markup, and short enough to leave room for the plot."""
+    short = [name if len(name) <= 32 else f"{name[:31]}…" for name in names]
+    # Matplotlib would leave out a text that begins with "_", and read mathematics between "$".
+    texts = [re.sub("^_", " _", name).replace("$", r"\$") for name in short]
+    return [Line2D([], [], marker="o", markersize=4, **looks[name]) for name in names], texts
+
+
+def _panel(axis: Axes, panel: Mapping[str, Any], against: str, looks: Looks) -> None:
+    published = panel["published"]
+    fractions = {published["fraction"]}
+    for position, line in enumerate(panel["lines"]):
+        fractions |= {fraction for fraction, _, _ in line["points"]}
+        shift = 1.05 ** (position - (len(panel["lines"]) - 1) / 2)
+        axis.errorbar(
+            [fraction * shift for fraction, _, _ in line["points"]],
+            [mean for _, mean, _ in line["points"]],
+            yerr=[half for _, _, half in line["points"]],
+            **looks[line["label"]],
+            marker="o",
+            markersize=4,
+            capsize=2.5,
+            elinewidth=1.0,
+        )
+    axis.plot(
+        [published["fraction"]],
+        [published["value"]],
+        zorder=4,
+        **_PUBLISHED,
+    )
+    _label_axis(axis, sorted(fractions))
+    unit = panel["unit"].rstrip(" ↑↓")
+    axis.set_ylabel(unit if panel["higher_is_better"] else f"{unit} (flipped)")
+    axis.set_title(panel["title"])
+    if not panel["higher_is_better"]:
+        axis.invert_yaxis()
+
+
+def radar(data: Mapping[str, Any], looks: Looks) -> bytes | None:
+    """Lines around a circle of data sets; the published row that they are divided by is the circle at 1.
+
+    data: {"against", "axes": [title], "families": [...], "lines": [{"label", "values": [ratio or None]}]}. Values past
+    RADAR_TOP are drawn on it. None where there is no line.
+    """
+    if not data or not data["lines"]:
+        return None
+    angles = np.linspace(0, 2 * np.pi, len(data["axes"]), endpoint=False)
+    top = max(v for line in data["lines"] for v in line["values"] if v is not None)
+    top = min(max(1.1, 1.05 * top), RADAR_TOP)
+    with style():
+        figure = Figure(figsize=(8.2, 6.6), layout="constrained")
+        axis = figure.add_subplot(projection="polar")
+        axis.set_theta_zero_location("N")
+        axis.set_theta_direction(-1)
+        axis.set_ylim(0, top)
+        around = np.linspace(0, 2 * np.pi, 361)
+        axis.plot(around, np.ones(361), color=INK, linewidth=1.3)
+        for line in data["lines"]:
+            values = [math.nan if v is None else min(v, top) for v in line["values"]]
+            axis.plot(
+                [*angles, angles[0]],
+                [*values, values[0]],
+                **looks[line["label"]],
+                marker="o",
+                markersize=3,
+            )
+        _around(axis, data, angles, top)
+        handles, names = _legend([line["label"] for line in data["lines"]], looks)
+        circle = Line2D([], [], color=INK, linewidth=1.3)
+        figure.legend([*handles, circle], [*names, data["against"]], loc="outside right upper")
+        return png(figure)
+
+
+def _around(axis: Axes, data: Mapping[str, Any], angles: np.ndarray, top: float) -> None:
+    """Names of the data sets around the circle, and the values of its rings between the last and the first."""
+    axis.set_xticks(angles, [""] * len(angles))
+    for angle, name, family in zip(angles, data["axes"], data["families"], strict=True):
+        side = math.sin(angle)
+        axis.text(
+            angle,
+            1.04 * top,
+            name if family == "CLS" else f"{name} · {family}",
+            ha="center" if abs(side) < 0.1 else "left" if side > 0 else "right",
+            va="bottom" if math.cos(angle) > 0.9 else "top" if math.cos(angle) < -0.9 else "center",
+            fontsize=8.5,
+        )
+    rings = [value for value in axis.get_yticks() if 0 < value <= top]
+    axis.set_yticks(rings, [""] * len(rings))
+    for value in rings:
+        # Above the lines, which would cross the axis's own labels.
+        axis.text(
+            -angles[1] / 2,
+            value,
+            f"{value:g}",
+            ha="center",
+            va="center",
+            fontsize=7.5,
+            color=MUTED,
+            zorder=5,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+        )
+
+
+def _grid(
+    count: int, columns: int, height: float, top: float = 0.0
+) -> tuple[Figure, Sequence[Axes]]:
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    width = {1: 5.5, 4: 12.0}.get(columns, 10.5)
+    figure = Figure(figsize=(width, rows * height + top), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes[count:]:
+        axis.set_visible(False)
+    return figure, axes[:count]
 
 
 def _grid(

@@ -1,0 +1,192 @@
+"""GV-B's results as one HTML page: the wide table, ours against a published row, and label efficiency.
+
+The page holds its plots, needs no network, and links to nothing but the paper.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from intern_jax.core.files import write_text
+from intern_jax.report import plots
+from intern_jax.report.html import _CSS as CSS
+from intern_jax.report.html import _image as image
+from intern_jax.report.html import _section as section
+
+_CSS = """
+:root { color-scheme: light; }
+main { max-width: 1240px; }
+.wide { overflow-x: auto; margin: 10px -22px 0; border-top: 1px solid var(--line); }
+.wide table { border-collapse: separate; border-spacing: 0; font-size: 13px; }
+.wide th, .wide td { padding: 5px 10px; text-align: right; vertical-align: baseline; }
+.wide tr:last-child td { border-bottom: 1px solid var(--line); }
+.wide th:first-child { position: sticky; left: 0; z-index: 1; text-align: left; background: #fff;
+  padding-left: 22px; border-right: 1px solid var(--line); }
+.wide thead th { vertical-align: bottom; border-bottom: 0; line-height: 1.3; }
+.wide thead tr:last-child th { border-bottom: 1px solid var(--line); }
+.wide thead th.family, .wide td.first, .wide thead th.first { border-left: 1px solid #c3cad1; }
+.wide thead th.family { text-align: left; color: var(--ink); }
+.wide thead small { font-weight: 400; }
+.wide tbody th { color: var(--ink); font-weight: 500; max-width: 260px; white-space: normal;
+  overflow-wrap: anywhere; }
+.wide tbody th small { display: block; color: var(--muted); font-weight: 400; }
+.wide td small { display: block; color: var(--muted); }
+.wide td.best b { color: var(--accent); }
+.wide td.none { color: #98a2ad; }
+.wide tr.group th { background: #fff; color: var(--muted); font-weight: 600; padding-top: 14px;
+  border-right: 0; white-space: nowrap; overflow-wrap: normal; }
+.wide tbody.published td, .wide tbody.published th { background: #f3f1ea; }
+footer p { font-size: 13px; }
+footer a { color: var(--accent); }
+"""
+_ARXIV = "https://arxiv.org/abs/2111.08687"
+_TABLE = (
+    "Blue and bold: the best of its group in its column. Below a score, its spread and in brackets "
+    "the standard error over test images. Shaded: published, not measured here."
+)
+_RADAR = (
+    "At 10% of the labels. Each axis is the score divided by that of {against}, published; where "
+    "lower is better, the other way round: further out is always better, and {against} is the "
+    "circle at 1. WIDER FACE and CityPersons: the mean of their figures' ratios. Values past {top:g} "
+    "are drawn at {top:g}; a gap is a data set without a score."
+)
+_EFFICIENCY = (
+    "Score over the share of the training labels. Bars: the 95% interval of the mean over draws and "
+    "seeds where there are three or more, the standard deviation of two, of one score its standard "
+    "error over test images. A method's first head bears its name alone. Diamond: {against}, "
+    "published. Where lower is better the axis is flipped."
+)
+
+
+def write_page(
+    data: Mapping[str, Any], out: str | os.PathLike[str], title: str = "GV-B"
+) -> pathlib.Path:
+    """Writes the page of `data`, as benchmark.leaderboard.page_data makes it, to the file `out`; returns its path."""
+    out = pathlib.Path(out)
+    write_text(out, page(data, title))
+    return out
+
+
+def page(data: Mapping[str, Any], title: str = "GV-B") -> str:
+    """The whole page as HTML."""
+    panels, radar = data["efficiency"]["panels"], data["radar"]
+    labels = [
+        line["label"] for drawn in [radar or {"lines": []}, *panels] for line in drawn["lines"]
+    ]
+    looks = plots.line_looks(labels)
+    sections = [
+        section("Results", _table(data), _TABLE),
+        _radar(radar, looks),
+        _efficiency(data["efficiency"], looks),
+        section("How to read it", "".join(f"<p>{html.escape(n)}</p>" for n in data["notes"])),
+    ]
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(title)} - intern_jax</title>
+<style>{CSS}{_CSS}</style>
+</head>
+<body><main>
+<header><h1>{html.escape(title)}</h1><p>{html.escape(_subtitle(data))}</p></header>
+{"".join(sections)}
+<footer><p>GV-B: the benchmark of INTERN, <a href="{_ARXIV}">arXiv 2111.08687</a>.</p></footer>
+</main></body>
+</html>
+"""
+
+
+def _subtitle(data: Mapping[str, Any]) -> str:
+    ours = [row for group in data["groups"] if not group["published"] for row in group["rows"]]
+    figures = [_spans(data)[i] for row in ours for i, cell in enumerate(row["cells"]) if cell]
+    count = len(set(figures))
+    return f"General Vision Benchmark · {count} of {len(data['columns'])} data sets scored"
+
+
+def _spans(data: Mapping[str, Any]) -> list[int]:
+    """The number of the data set that each cell of a row is of."""
+    return [i for i, column in enumerate(data["columns"]) for _ in column["figures"]]
+
+
+def _table(data: Mapping[str, Any]) -> str:
+    body = "".join(_group(data, group) for group in data["groups"])
+    return f'<div class="wide"><table><thead>{_head(data)}</thead>{body}</table></div>'
+
+
+def _head(data: Mapping[str, Any]) -> str:
+    """Three rows: families, data sets, and what their figures are; the mean follows the classification columns."""
+    columns = data["columns"]
+    families, titles, figures = ["<th></th>"], ["<th></th>"], ["<th></th>"]
+    for family in dict.fromkeys(column["family"] for column in columns):
+        own = [column for column in columns if column["family"] == family]
+        width = sum(len(column["figures"]) for column in own)
+        for i, column in enumerate(own):
+            first = ' class="first"' if i == 0 else ""
+            name = html.escape(column["title"])
+            titles.append(f'<th{first} colspan="{len(column["figures"])}">{name}</th>')
+            for j, figure in enumerate(column["figures"]):
+                first = ' class="first"' if i == j == 0 else ""
+                text = "<br>".join(html.escape(t) for t in (figure, column["unit"]) if t)
+                figures.append(f"<th{first}><small>{text}</small></th>")
+        if family == columns[0]["family"]:
+            titles.append(f"<th>mean of {data['averaged']}</th>")
+            figures.append("<th><small>% ↑</small></th>")
+            width += 1
+        families.append(f'<th class="family" colspan="{width}">{html.escape(family)}</th>')
+    return "".join(f"<tr>{''.join(row)}</tr>" for row in (families, titles, figures))
+
+
+def _group(data: Mapping[str, Any], group: Mapping[str, Any]) -> str:
+    spans = _spans(data)
+    kind = ' class="published"' if group["published"] else ""
+    title = f'<tr class="group"><th>{html.escape(group["title"])}</th>'
+    title += f'<td colspan="{len(spans) + 1}"></td></tr>'
+    rows = "".join(f"<tr>{_label(row)}{''.join(_cells(data, row))}</tr>" for row in group["rows"])
+    return f"<tbody{kind}>{title}{rows}</tbody>"
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    heads = f"<small>{html.escape(row['heads'])}</small>" if row["heads"] else ""
+    return f'<th scope="row">{html.escape(row["label"])}{heads}</th>'
+
+
+def _cells(data: Mapping[str, Any], row: Mapping[str, Any]) -> Iterable[str]:
+    families = [data["columns"][i]["family"] for i in _spans(data)]
+    for i, (family, cell) in enumerate(zip(families, row["cells"], strict=True)):
+        kinds = ["first"] if i == 0 or family != families[i - 1] else []
+        if cell is None:
+            yield _cell([*kinds, "none"], "-")
+        else:
+            score, _, spread = cell["text"].partition(" ")
+            score = f"<b>{html.escape(score)}</b>" if cell["best"] else html.escape(score)
+            spread = f"<small>{html.escape(spread)}</small>" if spread else ""
+            yield _cell([*kinds, "best"] if cell["best"] else kinds, score + spread)
+        if i + 1 == data["averaged"]:
+            yield _cell([], html.escape(row["mean"]))
+
+
+def _cell(kinds: list[str], inner: str) -> str:
+    named = f' class="{" ".join(kinds)}"' if kinds else ""
+    return f"<td{named}>{inner}</td>"
+
+
+def _radar(data: Mapping[str, Any] | None, looks: plots.Looks) -> str:
+    title = "Against a published row"
+    drawn = plots.radar(data, looks) if data else None
+    if drawn is None:
+        return section(title, "", "Drawn where one method has three or more data sets at 10%.")
+    note = _RADAR.format(against=data["against"].rstrip("†"), top=plots.RADAR_TOP)
+    return section(title, image(drawn, f"{title}: radar"), note)
+
+
+def _efficiency(data: Mapping[str, Any], looks: plots.Looks) -> str:
+    drawn = plots.efficiency_panels(data["panels"], data["against"], looks)
+    if drawn is None:
+        return ""
+    note = _EFFICIENCY.format(against=data["against"].rstrip("†"))
+    return section("Label efficiency", image(drawn, "label efficiency"), note)
