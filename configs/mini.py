@@ -38,7 +38,8 @@ def get_config() -> ml_collections.ConfigDict:
     benchmark.draws = 5
     benchmark.validation = True
     # Half of the quickstart's: of the 147 dense heads a seed each then takes about three seconds.
-    benchmark.head.batch_size = 16
+    for family in ("segmentation", "depth"):
+        benchmark.heads[family].panoptic.batch_size = 16
     benchmark.scratch.fractions = (0.1, 0.3, 1.0)
     benchmark.scratch.learning_rates = (1e-3, 4e-3)
     benchmark.scratch.views = {"classification": 30_000, "segmentation": 6_000, "depth": 6_000}

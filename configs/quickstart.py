@@ -31,8 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "fractions": (0.1,),
                 "draws": 1,
                 "ladder": ladder(),
-                "probe": {"l2": (1e-3, 1e-2, 1e-1, 1.0)},
-                "head": {"steps": 150, "batch_size": 32, "learning_rate": 3e-3},
+                "heads": heads(batch_size=32),
                 "scratch": {
                     "fractions": (0.1, 1.0),
                     "learning_rates": (2e-3,),
@@ -45,6 +44,16 @@ def get_config() -> ml_collections.ConfigDict:
             },
         }
     )
+
+
+def heads(batch_size: int) -> dict:
+    """What is trained on frozen backbones, by task family."""
+    light = {"steps": 150, "batch_size": batch_size, "learning_rate": 3e-3}
+    return {
+        "classification": {"lbfgs": {"l2": (1e-3, 1e-2, 1e-1, 1.0)}},
+        "segmentation": {"panoptic": light},
+        "depth": {"panoptic": light},
+    }
 
 
 def amateur(steps: int) -> dict:

@@ -84,6 +84,28 @@ def _build_parser() -> argparse.ArgumentParser:
     adapt.add_argument("--method", choices=("probe", "finetune"), default="probe")
     adapt.epilog = "--NAME=VALUE sets any other argument of the method, such as --steps=200"
 
+    benchmark = verb("benchmark", _benchmark, "GV-B: score a frozen backbone on its 26 data sets.")
+    benchmark.add_argument("--config", default="gvb", help=f"{_CONFIG_HELP} (default: gvb)")
+    benchmark.add_argument("--data", help="the folder of the data sets (default: data)")
+    benchmark.add_argument("--init", help="a model folder or a zoo name (default: ours)")
+    benchmark.add_argument(
+        "--backbone", metavar="PACKAGE.MODULE:FUNCTION", help="your own: what it returns is scored"
+    )
+    benchmark.add_argument(
+        "--boxes", metavar="ROW=FILE", action="append", help="score a detector's boxes"
+    )
+    benchmark.add_argument("--workdir", action="append", help="folder for records and features")
+    modes = benchmark.add_mutually_exclusive_group()
+    modes.add_argument(
+        "--list", action="store_true", help="the data sets, what is there, how to get the rest"
+    )
+    modes.add_argument(
+        "--table", action="store_true", help="only the table; --workdir may be given several times"
+    )
+    benchmark.epilog = (
+        "--config.FIELD=VALUE changes one field, such as --config.fractions=(0.01,0.1)"
+    )
+
     inspect = verb("inspect", _inspect, "Say what a model, config or checkpoint holds.")
     what = inspect.add_mutually_exclusive_group(required=True)
     what.add_argument("--model", help="a variant's name (mn_b4, embedded, ...) or a model folder")
@@ -159,6 +181,34 @@ def _adapt(args: argparse.Namespace, rest: list[str]) -> None:
     for name, value in bind(spec)().items():
         if isinstance(value, int | float | str):
             print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+
+
+def _benchmark(args: argparse.Namespace, rest: list[str]) -> None:
+    from intern_jax.core import config as config_lib
+    from intern_jax.core.config import UserError
+
+    config = config_lib.load_config(args.config)
+    config_lib.override(config, _config_overrides(rest))
+    if args.data:
+        config.data = args.data
+    if args.list:
+        from intern_jax.benchmark import suite
+
+        print(suite.listing(config.rows or [row.name for row in suite.gvb.ROWS], config.data))
+        return
+    if not args.workdir:
+        raise UserError("command line: --workdir is missing; name the folder of the records")
+    from intern_jax.benchmark import evaluate
+
+    if args.table:
+        print(evaluate.tables(args.workdir))
+    elif len(args.workdir) > 1:
+        raise UserError("command line: several --workdir; only --table reads more than one")
+    elif args.boxes:
+        print(evaluate.score_boxes(config, args.workdir[0], args.boxes))
+    else:
+        with exits.stoppable():
+            print(evaluate.evaluate(config, args.workdir[0], args.init, args.backbone))
 
 
 def _inspect(args: argparse.Namespace, rest: list[str]) -> None:

@@ -11,10 +11,8 @@ import json
 import logging
 import os
 import pathlib
-import platform
 import time
 from collections.abc import Mapping
-from importlib import metadata
 from typing import Any
 
 import jax
@@ -28,6 +26,7 @@ from intern_jax.core import hosts, tree
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json
+from intern_jax.core.versions import versions
 from intern_jax.data.stream import Segment, Stream
 from intern_jax.models import zoo
 from intern_jax.ops.images import MEAN, STD
@@ -38,8 +37,6 @@ from intern_jax.weights import folder as folder_lib
 from intern_jax.weights import safetensors
 
 log = logging.getLogger(__name__)
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 
 
 def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
@@ -361,9 +358,3 @@ def draw_pictures(
             folder,
         )
     return made
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    found = {name: metadata.version(name) for name in PACKAGES}
-    return {"intern_jax": __version__, "python": platform.python_version(), **found}

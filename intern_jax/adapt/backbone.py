@@ -2,7 +2,10 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
+import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import intern_jax
 from intern_jax.core import tree
 from intern_jax.core.config import UserError
 from intern_jax.models import zoo
@@ -21,9 +25,12 @@ LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """`spec` builds the module, `variables` is {"params": ..., "batch_stats": ...}, `name` is unique to both.
+    """`spec` builds the module, `variables` is {"params": ..., "batch_stats": ...}, `name` is shown with its scores.
 
     `mean`, `std`: of pixel values in [0, 1], by which its pictures are normalised.
+    `module`: a network that is not in the zoo, with a `spec` that tells it from others: a Flax module, or any object
+        whose apply(variables, images [B,H,W,3], train=False, task="cls" | "dense") gives "pooled" [B,D] and, for
+        dense tasks, the maps "layer1" ... "layer4" [B,h,w,C] at strides 4, 8, 16, 32.
     """
 
     spec: Mapping[str, Any]
@@ -31,6 +38,7 @@ class Backbone:
     name: str
     mean: Sequence[float] = MEAN
     std: Sequence[float] = STD
+    module: Any = None
 
     @classmethod
     def random(cls, spec: Mapping[str, Any], seed: int) -> "Backbone":
@@ -62,13 +70,41 @@ class Backbone:
         self, images: jax.Array, task: str, outputs: tuple[str, ...]
     ) -> dict[str, jax.Array]:
         """Chosen outputs of uint8 images [B,S,S,3], in eval mode; compiled once a (spec, task, shape)."""
-        run = _features(_frozen(self.spec), task, outputs, tuple(self.mean), tuple(self.std))
+        run = _features(_Same(self.build()), task, outputs, tuple(self.mean), tuple(self.std))
         return run(self.variables, images)
+
+    def build(self) -> Any:
+        """The module; one object for one spec."""
+        return _module(_frozen(self.spec)) if self.module is None else self.module
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits of all that its outputs depend on: spec, normalisation, every array."""
+        facts = {"spec": self.spec, "mean": list(self.mean), "std": list(self.std)}
+        total = hashlib.sha256(_frozen(facts).encode())
+        for name, value in tree.names(self.variables).items():
+            value = np.ascontiguousarray(jax.device_get(value))
+            total.update(f"\n{name} {value.dtype} {value.shape}\n".encode())
+            total.update(value.tobytes())
+        return total.hexdigest()[:16]
 
     def graft_source(self) -> dict[str, np.ndarray]:
         """Flat arrays under "<collection>/backbone/...", as a fine-tune starts from them."""
         flat = tree.names(self.variables)
         return {path.replace("/", "/backbone/", 1): value for path, value in flat.items()}
+
+
+def start(init: str | os.PathLike | None, seed: int = 0) -> tuple[Backbone, int]:
+    """The backbone to start from and the side in pixels of the pictures that it was trained on.
+
+    `init`: a model folder, a zoo name (weights drawn by `seed`), or None for the weights that ship with the package.
+    """
+    if init is not None and str(init) in zoo.VARIANTS:
+        return dataclasses.replace(Backbone.random({"name": str(init)}, seed), name=str(init)), 32
+    model = intern_jax.load(init)
+    name = "default" if init is None else pathlib.Path(init).resolve().name
+    pictures = {key: model.info[key] for key in ("mean", "std")}
+    return Backbone(model.backbone, model.backbone_variables, name, **pictures), model.canvas
 
 
 def _frozen(spec: Mapping[str, Any]) -> str:
@@ -80,14 +116,25 @@ def _module(spec: str) -> Any:
     return zoo.build(json.loads(spec))
 
 
-@functools.lru_cache
-def _features(spec: str, task: str, outputs: tuple[str, ...], mean: tuple, std: tuple):
-    module = _module(spec)
+class _Same:
+    """A module as the key of a cache: itself and no other (not all modules can be hashed)."""
 
+    def __init__(self, module: Any):
+        self.module = module
+
+    def __hash__(self) -> int:
+        return id(self.module)
+
+    def __eq__(self, other: Any) -> bool:
+        return self.module is other.module
+
+
+@functools.lru_cache
+def _features(same: _Same, task: str, outputs: tuple[str, ...], mean: tuple, std: tuple):
     @jax.jit
     def apply(variables, images):
         x = normalise(images, mean, std)
-        out = module.apply(variables, x, train=False, task=task)
+        out = same.module.apply(variables, x, train=False, task=task)
         return {name: out[name] for name in outputs}
 
     return apply

@@ -2,14 +2,12 @@
 
 import logging
 import os
-import pathlib
 from typing import Any
 
 import numpy as np
 
-import intern_jax
 from intern_jax.adapt import fit
-from intern_jax.adapt.backbone import Backbone
+from intern_jax.adapt.backbone import start
 from intern_jax.adapt.probe import fit_probe
 from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
@@ -17,7 +15,6 @@ from intern_jax.core.config import UserError
 from intern_jax.data.sources import ImageFolder, Subset
 from intern_jax.data.transforms import eval_arrays
 from intern_jax.metrics.classification import wilson_interval
-from intern_jax.models import zoo
 from intern_jax.weights import folder as folder_lib
 
 log = logging.getLogger(__name__)
@@ -49,7 +46,7 @@ def adapt_folder(
     if not 0 < validation < 1:
         raise UserError(f"validation: {validation} is outside (0, 1); 0.2 holds out a fifth")
     source = ImageFolder(data)
-    backbone, default_canvas = _start(init, seed)
+    backbone, default_canvas = start(init, seed)
     canvas = canvas or default_canvas
     train, held = _split(source, validation, seed)
     log.info(
@@ -98,16 +95,6 @@ def adapt_folder(
         provenance=summary,
     )
     return {**summary, "model": str(out)}
-
-
-def _start(init: str | os.PathLike | None, seed: int) -> tuple[Backbone, int]:
-    """The backbone to start from and the canvas that it was trained on."""
-    if init is not None and str(init) in zoo.VARIANTS:
-        return Backbone.random({"name": str(init)}, seed), 32
-    model = intern_jax.load(init)
-    name = "default" if init is None else pathlib.Path(init).name
-    pictures = {key: model.info[key] for key in ("mean", "std")}
-    return Backbone(model.backbone, model.backbone_variables, name, **pictures), model.canvas
 
 
 def _split(source: ImageFolder, validation: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

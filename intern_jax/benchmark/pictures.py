@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from intern_jax.benchmark import suite
+from intern_jax.benchmark import heads, suite
 from intern_jax.benchmark.runner import Ladder, Recorder, RowBench
+from intern_jax.core import config as config_lib
 from intern_jax.data import tokenizer as tokenizer_lib
+from intern_jax.data.sources import Subset
 from intern_jax.data.transforms import eval_arrays, eval_classification
 
 COUNT = 16  # pictures a file; the report draws as many as fit
@@ -29,8 +31,12 @@ def dense_rows(
         title = f"{name}: {rung}, frozen, {fraction:.0%} of the labels"
         if not path.exists():
             bench = RowBench(row, cfg, seed, Recorder(folder, {}), mesh)
-            arrays = _spread(bench.test_arrays, COUNT)
-            out = bench.predict_frozen(ladder[rung][row.task], fraction, 0, arrays["image"])
+            seen = bench.seen_by(ladder[rung][row.task])
+            head = next(iter(cfg["heads"][row.family]))
+            fitted = bench.frozen_head(seen, head, bench.subset(fraction, 0), 0)
+            chosen = Subset(bench.test, _spread(len(bench.test), COUNT))
+            arrays = eval_arrays(chosen, config_lib.bind(row.transform()))
+            out = fitted.predict(heads.part(row, seen.backbone, chosen, mesh).features)
             _save(
                 path,
                 {"images": arrays["image"], "title": title} | _maps(row.family, out, arrays, bench),
@@ -54,9 +60,8 @@ def zero_shot(
     title = f"{row_name}: zero-shot words of the amateur"
     if not path.exists():
         source = row.load("test")
-        arrays = _spread(
-            eval_arrays(source, lambda s, rng: eval_classification(s, rng, size=size)), COUNT
-        )
+        chosen = Subset(source, _spread(len(source), COUNT))
+        arrays = eval_arrays(chosen, lambda s, rng: eval_classification(s, rng, size=size))
         words = tokenizer_lib.load("embedded")
         names = [name.replace("-", " ") for name in source.classes]
         tokens = np.stack([words.encode(name, context) for name in names])
@@ -84,11 +89,9 @@ def _maps(family: str, out: np.ndarray, arrays: Mapping[str, np.ndarray], bench:
     return {"truth": arrays["depth"], "prediction": depth, "valid": arrays["depth_valid"]}
 
 
-def _spread(arrays: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
-    """Rows spread evenly over a split, which lies sorted by class or file."""
-    length = len(arrays["image"])
-    rows = np.unique(np.linspace(0, length - 1, min(count, length)).astype(int))
-    return {name: value[rows] for name, value in arrays.items()}
+def _spread(length: int, count: int) -> np.ndarray:
+    """Indices spread evenly over a split, which lies sorted by class or file."""
+    return np.unique(np.linspace(0, length - 1, min(count, length)).astype(int))
 
 
 def _save(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:

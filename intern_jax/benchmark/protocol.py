@@ -6,11 +6,18 @@ GV-B does not say how its 10% were drawn; this rule is a reconstruction that any
 import dataclasses
 import hashlib
 import math
+import os
+import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from intern_jax.core.config import UserError
+from intern_jax.core.files import write_text
+
+LABELS_A_CLASS = 5  # from here on, on average, hyper-parameters are chosen on held-out labels
+HELD_SHARE = 0.2
 
 
 def ranked(keys: Sequence[str], seed: int | str) -> np.ndarray:
@@ -73,6 +80,81 @@ def split_validation(
     elif held.all():
         held[:1] = False
     return np.sort(rows[~held]), np.sort(rows[held])
+
+
+def held_out(
+    rows: np.ndarray, keys: Sequence[str], labels: np.ndarray, num_classes: int, seed: int
+) -> np.ndarray | None:
+    """Mask over `rows` of the labels that hyper-parameters are chosen by, or None: too few labels.
+
+    A fifth by `split_validation` where there are at least five labels a class on average; with
+    fewer the published fixed setting is used.
+    """
+    if len(rows) < LABELS_A_CLASS * num_classes:
+        return None
+    _, held = split_validation(rows, keys, labels, HELD_SHARE, seed)
+    return np.isin(rows, held)
+
+
+def subset_digest(keys: Sequence[str], rows: np.ndarray) -> str:
+    """Twelve hexadecimal digits of the chosen keys, whatever their order: sha256 of sorted keys, one a line."""
+    text = "\n".join(sorted(keys[i] for i in rows))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+# --- list files ----------------------------------------------------------------------------------
+
+
+def list_name(row: str, fraction: float, seed: int) -> str:
+    """The list file's name: "flowers102-10%-0.txt"."""
+    return f"{row}-{100 * fraction:g}%-{seed}.txt"
+
+
+def write_list(
+    path: str | os.PathLike, source: Any, rows: np.ndarray, fraction: float, seed: int
+) -> None:
+    """Write a subset as text: "#" lines of facts, then "key<TAB>class name" (or the key alone) in the order of keys."""
+    lines = [
+        f"# {source.name}: {100 * fraction:g}% of {len(source)} training examples, seed {seed}",
+        f"# {len(rows)} examples, digest {subset_digest(source.keys, rows)}",
+    ]
+    for row in sorted(rows.tolist(), key=lambda i: source.keys[i]):
+        label = "" if source.labels is None else f"\t{source.classes[source.labels[row]]}"
+        lines.append(source.keys[row] + label)
+    write_text(pathlib.Path(path), "\n".join(lines) + "\n")
+
+
+def read_list(path: str | os.PathLike, source: Any) -> np.ndarray:
+    """Sorted indices of a list file's examples in `source`: int64 [N].
+
+    A line's class, where it has one, must be the source's. UserError for an example that is twice in
+    the file or not in the source, for another class, and for a file without examples.
+    """
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give a list file") from None
+    index = {key: i for i, key in enumerate(source.keys)}
+    found: dict[int, None] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        key, _, name = line.partition("\t")
+        where = f"{path}:{number}"
+        if key not in index:
+            raise UserError(f"{where}: '{key}' is no example of {source.name}; draw the list again")
+        row = index[key]
+        if row in found:
+            raise UserError(f"{where}: '{key}' is listed twice; remove one of the lines")
+        if name and source.labels is not None and name != source.classes[source.labels[row]]:
+            raise UserError(
+                f"{where}: class '{name}', but {source.name} has"
+                f" '{source.classes[source.labels[row]]}'; draw the list again"
+            )
+        found[row] = None
+    if not found:
+        raise UserError(f"{path}: lists no example; write one key a line")
+    return np.sort(np.array(list(found), np.int64))
 
 
 def _by_class(order: np.ndarray, labels: np.ndarray | None) -> list[np.ndarray]:

@@ -1,14 +1,18 @@
 """Score a ladder of backbones on benchmark rows: frozen at several label fractions, fine-tuned, and from scratch.
 
 Every score is one JSON record in `folder`, named by the digest of all that it depends on: a run that was killed
-goes on with the first record that is missing, and a changed setting makes new records.
+goes on with the first record that is missing, and a changed setting makes new records. A row's test split is read
+once for each frozen backbone, and no setting is chosen by it.
 """
 
 import dataclasses
 import functools
+import hashlib
 import json
 import logging
+import os
 import pathlib
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,8 +22,8 @@ import numpy as np
 
 from intern_jax.adapt import fit
 from intern_jax.adapt.backbone import Backbone
-from intern_jax.adapt.probe import fit_probe
-from intern_jax.benchmark import protocol, scoring, suite
+from intern_jax.benchmark import boxes as boxes_lib
+from intern_jax.benchmark import heads, protocol, scoring, suite
 from intern_jax.benchmark.table import table as table
 from intern_jax.core import config as config_lib
 from intern_jax.core.config import UserError
@@ -30,22 +34,26 @@ from intern_jax.version import __version__
 
 log = logging.getLogger(__name__)
 Ladder = Mapping[str, Mapping[str, Backbone]]
+UNSAFE = r"[^\w.+-]"  # in a file's name
 
 
 def check(cfg: Mapping[str, Any], stages: Sequence[str]) -> None:
-    """Refuse unknown rows and stages, and fractions outside (0, 1], before any work."""
+    """Refuse unknown rows, heads and stages, and fractions outside (0, 1], before any work."""
     for name in cfg["rows"]:
         suite.find(name)
-    for method, by_task in cfg["ladder"].items():
+    for family, named in cfg["heads"].items():
+        for name in named:
+            heads.check(family, name, "config.benchmark")
+    for method, by_task in cfg.get("ladder", {}).items():
         for task, stage in by_task.items():
             if stage not in stages:
                 raise UserError(
                     f"config.benchmark.ladder.{method}.{task}: no stage '{stage}'; "
                     f"stages: {', '.join(stages)}"
                 )
-    for fraction in (*cfg["fractions"], *cfg["scratch"]["fractions"]):
+    for fraction in (*cfg["fractions"], *cfg.get("scratch", {}).get("fractions", ())):
         if not 0 < fraction <= 1:
-            raise UserError(f"config.benchmark: fraction {fraction} is outside (0, 1]")
+            raise UserError(f"config.benchmark.fractions: {fraction} is outside (0, 1]")
 
 
 def run(
@@ -56,13 +64,22 @@ def run(
     mesh: jax.sharding.Mesh,
     versions: Mapping[str, str],
 ) -> list[dict[str, Any]]:
-    """All records of one seed, in the order of the rows; those with a "split" are not of the test split."""
+    """All records of one seed, in the order of the rows; those with a "split" are not of the test split.
+
+    cfg: {"rows", "fractions", "draws", "heads": {family: {head: settings}}} and, where wanted, "data" (the folder of
+    GV-B's data sets), "features" (a folder that keeps frozen features), "lists" (of list files: read where they
+    are, else written), "scratch", "finetune" and "validation". `ladder`: {method: {"cls": ..., "dense": ...}}.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     records = []
     for name in cfg["rows"]:
         started = time.time()
         bench = RowBench(suite.find(name), cfg, seed, Recorder(folder, versions), mesh)
-        made = bench.frozen(ladder) + bench.scratch(ladder["random"]) + bench.finetune(ladder)
+        made = bench.frozen(ladder)
+        if cfg.get("scratch"):
+            made += bench.scratch(ladder["random"])
+        if cfg.get("finetune"):
+            made += bench.finetune(ladder)
         if cfg.get("validation"):
             made += bench.validation(ladder)
         records += made
@@ -84,9 +101,9 @@ class Recorder:
     def __call__(self, key: Mapping[str, Any], make) -> dict[str, Any]:
         """The record of `key`; `make()` computes what is not there yet."""
         digest = config_lib.digest({**key, "version": __version__})
-        names = ("task", "split", "method", "fraction", "seed", "draw")
+        names = ("task", "split", "method", "head", "fraction", "seed", "draw")
         label = "-".join(str(key[name]) for name in names if name in key)
-        path = self.folder / f"{label}-{digest[:12]}.json"
+        path = self.folder / f"{re.sub(UNSAFE, '_', label)}-{digest[:12]}.json"
         if path.exists():
             return json.loads(path.read_text())
         started = time.time()
@@ -98,7 +115,7 @@ class Recorder:
 
 @dataclasses.dataclass
 class RowBench:
-    """One row with its data loaded at most once."""
+    """One row with its data opened at most once."""
 
     row: suite.Row
     cfg: Mapping[str, Any]
@@ -108,116 +125,146 @@ class RowBench:
 
     @functools.cached_property
     def train(self) -> Any:
-        return self.row.load("train")
+        return self.row.load("train", self.cfg.get("data"))
 
     @functools.cached_property
     def test(self) -> Any:
-        return self.row.load("test")
+        return self.row.load("test", self.cfg.get("data"))
 
     @functools.cached_property
     def num_classes(self) -> int:
         return len(self.train.classes or ())
 
-    @functools.cached_property
-    def train_arrays(self) -> dict[str, np.ndarray]:
-        return self._arrays(self.train)
-
-    @functools.cached_property
-    def test_arrays(self) -> dict[str, np.ndarray]:
-        return self._arrays(self.test)
-
-    def _arrays(self, source: Any) -> dict[str, np.ndarray]:
-        transform = fit.task_transform(self.row.family, self.row.size, False, train=False)
-        return eval_arrays(source, config_lib.bind(transform))
-
     def subset(self, fraction: float, draw: int) -> np.ndarray:
-        """Indices of the training rows of one draw of a label fraction."""
-        return protocol.subset(self.train.keys, self.train.labels, fraction, draw)
+        """Indices of the training examples of one draw of a label fraction; of its list file, if that is there."""
+        if (fraction, draw) not in self._subsets:
+            self._subsets[fraction, draw] = self._drawn(fraction, draw)
+        return self._subsets[fraction, draw]
+
+    @functools.cached_property
+    def _subsets(self) -> dict[tuple[float, int], np.ndarray]:
+        return {}
+
+    def _drawn(self, fraction: float, draw: int) -> np.ndarray:
+        lists = self.cfg.get("lists")
+        path = lists and pathlib.Path(lists) / protocol.list_name(self.row.name, fraction, draw)
+        if path and path.exists():
+            return protocol.read_list(path, self.train)
+        rows = protocol.subset(self.train.keys, self.train.labels, fraction, draw)
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            protocol.write_list(path, self.train, rows, fraction, draw)
+        return rows
 
     # --- frozen backbones ---------------------------------------------------------------------
 
     def frozen(self, ladder: Ladder) -> list[dict[str, Any]]:
-        """Probe or dense head on each rung's frozen features, each fraction, each draw."""
+        """Each of the family's heads on each rung's frozen features, each fraction, each draw."""
         records = []
         for method, by_task in ladder.items():
-            features = _Features(by_task[self.row.task], self)
-            for fraction in self.cfg["fractions"]:
-                for draw in range(1 if fraction == 1 else self.cfg["draws"]):
-                    key = self._frozen_key(method, fraction, draw, features.backbone)
+            seen = _Seen(by_task[self.row.task], self)
+            for head in self._heads():
+                for fraction, draw in self._draws():
                     rows = self.subset(fraction, draw)
-                    make = functools.partial(self._frozen_score, features, rows, draw)
-                    records.append(self.record(key, make))
+                    key = self._frozen_key(method, head, fraction, draw, seen.backbone)
+                    make = functools.partial(self._frozen_score, seen, head, rows, draw)
+                    records.append(self.record(key | self._rows_facts(rows), make))
         return records
+
+    def _heads(self) -> list[str]:
+        return list(self.cfg["heads"].get(self.row.family, {}))
+
+    def _draws(self) -> list[tuple[float, int]]:
+        """(fraction, draw): all labels can be drawn in one way only."""
+        draws = self.cfg["draws"]
+        return [(f, d) for f in self.cfg["fractions"] for d in range(1 if f == 1 else draws)]
+
+    @functools.cached_property
+    def needed(self) -> np.ndarray:
+        """Training examples of any draw: what frozen features are computed of."""
+        if self.cfg.get("validation"):
+            return np.arange(len(self.train))
+        drawn = [self.subset(fraction, draw) for fraction, draw in self._draws()]
+        return np.unique(np.concatenate(drawn))
 
     def validation(self, ladder: Ladder) -> list[dict[str, Any]]:
         """Each rung's score on a held-out fifth of the training labels: what a model may be chosen by."""
-        everything = np.arange(len(self.train))
         rows, held = protocol.split_validation(
-            everything, self.train.keys, self.train.labels, seed=self.seed
+            np.arange(len(self.train)), self.train.keys, self.train.labels, seed=self.seed
         )
         records = []
         for method, by_task in ladder.items():
-            features = _Features(by_task[self.row.task], self)
-            key = self._frozen_key(method, 1.0, 0, features.backbone) | {"split": "validation"}
-            make = functools.partial(self._frozen_score, features, rows, 0, held)
-            records.append(self.record(key, make))
+            seen = _Seen(by_task[self.row.task], self)
+            for head in self._heads():
+                key = self._frozen_key(method, head, 1.0, 0, seen.backbone)
+                make = functools.partial(self._held_out_score, seen, head, rows, held)
+                key |= self._rows_facts(rows) | {"split": "validation"}
+                records.append(self.record(key, make))
         return records
 
     def _frozen_key(
-        self, method: str, fraction: float, draw: int, backbone: Backbone
+        self, method: str, head: str, fraction: float, draw: int, backbone: Backbone
     ) -> dict[str, Any]:
-        settings = self.cfg["probe" if self.row.family == "classification" else "head"]
         return self._key(method, fraction, draw) | {
+            "head": head,
             "backbone": backbone.name,
-            "settings": dict(settings),
+            "backbone_digest": backbone.digest,
+            "settings": dict(self.cfg["heads"][self.row.family][head]),
+            "test_digest": self._test_digest,
         }
 
+    @functools.cached_property
+    def _test_digest(self) -> str:
+        return protocol.subset_digest(self.test.keys, np.arange(len(self.test)))
+
     def _frozen_score(
-        self, features: "_Features", rows: np.ndarray, draw: int, held: np.ndarray | None = None
+        self, seen: "_Seen", head: str, rows: np.ndarray, draw: int
     ) -> dict[str, Any]:
-        """Fit on some training rows; score on the test split, or on the held-out training rows."""
-        inputs, arrays = features.test, self.test_arrays
-        if held is not None:
-            inputs = {name: value[held] for name, value in features.train.items()}
-            arrays = {name: value[held] for name, value in self.train_arrays.items()}
-        extra = {}
+        fitted = self.frozen_head(seen, head, rows, draw)
+        return fitted.summary(seen.test) | fitted.facts
+
+    def _held_out_score(
+        self, seen: "_Seen", head: str, rows: np.ndarray, held: np.ndarray
+    ) -> dict[str, Any]:
+        fitted = self.frozen_head(seen, head, rows, 0)
+        return fitted.summary(seen.train.take(held)) | fitted.facts
+
+    def frozen_head(self, seen: "_Seen", head: str, rows: np.ndarray, draw: int) -> heads.Fitted:
+        """Train one head on some of the needed training examples."""
+        held = None
         if self.row.family == "classification":
-            probe = fit_probe(
-                features.train["pooled"],
-                self.train_arrays["label"],
-                self.num_classes,
-                rows=rows,
-                l2_grid=self.cfg["probe"]["l2"],
+            keys, labels = self.train.keys, self.train.labels
+            held = protocol.held_out(rows, keys, labels, self.num_classes, draw)
+        return heads.train(
+            heads.Task(
+                row=self.row,
+                head=head,
+                settings=self.cfg["heads"][self.row.family][head],
+                backbone=seen.backbone,
+                train=seen.train,
+                rows=np.searchsorted(self.needed, rows),
+                held=held,
+                num_classes=self.num_classes,
                 seed=draw,
+                mesh=self.mesh,
             )
-            out, extra = probe.logits(inputs["pooled"]), {"l2": float(probe.l2)}
-        else:
-            out = self._head(features, rows, draw)(inputs)
-        return self._scored(out, rows, arrays) | extra
+        )
 
-    def _head(self, features: "_Features", rows: np.ndarray, draw: int):
-        head = self.cfg["head"]
-        settings = fit.settings(head["steps"], head["batch_size"], head["learning_rate"])
-        return fit.train_frozen_head(
-            {name: value[rows] for name, value in features.train.items()},
-            {name: self.train_arrays[name][rows] for name in self._targets()},
-            family=self.row.family,
-            num_classes=self.num_classes,
-            size=self.row.size,
-            cfg=settings,
-            seed=draw,
-            mesh=self.mesh,
-        ).predict
+    def seen_by(self, backbone: Backbone) -> "_Seen":
+        """The row's two splits as a frozen backbone sees them."""
+        return _Seen(backbone, self)
 
-    def predict_frozen(
-        self, backbone: Backbone, fraction: float, draw: int, images: np.ndarray
-    ) -> np.ndarray:
-        """A dense head's output on pictures, trained on one draw of frozen features."""
-        head = self._head(_Features(backbone, self), self.subset(fraction, draw), draw)
-        return head(fit.frozen_features(backbone, images, self.row.family))
-
-    def _targets(self) -> tuple[str, ...]:
-        return ("mask",) if self.row.family == "segmentation" else ("depth", "depth_valid")
+    def boxes(self, path: str | os.PathLike, method: str) -> dict[str, Any]:
+        """The record of a detector's boxes in a file; its labels are the config's first fraction, draw 0."""
+        fraction = self.cfg["fractions"][0]
+        key = self._key(method, fraction, 0) | {
+            "head": "boxes",
+            "backbone": method,
+            "settings": {"sha256": hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()},
+            "test_digest": self._test_digest,
+        }
+        key |= self._rows_facts(self.subset(fraction, 0))
+        return self.record(key, lambda: boxes_lib.score(self.row, self.test, path))
 
     # --- trained backbones --------------------------------------------------------------------
 
@@ -295,10 +342,10 @@ class RowBench:
             mesh=self.mesh,
             init=backbone,
         )
-        arrays = self.test_arrays
-        if held is not None:
-            arrays = {name: value[held] for name, value in self.train_arrays.items()}
-        return self._scored(model.predict({"image": arrays["image"]}), rows, arrays)
+        source = self.test if held is None else Subset(self.train, held)
+        arrays = eval_arrays(source, config_lib.bind(self.row.transform()))
+        out = model.predict({"image": arrays["image"]})
+        return scoring.score(self.row, out, arrays, self.num_classes) | self._rows_facts(rows)
 
     # --- shared -------------------------------------------------------------------------------
 
@@ -315,31 +362,27 @@ class RowBench:
             "draw": draw,
         }
 
-    def _scored(self, out: np.ndarray, rows: np.ndarray, arrays=None) -> dict[str, Any]:
-        arrays = self.test_arrays if arrays is None else arrays
-        score, error = scoring.score(self.row, out, arrays, self.num_classes)
+    def _rows_facts(self, rows: np.ndarray) -> dict[str, Any]:
         return {
-            "score": score,
-            "standard_error": error,
             "n_train": len(rows),
-            "n_test": len(arrays["image"]),
-            "subset_digest": config_lib.digest(sorted(self.train.keys[i] for i in rows))[:12],
+            "subset_digest": protocol.subset_digest(self.train.keys, rows),
         }
 
 
-class _Features:
-    """Frozen features of a row's two splits, computed when first asked for."""
+class _Seen:
+    """A row's two splits as one frozen backbone sees them; of training examples those that a draw needs."""
 
     def __init__(self, backbone: Backbone, bench: RowBench):
         self.backbone, self.bench = backbone, bench
 
-    def _of(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return fit.frozen_features(self.backbone, arrays["image"], self.bench.row.family)
+    def _part(self, source: Any) -> heads.Part:
+        bench = self.bench
+        return heads.part(bench.row, self.backbone, source, bench.mesh, bench.cfg.get("features"))
 
     @functools.cached_property
-    def train(self) -> dict[str, np.ndarray]:
-        return self._of(self.bench.train_arrays)
+    def train(self) -> heads.Part:
+        return self._part(Subset(self.bench.train, self.bench.needed))
 
     @functools.cached_property
-    def test(self) -> dict[str, np.ndarray]:
-        return self._of(self.bench.test_arrays)
+    def test(self) -> heads.Part:
+        return self._part(self.bench.test)

@@ -1,66 +1,70 @@
-"""The benchmark's rows as data: GV-B mini, on embedded images whose concepts, styles or models are unseen before.
+"""The benchmark's rows: GV-B's 26 data sets (gvb.py) and GV-B mini's, on images that ship with the package.
 
-Figures on these rows stand under the rows' own names; they are no figures on a published data set.
+The mini rows' concepts, styles or models are unseen in the embedded pre-training data. Figures on them stand under
+the rows' own names; they are no figures on a published data set.
 """
 
-import dataclasses
-from collections.abc import Mapping
+import os
+from collections.abc import Sequence
 from typing import Any
 
-from intern_jax.core import config as config_lib
+from intern_jax.benchmark import gvb
+from intern_jax.benchmark.row import Row
 from intern_jax.core.config import UserError
 
 EMBEDDED = "intern_jax.data.embedded:load"
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One data set of the benchmark: where its splits come from and how it is scored."""
-
-    name: str
-    family: str  # classification | segmentation | depth
-    source: Mapping[str, Any]  # {"fn": ..., **arguments}; called with split="train" | "test"
-    metric: str  # top1 | miou | rmse
-    size: int  # side of the square canvas in pixels
-    flip: bool = True
-
-    @property
-    def higher_is_better(self) -> bool:
-        """Whether a larger score is the better one."""
-        return self.metric != "rmse"
-
-    @property
-    def task(self) -> str:
-        """The BatchNorm set, and generalist branch, of the row's family."""
-        return "cls" if self.family == "classification" else "dense"
-
-    def load(self, split: str) -> Any:
-        """The row's source of one split."""
-        return config_lib.bind(self.source)(split=split)
-
-
-def _classification(name: str, size: int = 32, flip: bool = True) -> Row:
-    source = {"fn": EMBEDDED, "name": name}
-    return Row(name, "classification", source, "top1", size, flip)
+def _mini(name: str, family: str, metric: str, size: int) -> Row:
+    return Row(name, family, {"fn": EMBEDDED, "name": name}, metric, size)
 
 
 MINI = (
-    _classification("emoji_style"),
-    _classification("emoji_style_group"),
-    _classification("emoji_concept"),
-    _classification("clipart_leaf"),
-    _classification("fashion"),
-    _classification("furniture"),
-    Row("sprites_seg", "segmentation", {"fn": EMBEDDED, "name": "sprites_seg"}, "miou", 64),
-    Row("rooms_seg", "segmentation", {"fn": EMBEDDED, "name": "rooms_seg"}, "miou", 64),
-    Row("rooms_depth", "depth", {"fn": EMBEDDED, "name": "rooms_depth"}, "rmse", 64),
+    _mini("emoji_style", "classification", "top1", 32),
+    _mini("emoji_style_group", "classification", "top1", 32),
+    _mini("emoji_concept", "classification", "top1", 32),
+    _mini("clipart_leaf", "classification", "top1", 32),
+    _mini("fashion", "classification", "top1", 32),
+    _mini("furniture", "classification", "top1", 32),
+    _mini("sprites_seg", "segmentation", "miou", 64),
+    _mini("rooms_seg", "segmentation", "miou", 64),
+    _mini("rooms_depth", "depth", "rmse", 64),
 )
-
-ROWS = {row.name: row for row in MINI}
+ROWS = {row.name: row for row in (*gvb.ROWS, *MINI)}
 
 
 def find(name: str) -> Row:
     """The row of that name, or a UserError that lists the names."""
     if name not in ROWS:
-        raise UserError(f"config.benchmark.rows: no row '{name}'; known: {', '.join(sorted(ROWS))}")
+        raise UserError(f"config.rows: no row '{name}'; known: {', '.join(sorted(ROWS))}")
     return ROWS[name]
+
+
+def listing(names: Sequence[str], data: str | os.PathLike) -> str:
+    """Every row with its facts, what is ready below the folder `data`, and the steps to what is not."""
+    lines, missing = [], []
+    for name in names:
+        row = find(name)
+        ready, found = _state(row, data)
+        lines.append(
+            (row.name, row.family, row.metric, str(row.num_classes or "-"), row.sizes, found)
+        )
+        if not ready:
+            missing.append(f"{row.name}: {found}\n{_indented(row.steps())}")
+            lines[-1] = (*lines[-1][:-1], "not ready")
+    head = ("row", "family", "metric", "classes", "train / test", f"below {data}")
+    table = [head, *lines]
+    widths = [max(len(line[i]) for line in table) for i in range(len(head))]
+    rows = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in table]
+    return "\n".join([*(row.rstrip() for row in rows), *(f"\n{text}" for text in missing)])
+
+
+def _state(row: Row, data: Any) -> tuple[bool, str]:
+    try:
+        return True, "ready: " + " / ".join(str(len(row.load(s, data))) for s in ("train", "test"))
+    except UserError as error:
+        return False, str(error)
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.strip().splitlines())

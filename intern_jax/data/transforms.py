@@ -67,6 +67,20 @@ def eval_classification(
     return classification(sample, size=size, train=False)
 
 
+def centre_crop(sample: Sample, rng: np.random.Generator | None = None, *, size: int) -> Row:
+    """The short side resized to `size` pixels and the middle square of it: image and label (int32).
+
+    GV-B's view of a picture, in training and test alike. Nothing is random.
+    """
+    image = sample["image"]
+    height, width = image.shape[:2]
+    side = min(height, width)
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side)
+    out = np.asarray(image_ops.view(image, box, size, image_ops.ground("grey", None)))
+    return {"image": out, "label": np.int32(_field(sample, "label"))}
+
+
 def dense(
     sample: Sample,
     rng: np.random.Generator | None = None,

@@ -147,3 +147,70 @@ def test_label_equivalence_refuses_what_has_no_answer():
     for labels, scores, adapted in (([], [], 1), ([1, 1], [2, 3], 2), ([1, 2], [1, np.nan], 1)):
         with pytest.raises(ValueError):
             protocol.label_equivalence(labels, scores, adapted)
+
+
+# --- list files ----------------------------------------------------------------------------------
+
+
+class Listed:
+    """What the protocol reads of a source."""
+
+    name = "listed"
+
+    def __init__(self, keys, labels):
+        self.keys, self.labels = keys, labels
+        self.classes = tuple(f"class {k}" for k in range(4))
+
+    def __len__(self):
+        return len(self.keys)
+
+
+def test_a_list_file_gives_back_its_subset_whatever_the_order_of_the_source(tmp_path):
+    source = Listed(KEYS, LABELS)
+    rows = protocol.subset(KEYS, LABELS, 0.1, 5)
+    path = tmp_path / protocol.list_name("listed", 0.1, 5)
+    assert path.name == "listed-10%-5.txt"
+    protocol.write_list(path, source, rows, 0.1, 5)
+    np.testing.assert_array_equal(protocol.read_list(path, source), rows)
+    order = np.random.default_rng(0).permutation(300)
+    other = Listed([KEYS[i] for i in order], LABELS[order])
+    again = protocol.read_list(path, other)
+    assert {other.keys[i] for i in again} == {KEYS[i] for i in rows}
+    assert protocol.subset_digest(other.keys, again) == protocol.subset_digest(KEYS, rows)
+    assert protocol.subset_digest(KEYS, rows) in path.read_text()
+    by_hand = hashlib.sha256("\n".join(sorted(KEYS[i] for i in rows)).encode()).hexdigest()
+    assert protocol.subset_digest(KEYS, rows) == by_hand[:12]
+
+
+def test_a_list_file_of_keys_alone(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("img/0007\n\nimg/0003\n")
+    np.testing.assert_array_equal(protocol.read_list(path, Listed(KEYS, LABELS)), [3, 7])
+    np.testing.assert_array_equal(protocol.read_list(path, Listed(KEYS, None)), [3, 7])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("img/0001\nother\n", r"mine.txt:2: 'other' is no example of listed"),
+        ("img/0001\nimg/0001\n", r"mine.txt:2: 'img/0001' is listed twice"),
+        ("img/0001\tclass 3\n", r"mine.txt:1: class 'class 3', but listed has 'class 0'"),
+        ("# nothing\n", "lists no example"),
+    ],
+)
+def test_a_wrong_list_file_is_refused(tmp_path, text, message):
+    path = tmp_path / "mine.txt"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        protocol.read_list(path, Listed(KEYS, LABELS))
+    with pytest.raises(UserError, match="cannot be read"):
+        protocol.read_list(tmp_path / "none.txt", Listed(KEYS, LABELS))
+
+
+def test_labels_are_held_out_from_five_a_class_on():
+    rows = protocol.subset(KEYS, LABELS, 0.1, 0)
+    held = protocol.held_out(rows, KEYS, LABELS, 4, 0)
+    fit, kept = protocol.split_validation(rows, KEYS, LABELS, 0.2, 0)
+    np.testing.assert_array_equal(rows[held], kept)
+    np.testing.assert_array_equal(rows[~held], fit)
+    assert protocol.held_out(rows[:19], KEYS, LABELS, 4, 0) is None

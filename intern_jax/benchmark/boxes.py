@@ -1,0 +1,170 @@
+"""Detection rows: score a detector's boxes, read from a JSON file, by the row's own measure.
+
+The file is a list as COCO's results are, one entry a box:
+    {"image_id": the example's key or its position in the test split, "category_id": position in the row's classes
+     (or "category": its name; not needed where there is one class), "bbox": [x, y, width, height] in pixels of the
+     original picture, "score": any number, larger is surer}
+"""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from intern_jax.benchmark.row import Row
+from intern_jax.core.config import UserError
+from intern_jax.metrics import detection, miss_rate, wider
+from intern_jax.metrics.detection import Detections, Objects
+
+REPLICATES = 200
+FIELDS = ("image", "boxes", "scores", "labels")
+
+
+def score(row: Row, source: Any, path: str | os.PathLike) -> dict[str, Any]:
+    """{"score", "standard_error", "scores", "n_test"} of the boxes in a file against a test split; percent.
+
+    The error is that of a bootstrap over images, seed 0, without matching boxes and objects anew.
+    """
+    objects, extra = _objects(source)
+    found = read(path, source)
+    measure = _MEASURES[row.metric](objects, found, extra)
+    scores = {name: 100 * value for name, value in measure(None).items()}
+    main = next(iter(scores))
+    count = len(source)
+    rng = np.random.default_rng(0)
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=REPLICATES)
+    values = np.array([100 * measure(weights)[main] for weights in drawn])
+    values = values[np.isfinite(values)]
+    error = float(values.std(ddof=1)) if len(values) > 1 else math.nan
+    return {"score": scores[main], "standard_error": error, "scores": scores, "n_test": count}
+
+
+def read(path: str | os.PathLike, source: Any) -> Detections:
+    """The boxes of a file as Detections on the images of `source`, by their positions in it."""
+    try:
+        entries = json.loads(pathlib.Path(path).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give a JSON list of boxes") from None
+    if not isinstance(entries, list):
+        raise UserError(f"{path}: no list; write one {{'image_id', 'bbox', 'score'}} a box")
+    index = {key: i for i, key in enumerate(source.keys)}
+    columns: dict[str, list] = {name: [] for name in FIELDS}
+    for number, entry in enumerate(entries):
+        where = f"{path}[{number}]"
+        try:
+            x, y, width, height = map(float, entry["bbox"])
+            values = (
+                _position(entry["image_id"], index, len(source), where),
+                (x, y, x + width, y + height),
+                float(entry["score"]),
+                _label(entry, source.classes, where),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{where}: {error!r}; an entry has image_id, bbox [x, y, width, height], score"
+                " and, of several classes, category_id"
+            ) from None
+        for name, value in zip(FIELDS, values, strict=True):
+            columns[name].append(value)
+    try:
+        return Detections(
+            image=np.array(columns["image"], np.int64),
+            boxes=np.array(columns["boxes"], np.float64).reshape(-1, 4),
+            scores=np.array(columns["scores"], np.float64),
+            labels=np.array(columns["labels"], np.int64),
+        )
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _position(given: Any, index: Mapping[str, int], count: int, where: str) -> int:
+    if isinstance(given, str) and given in index:
+        return index[given]
+    if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < count:
+        return given
+    raise UserError(
+        f"{where}/image_id: {given!r} is no image; give a key such as '{next(iter(index))}'"
+        f" or a position in 0..{count - 1}"
+    )
+
+
+def _label(entry: Mapping[str, Any], classes: tuple[str, ...], where: str) -> int:
+    if "category" in entry:
+        if entry["category"] in classes:
+            return classes.index(entry["category"])
+        raise UserError(
+            f"{where}/category: no class {entry['category']!r}; classes: {', '.join(classes)}"
+        )
+    label = entry["category_id"] if len(classes) > 1 else entry.get("category_id", 0)
+    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(classes):
+        return label
+    raise UserError(f"{where}/category_id: {label!r} is outside 0..{len(classes) - 1}")
+
+
+def _objects(source: Any) -> tuple[Objects, dict[str, np.ndarray]]:
+    """All objects of a source, and the other columns that its measure needs."""
+    each = [source.objects(i) for i in range(len(source))]
+    column = {
+        name: np.concatenate([found[name] for found in each]) if each else np.zeros(0)
+        for name in each[0]
+    }
+    objects = Objects(
+        num_images=len(each),
+        image=np.repeat(np.arange(len(each)), [len(found["boxes"]) for found in each]),
+        boxes=column["boxes"],
+        labels=column["labels"],
+        num_classes=len(source.classes),
+        ignore=column["ignore"],
+        visible=column.get("visibility"),
+    )
+    return objects, column
+
+
+Measure = Callable[[np.ndarray | None], dict[str, float]]
+
+
+def _voc(objects: Objects, found: Detections, column: Mapping[str, np.ndarray]) -> Measure:
+    # The published table's "VOC mAP" is MMDetection's on VOC07: the mean over eleven recalls.
+    outcomes = detection.voc_outcomes(objects, found)
+
+    def measure(weights: np.ndarray | None) -> dict[str, float]:
+        forms = {"voc_ap": "11point", "voc_ap_area": "area"}
+        return {
+            name: detection.mean_of_known(detection.average_precision(outcomes, form, weights))
+            for name, form in forms.items()
+        }
+
+    return measure
+
+
+def _wider(objects: Objects, found: Detections, column: Mapping[str, np.ndarray]) -> Measure:
+    levels = {name: column[name] for name in ("easy", "medium", "hard") if name in column}
+    if not levels:
+        # Without the authors' lists of what counts: every face that is not marked invalid.
+        levels = {"all": ~objects.ignore}
+    outcomes = wider.wider_outcomes(objects, found, levels)
+    return lambda weights: {
+        name: detection.summarize_curve(*wider.curve(of, weights)) for name, of in outcomes.items()
+    }
+
+
+def _miss_rate(objects: Objects, found: Detections, column: Mapping[str, np.ndarray]) -> Measure:
+    outcomes = {
+        name.lower(): miss_rate.outcomes(objects, found, setup)
+        for name, setup in miss_rate.SETUPS.items()
+    }
+    return lambda weights: {
+        name: miss_rate.log_average(miss_rate.miss_rates(of, weights))
+        for name, of in outcomes.items()
+    }
+
+
+_MEASURES: dict[str, Callable[..., Measure]] = {
+    "voc_ap": _voc,
+    "wider_ap": _wider,
+    "miss_rate": _miss_rate,
+}

@@ -1,0 +1,185 @@
+"""What is trained on a frozen backbone for one row: a head by its name in the config, and the statistics it gives.
+
+| name | family | what |
+|---|---|---|
+| lbfgs | classification | logistic regression on standardised features (adapt/probe.py) |
+| sgd | classification | the published linear probe and its grid (adapt/sweep.py) |
+| knn | classification | the vote of the nearest neighbours (adapt/knn.py) |
+| panoptic | segmentation, depth | a light decoder on cached maps (models/heads/dense.py) |
+| deeplabv3 | segmentation | DeepLabV3, with augmentation (adapt/dense.py) |
+| depth | depth | the depth decoder, with augmentation (adapt/dense.py) |
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from intern_jax.adapt import fit, knn, sweep
+from intern_jax.adapt.backbone import LAYERS, Backbone
+from intern_jax.adapt.cache import cached
+from intern_jax.adapt.probe import fit_probe
+from intern_jax.benchmark import scoring
+from intern_jax.benchmark.row import Row
+from intern_jax.core.config import UserError
+from intern_jax.data.sources import Subset
+
+TARGETS = {"segmentation": ("mask",), "depth": ("depth", "depth_valid")}
+
+
+class Part:
+    """Some examples of a row as a frozen backbone sees them; features are computed when first asked for."""
+
+    def __init__(self, source: Any, features: Callable[[], Mapping[str, np.ndarray]]):
+        self.source, self._features = source, features
+
+    @functools.cached_property
+    def features(self) -> Mapping[str, np.ndarray]:
+        """The backbone's outputs and the row's targets, in the source's order."""
+        return self._features()
+
+    def take(self, rows: np.ndarray) -> "Part":
+        """The examples at `rows`."""
+        pick = lambda: {name: value[rows] for name, value in self.features.items()}  # noqa: E731
+        return Part(Subset(self.source, rows), pick)
+
+
+@dataclasses.dataclass
+class Task:
+    """What a head learns: `rows` of `train`; `held`, a mask over rows, is what settings may be chosen by."""
+
+    row: Row
+    head: str
+    settings: Mapping[str, Any]
+    backbone: Backbone
+    train: Part
+    rows: np.ndarray
+    held: np.ndarray | None
+    num_classes: int
+    seed: int
+    mesh: jax.sharding.Mesh
+
+
+@dataclasses.dataclass
+class Fitted:
+    """A trained head: `summary` of a part, and what its record says of it."""
+
+    summary: Callable[[Part], dict[str, Any]]
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    predict: Callable[[Mapping[str, np.ndarray]], np.ndarray] | None = None
+
+
+def part(
+    row: Row,
+    backbone: Backbone,
+    source: Any,
+    mesh: jax.sharding.Mesh,
+    folder: Any = None,
+    batch_size: int = 128,
+) -> Part:
+    """A source as a backbone sees it; features are kept in `folder`, or in memory where it is None."""
+    outputs = ("pooled",) if row.family == "classification" else LAYERS
+    make = functools.partial(
+        cached,
+        backbone,
+        source,
+        row.transform(),
+        task=row.task,
+        outputs=outputs,
+        mesh=mesh,
+        folder=folder,
+        batch_size=batch_size,
+    )
+    return Part(source, make)
+
+
+def check(family: str, name: str, where: str) -> None:
+    """Refuse a head that is unknown or of another family, before any work."""
+    known = [head for head, (families, _) in HEADS.items() if family in families]
+    if not known:
+        raise UserError(f"{where}.heads: no family '{family}'; families: {', '.join(FAMILIES)}")
+    if name not in known:
+        raise UserError(f"{where}.heads.{family}: no head '{name}'; use {', '.join(known)}")
+
+
+def train(task: Task) -> Fitted:
+    """Train the head that the task names."""
+    return HEADS[task.head][1](task)
+
+
+def _lbfgs(task: Task) -> Fitted:
+    probe = fit_probe(
+        task.train.features["pooled"],
+        task.train.features["label"],
+        task.num_classes,
+        rows=task.rows,
+        l2_grid=task.settings["l2"],
+        held=_none_held(task),
+    )
+    chosen = {"l2": float(probe.l2), "validation_score": probe.validation_score}
+    return _on_features(task, lambda f: probe.logits(f["pooled"]), chosen)
+
+
+def _none_held(task: Task) -> np.ndarray:
+    return np.zeros(len(task.rows), bool) if task.held is None else task.held
+
+
+def _sgd(task: Task) -> Fitted:
+    probe = sweep.fit_sweep(
+        task.train.features["pooled"],
+        task.train.features["label"],
+        task.num_classes,
+        rows=task.rows,
+        held=task.held,
+        seed=task.seed,
+        **task.settings,
+    )
+    chosen = {"chosen": probe.setting, "validation_score": probe.validation_score}
+    return _on_features(task, lambda f: probe.logits(f["pooled"]), chosen)
+
+
+def _knn(task: Task) -> Fitted:
+    features, labels = task.train.features["pooled"], task.train.features["label"]
+    vote = functools.partial(
+        knn.scores,
+        features[task.rows],
+        labels[task.rows],
+        num_classes=task.num_classes,
+        **task.settings,
+    )
+    return _on_features(task, lambda f: vote(f["pooled"]))
+
+
+def _panoptic(task: Task) -> Fitted:
+    settings = task.settings
+    head = fit.train_frozen_head(
+        {name: task.train.features[name][task.rows] for name in LAYERS},
+        {name: task.train.features[name][task.rows] for name in TARGETS[task.row.family]},
+        family=task.row.family,
+        num_classes=task.num_classes,
+        size=task.row.size,
+        cfg=fit.settings(settings["steps"], settings["batch_size"], settings["learning_rate"]),
+        seed=task.seed,
+        mesh=task.mesh,
+    )
+    return _on_features(task, head.predict)
+
+
+def _on_features(task: Task, predict: Callable, facts: Mapping[str, Any] | None = None) -> Fitted:
+    def summary(part: Part) -> dict[str, Any]:
+        inputs = {name: v for name, v in part.features.items() if name in ("pooled", *LAYERS)}
+        return scoring.score(task.row, predict(inputs), part.features, task.num_classes)
+
+    return Fitted(summary, facts or {}, predict)
+
+
+HEADS: dict[str, tuple[tuple[str, ...], Callable[[Task], Fitted]]] = {
+    "lbfgs": (("classification",), _lbfgs),
+    "sgd": (("classification",), _sgd),
+    "knn": (("classification",), _knn),
+    "panoptic": (("segmentation", "depth"), _panoptic),
+}
+FAMILIES = ("classification", "segmentation", "depth")
