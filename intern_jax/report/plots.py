@@ -228,13 +228,15 @@ def efficiency_panels(
     if not panels:
         return None
     with style():
-        figure, axes = _grid(len(panels), columns=4, height=2.3, top=0.5)
+        figure, axes = _grid(len(panels), columns=4, height=2.3)
         for axis, panel in zip(axes, panels, strict=True):
             _panel(axis, panel, against, looks)
         drawn = {line["label"] for panel in panels for line in panel["lines"]}
         handles, names = _legend([name for name in looks if name in drawn], looks)
         mark = Line2D([], [], **_PUBLISHED)
-        columns = max(1, int(6.5 * figure.get_figwidth() / max(map(len, (*names, against)))))
+        width, height = figure.get_size_inches()
+        columns = max(1, int(10 * width / (6 + max(map(len, (*names, against))))))
+        figure.set_figheight(height + 0.1 + 0.2 * math.ceil((len(names) + 1) / columns))
         figure.legend([*handles, mark], [*names, against], loc="outside upper left", ncols=columns)
         return png(figure)
 
@@ -252,7 +254,9 @@ def _panel(axis: Axes, panel: Mapping[str, Any], against: str, looks: Looks) -> 
     fractions = {published["fraction"]}
     for position, line in enumerate(panel["lines"]):
         fractions |= {fraction for fraction, _, _ in line["points"]}
-        shift = 1.05 ** (position - (len(panel["lines"]) - 1) / 2)
+        # Side by side, and within the axis however many there are.
+        count = len(panel["lines"])
+        shift = min(1.05, 1.4 ** (1 / count)) ** (position - (count - 1) / 2)
         axis.errorbar(
             [fraction * shift for fraction, _, _ in line["points"]],
             [mean for _, mean, _ in line["points"]],
@@ -289,8 +293,9 @@ def radar(data: Mapping[str, Any], looks: Looks) -> bytes | None:
     top = max(v for line in data["lines"] for v in line["values"] if v is not None)
     top = min(max(1.1, 1.05 * top), RADAR_TOP)
     with style():
-        figure = Figure(figsize=(8.2, 6.6), layout="constrained")
-        axis = figure.add_subplot(projection="polar")
+        # Fixed margins: room for the names left, right and above, and for the legend.
+        figure = Figure(figsize=(10.0, 5.8))
+        axis = figure.add_axes((0.15, 0.07, 0.5, 0.86), projection="polar")
         axis.set_theta_zero_location("N")
         axis.set_theta_direction(-1)
         axis.set_ylim(0, top)
@@ -308,7 +313,7 @@ def radar(data: Mapping[str, Any], looks: Looks) -> bytes | None:
         _around(axis, data, angles, top)
         handles, names = _legend([line["label"] for line in data["lines"]], looks)
         circle = Line2D([], [], color=INK, linewidth=1.3)
-        figure.legend([*handles, circle], [*names, data["against"]], loc="outside right upper")
+        figure.legend([*handles, circle], [*names, data["against"]], loc="upper right")
         return png(figure)
 
 
