@@ -62,7 +62,7 @@ def outcomes(objects: Objects, detections: Detections, setup: Setup) -> Outcomes
     ignore = objects.ignore | outside(objects, setup)
     ranked = within_reach(detection.rank(detections), setup)
     hit = np.zeros(len(ranked.image), bool)
-    passed, taken = hit.copy(), np.zeros(len(ignore), bool)
+    passed, taken = hit.copy(), set()
     for d, g in detection.pairs(objects.image, ranked.image):
         found, there, on_ignored = ranked.boxes[d], objects.boxes[g], ignore[g]
         share = detection.intersection(found, there)
@@ -93,17 +93,18 @@ def within_reach(ranked: Detections, setup: Setup) -> Detections:
 
 
 def take_persons(
-    d: np.ndarray, g: np.ndarray, overlap: np.ndarray, hit_D: np.ndarray, taken_G: np.ndarray
+    d: np.ndarray, g: np.ndarray, overlap: np.ndarray, hit_D: np.ndarray, taken: set[int]
 ) -> None:
-    """Give each detection, in order, the free object that it overlaps most; writes hit_D and taken_G.
+    """Give each detection, in order, the free object that it overlaps most; writes hit_D and taken.
 
     The pairs (d, g) lie by detection, each overlapping enough.
     """
-    ends = np.flatnonzero(np.diff(d, prepend=-1, append=-1))
+    ends = np.flatnonzero(np.diff(d, prepend=-1, append=-1)).tolist()
+    ranked = list(zip(overlap.tolist(), g.tolist(), strict=True))
     for first, last in itertools.pairwise(ends):
-        free = [(overlap[p], p) for p in range(first, last) if not taken_G[g[p]]]
+        free = [pair for pair in ranked[first:last] if pair[1] not in taken]
         if free:
-            taken_G[g[max(free)[1]]] = True
+            taken.add(max(free)[1])
             hit_D[d[first]] = True
 
 
