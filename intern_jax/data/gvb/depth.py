@@ -40,8 +40,6 @@ class Rule:
 # Garg's fractions; NYU's are Eigen's 45:471, 41:601 of 480 x 640.
 KITTI = Rule(1e-3, 80.0, (0.40810811, 0.99189189, 0.03594771, 0.96405229))
 NYU = Rule(1e-3, 10.0, (45 / 480, 471 / 480, 41 / 640, 601 / 640))
-# Against whole pixels that float64 puts just below themselves; far less than Garg's eight digits give.
-HAIR = 1e-9
 KITTI_UNIT = 1 / 256  # metres
 NYU_UNIT = 1 / 1000
 LISTS = {
@@ -96,9 +94,9 @@ class Scored:
         """bool [height, width]: the part of a picture that counts."""
         top, bottom, left, right = self.rule.crop
         mask = np.zeros((height, width), np.bool_)
-        y1, y2 = int(top * height + HAIR), int(bottom * height + HAIR)
-        x1, x2 = int(left * width + HAIR), int(right * width + HAIR)
-        mask[y1:y2, x1:x2] = True
+        mask[int(top * height) : int(bottom * height), int(left * width) : int(right * width)] = (
+            True
+        )
         return mask
 
 
