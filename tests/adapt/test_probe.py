@@ -1,13 +1,20 @@
 """The probe against scikit-learn at equal L2, and how l2, rows and compilations are chosen."""
 
+import functools
+
 import numpy as np
 import pytest
 from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 
+import intern_jax
 from intern_jax.adapt import probe as probe_lib
+from intern_jax.adapt.backbone import Backbone
+from intern_jax.adapt.cache import cached
 from intern_jax.adapt.probe import fit_probe
+from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
+from intern_jax.data import embedded
 
 
 def make(rows, features, classes, seed=0, spread=0.6):
@@ -95,6 +102,23 @@ def test_l2_is_chosen_on_held_out_labels_and_then_all_rows_are_fitted():
     np.testing.assert_allclose(probe.kernel, refit.kernel, atol=5e-3)
 
 
+def test_held_rows_are_those_of_the_caller():
+    x, label = make(200, 12, 3)
+    rows = np.random.default_rng(0).permutation(200)[:90]
+    inside = probe_lib._held_out(label[rows], 5)
+    drawn = fit_probe(x, label, 3, rows=rows, seed=5)
+    given = fit_probe(x, label, 3, rows=rows, held=inside, seed=6)
+    assert given.l2 == drawn.l2 and given.validation_score == drawn.validation_score
+    np.testing.assert_array_equal(given.kernel, drawn.kernel)
+    # The score is of the marked rows alone: with wrong labels there it is low.
+    wrong = label.copy()
+    wrong[rows[inside]] = (label[rows[inside]] + 1) % 3
+    assert fit_probe(x, wrong, 3, rows=rows, held=inside).validation_score < 20
+    assert drawn.validation_score > 60
+    none = fit_probe(x, label, 3, rows=rows, held=np.zeros(90, bool), l2_grid=(1e-3, 1e-2, 1e-1))
+    assert none.validation_score is None and none.l2 == pytest.approx(1e-2)
+
+
 def test_few_labels_take_the_middle_of_the_grid():
     x, label = make(200, 12, 10)
     probe = fit_probe(x, label, 10, rows=np.arange(49), l2_grid=(1.0, 1e-3, 1e-2, 1e-1))
@@ -127,6 +151,9 @@ def test_one_row_a_constant_feature_and_an_absent_class_are_fine():
         ("labels", {"num_classes": 2}),
         ("features", {"features": np.full((30, 4), np.nan)}),
         ("l2", {"l2_grid": (0.0, 1.0)}),
+        ("held", {"held": np.ones(30, bool)}),
+        ("held", {"held": np.zeros(29, bool)}),
+        ("held", {"held": np.zeros(30)}),
     ],
 )
 def test_mistakes_are_named(field, change):
@@ -134,3 +161,47 @@ def test_mistakes_are_named(field, change):
     arguments = {"features": x, "labels": label, "num_classes": 3} | change
     with pytest.raises(UserError, match=f"^{field}: "):
         fit_probe(**arguments)
+
+
+@functools.cache
+def backbone_of(name):
+    """What ships with the package, or the same network untrained."""
+    model = intern_jax.load()
+    pictures = {key: model.info[key] for key in ("mean", "std")}
+    shipped = Backbone(model.backbone, model.backbone_variables, "generalist", **pictures)
+    return shipped if name == "generalist" else Backbone.random(shipped.spec, 0)
+
+
+ROWS = ("emoji_style", "emoji_style_group", "emoji_concept", "clipart_leaf", "fashion", "furniture")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "row"),
+    [
+        pytest.param(b, r, marks=() if (b, r) == ("generalist", "furniture") else pytest.mark.slow)
+        for b in ("random", "generalist")
+        for r in ROWS
+    ],
+)
+def test_agrees_with_scikit_learn_on_embedded_rows(backbone, row):
+    transform = {"fn": "intern_jax.data.transforms:classification", "size": 32, "train": False}
+    train, test = (
+        cached(
+            backbone_of(backbone),
+            embedded.load(row, split=split),
+            transform,
+            task="cls",
+            outputs=("pooled",),
+            mesh=mesh_lib.make_mesh(data=1),
+        )
+        for split in ("train", "test")
+    )
+    x, label, l2 = train["pooled"], train["label"], 0.1
+    probe = fit_probe(x, label, label.max() + 1, l2_grid=(l2,))
+    # Features that do not vary are left as they are: probe.scale says which.
+    reference = LogisticRegression(C=1 / (l2 * len(x)), max_iter=2000, tol=1e-5)
+    reference.fit((x - probe.mean) / probe.scale, label)
+    theirs = reference.score((test["pooled"] - probe.mean) / probe.scale, test["label"])
+    ours = (probe.logits(test["pooled"]).argmax(1) == test["label"]).mean()
+    assert ours > 1.5 / (label.max() + 1)  # something is learned
+    assert abs(ours - theirs) <= 0.005
