@@ -6,13 +6,14 @@ Each reader takes the data set's folder and "train" or "test". Keys are those of
 import functools
 import json
 import pathlib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from intern_jax.core.config import UserError
-from intern_jax.data.gvb.names import CLASSES
+from intern_jax.data.gvb.class_names import CLASSES
 from intern_jax.data.gvb.retina import rescaled
 from intern_jax.data.gvb.rows import (
     Row,
@@ -292,19 +293,14 @@ def ppm(path: str, key: str) -> np.ndarray:
             data = file.read(3 * MAX_PPM_SIDE**2 + 512)
     except OSError as error:
         raise CorruptSample(path, "unreadable file", error.strerror or "") from error
-    head = data[:512].split(maxsplit=4)
-    try:
-        magic, width, height, depth = head[0], *(int(value) for value in head[1:4])
-    except (ValueError, IndexError):
-        raise CorruptSample(path, "unknown format", "no PPM header") from None
-    if magic != b"P6" or depth != 255:
+    head = re.match(rb"P6\s+(\d{1,9})\s+(\d{1,9})\s+255\s", data)
+    if head is None:
         raise CorruptSample(path, "unknown format", "no binary PPM of 8 bits")
+    width, height = int(head[1]), int(head[2])
     if not (0 < width <= MAX_PPM_SIDE and 0 < height <= MAX_PPM_SIDE):
         raise CorruptSample(path, "too many pixels", f"{width} x {height}")
-    pixels = data[len(data) - 3 * width * height :]
-    begin = len(data) - len(pixels)
-    # The header ends with one white space; a shorter file has header bytes or too few among its pixels.
-    if len(pixels) != 3 * width * height or data[:begin].split() != head[:4]:
+    pixels = data[head.end() : head.end() + 3 * width * height]
+    if len(pixels) < 3 * width * height:
         raise CorruptSample(path, "truncated picture")
     return np.frombuffer(pixels, np.uint8).reshape(height, width, 3).copy()
 

@@ -11,7 +11,7 @@ import threading
 import numpy as np
 
 from intern_jax.core.config import UserError
-from intern_jax.data.gvb.names import CLASSES
+from intern_jax.data.gvb.class_names import CLASSES
 from intern_jax.data.gvb.rows import Row, Rows, lines, matlab, place
 from intern_jax.data.sample import CorruptSample
 

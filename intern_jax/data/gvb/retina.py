@@ -5,6 +5,8 @@ difference from the local average on grey, cut to 90% of the radius. TFDS then k
 its pixels differ from these by its compression.
 """
 
+import functools
+
 import numpy as np
 from PIL import Image
 
@@ -14,11 +16,9 @@ KEPT = 0.9
 
 def rescaled(image: np.ndarray) -> np.ndarray:
     """The prepared picture of a photograph uint8 [H,W,3]: uint8 [h,w,3], at most 540 a side."""
-    scale = RADIUS / _radius(image)
+    # A few bright pixels in the dark are no eye: no photograph is 8 of its eye's radii wide.
+    scale = RADIUS / max(_radius(image), max(image.shape[:2]) / 8)
     size = [max(round(side * scale), 1) for side in (image.shape[1], image.shape[0])]
-    if max(size) > 8 * RADIUS:
-        # A few bright pixels in the dark would ask for a picture of any size; its height is taken then.
-        size = [max(round(s * 2 * RADIUS / image.shape[0]), 1) for s in image.shape[1::-1]]
     # Pillow's BILINEAR averages over all that it shrinks; OpenCV's, which TFDS takes, picks four pixels.
     small = np.asarray(
         Image.fromarray(image[..., :3]).resize(tuple(size), Image.Resampling.BILINEAR), np.float32
@@ -41,21 +41,23 @@ def _radius(image: np.ndarray) -> float:
 
 
 def _blurred(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur of [H,W,3], mirrored at its edges."""
+    """Gaussian blur of [H,W,3], mirrored at its edges: a product with a band matrix along each side."""
+    planes = np.ascontiguousarray(image.transpose(2, 0, 1))
+    height, width, _ = image.shape
+    out = _blur_matrix(height, sigma) @ planes @ _blur_matrix(width, sigma).T
+    return out.transpose(1, 2, 0)
+
+
+@functools.lru_cache(maxsize=16)
+def _blur_matrix(length: int, sigma: float) -> np.ndarray:
+    """[length,length]: each row has the weights of one output pixel."""
     reach = round(3 * sigma)
     steps = np.arange(-reach, reach + 1)
-    kernel = np.exp(-(steps**2) / (2 * sigma**2)).astype(np.float32)
-    kernel /= kernel.sum()
-    for axis in (0, 1):
-        length = image.shape[axis]
-        # Position -1 is 1, length is length - 2: a picture narrower than the kernel mirrors again and again.
-        period = max(2 * length - 2, 1)
-        at = np.arange(-reach, length + reach) % period
-        padded = np.take(image, np.minimum(at, period - at) if period > 1 else at, axis)
-        shape = [slice(None)] * 3
-        total = np.zeros_like(image)
-        for i, weight in enumerate(kernel):
-            shape[axis] = slice(i, i + length)
-            total += weight * padded[tuple(shape)]
-        image = total
-    return image
+    kernel = np.exp(-(steps**2) / (2 * sigma**2))
+    # Place -1 is 1, place length is length - 2: a side shorter than the kernel mirrors again and again.
+    period = max(2 * length - 2, 1)
+    at = (np.arange(length)[:, None] + steps) % period
+    at = np.minimum(at, period - at) if length > 1 else np.zeros_like(at)
+    matrix = np.zeros((length, length), np.float32)
+    np.add.at(matrix, (np.arange(length)[:, None], at), (kernel / kernel.sum()).astype(np.float32))
+    return matrix

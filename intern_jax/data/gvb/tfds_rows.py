@@ -11,7 +11,7 @@ import numpy as np
 
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_text
-from intern_jax.data.gvb.names import CLASSES
+from intern_jax.data.gvb.class_names import CLASSES
 from intern_jax.data.gvb.rows import Row, Rows, ranked_split
 from intern_jax.data.tfds_source import TfdsSource
 

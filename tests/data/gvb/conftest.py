@@ -1,4 +1,4 @@
-"""Lets the tests here import their makers of tiny data sets: pytest's importlib mode adds no folder."""
+"""Lets the tests here import make.py beside them: pytest's importlib mode adds no folder."""
 
 import pathlib
 import sys

@@ -24,9 +24,10 @@ bromelia|blanket flower|trumpet creeper|blackberry lily""".replace("\n", "|").sp
     "gtsrb": tuple(
         """speed limit 20|speed limit 30|speed limit 50|speed limit 60|speed limit 70|speed limit 80
 end of speed limit 80|speed limit 100|speed limit 120|no overtaking|no overtaking by lorries
-right of way at the next crossing|priority road|give way|stop|no vehicles|no lorries|no entry|general danger|curve to the left|curve to the right
-double curve|uneven road|slippery road|road narrows on the right|road works|traffic lights|pedestrians|children
-bicycles|ice or snow|wild animals|end of all restrictions|turn right ahead|turn left ahead|straight ahead only
+right of way at the next crossing|priority road|give way|stop|no vehicles|no lorries|no entry
+general danger|curve to the left|curve to the right|double curve|uneven road|slippery road
+road narrows on the right|road works|traffic lights|pedestrians|children|bicycles|ice or snow
+wild animals|end of all restrictions|turn right ahead|turn left ahead|straight ahead only
 straight or right|straight or left|keep right|keep left|roundabout|end of no overtaking
 end of no overtaking by lorries""".replace("\n", "|").split("|")
     ),
