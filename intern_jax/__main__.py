@@ -198,7 +198,7 @@ def _benchmark(args: argparse.Namespace, rest: list[str]) -> None:
         return
     if not args.workdir:
         raise UserError("command line: --workdir is missing; name the folder of the records")
-    from intern_jax.benchmark import evaluate
+    from intern_jax import evaluate
 
     if args.table:
         print(evaluate.tables(args.workdir))

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from intern_jax.adapt import fit, knn, sweep
+from intern_jax.adapt import dense, fit, knn, sweep
 from intern_jax.adapt.backbone import LAYERS, Backbone
 from intern_jax.adapt.cache import cached
 from intern_jax.adapt.probe import fit_probe
@@ -96,13 +96,19 @@ def part(
     return Part(source, make)
 
 
-def check(family: str, name: str, where: str) -> None:
-    """Refuse a head that is unknown or of another family, before any work."""
-    known = [head for head, (families, _) in HEADS.items() if family in families]
-    if not known:
-        raise UserError(f"{where}.heads: no family '{family}'; families: {', '.join(FAMILIES)}")
-    if name not in known:
-        raise UserError(f"{where}.heads.{family}: no head '{name}'; use {', '.join(known)}")
+def of_row(row: Row, heads: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """{head: settings} of a row: under its own name, else under its family's."""
+    return heads.get(row.name, heads.get(row.family, {}))
+
+
+def check(row: Row, heads: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a row's heads that are unknown or of another family, before any work."""
+    known = [head for head, (families, _) in HEADS.items() if row.family in families]
+    for name in of_row(row, heads):
+        if name not in known:
+            raise UserError(
+                f"config.heads: no head '{name}' for {row.name}; use {', '.join(known)}"
+            )
 
 
 def train(task: Task) -> Fitted:
@@ -168,6 +174,28 @@ def _panoptic(task: Task) -> Fitted:
     return _on_features(task, head.predict)
 
 
+def _dense(task: Task) -> Fitted:
+    settings = task.settings
+    fitted = dense.train_dense(
+        task.backbone,
+        Subset(task.train.source, task.rows),
+        family=task.row.family,
+        num_classes=task.num_classes,
+        head={"name": task.head, "settings": settings["settings"]},
+        transform=settings["transform"],
+        cfg=settings["cfg"],
+        seed=task.seed,
+        mesh=task.mesh,
+    )
+
+    def summary(part: Part) -> dict[str, Any]:
+        predictions = fitted.predict(part.source)
+        found = dense.statistics(predictions, part.source, task.row.family, task.num_classes)
+        return scoring.summary(task.row, found)
+
+    return Fitted(summary)
+
+
 def _on_features(task: Task, predict: Callable, facts: Mapping[str, Any] | None = None) -> Fitted:
     def summary(part: Part) -> dict[str, Any]:
         inputs = {name: v for name, v in part.features.items() if name in ("pooled", *LAYERS)}
@@ -181,5 +209,6 @@ HEADS: dict[str, tuple[tuple[str, ...], Callable[[Task], Fitted]]] = {
     "sgd": (("classification",), _sgd),
     "knn": (("classification",), _knn),
     "panoptic": (("segmentation", "depth"), _panoptic),
+    "deeplabv3": (("segmentation",), _dense),
+    "depth": (("depth",), _dense),
 }
-FAMILIES = ("classification", "segmentation", "depth")

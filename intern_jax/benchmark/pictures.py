@@ -32,7 +32,7 @@ def dense_rows(
         if not path.exists():
             bench = RowBench(row, cfg, seed, Recorder(folder, {}), mesh)
             seen = bench.seen_by(ladder[rung][row.task])
-            head = next(iter(cfg["heads"][row.family]))
+            head = next(iter(heads.of_row(row, cfg["heads"])))
             fitted = bench.frozen_head(seen, head, bench.subset(fraction, 0), 0)
             chosen = Subset(bench.test, _spread(len(bench.test), COUNT))
             arrays = eval_arrays(chosen, config_lib.bind(row.transform()))

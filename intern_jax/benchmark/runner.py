@@ -40,10 +40,7 @@ UNSAFE = r"[^\w.+-]"  # in a file's name
 def check(cfg: Mapping[str, Any], stages: Sequence[str]) -> None:
     """Refuse unknown rows, heads and stages, and fractions outside (0, 1], before any work."""
     for name in cfg["rows"]:
-        suite.find(name)
-    for family, named in cfg["heads"].items():
-        for name in named:
-            heads.check(family, name, "config.benchmark")
+        heads.check(suite.find(name), cfg["heads"])
     for method, by_task in cfg.get("ladder", {}).items():
         for task, stage in by_task.items():
             if stage not in stages:
@@ -66,9 +63,9 @@ def run(
 ) -> list[dict[str, Any]]:
     """All records of one seed, in the order of the rows; those with a "split" are not of the test split.
 
-    cfg: {"rows", "fractions", "draws", "heads": {family: {head: settings}}} and, where wanted, "data" (the folder of
-    GV-B's data sets), "features" (a folder that keeps frozen features), "lists" (of list files: read where they
-    are, else written), "scratch", "finetune" and "validation". `ladder`: {method: {"cls": ..., "dense": ...}}.
+    cfg: {"rows", "fractions", "draws", "heads": {family or row: {head: settings}}} and, where wanted, "data" (the
+    folder of GV-B's data sets), "features" (a folder that keeps frozen features), "lists" (of list files: read where
+    they are, else written), "scratch", "finetune" and "validation". `ladder`: {method: {"cls": ..., "dense": ...}}.
     """
     folder.mkdir(parents=True, exist_ok=True)
     records = []
@@ -171,8 +168,8 @@ class RowBench:
                     records.append(self.record(key | self._rows_facts(rows), make))
         return records
 
-    def _heads(self) -> list[str]:
-        return list(self.cfg["heads"].get(self.row.family, {}))
+    def _heads(self) -> Mapping[str, Any]:
+        return heads.of_row(self.row, self.cfg["heads"])
 
     def _draws(self) -> list[tuple[float, int]]:
         """(fraction, draw): all labels can be drawn in one way only."""
@@ -209,7 +206,7 @@ class RowBench:
             "head": head,
             "backbone": backbone.name,
             "backbone_digest": backbone.digest,
-            "settings": dict(self.cfg["heads"][self.row.family][head]),
+            "settings": config_lib.plain(self._heads()[head]),
             "test_digest": self._test_digest,
         }
 
@@ -239,7 +236,7 @@ class RowBench:
             heads.Task(
                 row=self.row,
                 head=head,
-                settings=self.cfg["heads"][self.row.family][head],
+                settings=self._heads()[head],
                 backbone=seen.backbone,
                 train=seen.train,
                 rows=np.searchsorted(self.needed, rows),

@@ -13,9 +13,7 @@ from typing import Any
 
 from intern_jax.core.files import write_text
 from intern_jax.report import plots
-from intern_jax.report.html import _CSS as CSS
-from intern_jax.report.html import _image as image
-from intern_jax.report.html import _section as section
+from intern_jax.report.html import PAGE_CSS, image_html, section_html
 
 _CSS = """
 :root { color-scheme: light; }
@@ -79,10 +77,10 @@ def page(data: Mapping[str, Any], title: str = "GV-B") -> str:
     ]
     looks = plots.line_looks(labels)
     sections = [
-        section("Results", _table(data), _TABLE),
+        section_html("Results", _table(data), _TABLE),
         _radar(radar, looks),
         _efficiency(data["efficiency"], looks),
-        section("How to read it", "".join(f"<p>{html.escape(n)}</p>" for n in data["notes"])),
+        section_html("How to read it", "".join(f"<p>{html.escape(n)}</p>" for n in data["notes"])),
     ]
     return f"""<!doctype html>
 <html lang="en">
@@ -90,7 +88,7 @@ def page(data: Mapping[str, Any], title: str = "GV-B") -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{html.escape(title)} - intern_jax</title>
-<style>{CSS}{_CSS}</style>
+<style>{PAGE_CSS}{_CSS}</style>
 </head>
 <body><main>
 <header><h1>{html.escape(title)}</h1><p>{html.escape(_subtitle(data))}</p></header>
@@ -179,9 +177,9 @@ def _radar(data: Mapping[str, Any] | None, looks: plots.Looks) -> str:
     title = "Against a published row"
     drawn = plots.radar(data, looks) if data else None
     if drawn is None:
-        return section(title, "", "Drawn where one method has three or more data sets at 10%.")
+        return section_html(title, "", "Drawn where one method has three or more data sets at 10%.")
     note = _RADAR.format(against=data["against"].rstrip("†"), top=plots.RADAR_TOP)
-    return section(title, image(drawn, f"{title}: radar"), note)
+    return section_html(title, image_html(drawn, f"{title}: radar"), note)
 
 
 def _efficiency(data: Mapping[str, Any], looks: plots.Looks) -> str:
@@ -189,4 +187,4 @@ def _efficiency(data: Mapping[str, Any], looks: plots.Looks) -> str:
     if drawn is None:
         return ""
     note = _EFFICIENCY.format(against=data["against"].rstrip("†"))
-    return section("Label efficiency", image(drawn, "label efficiency"), note)
+    return section_html("Label efficiency", image_html(drawn, "label efficiency"), note)

@@ -19,7 +19,7 @@ from intern_jax.core.files import write_text
 from intern_jax.report import pictures, plots
 from intern_jax.report.style import data_uri
 
-_CSS = """
+PAGE_CSS = """
 :root { --ink: #1f2933; --muted: #6b7785; --line: #e4e8ec; --accent: #2353b0; --page: #f5f7f9; }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink);
@@ -86,7 +86,7 @@ def page(run_dir: pathlib.Path, results: Mapping[str, Any]) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{name} - intern_jax</title>
-<style>{_CSS}</style>
+<style>{PAGE_CSS}</style>
 </head>
 <body><main>
 <header><h1>{name}</h1><p>{html.escape(_subtitle(results))}</p></header>
@@ -116,8 +116,8 @@ def _scores(results: Mapping[str, Any]) -> str:
     top, _, note = table.strip().partition("\n\n")
     rows = [[cell.strip() for cell in line.strip(" |").split("|")] for line in top.splitlines()]
     if len(rows) < 3 or not top.startswith("|"):
-        return _section("Scores", f"<pre>{html.escape(table)}</pre>")
-    return _section("Scores", _table(rows[0], rows[2:]), note)
+        return section_html("Scores", f"<pre>{html.escape(table)}</pre>")
+    return section_html("Scores", _table(rows[0], rows[2:]), note)
 
 
 def _efficiency(results: Mapping[str, Any]) -> str:
@@ -127,7 +127,11 @@ def _efficiency(results: Mapping[str, Any]) -> str:
         "Score against the share of labels used, mean over seeds and draws with its standard "
         "error. Dotted: the same network trained from scratch on most labels."
     )
-    return _section("Label efficiency", _image(image, "label efficiency"), note) if image else ""
+    return (
+        section_html("Label efficiency", image_html(image, "label efficiency"), note)
+        if image
+        else ""
+    )
 
 
 def _curves(run_dir: pathlib.Path, results: Mapping[str, Any]) -> str:
@@ -144,8 +148,8 @@ def _curves(run_dir: pathlib.Path, results: Mapping[str, Any]) -> str:
     image = plots.learning_curves(histories)
     note = f"No metrics file for: {', '.join(missing)}." if missing else ""
     if image is None:
-        return _section("Learning curves", "", note) if note else ""
-    return _section("Learning curves", _image(image, "learning curves"), note)
+        return section_html("Learning curves", "", note) if note else ""
+    return section_html("Learning curves", image_html(image, "learning curves"), note)
 
 
 def _pictures(run_dir: pathlib.Path, results: Mapping[str, Any]) -> Iterable[str]:
@@ -153,7 +157,7 @@ def _pictures(run_dir: pathlib.Path, results: Mapping[str, Any]) -> Iterable[str
     for entry in results.get("pictures", []):
         path = _inside(run_dir, entry.get("npz") or entry.get("png"))
         if path is None:
-            yield _section(entry.get("title", "Pictures"), "", "The picture file is missing.")
+            yield section_html(entry.get("title", "Pictures"), "", "The picture file is missing.")
             continue
         listed.add(path)
         yield _picture(path, entry.get("title"))
@@ -164,14 +168,14 @@ def _pictures(run_dir: pathlib.Path, results: Mapping[str, Any]) -> Iterable[str
 
 def _picture(path: pathlib.Path, title: str | None) -> str:
     if path.suffix == ".png":
-        return _section(title or path.stem, _image(path.read_bytes(), title or path.stem))
+        return section_html(title or path.stem, image_html(path.read_bytes(), title or path.stem))
     try:
         arrays = pictures.read(path)
     except UserError as error:
         # Scores are worth showing even where a picture is damaged.
-        return _section(title or path.stem, "", str(error))
+        return section_html(title or path.stem, "", str(error))
     title = title or str(arrays.get("title", path.stem.replace("_", " ")))
-    return _section(title, _image(pictures.render(arrays), title))
+    return section_html(title, image_html(pictures.render(arrays), title))
 
 
 def _stages(results: Mapping[str, Any]) -> str:
@@ -189,7 +193,7 @@ def _stages(results: Mapping[str, Any]) -> str:
         ]
         for stage in stages
     ]
-    return _section(
+    return section_html(
         "Stages", _table(["stage", "seed", "steps", "time", "starts from", "key"], rows)
     )
 
@@ -200,10 +204,10 @@ def _details(results: Mapping[str, Any]) -> str:
         if name in results:
             text = html.escape(json.dumps(results[name], indent=1))
             blocks.append(f"<details><summary>{name}</summary><pre>{text}</pre></details>")
-    return _section("What was run", "\n".join(blocks)) if blocks else ""
+    return section_html("What was run", "\n".join(blocks)) if blocks else ""
 
 
-def _section(title: str, body: str, note: str = "") -> str:
+def section_html(title: str, body: str, note: str = "") -> str:
     lead = f"<p>{html.escape(note)}</p>" if note else ""
     return f"<section><h2>{html.escape(title)}</h2>{lead}{body}</section>"
 
@@ -228,7 +232,7 @@ def _looks_numeric(cell: str) -> bool:
     return re.fullmatch(r"[-+<>±×x.,%()\d\s]*", cell) is not None
 
 
-def _image(encoded: bytes, alt: str) -> str:
+def image_html(encoded: bytes, alt: str) -> str:
     return f'<img alt="{html.escape(alt, quote=True)}" src="{data_uri(encoded)}">'
 
 

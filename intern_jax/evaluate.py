@@ -10,13 +10,17 @@ import jax
 
 from intern_jax.adapt.backbone import Backbone, start
 from intern_jax.benchmark import leaderboard, runner, suite
+from intern_jax.benchmark import table as mini_table
 from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json, write_text
 from intern_jax.core.versions import versions
+from intern_jax.report import gvb as page
 
 log = logging.getLogger(__name__)
+
+GVB = {row.name for row in suite.gvb.ROWS}
 
 
 def evaluate(
@@ -56,13 +60,17 @@ def tables(folders: Sequence[str | os.PathLike], published: bool = True) -> str:
     records = [record for folder in folders for record in leaderboard.read_records(folder)]
     if not records:
         raise UserError(f"{folders[0]}: no records; a `benchmark` run with this workdir makes them")
+    mini = [record for record in records if record["task"] not in GVB]
     out = pathlib.Path(folders[0])
-    write_text(out / "table.csv", leaderboard.csv(records, published=published))
-    # Here, since matplotlib takes its time.
-    from intern_jax.report import gvb as page
-
-    page.write_page(leaderboard.page_data(records, published), out / "table.html")
-    return leaderboard.text(records, published=published)
+    parts = []
+    if len(mini) < len(records):
+        write_text(out / "table.csv", leaderboard.csv(records, published))
+        page.write_page(leaderboard.page_data(records, published), out / "table.html")
+        parts.append(leaderboard.text(records, published))
+    if mini:
+        write_text(out / "mini.csv", mini_table.csv(mini))
+        parts.append(mini_table.table(mini))
+    return "\n".join(parts)
 
 
 def open_rows(settings: Mapping[str, Any]) -> list[str]:
