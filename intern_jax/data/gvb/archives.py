@@ -5,6 +5,7 @@ alone, and kept beside it in a small index. A tar is read as plain members and n
 headers and names that are no ImageNet picture are refused.
 """
 
+import logging
 import os
 import pathlib
 import re
@@ -19,6 +20,8 @@ from intern_jax.data.gvb.packed import read_at
 from intern_jax.data.gvb.rows import Row, Rows, integer, lines, matlab, place
 from intern_jax.data.image_ops import decode
 from intern_jax.data.sample import one_line
+
+log = logging.getLogger(__name__)
 
 BLOCK = 512
 PLAIN, FOLDER = (b"0", b"\0"), b"5"
@@ -111,8 +114,11 @@ def _indexed(tar: pathlib.Path, names: re.Pattern[str], nested: bool) -> list[Me
     index = tar.with_name(f"{tar.name}.index.npz")
     members = _read_index(index, stamp, names)
     if members is None:
-        with open(tar, "rb") as file:
-            members = list(_pictures(file, tar, found.st_size, names, nested))
+        try:
+            with open(tar, "rb") as file:
+                members = list(_pictures(file, tar, found.st_size, names, nested))
+        except OSError as error:
+            raise UserError(f"{tar}: cannot be read ({one_line(error)}); get it again") from error
         _write_index(index, stamp, members)
     return members
 
@@ -209,4 +215,4 @@ def _write_index(path: pathlib.Path, stamp: np.ndarray, members: list[Member]) -
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        print(f"{path}: not kept ({one_line(error)}); the tar is read again next time")
+        log.warning("%s: not kept (%s); the tar is read again next time", path, one_line(error))

@@ -6,6 +6,7 @@ picture lies) without opening a picture, and checks by listing folders that all 
 
 import csv
 import hashlib
+import io
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
@@ -96,22 +97,22 @@ def table(
     path: pathlib.Path, columns: Sequence[str], remedy: str, delimiter: str = ","
 ) -> list[list[str]]:
     """The named columns of a CSV file with a header, one list a row."""
-    rows = csv.reader(text(path, remedy).splitlines(), delimiter=delimiter)
-    header = [name.strip() for name in next(rows, [])]
+    reader = csv.reader(io.StringIO(text(path, remedy), newline=""), delimiter=delimiter)
+    try:
+        rows = [row for row in reader if row]
+    except csv.Error as error:
+        raise UserError(f"{path}: line {reader.line_num}: {one_line(error)}; {remedy}") from error
+    header = [name.strip() for name in rows[0]] if rows else []
     absent = [name for name in columns if name not in header]
     if absent:
         raise UserError(f"{path}: no column '{absent[0]}' in {header}; {remedy}")
     at = [header.index(name) for name in columns]
-    found = []
-    for number, row in enumerate(rows, start=2):
-        if not row:
-            continue
+    for number, row in enumerate(rows, start=1):
         if len(row) < len(header):
             raise UserError(
-                f"{path}: line {number} has {len(row)} of {len(header)} columns; {remedy}"
+                f"{path}: row {number} has {len(row)} of {len(header)} columns; {remedy}"
             )
-        found.append([row[i].strip() for i in at])
-    return found
+    return [[row[i].strip() for i in at] for row in rows[1:]]
 
 
 def integer(value: str, where: str, remedy: str) -> int:

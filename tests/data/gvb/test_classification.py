@@ -291,8 +291,9 @@ BROKEN = (
     ("pets", "trainval.txt", "Abyssinian_1 1", "Abyssinian_1 one", "line 1: 'one' is no whole"),
     ("pets", "trainval.txt", " 4 ", " 9 ", "class numbers have gaps"),
     ("gtsrb", "GT-final_test.csv", "ClassId", "Class", "no column 'ClassId'"),
-    ("gtsrb", "GT-00001.csv", ";43;1", "", "line 2 has 6 of 8 columns"),
+    ("gtsrb", "GT-00001.csv", ";43;1", "", "row 2 has 6 of 8 columns"),
     ("retinopathy", "trainLabels.csv", "14_right,4", "14_right,7", "label: 7 at index 4"),
+    ("kinetics700", "val.csv", "abseiling", "x" * 200_000, "field larger than field limit"),
     ("kinetics700", "val.csv", ",32,42", ",soon,42", "'soon' is no time"),
     ("kinetics700", "val.csv", "abseiling", "sleeping", "'sleeping' is none of the 4 classes"),
     ("ucf101", "classInd.txt", "4 YoYo", "5 YoYo", "class numbers have gaps"),
@@ -304,7 +305,7 @@ BROKEN = (
 )
 
 
-@pytest.mark.parametrize("name, file, old, new, said", BROKEN)
+@pytest.mark.parametrize("name, file, old, new, said", BROKEN, ids=[row[4] for row in BROKEN])
 def test_broken_list_is_named(name, file, old, new, said, copy):
     root = copy(name)
     path = next((root / name).rglob(file))
