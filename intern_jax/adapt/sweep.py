@@ -57,7 +57,7 @@ def grid_of(
 
 
 # The published search; 30 is the learning rate of MoCo's linear probe.
-GRID = grid_of((*np.logspace(-4, -1, 3), 30.0), np.logspace(-6, -4, 3), (0.9, 0.99))
+GRID = grid_of((1e-4, 10**-2.5, 1e-1, 30.0), (1e-6, 1e-5, 1e-4), (0.9, 0.99))
 # The published configs' own setting, for too few labels to choose by.
 FIXED = Setting(learning_rate=0.01, weight_decay=1e-3, momentum=0.9)
 
