@@ -15,7 +15,6 @@ from intern_jax.data.sources import Subset
 TRANSFORM = {"fn": "intern_jax.data.transforms:dense", "size": 32, "train": False}
 
 
-
 def main(folder: str, out: str) -> None:
     """Dense maps and pooled features of 40 rooms, into caches below `folder` and into `out`."""
     source = Subset(load("rooms_depth", split="test"), range(40))
