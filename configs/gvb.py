@@ -9,6 +9,8 @@ Heads:     the published linear probe with its grid and two faster ones; --confi
 
 import ml_collections
 
+CROP = "intern_jax.data.dense_transforms:crop"
+
 
 def get_config() -> ml_collections.ConfigDict:
     """Resolved by `benchmark`; every value can be overridden as --config.field=value."""
@@ -30,18 +32,66 @@ def get_config() -> ml_collections.ConfigDict:
                     "lbfgs": {"l2": (1e-4, 1e-3, 1e-2, 1e-1, 1.0)},
                     "knn": {"k": 20, "temperature": 0.07},
                 },
-                "segmentation": {"deeplabv3": segmentation()},
-                "depth": {"depth": depth()},
+                "voc2012_seg": {"deeplabv3": segmentation()},
+                "kitti": {"depth": depth(size=(352, 704), nearest=1.0, farthest=80.0)},
+                "nyuv2": {"depth": depth(size=(416, 544), nearest=0.1, farthest=10.0)},
             },
         }
     )
 
 
 def segmentation() -> dict:
-    """DeepLabV3 by the published recipe: crops of 512 of pictures at .5 to 2 times a short side of 512."""
-    return {}
+    """DeepLabV3 by GV-B's published recipe: crops of 512 from pictures whose short side is 256 to 1024."""
+    return {
+        "settings": {"width": 512, "dilations": (1, 12, 24, 36), "auxiliary_width": 256},
+        "transform": {
+            "fn": CROP,
+            "size": (512, 512),
+            "short": 512,
+            "long": 2048,
+            "ratio": (0.5, 2.0),
+            "max_share": 0.75,
+            "colour": "photometric",
+        },
+        "cfg": {
+            "steps": 20_000,
+            "batch_size": 16,
+            "optim": {
+                "name": "sgd",
+                "learning_rate": 0.01,
+                "momentum": 0.9,
+                "l2": 5e-4,
+                "schedule": "poly",
+                "power": 0.9,
+                "end_rate": 1e-4,
+            },
+        },
+    }
 
 
-def depth() -> dict:
-    """The depth decoder (models/heads/depth.py)."""
-    return {}
+def depth(size: tuple[int, int], nearest: float, farthest: float) -> dict:
+    """The depth decoder, crops and limits as in BTS and AdaBins; GV-B names no recipe, so the rest is ours.
+
+    `size`: (height, width) of a crop in pixels; depths beyond `nearest` and `farthest` metres are not learnt from.
+    """
+    return {
+        "settings": {"min_depth": 1e-3, "max_depth": farthest},
+        "transform": {
+            "fn": CROP,
+            "size": size,
+            "colour": "gamma",
+            "depth_range": (nearest, farthest),
+        },
+        "cfg": {
+            "steps": 20_000,
+            "batch_size": 16,
+            "optim": {
+                "name": "adamw",
+                "learning_rate": 5e-4,
+                "weight_decay": 0.01,
+                "warmup_steps": 1000,
+                "schedule": "cosine",
+                "clip_norm": 1.0,
+            },
+        },
+    }

@@ -56,8 +56,9 @@ def evaluate(
 
 
 def tables(folders: Sequence[str | os.PathLike], published: bool = True) -> str:
-    """The text of all records below the folders; also writes table.csv and table.html into the first."""
-    records = [record for folder in folders for record in leaderboard.read_records(folder)]
+    """The text of all records of the workdirs; also writes table.csv and table.html into the first."""
+    below = [pathlib.Path(folder) / "records" for folder in folders]
+    records = [record for folder in below for record in leaderboard.read_records(folder)]
     if not records:
         raise UserError(f"{folders[0]}: no records; a `benchmark` run with this workdir makes them")
     mini = [record for record in records if record["task"] not in GVB]

@@ -34,68 +34,6 @@ from intern_jax.train.loop import Trainer
 from intern_jax.train.stage import Stage
 from intern_jax.train.state import TrainState
 
-_CROP = "intern_jax.data.dense_transforms:crop"
-# A depth recipe after BTS's and AdaBins' crops and colours; the rest is a reconstruction, since GV-B names none.
-_DEPTH_CFG = {
-    "steps": 20_000,
-    "batch_size": 16,
-    "optim": {
-        "name": "adamw",
-        "learning_rate": 5e-4,
-        "weight_decay": 0.01,
-        "warmup_steps": 1000,
-        "schedule": "cosine",
-        "clip_norm": 1.0,
-    },
-}
-# Arguments of `train_dense` by data set; "segmentation" is GV-B's published recipe for VOC 2012.
-RECIPES: dict[str, dict[str, Any]] = {
-    "segmentation": {
-        "head": {"name": "deeplabv3", "settings": {}},
-        "transform": {
-            "fn": _CROP,
-            "size": [512, 512],
-            "short": 512,
-            "long": 2048,
-            "ratio": [0.5, 2.0],
-            "max_share": 0.75,
-            "colour": "photometric",
-        },
-        "cfg": {
-            "steps": 20_000,
-            "batch_size": 16,
-            "optim": {
-                "name": "sgd",
-                "learning_rate": 0.01,
-                "momentum": 0.9,
-                "l2": 5e-4,
-                "schedule": "poly",
-                "power": 0.9,
-                "end_rate": 1e-4,
-            },
-        },
-    },
-    "kitti": {
-        "head": {"name": "depth", "settings": {"min_depth": 1e-3, "max_depth": 80.0}},
-        "transform": {
-            "fn": _CROP,
-            "size": [352, 704],
-            "colour": "gamma",
-            "depth_range": [1.0, 80.0],
-        },
-        "cfg": _DEPTH_CFG,
-    },
-    "nyu": {
-        "head": {"name": "depth", "settings": {"min_depth": 1e-3, "max_depth": 10.0}},
-        "transform": {
-            "fn": _CROP,
-            "size": [416, 544],
-            "colour": "gamma",
-            "depth_range": [0.1, 10.0],
-        },
-        "cfg": _DEPTH_CFG,
-    },
-}
 _CFG = ("steps", "batch_size", "optim", "accumulate", "threads", "log_every")
 
 
@@ -253,7 +191,7 @@ def train_dense(
     `head`: {"name": "deeplabv3" | "depth" | "panoptic", "settings": {...}}; a source's `depth_range` gives
     the depth decoder's limits where the settings do not. `transform`: a data transform's spec; its `short`
     and `long` also size the whole pictures of a test. `cfg`: steps, batch_size, optim (train/optim.py), and
-    where wanted accumulate, log_every, threads (of the data). RECIPES has all three. Raises UserError for
+    where wanted accumulate, log_every, threads (of the data). configs/gvb.py has all three. Raises UserError for
     settings that do not exist.
     """
     head = _checked_head(head, family, source)

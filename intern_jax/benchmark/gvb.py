@@ -79,7 +79,7 @@ CLASSIFICATION = (
              "CC BY-SA 4.0", "robots.ox.ac.uk/~vgg/data/pets", MEAN),
     _classes("flowers102", "Flowers", 102, "1,020 / 6,149", FILE,
              NONE, "robots.ox.ac.uk/~vgg/data/flowers/102", MEAN),
-    _classes("sun397", "Sun", 397, "76,128 / 21,750", FILE,
+    _classes("sun397", "Sun", 397, "19,850 / 19,850 (partition 1)", FILE,
              NONE, "vision.princeton.edu/projects/2010/SUN"),
     _classes("cars", "Cars", 196, "8,144 / 8,041", FILE,
              RESEARCH, "ai.stanford.edu/~jkrause/cars/car_dataset.html"),

@@ -143,20 +143,23 @@ def _sgd(task: Task) -> Fitted:
         seed=task.seed,
         **task.settings,
     )
-    chosen = {"chosen": probe.setting, "validation_score": probe.validation_score}
-    return _on_features(task, lambda f: probe.logits(f["pooled"]), chosen)
+    facts = {
+        "chosen": dataclasses.asdict(probe.chosen),
+        "validation_score": probe.validation_score,
+        "search": list(probe.table),
+    }
+    return _on_features(task, lambda f: probe.logits(f["pooled"]), facts)
 
 
 def _knn(task: Task) -> Fitted:
-    features, labels = task.train.features["pooled"], task.train.features["label"]
-    vote = functools.partial(
-        knn.scores,
-        features[task.rows],
-        labels[task.rows],
-        num_classes=task.num_classes,
+    neighbours = knn.fit_knn(
+        task.train.features["pooled"],
+        task.train.features["label"],
+        task.num_classes,
+        rows=task.rows,
         **task.settings,
     )
-    return _on_features(task, lambda f: vote(f["pooled"]))
+    return _on_features(task, lambda f: neighbours.logits(f["pooled"]))
 
 
 def _panoptic(task: Task) -> Fitted:

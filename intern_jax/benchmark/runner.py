@@ -374,7 +374,14 @@ class _Seen:
 
     def _part(self, source: Any) -> heads.Part:
         bench = self.bench
-        return heads.part(bench.row, self.backbone, source, bench.mesh, bench.cfg.get("features"))
+        return heads.part(
+            bench.row,
+            self.backbone,
+            source,
+            bench.mesh,
+            folder=bench.cfg.get("features"),
+            batch_size=bench.cfg.get("batch_size", 128),
+        )
 
     @functools.cached_property
     def train(self) -> heads.Part:

@@ -253,29 +253,29 @@ def test_mistakes_are_one_line(changes, said):
 
 
 @pytest.mark.parametrize(
-    ("name", "sides", "size"),
+    ("row", "sides", "size"),
     [
-        ("segmentation", (375, 500), (512, 512)),
+        ("voc2012_seg", (375, 500), (512, 512)),
         ("kitti", (375, 1242), (352, 704)),
-        ("nyu", (480, 640), (416, 544)),
+        ("nyuv2", (480, 640), (416, 544)),
     ],
 )
-def test_recipes_make_their_crops(name, sides, size):
-    recipe = dense.RECIPES[name]
-    check_head(recipe["head"]["name"], recipe["head"]["settings"])
+def test_the_benchmarks_recipes_make_their_crops(row, sides, size):
+    ((name, recipe),) = config_lib.load_config("gvb").heads[row].items()
+    check_head(name, recipe["settings"])
     sample = {"image": np.zeros((*sides, 3), np.uint8)}
-    if name == "segmentation":
+    if name == "deeplabv3":
         sample["mask"] = np.zeros(sides, np.uint8)
     else:
         sample["depth"] = np.full(sides, 500.0, np.float32)
         sample["depth"][::2] = 5.0
-    row = config_lib.bind(recipe["transform"])(sample, np.random.default_rng(0))
-    assert {field: value.shape[:2] for field, value in row.items()} == dict.fromkeys(row, size)
-    if name != "segmentation":
-        assert row["depth_valid"].mean() == 0.5
+    made = config_lib.bind(recipe["transform"])(sample, np.random.default_rng(0))
+    assert {field: value.shape[:2] for field, value in made.items()} == dict.fromkeys(made, size)
+    if name == "depth":
+        assert made["depth_valid"].mean() == 0.5
     cfg = recipe["cfg"]
     last = optim.learning_rate(cfg["optim"], cfg["steps"], cfg["steps"])
-    assert last == pytest.approx(1e-4 if name == "segmentation" else 0.0)
+    assert last == pytest.approx(1e-4 if name == "deeplabv3" else 0.0)
 
 
 def test_limits_come_from_the_source():

@@ -1,0 +1,6 @@
+"""The makers of tiny data sets in their true formats lie beside the readers' tests."""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "data/gvb"))

@@ -1,0 +1,245 @@
+"""Each of GV-B's 26 rows from files of its true format to its metric, by the benchmark's own command."""
+
+import json
+
+import make
+import make_scenes
+import numpy as np
+import pytest
+
+from intern_jax import evaluate
+from intern_jax.__main__ import main
+from intern_jax.benchmark import suite
+from intern_jax.core.config import UserError, load_config
+from intern_jax.data.sources import Subset
+
+
+def citypersons(root):
+    """With a person in every test picture who is tall and in full view: one of the Reasonable ones."""
+    make_scenes.MAKERS["citypersons"](root)
+    for path in (root / "citypersons/gtBboxCityPersons/val").rglob("*.json"):
+        content, box = json.loads(path.read_text()), [2, 2, 20, 56]
+        person = {"instanceId": 24999, "label": "pedestrian", "bbox": box, "bboxVis": box}
+        content["objects"].append(person)
+        path.write_text(json.dumps(content))
+
+
+TINY = "embedded_tiny"
+CLASSIFICATION = [row.name for row in suite.gvb.CLASSIFICATION]
+EVERY_HEAD = ("dtd", "flowers102", "furniture")  # of others one: a head compiles for each row anew
+DETECTION = [row.name for row in suite.gvb.SCENES if row.family == "detection"]
+DENSE = [row.name for row in suite.gvb.SCENES if row.family != "detection"]
+MAKERS = {**make.MAKERS, **make_scenes.MAKERS, "citypersons": citypersons}
+
+
+def short(data, *rows):
+    """GV-B's config with few steps and small crops: other numbers, the same code."""
+    config = load_config("gvb")
+    config.data, config.rows, config.draws = str(data), rows, 1
+    config.fractions, config.batch_size = (0.5,), 8
+    config.heads.classification.sgd.steps = 60
+    if rows[0] not in EVERY_HEAD:
+        config.heads.classification = {"lbfgs": config.heads.classification.lbfgs}
+    for name in DENSE:
+        for head in config.heads[name].values():
+            head.transform.size, head.cfg.steps, head.cfg.batch_size = (64, 64), 20, 4
+            if "short" in head.transform:
+                head.transform.short, head.transform.long = 64, 256
+                head.settings.width, head.settings.auxiliary_width = 16, 16
+            else:
+                head.settings.width = 16
+    return config
+
+
+def records(workdir):
+    return [json.loads(path.read_text()) for path in sorted((workdir / "records").glob("*.json"))]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """One folder of data sets; each is made when a test first asks for it."""
+    root, there = tmp_path_factory.mktemp("gvb"), set()
+
+    def made(name):
+        if name not in there:
+            MAKERS[name](root)
+            there.add(name)
+        return root
+
+    return made
+
+
+def test_every_row_has_a_maker():
+    assert len(suite.gvb.ROWS) == 26
+    assert {row.name for row in suite.gvb.ROWS} == set(MAKERS)
+
+
+@pytest.mark.parametrize("name", CLASSIFICATION)
+def test_a_classification_row_from_its_files_to_its_metric(name, data, tmp_path):
+    text = evaluate.evaluate(short(data(name), name), tmp_path, init=TINY)
+    row, made = suite.find(name), records(tmp_path)
+    heads = {"sgd", "lbfgs", "knn"} if name in EVERY_HEAD else {"lbfgs"}
+    assert {record["head"] for record in made} == heads
+    source = row.load("test", data(name))
+    for record in made:
+        assert record["metric"] == row.metric == next(iter(record["scores"]))
+        assert record["n_test"] == len(source)
+        assert 0 <= record["score"] <= 100
+    # The pictures' colours tell the classes, also through a random network.
+    chance = 100 / len(set(source.labels.tolist()))
+    assert max(record["score"] for record in made) > chance
+    assert row.title in text and TINY in text
+    listed = (tmp_path / "lists" / f"{name}-50%-0.txt").read_text().splitlines()
+    assert len([line for line in listed if line[0] != "#"]) == made[0]["n_train"]
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_a_dense_row_from_its_files_to_its_metric(name, data, tmp_path):
+    evaluate.evaluate(short(data(name), name), tmp_path, init=TINY)
+    row, (record,) = suite.find(name), records(tmp_path)
+    assert record["n_test"] == len(row.load("test", data(name)))
+    assert record["scores"][{"miou": "miou", "image_rmse": "rmse"}[row.metric]] == record["score"]
+    assert 0 < record["score"] < 100 and record["standard_error"] >= 0
+
+
+def boxes_of(source, found, rng):
+    """A detector that finds all objects, or none, and much that is not there."""
+    entries = []
+    for i, key in enumerate(source.keys):
+        objects = source.objects(i)
+        for j in np.flatnonzero(~objects["ignore"]):
+            if found:
+                x1, y1, x2, y2 = map(float, objects["boxes"][j])
+                label = int(objects["labels"][j])
+                box = {"image_id": key, "category_id": label, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+                entries.append(box | {"score": float(rng.uniform(0.5, 1))})
+        junk = {"image_id": i, "category_id": 0, "bbox": [1, 1, 2, 2], "score": 0.1}
+        entries.append(junk)
+    return entries
+
+
+@pytest.mark.parametrize("name", DETECTION)
+def test_a_detection_row_from_given_boxes_to_its_metric(name, data, tmp_path, capsys):
+    row, source = suite.find(name), suite.find(name).load("test", data(name))
+    rng = np.random.default_rng(0)
+    best, worst = (100.0, 0.0) if row.higher_is_better else (0.0, 100.0)
+    for label, found in (("all", True), ("none", False)):
+        file = tmp_path / f"{label}.json"
+        file.write_text(json.dumps(boxes_of(source, found, rng)))
+        arguments = [f"--data={data(name)}", f"--workdir={tmp_path}", f"--boxes={name}={file}"]
+        assert main(["benchmark", *arguments]) == 0
+    assert row.title in capsys.readouterr().out
+    found = {record["method"]: record for record in records(tmp_path)}
+    assert found["all"]["score"] == pytest.approx(best, abs=1e-9)
+    assert found["none"]["score"] == pytest.approx(worst, abs=1e-9)
+    assert found["all"]["n_test"] == len(source)
+    with pytest.raises(UserError, match="is no image"):
+        file.write_text(json.dumps([{"image_id": "x", "bbox": [0, 0, 1, 1], "score": 1}]))
+        evaluate.score_boxes(short(data(name), name), tmp_path, [f"{name}={file}"])
+
+
+def test_a_run_goes_on_where_it_stopped_and_a_changed_backbone_is_scored_anew(data, tmp_path):
+    config = short(data("dtd"), "dtd")
+    evaluate.evaluate(config, tmp_path, init=TINY)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "records").glob("*.json")}
+    gone = sorted(before)[0]
+    gone.unlink()
+    evaluate.evaluate(config, tmp_path, init=TINY)
+    after = {p: p.stat().st_mtime_ns for p in (tmp_path / "records").glob("*.json")}
+    assert after.keys() == before.keys()
+    assert [p for p in before if after[p] != before[p]] == [gone]
+    config.seed = 1
+    evaluate.evaluate(config, tmp_path, init=TINY)
+    assert len(records(tmp_path)) == 2 * len(before)
+
+
+def test_lists_that_are_there_are_used(data, tmp_path):
+    root, lists = data("dtd"), tmp_path / "lists"
+    train = suite.find("dtd").load("train", root)
+    lists.mkdir()
+    (lists / "dtd-50%-0.txt").write_text("".join(f"{key}\n" for key in train.keys[:7]))
+    config = short(root, "dtd")
+    config.lists = str(lists)
+    evaluate.evaluate(config, tmp_path / "run", init=TINY)
+    assert {record["n_train"] for record in records(tmp_path / "run")} == {7}
+
+
+def test_batch_size_changes_no_result(data, tmp_path):
+    config = short(data("dtd"), "dtd")
+    found = []
+    for size in (8, 3):
+        config.batch_size = size
+        evaluate.evaluate(config, tmp_path / str(size), init=TINY)
+        found.append({r["head"]: r["score"] for r in records(tmp_path / str(size))})
+    assert found[0] == found[1]
+
+
+def test_a_backbone_of_the_users_own(data, tmp_path, monkeypatch):
+    (tmp_path / "users_own.py").write_text(
+        "import numpy as np\nfrom intern_jax.adapt.backbone import Backbone\n\n"
+        "class Colours:\n    def apply(self, variables, images, train, task):\n"
+        "        x = images.mean(axis=(1, 2))\n"
+        "        return {'pooled': x * variables['params']['scale']}\n\n"
+        "def make():\n    scale = {'params': {'scale': np.float32(2)}}\n"
+        "    return Backbone({'name': 'colours'}, scale, 'colours', module=Colours())\n\n"
+        "def wrong():\n    return 3\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = short(data("dtd"), "dtd")
+    evaluate.evaluate(config, tmp_path, backbone="users_own:make")
+    scores = {record["head"]: record["score"] for record in records(tmp_path)}
+    assert scores["lbfgs"] > 90  # the classes are colours
+    with pytest.raises(UserError, match="returned a int; return an .*Backbone"):
+        evaluate.evaluate(config, tmp_path, backbone="users_own:wrong")
+    with pytest.raises(UserError, match="exclude each other"):
+        evaluate.evaluate(config, tmp_path, init=TINY, backbone="users_own:make")
+
+
+def test_the_list_says_what_is_ready_and_how_to_get_the_rest(tmp_path, capsys):
+    root = tmp_path
+    MAKERS["dtd"](root)
+    assert main(["benchmark", "--list", f"--data={root}", "--config.rows=('dtd', 'imagenet')"]) == 0
+    out = capsys.readouterr().out
+    ready, missing = out.splitlines()[1:3]
+    assert ready.startswith("dtd") and "ready: " in ready
+    assert missing.startswith("imagenet") and missing.endswith("not ready")
+    assert "ILSVRC2012_img_train.tar" in out
+
+
+def test_a_named_row_without_data_is_an_error_before_any_work(tmp_path, capsys):
+    arguments = [
+        "benchmark",
+        f"--data={tmp_path}",
+        f"--workdir={tmp_path / 'run'}",
+        f"--init={TINY}",
+    ]
+    assert main([*arguments, "--config.rows=('dtd',)"]) == 2
+    assert "dtd" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert main(arguments) == 2
+    assert "none of GV-B's data sets is ready" in capsys.readouterr().err
+    assert main(["benchmark", "--table", f"--workdir={tmp_path}"]) == 2
+    assert "records: no such folder" in capsys.readouterr().err
+
+
+def test_mini_rows_by_the_same_command(tmp_path):
+    config = short(tmp_path, "furniture")
+    config.fractions = (0.1,)
+    text = evaluate.evaluate(config, tmp_path, init=TINY)
+    assert {record["head"] for record in records(tmp_path)} == {"sgd", "lbfgs", "knn"}
+    assert "furniture" in text
+
+
+def test_subsets_of_sources_are_the_same_from_tfds_and_from_the_folder(tmp_path):
+    from intern_jax.benchmark import protocol
+
+    folder, prepared = tmp_path / "folder", tmp_path / "prepared"
+    make.MAKERS["dtd"](folder)
+    make.TFDS_MAKERS["dtd"](prepared)
+    drawn = []
+    for root in (folder, prepared):
+        source = suite.find("dtd").load("train", root)
+        rows = protocol.subset(source.keys, source.labels, 0.5, 3)
+        drawn.append(protocol.subset_digest(source.keys, rows))
+        assert len(Subset(source, rows)) == len(rows)
+    assert drawn[0] == drawn[1]
