@@ -41,8 +41,8 @@ def evaluate(
     settings = {"features": str(workdir / "features"), "lists": str(workdir / "lists")} | {
         name: value for name, value in settings.items() if value != ""
     }
-    runner.check(settings, ())
     settings["rows"] = open_rows(settings)
+    runner.check(settings, ())
     found = _backbone(init, backbone, settings.get("seed", 0))
     label = settings.get("label") or found.name
     workdir.mkdir(parents=True, exist_ok=True)

@@ -8,14 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from intern_jax.adapt.backbone import LAYERS, Backbone
+from intern_jax.adapt.backbone import Backbone
 from intern_jax.adapt.features import extract
 from intern_jax.adapt.finetune import FineTune, FrozenHead
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.data.arrays import ArrayStream
 from intern_jax.data.mixture import build_group
 from intern_jax.data.stream import Segment, Stream
-from intern_jax.models.heads.task import BACKBONE_TASK
 from intern_jax.train.loop import Trainer
 
 # What holds for every short fit; the budget (steps, batch size, learning rate) is the caller's.
@@ -125,13 +124,3 @@ def train_frozen_head(
     stream = ArrayStream({**maps, **targets}, cfg["batch_size"], seed)
     state = trainer.fit(stream, seed=seed, **_changes(cfg)).state
     return TaskFit(trainer.stage, state.params, state.extra)
-
-
-def frozen_features(backbone: Backbone, images: np.ndarray, family: str) -> dict[str, np.ndarray]:
-    """What a frozen head reads of uint8 images [N,S,S,3]: "pooled", or the dense maps in float16."""
-    outputs = ("pooled",) if family == "classification" else LAYERS
-    task = BACKBONE_TASK[family]
-    out = extract(lambda b: backbone.features(b["image"], task, outputs), {"image": images}, 128)
-    if family == "classification":
-        return out
-    return {name: value.astype(np.float16) for name, value in out.items()}

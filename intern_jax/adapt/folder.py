@@ -8,6 +8,7 @@ import numpy as np
 
 from intern_jax.adapt import fit
 from intern_jax.adapt.backbone import start
+from intern_jax.adapt.cache import cached
 from intern_jax.adapt.probe import fit_probe
 from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
@@ -52,11 +53,10 @@ def adapt_folder(
     log.info(
         "%s: %d classes, %d to train, %d held out", data, len(source.classes), len(train), len(held)
     )
-    transform = config_lib.bind(fit.task_transform("classification", canvas, flip, train=False))
-    held_arrays = eval_arrays(Subset(source, held), transform)
+    transform = fit.task_transform("classification", canvas, flip, train=False)
     if method == "probe":
-        arrays = eval_arrays(Subset(source, train), transform)
-        logits, variables = _probe(backbone, arrays, held_arrays, len(source.classes), l2, seed)
+        parts = Subset(source, train), Subset(source, held)
+        logits, variables = _probe(backbone, *parts, transform, l2, seed)
     else:
         cfg = fit.settings(steps, min(batch_size, len(train)), learning_rate)
         model = fit.train_model(
@@ -70,9 +70,10 @@ def adapt_folder(
             mesh=mesh_lib.make_mesh(data=1),
             init=backbone,
         )
-        logits = model.predict({"image": held_arrays["image"]})
+        arrays = eval_arrays(Subset(source, held), config_lib.bind(transform))
+        logits = model.predict({"image": arrays["image"]})
         variables = {"params": model.params, **model.extra}
-    right = int((logits.argmax(-1) == held_arrays["label"]).sum())
+    right = int((logits.argmax(-1) == source.labels[held]).sum())
     low, high = wilson_interval(right, len(held))
     summary = {
         "accuracy": right / len(held),
@@ -113,13 +114,16 @@ def _split(source: ImageFolder, validation: float, seed: int) -> tuple[np.ndarra
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(held))
 
 
-def _probe(backbone, arrays, held_arrays, num_classes, l2, seed):
-    features = fit.frozen_features(backbone, arrays["image"], "classification")["pooled"]
-    held = fit.frozen_features(backbone, held_arrays["image"], "classification")["pooled"]
-    probe = fit_probe(features, arrays["label"], num_classes, l2_grid=l2, seed=seed)
+def _probe(backbone, train, held, transform, l2, seed):
+    mesh = mesh_lib.make_mesh(data=1)
+    known, asked = (
+        cached(backbone, part, transform, task="cls", outputs=("pooled",), mesh=mesh)
+        for part in (train, held)
+    )
+    probe = fit_probe(known["pooled"], known["label"], len(train.classes), l2_grid=l2, seed=seed)
     head = folder_lib.linear_head(probe.kernel, probe.bias, probe.mean, probe.scale)
     variables = {
         collection: {"backbone": values} | ({"head": head} if collection == "params" else {})
         for collection, values in backbone.variables.items()
     }
-    return probe.logits(held), variables
+    return probe.logits(asked["pooled"]), variables

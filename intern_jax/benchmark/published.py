@@ -13,6 +13,8 @@ the settings reasonable / heavy and an RMSE in metres are inferred from its code
 import dataclasses
 from collections.abc import Mapping
 
+from intern_jax.benchmark import gvb
+
 SOURCE = (
     "release table of GV-B (OpenGVLab/gv-benchmark, February 2022) for INTERN, arXiv 2111.08687"
 )
@@ -52,37 +54,18 @@ class Row:
         return f"{self.stage} {self.backbone}"
 
 
-def _classes(name: str, title: str, metric: str = "top1") -> Column:
-    return Column(name, title, CLASSIFICATION, metric)
-
-
-COLUMNS = (
-    _classes("cifar10", "Cifar10"),
-    _classes("cifar100", "Cifar100"),
-    _classes("food101", "Food"),
-    _classes("pets", "Pets", "mean_per_class"),
-    _classes("flowers102", "Flowers", "mean_per_class"),
-    _classes("sun397", "Sun"),
-    _classes("cars", "Cars"),
-    _classes("dtd", "Dtd"),
-    _classes("caltech101", "Caltech", "mean_per_class"),
-    _classes("aircraft", "Aircraft", "mean_per_class"),
-    _classes("svhn", "Svhn"),
-    _classes("eurosat", "Eurosat"),
-    _classes("resisc45", "Resisc45"),
-    _classes("retinopathy", "Retinopathy"),
-    _classes("fer2013", "Fer2013"),
-    _classes("ucf101", "Ucf101"),
-    _classes("gtsrb", "Gtsrb"),
-    _classes("pcam", "Pcam"),
-    _classes("imagenet", "Imagenet"),
-    _classes("kinetics700", "Kinetics700"),
-    Column("voc07_12", "VOC07+12", "detection", "voc_ap"),
-    Column("wider_face", "WIDER FACE", "detection", "wider_ap", ("easy", "medium", "hard")),
-    Column("citypersons", "CityPersons", "detection", "miss_rate", ("reasonable", "heavy"), False),
-    Column("voc2012_seg", "VOC2012", "segmentation", "miou"),
-    Column("kitti", "KITTI", "depth", "rmse", higher_is_better=False),
-    Column("nyuv2", "NYUv2", "depth", "rmse", higher_is_better=False),
+# Cells of several figures.
+FIGURES = {"wider_face": ("easy", "medium", "hard"), "citypersons": ("reasonable", "heavy")}
+COLUMNS = tuple(
+    Column(
+        name=row.name,
+        title=row.title,
+        family=row.family,
+        metric=row.metric,
+        figures=FIGURES.get(row.name, ("",)),
+        higher_is_better=row.higher_is_better,
+    )
+    for row in gvb.ROWS
 )
 
 # stage, backbone, then the columns in their order; a slash parts the figures of one cell.

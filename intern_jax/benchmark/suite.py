@@ -46,13 +46,16 @@ def listing(names: Sequence[str], data: str | os.PathLike) -> str:
     for name in names:
         row = find(name)
         ready, found = _state(row, data)
-        lines.append(
-            (row.name, row.family, row.metric, str(row.num_classes or "-"), row.sizes, found)
-        )
         if not ready:
-            missing.append(f"{row.name}: {found}\n{_indented(row.steps())}")
-            lines[-1] = (*lines[-1][:-1], "not ready")
-    head = ("row", "family", "metric", "classes", "train / test", f"below {data}")
+            steps = row.steps().replace("ROOT", os.fspath(data))
+            missing.append(
+                f"{row.name}: {found}\n{_indented(f'from {row.origin}')}\n{_indented(steps)}"
+            )
+        classes = str(row.num_classes or "-")
+        facts = (row.name, row.family, row.metric, classes, row.sizes, row.licence, row.key)
+        lines.append((*facts, found if ready else "not ready"))
+    head = ("row", "family", "metric", "classes", "train / test", "licence", "an example is")
+    head += (f"below {data}",)
     table = [head, *lines]
     widths = [max(len(line[i]) for line in table) for i in range(len(head))]
     rows = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in table]

@@ -204,18 +204,21 @@ def test_mistakes_are_named(backbone, tmp_path):
         make(dataclasses.replace(backbone, variables=broken), Pictures())
 
 
-def test_eight_devices_give_the_features_and_the_key_of_one(tmp_path, monkeypatch):
+def test_eight_devices_give_the_features_keys_and_subsets_of_one(tmp_path, monkeypatch, capsys):
     monkeypatch.undo()  # shards as they are
     runpy.run_path(str(RUN))["main"](str(tmp_path / "one"), str(tmp_path / "one.npz"))
     env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     command = [sys.executable, str(RUN), str(tmp_path / "eight"), str(tmp_path / "eight.npz")]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout)["devices"] == 8 and len(jax.devices()) == 1
+    here, there = json.loads(capsys.readouterr().out), json.loads(done.stdout)
+    assert (here["devices"], there["devices"]) == (len(jax.devices()), 8)
+    assert here["subset"] == there["subset"]
     names, others = (sorted(p.name for p in (tmp_path / n).iterdir()) for n in ("one", "eight"))
-    assert names == others and len(names) == 2
+    assert names == others and len(names) == 3
     alone, spread = np.load(tmp_path / "one.npz"), np.load(tmp_path / "eight.npz")
-    np.testing.assert_allclose(spread["pooled"], alone["pooled"], atol=1e-5)
+    for name in ("pooled", "shipped"):
+        np.testing.assert_allclose(spread[name], alone[name], rtol=0, atol=1e-5)
     for name in LAYERS:
         # float16 has 11 bits: a last one may round the other way.
         np.testing.assert_allclose(spread[name], alone[name], rtol=2**-10, atol=1e-5)

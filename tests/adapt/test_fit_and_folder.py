@@ -103,7 +103,7 @@ def test_frozen_head_learns_on_cached_maps():
     images[:, :, 16:] //= 8  # a dark right half is class 1
     mask = np.zeros((24, 32, 32), np.uint8)
     mask[:, :, 16:] = 1
-    maps = fit.frozen_features(Backbone.random(TINY, 0), images, "segmentation")
+    maps = jax.device_get(Backbone.random(TINY, 0).features(images, "dense", LAYERS))
     assert set(maps) == set(LAYERS)
     mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
     model = fit.train_frozen_head(
@@ -136,9 +136,9 @@ def test_a_models_own_normalisation_stays_with_it(folder, tmp_path):
     model, backbone = intern_jax.load(tmp_path / "start"), dataclasses.replace(start, **pictures)
     rng = np.random.default_rng(0)
     images = np.stack([picture(colour, rng, 32) for colour in COLOURS.values()])
-    ours = fit.frozen_features(backbone, images, "classification")["pooled"]
+    ours = backbone.features(images, "cls", ("pooled",))["pooled"]
     np.testing.assert_allclose(model.features(list(images)), ours, rtol=1e-5, atol=1e-6)
-    others = fit.frozen_features(start, images, "classification")["pooled"]
+    others = start.features(images, "cls", ("pooled",))["pooled"]
     assert np.abs(ours - others).max() > 0.01
 
     for method in ("probe", "finetune"):

@@ -3,13 +3,12 @@
 import importlib
 import os
 import pathlib
-import types
 
 from intern_jax.core.config import UserError
 from intern_jax.data.gvb.reader import Reader
 from intern_jax.data.sources import Source
 
-__all__ = ["Reader", "facts", "load", "names", "steps"]
+__all__ = ["Reader", "load", "names", "steps"]
 
 # Modules with a table READERS: {row name: Reader}.
 MODULES = ("classification", "scenes")
@@ -30,19 +29,6 @@ def steps(name: str) -> str:
     return _reader(name).steps
 
 
-def facts(source: Source) -> dict[str, tuple[int, int | None]]:
-    """What a source from `load` has and what is published: {"classes", "examples": (found, published or None)}.
-
-    The two may differ, for example where files have been lost; that is for the reader of a result to see.
-    """
-    published = {}
-    for table in _modules():
-        published |= getattr(table, "PUBLISHED", {})
-    classes, train, test = published.get(source.name, (None, None, None))
-    examples = {"train": train, "test": test}.get(getattr(source, "split", ""))
-    return {"classes": (len(source.classes), classes), "examples": (len(source), examples)}
-
-
 def names() -> tuple[str, ...]:
     """The rows' names, in the benchmark's order."""
     return tuple(_readers())
@@ -56,8 +42,5 @@ def _reader(name: str) -> Reader:
 
 
 def _readers() -> dict[str, Reader]:
-    return {name: reader for table in _modules() for name, reader in table.READERS.items()}
-
-
-def _modules() -> list[types.ModuleType]:
-    return [importlib.import_module(f"{__name__}.{module}") for module in MODULES]
+    modules = [importlib.import_module(f"{__name__}.{module}") for module in MODULES]
+    return {name: reader for table in modules for name, reader in table.READERS.items()}

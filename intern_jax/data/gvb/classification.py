@@ -76,30 +76,6 @@ ROWS: dict[str, tuple[ReadFolder | None, Prepared | None]] = {
     "kinetics700": (folders.kinetics700, None),
 }
 
-# Published numbers of classes, training and test examples of the splits that are read here.
-PUBLISHED: dict[str, tuple[int, int, int]] = {
-    "cifar10": (10, 50_000, 10_000),
-    "cifar100": (100, 50_000, 10_000),
-    "food101": (101, 75_750, 25_250),
-    "pets": (37, 3_680, 3_669),
-    "flowers102": (102, 1_020, 6_149),
-    "sun397": (397, 19_850, 19_850),
-    "cars": (196, 8_144, 8_041),
-    "dtd": (47, 1_880, 1_880),
-    "caltech101": (102, 3_060, 6_084),
-    "aircraft": (100, 3_334, 3_333),
-    "svhn": (10, 73_257, 26_032),
-    "eurosat": (10, 16_200, 5_400),
-    "resisc45": (45, 18_900, 6_300),
-    "retinopathy": (5, 35_126, 42_670),
-    "fer2013": (7, 28_709, 3_589),
-    "ucf101": (101, 9_537, 3_783),
-    "gtsrb": (43, 39_209, 12_630),
-    "pcam": (2, 262_144, 32_768),
-    "imagenet": (1000, 1_281_167, 50_000),
-    "kinetics700": (700, 536_485, 33_966),
-}
-
 
 def _open(name: str, root: pathlib.Path, split: str) -> Rows:
     read_folder, prepared = ROWS[name]
