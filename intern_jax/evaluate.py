@@ -42,7 +42,7 @@ def evaluate(
         name: value for name, value in settings.items() if value != ""
     }
     settings["rows"] = open_rows(settings)
-    runner.check(settings, ())
+    runner.check(settings, (), "config")
     found = _backbone(init, backbone, settings.get("seed", 0))
     label = settings.get("label") or found.name
     workdir.mkdir(parents=True, exist_ok=True)

@@ -162,7 +162,7 @@ def check(settings: Mapping[str, Any]) -> None:
                 config_lib.bind({k: v for k, v in source.items() if k != "weight"})
             config_lib.bind(cfg["transform"])
     if settings.get("benchmark"):
-        runner.check(settings["benchmark"], settings["stages"])
+        runner.check(settings["benchmark"], settings["stages"], "config.benchmark")
 
 
 def train_stages(

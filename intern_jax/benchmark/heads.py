@@ -101,7 +101,7 @@ def of_row(row: Row, heads: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any
     return heads.get(row.name, heads.get(row.family, {}))
 
 
-def check(row: Row, heads: Mapping[str, Mapping[str, Any]]) -> None:
+def check(row: Row, heads: Mapping[str, Mapping[str, Any]], where: str) -> None:
     """Refuse a row's heads that are unknown or of another family, before any work."""
     known = [head for head, (families, _) in HEADS.items() if row.family in families]
     for name in of_row(row, heads):

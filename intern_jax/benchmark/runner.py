@@ -37,20 +37,20 @@ Ladder = Mapping[str, Mapping[str, Backbone]]
 UNSAFE = r"[^\w.+-]"  # in a file's name
 
 
-def check(cfg: Mapping[str, Any], stages: Sequence[str]) -> None:
-    """Refuse unknown rows, heads and stages, and fractions outside (0, 1], before any work."""
+def check(cfg: Mapping[str, Any], stages: Sequence[str], where: str) -> None:
+    """Refuse unknown rows, heads and stages, and fractions outside (0, 1], before any work; `where` names cfg."""
     for name in cfg["rows"]:
-        heads.check(suite.find(name), cfg["heads"])
+        heads.check(suite.find(name, where), cfg["heads"], where)
     for method, by_task in cfg.get("ladder", {}).items():
         for task, stage in by_task.items():
             if stage not in stages:
                 raise UserError(
-                    f"config.benchmark.ladder.{method}.{task}: no stage '{stage}'; "
+                    f"{where}.ladder.{method}.{task}: no stage '{stage}'; "
                     f"stages: {', '.join(stages)}"
                 )
     for fraction in (*cfg["fractions"], *cfg.get("scratch", {}).get("fractions", ())):
         if not 0 < fraction <= 1:
-            raise UserError(f"config.benchmark.fractions: {fraction} is outside (0, 1]")
+            raise UserError(f"{where}: fraction {fraction} is outside (0, 1]")
 
 
 def run(

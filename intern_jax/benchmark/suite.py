@@ -33,10 +33,10 @@ MINI = (
 ROWS = {row.name: row for row in (*gvb.ROWS, *MINI)}
 
 
-def find(name: str) -> Row:
-    """The row of that name, or a UserError that lists the names."""
+def find(name: str, where: str = "config") -> Row:
+    """The row of that name, or a UserError that lists the names; `where` is what has the field "rows"."""
     if name not in ROWS:
-        raise UserError(f"config.rows: no row '{name}'; known: {', '.join(sorted(ROWS))}")
+        raise UserError(f"{where}.rows: no row '{name}'; known: {', '.join(sorted(ROWS))}")
     return ROWS[name]
 
 

@@ -53,7 +53,7 @@ def csv(records: Sequence[Record]) -> str:
     writer = csv_lib.writer(out, lineterminator="\n")
     names = ("task", "family", "metric", "higher_is_better", "method", "fraction", "records")
     writer.writerow((*names, "mean", "sd", "test_standard_error", "n_train", "n_test"))
-    for rows in _grouped(records, "task", "method", "fraction").values():
+    for rows in _grouped(_by_head(records), "task", "method", "fraction").values():
         first, scores = rows[0], _values(rows, "score")
         writer.writerow(
             (
@@ -71,6 +71,7 @@ def csv(records: Sequence[Record]) -> str:
 
 def _rows(records: Sequence[Record]) -> list[list[str]]:
     """Header and rows of cells."""
+    records = _by_head(records)
     columns = _columns(records)
     cells = _grouped(records, "task", "method", "fraction")
     rows = []
@@ -86,6 +87,19 @@ def _rows(records: Sequence[Record]) -> list[list[str]]:
     named = [f"{method} {_percent(fraction)}" for method, fraction in columns]
     factors = [f"x labels, {m} {_percent(ADAPTED_FRACTION)}" for m in _adapted(records)]
     return [["task", "metric", "n test", *named, *factors], *rows]
+
+
+def _by_head(records: Sequence[Record]) -> list[Record]:
+    """Records whose method bears the head's name, where a method was scored with several heads."""
+    heads: dict[tuple[str, str], set[str]] = {}
+    for record in records:
+        heads.setdefault((record["family"], record["method"]), set()).add(record.get("head", ""))
+    return [
+        {**record, "method": f"{record['method']} {record['head']}"}
+        if len(heads[record["family"], record["method"]]) > 1
+        else record
+        for record in records
+    ]
 
 
 def _columns(records: Sequence[Record]) -> list[tuple[str, float]]:

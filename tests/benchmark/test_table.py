@@ -97,3 +97,20 @@ def test_markdown_and_csv_hold_the_same():
 def test_columns_line_up():
     lines = table_lib.table(RECORDS).splitlines()[:4]
     assert len({len(line) for line in lines}) == 1
+
+
+def test_a_method_of_several_heads_has_a_column_for_each():
+    made = [
+        record("emoji", "ours", 0.1, 50.0, head="sgd"),
+        record("emoji", "ours", 0.1, 60.0, head="knn"),
+    ]
+    made.append(record("rooms", "ours", 0.1, 0.5, head="panoptic", **DEPTH))
+    head, row, other = (
+        line.split("|") for line in table_lib.markdown(made).splitlines()[:4] if "---" not in line
+    )
+    found = dict(zip((cell.strip() for cell in head), (cell.strip() for cell in row), strict=True))
+    assert found["ours sgd 10%"] == "50.0 (0.5)" and found["ours knn 10%"] == "60.0 (0.5)"
+    assert (
+        dict(zip((c.strip() for c in head), (c.strip() for c in other), strict=True))["ours 10%"]
+        == "0.500 (0.020)"
+    )

@@ -1,6 +1,7 @@
 """The published linear probe's grid as one program, beside the same sweep in PyTorch a setting at a time.
 
-    python -m tools.bench.sweep --torch-python=PATH [--steps=10000] [--rounds=20] [--threads=2] [--out=FILE.json]
+    python -m tools.bench.sweep --torch-python=PATH [--steps=10000] [--rounds=20] [--threads=2] [--device=cpu|gpu]
+        [--out=FILE.json]
 
 18 settings (the published grid without learning rate 30), batches of 512 of 5,000 made features of 1280 dimensions, 100
 classes (`make`; the best settings get about three in four of 10,000 test rows right). Both sides start from the
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--side", choices=("ours", "torch"))
     parser.add_argument("--data", type=pathlib.Path)
@@ -65,7 +67,7 @@ def compare(args: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
     pythons = {"ours": sys.executable}
     if args.torch_python:
         pythons["torch"] = str(args.torch_python)
-    asked = [f"--{name}={getattr(args, name)}" for name in ("steps", "rounds", "threads")]
+    asked = [f"--{name}={getattr(args, name)}" for name in ("steps", "rounds", "threads", "device")]
     sides = {
         side: Turn(
             python,
@@ -152,7 +154,9 @@ def make(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def serve(args: argparse.Namespace) -> None:
     """A round is steps / rounds steps of all settings, answered by its seconds; the one after the last, accuracies."""
-    use_cores(args.threads)
+    if args.device == "cpu":
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        use_cores(args.threads)
     with np.load(args.data) as file:
         data = dict(file)
     part, accuracies, facts = {"ours": ours, "torch": torch_side}[args.side](data, args)
@@ -227,15 +231,19 @@ def torch_side(
     """The peer: one setting after another; runs in another environment, so nothing of this package is imported."""
     import torch
 
+    gpu = args.device == "gpu"
+    place, wait = ("cuda", torch.cuda.synchronize) if gpu else ("cpu", lambda: None)
     torch.set_num_threads(args.threads)
-    x, y = torch.from_numpy(data["x"]), torch.from_numpy(data["y"]).long()
-    order = torch.from_numpy(data["order"]).long()
+    x, y, order, kernel = (
+        torch.from_numpy(data[name]).to(place) for name in ("x", "y", "order", "kernel")
+    )
+    y, order = y.long(), order.long()
 
     def start(setting: np.ndarray) -> tuple[Any, Callable[[int], None]]:
         rate, decay, momentum = map(float, setting)
-        model = torch.nn.Linear(FEATURES, CLASSES)
+        model = torch.nn.Linear(FEATURES, CLASSES, device=place)
         with torch.no_grad():
-            model.weight.copy_(torch.from_numpy(data["kernel"]))
+            model.weight.copy_(kernel)
             model.bias.zero_()
         optimizer = torch.optim.SGD(model.parameters(), rate, momentum=momentum, weight_decay=decay)
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, data["drops"].tolist())
@@ -257,14 +265,16 @@ def torch_side(
     def part(number: int) -> None:
         for at in range(number * size, (number + 1) * size):
             runs[at // total][1](at % total)
+        wait()
 
     def accuracies() -> np.ndarray:
         with torch.no_grad():
-            logits = [model(torch.from_numpy(data["test_x"])).numpy() for model, _ in runs]
+            test_x = torch.from_numpy(data["test_x"]).to(place)
+            logits = [model(test_x).cpu().numpy() for model, _ in runs]
         return np.array([accuracy_of(found, data["test_y"]) for found in logits])
 
-    ones = torch.ones(CEILING, CEILING)
-    facts = {"ceiling": ceiling(lambda: torch.mm(ones, ones)), "torch": torch.__version__}
+    ones = torch.ones(CEILING, CEILING, device=place)
+    facts = {"ceiling": ceiling(lambda: (ones @ ones, wait())), "torch": torch.__version__}
     return part, accuracies, facts
 
 
