@@ -56,6 +56,7 @@ def segmentation() -> dict:
         "cfg": {
             "steps": 20_000,
             "batch_size": 16,
+            "checkpoint_every": 1000,
             "optim": {
                 "name": "sgd",
                 "learning_rate": 0.01,
@@ -85,6 +86,7 @@ def depth(size: tuple[int, int], nearest: float, farthest: float) -> dict:
         "cfg": {
             "steps": 20_000,
             "batch_size": 16,
+            "checkpoint_every": 1000,
             "optim": {
                 "name": "adamw",
                 "learning_rate": 5e-4,

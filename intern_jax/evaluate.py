@@ -126,6 +126,8 @@ def score_boxes(config: Any, workdir: str | os.PathLike, given: Sequence[str]) -
         if not found or row.family != "detection":
             known = [row.name for row in suite.gvb.ROWS if row.family == "detection"]
             raise UserError(f"--boxes={item}: write ROW=FILE.json, ROW one of {', '.join(known)}")
+        if not pathlib.Path(path).is_file():
+            raise UserError(f"--boxes={item}: no such file; give a JSON list of boxes")
         bench = runner.RowBench(
             row, settings, settings["seed"], runner.Recorder(records, versions()), None
         )

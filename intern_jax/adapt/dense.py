@@ -7,6 +7,7 @@ in batches of one shape, and are answered at their own size. Legend: B batch, H,
 
 import functools
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -34,7 +35,7 @@ from intern_jax.train.loop import Trainer
 from intern_jax.train.stage import Stage
 from intern_jax.train.state import TrainState
 
-_CFG = ("steps", "batch_size", "optim", "accumulate", "threads", "log_every")
+_CFG = ("steps", "batch_size", "optim", "accumulate", "threads", "log_every", "checkpoint_every")
 
 
 def _pixels(out: jax.Array, rows: Mapping[str, jax.Array]) -> jax.Array:
@@ -185,13 +186,15 @@ def train_dense(
     cfg: Mapping[str, Any],
     seed: int,
     mesh: jax.sharding.Mesh,
+    workdir: str | os.PathLike | None = None,
 ) -> DenseFit:
     """Train a dense head on every row of `source`, on the frozen backbone's maps of augmented crops.
 
     `head`: {"name": "deeplabv3" | "depth" | "panoptic", "settings": {...}}; a source's `depth_range` gives
     the depth decoder's limits where the settings do not. `transform`: a data transform's spec; its `short`
     and `long` also size the whole pictures of a test. `cfg`: steps, batch_size, optim (train/optim.py), and
-    where wanted accumulate, log_every, threads (of the data). configs/gvb.py has all three. Raises UserError for
+    where wanted accumulate, log_every, threads (of the data), checkpoint_every. configs/gvb.py has all three. With
+    `workdir` and checkpoint_every a fit that was killed goes on from its newest checkpoint. Raises UserError for
     settings that do not exist.
     """
     head = _checked_head(head, family, source)
@@ -208,8 +211,13 @@ def train_dense(
     )
     steps = cfg["steps"]
     every = cfg.get("log_every", max(steps // 20, 1))
+    fit = functools.partial(trainer.fit, stream, seed=seed, steps=steps, log_every=every)
     try:
-        made = trainer.fit(stream, seed=seed, steps=steps, log_every=every, optim=cfg["optim"])
+        made = fit(
+            optim=cfg["optim"],
+            workdir=workdir,
+            checkpoint_every=cfg.get("checkpoint_every") if workdir else None,
+        )
     finally:
         stream.close()
     whole = {name: transform.get(name) for name in ("short", "long")}

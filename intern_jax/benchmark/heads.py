@@ -12,6 +12,7 @@
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -61,6 +62,7 @@ class Task:
     num_classes: int
     seed: int
     mesh: jax.sharding.Mesh
+    folder: pathlib.Path | None = None  # of checkpoints, for a fit that takes long
 
 
 @dataclasses.dataclass
@@ -189,6 +191,7 @@ def _dense(task: Task) -> Fitted:
         cfg=settings["cfg"],
         seed=task.seed,
         mesh=task.mesh,
+        workdir=task.folder,
     )
 
     def summary(part: Part) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import logging
 import os
 import pathlib
 import re
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -48,6 +49,8 @@ def check(cfg: Mapping[str, Any], stages: Sequence[str], where: str) -> None:
                     f"{where}.ladder.{method}.{task}: no stage '{stage}'; "
                     f"stages: {', '.join(stages)}"
                 )
+    if not cfg["fractions"] or cfg["draws"] < 1:
+        raise UserError(f"{where}: give at least one of fractions, and draws of at least 1")
     for fraction in (*cfg["fractions"], *cfg.get("scratch", {}).get("fractions", ())):
         if not 0 < fraction <= 1:
             raise UserError(f"{where}: fraction {fraction} is outside (0, 1]")
@@ -95,9 +98,13 @@ class Recorder:
     def __init__(self, folder: pathlib.Path, versions: Mapping[str, str]):
         self.folder, self.versions = folder, dict(versions)
 
+    def unfinished(self, key: Mapping[str, Any]) -> pathlib.Path:
+        """A folder that the making of a record may leave things in, to go on from after a kill."""
+        return self.folder.parent / "unfinished" / _digest(key)[:16]
+
     def __call__(self, key: Mapping[str, Any], make) -> dict[str, Any]:
         """The record of `key`; `make()` computes what is not there yet."""
-        digest = config_lib.digest({**key, "version": __version__})
+        digest = _digest(key)
         names = ("task", "split", "method", "head", "fraction", "seed", "draw")
         label = "-".join(str(key[name]) for name in names if name in key)
         path = self.folder / f"{re.sub(UNSAFE, '_', label)}-{digest[:12]}.json"
@@ -107,7 +114,12 @@ class Recorder:
         record = {**key, **make(), "config_digest": digest, "versions": self.versions}
         record["seconds"] = round(time.time() - started, 2)
         write_json(path, record)
+        shutil.rmtree(self.unfinished(key), ignore_errors=True)
         return record
+
+
+def _digest(key: Mapping[str, Any]) -> str:
+    return config_lib.digest({**key, "version": __version__})
 
 
 @dataclasses.dataclass
@@ -164,8 +176,10 @@ class RowBench:
                 for fraction, draw in self._draws():
                     rows = self.subset(fraction, draw)
                     key = self._frozen_key(method, head, fraction, draw, seen.backbone)
-                    make = functools.partial(self._frozen_score, seen, head, rows, draw)
-                    records.append(self.record(key | self._rows_facts(rows), make))
+                    key |= self._rows_facts(rows)
+                    folder = self.record.unfinished(key)
+                    make = functools.partial(self._frozen_score, seen, head, rows, draw, folder)
+                    records.append(self.record(key, make))
         return records
 
     def _heads(self) -> Mapping[str, Any]:
@@ -215,9 +229,9 @@ class RowBench:
         return protocol.subset_digest(self.test.keys, np.arange(len(self.test)))
 
     def _frozen_score(
-        self, seen: "_Seen", head: str, rows: np.ndarray, draw: int
+        self, seen: "_Seen", head: str, rows: np.ndarray, draw: int, folder: pathlib.Path
     ) -> dict[str, Any]:
-        fitted = self.frozen_head(seen, head, rows, draw)
+        fitted = self.frozen_head(seen, head, rows, draw, folder)
         return fitted.summary(seen.test) | fitted.facts
 
     def _held_out_score(
@@ -226,8 +240,15 @@ class RowBench:
         fitted = self.frozen_head(seen, head, rows, 0)
         return fitted.summary(seen.train.take(held)) | fitted.facts
 
-    def frozen_head(self, seen: "_Seen", head: str, rows: np.ndarray, draw: int) -> heads.Fitted:
-        """Train one head on some of the needed training examples."""
+    def frozen_head(
+        self,
+        seen: "_Seen",
+        head: str,
+        rows: np.ndarray,
+        draw: int,
+        folder: pathlib.Path | None = None,
+    ) -> heads.Fitted:
+        """Train one head on some of the needed training examples; a long fit leaves checkpoints in `folder`."""
         held = None
         if self.row.family == "classification":
             keys, labels = self.train.keys, self.train.labels
@@ -244,6 +265,7 @@ class RowBench:
                 num_classes=self.num_classes,
                 seed=draw,
                 mesh=self.mesh,
+                folder=folder,
             )
         )
 

@@ -12,6 +12,7 @@ from intern_jax.__main__ import main
 from intern_jax.benchmark import suite
 from intern_jax.core.config import UserError, load_config
 from intern_jax.data.sources import Subset
+from intern_jax.train import loop
 
 
 def citypersons(root):
@@ -151,6 +152,31 @@ def test_a_run_goes_on_where_it_stopped_and_a_changed_backbone_is_scored_anew(da
     config.seed = 1
     evaluate.evaluate(config, tmp_path, init=TINY)
     assert len(records(tmp_path)) == 2 * len(before)
+
+
+def test_a_dense_fit_that_was_stopped_goes_on_to_the_same_score(data, tmp_path, monkeypatch):
+    config = short(data("nyuv2"), "nyuv2")
+    config.heads.nyuv2.depth.cfg.checkpoint_every = 8
+    evaluate.evaluate(config, tmp_path / "whole", init=TINY)
+    (whole,) = records(tmp_path / "whole")
+    steps = []
+    one = loop._Run._one
+
+    def stopped(self, state, step, batches):
+        steps.append(step)
+        if len(steps) == 14:
+            raise KeyboardInterrupt
+        return one(self, state, step, batches)
+
+    monkeypatch.setattr(loop._Run, "_one", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.evaluate(config, tmp_path / "stopped", init=TINY)
+    assert not records(tmp_path / "stopped")
+    evaluate.evaluate(config, tmp_path / "stopped", init=TINY)
+    assert steps[14] == 8  # from the checkpoint on
+    (found,) = records(tmp_path / "stopped")
+    assert found["score"] == whole["score"]
+    assert not any((tmp_path / "stopped/unfinished").iterdir())
 
 
 def test_lists_that_are_there_are_used(data, tmp_path):
