@@ -20,6 +20,7 @@ from intern_jax.report import gvb as page
 
 log = logging.getLogger(__name__)
 
+SHOWN = ("Up-G R50", "Up-G MN-B4", "Up-G MN-B15")  # the published rows that a run's own table shows
 GVB = {row.name for row in suite.gvb.ROWS}
 
 
@@ -52,11 +53,14 @@ def evaluate(
     ladder = {label: {"cls": found, "dense": found}}
     records = workdir / "records"
     runner.run(settings, ladder, settings.get("seed", 0), records, mesh, versions())
-    return tables([workdir])
+    return tables([workdir], SHOWN)
 
 
-def tables(folders: Sequence[str | os.PathLike], published: bool = True) -> str:
-    """The text of all records of the workdirs; also writes table.csv and table.html into the first."""
+def tables(folders: Sequence[str | os.PathLike], published: bool | Sequence[str] = True) -> str:
+    """The text of all records of the workdirs; also writes table.csv and table.html into the first.
+
+    `published`: which published rows the text shows; the files have all of them.
+    """
     below = [pathlib.Path(folder) / "records" for folder in folders]
     records = [record for folder in below for record in leaderboard.read_records(folder)]
     if not records:
@@ -65,8 +69,8 @@ def tables(folders: Sequence[str | os.PathLike], published: bool = True) -> str:
     out = pathlib.Path(folders[0])
     parts = []
     if len(mini) < len(records):
-        write_text(out / "table.csv", leaderboard.csv(records, published))
-        page.write_page(leaderboard.page_data(records, published), out / "table.html")
+        write_text(out / "table.csv", leaderboard.csv(records))
+        page.write_page(leaderboard.page_data(records), out / "table.html")
         parts.append(leaderboard.text(records, published))
     if mini:
         write_text(out / "mini.csv", mini_table.csv(mini))
@@ -132,4 +136,4 @@ def score_boxes(config: Any, workdir: str | os.PathLike, given: Sequence[str]) -
             row, settings, settings["seed"], runner.Recorder(records, versions()), None
         )
         bench.boxes(path, settings["label"] or pathlib.Path(path).stem)
-    return tables([workdir])
+    return tables([workdir], SHOWN)
