@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.core import meta
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from intern_jax.core.config import UserError
@@ -55,11 +56,16 @@ def make_mesh(
             f"config.mesh: data x fsdp x tensor = {'x'.join(map(str, shape))} does not fit "
             f"{len(devices)} devices; change a size or leave data at -1"
         )
-    if math.prod(shape) == len(devices):
-        return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
-    # A smaller mesh than the machine (a single device for a short fit): the first devices serve.
-    grid = np.array(devices[: math.prod(shape)]).reshape(shape)
-    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
+    types = (AxisType.Auto,) * 3
+    if math.prod(shape) < len(devices):
+        # A smaller mesh than the machine (a single device for a short fit): the first devices serve.
+        return Mesh(np.array(devices[: math.prod(shape)]).reshape(shape), AXES, axis_types=types)
+    try:
+        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+    except NotImplementedError:
+        # An axis that is no product of the torus's sides, such as 4 of 16 x 16, takes a part of one.
+        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        return Mesh(grid, AXES, axis_types=types)
 
 
 def shardings(mesh: Mesh, boxed: Any, spread: bool = False) -> Any:

@@ -417,12 +417,26 @@ def _only_sliced(computation: Computation, reduced: Instruction) -> bool:
 
 
 def _group(rest: str, partitions: int) -> int:
-    """Chips of a group: {{0,1},{2,3}}, or [groups,size]<=[...]; empty braces are all chips."""
+    """Chips of a group; empty braces are all chips.
+
+    It is written as {{0,1},{2,3}}, as [groups,size]<=[...], or by the axes of a mesh that it spans, some of them in
+    part: mesh['a'=64,'b'=4] {'b'}, mesh['a'=8], device_ids=(...) {'a':(2)4}.
+    """
     listed = re.search(r"replica_groups=\{\{([\d,]*)\}", rest)
     if listed:
         return len(listed[1].split(","))
+    meshed = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", rest)
+    if meshed:
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", meshed[1]))
+        spanned = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", meshed[2])
+        return math.prod(int(part or sizes[axis]) for axis, part in spanned)
     counted = re.search(r"replica_groups=\[(\d+),(\d+)\]<=", rest)
-    return int(counted[2]) if counted else partitions
+    if counted:
+        return int(counted[2])
+    other = re.search(r"replica_groups=(?!\{\})\S+", rest)
+    if other:
+        raise ValueError(f"{other[0].replace('=', ': ', 1)}: a form of groups that is not known")
+    return partitions
 
 
 def hbm_bytes(program: Program, computation: Computation, instruction: Instruction) -> float:

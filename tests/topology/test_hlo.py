@@ -233,3 +233,24 @@ def test_bytes_that_a_chip_sends_in_rings():
         "all-to-all": 700,
         "collective-permute": 800,
     }
+
+
+@pytest.mark.parametrize(
+    ("written", "chips"),
+    [
+        ("{{0,1,2},{3,4,5}}", 3),
+        ("[4,64]<=[64,4]T(1,0), dimensions={0}", 64),
+        ("{}", 256),
+        ("mesh['axis_0'=64,'axis_1'=1,'axis_2'=4] {'axis_2'}, dimensions={2}", 4),
+        ("mesh['axis_0'=4,'axis_1'=64], device_ids=([64,4]T(1,0)) {'axis_0','axis_1'}", 256),
+        ("mesh['axis_0'=4,'axis_1'=64], device_ids=([64,4]T(1,0)) {'axis_1'}, dim={0}", 64),
+        ("mesh['axis_0'=8,'axis_1'=4] {'axis_0':(2)4,'axis_1'}", 16),
+    ],
+)
+def test_the_chips_of_a_collective_in_every_form_they_are_written_in(written, chips):
+    assert hlo._group(f"%x), channel_id=7, replica_groups={written}, metadata={{}}", 256) == chips
+
+
+def test_groups_in_a_form_that_is_not_known_are_no_guess():
+    with pytest.raises(ValueError, match="replica_groups: spiral"):
+        hlo._group("%x), replica_groups=spiral<3>, dimensions={0}", 256)
