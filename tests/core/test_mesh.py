@@ -114,6 +114,18 @@ def test_one_device_serves():
     assert placed["cls"]["image"].sharding == mesh_lib.batch_sharding(mesh)
 
 
+def test_a_torus_whose_sides_do_not_make_the_mesh_is_split(monkeypatch):
+    """As jax.make_mesh answers for fsdp 64, tensor 4 on 16 x 16 chips."""
+
+    def refuse(*_, **__):
+        raise NotImplementedError("Failed to find assignment for logical_axis_index 2")
+
+    monkeypatch.setattr(jax, "make_mesh", refuse)
+    mesh = mesh_lib.make_mesh()
+    assert dict(mesh.shape) == {"data": len(jax.devices()), "fsdp": 1, "tensor": 1}
+    assert set(mesh.devices.flat) == set(jax.devices())
+
+
 def test_a_batch_that_does_not_divide():
     mesh = jax.sharding.AbstractMesh((2, 2, 2), mesh_lib.AXES)
     batch = {"cls": {"image": np.zeros((8, 1))}, "dense": {"image": np.zeros((6, 1))}}
