@@ -28,8 +28,7 @@ from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json
-from intern_jax.data.sample import CorruptSample
-from intern_jax.data.sources import Source
+from intern_jax.data.sources import Source, read_scored
 from intern_jax.version import __version__
 
 log = logging.getLogger(__name__)
@@ -232,11 +231,7 @@ class _Extractor:
         return _Batch(start, stop, {name: np.stack([r[name] for r in rows]) for name in rows[0]})
 
     def _row(self, index: int) -> Rows:
-        try:
-            return self.transform(self.source[index], np.random.default_rng(index))
-        except CorruptSample as fault:
-            # A scored set must be whole: a replacement would change the score unseen.
-            raise UserError(f"{fault}; repair or remove it") from fault
+        return self.transform(read_scored(self.source, index), np.random.default_rng(index))
 
     def _features(self, images: np.ndarray) -> dict[str, jax.Array]:
         missing = self.batch - len(images)

@@ -20,8 +20,8 @@ from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.data.dense_transforms import Size, bilinear, resized, whole_size
 from intern_jax.data.mixture import build_group
-from intern_jax.data.sample import IGNORE, CorruptSample, Sample
-from intern_jax.data.sources import Source
+from intern_jax.data.sample import IGNORE, Sample
+from intern_jax.data.sources import Source, read_scored
 from intern_jax.data.stream import Segment, Stream
 from intern_jax.losses.depth import silog
 from intern_jax.losses.segmentation import pixel_cross_entropy
@@ -152,7 +152,7 @@ class DenseFit:
         """(index, logits [H,W,K] or metres [H,W,1]) of every sample: `predict` before the choice of classes."""
         waiting: dict[Size, list[tuple[int, Size, np.ndarray]]] = {}
         for index in range(len(source)):
-            image = _sample(source, index)["image"]
+            image = read_scored(source, index)["image"]
             size = whole_size(image.shape[:2], **self.whole)
             rows = waiting.setdefault(size, [])
             rows.append((index, image.shape[:2], resized(image, size)))
@@ -274,14 +274,6 @@ def _classes(logits: np.ndarray) -> np.ndarray:
     return logits.argmax(axis=-1).astype(np.uint8)
 
 
-def _sample(source: Source | list[Sample], index: int) -> Sample:
-    try:
-        return source[index]
-    except CorruptSample as fault:
-        # A scored set must be whole: a replacement would change the score unseen.
-        raise UserError(f"{fault}; repair or remove it") from fault
-
-
 # --- statistics of a test -------------------------------------------------------------------------
 
 
@@ -297,7 +289,7 @@ def statistics(
     of_one = {"segmentation": _confusion, "depth": _sums}[family]
     made: dict[int, np.ndarray] = {}
     for index, prediction in predictions:
-        made[index] = of_one(prediction, _sample(source, index), source, num_classes)
+        made[index] = of_one(prediction, read_scored(source, index), source, num_classes)
     missing = set(range(len(source))) - made.keys()
     if missing:
         raise UserError(f"{source.name}: no prediction of sample {min(missing)}; predict all")

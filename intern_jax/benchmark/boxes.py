@@ -17,6 +17,7 @@ import numpy as np
 
 from intern_jax.benchmark.row import Row
 from intern_jax.core.config import UserError
+from intern_jax.data.sample import CorruptSample
 from intern_jax.metrics import detection, miss_rate, wider
 from intern_jax.metrics.detection import Detections, Objects
 
@@ -107,7 +108,10 @@ def _label(entry: Mapping[str, Any], classes: tuple[str, ...], where: str) -> in
 
 def _objects(source: Any) -> tuple[Objects, dict[str, np.ndarray]]:
     """All objects of a source, and the other columns that its measure needs."""
-    each = [source.objects(i) for i in range(len(source))]
+    try:
+        each = [source.objects(i) for i in range(len(source))]
+    except CorruptSample as fault:
+        raise UserError(f"{fault}; repair or remove it") from fault
     column = {
         name: np.concatenate([found[name] for found in each]) if each else np.zeros(0)
         for name in each[0]

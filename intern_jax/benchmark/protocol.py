@@ -13,11 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from intern_jax.adapt.probe import HELD_SHARE, LABELS_A_CLASS
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_text
-
-LABELS_A_CLASS = 5  # from here on, on average, hyper-parameters are chosen on held-out labels
-HELD_SHARE = 0.2
 
 
 def ranked(keys: Sequence[str], seed: int | str) -> np.ndarray:

@@ -177,7 +177,7 @@ class _Metered(io.BytesIO):
 
 def _pixels(data: bytes, where: str) -> np.ndarray:
     if data.startswith(PNG_MAGIC):
-        _check_png(data, where)
+        check_png(data, where)
     file = _Metered(data, where)
     with Image.open(file, formats=FORMATS) as im:
         file.head = None
@@ -189,7 +189,7 @@ def _pixels(data: bytes, where: str) -> np.ndarray:
         return lend(_as_rgb(_upright(im)))
 
 
-def _check_png(data: bytes, where: str) -> None:
+def check_png(data: bytes, where: str) -> None:
     """Compare every chunk's checksum; Pillow leaves out those of the pixels."""
     view, at = memoryview(data), len(PNG_MAGIC)
     for _ in range(MAX_READS):

@@ -16,10 +16,18 @@ from intern_jax.core.config import UserError
 from intern_jax.data.array_record_source import ArrayRecordSource, pick_keys
 from intern_jax.data.image_ops import decode
 from intern_jax.data.replacing import Replacing
-from intern_jax.data.sample import Sample
+from intern_jax.data.sample import CorruptSample, Sample
 from intern_jax.data.tfds_source import TfdsSource
 
-__all__ = ["ArrayRecordSource", "ImageFolder", "Replacing", "Source", "Subset", "TfdsSource"]
+__all__ = [
+    "ArrayRecordSource",
+    "ImageFolder",
+    "Replacing",
+    "Source",
+    "Subset",
+    "TfdsSource",
+    "read_scored",
+]
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -40,6 +48,17 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...
+
+
+def read_scored(source: Source | Sequence[Sample], index: int) -> Sample:
+    """A sample of a set that is scored, which must be whole: a replacement would change the score unseen.
+
+    Raises UserError for a corrupt one.
+    """
+    try:
+        return source[index]
+    except CorruptSample as fault:
+        raise UserError(f"{fault}; repair or remove it") from fault
 
 
 class Subset:

@@ -28,8 +28,8 @@ from intern_jax.core.config import UserError
 from intern_jax.data import image_ops
 from intern_jax.data import tokenizer as tokenizer_lib
 from intern_jax.data.image_ops import Background, Look, Window
-from intern_jax.data.sample import IGNORE, CorruptSample, Sample
-from intern_jax.data.sources import Source
+from intern_jax.data.sample import IGNORE, Sample
+from intern_jax.data.sources import Source, read_scored
 
 Row = dict[str, np.ndarray]
 Pair = tuple[float, float]
@@ -216,11 +216,7 @@ def eval_arrays(
         raise UserError(f"{source.name}: no samples; nothing to evaluate")
 
     def row(index: int) -> Row:
-        try:
-            return transform(source[index], np.random.default_rng(index))
-        except CorruptSample as fault:
-            # A scored set must be whole: a replacement would change the score unseen.
-            raise UserError(f"{fault}; repair or remove it") from fault
+        return transform(read_scored(source, index), np.random.default_rng(index))
 
     first = row(0)
     out = {

@@ -358,16 +358,3 @@ def _grid(
     for axis in axes[count:]:
         axis.set_visible(False)
     return figure, axes[:count]
-
-
-def _grid(
-    count: int, columns: int, height: float, top: float = 0.0
-) -> tuple[Figure, Sequence[Axes]]:
-    columns = min(columns, count)
-    rows = math.ceil(count / columns)
-    width = {1: 5.5, 4: 12.0}.get(columns, 10.5)
-    figure = Figure(figsize=(width, rows * height + top), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis in axes[count:]:
-        axis.set_visible(False)
-    return figure, axes[:count]
