@@ -28,13 +28,12 @@ import os
 import pathlib
 import statistics
 import sys
-import time
 import types
 from collections.abc import Callable
 from typing import Any
 
 from intern_jax.core import memory
-from tools.bench.turns import Turn, answer, rate_of_calls, use_cores
+from tools.bench.turns import Turn, answer, rate_of, rate_of_calls, use_cores
 
 CLASSES, RATE = 1000, 1e-4
 BATCHES = {"cpu": {224: 16, 64: 64}, "gpu": {"mn_b4": 256, "mn_b15": 32, "vit_b_16": 256}}
@@ -167,17 +166,6 @@ def serve(args: argparse.Namespace) -> None:
     step, facts = make(name, size, args.mode == "train", args)
     step()
     answer(facts, lambda seconds: rate_of_calls(step, seconds, args.batch))
-
-
-def rate_of(side: int, multiply: Callable[[], Any]) -> float:
-    """FLOPs a second of a product of two side x side matrices, the best of ten."""
-    multiply()
-    times = []
-    for _ in range(10):
-        started = time.perf_counter()
-        multiply()
-        times.append(time.perf_counter() - started)
-    return 2 * side**3 / min(times)
 
 
 def ours(name: str, size: int, train: bool, args: argparse.Namespace) -> tuple[Callable, dict]:

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from tools.bench.turns import Turn, answer, use_cores
+from tools.bench.turns import Turn, answer, rate_of, use_cores
 
 ROWS, TEST_ROWS, FEATURES, CLASSES, BATCH, SEED = 5000, 10_000, 1280, 100, 512, 0
 CEILING = 2048
@@ -174,17 +174,6 @@ def serve(args: argparse.Namespace) -> None:
     answer(facts, round_of)
 
 
-def ceiling(multiply: Callable[[], Any]) -> float:
-    """FLOPs a second of a product of two CEILING x CEILING matrices, the best of ten."""
-    multiply()
-    times = []
-    for _ in range(10):
-        started = time.perf_counter()
-        multiply()
-        times.append(time.perf_counter() - started)
-    return 2 * CEILING**3 / min(times)
-
-
 def accuracy_of(logits: np.ndarray, y: np.ndarray) -> float:
     """Percent right."""
     return 100.0 * float((logits.argmax(1) == y).mean())
@@ -218,7 +207,7 @@ def ours(data: dict[str, np.ndarray], args: argparse.Namespace) -> tuple[Callabl
 
     ones, product = jnp.ones((CEILING, CEILING)), jax.jit(jnp.matmul)
     facts = {
-        "ceiling": ceiling(lambda: product(ones, ones).block_until_ready()),
+        "ceiling": rate_of(CEILING, lambda: product(ones, ones).block_until_ready()),
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
     }
@@ -274,7 +263,7 @@ def torch_side(
         return np.array([accuracy_of(found, data["test_y"]) for found in logits])
 
     ones = torch.ones(CEILING, CEILING, device=place)
-    facts = {"ceiling": ceiling(lambda: (ones @ ones, wait())), "torch": torch.__version__}
+    facts = {"ceiling": rate_of(CEILING, lambda: (ones @ ones, wait())), "torch": torch.__version__}
     return part, accuracies, facts
 
 

@@ -64,6 +64,17 @@ def rate_of_calls(call: Callable[[], Any], seconds: float, made: int = 1) -> flo
     return done / (time.perf_counter() - started)
 
 
+def rate_of(side: int, multiply: Callable[[], Any]) -> float:
+    """FLOPs a second of a product of two side x side matrices, the best of ten."""
+    multiply()
+    times = []
+    for _ in range(10):
+        started = time.perf_counter()
+        multiply()
+        times.append(time.perf_counter() - started)
+    return 2 * side**3 / min(times)
+
+
 def answer(facts: Mapping[str, Any], rate: Callable[[float], float]) -> None:
     """Say the facts, then answer each line of seconds by a rate, until there is none."""
     print(json.dumps(facts), flush=True)

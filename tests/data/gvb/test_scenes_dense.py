@@ -19,21 +19,6 @@ from intern_jax.data.sources import Source
 ROWS = ("voc2012_seg", "kitti", "nyuv2")
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A root with the three sets; not to be changed."""
-    root = tmp_path_factory.mktemp("gvb")
-    for row in ROWS:
-        make.MAKERS[row](root)
-    return root
-
-
-@pytest.fixture
-def root(made, tmp_path):
-    """A copy of `made` to damage."""
-    return shutil.copytree(made, tmp_path / "gvb")
-
-
 def refused(row, root, split, *said):
     with pytest.raises(UserError) as error:
         READERS[row].read(root, split)

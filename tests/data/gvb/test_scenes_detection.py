@@ -18,21 +18,6 @@ from intern_jax.data.sources import Source, TfdsSource
 ROWS = ("voc07_12", "wider_face", "citypersons")
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A root with the three sets; not to be changed."""
-    root = tmp_path_factory.mktemp("gvb")
-    for row in ROWS:
-        make.MAKERS[row](root)
-    return root
-
-
-@pytest.fixture
-def root(made, tmp_path):
-    """A copy of `made` to damage."""
-    return shutil.copytree(made, tmp_path / "gvb")
-
-
 def boxes_of(seed):
     return np.float32([[s.x1, s.y1, s.x2, s.y2] for s in make.shapes(seed)])
 
