@@ -27,7 +27,7 @@ class Writer:
     soon as there is room.
     """
 
-    def __init__(self, folder: pathlib.Path | None, start: int):
+    def __init__(self, folder: pathlib.Path | None, start: int | None = None):
         self.history: list[dict[str, float]] = []
         self.path = self.file = self.board = None
         self._failing = False
@@ -35,7 +35,8 @@ class Writer:
             return
         self.path = folder / "metrics.jsonl"
         self.history = _read(self.path)
-        self.cut(start)
+        if start is not None:
+            self.cut(start)
 
     def cut(self, step: int) -> None:
         """Forget the rows of steps after `step`."""
