@@ -84,7 +84,8 @@ def format_of(function: Any) -> int:
     """The format that `formatted` stated of a function or class, bound or not; 1 where it stated none."""
     while isinstance(function, functools.partial):
         function = function.func
-    return getattr(function, "format", 1)
+    number = getattr(function, "format", 1)
+    return number if isinstance(number, int) else 1  # a user's class may have another `format`
 
 
 def load_config(spec: str | os.PathLike[str]) -> ml_collections.ConfigDict:
