@@ -18,7 +18,7 @@ _above: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("above"
 def held_still(regex: str) -> Iterator[None]:
     """BatchNorms whose path the regex matches from its start normalise by running statistics, which stay as they are.
 
-    A path is the module's names joined by "/": "backbone/" holds a whole backbone, "" nothing. Scale and
+    A path is the module's names, each with a "/" behind it: "backbone/" holds a whole backbone, "" nothing. Scale and
     bias still learn. Raises UserError for what is no regular expression.
     """
     try:
@@ -52,4 +52,5 @@ def any_held() -> bool:
 def is_held(path: Sequence[str]) -> bool:
     """Whether the BatchNorm at this path, names from the applied module down, is held still."""
     pattern = _still.get()
-    return pattern is not None and bool(pattern.match("/".join((*_above.get(), *path))))
+    name = "/".join((*_above.get(), *path))
+    return pattern is not None and bool(pattern.match(f"{name}/"))

@@ -68,7 +68,7 @@ class ImageText(nn.Module):
 
     def texts(self, tokens: jax.Array) -> jax.Array:
         """Embed tokens [B,L] as [B,D], not yet of unit length."""
-        return self.text(tokens).astype(jnp.float32)
+        return self.text(tokens)
 
     def __call__(
         self,

@@ -15,10 +15,11 @@ import threading
 import time
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint import checkpoint_managers as managers
 
 from intern_jax.core import config as config_lib
 from intern_jax.core import digests, hosts
@@ -40,6 +41,14 @@ SAVE_SECONDS = 600
 FAILED_SECONDS = 10
 
 
+class _Saved(NamedTuple):
+    """A checkpoint as Orbax's policies see it."""
+
+    step: int
+    metrics: None = None
+    time: None = None
+
+
 class Damaged(Exception):
     """A checkpoint that cannot be used, and why."""
 
@@ -52,7 +61,9 @@ class Checkpoints:
 
     def __init__(self, folder: pathlib.Path, keep: int, keep_every: int | None = None):
         self.folder = folder.resolve()
-        self.keep, self.keep_every = keep, keep_every
+        newest, every = managers.LatestN(keep), managers.EveryNSteps(keep_every or 0)
+        policies = [newest, every] if keep_every else [newest]
+        self._kept = managers.AnyPreservationPolicy(policies)
         self.failed = 0
         self._under_way: int | None = None
         self._checkpointer = self._new_checkpointer()
@@ -198,16 +209,21 @@ class Checkpoints:
     def _prune(self) -> None:
         if not hosts.is_main():
             return
-        for step in self._on_disk()[: -self.keep]:
-            if not self.keep_every or step % self.keep_every:
-                # Renamed first: a kill in the middle then leaves no half step under a step's name.
-                gone = _free(self.folder, f"deleting-{step}")
-                try:
-                    (self.folder / str(step)).rename(gone)
-                except OSError as error:
-                    log.warning("%s: cannot be deleted (%s)", self.folder / str(step), error)
-                else:
-                    shutil.rmtree(gone, ignore_errors=True)
+        steps = [_Saved(step) for step in self._on_disk()]
+        kept = self._kept.should_preserve(steps, context=managers.PreservationContext())
+        for saved, keep in zip(steps, kept, strict=True):
+            if not keep:
+                self._delete(saved.step)
+
+    def _delete(self, step: int) -> None:
+        # Renamed first: a kill in the middle then leaves no half step under a step's name.
+        gone = _free(self.folder, f"deleting-{step}")
+        try:
+            (self.folder / str(step)).rename(gone)
+        except OSError as error:
+            log.warning("%s: cannot be deleted (%s)", self.folder / str(step), error)
+        else:
+            shutil.rmtree(gone, ignore_errors=True)
 
     def _set_aside(self, step: int, why: str) -> None:
         if hosts.is_main():
