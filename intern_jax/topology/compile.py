@@ -25,8 +25,9 @@ from intern_jax.core import tree
 from intern_jax.core.config import UserError
 from intern_jax.data.stream import Stream
 from intern_jax.topology import chips, hlo
-from intern_jax.train import loop, meter, optim, settings
+from intern_jax.train import meter, optim, settings
 from intern_jax.train import state as state_lib
+from intern_jax.train.programs import Programs
 from intern_jax.train.stage import Stage
 
 # What the compiler says where a program needs more than a chip has.
@@ -128,8 +129,8 @@ def compile_step(
     settings.check(cfg)
     cfg = settings.DEFAULTS | dict(cfg)
     mesh_lib.check_batch(mesh, batch, cfg["accumulate"])
-    programs = loop.Programs.build(stage, optim.build(cfg["optim"]), cfg, mesh, batch)
-    arguments = _arguments(stage, programs, mesh, batch)
+    programs = Programs.build(stage, cfg, mesh, batch)
+    arguments = _arguments(stage, programs, mesh, batch, list(optim.groups(cfg["optim"])))
     started = time.monotonic()
     lowered = programs.step.lower(*arguments)
     between = time.monotonic()
@@ -156,7 +157,9 @@ def compile_step(
     )
 
 
-def _arguments(stage: Stage, programs: loop.Programs, mesh: jax.sharding.Mesh, batch: Any) -> tuple:
+def _arguments(
+    stage: Stage, programs: Programs, mesh: jax.sharding.Mesh, batch: Any, groups: Sequence[str]
+) -> tuple:
     """The step's arguments (train/loop.py: _Run._arguments) without their values."""
     everywhere = mesh_lib.replicated(mesh)
     frozen = jax.tree.map(_abstract, state_lib.unbox(stage.frozen), programs.frozen)
@@ -167,7 +170,7 @@ def _arguments(stage: Stage, programs: loop.Programs, mesh: jax.sharding.Mesh, b
         frozen,
         jax.tree.map(lambda x: _abstract(x, rows), batch),
         _abstract(key, everywhere),
-        jax.ShapeDtypeStruct((), jnp.float32, sharding=everywhere),
+        {name: jax.ShapeDtypeStruct((), jnp.float32, sharding=everywhere) for name in groups},
     )
 
 

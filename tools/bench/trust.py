@@ -52,8 +52,8 @@ def main() -> None:
         for name, trainer in trainers.items():
             programs = trainer._programs_for(stream.batch_at(0))
             state = programs.init(keys.key_for(0, "init"))
-            rate = optim.learning_rate(entry["train"]["optim"], entry["train"]["steps"], 10)
-            runs[name] = [programs.step, state, (trainer.frozen, batch, keys.key_for(0), rate)]
+            rates = optim.learning_rates(entry["train"]["optim"], entry["train"]["steps"], 10)
+            runs[name] = [programs.step, state, (trainer.frozen, batch, keys.key_for(0), rates)]
     times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(args.rounds + 1):
         for name, run in runs.items():
