@@ -13,8 +13,8 @@ and measures: images per second over `seconds` after a warm-up of a quarter; `st
 to its first batch; `again`, seconds from an end of reading to the first batch of another step, as after a roll-back;
 `memory`, the proportional set size of the process and its workers in MiB. Figures are medians over rounds, with the
 interquartile range of images per second; `ratio` is the median over rounds of ours / grain. Then, once: batches of a
-step under other numbers of workers, and what happens when a
-process is killed or told to end.
+step under other numbers of workers, the state of Grain's iterator under another number, an error that cannot be
+pickled, and what happens when a process is killed or told to end.
 """
 
 import argparse
@@ -28,6 +28,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -302,6 +303,54 @@ def signalled_workers(args: argparse.Namespace) -> dict[str, Any]:
         side.close()
 
 
+def unpicklable_error(args: argparse.Namespace) -> dict[str, Any]:
+    """A transform raises an error that no pipe can carry: does it reach the step that asked for it?"""
+    source = {"fn": "intern_jax.data.embedded:load", "name": "fashion_pool"}
+    transform = {"fn": "tools.bench.grain_dataset:failing", "size": 8}
+    group = {"sources": [source], "batch_size": 8, "transform": transform}
+    side = SIDES[args.side]({"cls": group}, args.workers)
+    # As a daemon: the wait for a batch that never comes cannot be ended.
+    caught: list[dict[str, Any]] = []
+    thread = threading.Thread(target=_read_to_error, args=(side, caught), daemon=True)
+    thread.start()
+    thread.join(WAIT)
+    print(json.dumps(caught[0] if caught else {"error": None}), flush=True)
+    for pid in side.pids():
+        os.kill(pid, signal.SIGKILL)
+    os._exit(0)
+
+
+def _read_to_error(side: Any, caught: list[dict[str, Any]]) -> None:
+    started = time.perf_counter()
+    try:
+        batches = side.iterate(0)
+        while True:
+            next(batches)
+    except Exception as error:
+        seconds = round(time.perf_counter() - started, 2)
+        caught.append({"error": f"{type(error).__name__}: {error}", "seconds": seconds})
+
+
+def state(args: argparse.Namespace) -> dict[str, str]:
+    """What a checkpoint keeps of the data's position, read back with another number of workers."""
+    if args.side == "ours":
+        return {"kept": "the step"}
+    groups = groups_of(args)
+    batches = Grain(groups, 2).iterate(FIRST)
+    next(batches)
+    kept = batches.get_state()
+    batches.close()
+    other = Grain(groups, 1).iterate(FIRST)
+    try:
+        other.set_state(kept)
+        next(other)
+        return {"kept": "a state that is read back"}
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"[:120]}
+    finally:
+        other.close()
+
+
 def hold(args: argparse.Namespace) -> list[int]:
     """Read a batch, say who the workers are, and wait to be killed."""
     side = SIDES[args.side](groups_of(args), args.workers)
@@ -338,10 +387,15 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
-ONCE = ("resume", "killed_worker", "signalled_workers", "killed_trainer")
+ONCE = (
+    *("resume", "state", "unpicklable_error"),
+    *("killed_worker", "signalled_workers", "killed_trainer"),
+)
 ACTS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "measure": measure,
     "resume": resume,
+    "state": state,
+    "unpicklable_error": unpicklable_error,
     "killed_worker": killed_worker,
     "signalled_workers": signalled_workers,
     "killed_trainer": killed_trainer,
