@@ -7,9 +7,10 @@ both have it: nothing is left behind, however a process ends. A worker ends when
 none outlives a killed trainer; Ctrl-C and SIGTERM, which a terminal or a scheduler sends to all
 processes of a run, are the trainer's to act on.
 
-Not Grain's mp_prefetch: its position is the state of an iterator that depends on the number of
-workers; and in 0.2.18 its workers live on when the trainer is killed, and an exception that cannot
-be pickled leaves the trainer waiting for ever.
+Not Grain's mp_prefetch: it makes as many images per second and is ready as soon (BENCHMARKS.md), but in 0.2.18 its
+workers live on when the trainer is killed, die of the SIGTERM that a scheduler sends to all processes, before the
+trainer has saved, and an exception that cannot be pickled leaves the trainer waiting for ever; another step, as after
+a roll-back, starts new processes. tests/data/test_grain_workers.py shows each, to see when a newer Grain does not.
 """
 
 import contextlib

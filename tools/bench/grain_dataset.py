@@ -1,0 +1,45 @@
+"""What Grain's worker processes can open, for workers.py: a stream's groups as a grain.MapDataset; a failing transform.
+
+In a module of its own: what a spawned process unpickles is imported there by its module's name.
+"""
+
+import sys
+import threading
+from typing import Any
+
+import grain
+import numpy as np
+
+from intern_jax.data.mixture import Groups
+from intern_jax.data.sample import Sample
+from intern_jax.data.transforms import Row, classification
+
+
+class FromConfig(grain.MapDataset):
+    """Item i is the batch {group: {field: rows}} of step i; its sources open where the first is read."""
+
+    def __init__(self, groups: dict[str, Any], seed: int):
+        super().__init__()
+        self._groups, self._seed, self._opened = groups, seed, None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._groups, self._seed)
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        if self._opened is None:
+            self._opened = Groups(self._groups)
+        return self._opened.batch(self._seed, None, index)
+
+
+def failing(sample: Sample, rng: np.random.Generator, size: int) -> Row:
+    """A view; of class 1, of which no source's first sample is, an error that holds what cannot be pickled."""
+    if sample["label"] == 1:
+        error = RuntimeError("cannot go on")
+        error.lock = threading.Lock()
+        raise error
+    return classification(sample, rng, size=size)
