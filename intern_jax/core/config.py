@@ -68,6 +68,27 @@ def bind(spec: Mapping[str, Any]) -> Callable[..., Any]:
     return functools.partial(function, **arguments)
 
 
+def formatted(number: int) -> Callable[[Any], Any]:
+    """A decorator that states the format of a function's or class's results; raise it when they change.
+
+    What is kept under a key that holds the number (a stage's result, cached features) is then computed anew.
+    """
+
+    def mark(function: Any) -> Any:
+        function.format = number
+        return function
+
+    return mark
+
+
+def format_of(function: Any) -> int:
+    """The format that `formatted` stated of a function or class, bound or not; 1 where it stated none."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    number = getattr(function, "format", 1)
+    return number if isinstance(number, int) else 1  # a user's class may have another `format`
+
+
 def load_config(spec: str | os.PathLike[str]) -> ml_collections.ConfigDict:
     """The config that a file's get_config() makes; a shipped one has a name ("quickstart").
 
