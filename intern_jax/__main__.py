@@ -27,8 +27,13 @@ class _Parser(argparse.ArgumentParser):
 
 
 def program() -> NoReturn:
-    """What the shell starts: `main` in a process with huge pages, where they can be had."""
+    """What the shell starts: `main` in a process with huge pages, where they can be had.
+
+    The installed script finds modules in the working directory, as `python -m intern_jax` does.
+    """
     memory.restart_with_huge_pages()
+    if "" not in sys.path:
+        sys.path.insert(0, "")
     sys.exit(main())
 
 

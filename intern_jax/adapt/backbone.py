@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,11 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import intern_jax
+from intern_jax.core import config as config_lib
 from intern_jax.core import tree
 from intern_jax.core.config import UserError
-from intern_jax.models import zoo
+from intern_jax.models import own, zoo
+from intern_jax.models.backbone import Same
 from intern_jax.ops.images import MEAN, STD, normalise
 from intern_jax.train.state import unbox
+from intern_jax.weights.folder import NeedsFunction
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
@@ -70,7 +73,11 @@ class Backbone:
         self, images: jax.Array, task: str, outputs: tuple[str, ...]
     ) -> dict[str, jax.Array]:
         """Chosen outputs of uint8 images [B,S,S,3], in eval mode; compiled once a (spec, task, shape)."""
-        run = _features(_Same(self.build()), task, outputs, tuple(self.mean), tuple(self.std))
+        module = self.build()
+        branches = getattr(module, "branches", (task,))
+        if task not in branches:
+            raise UserError(f"{self.name}: no branch {task!r}; it has {', '.join(branches)}")
+        run = _features(Same(module), task, outputs, tuple(self.mean), tuple(self.std))
         return run(self.variables, images)
 
     def build(self) -> Any:
@@ -94,17 +101,35 @@ class Backbone:
         return {path.replace("/", "/backbone/", 1): value for path, value in flat.items()}
 
 
-def start(init: str | os.PathLike | None, seed: int = 0) -> tuple[Backbone, int]:
+def start(
+    init: str | os.PathLike | None, seed: int = 0, backbone: str | Callable[..., Any] | None = None
+) -> tuple[Backbone, int]:
     """The backbone to start from and the side in pixels of the pictures that it was trained on.
 
     `init`: a model folder, a zoo name (weights drawn by `seed`), or None for the weights that ship with the package.
+    `backbone`: for a folder whose network is its author's own, its function or class, or "my_module:Net".
     """
     if init is not None and str(init) in zoo.VARIANTS:
         return dataclasses.replace(Backbone.random({"name": str(init)}, seed), name=str(init)), 32
-    model = intern_jax.load(init)
+    function = config_lib.resolve(backbone) if isinstance(backbone, str) else backbone
+    try:
+        model = intern_jax.load(init, function)
+    except NeedsFunction as error:
+        raise UserError(
+            f"{init}: its backbone is its author's own, {error.name!r}; adapt takes it by --backbone=MODULE:NET, "
+            "benchmark by --backbone=MODULE:FUNCTION (in place of --init) of a function that returns "
+            f"intern_jax.adapt.backbone.start({str(init)!r}, backbone=NET)[0]"
+        ) from None
     name = "default" if init is None else pathlib.Path(init).resolve().name
     pictures = {key: model.info[key] for key in ("mean", "std")}
-    return Backbone(model.backbone, model.backbone_variables, name, **pictures), model.canvas
+    spec = model.backbone
+    if function is not None and "own" in spec:
+        # By the name that the caller gave, and never by the folder's.
+        spec = {"fn": backbone if isinstance(backbone, str) else own.name_of(function)} | {
+            key: value for key, value in spec.items() if key != "own"
+        }
+    made = Backbone(spec, model.backbone_variables, name, **pictures, module=model.network)
+    return made, model.canvas
 
 
 def _frozen(spec: Mapping[str, Any]) -> str:
@@ -113,24 +138,11 @@ def _frozen(spec: Mapping[str, Any]) -> str:
 
 @functools.lru_cache
 def _module(spec: str) -> Any:
-    return zoo.build(json.loads(spec))
-
-
-class _Same:
-    """A module as the key of a cache: itself and no other (not all modules can be hashed)."""
-
-    def __init__(self, module: Any):
-        self.module = module
-
-    def __hash__(self) -> int:
-        return id(self.module)
-
-    def __eq__(self, other: Any) -> bool:
-        return self.module is other.module
+    return zoo.from_config(json.loads(spec))
 
 
 @functools.lru_cache
-def _features(same: _Same, task: str, outputs: tuple[str, ...], mean: tuple, std: tuple):
+def _features(same: Same, task: str, outputs: tuple[str, ...], mean: tuple, std: tuple):
     @jax.jit
     def apply(variables, images):
         x = normalise(images, mean, std)

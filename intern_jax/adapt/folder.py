@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ def adapt_folder(
     l2: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0),
     flip: bool = True,
     seed: int = 0,
+    backbone: str | Callable[..., Any] | None = None,
 ) -> dict[str, Any]:
     """Learn the classes of DIR/<class>/*.jpg from a model folder's backbone, and save a model folder.
 
@@ -41,13 +43,14 @@ def adapt_folder(
     `method`: "probe" (frozen backbone, linear head by L-BFGS) or "finetune" (all weights, `steps` of
     `batch_size` at `learning_rate`). A `validation` share of each class is held out and scored with a 95%
     Wilson interval; the saved probe is fitted on the training part only, so the score is that model's.
+    `backbone`: "my_module:Net", or that function, where init's network is its author's own.
     """
     if method not in ("probe", "finetune"):
         raise UserError(f"method: no '{method}'; use probe or finetune")
     if not 0 < validation < 1:
         raise UserError(f"validation: {validation} is outside (0, 1); 0.2 holds out a fifth")
     source = ImageFolder(data)
-    backbone, default_canvas = start(init, seed)
+    backbone, default_canvas = start(init, seed, backbone)
     canvas = canvas or default_canvas
     train, held = _split(source, validation, seed)
     log.info(
@@ -94,6 +97,7 @@ def adapt_folder(
         std=backbone.std,
         classes=source.classes,
         provenance=summary,
+        network=backbone.module,
     )
     return {**summary, "model": str(out)}
 

@@ -16,6 +16,7 @@ import inspect
 import json
 import os
 import pathlib
+import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -89,7 +90,12 @@ def format_of(function: Any) -> int:
 
 
 def load_config(spec: str | os.PathLike[str]) -> ml_collections.ConfigDict:
-    """The config that a file's get_config() makes; a shipped one has a name ("quickstart")."""
+    """The config that a file's get_config() makes; a shipped one has a name ("quickstart").
+
+    The file's folder is put first on sys.path (as Python does for a script), so that the config can name
+    "my_module:function" of a module beside it, however the program was started. Processes that make
+    batches are spawned with this sys.path.
+    """
     path = pathlib.Path(spec)
     if path.suffix != ".py":
         path = shipped_configs() / f"{spec}.py"
@@ -99,6 +105,7 @@ def load_config(spec: str | os.PathLike[str]) -> ml_collections.ConfigDict:
             raise UserError(f"--config={spec}: no shipped config of that name; {near}")
     if not path.is_file():
         raise UserError(f"--config={spec}: no such file; give a path or a shipped name")
+    _make_importable(path.resolve().parent)
     module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     module = importlib.util.module_from_spec(module_spec)
     try:
@@ -114,6 +121,13 @@ def load_config(spec: str | os.PathLike[str]) -> ml_collections.ConfigDict:
         kind = type(config).__name__
         raise UserError(f"{path}: get_config() returns {kind}; return an ml_collections.ConfigDict")
     return config
+
+
+def _make_importable(folder: pathlib.Path) -> None:
+    """The modules of a user's folder; "" on sys.path is the working directory."""
+    known = [pathlib.Path(entry).resolve() for entry in sys.path]
+    if folder != shipped_configs() and folder not in known:
+        sys.path.insert(0, str(folder))
 
 
 def _line(error: Exception, path: pathlib.Path) -> str:

@@ -1,4 +1,4 @@
-"""What every backbone of the zoo offers, whatever its family. Legend: B batch, H height, W width."""
+"""What every backbone offers, of the zoo or of a user's own. Legend: B batch, H height, W width."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -15,9 +15,10 @@ class Part(NamedTuple):
 
 
 class Backbone(Protocol):
-    """A network from normalised images [B,H,W,3] of any size to feature maps and one feature vector.
+    """A Flax module from normalised images [B,H,W,3] of any size to feature maps and one feature vector.
 
-    A generalist's branch also carries single layers (`level`, `pool`; see models/metanet.py).
+    A generalist's branch also carries single layers (`level`, `pool`; see models/metanet.py). One that
+    takes images of one size only has a field `image_size`. `parts` is only for `inspect`.
     """
 
     # Size of "pooled".
@@ -42,3 +43,16 @@ class Backbone(Protocol):
 
     def parts(self) -> list[Part]:
         """The network from its input to its output; together they name every parameter once."""
+
+
+class Same:
+    """A module as the key of a cache: itself and no other (not all modules can be hashed)."""
+
+    def __init__(self, module: Any):
+        self.module = module
+
+    def __hash__(self) -> int:
+        return id(self.module)
+
+    def __eq__(self, other: Any) -> bool:
+        return self.module is other.module

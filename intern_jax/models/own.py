@@ -1,6 +1,7 @@
 """A network of a config's author, named by code: {"fn": "my_module:Net", **arguments}; made and checked.
 
-Legend: B batch, H height, W width.
+A model folder names no code: it has {"own": "my_module:Net", **arguments}, whose name is text for the
+reader. Nothing here turns that back into code; who opens the folder gives the function.
 """
 
 import inspect
@@ -29,10 +30,43 @@ def resolved(spec: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any
         config_lib.bind(spec)
     except UserError as error:
         raise UserError(f"backbone.fn: {error}") from None
-    arguments = {name: value for name, value in spec.items() if name != "fn"}
+    return config_lib.resolve(spec["fn"]), _arguments(spec)
+
+
+def as_text(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A spec as a model folder holds it: "own" for "fn", in branches too."""
+    return {
+        {"fn": "own"}.get(name, name): as_text(value) if isinstance(value, Mapping) else value
+        for name, value in spec.items()
+    }
+
+
+def text_in(stored: Mapping[str, Any]) -> str | None:
+    """The name of the code that a folder's network needs, for a reader; None if it needs none."""
+    if "own" in stored:
+        return str(stored["own"])
+    inner = (text_in(value) for value in stored.values() if isinstance(value, Mapping))
+    return next(filter(None, inner), None)
+
+
+def opened(stored: Mapping[str, Any], backbone: Any, who: str) -> Backbone:
+    """The network of a folder by its owner's function of the stored arguments, or the module itself; checked."""
+    if isinstance(backbone, nn.Module):
+        check(backbone, who)
+        return backbone
+    if not callable(backbone):
+        kind = type(backbone).__name__
+        raise UserError(
+            f"{who}: backbone is a {kind}; give a function of its settings, or a module"
+        )
+    return make(backbone, _arguments(stored), stored, who)
+
+
+def _arguments(spec: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = {name: value for name, value in spec.items() if name not in ("fn", "own")}
     if "dtype" in arguments:
         arguments["dtype"] = dtype(arguments["dtype"])
-    return config_lib.resolve(spec["fn"]), arguments
+    return arguments
 
 
 def takes(function: str, argument: str) -> bool:
@@ -48,9 +82,14 @@ def dtype(name: Any) -> jnp.dtype | None:
         raise UserError(f"backbone.dtype: no dtype {name!r}; such as float32, bfloat16") from None
 
 
-def make(function: Callable[..., Any], arguments: Mapping[str, Any], spec: Any) -> Backbone:
+def make(
+    function: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    spec: Any,
+    where: str = "backbone.fn",
+) -> Backbone:
     """The network that the function makes; UserError if it is none, or keeps not to models/backbone.py."""
-    who = f"backbone.fn: {name_of(function)}"
+    who = f"{where}: {name_of(function)}"
     try:
         module = function(**arguments)
     except Exception as error:

@@ -170,7 +170,5 @@ def _keep_all_but_gathered(primitive: Any, *_: Any, **settings: Any) -> bool:
 
 def late_gathers(backbone: nn.Module) -> str:
     """Stage.gather_late of a stage whose parameters "backbone/..." are this module's: theirs, where it scans."""
-    branches = [backbone]
-    if hasattr(backbone, "branches"):
-        branches = [backbone.network(name, parent=None) for name in backbone.branches]
+    branches = backbone.networks() if hasattr(backbone, "networks") else [backbone]
     return "backbone/" if any(getattr(branch, "scan", False) for branch in branches) else ""

@@ -129,6 +129,10 @@ class Generalist(nn.Module):
         )
         return family(**{**own, "sets": tuple(self.sets), **settings})
 
+    def networks(self) -> list[nn.Module]:
+        """All branches' networks, as modules of their own."""
+        return [self.network(name, parent=None) for name in self.branches]
+
     def others(self, main: str) -> list[str]:
         """The branches that help it."""
         return [name for name in self.branches if name != main]
@@ -179,17 +183,17 @@ class Generalist(nn.Module):
     @property
     def layer_strides(self) -> tuple[int, ...]:
         """Pixels of the image per position of layer1..layer4, of every branch."""
-        return self.network(self.branches[0], parent=None).layer_strides
+        return self.networks()[0].layer_strides
 
     @property
     def layer_channels(self) -> tuple[int, ...]:
         """Channels of layer1..layer4, of the first branch."""
-        return self.network(self.branches[0], parent=None).layer_channels
+        return self.networks()[0].layer_channels
 
     @property
     def features(self) -> int:
         """Size of "pooled", of the first branch."""
-        return self.network(self.branches[0], parent=None).features
+        return self.networks()[0].features
 
     def parts(self) -> list[Part]:
         """The branches and the transfer modules into each."""

@@ -195,6 +195,10 @@ def _resolved(spec: Mapping[str, Any], trusted: bool) -> tuple[Callable[..., Any
         if not trusted:
             raise UserError("backbone.fn: only a config can name code; name a variant of the zoo")
         return own.resolved(spec)
+    if "own" in spec:
+        raise UserError(
+            f"backbone.own: {spec['own']!r} is text, the name of its author's code; give the function"
+        )
     family, settings = _settings(spec)
     if family is Generalist:
         settings |= _branches(settings, trusted)

@@ -29,6 +29,7 @@ _FIELDS = {
 # Files that other programs would unpickle or run: never read here, and no part of a model folder.
 _CODE_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".npy", ".npz", ".py", ".so")
 _NAMES_CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]")
+_OWN = re.compile(r"[\w.]{1,100}:[\w.<>]{1,100}")
 # Larger settings than any real backbone has: they would only exhaust memory.
 _MAX_SETTING = 65536
 
@@ -66,7 +67,7 @@ def check_info(path: pathlib.Path, info: Any) -> None:
     if info["task"] not in TASKS:
         _fail(path, f"task: {info['task']!r} is unknown; one of {', '.join(TASKS)}")
     _check_setting(path, "backbone", info["backbone"])
-    if not isinstance(info["backbone"].get("name"), str):
+    if not isinstance(info["backbone"].get("name"), str) and "own" not in info["backbone"]:
         _fail(path, "backbone.name: missing; name a variant of intern_jax/models/zoo.py")
     for name, limit in (("canvas", 4096), ("dense_width", 4096)):
         if not 1 <= info[name] <= limit:
@@ -96,6 +97,11 @@ def _check_setting(path: pathlib.Path, where: str, value: Any) -> None:
         for key, item in value.items():
             if key == "fn":
                 _fail(path, f"{where}.fn: a model folder can name no code; remove it")
+            if key == "own":
+                # Shown to the reader, never looked up.
+                if not (isinstance(item, str) and _OWN.fullmatch(item)):
+                    _fail(path, f"{where}.own: {item!r:.80} is no module:name")
+                continue
             _check_setting(path, f"{where}.{key}", item)
     elif isinstance(value, list | tuple):
         if len(value) > 1024:

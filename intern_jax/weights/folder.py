@@ -6,6 +6,8 @@
 
 A folder can come from anyone. It names no code and no other file, nothing in it is unpickled, and
 every array is checked against the shapes that its backbone and head must have before it is read.
+Of a backbone that is not in the zoo it holds the settings and, as text, the name of the function that
+made it; who opens it gives the function.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from flax.core import meta
 from intern_jax.core import tree as tree_lib
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_text
-from intern_jax.models import zoo
+from intern_jax.models import own, zoo
+from intern_jax.models.backbone import Backbone, Same
 from intern_jax.models.heads.task import BACKBONE_TASK, TaskHead
 from intern_jax.ops.images import normalise
 from intern_jax.version import __version__
@@ -39,6 +42,17 @@ FORMAT = "intern_jax.model/1"
 DEFAULT = pathlib.Path(__file__).parent / "default"
 # Features of a backbone without a head are by default those of classification.
 BRANCH = {**BACKBONE_TASK, "backbone": "cls"}
+
+
+class NeedsFunction(UserError):
+    """A folder's backbone is code of its author's, called `name`; whoever opens it must give the function."""
+
+    def __init__(self, path: str | os.PathLike[str], name: str):
+        super().__init__(
+            f"{path}: its backbone is its author's own, {name!r}, and a folder brings no code; open it by "
+            "intern_jax.load(path, backbone=FUNCTION), the function or class of that name"
+        )
+        self.name = name
 
 
 def save_model(
@@ -54,12 +68,14 @@ def save_model(
     dense_width: int = 64,
     dtype: str = "float32",
     provenance: Mapping[str, Any] | None = None,
+    network: Backbone | None = None,
 ) -> pathlib.Path:
     """Writes a model folder and returns its path.
 
     Args:
       task: "classification", "segmentation", "depth", or "backbone" for features alone.
-      backbone: what `zoo.build` takes, such as {"name": "embedded"}.
+      backbone: what `zoo.from_config` takes, such as {"name": "embedded"}; of {"fn": ...} the name is
+        stored as text.
       variables: {"params": {"backbone": ..., "head": ...}, "batch_stats": {...}}, as `FineTune`
         trains them; for a linear probe see `linear_head`.
       canvas: side in pixels of the square picture the model reads.
@@ -67,17 +83,20 @@ def save_model(
       classes: names of the head's outputs, in order; none for "depth" and "backbone".
       dtype: "float32", or "float16" for half the file (parameters are float32 again once loaded).
       provenance: anything plain that tells where the weights come from; shown on the card.
+      network: the backbone's module, where `backbone` is an opened folder's and not of the zoo.
 
     Raises UserError for a folder that holds something else, or arrays of the wrong shape.
     """
     folder = pathlib.Path(folder)
     if folder.exists() and not (folder / "model.json").exists() and any(folder.iterdir()):
         raise UserError(f"{folder}: holds other files already; name a new folder")
+    if network is None and zoo.names_code(backbone):
+        network = zoo.from_config(backbone)
     info = {
         "format": FORMAT,
         "version": __version__,
         "task": task,
-        "backbone": dict(backbone),
+        "backbone": own.as_text(backbone),
         "canvas": int(canvas),
         "mean": [float(value) for value in mean],
         "std": [float(value) for value in std],
@@ -88,7 +107,7 @@ def save_model(
     check_info(folder / "model.json", info | {"weights_sha256": ""})
     arrays = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), meta.unbox(dict(variables)))
     shapes = {name: leaf.shape for name, leaf in tree_lib.names(arrays).items()}
-    _check_shapes(folder, shapes, _expected_shapes(folder / "model.json", info))
+    _check_shapes(folder, shapes, _expected_shapes(folder / "model.json", info, network))
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "weights.safetensors"
     safetensors.save(weights, arrays, {"version": __version__})
@@ -114,12 +133,32 @@ def linear_head(
     return {"linear": {"classifier": arrays}}
 
 
-def load_model(folder: str | os.PathLike[str]) -> Model:
-    """Opens a model folder; raises UserError where it is missing, damaged or not plain data."""
+def load_model(folder: str | os.PathLike[str], backbone: Any = None) -> Model:
+    """Opens a model folder; raises UserError where it is missing, damaged or not plain data.
+
+    `backbone`: for a network that is not in the zoo, the function that makes it of the stored settings,
+    or the module; NeedsFunction is raised where it is missing.
+    """
     folder = pathlib.Path(folder)
     if folder == DEFAULT and not (DEFAULT / "model.json").exists():
         raise UserError("no model ships with this version; give the path of a model folder")
     path, weights = check_files(folder, ("model.json", "weights.safetensors"))
+    info = read_info(path)
+    network = _given_network(path, info["backbone"], backbone)
+    header = safetensors.read_header(weights)
+    shapes = {
+        name: tuple(entry.get("shape", ()))
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+    _check_shapes(weights, shapes, _expected_shapes(path, info, network))
+    if _sha256(weights) != info["weights_sha256"]:
+        raise UserError(f"{weights}: damaged, its digest is not model.json's; copy it again")
+    return Model(info, safetensors.load(weights), network)
+
+
+def read_info(path: pathlib.Path) -> dict[str, Any]:
+    """The content of a model.json, checked; see weights/checks.py."""
     try:
         info = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -128,26 +167,36 @@ def load_model(folder: str | os.PathLike[str]) -> Model:
         found = info.get("format")
         raise UserError(f"{path}: format is {found!r}, this version reads {FORMAT!r}; save it anew")
     check_info(path, info)
-    header = safetensors.read_header(weights)
-    shapes = {
-        name: tuple(entry.get("shape", ()))
-        for name, entry in header.items()
-        if name != "__metadata__"
-    }
-    _check_shapes(weights, shapes, _expected_shapes(path, info))
-    if _sha256(weights) != info["weights_sha256"]:
-        raise UserError(f"{weights}: damaged, its digest is not model.json's; copy it again")
-    return Model(info, safetensors.load(weights))
+    return info
+
+
+def _given_network(path: pathlib.Path, stored: Mapping[str, Any], given: Any) -> Backbone | None:
+    """The module of a backbone that is not in the zoo; None for one that is."""
+    name = own.text_in(stored)
+    if name is None:
+        if given is not None:
+            raise UserError(f"{path}: its backbone is {stored['name']}, of the zoo; give none")
+        return None
+    if given is None:
+        raise NeedsFunction(path, name)
+    return own.opened(stored, given, str(path))
 
 
 class Model:
     """An opened model folder: `features` of pictures, and `predict` where it has a head.
 
-    `info` is model.json, `variables` the arrays as they were trained, in float32.
+    `info` is model.json, `variables` the arrays as they were trained, in float32; `network` the backbone's
+    module, where it is not of the zoo.
     """
 
-    def __init__(self, info: Mapping[str, Any], variables: Mapping[str, Any]):
+    def __init__(
+        self,
+        info: Mapping[str, Any],
+        variables: Mapping[str, Any],
+        network: Backbone | None = None,
+    ):
         self.info = dict(info)
+        self.network = network
         self.task: str = info["task"]
         self.classes: tuple[str, ...] = tuple(info["classes"])
         self.canvas: int = info["canvas"]
@@ -155,7 +204,7 @@ class Model:
 
     @property
     def backbone(self) -> dict[str, Any]:
-        """The zoo spec of the backbone."""
+        """The zoo spec of the backbone; of another, its settings and the text "own"."""
         return self.info["backbone"]
 
     @property
@@ -177,10 +226,17 @@ class Model:
 
         Args:
           images: one or several of: a path, a PIL image, a uint8 array [H, W, 3 or 4].
-          branch: "cls" or "dense", for a backbone that serves both (default: this model's).
+          branch: "cls" or "dense", or another branch's name, for a backbone that has several (default:
+            this model's).
           batch_size: pictures are padded to it, so that each size is compiled once.
         """
-        run = functools.partial(self._apply, output, branch or BRANCH[self.task])
+        branch = branch or BRANCH[self.task]
+        known = getattr(self.network or zoo.build(self.backbone), "branches", (branch,))
+        if branch not in known:
+            raise UserError(
+                f"features: no branch {branch!r}; this model has {', '.join(known)}: give branch=..."
+            )
+        run = functools.partial(self._apply, output, branch)
         return np.concatenate([rows for rows, _ in self._batches(images, run, batch_size)])
 
     def predict(self, images: Image | Iterable[Image], *, batch_size: int = 32) -> list[Any]:
@@ -219,7 +275,9 @@ class Model:
     def _apply(self, output: str, branch: str, rows: list[np.ndarray], size: int) -> np.ndarray:
         batch = np.zeros((size, self.canvas, self.canvas, 3), np.uint8)
         batch[: len(rows)] = rows
-        out = _forward(json.dumps(self.info, sort_keys=True), output, branch)(self.variables, batch)
+        network = None if self.network is None else Same(self.network)
+        run = _forward(json.dumps(self.info, sort_keys=True), network, output, branch)
+        out = run(self.variables, batch)
         return np.asarray(out)[: len(rows)]
 
     def _answer(self, row: np.ndarray, size: tuple[int, int]) -> Any:
@@ -234,10 +292,11 @@ class Model:
 
 
 @functools.lru_cache(maxsize=16)
-def _forward(info: str, output: str, branch: str):
+def _forward(info: str, network: Same | None, output: str, branch: str):
     """The jitted (variables, uint8 [B,S,S,3]) -> one output; "head" is the answer's array."""
     info = json.loads(info)
-    backbone, head = zoo.build(info["backbone"]), _head(info)
+    backbone = zoo.build(info["backbone"]) if network is None else network.module
+    head = _head(info)
 
     def part(variables, name):
         return {key: tree[name] for key, tree in variables.items() if name in tree}
@@ -263,12 +322,14 @@ def _head(info: Mapping[str, Any]) -> TaskHead | None:
     return TaskHead(info["task"], len(info["classes"]), info["dense_width"])
 
 
-def _expected_shapes(path: pathlib.Path, info: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def _expected_shapes(
+    path: pathlib.Path, info: Mapping[str, Any], network: Backbone | None = None
+) -> dict[str, tuple[int, ...]]:
     """Names and shapes that the weights must have, found without computing anything."""
     images = jax.ShapeDtypeStruct((1, info["canvas"], info["canvas"], 3), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     try:
-        backbone = zoo.build(info["backbone"])
+        backbone = zoo.build(info["backbone"]) if network is None else network
         task = BRANCH[info["task"]]
         init = functools.partial(backbone.init_with_output, train=False, task=task)
         features, variables = jax.eval_shape(init, key, images)

@@ -3,6 +3,9 @@
 import dataclasses
 import hashlib
 import os
+import pathlib
+import subprocess
+import sys
 
 import ml_collections
 import pytest
@@ -157,3 +160,50 @@ def test_diff_names_each_field_that_changed():
         "optim.learning_rate: 0.5 -> 0.25",
         "sizes: [8, 16] -> [8]",
     ]
+
+
+BESIDE = """
+import ml_collections
+from {module} import SIZE
+
+def get_config():
+    return ml_collections.ConfigDict({{"size": SIZE, "fn": "{module}:area"}})
+"""
+
+
+def write_beside(folder, module):
+    (folder / f"{module}.py").write_text("SIZE = 3\n\ndef area(size): return size**2\n")
+    (folder / "mine.py").write_text(BESIDE.format(module=module))
+    return folder / "mine.py"
+
+
+def test_a_config_finds_the_modules_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = list(sys.path)
+    config = config_lib.load_config(write_beside(tmp_path, "beside_a"))
+    assert config_lib.bind(config)() == 9
+    config_lib.load_config(tmp_path / "mine.py")
+    assert sys.path == [str(tmp_path), *before]
+    sys.path[:] = before
+    config_lib.load_config("quickstart")
+    config_lib.load_config(config_lib.shipped_configs() / "quickstart.py")
+    assert sys.path == before
+
+
+def test_the_installed_script_finds_what_python_m_finds(tmp_path):
+    """A console script's sys.path begins with its own folder (-P: with none), not with the working directory."""
+    write_beside(tmp_path, "beside_b")
+    code = (
+        "import sys; from intern_jax import __main__ as m; "
+        "m.main = lambda: print(__import__('beside_b').area(4)); m.program()"
+    )
+    root = str(pathlib.Path(config_lib.__file__).parents[2])
+    environment = os.environ | {"PYTHONPATH": root}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "16\n", done.stderr
