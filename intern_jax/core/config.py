@@ -47,10 +47,14 @@ def resolve(name: str) -> Any:
     return getattr(module, attribute)
 
 
-def bind(spec: Mapping[str, Any]) -> Callable[..., Any]:
+def bind(
+    spec: Mapping[str, Any], positional: int | None = None, keywords: Sequence[str] = ()
+) -> Callable[..., Any]:
     """The function of {"fn": name, **arguments} with its arguments bound; unknown ones are refused.
 
-    Arguments without a value yet may be missing: the caller of the result gives them.
+    `positional`, `keywords`: how many arguments the caller of the result will give by position, and which by name.
+    Then an argument that nobody gives is refused, and what the function's own `check_arguments(**arguments)` refuses.
+    With None what is missing shows when the result is called.
     """
     if not isinstance(spec, Mapping | ml_collections.ConfigDict) or "fn" not in spec:
         raise UserError(f"{plain(spec)!r}: names no function; write fn: package.module:function")
@@ -58,13 +62,79 @@ def bind(spec: Mapping[str, Any]) -> Callable[..., Any]:
     if not callable(function):
         raise UserError(f"{spec['fn']!r}: not a function or class")
     arguments = {name: value for name, value in spec.items() if name != "fn"}
-    parameters = inspect.signature(function).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+    known = parameters(function)
+    if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
         for name in arguments:
-            if name not in parameters:
-                near = _near(name, list(parameters))
+            if name not in known:
+                near = _near(name, list(known))
                 raise UserError(f"{spec['fn']}: no argument {name!r}; {near}")
-    return functools.partial(function, **arguments)
+    # A default written out is the default itself: a config holds a list where code may want its tuple.
+    usual = defaults(function)
+    arguments = {n: v for n, v in arguments.items() if n not in usual or not _same(v, usual[n])}
+    bound = functools.partial(function, **arguments)
+    if positional is not None:
+        _check_call(spec["fn"], bound, positional, keywords)
+        if hasattr(function, "check_arguments"):
+            function.check_arguments(**arguments)
+    return bound
+
+
+def _same(value: Any, default: Any) -> bool:
+    try:
+        return plain(value) == default
+    except UserError:
+        return False
+
+
+def _check_call(
+    name: str, function: functools.partial, positional: int, keywords: Sequence[str]
+) -> None:
+    """Refuse a function to which arguments are missing in a call with these."""
+    try:
+        inspect.signature(function).bind(*[None] * positional, **dict.fromkeys(keywords))
+    except TypeError as error:
+        raise UserError(f"{name}: {error}; give it beside fn") from None
+
+
+def parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The parameters of a function or class by name; a class that passes **settings on has its base's too."""
+    found = dict(inspect.signature(function).parameters)
+    if not inspect.isclass(function):
+        return found
+    for base in function.__mro__[1:]:
+        rest = [name for name, p in found.items() if p.kind is p.VAR_KEYWORD]
+        if not rest or base is object:
+            break
+        del found[rest[0]]
+        found = dict(inspect.signature(base).parameters) | found
+    return found
+
+
+def defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    """The default arguments of a function that are plain values, as `plain` gives them."""
+    found = {}
+    for name, parameter in parameters(function).items():
+        if parameter.default is not parameter.empty:
+            try:
+                found[name] = plain(parameter.default)
+            except UserError:
+                continue
+    return found
+
+
+def formatted(number: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorate a function with its format: a number that is raised when its results change."""
+
+    def mark(function: Callable[..., Any]) -> Callable[..., Any]:
+        function.format = number
+        return function
+
+    return mark
+
+
+def format_of(part: Any) -> int:
+    """The format number of a function, class or object; 1 where it has none."""
+    return getattr(part, "format", 1)
 
 
 def load_config(spec: str | os.PathLike[str]) -> ml_collections.ConfigDict:
@@ -155,19 +225,19 @@ def _assign(node: ml_collections.ConfigDict, name: str, text: str, field: str) -
         node[name] = value
 
 
-def plain(config: Any) -> Any:
-    """A config as dicts, lists and scalars, with nothing left to resolve."""
+def plain(config: Any, where: str = "config") -> Any:
+    """A config as dicts, lists and scalars, with nothing left to resolve; `where` names it in an error."""
     if isinstance(config, ml_collections.ConfigDict):
         config = config.to_dict()
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         config = dataclasses.asdict(config)
     if isinstance(config, Mapping):
-        return {str(name): plain(value) for name, value in config.items()}
+        return {str(name): plain(value, f"{where}.{name}") for name, value in config.items()}
     if isinstance(config, list | tuple):
-        return [plain(value) for value in config]
+        return [plain(value, f"{where}[{i}]") for i, value in enumerate(config)]
     if config is None or isinstance(config, bool | int | float | str):
         return config
-    raise UserError(f"config: {config!r} is no plain value; name functions as package.module:fn")
+    raise UserError(f"{where}: {config!r} is no plain value; name functions as package.module:fn")
 
 
 def digest(value: Any) -> str:

@@ -1,0 +1,223 @@
+"""Typed settings: plain values in, checked and defaulted plain values out, every mistake one line with its path.
+
+A class of Settings lists its fields with types, defaults and limits. Nothing is coerced but an int to a float: True is
+no number and "3" is no 3. A Function is {"fn": "package.module:attribute", **arguments}, its arguments checked by the
+function's signature and completed by its defaults.
+"""
+
+import re
+import typing
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
+
+import pydantic
+from pydantic_core import PydanticCustomError
+
+from intern_jax.core import config as config_lib
+from intern_jax.core.config import UserError
+
+REQUIRED: Any = ...
+S = TypeVar("S", bound="Settings")
+
+
+def field(default: Any = REQUIRED, *, matters: bool = True, say: str = "", **limits: Any) -> Any:
+    """A field of Settings. `matters` False: a change of it changes no array (`mattering` leaves it out).
+
+    `say` is what to write, for the line about a missing or wrong value; `limits`: ge, gt, le, lt, min_length of
+    pydantic, and exclude, for a field that stands in no dump and does not matter.
+    """
+    extra = None if matters else {"matters": False}
+    return pydantic.Field(default, description=say or None, json_schema_extra=extra, **limits)
+
+
+def wrong(text: str, *path: str | int) -> PydanticCustomError:
+    """What a validator raises: `text` says what is wrong, `path` leads on from the validated value to the place."""
+    return PydanticCustomError("wrong", "{text}", {"text": text, "path": list(path)})
+
+
+class Settings(pydantic.BaseModel):
+    """A group of fields: unknown ones are refused, values are not coerced, and nothing changes them."""
+
+    model_config = pydantic.ConfigDict(
+        extra="forbid", frozen=True, strict=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _known_and_there(cls, given: Any) -> Any:
+        if isinstance(given, cls):
+            return given
+        fields = cls.model_fields
+        if not isinstance(given, Mapping):
+            raise wrong(f"{given!r}; write a group of fields: {', '.join(fields)}")
+        for name in given:
+            if cls.model_config["extra"] == "forbid" and name not in fields:
+                raise wrong(f"no such field; {config_lib._near(name, list(fields))}", name)
+        for name, info in fields.items():
+            if info.is_required() and name not in given:
+                raise wrong(f"missing; write {info.description or 'a value'}", name)
+        return cls.completed(dict(given))
+
+    @classmethod
+    def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """The fields given, with what a subclass adds to or checks in them before their types are checked."""
+        return given
+
+
+class Function(Settings):
+    """{"fn": "package.module:attribute", **arguments}: arguments unknown to the function are refused.
+
+    positional, keywords: what the caller will give by position and by name; a function that asks for more is refused.
+    """
+
+    model_config = pydantic.ConfigDict(extra="allow")
+    positional: ClassVar[int | None] = 0
+    keywords: ClassVar[tuple[str, ...]] = ()
+
+    fn: str = field(say='the name of a function, "package.module:function"')
+
+    @classmethod
+    def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """The arguments with the function's defaults beside them."""
+        own = [name for name in cls.model_fields if name != "fn"]
+        spec = {name: value for name, value in given.items() if name not in own}
+        try:
+            supplied = cls.supplied(config_lib.resolve(spec["fn"]))
+            for name in supplied:
+                if name in spec:
+                    raise wrong("no argument to write here; it is given to the function", name)
+            config_lib.bind(spec, cls.positional, supplied)
+        except UserError as error:
+            raise wrong(str(error)) from None
+        function = config_lib.resolve(spec["fn"])
+        hidden = [*list(config_lib.parameters(function))[: cls.positional or 0], *supplied, *own]
+        rest = {n: v for n, v in config_lib.defaults(function).items() if n not in hidden}
+        return rest | given
+
+    @classmethod
+    def supplied(cls, function: Any) -> tuple[str, ...]:
+        """The names of the arguments that the caller will give this function."""
+        return cls.keywords
+
+    def spec(self) -> dict[str, Any]:
+        """The function with its arguments, without what this class has beside them."""
+        return {"fn": self.fn} | dict(self.model_extra or {})
+
+
+def read(kind: type[S], given: Any, where: str) -> S:
+    """`given` as settings of a kind; a mistake in it is a UserError of one line that begins with its path below `where`."""
+    try:
+        return kind.model_validate(config_lib.plain(given, where))
+    except pydantic.ValidationError as error:
+        raise UserError(_line(error, kind, where)) from None
+
+
+def checked(kind: type[Settings], given: Any, where: str) -> dict[str, Any]:
+    """`given` as plain values with all defaults filled in; a mistake is a UserError as `read` raises it."""
+    return read(kind, given, where).model_dump()
+
+
+def defaults(kind: type[Settings]) -> dict[str, Any]:
+    """The fields of a kind that have a default, with it."""
+    return {
+        name: info.get_default(call_default_factory=True)
+        for name, info in kind.model_fields.items()
+        if not info.is_required()
+    }
+
+
+def mattering(settings: Any) -> Any:
+    """Settings as plain values without the fields that change no array."""
+    if isinstance(settings, Settings):
+        kept = dict(settings.model_extra or {})
+        for name, info in type(settings).model_fields.items():
+            if (info.json_schema_extra or {}).get("matters", True) and not info.exclude:
+                kept[name] = getattr(settings, name)
+        return {name: mattering(value) for name, value in kept.items()}
+    if isinstance(settings, Mapping):
+        return {name: mattering(value) for name, value in settings.items()}
+    if isinstance(settings, list):
+        return [mattering(value) for value in settings]
+    return settings
+
+
+def one_of(value: str, known: Any, what: str = "") -> None:
+    """Refuse a name that is not known; `what` says what it should name."""
+    if value not in known:
+        raise wrong(
+            f"no {what} {value!r}".replace("  ", " ")
+            + f"; {config_lib._near(str(value), list(known))}"
+        )
+
+
+def regex(text: str, *path: str | int) -> None:
+    """Refuse what is no regular expression; `path` leads to it, as in `wrong`."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise wrong(f"{text!r}: is no regular expression ({error}); correct it", *path) from None
+
+
+# What pydantic calls a mistake, and what we say of the value in its place.
+_TEXTS = {
+    "int_type": "write a whole number",
+    "float_type": "write a number",
+    "finite_number": "write a finite number",
+    "bool_type": "write True or False",
+    "string_type": "write a text",
+    "list_type": "write a list",
+    "dict_type": "write a group of fields",
+    "greater_than": "write a number above {gt:g}",
+    "greater_than_equal": "write a number of at least {ge:g}",
+    "less_than": "write a number below {lt:g}",
+    "less_than_equal": "write a number of at most {le:g}",
+}
+
+
+def _line(error: pydantic.ValidationError, kind: type[Settings], where: str) -> str:
+    first, *others = error.errors(include_url=False)
+    more = f" (and {len(others)} more)" if others else ""
+    context = first.get("ctx", {})
+    # The parts in <> say which form of several a value was read as.
+    steps = [p for p in (*first["loc"], *context.get("path", ())) if not str(p).startswith("<")]
+    place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
+    said = context["text"] if first["type"] == "wrong" else _said(first, context, _say(kind, steps))
+    return f"{where}{place}: {said}{more}"
+
+
+def _said(mistake: Mapping[str, Any], context: Mapping[str, Any], say: str | None) -> str:
+    kind, value = mistake["type"], mistake["input"]
+    if kind == "too_short":
+        return f"empty; {say or 'write at least {min_length}'}".format(**context)
+    if kind == "literal_error":
+        known = re.findall(r"'([^']*)'", context["expected"])
+        near = config_lib._near(str(value), known)
+        return f"no {value!r}; " + (near if "mean" in near else f"known: {', '.join(known)}")
+    if say:
+        return f"{value!r}; write {say}"
+    if kind in _TEXTS:
+        text = _TEXTS[kind].format(**context)
+        if kind == "greater_than_equal" and isinstance(context["ge"], int):
+            text = text.replace("a number", "a whole number")
+        return f"{value!r}; {text}"
+    return f"{value!r}; {mistake['msg'][:1].lower()}{mistake['msg'][1:]}"
+
+
+def _say(kind: Any, steps: list[str | int]) -> str | None:
+    """What to write in the field at the end of a path, where its class says it."""
+    said = None
+    for step in steps:
+        info = kind.model_fields.get(step) if kind is not None else None
+        if info is not None:
+            said, kind = info.description, _inner(info.annotation)
+        elif not isinstance(step, int):
+            said = None
+    return said
+
+
+def _inner(annotation: Any) -> type[Settings] | None:
+    """The class of Settings that a field holds: itself, in a list or dict, or None."""
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        return annotation
+    found = (_inner(part) for part in typing.get_args(annotation))
+    return next((part for part in found if part is not None), None)
