@@ -105,7 +105,7 @@ class Function(Settings):
 
 
 def read(kind: type[S], given: Any, where: str) -> S:
-    """`given` as settings of a kind; a mistake in it is a UserError of one line that begins with its path below `where`."""
+    """`given` as settings of a kind; a mistake is a UserError of one line with its path, which begins with `where`."""
     try:
         return kind.model_validate(config_lib.plain(given, where))
     except pydantic.ValidationError as error:
@@ -188,7 +188,7 @@ def _line(error: pydantic.ValidationError, kind: type[Settings], where: str) -> 
 def _said(mistake: Mapping[str, Any], context: Mapping[str, Any], say: str | None) -> str:
     kind, value = mistake["type"], mistake["input"]
     if kind == "too_short":
-        return f"empty; {say or 'write at least {min_length}'}".format(**context)
+        return f"empty; write {say or 'at least {min_length}'}".format(**context)
     if kind == "literal_error":
         known = re.findall(r"'([^']*)'", context["expected"])
         near = config_lib._near(str(value), known)
