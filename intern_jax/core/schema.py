@@ -7,7 +7,7 @@ function's signature and completed by its defaults.
 
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import pydantic
@@ -141,13 +141,21 @@ def mattering(settings: Any) -> Any:
     return settings
 
 
-def one_of(value: str, known: Any, what: str = "") -> None:
-    """Refuse a name that is not known; `what` says what it should name."""
-    if value not in known:
-        raise wrong(
-            f"no {what} {value!r}".replace("  ", " ")
-            + f"; {config_lib._near(str(value), list(known))}"
-        )
+def one_of(value: str, known: Iterable[str], what: str = "", *path: str | int) -> None:
+    """Refuse a name that is not known; `what` says what it should name, `path` leads to it, as in `wrong`."""
+    names = list(known)
+    if value not in names:
+        noun = f"{what} " if what else ""
+        raise wrong(f"no {noun}{value!r}; {config_lib._near(str(value), names)}", *path)
+
+
+def nested(kind: type[Settings], given: Any, path: Iterable[str | int]) -> dict[str, Any]:
+    """What `checked` gives, for a validator of a part that pydantic cannot type; `path` leads to it."""
+    try:
+        return kind.model_validate(given).model_dump()
+    except pydantic.ValidationError as error:
+        place, text = _first(error, kind)
+        raise wrong(text, *path, *place) from None
 
 
 def regex(text: str, *path: str | int) -> None:
@@ -175,20 +183,27 @@ _TEXTS = {
 
 
 def _line(error: pydantic.ValidationError, kind: type[Settings], where: str) -> str:
-    first, *others = error.errors(include_url=False)
-    more = f" (and {len(others)} more)" if others else ""
+    steps, text = _first(error, kind)
+    place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
+    others = error.error_count() - 1
+    return f"{where}{place}: {text}" + (f" (and {others} more)" if others else "")
+
+
+def _first(error: pydantic.ValidationError, kind: type[Settings]) -> tuple[list[str | int], str]:
+    """The path to the first mistake, and what is wrong there."""
+    first = error.errors(include_url=False)[0]
     context = first.get("ctx", {})
     # The parts in <> say which form of several a value was read as.
     steps = [p for p in (*first["loc"], *context.get("path", ())) if not str(p).startswith("<")]
-    place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
-    said = context["text"] if first["type"] == "wrong" else _said(first, context, _say(kind, steps))
-    return f"{where}{place}: {said}{more}"
+    if first["type"] == "wrong":
+        return steps, context["text"]
+    return steps, _said(first, context, _say(kind, steps))
 
 
 def _said(mistake: Mapping[str, Any], context: Mapping[str, Any], say: str | None) -> str:
     kind, value = mistake["type"], mistake["input"]
     if kind == "too_short":
-        return f"empty; write {say or 'at least {min_length}'}".format(**context)
+        return f"empty; write {say or 'at least one'}"
     if kind == "literal_error":
         known = re.findall(r"'([^']*)'", context["expected"])
         near = config_lib._near(str(value), known)

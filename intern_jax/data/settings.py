@@ -1,6 +1,6 @@
-"""Settings of a stage's data: groups of rows, their sources and transforms; and the families that groups belong to."""
+"""Settings of a stage's data: groups of rows, with their sources and transforms."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
@@ -61,15 +61,3 @@ class Group(Settings):
                 for source in sources
             ]
         return given | {"shuffle": shuffle}
-
-
-def family_of(group: str, families: Iterable[str]) -> str | None:
-    """The family of a group named FAMILY or FAMILY_SUFFIX; None where it is of none of these."""
-    fitting = [f for f in families if group == f or group.startswith(f"{f}_")]
-    return max(fitting, key=len, default=None)
-
-
-def group_of(family: str, groups: Iterable[str]) -> str | None:
-    """The first group of a family: the one of its very name before those with a suffix; None if there is none."""
-    mine = [group for group in groups if family_of(group, [family])]
-    return family if family in mine else next(iter(mine), None)
