@@ -76,6 +76,7 @@ class ImageText(nn.Module):
 class Amateur(Stage):
     """Contrast two augmented pictures with two texts of the same thing, and the pictures with each other."""
 
+    families = ("pairs",)
     batch_coupled = True
 
     def __init__(

@@ -19,7 +19,7 @@ from intern_jax.models.heads.dense import DenseHead
 from intern_jax.models.heads.linear import Linear
 from intern_jax.models.scanning import late_gathers
 from intern_jax.ops.images import normalise
-from intern_jax.train.stage import Stage
+from intern_jax.train.stage import Role, Stage
 
 
 class MultiHead(nn.Module):
@@ -67,8 +67,10 @@ class MultiHead(nn.Module):
 class Expert(Stage):
     """Supervised training on the groups present: "cls", "dense", or both (the generalist)."""
 
+    families = ("cls", "dense")
+    roles = {"backbone": Role()}
     # A fresh classifier or decoder starts at its own initialisation; the backbone comes from the amateur.
-    graft = [(r"(params|batch_stats)/backbone/(.*)", r"amateur/\1/backbone/\2")]
+    graft = [(r"(params|batch_stats)/backbone/(.*)", r"backbone/\1/backbone/\2")]
 
     def __init__(
         self,

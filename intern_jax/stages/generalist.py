@@ -6,20 +6,22 @@ set per family, as the released cls-bn and det-bn parameter sets do.
 """
 
 from intern_jax.stages.expert import Expert
+from intern_jax.train.stage import Role
 
 
 class Generalist(Expert):
     """Both groups at once on a backbone of spec {"name": "generalist", "branch": {...}}."""
 
+    roles = {"cls": Role(), "dense": Role()}
     graft = [
         # Either set of a branch's BatchNorm starts from that branch's expert, which has one set.
         (
             r"(params|batch_stats)/backbone/(cls|dense)/(.*)/(?:cls|dense)/(scale|bias|mean|var)",
-            r"expert_\2/\1/backbone/\3/\4",
+            r"\2/\1/backbone/\3/\4",
         ),
-        (r"(params|batch_stats)/backbone/(cls|dense)/(.*)", r"expert_\2/\1/backbone/\3"),
-        (r"(params|batch_stats)/(heads_.*)", r"expert_cls/\1/\2"),
-        (r"(params|batch_stats)/(decoder/.*)", r"expert_dense/\1/\2"),
+        (r"(params|batch_stats)/backbone/(cls|dense)/(.*)", r"\2/\1/backbone/\3"),
+        (r"(params|batch_stats)/(heads_.*)", r"cls/\1/\2"),
+        (r"(params|batch_stats)/(decoder/.*)", r"dense/\1/\2"),
     ]
 
     def __init__(self, **settings):

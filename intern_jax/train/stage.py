@@ -1,5 +1,6 @@
 """The contract between a stage and the loop."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,18 @@ from intern_jax.core.tree import Rule
 Batch = Mapping[str, Mapping[str, jax.Array]]  # {group: {field: [rows, ...]}}
 Variables = Mapping[str, Any]  # {"params": ..., other collections}
 Terms = dict[str, jax.Array]  # named scalars
+
+
+@dataclasses.dataclass(frozen=True)
+class Role:
+    """What an earlier stage is to this one: a start for its arrays or, if `frozen`, read as it is."""
+
+    frozen: bool = False
+
+
+def family_of(group: str) -> str:
+    """The family of a group that is named FAMILY or FAMILY_SUFFIX."""
+    return group.partition("_")[0]
 
 
 class Stage:
@@ -27,6 +40,10 @@ class Stage:
     """
 
     name: str = "stage"
+    families: Sequence[str] = ()
+    roles: Mapping[str, Role] = {}
+    exports: str = "batch_stats/.*"
+    format: int = 1
     weights: Mapping[str, float] = {}
     graft: Sequence[Rule] = ()
     trainable: str = ".*"
