@@ -4,6 +4,7 @@ Importing this file needs neither jax nor TensorFlow; a source's own reader is i
 source is made.
 """
 
+import hashlib
 import os
 import pathlib
 import unicodedata
@@ -59,6 +60,18 @@ def read_scored(source: Source | Sequence[Sample], index: int) -> Sample:
         return source[index]
     except CorruptSample as fault:
         raise UserError(f"{fault}; repair or remove it") from fault
+
+
+def fingerprint(source: Source) -> str:
+    """A short digest of what a source holds: its own, or of its class, keys, labels and length."""
+    if hasattr(source, "fingerprint"):
+        return source.fingerprint()
+    total = hashlib.sha256(f"{type(source).__qualname__} {len(source)}".encode())
+    for key in source.keys:
+        total.update(f"\n{key}".encode())
+    if source.labels is not None:
+        total.update(np.ascontiguousarray(source.labels).tobytes())
+    return total.hexdigest()[:16]
 
 
 class Subset:
