@@ -1,0 +1,51 @@
+"""Evaluators inside the loop: what a stage is worth on its way, at intervals of steps."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from intern_jax.core import hosts
+from intern_jax.train.stage import Variables
+from intern_jax.train.state import TrainState
+
+Measures = Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """`run` of the model's variables gives measures by name, logged as `name/measure`.
+
+    It runs after every `every` steps and after the last: on process 0 alone, with arrays on its host
+    (`where` "main"), or on all processes with arrays as they lie on the mesh ("all"), where all must
+    come to the same measures.
+    """
+
+    name: str
+    run: Callable[[Variables], Measures]
+    every: int
+    where: str = "main"
+
+    def due(self, done: int, last: bool) -> bool:
+        """Whether to run after `done` steps."""
+        return last or done % self.every == 0
+
+    def measure(self, state: TrainState) -> dict[str, float]:
+        """The measures of a state: of the average of its parameters, where one is kept of all."""
+        params = state.params if state.ema is None else state.ema
+        variables = {"params": params, **state.extra}
+        if self.where == "all":
+            found = self.run(variables)
+        else:
+            found = self._alone(hosts.to_host(variables))
+        return {f"{self.name}/{name}": float(np.asarray(v)) for name, v in found.items()}
+
+    def _alone(self, variables: Any) -> Measures:
+        found: Measures = {}
+        with hosts.main_alone(f"evaluation {self.name}") as here:
+            if here:
+                made = jax.device_get(dict(self.run(variables)))
+                found = {name: float(value) for name, value in made.items()}
+        return hosts.broadcast_json(found)
