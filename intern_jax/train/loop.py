@@ -76,6 +76,7 @@ def fit(
     workdir: str | os.PathLike | None = None,
     source: Any = None,
     notes: Mapping[str, Any] | None = None,
+    evaluations: Sequence[Any] = (),
 ) -> FitResult:
     """Train `stage` by `cfg` (train/settings.py lists the fields); see `Trainer.fit`."""
     return Trainer(stage, cfg, mesh).fit(stream, workdir=workdir, source=source, notes=notes)

@@ -28,6 +28,7 @@ DEFAULTS = {
     "b2": 0.999,
     "momentum": 0.9,
     "lr_multipliers": (),
+    "groups": {},
 }
 SCHEDULES = ("cosine", "constant", "poly")
 FREE = (
