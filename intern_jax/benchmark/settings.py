@@ -13,7 +13,7 @@ from intern_jax.core.config import UserError
 from intern_jax.core.schema import Settings, field, wrong
 from intern_jax.data.settings import Transform
 from intern_jax.models.heads.task import check_head
-from intern_jax.train.settings import Optim
+from intern_jax.train.settings import PeakOptim
 
 
 def _fraction(value: float) -> float:
@@ -61,12 +61,6 @@ class Panoptic(Settings):
     steps: int = field(ge=1, say="a whole number of at least 1")
     batch_size: int = field(ge=1, say="a whole number of at least 1")
     learning_rate: float = field(gt=0.0, say="a number above 0")
-
-
-class PeakOptim(Optim):
-    """An optimizer whose rate must be given."""
-
-    learning_rate: float = field(ge=0.0, say="the peak rate")
 
 
 class DenseFit(Settings):

@@ -8,7 +8,7 @@ function's signature and completed by its defaults.
 import re
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import pydantic
 from pydantic_core import PydanticCustomError
@@ -65,14 +65,9 @@ class Settings(pydantic.BaseModel):
 
 
 class Function(Settings):
-    """{"fn": "package.module:attribute", **arguments}: arguments unknown to the function are refused.
-
-    positional, keywords: what the caller will give by position and by name; a function that asks for more is refused.
-    """
+    """{"fn": "package.module:attribute", **arguments}: arguments unknown to the function, or missing, are refused."""
 
     model_config = pydantic.ConfigDict(extra="allow")
-    positional: ClassVar[int | None] = 0
-    keywords: ClassVar[tuple[str, ...]] = ()
 
     fn: str = field(say='the name of a function, "package.module:function"')
 
@@ -82,22 +77,22 @@ class Function(Settings):
         own = [name for name in cls.model_fields if name != "fn"]
         spec = {name: value for name, value in given.items() if name not in own}
         try:
-            supplied = cls.supplied(config_lib.resolve(spec["fn"]))
-            for name in supplied:
+            function = config_lib.resolve(spec["fn"])
+            positional, keywords = cls.called_with(function)
+            for name in keywords:
                 if name in spec:
-                    raise wrong("no argument to write here; it is given to the function", name)
-            config_lib.bind(spec, cls.positional, supplied)
+                    raise wrong("not to be written here; the function gets it from the run", name)
+            config_lib.bind(spec, positional, keywords)
         except UserError as error:
             raise wrong(str(error)) from None
-        function = config_lib.resolve(spec["fn"])
-        hidden = [*list(config_lib.parameters(function))[: cls.positional or 0], *supplied, *own]
+        hidden = [*list(config_lib.parameters(function))[:positional], *keywords, *own]
         rest = {n: v for n, v in config_lib.defaults(function).items() if n not in hidden}
         return rest | given
 
     @classmethod
-    def supplied(cls, function: Any) -> tuple[str, ...]:
-        """The names of the arguments that the caller will give this function."""
-        return cls.keywords
+    def called_with(cls, function: Any) -> tuple[int, tuple[str, ...]]:
+        """How many arguments its caller will give this function by position, and the names of others."""
+        return 0, ()
 
     def spec(self) -> dict[str, Any]:
         """The function with its arguments, without what this class has beside them."""

@@ -1,7 +1,7 @@
 """Settings of a stage's data: groups of rows, with their sources and transforms."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -36,7 +36,10 @@ class SourceSpec(Function):
 class Transform(Function):
     """A transform by its function, which is called with (sample, random generator)."""
 
-    positional: ClassVar[int] = 2
+    @classmethod
+    def called_with(cls, function: Any) -> tuple[int, tuple[str, ...]]:
+        """A sample and a generator."""
+        return 2, ()
 
 
 class Group(Settings):

@@ -15,11 +15,8 @@ OPTIMIZERS = ("adamw", "sgd", "lion")
 _NONE = "a whole number, 0 for none"
 
 
-class Optim(Settings):
-    """One optimizer; train/optim.py says what the fields do.
-
-    `learning_rate` has no default: fits of one compiled step give it later, and without one no step can be made.
-    """
+class _Optimizer(Settings):
+    """What any optimizer has; train/optim.py says what the fields do."""
 
     name: str = "adamw"
     learning_rate: float | None = field(None, ge=0.0)
@@ -37,7 +34,7 @@ class Optim(Settings):
 
     @pydantic.field_validator("name")
     @classmethod
-    def _optimizer(cls, given: str) -> str:
+    def _known(cls, given: str) -> str:
         schema.one_of(given, OPTIMIZERS, "optimizer")
         return given
 
@@ -49,6 +46,45 @@ class Optim(Settings):
                 raise schema.wrong(f"{pair!r}; write [regex over names, factor]", position)
             schema.regex(pair[0], position)
         return given
+
+
+class OptimGroup(_Optimizer):
+    """The parameters whose names `match` matches from their start, with settings of their own."""
+
+    match: str = field(say="a regex over parameter names")
+
+    @pydantic.field_validator("match")
+    @classmethod
+    def _regex(cls, given: str) -> str:
+        schema.regex(given)
+        return given
+
+
+class Optim(_Optimizer):
+    """The optimizer of all parameters but those of `groups`, which take from it what they do not say themselves.
+
+    `learning_rate` has no default: fits of one compiled step give it later, and without one no step can be made.
+    """
+
+    groups: dict[str, OptimGroup] = {}
+
+    @classmethod
+    def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """The settings with those of the groups filled in."""
+        groups = given.get("groups")
+        if not isinstance(groups, Mapping):
+            return given
+        main = {name: value for name, value in given.items() if name != "groups"}
+        filled = {
+            n: {**main, **own} if isinstance(own, Mapping) else own for n, own in groups.items()
+        }
+        return given | {"groups": filled}
+
+
+class PeakOptim(Optim):
+    """An optimizer whose rate must be given."""
+
+    learning_rate: float = field(ge=0.0, say="the peak rate")
 
 
 class Spike(Settings):
