@@ -1,9 +1,9 @@
 """A frozen backbone's outputs of every sample of a source, computed once and kept on disk.
 
 A cache is a folder named by the digest of all that its values depend on, which meta.json states: the backbone
-(name, arrays, spec, normalisation), the transform, the source (name, keys, labels), the outputs and the package's
-version. In it lie shards of 4,096 rows: a <field>-<number>.npy for each field and a <number>.json with their digests,
-written last, so that a killed run goes on at the first shard without one.
+(name, arrays, spec, normalisation), the transform and its format, the source's fingerprint, the outputs and the format
+of this file's work. In it lie shards of 4,096 rows: a <field>-<number>.npy for each field and a <number>.json with
+their digests, written last, so that a killed run goes on at the first shard without one.
 """
 
 import collections
@@ -28,11 +28,11 @@ from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json
-from intern_jax.data.sources import Source, read_scored
-from intern_jax.version import __version__
+from intern_jax.data.sources import Source, fingerprint, read_scored
 
 log = logging.getLogger(__name__)
 
+FORMAT = 1  # raised when the same backbone, transform and source give other values
 SHARD = 4096
 REPORT_SECONDS = 30.0
 # Maps are many and only read by a head that is trained: half the bytes.
@@ -83,7 +83,6 @@ def key(
     outputs: tuple[str, ...],
 ) -> dict[str, Any]:
     """All that a cache's values depend on, as plain data: its digest names the cache's folder."""
-    labels = None if source.labels is None else _digest(np.asarray(source.labels, np.int32))
     return {
         "backbone": {
             "name": backbone.name,
@@ -96,13 +95,15 @@ def key(
         "source": {
             "name": source.name,
             "count": len(source),
-            "keys": config_lib.digest(list(source.keys)),
-            "labels": labels,
+            "fingerprint": fingerprint(source),
         },
         "task": task,
         "outputs": list(outputs),
         "dtype": np.dtype(DTYPES[task]).name,
-        "version": __version__,
+        "formats": {
+            "cache": FORMAT,
+            "transform": config_lib.format_of(config_lib.bind(transform)),
+        },
     }
 
 

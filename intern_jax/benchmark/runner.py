@@ -1,8 +1,8 @@
 """Score a ladder of backbones on benchmark rows: frozen at several label fractions, fine-tuned, and from scratch.
 
 Every score is one JSON record in `folder`, named by the digest of all that it depends on: a run that was killed
-goes on with the first record that is missing, and a changed setting makes new records. A row's test split is read
-once for each frozen backbone, and no setting is chosen by it.
+goes on with the first record that is missing, and changed settings or data make new records. A row's test split is
+read once for each frozen backbone, and no setting is chosen by it.
 """
 
 import dataclasses
@@ -28,13 +28,13 @@ from intern_jax.benchmark import heads, protocol, scoring, suite
 from intern_jax.benchmark.table import table as table
 from intern_jax.core import config as config_lib
 from intern_jax.core.files import write_json
-from intern_jax.data.sources import Subset
+from intern_jax.data.sources import Subset, fingerprint
 from intern_jax.data.transforms import eval_arrays
-from intern_jax.version import __version__
 
 log = logging.getLogger(__name__)
 Ladder = Mapping[str, Mapping[str, Backbone]]
 UNSAFE = r"[^\w.+-]"  # in a file's name
+FORMAT = 1  # raised when the same settings and data give other scores
 
 
 def run(
@@ -79,11 +79,11 @@ class Recorder:
 
     def unfinished(self, key: Mapping[str, Any]) -> pathlib.Path:
         """A folder that the making of a record may leave things in, to go on from after a kill."""
-        return self.folder.parent / "unfinished" / _digest(key)[:16]
+        return self.folder.parent / "unfinished" / config_lib.digest(key)[:16]
 
     def __call__(self, key: Mapping[str, Any], make) -> dict[str, Any]:
         """The record of `key`; `make()` computes what is not there yet."""
-        digest = _digest(key)
+        digest = config_lib.digest(key)
         names = ("task", "split", "method", "head", "fraction", "seed", "draw")
         label = "-".join(str(key[name]) for name in names if name in key)
         path = self.folder / f"{re.sub(UNSAFE, '_', label)}-{digest[:12]}.json"
@@ -95,10 +95,6 @@ class Recorder:
         write_json(path, record)
         shutil.rmtree(self.unfinished(key), ignore_errors=True)
         return record
-
-
-def _digest(key: Mapping[str, Any]) -> str:
-    return config_lib.digest({**key, "version": __version__})
 
 
 @dataclasses.dataclass
@@ -358,7 +354,18 @@ class RowBench:
             "fraction": fraction,
             "seed": self.seed,
             "draw": draw,
+            "data": self._fingerprints,
+            "formats": self._formats,
         }
+
+    @functools.cached_property
+    def _fingerprints(self) -> dict[str, str]:
+        return {"train": fingerprint(self.train), "test": fingerprint(self.test)}
+
+    @functools.cached_property
+    def _formats(self) -> dict[str, int]:
+        transform = config_lib.format_of(config_lib.bind(self.row.transform()))
+        return {"scores": FORMAT, "transform": transform}
 
     def _rows_facts(self, rows: np.ndarray) -> dict[str, Any]:
         return {

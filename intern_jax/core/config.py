@@ -98,15 +98,16 @@ def _check_call(
 
 def parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The parameters of a function or class by name; a class that passes **settings on has its base's too."""
-    found = dict(inspect.signature(function).parameters)
-    if not inspect.isclass(function):
-        return found
-    for base in function.__mro__[1:]:
+    try:
+        found = dict(inspect.signature(function).parameters)
+    except ValueError:  # some of those written in C
+        return {}
+    bases = function.__mro__[1:] if inspect.isclass(function) else ()
+    for base in bases:
         rest = [name for name, p in found.items() if p.kind is p.VAR_KEYWORD]
-        if not rest or base is object:
-            break
-        del found[rest[0]]
-        found = dict(inspect.signature(base).parameters) | found
+        if rest and base is not object and "__init__" in vars(base):
+            del found[rest[0]]
+            found = dict(inspect.signature(base).parameters) | found
     return found
 
 
@@ -122,19 +123,25 @@ def defaults(function: Callable[..., Any]) -> dict[str, Any]:
     return found
 
 
-def formatted(number: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorate a function with its format: a number that is raised when its results change."""
+def formatted(number: int) -> Callable[[Any], Any]:
+    """A decorator that states the format of a function's or class's results; raise it when they change.
 
-    def mark(function: Callable[..., Any]) -> Callable[..., Any]:
+    What is kept under a key that holds the number (a stage's result, cached features) is then computed anew.
+    """
+
+    def mark(function: Any) -> Any:
         function.format = number
         return function
 
     return mark
 
 
-def format_of(part: Any) -> int:
-    """The format number of a function, class or object; 1 where it has none."""
-    return getattr(part, "format", 1)
+def format_of(function: Any) -> int:
+    """The format that `formatted` stated of a function or class, bound or not; 1 where it stated none."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    number = getattr(function, "format", 1)
+    return number if isinstance(number, int) else 1  # a user's class may have another `format`
 
 
 def load_config(spec: str | os.PathLike[str]) -> ml_collections.ConfigDict:

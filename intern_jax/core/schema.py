@@ -75,9 +75,10 @@ class Function(Settings):
     def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
         """The arguments with the function's defaults beside them."""
         own = [name for name in cls.model_fields if name != "fn"]
-        spec = {name: value for name, value in given.items() if name not in own}
         try:
-            function = config_lib.resolve(spec["fn"])
+            function = config_lib.resolve(given["fn"])
+            beside = [*own, *cls.beside(function)]
+            spec = {name: value for name, value in given.items() if name not in beside}
             positional, keywords = cls.called_with(function)
             for name in keywords:
                 if name in spec:
@@ -88,6 +89,11 @@ class Function(Settings):
         hidden = [*list(config_lib.parameters(function))[:positional], *keywords, *own]
         rest = {n: v for n, v in config_lib.defaults(function).items() if n not in hidden}
         return rest | given
+
+    @classmethod
+    def beside(cls, function: Any) -> tuple[str, ...]:
+        """Names of arguments that stand here and are not the function's."""
+        return ()
 
     @classmethod
     def called_with(cls, function: Any) -> tuple[int, tuple[str, ...]]:

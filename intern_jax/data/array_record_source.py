@@ -3,10 +3,12 @@
 Made for ten million records and more over a thousand files: nothing is kept for each record but what
 an index gives, keys are made when asked for, and a file is opened when one of its records is read.
 How many records a file has is in its last bytes; a manifest, records.json beside the files, saves
-looking into each: {"part-0.array_record": {"records": 10000, "bytes": 851968}, ...}.
+looking into each: {"part-0.array_record": {"records": 10000, "bytes": 851968}, ...}. An entry may also have
+"sha256", the file's digest: the source's fingerprint is then the same for every copy of the files.
 """
 
 import collections
+import functools
 import glob
 import json
 import logging
@@ -19,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from intern_jax.core.config import UserError, resolve
+from intern_jax.core.config import UserError, format_of, resolve
 from intern_jax.core.files import write_json
+from intern_jax.data import fingerprints
 from intern_jax.data.sample import FAMILIES, CorruptSample, Sample, check_labels, one_line
 
 log = logging.getLogger(__name__)
@@ -57,11 +60,14 @@ class ArrayRecordSource:
         files = _files(paths)
         if family not in FAMILIES:
             raise UserError(f"{files[0]}/family: '{family}'; known: {', '.join(FAMILIES)}")
-        counts = _counts(files)
+        entries = _entries(files)
+        counts = [entry["records"] for entry in entries]
         self._records = _Shards(files, counts)
         self._decode = resolve(decode) if isinstance(decode, str) else decode
         self.name = name or files[0].stem
         self.family, self.classes = family, tuple(classes)
+        self._files = list(zip(files, entries, strict=True))
+        self._index = None if index is None else pathlib.Path(index)
         content = _read_index(index, sum(counts)) if index is not None else {}
         self._rows = content.get("rows")
         self._count = sum(counts) if self._rows is None else len(self._rows)
@@ -86,6 +92,16 @@ class ArrayRecordSource:
         index = range(self._count)[index]
         key = self.keys[index]
         return {"key": key, **self._decode(self._records.read(self._row(index), key))}
+
+    def fingerprint(self) -> str:
+        """Of the files, by the manifest's digest or else size and modification time, the index and the decoding."""
+        digests = [(file.name, entry.get("sha256")) for file, entry in self._files]
+        unknown = [file for file, entry in self._files if "sha256" not in entry]
+        decode = getattr(self._decode, "__qualname__", type(self._decode).__qualname__)
+        return fingerprints.combine(
+            *(self.name, self.family, self.classes, decode, format_of(self._decode), digests),
+            fingerprints.of_files([*unknown, *_index_files(self._index)]),
+        )
 
 
 class Keys(Sequence):
@@ -116,18 +132,19 @@ def pick_keys(keys: Sequence[str], indices: np.ndarray) -> Sequence[str]:
     return [keys[i] for i in indices]
 
 
-def write_manifest(paths: Path | Sequence[Path]) -> pathlib.Path:
-    """Count the records of files in one folder once and for all, into its records.json; its path."""
+def write_manifest(paths: Path | Sequence[Path], digests: bool = False) -> pathlib.Path:
+    """Count the records of files in one folder once and for all, into its records.json; its path.
+
+    With `digests` every byte is read, once, and the source's fingerprint does not depend on modification
+    times: write the manifest again when a file changes.
+    """
     files = _files(paths)
     folders = {file.parent for file in files}
     if len(folders) > 1:
         raise UserError(f"{MANIFEST}: files of {len(folders)} folders; write one for each folder")
     with ThreadPoolExecutor(COUNTING_THREADS) as pool:
-        counts = list(pool.map(_count, files))
-    content = {
-        file.name: {"records": count, "bytes": file.stat().st_size}
-        for file, count in zip(files, counts, strict=True)
-    }
+        described = list(pool.map(functools.partial(_describe, digest=digests), files))
+    content = {file.name: entry for file, entry in zip(files, described, strict=True)}
     path = folders.pop() / MANIFEST
     write_json(path, content)
     return path
@@ -186,6 +203,11 @@ def _open(file: pathlib.Path) -> Any:
     )
 
 
+def _describe(file: pathlib.Path, digest: bool) -> dict[str, Any]:
+    entry: dict[str, Any] = {"records": _count(file), "bytes": file.stat().st_size}
+    return entry | ({"sha256": fingerprints.of_content(file)} if digest else {})
+
+
 def _count(file: pathlib.Path) -> int:
     reader = _open(file)
     try:
@@ -217,23 +239,23 @@ def _files(paths: Path | Sequence[Path]) -> list[pathlib.Path]:
     return found
 
 
-def _counts(files: Sequence[pathlib.Path]) -> list[int]:
-    """How many records each file has: by the manifest where its size of the file is right."""
+def _entries(files: Sequence[pathlib.Path]) -> list[Mapping[str, Any]]:
+    """{"records", ...} of each file: the manifest's entry where its size of the file is right."""
     manifests = {folder: _read_manifest(folder) for folder in {file.parent for file in files}}
 
-    def count(file: pathlib.Path) -> int:
+    def find(file: pathlib.Path) -> Mapping[str, Any]:
         entry = manifests[file.parent].get(file.name)
         if entry is not None and entry["bytes"] == file.stat().st_size:
-            return entry["records"]
+            return entry
         if entry is not None:
             log.warning("%s: another size than %s says; write the manifest again", file, MANIFEST)
-        return _count(file)
+        return {"records": _count(file)}
 
     with ThreadPoolExecutor(COUNTING_THREADS) as pool:
-        return list(pool.map(count, files))
+        return list(pool.map(find, files))
 
 
-def _read_manifest(folder: pathlib.Path) -> dict[str, Mapping[str, int]]:
+def _read_manifest(folder: pathlib.Path) -> dict[str, Mapping[str, Any]]:
     path = folder / MANIFEST
     if not path.is_file():
         return {}
@@ -278,6 +300,14 @@ def _read_index(index: Path, count: int) -> dict[str, Any]:
                 f"{path}/{field}: {len(out[field])} entries for {expected} rows; give one each"
             )
     return out
+
+
+def _index_files(path: pathlib.Path | None) -> list[pathlib.Path]:
+    """An index and the .npy files that it names."""
+    if path is None:
+        return []
+    content = _read_json(path, "index")
+    return [path, *(path.parent / value for value in content.values() if isinstance(value, str))]
 
 
 def _column(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from intern_jax.core.config import UserError
+from intern_jax.core.config import UserError, formatted
 from intern_jax.data.image_ops import MIRROR
 from intern_jax.data.lending import image_of
 from intern_jax.data.sample import IGNORE, Sample
@@ -24,6 +24,7 @@ Row = dict[str, np.ndarray]
 Size = tuple[int, int]
 
 
+@formatted(1)
 def crop(
     sample: Sample,
     rng: np.random.Generator,

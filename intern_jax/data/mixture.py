@@ -10,29 +10,30 @@ A group's config:
    "batch_size": rows over all hosts,
    "transform": {"fn": "intern_jax.data.transforms:classification", "size": 32, ...},
    "shuffle": of the sources that name none}
+A source's fn may also return a grain.MapDataset of samples, with the name, family, classes, keys and
+labels that it lacks beside fn; a transform's may be a grain.transforms.Map or RandomMap (datasets.py).
 `shuffle` is "full" (the default) or {"block": records, "window": blocks} (shuffle.py: for records
 that are far away). Rows have the transform's fields and `source` int32, the position in `sources`.
 """
 
 import functools
-import inspect
-import sys
+import math
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from intern_jax.core.config import UserError, bind
+from intern_jax.core.config import UserError
 from intern_jax.data.replacing import Replacing
-from intern_jax.data.sample import Sample, check_labels
+from intern_jax.data.sample import Transform, check_labels
 from intern_jax.data.shuffle import BlockOrder, FullOrder, Order, block_settings
 from intern_jax.data.sources import Source
 
 if TYPE_CHECKING:
-    import grain
+    from intern_jax.data.datasets import Batched
 
 # Beyond this a host's batch is a mistake in batch_size or size rather than a wish.
 MAX_BATCH_BYTES = 4 << 30
@@ -40,10 +41,12 @@ MAX_BATCH_BYTES = 4 << 30
 # 65536 / length steps for every row: milliseconds for the few samples of an adaptation.
 MAX_TABLE = 1 << 20
 
+# Up to this period of a mix its parts are counted one by one: below a second.
+MAX_STARTS = 1 << 24
+
 # What a source's spec says beside the arguments of its function.
 SPEC_FIELDS = ("weight", "shuffle")
 
-Transform = Callable[[Sample, np.random.Generator], Mapping[str, np.ndarray]]
 Batch = dict[str, dict[str, np.ndarray]]
 Weights = Mapping[str, Sequence[float]]
 
@@ -126,14 +129,18 @@ def group_sources(cfg: Mapping[str, Any], where: str = "group") -> list[Source]:
     """Open a group's sources, in the order of `source`."""
     if not cfg.get("sources"):
         raise UserError(f"{where}.sources: empty; name at least one source")
+    # Imported here and below: grain imports jax, which a reader of this file alone does not need.
+    from intern_jax.data.datasets import open_source
+
     opened = []
     for i, spec in enumerate(cfg["sources"]):
-        make = bind({name: value for name, value in spec.items() if name not in SPEC_FIELDS})
-        source = _complete(make, f"{where}.sources[{i}]")()
+        arguments = {name: value for name, value in spec.items() if name not in SPEC_FIELDS}
+        source = open_source(arguments, f"{where}.sources[{i}]")
         if not isinstance(source, Source):
             raise UserError(
                 f"{where}.sources[{i}].fn: {spec['fn']} gave {type(source).__name__}, no source;"
-                " it needs name, family, classes, keys, labels, len() and [index]"
+                " it needs name, family, classes, keys, labels, len() and [index], or is a"
+                " grain.MapDataset of samples"
             )
         opened.append(source)
     return opened
@@ -146,127 +153,76 @@ def build_group(
     rows: tuple[int, int] = (0, 1),
     weights: Sequence[float] | None = None,
     where: str = "group",
-) -> "Batches":
-    """Batches without end: item i is batch i, {field: [rows of this host, ...]}.
+) -> "Batched":
+    """A grain.MapDataset of batches without end: item i is batch i, {field: [rows of this host, ...]}.
 
     `sources` are ready sources in place of the config's; `rows` = (h, H) gives the h-th of H
     contiguous blocks of every batch; `weights` replace the config's. `cfg["transform"]` may also be
-    a callable. Raises UserError for settings that cannot work and for sources whose first sample or
-    labels break the schema.
+    a callable or an object of grain.transforms. Raises UserError for settings that cannot work and
+    for sources whose first sample or labels break the schema.
     """
-    # Imported here: grain imports jax, which a reader of this file alone does not need.
     import grain
+
+    from intern_jax.data.datasets import Batched, Ordered, Tagged, WithSource, as_transform
 
     sources = group_sources(cfg, where) if sources is None else list(sources)
     block = _block_size(cfg, rows, where)
     weights = _weights(cfg, sources, weights, where)
     shuffles = _shuffles(cfg, len(sources), where)
-    transform = cfg["transform"] if callable(cfg["transform"]) else bind(cfg["transform"])
-    _complete(transform, f"{where}.transform", None, None)
+    transform = as_transform(cfg["transform"], f"{where}.transform")
     guarded = _guard(sources, where)
     _check_rows(guarded, transform, block, where)
     parts = []
     for i, source in enumerate(guarded):
-        tagged, shuffle_seed = _Tagged(source, i), _seed(seed, "shuffle", i, source.name)
+        shuffle_seed = _seed(seed, "shuffle", i, source.name)
         if len(source) > MAX_TABLE and shuffles[i] is None:
-            parts.append(grain.MapDataset.source(tagged).shuffle(seed=shuffle_seed).repeat())
+            once = grain.MapDataset.source(Tagged(source, i)).shuffle(seed=shuffle_seed)
+            parts.append(once.repeat())
         else:
-            order = _order(source, shuffle_seed, shuffles[i])
-            parts.append(grain.MapDataset.source(_Repeated(tagged, order)))
+            parts.append(Ordered(source, i, _order(source, shuffle_seed, shuffles[i])))
     mixed = grain.MapDataset.mix(parts, weights=weights) if len(parts) > 1 else parts[0]
-    made = mixed.random_map(_WithSource(transform), seed=_seed(seed, "transform"))
-    return Batches(made, block, rows, where)
+    made = mixed.random_map(WithSource(transform), seed=_seed(seed, "transform"))
+    return Batched(made, block, rows, where)
 
 
-class Batches:
-    """Rows by global index as batches by index, this host's block of each.
+def most_rows(weights: Sequence[float], batch_size: int, blocks: int = 1) -> list[int]:
+    """The most rows of each source in any of `blocks` equal contiguous parts of any batch of a group.
 
-    A row is put in its place before the next is made: rows of pictures that wait for each other cost
-    fresh memory each, more time than all the rest around a transform.
+    Exact for the pattern by which Grain mixes these weights, whose period is the sum of the weights as whole
+    numbers. Beyond MAX_STARTS parts to a period: a bound that is at most one row per source before it too large.
     """
-
-    def __init__(self, made: "grain.MapDataset", block: int, rows: tuple[int, int], where: str):
-        self._rows, self._block, self._host, self._where = made, block, rows, where
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        number, of = self._host
-        first = (index * of + number) * self._block
-        out: dict[str, np.ndarray] = {}
-        for position in range(self._block):
-            row = self._rows[first + position]
-            if not position:
-                out = {field: self._room(value) for field, value in row.items()}
-            if row.keys() != out.keys():
-                raise UserError(
-                    f"{self._where}.transform: a row has {', '.join(row)}, another"
-                    f" {', '.join(out)}; rows must be equal"
-                )
-            for field, value in row.items():
-                self._put(out[field], position, np.asarray(value), field)
-        return out
-
-    def _room(self, value: Any) -> np.ndarray:
-        value = np.asarray(value)
-        return np.empty((self._block, *value.shape), value.dtype)
-
-    def _put(self, out: np.ndarray, position: int, value: np.ndarray, field: str) -> None:
-        if value.shape != out.shape[1:] or value.dtype != out.dtype:
-            found, form = (value.shape, value.dtype), (out.shape[1:], out.dtype)
-            raise UserError(
-                f"{self._where}.transform/{field}: a row has {_form(found)}, another"
-                f" {_form(form)}; rows must be equal"
-            )
-        out[position] = value
+    if batch_size % blocks:
+        raise UserError(f"batch_size: {batch_size} does not divide into {blocks} parts")
+    part = batch_size // blocks
+    # As grain's mix makes them.
+    counts = [int(weight * (100 / min(weights))) for weight in weights]
+    period = sum(counts)
+    step = math.gcd(part, period)
+    if period > MAX_STARTS:
+        return _most_rows_bound(counts, part)
+    starts = np.arange(0, period, step)
+    most, left = [], period
+    begin, end = starts, starts + part
+    for count in counts:
+        # Of the first k rows that the sources before left over, those after this one get this many.
+        rest = [k * (left - count) // left for k in (begin, end)]
+        most.append(int((end - rest[1] - begin + rest[0]).max()))
+        (begin, end), left = rest, left - count
+    return most
 
 
-class _Tagged:
-    """A source whose samples say which source of the group they are from."""
-
-    def __init__(self, source: Source, position: int):
-        self.source, self.position = source, position
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Sample:
-        return {**self.source[index], "source": self.position}
-
-
-class _Repeated:
-    """A source repeated without end, in another order each epoch."""
-
-    def __init__(self, source: _Tagged, order: Order):
-        self.source, self.order = source, order
-
-    def __len__(self) -> int:
-        return sys.maxsize - sys.maxsize % self.order.count
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.source[self.order(*divmod(index, self.order.count))]
-
-
-class _WithSource:
-    """A transform whose rows carry `source`."""
-
-    def __init__(self, transform: Transform):
-        self.transform = transform
-
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        return {**self.transform(sample, rng), "source": np.int32(sample["source"])}
+def _most_rows_bound(counts: Sequence[int], part: int) -> list[int]:
+    # floor(x + y) - floor(x) is at most ceil(y), for the rows that each source gets and leaves over.
+    most, left = [], sum(counts)
+    for count in counts:
+        most.append(-(-part * count // left))
+        part, left = -(-part * (left - count) // left), left - count
+    return most
 
 
 def _seed(seed: int, *names: Any) -> int:
     # Hashed: Grain adds 1 to its shuffle seed each epoch, so seeds 0 and 1 would share epochs.
     return zlib.crc32("/".join(map(str, (seed, *names))).encode())
-
-
-def _complete(function: Callable[..., Any], where: str, *args: Any) -> Callable[..., Any]:
-    """Return a bound function unchanged, if it can be called with these arguments."""
-    try:
-        inspect.signature(function).bind(*args)
-    except TypeError as error:
-        raise UserError(f"{where}: {error}; give it beside fn") from error
-    return function
 
 
 def _guard(sources: Sequence[Source], where: str) -> list[Replacing]:
@@ -335,6 +291,8 @@ def _weights(
 
 def _check_rows(sources: Sequence[Replacing], transform: Transform, block: int, where: str) -> None:
     """Make one row of every source: what cannot work stops here, not in a worker hours later."""
+    from intern_jax.data.datasets import form_text
+
     form, first = None, ""
     for i, source in enumerate(sources):
         name = f"{where}.sources[{i}] ({source.name})"
@@ -347,8 +305,8 @@ def _check_rows(sources: Sequence[Replacing], transform: Transform, block: int, 
         if found != form:
             field = next(f for f in [*form, *found] if form.get(f) != found.get(f))
             raise UserError(
-                f"{name}/{field}: {_form(found.get(field))}, '{first}' has"
-                f" {_form(form.get(field))}; put them in two groups, rows must be equal"
+                f"{name}/{field}: {form_text(found.get(field))}, '{first}' has"
+                f" {form_text(form.get(field))}; put them in two groups, rows must be equal"
             )
     size = block * sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in form.values())
     if size > MAX_BATCH_BYTES:
@@ -356,7 +314,3 @@ def _check_rows(sources: Sequence[Replacing], transform: Transform, block: int, 
             f"{where}.batch_size: {size / 2**30:.1f} GiB for {block} rows, above"
             f" {MAX_BATCH_BYTES >> 30} GiB; lower batch_size or the transform's size"
         )
-
-
-def _form(found: tuple | None) -> str:
-    return "nothing" if found is None else f"{found[1]} {list(found[0])}"

@@ -70,6 +70,12 @@ class Replacing:
             f" {self._summary()}; check the files, and that they can be read from here"
         )
 
+    def fingerprint(self) -> str:
+        """The inner source's."""
+        from intern_jax.data.sources import fingerprint  # that module imports this one
+
+        return fingerprint(self.source)
+
     def faults(self) -> dict[str, int]:
         """How many reads met damage, by cause; a sample that is read again counts again."""
         with self._lock:

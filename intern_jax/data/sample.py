@@ -19,7 +19,7 @@ A sample is a dict of NumPy values; a field that a data set lacks is absent, nev
 Legend: H, W height and width in pixels, N boxes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ import numpy as np
 from intern_jax.core.config import UserError
 
 Sample = dict[str, Any]
+# From a sample and its row's generator to the row: arrays of fixed shape.
+Transform = Callable[[Sample, np.random.Generator], Mapping[str, np.ndarray]]
 
 FIELDS = (
     "image",

@@ -5,8 +5,12 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from intern_jax.core.schema import Function, Settings, field
+from intern_jax.core.config import UserError, parameters, resolve
+from intern_jax.core.schema import Function, Settings, field, wrong
 from intern_jax.data.shuffle import BLOCK
+
+# What a source's spec may have beside its function's arguments, where that returns a grain.MapDataset.
+SOURCE_FIELDS = ("name", "family", "classes", "keys", "labels")
 
 
 class Block(Settings):
@@ -32,14 +36,31 @@ class SourceSpec(Function):
     weight: float = field(1.0, gt=0.0)
     shuffle: Shuffle = "full"
 
+    @classmethod
+    def beside(cls, function: Any) -> tuple[str, ...]:
+        """What makes a source of a grain.MapDataset, where the function returns one (data/datasets.py)."""
+        known = parameters(function).values() if callable(function) else ()
+        if any(p.kind is p.VAR_KEYWORD for p in known):
+            return ()
+        return tuple(set(SOURCE_FIELDS) - {p.name for p in known})
+
 
 class Transform(Function):
-    """A transform by its function, which is called with (sample, random generator)."""
+    """A transform by its function of (sample, random generator), by a class of such, or by a Grain transform."""
+
+    @classmethod
+    def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """The arguments with defaults; an object that is no function (a Grain transform) has none."""
+        try:
+            ready = not callable(resolve(given["fn"]))
+        except UserError as error:
+            raise wrong(str(error)) from None
+        return given if ready and len(given) == 1 else super().completed(given)
 
     @classmethod
     def called_with(cls, function: Any) -> tuple[int, tuple[str, ...]]:
-        """A sample and a generator."""
-        return 2, ()
+        """A sample and a generator, or nothing to make an object of a class."""
+        return (0 if isinstance(function, type) else 2), ()
 
 
 class Group(Settings):

@@ -4,7 +4,6 @@ Importing this file needs neither jax nor TensorFlow; a source's own reader is i
 source is made.
 """
 
-import hashlib
 import os
 import pathlib
 import unicodedata
@@ -14,6 +13,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from intern_jax.core.config import UserError
+from intern_jax.data import fingerprints
 from intern_jax.data.array_record_source import ArrayRecordSource, pick_keys
 from intern_jax.data.image_ops import decode
 from intern_jax.data.replacing import Replacing
@@ -27,6 +27,7 @@ __all__ = [
     "Source",
     "Subset",
     "TfdsSource",
+    "fingerprint",
     "read_scored",
 ]
 
@@ -37,7 +38,8 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 class Source(Protocol):
     """Samples by index: `self[i]` is a pure function of i and safe to call from several threads.
 
-    `labels` (int32 [N], or None) and `keys` are known without decoding a picture.
+    `labels` (int32 [N], or None) and `keys` are known without decoding a picture. A source may also have
+    `fingerprint() -> str`, a digest that changes with its samples; see `fingerprint` below.
     """
 
     name: str
@@ -62,16 +64,24 @@ def read_scored(source: Source | Sequence[Sample], index: int) -> Sample:
         raise UserError(f"{fault}; repair or remove it") from fault
 
 
-def fingerprint(source: Source) -> str:
-    """A short digest of what a source holds: its own, or of its class, keys, labels and length."""
-    if hasattr(source, "fingerprint"):
-        return source.fingerprint()
-    total = hashlib.sha256(f"{type(source).__qualname__} {len(source)}".encode())
-    for key in source.keys:
-        total.update(f"\n{key}".encode())
-    if source.labels is not None:
-        total.update(np.ascontiguousarray(source.labels).tobytes())
-    return total.hexdigest()[:16]
+def fingerprint(source: Source | Sequence[Sample]) -> str:
+    """A short digest that changes when the source's samples do: part of the keys of what is made from them.
+
+    Of a source without a method of that name: its class, name, classes, keys and labels, not its pictures.
+    """
+    method = getattr(source, "fingerprint", None)
+    if method is not None:
+        return method()
+    kind = f"{type(source).__module__}.{type(source).__qualname__}"
+    labels = getattr(source, "labels", None)
+    return fingerprints.combine(
+        kind,
+        len(source),
+        getattr(source, "name", None),
+        getattr(source, "classes", ()),
+        getattr(source, "keys", ()),
+        None if labels is None else np.asarray(labels, np.int32),
+    )
 
 
 class Subset:
@@ -98,6 +108,10 @@ class Subset:
 
     def __getitem__(self, index: int) -> Sample:
         return self.source[int(self.indices[index])]
+
+    def fingerprint(self) -> str:
+        """Of the whole source's fingerprint and the indices."""
+        return fingerprints.combine(fingerprint(self.source), self.name, self.indices)
 
 
 class ImageFolder:
@@ -189,3 +203,8 @@ class ImageFolder:
             "texts": [self.classes[label].replace("_", " ").replace("-", " ")],
             "key": self.keys[index],
         }
+
+    def fingerprint(self) -> str:
+        """Of the pictures' keys, sizes and modification times, and the classes."""
+        files = fingerprints.of_files(self._paths)
+        return fingerprints.combine(self.name, self.classes, self.keys, files)

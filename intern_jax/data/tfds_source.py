@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from intern_jax.core.config import UserError
+from intern_jax.data import fingerprints
 from intern_jax.data.image_ops import decode
 from intern_jax.data.sample import FAMILIES, FIELDS, Sample, check_labels, one_line
 
@@ -113,6 +114,15 @@ class TfdsSource:
 
     def __len__(self) -> int:
         return len(self._data)
+
+    def fingerprint(self) -> str:
+        """Of the record files' names, sizes and modification times, the split and what is read of a record."""
+        info = self._builder.info
+        parts = info.splits[self._split].file_instructions
+        return fingerprints.combine(
+            *(self.name, info.full_name, self._split, sorted(self.fields.items()), self.keys),
+            fingerprints.of_files(part.filename for part in parts),
+        )
 
     def __getitem__(self, index: int) -> Sample:
         key = self.keys[index]

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from intern_jax.core.config import UserError
+from intern_jax.core.config import UserError, formatted
 from intern_jax.data import image_ops
 from intern_jax.data import tokenizer as tokenizer_lib
 from intern_jax.data.image_ops import Background, Look, Window
@@ -35,6 +35,7 @@ Row = dict[str, np.ndarray]
 Pair = tuple[float, float]
 
 
+@formatted(1)
 def classification(
     sample: Sample,
     rng: np.random.Generator | None = None,
@@ -60,6 +61,7 @@ def classification(
     return {"image": image, "label": np.int32(_field(sample, "label"))}
 
 
+@formatted(1)
 def eval_classification(
     sample: Sample, rng: np.random.Generator | None = None, *, size: int
 ) -> Row:
@@ -67,6 +69,7 @@ def eval_classification(
     return classification(sample, size=size, train=False)
 
 
+@formatted(1)
 def centre_crop(sample: Sample, rng: np.random.Generator | None = None, *, size: int) -> Row:
     """The short side resized to `size` pixels and the middle square of it: image and label (int32).
 
@@ -81,6 +84,7 @@ def centre_crop(sample: Sample, rng: np.random.Generator | None = None, *, size:
     return {"image": out, "label": np.int32(_field(sample, "label"))}
 
 
+@formatted(1)
 def dense(
     sample: Sample,
     rng: np.random.Generator | None = None,
@@ -136,6 +140,7 @@ def dense(
     return row
 
 
+@formatted(1)
 def pair_views(
     sample: Sample,
     rng: np.random.Generator | None = None,

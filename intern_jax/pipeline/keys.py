@@ -128,7 +128,8 @@ def _opened(spec: Mapping[str, Any], where: str) -> list[Any]:
     try:
         return group_sources({"sources": [spec]}, where)
     except UserError as error:
-        raise UserError(f"{where}: {error}") from error
+        said = str(error)
+        raise UserError(said if said.startswith(where) else f"{where}: {said}") from error
 
 
 def status(folder: pathlib.Path, name: str, content: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from intern_jax.adapt import cache as cache_lib
 from intern_jax.adapt.backbone import LAYERS, Backbone
@@ -19,7 +20,9 @@ from intern_jax.adapt.cache import cached, key
 from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
+from intern_jax.data import transforms
 from intern_jax.data.sample import CorruptSample
+from intern_jax.data.sources import ImageFolder
 from intern_jax.data.transforms import eval_arrays
 
 RUN = pathlib.Path(__file__).parent / "cache_run.py"
@@ -185,6 +188,24 @@ def test_what_the_values_depend_on_is_in_the_name(backbone):
     assert len(digests) == 8
     same = key(backbone, Pictures(), dict(LABELLED), "cls", ("pooled",))
     assert config_lib.digest(same) in digests
+
+
+def test_features_of_pictures_that_were_replaced_are_not_served(backbone, tmp_path):
+    for shift in (0, 150):
+        for i in range(6):
+            path = tmp_path / "set" / "ab"[i % 2] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((24, 24, 3), 9 * i + shift, np.uint8)).save(path)
+        source = ImageFolder(tmp_path / "set")
+        kept = make(backbone, source, folder=tmp_path / "kept")
+        np.testing.assert_allclose(kept["pooled"], make(backbone, source)["pooled"], atol=1e-5)
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+
+
+def test_a_raised_format_of_the_transform_is_another_cache(backbone, monkeypatch):
+    first = key(backbone, Pictures(), LABELLED, "cls", ("pooled",))
+    monkeypatch.setattr(transforms.classification, "format", 2)
+    assert key(backbone, Pictures(), LABELLED, "cls", ("pooled",)) != first
 
 
 def test_progress_is_logged(backbone, monkeypatch, caplog):

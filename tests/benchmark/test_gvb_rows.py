@@ -1,6 +1,7 @@
 """Each of GV-B's 26 rows from files of its true format to its metric, by the benchmark's own command."""
 
 import json
+import os
 
 import make
 import make_scenes
@@ -152,6 +153,21 @@ def test_a_run_goes_on_where_it_stopped_and_a_changed_backbone_is_scored_anew(da
     config.seed = 1
     evaluate.evaluate(config, tmp_path, init=TINY)
     assert len(records(tmp_path)) == 2 * len(before)
+
+
+def test_a_picture_changed_under_its_name_is_scored_anew(tmp_path):
+    root = tmp_path / "data"
+    root.mkdir()
+    MAKERS["eurosat"](root)
+    for change in ("train", "test"):
+        evaluate.evaluate(short(root, "eurosat"), tmp_path / "run", init=TINY)
+        source = suite.find("eurosat").load(change, root)
+        os.utime(source._file_of(source._items[0]), ns=(1, 1))
+    evaluate.evaluate(short(root, "eurosat"), tmp_path / "run", init=TINY)
+    made = records(tmp_path / "run")
+    assert len(made) == 3 and len({record["score"] for record in made}) == 1
+    assert len({record["data"]["test"] for record in made}) == 2
+    assert made[0]["formats"] == {"scores": 1, "transform": 1}
 
 
 def test_a_dense_fit_that_was_stopped_goes_on_to_the_same_score(data, tmp_path, monkeypatch):

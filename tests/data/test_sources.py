@@ -209,6 +209,8 @@ def test_tfds_source(tfds_dir):
         assert sample["box_labels"].tolist() == [i % 2]
     assert source.labels.tolist() == [source[i]["label"] for i in range(4)]
     tail = TfdsSource("shapes", "train[50%:]", tfds_dir, fields={"image": "image"})
+    assert source.fingerprint() == TfdsSource("shapes", "train", tfds_dir).fingerprint()
+    assert source.fingerprint() != tail.fingerprint()
     assert tail.keys == source.keys[2:] and set(tail[0]) == {"image", "key"}
     np.testing.assert_array_equal(tail[1]["image"], source[3]["image"])
 

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from intern_jax.core.config import UserError
+from intern_jax.data import fingerprints
 
 FOLDER = Path(__file__).parent
 NAMES = ("emoji", "clipart", "fashion", "furniture", "rooms")
@@ -71,6 +72,12 @@ class Pack:
                 " reinstall intern-jax"
             )
         return records
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A digest of the pack's two files; read once, as its records are."""
+        files = (self.path, self.path.with_suffix(".json"))
+        return fingerprints.combine(map(fingerprints.of_content, files))
 
     def header(self, i: int) -> dict[str, Any]:
         """The JSON header of record i (key, boxes ...)."""

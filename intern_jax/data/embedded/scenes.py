@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from intern_jax.core.config import UserError
+from intern_jax.core.config import UserError, format_of, formatted
+from intern_jax.data import fingerprints
 from intern_jax.data.embedded.packs import pack
 from intern_jax.data.embedded.tables import emoji_rows, refuse_split, words
 
@@ -110,6 +111,7 @@ def _relation(a: tuple[float, float], b: tuple[float, float], size: int) -> str:
     return "left of" if dx < 0 else "right of"
 
 
+@formatted(1)
 class Scenes:
     """Composed scenes: image, mask, boxes with labels and, on request, a caption."""
 
@@ -136,6 +138,12 @@ class Scenes:
 
     def __len__(self) -> int:
         return self.length
+
+    def fingerprint(self) -> str:
+        """Of the settings, the sprites' pack and the format of the composition."""
+        settings = (self.name, self.family, repr(self.bank), self.seed, self.size, self.length)
+        sprites = pack("emoji").fingerprint
+        return fingerprints.combine(*settings, self.crowd, sprites, format_of(type(self)))
 
     def _layout(self, rng: np.random.Generator, count: int) -> list[tuple[int, int, int, int]]:
         """(sprite, height, centre x, base y) of every object, far ones first."""

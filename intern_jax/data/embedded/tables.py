@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from intern_jax.core.config import UserError
+from intern_jax.data import fingerprints
 from intern_jax.data.embedded import packs
 from intern_jax.data.embedded.packs import pack
 
@@ -52,6 +53,11 @@ class Table:
             "key": self.keys[i],
         }
 
+    def fingerprint(self) -> str:
+        """Of the pack, the rows, their labels and the classes."""
+        rows = (self.rows, self.labels, self.classes)
+        return fingerprints.combine(self.name, pack(self.pack_name).fingerprint, *rows)
+
 
 class Pairs:
     """Concepts with several pictures and texts: `members` holds the records of each concept."""
@@ -82,6 +88,11 @@ class Pairs:
         if len(pictures) > 1:
             sample["views"] = pictures[1:]
         return sample
+
+    def fingerprint(self) -> str:
+        """Of the pack, the concepts, their records and texts."""
+        concepts = (self.keys, self.members, self.texts)
+        return fingerprints.combine(self.name, pack(self.pack_name).fingerprint, *concepts)
 
 
 class Rooms:
@@ -117,6 +128,11 @@ class Rooms:
             sample["boxes"] = np.asarray(header["boxes"], np.float32).reshape(-1, 4)
             sample["box_labels"] = np.asarray(header["box_labels"], np.int32)
         return sample
+
+    def fingerprint(self) -> str:
+        """Of the pack, the rows and the fields."""
+        parts = (self.name, self.fields, self.rows, self.classes)
+        return fingerprints.combine(*parts, pack("rooms").fingerprint)
 
 
 def emoji_rows(concept_splits: Sequence[str], unseen_style: bool) -> list[int]:

@@ -6,6 +6,7 @@ headers and names that are no ImageNet picture are refused.
 """
 
 import logging
+import operator
 import os
 import pathlib
 import re
@@ -64,7 +65,7 @@ def imagenet(folder: pathlib.Path, split: str) -> Rows:
         members = sorted(_indexed(tar, TEST_PICTURE, nested=False))
         found = list(zip(members, _answers(devkit, len(members), of_number, labels), strict=True))
     rows = [Row(m.name, label, (str(tar), m.offset, m.size)) for m, label in found]
-    return Rows("imagenet", split, classes, rows, _picture)
+    return Rows("imagenet", split, classes, rows, _picture, operator.itemgetter(0))
 
 
 def _answers(

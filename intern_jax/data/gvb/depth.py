@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from intern_jax.core.config import UserError
+from intern_jax.data import fingerprints
 from intern_jax.data.gvb import reading
 from intern_jax.data.gvb.rows import check_listed, lines
 from intern_jax.data.image_ops import decode
@@ -143,6 +144,11 @@ class DepthFolder(Scored):
             "depth_valid": steps > 0,
             "key": self.keys[index],
         }
+
+    def fingerprint(self) -> str:
+        """Of the keys, the pictures and depth maps, and the unit and rule of the depths."""
+        files = fingerprints.of_files([*self.pictures, *self.depths])
+        return fingerprints.combine(self.name, self.keys, files, self._unit, repr(self.rule))
 
 
 class NyuTfds(Scored, TfdsSource):

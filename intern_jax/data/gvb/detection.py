@@ -19,6 +19,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from intern_jax.data import fingerprints
 from intern_jax.data.image_ops import decode
 from intern_jax.data.sample import Sample
 from intern_jax.data.sources import Source
@@ -38,6 +39,7 @@ class PictureFiles:
 
     family = "detection"
     labels = None
+    annotations: Sequence[pathlib.Path] = ()  # the files of the objects, where they are in files
 
     def __init__(
         self,
@@ -58,6 +60,11 @@ class PictureFiles:
     def __getitem__(self, index: int) -> Sample:
         path = self.pictures[index]
         return labelled(decode(path, str(path)), self.keys[index], self.objects(index))
+
+    def fingerprint(self) -> str:
+        """Of the keys, and the files of the pictures and annotations."""
+        files = fingerprints.of_files([*self.pictures, *self.annotations])
+        return fingerprints.combine(self.name, self.classes, self.keys, files)
 
 
 def labelled(image: np.ndarray, key: str, objects: Objects) -> Sample:

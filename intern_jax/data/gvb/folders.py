@@ -5,6 +5,7 @@ Each reader takes the data set's folder and "train" or "test". Keys are those of
 
 import functools
 import json
+import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -318,7 +319,8 @@ def _rows(
     found = list(found)
     check_listed(folder, [file for _, _, file in found], remedy)
     rows = [Row(key, int(label), file) for key, label, file in found]
-    return Rows(name, split, classes, rows, functools.partial(_in_folder, str(folder), picture))
+    opened = functools.partial(_in_folder, str(folder), picture)
+    return Rows(name, split, classes, rows, opened, functools.partial(os.path.join, str(folder)))
 
 
 def _in_folder(

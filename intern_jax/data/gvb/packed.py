@@ -5,6 +5,7 @@ Pictures are read from their place in the file when asked for; keys and labels c
 
 import functools
 import mmap
+import operator
 import pathlib
 import threading
 
@@ -57,7 +58,7 @@ def _cifar(
         for i, label in enumerate(labels.tolist()):
             place_of = (str(path), i * size + label_bytes)
             rows.append(Row(f"{split}_{len(rows):05d}", label, place_of))
-    return Rows(name, split, classes, rows, _planes)
+    return Rows(name, split, classes, rows, _planes, operator.itemgetter(0))
 
 
 def _bytes(path: pathlib.Path, remedy: str) -> np.ndarray:
@@ -95,7 +96,12 @@ def svhn(folder: pathlib.Path, split: str) -> Rows:
     remedy = f"get {path.name} again"
     labels = matlab(path, "y", remedy).astype(int) % 10
     rows = [Row(f"{split}_{i:06d}", int(label), i) for i, label in enumerate(labels)]
-    return Rows("svhn", split, CLASSES["svhn"], rows, _MatPictures(path, remedy))
+    pictures, file_of = _MatPictures(path, remedy), functools.partial(_one_file, str(path))
+    return Rows("svhn", split, CLASSES["svhn"], rows, pictures, file_of)
+
+
+def _one_file(path: str, item: object) -> str:
+    return path
 
 
 class _MatPictures:
@@ -153,7 +159,8 @@ def fer2013(folder: pathlib.Path, split: str) -> Rows:
                 label = int(fields[of["emotion"]].strip(b' "'))
                 rows.append(Row(key, label, (begin, len(line))))
     picture = functools.partial(_pixel_column, str(path), of["pixels"])
-    return Rows("fer2013", split, CLASSES["fer2013"], rows, picture)
+    file_of = functools.partial(_one_file, str(path))
+    return Rows("fer2013", split, CLASSES["fer2013"], rows, picture, file_of)
 
 
 def _mapped(path: pathlib.Path, remedy: str) -> mmap.mmap:

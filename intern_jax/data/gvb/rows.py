@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from intern_jax.core.config import UserError
+from intern_jax.data import fingerprints
 from intern_jax.data.image_ops import decode
 from intern_jax.data.sample import Sample, check_labels, one_line
 
@@ -30,7 +31,8 @@ class Row(NamedTuple):
 class Rows:
     """A classification source over rows that are sorted by their keys, so the same in any form.
 
-    `picture(item, key)` gives uint8 [H,W,3] of a row; it must be picklable for worker processes.
+    `picture(item, key)` gives uint8 [H,W,3] of a row; `file_of(item)` is the path of the file that holds it.
+    Both must be picklable for worker processes.
     """
 
     family = "classification"
@@ -42,6 +44,7 @@ class Rows:
         classes: Sequence[str],
         rows: Iterable[Row],
         picture: Callable[[Any, str], np.ndarray],
+        file_of: Callable[[Any], str],
     ):
         rows = sorted(rows, key=lambda row: row.key)
         if not rows:
@@ -54,7 +57,7 @@ class Rows:
         self.labels = np.asarray([row.label for row in rows], np.int32)
         check_labels(self.labels, len(self.classes), f"{name}/{split}")
         self._items = [row.item for row in rows]
-        self._picture = picture
+        self._picture, self._file_of = picture, file_of
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -63,6 +66,12 @@ class Rows:
         key = self.keys[index]
         image = self._picture(self._items[index], key)
         return {"image": image, "label": int(self.labels[index]), "key": key}
+
+    def fingerprint(self) -> str:
+        """Of keys, labels, classes and the files with the pictures, by name, size and modification time."""
+        files = dict.fromkeys(map(self._file_of, self._items))
+        rows = (self.keys, self.labels, self.classes)
+        return fingerprints.combine(self.name, self.split, *rows, fingerprints.of_files(files))
 
 
 def file_picture(path: str, key: str) -> np.ndarray:

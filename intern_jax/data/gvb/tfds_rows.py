@@ -78,16 +78,22 @@ def read(name: str, split: str, folder: pathlib.Path, prepared: Prepared) -> Row
         wanted = 0 if split == "train" else 2
         rows = [row for row, p in zip(rows, part, strict=True) if p == wanted]
     names = CLASSES.get(name, ())[: len(classes)] or classes
-    return Rows(name, split, names, rows, _Pictures(parts))
+    pictures = _Pictures(folder, parts)
+    return Rows(name, split, names, rows, pictures, pictures.file_of)
 
 
 class _Pictures:
-    def __init__(self, parts: list[TfdsSource]):
-        self._parts = parts
+    def __init__(self, folder: pathlib.Path, parts: list[TfdsSource]):
+        self._folder, self._parts = folder, parts
 
     def __call__(self, item: tuple[int, int], key: str) -> np.ndarray:
         part, at = item
         return self._parts[part][at]["image"]
+
+    def file_of(self, item: tuple[int, int]) -> str:
+        """The record file of a picture, which its key in the part begins with."""
+        part, at = item
+        return os.path.join(self._folder, self._parts[part].keys[at].rpartition("/")[0])
 
 
 def _version(name: str) -> tuple[int, ...]:

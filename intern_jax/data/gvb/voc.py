@@ -14,6 +14,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from intern_jax.core.config import UserError
+from intern_jax.data import fingerprints
 from intern_jax.data.gvb import reading
 from intern_jax.data.gvb.detection import Objects, PictureFiles, labelled
 from intern_jax.data.gvb.rows import check_listed, lines
@@ -171,6 +172,11 @@ class VocTfds:
         image = decode(part.picture(row), self.keys[index])
         return labelled(image, self.keys[index], self.objects(index))
 
+    def fingerprint(self) -> str:
+        """Of the prepared parts."""
+        parts = dict.fromkeys(part for part, _ in self._rows)
+        return fingerprints.combine(self.keys, [part.fingerprint() for part in parts])
+
 
 class _TfdsPart(TfdsSource):
     """One split of TFDS' voc/YEAR, with the fields that the sample schema lacks."""
@@ -231,6 +237,11 @@ class MaskFolder:
         image, mask = decode(path, str(path)), _mask(mask_path)
         reading.check_size(mask, image, str(mask_path))
         return {"image": image, "mask": mask, "key": self.keys[index]}
+
+    def fingerprint(self) -> str:
+        """Of the keys, the pictures and the masks."""
+        files = fingerprints.of_files([*self.pictures, *self.masks])
+        return fingerprints.combine(self.name, self.keys, files)
 
 
 def _paths(

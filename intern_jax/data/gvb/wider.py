@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from intern_jax.core.config import UserError
+from intern_jax.data import fingerprints
 from intern_jax.data.gvb import reading
 from intern_jax.data.gvb.detection import Objects, PictureFiles
 from intern_jax.data.gvb.rows import check_listed, integer, lines
@@ -71,6 +72,11 @@ class WiderFace(PictureFiles):
             "labels": np.zeros(len(faces), np.int32),
             "ignore": faces[:, INVALID] == 1,
         } | {level: counts[index] for level, counts in self._levels.items()}
+
+    def fingerprint(self) -> str:
+        """Of the pictures' files, the faces and which of them count."""
+        faces = [*self._faces, *(found for level in self._levels.values() for found in level)]
+        return fingerprints.combine(super().fingerprint(), self.levels, *map(np.asarray, faces))
 
 
 def read_faces(path: pathlib.Path) -> dict[str, np.ndarray]:

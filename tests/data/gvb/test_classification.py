@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pickle
 import shutil
 
@@ -16,7 +17,7 @@ from intern_jax.data.gvb import tfds_rows
 from intern_jax.data.gvb.classification import READERS, ROWS
 from intern_jax.data.gvb.retina import rescaled
 from intern_jax.data.sample import CorruptSample, check
-from intern_jax.data.sources import Source, Subset
+from intern_jax.data.sources import Source, Subset, fingerprint
 
 # Row: its first keys for training and testing.
 FIRST_KEYS = {
@@ -118,6 +119,20 @@ def test_row(name, official):
     train, test = sources.values()
     assert train.classes == test.classes and len(train.classes) == len(set(train.labels))
     assert not np.array_equal(train[0]["image"], test[0]["image"])
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_fingerprint_is_that_of_a_copy_until_a_file_changes(name, official, copy):
+    splits = ("train", "test")
+    first = {split: fingerprint(load(name, split, official)) for split in splits}
+    root = official if ROWS[name][0] is None else copy(name)
+    again = {split: load(name, split, root) for split in splits}
+    assert first == {split: fingerprint(source) for split, source in again.items()}
+    assert first["train"] != first["test"]
+    if ROWS[name][0] is not None:
+        source = again["test"]
+        os.utime(source._file_of(source._items[-1]), ns=(1, 1))
+        assert fingerprint(source) != first["test"]
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -1,6 +1,7 @@
 """VOC 2012 + SBD masks, KITTI and NYUv2 read from tiny sets of their true format: values, quirks, damage."""
 
 import io
+import os
 import shutil
 import struct
 import zlib
@@ -14,7 +15,7 @@ from intern_jax.core.config import UserError
 from intern_jax.data.gvb import depth, reading, voc
 from intern_jax.data.gvb.scenes import READERS
 from intern_jax.data.sample import CorruptSample, check
-from intern_jax.data.sources import Source
+from intern_jax.data.sources import Source, fingerprint
 
 ROWS = ("voc2012_seg", "kitti", "nyuv2")
 
@@ -39,6 +40,17 @@ def test_samples_follow_the_schema(made, row, split):
     for i in range(len(source)):
         sample = check(source[i], row, len(source.classes) or None)
         assert sample["key"] == source.keys[i]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_fingerprints_cover_pictures_and_truth(root, row):
+    source = READERS[row].read(root, "test")
+    truth = source.masks if row == "voc2012_seg" else source.depths
+    found = {fingerprint(source), fingerprint(READERS[row].read(root, "train"))}
+    for path in (source.pictures[0], truth[-1]):
+        os.utime(path, ns=(1, 1))
+        found.add(fingerprint(READERS[row].read(root, "test")))
+    assert len(found) == 4
 
 
 # --- VOC 2012 + SBD ----------------------------------------------------------------------------

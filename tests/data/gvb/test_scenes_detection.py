@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 
 import make_scenes as make
@@ -13,7 +14,7 @@ from intern_jax.data.gvb import voc, wider
 from intern_jax.data.gvb.detection import DetectionSource
 from intern_jax.data.gvb.scenes import READERS
 from intern_jax.data.sample import CorruptSample, check
-from intern_jax.data.sources import Source, TfdsSource
+from intern_jax.data.sources import Source, TfdsSource, fingerprint
 
 ROWS = ("voc07_12", "wider_face", "citypersons")
 
@@ -55,6 +56,19 @@ def test_samples_follow_the_schema(made, row, split):
         assert objects["labels"].dtype == np.int32 and objects["labels"].shape == (count,)
         assert objects["ignore"].dtype == np.bool_ and objects["ignore"].shape == (count,)
         assert len(sample["boxes"]) <= (~objects["ignore"]).sum()
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_fingerprints_cover_pictures_and_objects(root, row):
+    source = READERS[row].read(root, "test")
+    found = {fingerprint(source), fingerprint(READERS[row].read(root, "train"))}
+    for path in [source.pictures[0], *source.annotations[-1:]]:
+        os.utime(path, ns=(1, 1))
+        found.add(fingerprint(READERS[row].read(root, "test")))
+    assert len(found) == 3 + len(source.annotations[-1:])
+    if row == "wider_face":
+        source._faces[0][0, 0] += 1
+        assert fingerprint(source) not in found
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -118,6 +132,7 @@ def test_voc_from_tfds_is_the_same(root):
         source = READERS["voc07_12"].read(root, split)
         assert isinstance(source, voc.VocTfds) and isinstance(source, DetectionSource)
         assert source.keys == folder.keys and source.classes == folder.classes
+        assert fingerprint(source) == fingerprint(READERS["voc07_12"].read(root, split))
         for i, (sample, objects) in enumerate(expected[split]):
             for name, value in objects.items():
                 assert source.objects(i)[name].dtype == value.dtype
