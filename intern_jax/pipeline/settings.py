@@ -181,9 +181,13 @@ def _checked_entry(
     specs = {n: building.in_dtype(settings[n]["backbone"], run.compute_dtype) for n in earlier}
     try:
         stage = building.build_stage(entry, backbone, {}, specs)
-        check_accumulation(stage, read.train.accumulate)
     except UserError as error:
         raise UserError(f"{where}.stage: {error}") from error
+    stage.name = name
+    try:
+        check_accumulation(stage, read.train.accumulate)
+    except UserError as error:
+        raise UserError(f"{where}.{error}") from None
     for group in read.data:
         if family_of(group) not in stage.families:
             known = ", ".join(stage.families)
