@@ -23,6 +23,20 @@ def check_accumulation(stage: Stage, accumulate: int) -> None:
         )
 
 
+def _loss(stage, params, extra, frozen, batch, key):
+    import inspect
+    import types
+
+    if len(inspect.signature(stage.loss).parameters) > 1:
+        return stage.loss(params, extra, frozen, batch, key)
+    context = types.SimpleNamespace(
+        params=params, extra=extra, frozen=frozen, batch=batch, key=key, step=0, average={}
+    )
+    terms, (extra, metrics) = stage.loss(context)
+    value = lambda t: {name: a.total / a.count for name, a in t.items()}  # noqa: E731
+    return value(terms), (extra, value(metrics))
+
+
 def make_step(
     stage: Stage,
     tx: optax.GradientTransformation,
@@ -53,7 +67,7 @@ def make_step(
         if whole is not None:
             params = tree.merge(params, _kept(params, late))
         frozen = _place(frozen, frozen_whole)
-        terms, (extra, metrics) = stage.loss(params, extra, frozen, batch, key)
+        terms, (extra, metrics) = _loss(stage, params, extra, frozen, batch, key)
         for name in stage.weights:
             if name not in terms:
                 known = ", ".join(sorted(terms))
