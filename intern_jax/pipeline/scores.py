@@ -1,5 +1,6 @@
 """What a run's stages are worth: the benchmark's ladder, a model folder, and pictures for the report."""
 
+import logging
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,8 @@ from intern_jax.ops.images import MEAN, STD
 from intern_jax.pipeline.building import build_stage, group_of, in_dtype
 from intern_jax.pipeline.products import Product
 from intern_jax.weights import folder as folder_lib
+
+log = logging.getLogger("intern_jax.pipeline")
 
 
 def score(
@@ -62,18 +65,22 @@ def build_ladder(
 def save_last(
     settings: Mapping[str, Any], products: Mapping[str, Product], folder: pathlib.Path
 ) -> None:
-    """The last stage's backbone as a model folder, for `adapt --init` and `load`."""
+    """The last stage's backbone as a model folder, for `adapt --init` and `load`; none if it has no backbone."""
     name = settings["stages"][-1]
     product, groups = products[name], settings[name]["data"]
-    backbone = Backbone.from_arrays(product.spec, product.variables, name)
     # Of several canvases that of whole pictures: the dense group's is larger for its maps' sake.
     group = group_of(groups, "cls", "pairs") or next(iter(groups))
+    canvas, variables = groups[group]["transform"].get("size"), product.variables
+    if not isinstance(canvas, int) or not any("/backbone/" in array for array in variables):
+        log.info("%s: no backbone of pictures of one size; no model folder is written", name)
+        return
+    backbone = Backbone.from_arrays(product.spec, variables, name)
     folder_lib.save_model(
         folder,
         task="backbone",
         backbone=product.spec,
         variables=tree.unflatten(backbone.graft_source()),
-        canvas=groups[group]["transform"]["size"],
+        canvas=canvas,
         mean=MEAN,
         std=STD,
         provenance={"stage": f"{name}, seed {product.seed}, key {product.key}"},

@@ -15,7 +15,7 @@ from intern_jax.pipeline import settings as settings_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 QUICKSTART = plain(load_config("quickstart"))
-EVALUATOR = {"fn": "evaluators:sharpness"}
+EVALUATOR = {"fn": "users_own:sharpness"}
 
 
 def group(c):
@@ -127,7 +127,7 @@ STRUCTURE = {
     ),
     "an evaluator with a wrong argument": (
         lambda c: c["amateur"].update(evaluators={"sharp": EVALUATOR | {"every": 5, "rowss": 3}}),
-        "config.amateur.evaluators.sharp: evaluators:sharpness: no argument 'rowss'; did you mean",
+        "config.amateur.evaluators.sharp: users_own:sharpness: no argument 'rowss'; did you mean",
     ),
     "the seed of one stage": (
         lambda c: c["amateur"]["train"].update(seed=3),
@@ -210,7 +210,10 @@ VALUES = {
         "config.expert_cls.train.optim.groups.head.match: missing; write a regex",
     ),
     "micro-batches of a coupled loss": (
-        lambda c: c["amateur"]["train"].update(accumulate=4),
+        lambda c: (
+            c["amateur"]["stage"].update(fn="users_own:Coupled"),
+            c["amateur"]["train"].update(accumulate=4),
+        ),
         "config.amateur.train.accumulate: 4 micro-batches would change the loss",
     ),
     "weight 0": (
@@ -308,10 +311,12 @@ MISTAKES = {**STRUCTURE, **ROLES, **VALUES, **BENCHMARK}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def evaluators(tmp_path_factory):
+def users_own(tmp_path_factory):
     """A module of a user's own on the path."""
     folder = tmp_path_factory.mktemp("modules")
-    (folder / "evaluators.py").write_text(
+    (folder / "users_own.py").write_text(
+        "from intern_jax.stages.amateur import Amateur\n\n\n"
+        "class Coupled(Amateur):\n    batch_coupled = True\n\n\n"
         "def sharpness(variables, rows=8):\n    return {'sharp': 1.0}\n"
     )
     with pytest.MonkeyPatch.context() as patch:
