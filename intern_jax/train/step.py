@@ -27,7 +27,7 @@ def _loss(stage, params, extra, frozen, batch, key):
     import inspect
     import types
 
-    if len(inspect.signature(stage.loss).parameters) > 1:
+    if "context" not in inspect.signature(stage.loss).parameters:
         return stage.loss(params, extra, frozen, batch, key)
     context = types.SimpleNamespace(
         params=params, extra=extra, frozen=frozen, batch=batch, key=key, step=0, average={}
