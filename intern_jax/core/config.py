@@ -43,7 +43,9 @@ def resolve(name: str) -> Any:
         ) from None
     if not hasattr(module, attribute):
         known = [n for n in vars(module) if not n.startswith("_")]
-        raise UserError(f"{name!r}: {module_name} has no {attribute!r}; {_near(attribute, known)}")
+        raise UserError(
+            f"{name!r}: {module_name} has no {attribute!r}; {did_you_mean(attribute, known)}"
+        )
     return getattr(module, attribute)
 
 
@@ -66,7 +68,7 @@ def bind(
     if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
         for name in arguments:
             if name not in known:
-                near = _near(name, list(known))
+                near = did_you_mean(name, list(known))
                 raise UserError(f"{spec['fn']}: no argument {name!r}; {near}")
     # A default written out is the default itself: a config holds a list where code may want its tuple.
     usual = defaults(function)
@@ -151,7 +153,7 @@ def load_config(spec: str | os.PathLike[str]) -> ml_collections.ConfigDict:
         path = shipped_configs() / f"{spec}.py"
         if not path.is_file():
             known = sorted(p.stem for p in shipped_configs().glob("*.py") if p.stem != "__init__")
-            near = _near(str(spec), known)
+            near = did_you_mean(str(spec), known)
             raise UserError(f"--config={spec}: no shipped config of that name; {near}")
     if not path.is_file():
         raise UserError(f"--config={spec}: no such file; give a path or a shipped name")
@@ -201,7 +203,7 @@ def override(
             where = ".".join(["config", *field.split(".")[: position + 1]])
             if not isinstance(node, ml_collections.ConfigDict) or name not in node:
                 known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
-                raise UserError(f"{where}: no such field; {_near(name, known)}")
+                raise UserError(f"{where}: no such field; {did_you_mean(name, known)}")
             if position < len(parents):
                 node = node[name]
         _assign(node, last, text, field)
@@ -288,7 +290,8 @@ def enable_compilation_cache(folder: str | os.PathLike[str]) -> None:
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
 
-def _near(name: str, known: Sequence[str]) -> str:
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """The rest of a line about an unknown name: the near ones of those known, or all."""
     close = difflib.get_close_matches(name, known, n=3)
     if close:
         return f"did you mean {' or '.join(close)}?"

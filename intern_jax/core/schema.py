@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import pydantic
-from pydantic_core import PydanticCustomError
 
 from intern_jax.core import config as config_lib
 from intern_jax.core.config import UserError
@@ -30,9 +29,17 @@ def field(default: Any = REQUIRED, *, matters: bool = True, say: str = "", **lim
     return pydantic.Field(default, description=say or None, json_schema_extra=extra, **limits)
 
 
-def wrong(text: str, *path: str | int) -> PydanticCustomError:
-    """What a validator raises: `text` says what is wrong, `path` leads on from the validated value to the place."""
-    return PydanticCustomError("wrong", "{text}", {"text": text, "path": list(path)})
+class Wrong(ValueError):
+    """A mistake in a value: what is wrong, and the path that leads on from the validated value to the place."""
+
+    def __init__(self, text: str, path: Iterable[str | int]):
+        super().__init__(text)
+        self.text, self.path = text, tuple(path)
+
+
+def wrong(text: str, *path: str | int) -> Wrong:
+    """What a validator raises."""
+    return Wrong(text, path)
 
 
 class Settings(pydantic.BaseModel):
@@ -52,7 +59,7 @@ class Settings(pydantic.BaseModel):
             raise wrong(f"{given!r}; write a group of fields: {', '.join(fields)}")
         for name in given:
             if cls.model_config["extra"] == "forbid" and name not in fields:
-                raise wrong(f"no such field; {config_lib._near(name, list(fields))}", name)
+                raise wrong(f"no such field; {config_lib.did_you_mean(name, list(fields))}", name)
         for name, info in fields.items():
             if info.is_required() and name not in given:
                 raise wrong(f"missing; write {info.description or 'a value'}", name)
@@ -147,7 +154,7 @@ def one_of(value: str, known: Iterable[str], what: str = "", *path: str | int) -
     names = list(known)
     if value not in names:
         noun = f"{what} " if what else ""
-        raise wrong(f"no {noun}{value!r}; {config_lib._near(str(value), names)}", *path)
+        raise wrong(f"no {noun}{value!r}; {config_lib.did_you_mean(str(value), names)}", *path)
 
 
 def nested(kind: type[Settings], given: Any, path: Iterable[str | int]) -> dict[str, Any]:
@@ -194,10 +201,12 @@ def _first(error: pydantic.ValidationError, kind: type[Settings]) -> tuple[list[
     """The path to the first mistake, and what is wrong there."""
     first = error.errors(include_url=False)[0]
     context = first.get("ctx", {})
+    ours = context.get("error")
+    path = (*first["loc"], *(ours.path if isinstance(ours, Wrong) else ()))
     # The parts in <> say which form of several a value was read as.
-    steps = [p for p in (*first["loc"], *context.get("path", ())) if not str(p).startswith("<")]
-    if first["type"] == "wrong":
-        return steps, context["text"]
+    steps = [part for part in path if not str(part).startswith("<")]
+    if isinstance(ours, Wrong):
+        return steps, ours.text
     return steps, _said(first, context, _say(kind, steps))
 
 
@@ -207,7 +216,7 @@ def _said(mistake: Mapping[str, Any], context: Mapping[str, Any], say: str | Non
         return f"empty; write {say or 'at least one'}"
     if kind == "literal_error":
         known = re.findall(r"'([^']*)'", context["expected"])
-        near = config_lib._near(str(value), known)
+        near = config_lib.did_you_mean(str(value), known)
         return f"no {value!r}; " + (near if "mean" in near else f"known: {', '.join(known)}")
     if say:
         return f"{value!r}; write {say}"

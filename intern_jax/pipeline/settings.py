@@ -147,7 +147,9 @@ def check(config: Any) -> dict[str, Any]:
     described = [n for n, value in given.items() if isinstance(value, dict) and "stage" in value]
     for name in given:
         if name not in (*fields, *listed, *described):
-            near = config_lib._near(name, list(dict.fromkeys([*fields, *listed, *described])))
+            near = config_lib.did_you_mean(
+                name, list(dict.fromkeys([*fields, *listed, *described]))
+            )
             raise UserError(f"config.{name}: no such field; {near}")
     run = schema.read(Run, {n: v for n, v in given.items() if n in fields}, "config")
     _check_backbone(run.backbone, "config.backbone")
@@ -218,7 +220,7 @@ def _check_earlier(
             continue
         if name in stages:
             raise UserError(f"{where}.{role}: '{name}' is no earlier stage of config.stages")
-        near = config_lib._near(name, list(earlier))
+        near = config_lib.did_you_mean(name, list(earlier))
         raise UserError(f"{where}.{role}: no earlier stage '{name}'; {near}")
 
 
@@ -236,7 +238,7 @@ def _checked_start(
     roles = list(dict.fromkeys([*stage.roles, *named]))
     for role in start:
         if role not in roles:
-            near = config_lib._near(role, roles)
+            near = config_lib.did_you_mean(role, roles)
             raise UserError(f"{where}.start.{role}: the stage has no such role; {near}")
     for role, template in named.items():
         if not start.get(role):
@@ -262,13 +264,13 @@ def _check_benchmark(benchmark: Benchmark, settings: Mapping[str, Any]) -> None:
     for rung, by_task in benchmark.ladder.items():
         for task, stage in by_task.items():
             if stage not in stages:
-                near = config_lib._near(stage, stages)
+                near = config_lib.did_you_mean(stage, stages)
                 raise UserError(f"{where}.ladder.{rung}.{task}: no stage '{stage}'; {near}")
     zero_shot = benchmark.zero_shot
     if zero_shot is None:
         return
     if zero_shot.stage not in stages:
-        near = config_lib._near(zero_shot.stage, stages)
+        near = config_lib.did_you_mean(zero_shot.stage, stages)
         raise UserError(f"{where}.zero_shot.stage: no stage '{zero_shot.stage}'; {near}")
     groups = settings[zero_shot.stage]["data"]
     group = building.group_of(groups, "pairs")
