@@ -117,7 +117,8 @@ def links(
         specs = {earlier: link.product.spec for earlier, link in chain.items()}
         stage = build_stage(entry, spec, {}, specs)
         start = {role: product.key for role, product in bound.items()}
-        content = keys.content(entry, stage, spec, seed, start, prints[name])
+        # Process 0's, so that all processes work in one folder.
+        content = hosts.broadcast_json(keys.content(entry, stage, spec, seed, start, prints[name]))
         key = keys.key_of(content)
         product = Product(name, seed, key, folder / f"{name}-{key}", spec)
         chain[name] = Link(product, content, bound)

@@ -251,7 +251,11 @@ def _checked_start(
             f"{where}.start: missing; bind {', '.join(stage.roles)} to earlier stages, "
             "or write None to start from random weights"
         )
-    for role in stage.roles:
+    for role, declared in stage.roles.items():
+        if declared.frozen and not start.get(role):
+            raise UserError(
+                f"{where}.start.{role}: the stage reads it all along; bind it to an earlier stage"
+            )
         if start and role not in start:
             raise UserError(
                 f"{where}.start.{role}: missing; bind it to an earlier stage, or write None"

@@ -173,6 +173,14 @@ def test_evaluators_are_bound_to_what_they_ask_for(tmp_path, monkeypatch):
         pipeline.check(made)
 
 
+def test_a_frozen_role_has_to_be_bound():
+    made = config(web=entry("First"), student=entry("Student", start={"backbone": "web"}))
+    for teacher in ({}, {"teacher": None}):
+        made["student"]["start"] = {"backbone": "web"} | teacher
+        with pytest.raises(UserError, match=r"config\.student\.start\.teacher: the stage reads"):
+            pipeline.check(made)
+
+
 def test_a_batch_that_does_not_divide_is_told_before_any_stage_is_trained(tmp_path):
     made = config(web=entry("First"), last=entry("Join", start={}))
     made["last"]["train"]["accumulate"] = 3
