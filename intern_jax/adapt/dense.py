@@ -17,6 +17,7 @@ import numpy as np
 
 from intern_jax.adapt.backbone import Backbone
 from intern_jax.core import mesh as mesh_lib
+from intern_jax.core.averages import Average
 from intern_jax.core.config import UserError
 from intern_jax.data.dense_transforms import Size, bilinear, resized, whole_size
 from intern_jax.data.mixture import build_group
@@ -38,11 +39,11 @@ from intern_jax.train.state import TrainState
 _CFG = ("steps", "batch_size", "optim", "accumulate", "threads", "log_every", "checkpoint_every")
 
 
-def _pixels(out: jax.Array, rows: Mapping[str, jax.Array]) -> jax.Array:
-    return pixel_cross_entropy(out, rows["mask"], IGNORE)
+def _pixels(out: jax.Array, rows: Mapping[str, jax.Array]) -> Average:
+    return pixel_cross_entropy(out, rows["mask"], ignore=IGNORE)
 
 
-def _logarithms(out: jax.Array, rows: Mapping[str, jax.Array]) -> jax.Array:
+def _logarithms(out: jax.Array, rows: Mapping[str, jax.Array]) -> Average:
     return silog(out[..., 0], rows["depth"], rows["depth_valid"])
 
 
@@ -56,6 +57,8 @@ class DenseStage(Stage):
     """Train a dense head on the maps of a backbone that stays as it is.
 
     Batch: group "task" with image uint8 [B,H,W,3] and mask [B,H,W], or depth and depth_valid [B,H,W].
+    Accumulation: the depth loss is of the batch's pixels together, so it allows none; BatchNorm of a
+    segmentation head sees one micro-batch at a time.
     """
 
     name = "dense"
@@ -65,6 +68,7 @@ class DenseStage(Stage):
         self.backbone, self.frozen, self.family = backbone, backbone.variables, family
         self.model = TaskHead(family, num_classes, head=head["name"], settings=head["settings"])
         self.weights = WEIGHTS[family]
+        self.batch_coupled = family == "depth"
         if head["name"] == "deeplabv3":
             self.weights = {**self.weights, AUXILIARY: AUXILIARY_WEIGHT}
 
@@ -82,23 +86,24 @@ class DenseStage(Stage):
         maps = {name: value for name, value in out.items() if name.startswith("layer")}
         return jax.lax.stop_gradient(maps)
 
-    def loss(self, params, extra, frozen, batch, key):
-        rows = batch["task"]
+    def loss(self, context):
+        rows = context.batch["task"]
         images = rows["image"]
         out, changed = self.model.apply(
-            {"params": params, **extra},
-            self.maps(frozen, images),
+            context.variables,
+            self.maps(context.frozen, images),
             images.shape[1:3],
             True,
-            mutable=[*extra, AUXILIARY],
-            rngs={"dropout": key},
+            mutable=[*context.extra, AUXILIARY],
+            rngs={"dropout": context.key},
         )
         loss = LOSSES[self.family]
         terms = {self.family: loss(out, rows)}
         auxiliary = jax.tree.leaves(changed.get(AUXILIARY, {}))
         if auxiliary:
-            terms[AUXILIARY] = sum(loss(one, rows) for one in auxiliary)
-        return terms, ({name: changed[name] for name in extra}, {})
+            made = [loss(one, rows) for one in auxiliary]
+            terms[AUXILIARY] = made[0].replace(total=sum(one.total for one in made))
+        return terms, ({name: changed[name] for name in context.extra}, {})
 
     def predict(self, params, extra, batch):
         """{"out": logits [B,H,W,K] or depth [B,H,W,1] in metres} of batch["image"] uint8 [B,H,W,3]."""

@@ -12,12 +12,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from intern_jax.core.averages import Average
 from intern_jax.losses import classification, depth, segmentation
 from intern_jax.models import zoo
 from intern_jax.models.heads.task import BACKBONE_TASK, TaskHead
 from intern_jax.models.scanning import late_gathers
 from intern_jax.ops.images import MEAN, STD, normalise
-from intern_jax.train.stage import Stage
+from intern_jax.train.stage import Role, Stage
 
 
 class TaskModel(nn.Module):
@@ -38,7 +39,7 @@ class TaskModel(nn.Module):
         return self.head(out, images.shape[1:3], train)
 
 
-def task_loss(family: str, out: jax.Array, rows: Mapping[str, jax.Array]) -> jax.Array:
+def task_loss(family: str, out: jax.Array, rows: Mapping[str, jax.Array]) -> Average:
     """The loss of one task family: cross-entropy, pixel cross-entropy (255 ignored), or L1 of log-depth."""
     if family == "classification":
         return classification.cross_entropy(out, rows["label"])
@@ -50,7 +51,8 @@ def task_loss(family: str, out: jax.Array, rows: Mapping[str, jax.Array]) -> jax
 class FineTune(Stage):
     """Train backbone and head together on one task's labels."""
 
-    graft = [(r"(params|batch_stats)/backbone/(.*)", r"\1/backbone/\2")]
+    roles = {"backbone": Role()}
+    graft = [(r"(params|batch_stats)/backbone/(.*)", r"backbone/\1/backbone/\2")]
 
     def __init__(
         self,
@@ -72,14 +74,14 @@ class FineTune(Stage):
         images = self.pictures(batch["task"]["image"])
         return self.model.init({"params": key, "dropout": key}, images, train=True)
 
-    def loss(self, params, extra, frozen, batch, key):
-        rows = batch["task"]
+    def loss(self, context):
+        rows = context.batch["task"]
         out, extra = self.model.apply(
-            {"params": params, **extra},
+            context.variables,
             self.pictures(rows["image"]),
             train=True,
-            mutable=list(extra),
-            rngs={"dropout": key},
+            mutable=list(context.extra),
+            rngs={"dropout": context.key},
         )
         return {self.family: task_loss(self.family, out, rows)}, (extra, {})
 
@@ -102,10 +104,10 @@ class FrozenHead(Stage):
     def init(self, key, batch):
         return self.model.init(key, _maps(batch["task"]), self.size, True)
 
-    def loss(self, params, extra, frozen, batch, key):
-        rows = batch["task"]
+    def loss(self, context):
+        rows = context.batch["task"]
         out, extra = self.model.apply(
-            {"params": params, **extra}, _maps(rows), self.size, True, mutable=list(extra)
+            context.variables, _maps(rows), self.size, True, mutable=list(context.extra)
         )
         return {self.family: task_loss(self.family, out, rows)}, (extra, {})
 

@@ -99,12 +99,17 @@ def train_model(
     # Of several processes one fits alone, on a mesh of its own devices: it makes all rows.
     stream = Stream({"task": batches}, [Segment(seed=seed)], rows=mesh_lib.batch_rows(mesh))
     try:
-        state = trainer.fit(
-            stream, seed=seed, source=init.graft_source() if init else None, **_changes(cfg)
-        ).state
+        state = trainer.fit(stream, seed=seed, source=_start(init), **_changes(cfg)).state
     finally:
         stream.close()
     return TaskFit(trainer.stage, state.params, state.extra)
+
+
+def _start(init: Backbone | None) -> dict[str, np.ndarray] | None:
+    """A backbone's arrays under its role's name."""
+    if init is None:
+        return None
+    return {f"backbone/{name}": value for name, value in init.graft_source().items()}
 
 
 def train_frozen_head(

@@ -244,6 +244,21 @@ def put_batch(mesh: Mesh, batch: Any) -> Any:
     return arrays if made == sharding else jax.device_put(arrays, sharding)
 
 
+def put_everywhere(mesh: Mesh, arrays: Any) -> Any:
+    """Small arrays and keys, equal on all processes, whole on every device."""
+    sharding = replicated(mesh)
+    if not mesh.is_multi_process:
+        return jax.device_put(arrays, sharding)
+
+    def one(x: Any) -> jax.Array:
+        if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(one(jax.random.key_data(x)))
+        # device_put would compare the processes' values, by a collective of its own.
+        return jax.make_array_from_process_local_data(sharding, np.asarray(x), np.shape(x))
+
+    return jax.tree.map(one, arrays)
+
+
 @functools.cache
 def _sharding_by_process(mesh: Mesh) -> NamedSharding:
     """The batch's sharding, or one on the same devices where each process's rows lie together.

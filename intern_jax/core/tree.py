@@ -22,8 +22,12 @@ def names(tree: Any) -> dict[str, Any]:
 
 def paths(tree: Any) -> dict[str, Any]:
     """Leaves of any tree of containers (a train state) by their "/"-joined paths, in the tree's order."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    return {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def name(path: Any) -> str:
+    """The "/"-joined name of a path that jax.tree_util gives."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _flatten(node: Any, prefix: str, flat: dict[str, Any]) -> None:
@@ -73,6 +77,12 @@ class GraftReport:
     matched: list[str]
     missing: list[str]
     unused: list[str]
+
+    def missing_share(self, leaves: Mapping[str, Any], prefix: str = "") -> float:
+        """Of the scalars in `leaves`, by name, how many are not started: 0 to 1."""
+        total = sum(leaf.size for leaf in leaves.values())
+        names = [n.removeprefix(prefix) for n in self.missing if n.startswith(prefix)]
+        return sum(leaves[name].size for name in names) / max(total, 1)
 
     def summary(self) -> str:
         """One line with counts and a few names."""

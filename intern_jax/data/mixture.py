@@ -29,6 +29,7 @@ import numpy as np
 from intern_jax.core.config import UserError
 from intern_jax.data.replacing import Replacing
 from intern_jax.data.sample import Transform, check_labels
+from intern_jax.data.segments import Weights
 from intern_jax.data.shuffle import BlockOrder, FullOrder, Order, block_settings
 from intern_jax.data.sources import Source
 
@@ -48,7 +49,6 @@ MAX_STARTS = 1 << 24
 SPEC_FIELDS = ("weight", "shuffle")
 
 Batch = dict[str, dict[str, np.ndarray]]
-Weights = Mapping[str, Sequence[float]]
 
 
 class Groups:

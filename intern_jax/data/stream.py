@@ -1,13 +1,6 @@
-"""The stream of batches of a training run: the batch at step t is a pure function of (segments, t).
+"""The stream of batches of a training run: the batch at step t is a pure function of (segments, t)."""
 
-A segment says from which step on which seed and position hold. A run begins with one; a roll-back
-that should see other data appends another. Nothing else needs saving, and any batch can be made
-again.
-"""
-
-import bisect
 import collections
-import dataclasses
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,21 +10,12 @@ from typing import Any
 import jax
 
 from intern_jax.core.config import UserError
-from intern_jax.data.mixture import Batch, Groups, Weights
+from intern_jax.data import segments as segments_lib
+from intern_jax.data.mixture import Batch, Groups
+from intern_jax.data.segments import Segment, Weights
 from intern_jax.data.workers import Workers
 
-
-@dataclasses.dataclass(frozen=True)
-class Segment:
-    """From `first_step` on, step t reads batch offset + t - first_step of this seed's mixture.
-
-    `weights`, {group: one weight a source}, replace the config's where given.
-    """
-
-    first_step: int = 0
-    offset: int = 0
-    seed: int = 0
-    weights: Weights | None = None
+__all__ = ["Segment", "Stream"]
 
 
 class Stream:
@@ -100,10 +84,7 @@ class Stream:
         Segments that begin at or after `first_step` are dropped; weights stay the last segment's.
         Closes all iterators: what they have made ahead may be of segments that are gone.
         """
-        last = self._segments[-1]
-        seed = last.seed if seed is None else seed
-        kept = [s for s in self._segments if s.first_step < first_step]
-        self.set_segments([*kept, Segment(first_step, offset, seed, last.weights)])
+        self.set_segments(segments_lib.opened(self._segments, first_step, offset, seed))
 
     def batch_at(self, step: int) -> Batch:
         """The batch of a step, made here; the same on every call, from any thread."""
@@ -153,22 +134,18 @@ class Stream:
         self.close()
 
     def _checked(self, segments: Sequence[Segment]) -> tuple[Segment, ...]:
-        _check_segments(segments, list(self._configs))
+        segments = segments_lib.checked(segments, list(self._configs))
         ready = self._groups.ready
         if ready and len({(s.seed, str(s.weights)) for s in segments}) > 1:
             raise UserError(
                 f"stream/{ready[0]}: ready batches cannot follow several seeds; give the config"
             )
-        return tuple(segments)
+        return segments
 
     def _place(self, step: int) -> tuple[int, Weights | None, int]:
         """Seed, weights and index of a step's batch."""
-        if step < 0:
-            raise UserError(f"stream/step: {step}; steps count from 0")
-        segments = self._segments
-        number = bisect.bisect_right([s.first_step for s in segments], step) - 1
-        segment = segments[number]
-        return segment.seed, segment.weights, segment.offset + step - segment.first_step
+        segment, index = segments_lib.place(self._segments, step)
+        return segment.seed, segment.weights, index
 
     def _start_processes(self) -> None:
         if self._processes is None:
@@ -245,17 +222,3 @@ class _Ahead:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _check_segments(segments: Sequence[Segment], groups: Sequence[str]) -> None:
-    starts = [segment.first_step for segment in segments]
-    if not starts or starts[0] != 0 or sorted(set(starts)) != starts:
-        raise UserError(
-            f"stream/segments: first steps {starts}; begin at 0 and rise from one to the next"
-        )
-    for segment in segments:
-        if segment.offset < 0:
-            raise UserError(f"stream/segments: offset {segment.offset}; give 0 or more")
-        for name in segment.weights or {}:
-            if name not in groups:
-                raise UserError(f"stream/segments: weights of '{name}'; known: {', '.join(groups)}")

@@ -31,7 +31,8 @@ from typing import Any
 import numpy as np
 
 from intern_jax.core.config import UserError, plain
-from intern_jax.data.mixture import Batch, Groups, Weights
+from intern_jax.data.mixture import Batch, Groups
+from intern_jax.data.segments import Weights
 
 ALIGNMENT = 64  # bytes: a cache line
 SHARED = pathlib.Path("/dev/shm")

@@ -3,14 +3,16 @@
 import jax
 import jax.numpy as jnp
 
+from intern_jax.core.averages import Average, mean
+
 
 def cross_entropy(
     logits: jax.Array,
     label: jax.Array,
     valid: jax.Array | None = None,
     label_smoothing: float = 0.0,
-) -> jax.Array:
-    """Mean cross-entropy of logits [...,K] and labels [...] over the valid ones; 0 where none is.
+) -> Average:
+    """The mean cross-entropy of logits [...,K] and labels [...] over the valid ones.
 
     Whatever stands where `valid` [...] is false, NaN included, changes neither value nor gradient.
     Smoothing mixes the label with the uniform distribution (Szegedy et al., arXiv 1512.00567).
@@ -24,6 +26,4 @@ def cross_entropy(
     loss = -jnp.where(hit, log_p, 0.0).sum(axis=-1)
     if label_smoothing:
         loss = (1 - label_smoothing) * loss - label_smoothing * log_p.mean(axis=-1)
-    if valid is None:
-        return loss.mean()
-    return jnp.where(valid, loss, 0.0).sum() / jnp.maximum(valid.sum(), 1)
+    return mean(loss, valid)

@@ -3,11 +3,12 @@
 import jax
 import jax.numpy as jnp
 
+from intern_jax.core.averages import Average, mean, whole
 
-def l1_log(log_depth_BxHxW: jax.Array, depth_BxHxW: jax.Array, valid_BxHxW: jax.Array) -> jax.Array:
-    """Mean |log prediction - log depth| over the valid pixels of the batch; 0 where none is."""
-    d, count = _difference(log_depth_BxHxW, depth_BxHxW, valid_BxHxW)
-    return jnp.abs(d).sum() / count
+
+def l1_log(log_depth_BxHxW: jax.Array, depth_BxHxW: jax.Array, valid_BxHxW: jax.Array) -> Average:
+    """The mean |log prediction - log depth| over the valid pixels of the batch."""
+    return mean(jnp.abs(_difference(log_depth_BxHxW, depth_BxHxW, valid_BxHxW)), valid_BxHxW)
 
 
 def silog(
@@ -15,24 +16,22 @@ def silog(
     depth_BxHxW: jax.Array,
     valid_BxHxW: jax.Array,
     focus: float = 0.85,
-) -> jax.Array:
+) -> Average:
     """sqrt(mean d^2 - focus (mean d)^2) over the batch's valid pixels, d the difference of logs.
 
     Scale-invariant at focus 1 (Eigen et al., arXiv 1406.2283); the root and .85 are BTS's
-    (arXiv 1907.10326).
+    (arXiv 1907.10326). A function of two means couples the pixels: it counts once for the batch.
     """
-    d, count = _difference(log_depth_BxHxW, depth_BxHxW, valid_BxHxW)
+    d = _difference(log_depth_BxHxW, depth_BxHxW, valid_BxHxW)
+    count = jnp.maximum(valid_BxHxW.sum(), 1)
     variance = (d**2).sum() / count - focus * (d.sum() / count) ** 2
     # A root has no gradient at 0, where nothing is valid or everything is right.
-    return jnp.sqrt(jnp.maximum(variance, 1e-12))
+    return whole(jnp.sqrt(jnp.maximum(variance, 1e-12)))
 
 
-def _difference(
-    log_depth: jax.Array, depth: jax.Array, valid: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """(log prediction - log depth where valid, else 0; the number of valid pixels, at least 1)."""
+def _difference(log_depth: jax.Array, depth: jax.Array, valid: jax.Array) -> jax.Array:
+    """log prediction - log depth where valid, else 0."""
     dtype = jnp.promote_types(log_depth.dtype, jnp.float32)
     # What is not valid may be 0, infinite or NaN: replaced before the logarithm and its gradient.
     target = jnp.log(jnp.where(valid, depth, 1.0).astype(dtype))
-    d = jnp.where(valid, log_depth.astype(dtype), 0.0) - jnp.where(valid, target, 0.0)
-    return d, jnp.maximum(valid.sum(), 1)
+    return jnp.where(valid, log_depth.astype(dtype), 0.0) - jnp.where(valid, target, 0.0)

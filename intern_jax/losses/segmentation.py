@@ -3,16 +3,17 @@
 import jax
 import jax.numpy as jnp
 
+from intern_jax.core.averages import Average
 from intern_jax.losses.classification import cross_entropy
 
 
 def pixel_cross_entropy(
     logits_BxHxWxK: jax.Array,
     mask_BxHxW: jax.Array,
-    ignore: int = 255,
     valid: jax.Array | None = None,
-) -> jax.Array:
-    """Mean cross-entropy over the batch's pixels whose class is not `ignore`; 0 where none is.
+    ignore: int = 255,
+) -> Average:
+    """The mean cross-entropy over the batch's pixels whose class is not `ignore`.
 
     `valid`, bool [B] or [B,H,W], leaves out more of them.
     """

@@ -167,16 +167,22 @@ class FromHeads(nn.Module):
 
 
 class TokenAttention(nn.Module):
-    """Multi-head attention over tokens [B,N,I], projected to `features` channels."""
+    """Multi-head attention over tokens [B,N,I], projected to `features` channels.
+
+    `mask`, `bias`: what a token sees of the others, as ops/attention.py takes them.
+    """
 
     features: int
     heads: int
     dtype: Dtype | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, mask: jax.Array | None = None, bias: jax.Array | None = None
+    ) -> jax.Array:
         q, k, v = ToHeads(self.heads, dtype=self.dtype, name="qkv")(x)
-        return FromHeads(self.features, dtype=self.dtype, name="project")(attention(q, k, v))
+        y = attention(q, k, v, mask=mask, bias=bias)
+        return FromHeads(self.features, dtype=self.dtype, name="project")(y)
 
 
 class ChannelAttention(nn.Module):

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 
+from intern_jax.core.statistics import is_held
 from intern_jax.ops.conv import conv
 from intern_jax.ops.depthwise import depthwise_conv
 from intern_jax.ops.linear import linear
@@ -144,7 +145,8 @@ class BatchNorm(nn.Module):
     Statistics are at least float32, the running variance unbiased (as PyTorch's; Flax's is biased).
     With `sets`, one affine and one pair of statistics per name live under `<name>/` and `task`
     chooses (task-conditional BatchNorm: the same convolutions, several task families); without,
-    `task` is ignored.
+    `task` is ignored. Where its path is held still (core/statistics.py) it trains as it evaluates: by
+    its running statistics, which stay; scale and bias learn.
     """
 
     sets: tuple[str, ...] = ()
@@ -162,7 +164,7 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         wide, row = x.astype(precise), (None,) * (x.ndim - 1)
-        if train:
+        if train and not is_held(self.path):
             over = tuple(range(x.ndim - 1))
             mean = wide.mean(axis=over)
             var = jnp.square(wide - mean[row]).mean(axis=over)

@@ -17,7 +17,9 @@ import jax.numpy as jnp
 from flax.core import meta
 
 from intern_jax.core import mesh as mesh_lib
+from intern_jax.core import tree
 from intern_jax.core.config import UserError
+from intern_jax.core.statistics import any_held, below, is_held
 
 # What the forward pass keeps for the backward one: everything, the results of matrix products and
 # convolutions, or the blocks' inputs alone.
@@ -41,28 +43,33 @@ def through(
     task: str | None,
     scan: bool = False,
     remat: bool | str = False,
+    **same: jax.Array,
 ) -> jax.Array:
     """The blocks' output for x [B,H,W,C] or [B,N,C], each block's statistics updated.
 
     `blocks` are bound submodules of `parent` with settings `features`, `stride` and `drop_path`.
+    `same`: further arguments of every block, such as a mask over tokens.
     """
     policy = remat_name(remat)
     for run in _runs(blocks, x.shape[-1]):
         # Initialisation makes every block's variables under its own name.
         if scan and len(run) > 1 and not parent.is_initializing():
-            x = _scan(parent, run, x, train, task, policy)
+            x = _scan(parent, run, x, train, task, policy, same)
         else:
             for block in run:
-                x = _call(block, x, train, task, policy)
+                x = _call(block, x, train, task, policy, same)
     return x
 
 
 def _runs(blocks: Sequence[nn.Module], channels: int) -> list[list[nn.Module]]:
-    """Neighbours that keep the map's shape and differ in their drop_path at most, together."""
+    """Neighbours that keep the map's shape and differ in their drop_path at most, together.
+
+    Those whose BatchNorms are held still make runs of their own: a run is one program.
+    """
     kinds = []
     for index, block in enumerate(blocks):
         keeps = block.stride == 1 and block.features == channels
-        kinds.append(_settings(block) if keeps else index)
+        kinds.append((_settings(block), _held(block)) if keeps else index)
         channels = block.features
     groups = groupby(range(len(blocks)), key=lambda index: kinds[index])
     return [[blocks[index] for index in group] for _, group in groups]
@@ -73,11 +80,25 @@ def _settings(block: nn.Module) -> tuple[Any, ...]:
     return type(block), [(name, getattr(block, name)) for name in own if name != "drop_path"]
 
 
-def _call(block: nn.Module, x: jax.Array, train: bool, task: str | None, policy: str) -> jax.Array:
+def _held(block: nn.Module) -> tuple[str, ...]:
+    """Names, below the block, of the statistics that are held still."""
+    found = tree.names(block.variables.get(STATISTICS, {})) if any_held() else ()
+    return tuple(name for name in found if is_held((*block.path, *name.split("/")[:-1])))
+
+
+def _call(
+    block: nn.Module,
+    x: jax.Array,
+    train: bool,
+    task: str | None,
+    policy: str,
+    same: dict[str, jax.Array],
+) -> jax.Array:
     if policy == "none":
-        return block(x, train, task)
+        return block(x, train, task, **same)
     kept = _keep_products if policy == "dots" else None
-    return nn.remat(lambda block, x: block(x, train, task), policy=kept)(block, x)
+    again = nn.remat(lambda block, x, same: block(x, train, task, **same), policy=kept)
+    return again(block, x, same)
 
 
 def _scan(
@@ -87,8 +108,10 @@ def _scan(
     train: bool,
     task: str | None,
     policy: str,
+    same: dict[str, jax.Array],
 ) -> jax.Array:
     block, rates = run[0].clone(parent=None), [float(block.drop_path) for block in run]
+    path = run[0].path
     items = {"variables": mesh_lib.stack([_compact(block) for block in run])}
     if train and any(rates):
         keys = jax.random.split(parent.make_rng("dropout"), len(run))
@@ -98,7 +121,11 @@ def _scan(
     def body(x: jax.Array, item: dict[str, Any]) -> tuple[jax.Array, Any]:
         this = block.clone(drop_path=item.get("rate", 0.0))
         rngs = {"dropout": item["key"]} if "key" in item else {}
-        y, new = this.apply(item["variables"], x, train, task, rngs=rngs, mutable=mutable)
+        # Applied on its own a block has lost its path, by which statistics are held still.
+        with below(path):
+            y, new = this.apply(
+                item["variables"], x, train, task, **same, rngs=rngs, mutable=mutable
+            )
         return y, new.get(STATISTICS, {})
 
     x, statistics = jax.lax.scan(_remat(body, policy, items), x, items)
@@ -143,5 +170,7 @@ def _keep_all_but_gathered(primitive: Any, *_: Any, **settings: Any) -> bool:
 
 def late_gathers(backbone: nn.Module) -> str:
     """Stage.gather_late of a stage whose parameters "backbone/..." are this module's: theirs, where it scans."""
-    network = getattr(backbone, "branch", None) or {"scan": getattr(backbone, "scan", False)}
-    return "backbone/" if network.get("scan") else ""
+    branches = [backbone]
+    if hasattr(backbone, "branches"):
+        branches = [backbone.network(name, parent=None) for name in backbone.branches]
+    return "backbone/" if any(getattr(branch, "scan", False) for branch in branches) else ""

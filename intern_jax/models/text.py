@@ -13,14 +13,17 @@ from intern_jax.ops.attention import attention
 
 
 class TextBlock(nn.Module):
-    """Causal attention and MLP, pre-normalised; `layers`, the tower's depth, scales the init."""
+    """Causal attention and MLP, pre-normalised; `layers`, the tower's depth, scales the init.
+
+    `mask`: bool [B,L], the tokens that later ones see (None: all).
+    """
 
     heads: int
     layers: int
     dtype: Dtype | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         width = x.shape[-1]
         into, out_of, widen = (
             nn.initializers.normal(std)
@@ -28,7 +31,8 @@ class TextBlock(nn.Module):
         )
         y = LayerNorm(self.dtype, name="attention_norm")(x)
         q, k, v = ToHeads(self.heads, kernel_init=into, dtype=self.dtype, name="qkv")(y)
-        y = attention(q, k, v, causal=True)
+        seen = None if mask is None else mask[:, None, None]
+        y = attention(q, k, v, causal=True, mask=seen)
         x = x + FromHeads(width, kernel_init=out_of, dtype=self.dtype, name="project")(y)
         y = LayerNorm(self.dtype, name="mlp_norm")(x)
         y = Dense(4 * width, kernel_init=widen, dtype=self.dtype, name="mlp_expand")(y)
@@ -42,7 +46,8 @@ class TextTransformer(nn.Module):
     """Tokens int32 [B,L] to embeddings [B,D], at least float32.
 
     0 is padding, a row's largest id its end of text. L may be anything up to `context`. Nothing
-    after the end-of-text token changes the result.
+    after the end-of-text token changes the result. `mask`: bool [B,L], the tokens that later ones see
+    (None: all), for texts with padding elsewhere, or for words to leave out.
     """
 
     vocab_size: int
@@ -65,7 +70,7 @@ class TextTransformer(nn.Module):
         init = nn.initializers.normal(self.width**-0.5)
         self.projection = Dense(self.out_dim, ("embed", None), kernel_init=init, dtype=self.dtype)
 
-    def words(self, tokens: jax.Array) -> jax.Array:
+    def words(self, tokens: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Features [B,L,C] of every position, after the last LayerNorm."""
         length = tokens.shape[1]
         if length > self.context:
@@ -73,11 +78,11 @@ class TextTransformer(nn.Module):
         x = self.token_embedding[tokens] + self.position_embedding[None, :length]
         (x,) = nn.dtypes.promote_dtype(x, dtype=self.dtype)
         for block in self.blocks:
-            x = block(x)
+            x = block(x, mask)
         return self.final_norm(x)
 
-    def __call__(self, tokens: jax.Array) -> jax.Array:
-        words = self.words(tokens)
+    def __call__(self, tokens: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        words = self.words(tokens, mask)
         end = jnp.argmax(tokens, axis=1)
         at_end = jnp.take_along_axis(words, end[:, None, None], axis=1)[:, 0]
         out = self.projection(at_end)

@@ -1,13 +1,13 @@
-"""The generalist: two experts' backbones, each fed by the other through knowledge-transfer modules.
+"""The generalist: experts' backbones as branches, each fed by the others through knowledge-transfer modules.
 
-After layers 1, 2 and 3 of the main branch: main_t += sum over s <= t of
-T_{s->t}(stop_gradient(aux_s)), and the sum goes on through the main branch (the paper's Up-G, whose
-code calls the module "cross conv"). No gradient reaches the auxiliary branch, which is evaluated
-first and stops after its layer 3. At initialisation every module outputs 0: the generalist's
+After layers 1, 2 and 3 of the main branch, for every other (auxiliary) one: main_t += sum over s <= t of
+T_{s->t}(stop_gradient(aux_s)), and the sum goes on through the main branch (the paper's Up-G, which has
+two branches; its code calls the module "cross conv"). No gradient reaches an auxiliary branch, which is
+evaluated first and stops after its layer 3. At initialisation every module outputs 0: the generalist's
 outputs are its experts'. Legend: B batch, H height, W width, C channels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -18,8 +18,6 @@ from intern_jax.models.backbone import Part
 from intern_jax.models.layers import NARROW, WIDEN, BatchNorm, Conv, Dtype
 from intern_jax.models.metanet import MetaNet
 
-# A task family's main branch and its BatchNorm set have the same name.
-FAMILIES = ("cls", "dense")
 LINKED_LAYERS = 3
 
 
@@ -59,7 +57,7 @@ class Path(nn.Module):
 
 
 class Transfer(nn.Module):
-    """All paths of one direction; branches of equal strides and channels."""
+    """All paths of one direction; `channels` and `strides`: the main branch's. All branches have these strides."""
 
     channels: Sequence[int]
     strides: Sequence[int]
@@ -96,81 +94,104 @@ def _name(target: int, source: int) -> str:
 
 
 class Generalist(nn.Module):
-    """Two branches and the transfer modules of both directions, as one backbone.
+    """Named branches and the transfer modules between all of them, as one backbone.
 
-    A call's `task` names the main branch. `branch`: settings of the network that either branch is,
-    one of `family` (MetaNet, or another with its `level`, `pool` and `sets`); `parity`: initialise as
-    the original does; `sets`: BatchNorm sets of branches and modules (none: one set for all tasks).
+    A call's `task` names the main branch. `branch`: settings of the network that every branch is, one of
+    `family` (MetaNet, or another with its `level`, `pool` and `sets`); or, where `family` is a mapping, each
+    a mapping by the branches' names. `parity`: initialise as the original does; `sets`: BatchNorm sets of
+    branches and modules (None: the branches' names; none: one set for all tasks). A module into branch A is
+    `transfer_A`; of three branches or more `transfer_A_from_B`.
     """
 
     branch: Mapping[str, Any]
     parity: bool = False
-    sets: Sequence[str] = FAMILIES
-    family: type[nn.Module] = MetaNet
+    sets: Sequence[str] | None = None
+    family: Callable[..., nn.Module] | Mapping[str, Callable[..., nn.Module]] = MetaNet
+    branches: Sequence[str] = ("cls", "dense")
+
+    def __post_init__(self) -> None:
+        if self.sets is None:
+            object.__setattr__(self, "sets", tuple(self.branches))
+        super().__post_init__()
 
     def setup(self) -> None:
-        settings = {**self.branch, "sets": tuple(self.sets)}
-        self.cls, self.dense = self.family(**settings), self.family(**settings)
-        links = [
-            Transfer(
-                self.cls.layer_channels,
-                self.cls.layer_strides,
-                self.parity,
-                tuple(self.sets),
-                self.cls.dtype,
-            )
-            for _ in FAMILIES
-        ]
-        self.transfer_cls, self.transfer_dense = links
+        for name in self.branches:
+            setattr(self, name, self.network(name))
+        for main in self.branches:
+            for auxiliary in self.others(main):
+                setattr(self, self.link(main, auxiliary), self._transfer(getattr(self, main)))
+
+    def network(self, name: str, **settings: Any) -> nn.Module:
+        """A branch's network."""
+        single = not isinstance(self.family, Mapping)
+        family, own = (
+            (self.family, self.branch) if single else (self.family[name], self.branch[name])
+        )
+        return family(**{**own, "sets": tuple(self.sets), **settings})
+
+    def others(self, main: str) -> list[str]:
+        """The branches that help it."""
+        return [name for name in self.branches if name != main]
+
+    def link(self, main: str, auxiliary: str) -> str:
+        """The transfer module's name."""
+        several = len(self.branches) > 2
+        return f"transfer_{main}_from_{auxiliary}" if several else f"transfer_{main}"
+
+    def _transfer(self, main):
+        dtype = getattr(main, "dtype", None)
+        return Transfer(
+            main.layer_channels, main.layer_strides, self.parity, tuple(self.sets), dtype
+        )
 
     def __call__(
         self, images: jax.Array, train: bool, task: str | None = None
     ) -> dict[str, jax.Array]:
-        """The outputs of the branch of `task` ("cls" or "dense"), helped by the other."""
+        """The outputs of the branch named `task`, helped by the others."""
         if self.is_initializing():
-            every = {name: self._forward(images, train, name) for name in FAMILIES}
-            return every[task or FAMILIES[0]]
-        if task not in FAMILIES:
-            raise ValueError(f"Generalist: task is {task!r}; one of {', '.join(FAMILIES)}")
+            every = {name: self._forward(images, train, name) for name in self.branches}
+            return every.get(task, every[self.branches[0]])
+        if task not in self.branches:
+            raise ValueError(f"Generalist: task is {task!r}; one of {', '.join(self.branches)}")
         return self._forward(images, train, task)
 
     def _forward(self, images, train, task):
-        main, auxiliary, link = (
-            (self.cls, self.dense, self.transfer_cls)
-            if task == "cls"
-            else (self.dense, self.cls, self.transfer_dense)
-        )
-        helpers, x = [], images
-        for level in range(1, LINKED_LAYERS + 1):
-            x = auxiliary.level(x, level, train, task)
-            helpers.append(lax.stop_gradient(x))
+        main = getattr(self, task)
+        helpers = {name: self._auxiliary(images, train, task, name) for name in self.others(task)}
         out, x = {}, images
         for level in range(1, len(main.layer_channels) + 1):
             x = main.level(x, level, train, task)
             if level <= LINKED_LAYERS:
-                x = x + link(helpers[:level], train, task)
+                for name, maps in helpers.items():
+                    link = getattr(self, self.link(task, name))
+                    x = x + link(maps[:level], train, task)
             out[f"layer{level}"] = x
         return out | {"pooled": main.pool(x, train, task)}
 
+    def _auxiliary(self, images, train, task, name) -> list[jax.Array]:
+        """What a branch gives to the main one: its maps up to the last linked layer, without gradient."""
+        maps, x = [], images
+        for level in range(1, LINKED_LAYERS + 1):
+            x = getattr(self, name).level(x, level, train, task)
+            maps.append(lax.stop_gradient(x))
+        return maps
+
     @property
     def layer_strides(self) -> tuple[int, ...]:
-        """Pixels of the image per position of layer1..layer4."""
-        return self._one_branch().layer_strides
+        """Pixels of the image per position of layer1..layer4, of every branch."""
+        return self.network(self.branches[0], parent=None).layer_strides
 
     @property
     def layer_channels(self) -> tuple[int, ...]:
-        """Channels of layer1..layer4."""
-        return self._one_branch().layer_channels
+        """Channels of layer1..layer4, of the first branch."""
+        return self.network(self.branches[0], parent=None).layer_channels
 
     @property
     def features(self) -> int:
-        """Size of "pooled"."""
-        return self._one_branch().features
+        """Size of "pooled", of the first branch."""
+        return self.network(self.branches[0], parent=None).features
 
     def parts(self) -> list[Part]:
-        """The two branches and the transfer modules into each."""
-        names = (*FAMILIES, *(f"transfer_{name}" for name in FAMILIES))
-        return [Part(name, (name,)) for name in names]
-
-    def _one_branch(self) -> nn.Module:
-        return self.family(**self.branch, parent=None)
+        """The branches and the transfer modules into each."""
+        links = [self.link(a, b) for a in self.branches for b in self.others(a)]
+        return [Part(name, (name,)) for name in (*self.branches, *links)]

@@ -77,7 +77,10 @@ class PatchEmbed(nn.Module):
 
 
 class ViTBlock(nn.Module):
-    """Attention and a perceptron four times as wide, pre-normalised, each added to its input [B,N,C]."""
+    """Attention and a perceptron four times as wide, pre-normalised, each added to its input [B,N,C].
+
+    `mask`: bool [B,N], the tokens that the others see (None: all).
+    """
 
     features: int
     heads: int
@@ -89,10 +92,13 @@ class ViTBlock(nn.Module):
     stride = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, train: bool, task: str | None = None, mask: jax.Array | None = None
+    ) -> jax.Array:
         width, norm = self.features, partial(LayerNorm, self.dtype, self.epsilon)
         attend = TokenAttention(width, self.heads, self.dtype, name="attention")
-        x = x + DropPath(self.drop_path)(attend(norm(name="attention_norm")(x)), train)
+        seen = None if mask is None else mask[:, None, None]
+        x = x + DropPath(self.drop_path)(attend(norm(name="attention_norm")(x), seen), train)
         y = Dense(4 * width, dtype=self.dtype, name="mlp_expand")(norm(name="mlp_norm")(x))
         y = ACTIVATIONS[self.activation](y)
         y = Dense(width, ("mlp", "embed"), dtype=self.dtype, name="mlp_project")(y)
@@ -148,12 +154,19 @@ class ViT(nn.Module):
             self.projection = Dense(self.out_dim, axes, False, init, self.dtype)
 
     def __call__(
-        self, images: jax.Array, train: bool, task: str | None = None
+        self,
+        images: jax.Array,
+        train: bool,
+        task: str | None = None,
+        mask: jax.Array | None = None,
     ) -> dict[str, jax.Array]:
+        """`mask`: bool [B,ceil(H/P),ceil(W/P)], the patches that other tokens see (None: all)."""
         x, grid = self.tokens(images)
+        more = {} if mask is None else {"mask": self._seen(mask)}
         out, first = {}, 0
         for level, last in enumerate(self.layer_depths, start=1):
-            x = through(self, self.blocks[first:last], x, train, task, self.scan, self.remat)
+            blocks = self.blocks[first:last]
+            x = through(self, blocks, x, train, task, self.scan, self.remat, **more)
             first = last
             patches = self.norm(x[:, 1:]).reshape(x.shape[0], *grid, self.width)
             size = images.shape[1:3]
@@ -171,6 +184,11 @@ class ViT(nn.Module):
         cls = jnp.broadcast_to(cls[None, None], (batch, 1, width))
         x = jnp.concatenate([cls, patches.reshape(batch, -1, width)], axis=1) + positions[None]
         return self.norm_pre(x) if self.pre_norm else x, tuple(grid)
+
+    def _seen(self, mask: jax.Array) -> jax.Array:
+        """A mask of patches as one of tokens [B,1+N]; the class token is always seen."""
+        patches = mask.reshape(mask.shape[0], -1)
+        return jnp.concatenate([jnp.ones_like(patches[:, :1]), patches], axis=1)
 
     def _positions(self, grid) -> jax.Array:
         side = self.image_size // self.patch

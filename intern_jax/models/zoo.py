@@ -1,19 +1,17 @@
 """The backbones by name: a table of settings, and the module that a spec of plain values describes.
 
 A spec is {"name": one of VARIANTS, **settings to change}; it travels in configs, checkpoints and
-model folders, so it holds nothing but JSON values.
+model folders, so it holds nothing but JSON values. A config may also name a network of its author's own,
+{"fn": "my_module:Net", **arguments}: only `from_config` takes that (models/own.py).
 """
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
-import jax.numpy as jnp
-
 from intern_jax.core.config import UserError
-from intern_jax.models import resnet
+from intern_jax.models import own, resnet
 from intern_jax.models.backbone import Backbone
 from intern_jax.models.blocks import OPERATORS
 from intern_jax.models.layers import ACTIVATIONS
@@ -138,11 +136,42 @@ _FAMILIES = {name: family for family, table in _TABLES.items() for name in table
 
 
 def build(spec: Mapping[str, Any]) -> Backbone:
-    """The backbone of {"name": ..., **settings}; an unknown name, field or value is a UserError."""
-    family, settings = _settings(spec)
-    if family is Generalist:
-        settings["family"], settings["branch"] = _settings(settings["branch"])
+    """The backbone of {"name": ..., **settings}; an unknown name, field or value is a UserError.
+
+    A spec that names code is refused: this is what opens specs that come from elsewhere.
+    """
+    family, settings = _resolved(spec, trusted=False)
     return family(**settings)
+
+
+def from_config(spec: Mapping[str, Any]) -> Backbone:
+    """The same of a user's own config, which may name code: {"fn": "my_module:Net", **arguments}.
+
+    Such a network is checked against models/backbone.py; a UserError tells what it lacks.
+    """
+    if not names_code(spec):
+        return build(spec)
+    family, settings = _resolved(spec, trusted=True)
+    return own.make(family, settings, spec)
+
+
+def names_code(spec: Mapping[str, Any]) -> bool:
+    """Whether a spec, or a branch in it, is {"fn": ...}."""
+    branch = spec.get("branch")
+    inner = branch.values() if isinstance(branch, Mapping) and not _is_spec(branch) else [branch]
+    return any("fn" in part for part in (spec, *inner) if isinstance(part, Mapping))
+
+
+def in_dtype(spec: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """A spec that computes in `dtype`; one that names its own dtype keeps it, as does code that takes none."""
+    if "fn" in spec:
+        return {"dtype": dtype, **spec} if own.takes(spec["fn"], "dtype") else dict(spec)
+    if "branch" not in VARIANTS.get(spec.get("name"), {}):
+        return {"dtype": dtype, **spec}
+    branch = spec.get("branch", VARIANTS[spec["name"]]["branch"])
+    if _is_spec(branch):
+        return dict(spec) | {"branch": in_dtype(branch, dtype)}
+    return dict(spec) | {"branch": {name: in_dtype(one, dtype) for name, one in branch.items()}}
 
 
 def feature_strides(spec: Mapping[str, Any]) -> tuple[int, ...]:
@@ -160,7 +189,19 @@ def pooled_features(spec: Mapping[str, Any]) -> int:
     return build(spec).features
 
 
-def _settings(spec: Mapping[str, Any]) -> tuple[type[nn.Module], dict[str, Any]]:
+def _resolved(spec: Mapping[str, Any], trusted: bool) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """What makes the network of a spec, and its checked arguments."""
+    if "fn" in spec:
+        if not trusted:
+            raise UserError("backbone.fn: only a config can name code; name a variant of the zoo")
+        return own.resolved(spec)
+    family, settings = _settings(spec)
+    if family is Generalist:
+        settings |= _branches(settings, trusted)
+    return family, settings
+
+
+def _settings(spec: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
     """The module class of a spec and its checked settings."""
     given = dict(spec)
     name = given.pop("name", None)
@@ -174,16 +215,10 @@ def _settings(spec: Mapping[str, Any]) -> tuple[type[nn.Module], dict[str, Any]]
             raise UserError(f"backbone.{field}: {name} has no such setting; {_near(field, known)}")
     settings = VARIANTS[name] | given
     if "dtype" in known:
-        settings["dtype"] = _dtype(settings.get("dtype"))
-    _CHECKS[family](settings)
+        settings["dtype"] = own.dtype(settings.get("dtype"))
+    if family in _CHECKS:
+        _CHECKS[family](settings)
     return family, settings
-
-
-def _dtype(name: Any) -> jnp.dtype | None:
-    try:
-        return None if name is None else jnp.dtype(name)
-    except TypeError:
-        raise UserError(f"backbone.dtype: no dtype {name!r}; such as float32, bfloat16") from None
 
 
 def _check_metanet(settings: Mapping[str, Any]) -> None:
@@ -254,15 +289,76 @@ def _check_vit(settings: Mapping[str, Any]) -> None:
         raise UserError(f"backbone.image_size: {size} is no multiple of patch, {patch}")
 
 
-def _check_generalist(settings: Mapping[str, Any]) -> None:
-    family, _ = _settings(settings["branch"])
+def _branches(settings: Mapping[str, Any], trusted: bool) -> dict[str, Any]:
+    """A generalist's "family" and "branch", of one spec for all its branches or one for each."""
+    names = settings.get("branches", Generalist.branches)
+    _check_names(names, settings.get("sets"))
+    branch = settings["branch"]
+    if not isinstance(branch, Mapping):
+        raise UserError(f"backbone.branch: {branch!r} is no spec; write name: a variant")
+    if _is_spec(branch):
+        family, settings = _one_branch("branch", branch, trusted)
+        return {"family": family, "branch": settings}
+    if set(branch) != set(names):
+        raise UserError(
+            f"backbone.branch: is for {', '.join(branch) or 'none'} and backbone.branches is "
+            f"{', '.join(names)}; give each branch its spec, or one spec (name: ...) for all"
+        )
+    found = {name: _one_branch(f"branch.{name}", branch[name], trusted) for name in names}
+    strides = {
+        name: tuple(family(**given, parent=None).layer_strides)
+        for name, (family, given) in found.items()
+    }
+    for name in names:
+        if strides[name] != strides[names[0]]:
+            raise UserError(
+                f"backbone.branch.{name}: layers at strides {strides[name]}, those of {names[0]} at "
+                f"{strides[names[0]]}; branches exchange maps, give them equal strides"
+            )
+    return {
+        "family": {name: family for name, (family, _) in found.items()},
+        "branch": {name: given for name, (_, given) in found.items()},
+    }
+
+
+def _check_names(names: Any, sets: Sequence[str] | None) -> None:
+    listed = names if isinstance(names, list | tuple) else ()
+    if len(listed) < 2 or len(set(map(str, listed))) < len(listed):
+        raise UserError(
+            f"backbone.branches: {names!r}; name two branches or more, each once, such as cls, dense"
+        )
+    for name in listed:
+        word = isinstance(name, str) and name.isidentifier() and not name.startswith("transfer_")
+        if not word or "_from_" in name or hasattr(Generalist, name) or name in ("name", "branch"):
+            raise UserError(f"backbone.branches: {name!r} cannot name a branch; such as cls, dense")
+        if sets and name not in sets:
+            raise UserError(
+                f"backbone.sets: {', '.join(sets)}: none for branch {name!r}; leave sets out, "
+                "or write () for one set of all branches"
+            )
+
+
+def _one_branch(
+    where: str, spec: Mapping[str, Any], trusted: bool
+) -> tuple[Callable[..., Any], dict[str, Any]]:
+    if not isinstance(spec, Mapping) or not _is_spec(spec):
+        raise UserError(f"backbone.{where}: {spec!r} is no spec; write name: a variant of the zoo")
+    family, settings = _resolved(spec, trusted)
     if family is Generalist:
-        raise UserError("backbone.branch: a generalist's branches are plain backbones")
+        raise UserError(f"backbone.{where}: a generalist's branches are plain backbones")
     if family is ViT:
         raise UserError(
-            "backbone.branch: a ViT has no maps between its stages to transfer; "
+            f"backbone.{where}: a ViT has no maps between its stages to transfer; "
             "name a MetaNet, UniNet or ResNet"
         )
+    if "fn" in spec:
+        own.check_branch(f"backbone.{where}", family)
+    return family, settings
+
+
+def _is_spec(value: Mapping[str, Any]) -> bool:
+    """Whether it is one spec, and not a mapping of branches' names to specs."""
+    return isinstance(value.get("name"), str) or isinstance(value.get("fn"), str)
 
 
 _CHECKS = {
@@ -270,7 +366,6 @@ _CHECKS = {
     UniNet: _check_uninet,
     ResNet: _check_resnet,
     ViT: _check_vit,
-    Generalist: _check_generalist,
 }
 
 

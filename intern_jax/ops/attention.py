@@ -18,62 +18,104 @@ def attention(
     k_BxMxHxD: jax.Array,
     v_BxMxHxD: jax.Array,
     causal: bool = False,
+    mask: jax.Array | None = None,
+    bias: jax.Array | None = None,
     form: str = "auto",
 ) -> jax.Array:
     """Scaled dot-product attention, softmax in at least float32; returns [B,N,H,D] of v's dtype.
 
-    `causal` lets query n see keys 0..n (N = M). XLA:CPU runs the late-normalised form, (exp(s) v) /
-    sum(exp(s)), 1.2 to 1.5 times faster than softmax(s) v; `form` forces "cpu" or "native".
+    `causal` lets query n see keys 0..n (N = M). `mask` (bool, broadcast to [B,H,N,M]) is True where a
+    query sees a key; a query that sees none gets 0, and gives no gradient. `bias` (finite, broadcast to
+    [B,H,N,M], differentiable) is added to the scaled scores. XLA:CPU runs the late-normalised form,
+    (exp(s) v) / sum(exp(s)), 1.2 to 1.5 times faster than softmax(s) v; `form` forces "cpu" or "native".
+    Raises ValueError for a mask that is not bool, or a mask or bias of another shape.
     """
+    full = (*q_BxNxHxD.shape[:1], q_BxNxHxD.shape[2], q_BxNxHxD.shape[1], k_BxMxHxD.shape[1])
+    if mask is not None and mask.dtype != bool:
+        raise ValueError(f"attention: mask is {mask.dtype}; give bool, True where a key is seen")
+    mask, bias = _to_rank_4("mask", mask, full), _to_rank_4("bias", bias, full)
     cpu, native = partial(_late, causal), partial(_softmax, causal)
-    return by_platform(form, cpu, native, q_BxNxHxD, k_BxMxHxD, v_BxMxHxD)
+    return by_platform(form, cpu, native, q_BxNxHxD, k_BxMxHxD, v_BxMxHxD, mask, bias)
 
 
-def _scores(q, k, causal):
+def _to_rank_4(name, x, full):
+    if x is None:
+        return None
+    shape = (1,) * (len(full) - x.ndim) + x.shape
+    if len(shape) != len(full) or any(a not in (1, b) for a, b in zip(shape, full, strict=True)):
+        raise ValueError(f"attention: {name} {list(x.shape)} does not broadcast to {list(full)}")
+    return x.reshape(shape)
+
+
+def _scores(q, k, causal, mask, bias):
+    """Scores [B,H,N,M], those of unseen keys the smallest number; and where keys are seen (None: everywhere)."""
     precise = jnp.promote_types(q.dtype, jnp.float32)
     scale = q.shape[-1] ** -0.5
     scores = jnp.einsum("bnhd,bmhd->bhnm", q * scale, k, preferred_element_type=precise)
+    if bias is not None:
+        scores = scores + bias.astype(precise)
+    seen = mask
     if causal:
-        seen = jnp.tril(jnp.ones(scores.shape[-2:], bool))
-        scores = jnp.where(seen[None, None], scores, jnp.finfo(precise).min)
-    return scores
+        before = jnp.tril(jnp.ones(scores.shape[-2:], bool))[None, None]
+        seen = before if mask is None else before & mask
+    if seen is not None:
+        scores = jnp.where(seen, scores, jnp.finfo(precise).min)
+    # Under `causal` alone every query sees a key.
+    return scores, None if mask is None else seen
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _late(causal, q, k, v):
-    return _late_forward(causal, q, k, v)[0]
+def _late(causal, q, k, v, mask, bias):
+    return _late_forward(causal, q, k, v, mask, bias)[0]
 
 
-def _late_forward(causal, q, k, v):
-    scores = _scores(q, k, causal)
+def _late_forward(causal, q, k, v, mask, bias):
+    scores, seen = _scores(q, k, causal, mask, bias)
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+    if seen is None:
+        share = 1 / weights.sum(axis=-1)
+    else:
+        weights = jnp.where(seen, weights, 0)
+        total = weights.sum(axis=-1)
+        share = jnp.where(total > 0, 1 / total, 0)
     # [B,N,H,1], of the queries' order.
-    share = jnp.swapaxes(1 / weights.sum(axis=-1), 1, 2)[..., None]
+    share = jnp.swapaxes(share, 1, 2)[..., None]
     out = jnp.einsum("bhnm,bmhd->bnhd", weights, v.astype(weights.dtype)) * share
-    return out.astype(v.dtype), (q, k, v, weights, share, out)
+    return out.astype(v.dtype), (q, k, v, bias, weights, share, out)
 
 
 def _late_backward(causal, saved, grad):
     # Softmax's gradient, p (dp - sum(p dp)), with sum(p dp) as the product of output and gradient: [B,H,N,M] is
     # read and written once less than by autodiff (as in FlashAttention-2, arXiv 2307.08691, section 3.1).
-    q, k, v, weights, share, out = saved
+    q, k, v, bias, weights, share, out = saved
     grad, wide_v = grad.astype(weights.dtype), v.astype(weights.dtype)
     product = (grad * out).sum(axis=-1, keepdims=True)
     d_v = jnp.einsum("bhnm,bnhd->bmhd", weights, grad * share)
     d_weights = jnp.einsum("bnhd,bmhd->bhnm", grad, wide_v)
     product, share = (jnp.swapaxes(x, 1, 2) for x in (product, share))
-    d_scores = weights * share * (d_weights - product) * q.shape[-1] ** -0.5
+    d_sums = weights * share * (d_weights - product)
+    d_scores = d_sums * q.shape[-1] ** -0.5
     d_q = jnp.einsum("bhnm,bmhd->bnhd", d_scores, k.astype(weights.dtype))
     d_k = jnp.einsum("bhnm,bnhd->bmhd", d_scores, q.astype(weights.dtype))
-    return d_q.astype(q.dtype), d_k.astype(k.dtype), d_v.astype(v.dtype)
+    d_bias = None if bias is None else _sum_to(d_sums, bias.shape).astype(bias.dtype)
+    return d_q.astype(q.dtype), d_k.astype(k.dtype), d_v.astype(v.dtype), None, d_bias
 
 
 _late.defvjp(_late_forward, _late_backward)
 
 
-def _softmax(causal, q, k, v):
-    weights = jax.nn.softmax(_scores(q, k, causal), axis=-1).astype(v.dtype)
-    return jnp.einsum("bhnm,bmhd->bnhd", weights, v)
+def _sum_to(x, shape):
+    """The gradient of an array of this shape that was broadcast to x's."""
+    over = [axis for axis, (a, b) in enumerate(zip(shape, x.shape, strict=True)) if a != b]
+    return x.sum(axis=tuple(over), keepdims=True)
+
+
+def _softmax(causal, q, k, v, mask, bias):
+    scores, seen = _scores(q, k, causal, mask, bias)
+    weights = jax.nn.softmax(scores, axis=-1)
+    if seen is not None:
+        weights = jnp.where(seen.any(axis=-1, keepdims=True), weights, 0)
+    return jnp.einsum("bhnm,bmhd->bnhd", weights.astype(v.dtype), v)
 
 
 def cross_covariance_attention(

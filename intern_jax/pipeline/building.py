@@ -109,13 +109,7 @@ def in_dtype(spec: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """
     if dtype == "auto":
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    spec = dict(spec)
-    if dtype == "float32":
-        return spec
-    if "branch" in zoo.VARIANTS.get(spec.get("name"), {}):
-        branch = spec.get("branch", zoo.VARIANTS[spec["name"]]["branch"])
-        return spec | {"branch": {"dtype": dtype, **branch}}
-    return {"dtype": dtype, **spec}
+    return dict(spec) if dtype == "float32" else zoo.in_dtype(spec, dtype)
 
 
 def spec_of(settings: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -69,9 +69,10 @@ def key_of(content: Mapping[str, Any]) -> str:
 
 def described(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A backbone's spec with every setting of its module, so that a changed table or default changes it."""
-    module = zoo.build(spec)
-    fields = [f.name for f in dataclasses.fields(module) if f.name not in ("parent", "name")]
-    return dict(spec) | {name: _plain(getattr(module, name)) for name in fields}
+    module = zoo.from_config(spec)
+    fields = dataclasses.fields(module) if dataclasses.is_dataclass(module) else ()
+    names = [field.name for field in fields if field.name not in ("parent", "name")]
+    return dict(spec) | {name: _plain(getattr(module, name)) for name in names}
 
 
 def _plain(value: Any) -> Any:

@@ -115,7 +115,7 @@ class Run(Settings):
     mesh: Mesh = Mesh()
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     workers: int = field(0, ge=0, say="a whole number, 0 for threads")
-    backbone: dict[str, Any] = field(say="{name: ...} of a network of models/zoo.py")
+    backbone: dict[str, Any] = field(say="{name: a network of models/zoo.py}, or {fn: code}")
     stages: list[Annotated[str, pydantic.Field(pattern=r"^[A-Za-z_][\w-]*$")]] = field(
         min_length=1, say="the stages' names, in order"
     )
@@ -204,7 +204,7 @@ def _checked_entry(
 
 def _check_backbone(spec: Mapping[str, Any], where: str) -> None:
     try:
-        zoo.build(spec)
+        zoo.from_config(spec)
     except UserError as error:
         place, colon, text = str(error).partition(": ")
         # The zoo says "backbone.FIELD: ..."; here it is known whose.
@@ -234,7 +234,9 @@ def _checked_start(
     """`start` with every role of the stage in it; refuses roles that are unknown, left out or not bound."""
     added = graft.add if graft else []
     replaced = (graft.replace or []) if graft else []
-    named = {template.partition("/")[0]: template for _, template in (*added, *replaced)}
+    # A role that is a group of the regex is known once it matches.
+    templates = [template for _, template in (*added, *replaced) if template[0] != "\\"]
+    named = {template.partition("/")[0]: template for template in templates}
     roles = list(dict.fromkeys([*stage.roles, *named]))
     for role in start:
         if role not in roles:

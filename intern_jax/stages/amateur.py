@@ -5,6 +5,7 @@ Batch: group "pairs" with image1, image2 uint8 [B,S,S,3] and tokens1, tokens2 in
 Legend: B batch, S side in pixels, L text length, D embedding size.
 """
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,14 +14,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from intern_jax.losses import contrastive, self_supervised
+from intern_jax.core import config as config_lib
+from intern_jax.core.averages import Average, mean, whole
+from intern_jax.core.config import UserError
+from intern_jax.losses import contrastive
 from intern_jax.models import zoo
 from intern_jax.models.heads.projection import Predictor, Projector
 from intern_jax.models.layers import Dense
 from intern_jax.models.scanning import late_gathers
 from intern_jax.models.text import TextTransformer
 from intern_jax.ops.images import normalise
-from intern_jax.train.stage import Stage
+from intern_jax.train.stage import Averages, Context, Embeddings, Stage
+
+# What a loss may ask for by name: unit embeddings [B,D] of pictures (v) and texts (u), the logarithm of the
+# contrast's scale, and SimSiam's predictions (p) and projections (z) [B,D].
+SIMSIAM = ("p1", "z1", "p2", "z2")
+OUTPUTS = ("v1", "v2", "u1", "u2", "logit_scale", *SIMSIAM)
+LOSSES: dict[str, dict[str, Any]] = {
+    "clip": {"fn": "intern_jax.losses.contrastive:clip_pairs"},
+    "simsiam": {"fn": "intern_jax.losses.self_supervised:simsiam"},
+}
+WEIGHTS = {"clip": 1.0, "simsiam": 0.2}
 
 # logit_scale starts at ln(1/0.07) and its exponential never exceeds 100 (CLIP, arXiv 2103.00020).
 INITIAL_LOGIT_SCALE = float(np.log(1 / 0.07))
@@ -56,28 +70,35 @@ class ImageText(nn.Module):
         """Embed tokens [B,L] as [B,D], not yet of unit length."""
         return self.text(tokens).astype(jnp.float32)
 
-    def __call__(self, image1, image2, tokens1, tokens2, train: bool) -> dict[str, jax.Array]:
-        f1 = self.image(image1, train)
-        f2 = self.image(image2, train)
-        z1, z2 = self.projector(f1, train=train), self.projector(f2, train=train)
-        return {
-            "f1": f1,
-            "f2": f2,
-            "g1": self.texts(tokens1),
-            "g2": self.texts(tokens2),
-            "z1": z1,
-            "z2": z2,
-            "p1": self.predictor(z1, train=train),
-            "p2": self.predictor(z2, train=train),
-            "logit_scale": self.logit_scale,
-        }
+    def __call__(
+        self,
+        image1: jax.Array,
+        image2: jax.Array,
+        tokens1: jax.Array,
+        tokens2: jax.Array,
+        train: bool,
+        simsiam: bool = True,
+    ) -> dict[str, jax.Array]:
+        """Embeddings f of pictures, g of texts, and with `simsiam` projections z and predictions p."""
+        f1, f2 = self.image(image1, train), self.image(image2, train)
+        out = {"f1": f1, "f2": f2, "g1": self.texts(tokens1), "g2": self.texts(tokens2)}
+        if simsiam:
+            z1, z2 = self.projector(f1, train=train), self.projector(f2, train=train)
+            p1, p2 = self.predictor(z1, train=train), self.predictor(z2, train=train)
+            out |= {"z1": z1, "z2": z2, "p1": p1, "p2": p2}
+        return out
 
 
 class Amateur(Stage):
-    """Contrast two augmented pictures with two texts of the same thing, and the pictures with each other."""
+    """Contrast two augmented pictures with two texts of the same thing, and the pictures with each other.
+
+    Rows meet in the losses alone, so a backbone without BatchNorm trains by GradCache on batches of any
+    size; SimSiam's own BatchNorm then sees one micro-batch at a time.
+    """
 
     families = ("pairs",)
-    batch_coupled = True
+    # On the way to the contrast; what else has BatchNorm is SimSiam's.
+    coupled = "(backbone|image_projection|text)/"
 
     def __init__(
         self,
@@ -86,9 +107,18 @@ class Amateur(Stage):
         embed_dim: int = 128,
         simsiam_hidden: int = 256,
         weights: Mapping[str, float] | None = None,
+        losses: Mapping[str, Mapping[str, Any]] | None = None,
     ):
+        """`losses`: {term: function}, in place of LOSSES.
+
+        A function is called with those of OUTPUTS that its parameters name, and returns an Average or
+        a scalar of the batch as a whole.
+        """
         self.name = "amateur"
-        self.weights = {"clip": 1.0, "simsiam": 0.2} | dict(weights or {})
+        self.losses = {name: _Loss(name, spec) for name, spec in (losses or LOSSES).items()}
+        self.simsiam = any(loss.names & set(SIMSIAM) for loss in self.losses.values())
+        known = {name: w for name, w in WEIGHTS.items() if name in self.losses}
+        self.weights = known | dict(weights or {})
         self.gather_late = late_gathers(zoo.build(backbone))
         self.model = ImageText(
             backbone_spec=dict(backbone),
@@ -98,30 +128,37 @@ class Amateur(Stage):
         )
 
     def init(self, key: jax.Array, batch: Mapping[str, Any]) -> Mapping[str, Any]:
-        return self.model.init({"params": key, "dropout": key}, *_inputs(batch), train=True)
+        rngs = {"params": key, "dropout": key}
+        return self.model.init(rngs, *_inputs(batch), train=True, simsiam=self.simsiam)
 
-    def loss(self, params, extra, frozen, batch, key):
+    def embed(self, context: Context) -> tuple[Embeddings, Averages, tuple[Any, Averages]]:
         out, extra = self.model.apply(
-            {"params": params, **extra},
-            *_inputs(batch),
+            context.variables,
+            *_inputs(context.batch),
             train=True,
-            mutable=list(extra),
-            rngs={"dropout": key},
+            simsiam=self.simsiam,
+            mutable=list(context.extra),
+            rngs={"dropout": context.key},
         )
-        scale = contrastive.temperature(out["logit_scale"])
-        v1, v2, u1, u2 = (contrastive.unit(out[name]) for name in ("f1", "f2", "g1", "g2"))
-        terms = {
-            "clip": contrastive.clip_pairs(v1, v2, u1, u2, out["logit_scale"]),
-            "simsiam": self_supervised.simsiam(out["p1"], out["z1"], out["p2"], out["z2"]),
-        }
+        return out, {}, (extra, {})
+
+    def couple(self, context: Context, embeddings: Embeddings) -> tuple[Averages, Averages]:
+        v1, v2, u1, u2 = (contrastive.unit(embeddings[name]) for name in ("f1", "f2", "g1", "g2"))
+        logit_scale = context.params["logit_scale"]
+        outputs = {"v1": v1, "v2": v2, "u1": u1, "u2": u2, "logit_scale": logit_scale}
+        outputs |= {name: embeddings[name] for name in SIMSIAM if name in embeddings}
+        terms = {name: loss(outputs) for name, loss in self.losses.items()}
+        scale = contrastive.temperature(logit_scale)
         logits = scale * v1 @ u1.T
         hit = jnp.argmax(logits, axis=1) == jnp.arange(len(logits))
-        # Collapse of SimSiam shows as a spread near 0; 1/sqrt(D) is that of random directions.
-        spread = jnp.std(contrastive.unit(out["z1"]), axis=0).mean()
-        metrics = {"retrieval": hit.mean(dtype=jnp.float32), "spread": spread, "scale": scale}
-        return terms, (extra, metrics)
+        metrics = {"retrieval": mean(hit), "scale": whole(scale)}
+        if self.simsiam:
+            # Collapse of SimSiam shows as a spread near 0; 1/sqrt(D) is that of random directions.
+            spread = jnp.std(contrastive.unit(embeddings["z1"]), axis=0)
+            metrics["spread"] = whole(spread.mean())
+        return terms, metrics
 
-    def predict(self, params, extra, batch):
+    def predict(self, params: Any, extra: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Unit embeddings of batch["image"] uint8 [B,S,S,3] and/or batch["tokens"] int32 [B,L]."""
         variables = {"params": params, **extra}
         out = {}
@@ -135,6 +172,26 @@ class Amateur(Stage):
                 self.model.apply(variables, batch["tokens"], method=ImageText.texts)
             )
         return out
+
+
+class _Loss:
+    """A loss by name: which of OUTPUTS it asks for, and a call with those."""
+
+    def __init__(self, term: str, spec: Mapping[str, Any]):
+        self.function = config_lib.bind(spec)
+        given = {name for name in spec if name != "fn"}
+        parameters = inspect.signature(self.function.func).parameters
+        self.names = {name for name in parameters if name in OUTPUTS and name not in given}
+        for name, parameter in parameters.items():
+            if name not in (*OUTPUTS, *given) and parameter.default is parameter.empty:
+                raise UserError(
+                    f"stage.losses.{term}: {spec['fn']} asks for '{name}'; give it beside fn, or ask "
+                    f"for what the amateur has: {', '.join(OUTPUTS)}"
+                )
+
+    def __call__(self, outputs: Mapping[str, jax.Array]) -> Average:
+        found = self.function(**{name: outputs[name] for name in self.names})
+        return found if isinstance(found, Average) else whole(found)
 
 
 def _inputs(batch: Mapping[str, Any]) -> tuple[jax.Array, ...]:

@@ -2,7 +2,9 @@
 
 The paper does not say how the sets are mixed or weighted (reconstruction): rows of a group come from its sources
 by weight, each source's loss is the mean over its own rows, and the sources' losses are added.
-Groups: "cls" {image, label, source}; "dense" {image, mask, depth, depth_valid, source}.
+Groups: cls... {image, label, source}; dense... {image, mask, depth, depth_valid, source}. Groups of one family may
+differ in size of picture and share heads by their sources' names.
+Accumulation keeps every mean over rows, but BatchNorm, where it is not held `still`, sees one micro-batch at a time.
 Legend: B batch, H, W image size, K classes of one source.
 """
 
@@ -13,13 +15,24 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from intern_jax.losses import classification, depth, segmentation
+from intern_jax.core import averages
+from intern_jax.core import config as config_lib
+from intern_jax.core.averages import Average, mean
+from intern_jax.core.config import UserError
 from intern_jax.models import zoo
 from intern_jax.models.heads.dense import DenseHead
 from intern_jax.models.heads.linear import Linear
 from intern_jax.models.scanning import late_gathers
 from intern_jax.ops.images import normalise
-from intern_jax.train.stage import Role, Stage
+from intern_jax.train.stage import Averages, Context, Role, Stage, family_of
+
+# A loss by task: called with (output, target, valid), it returns an Average over what is valid.
+LOSSES: dict[str, dict[str, Any]] = {
+    "classification": {"fn": "intern_jax.losses.classification:cross_entropy"},
+    "segmentation": {"fn": "intern_jax.losses.segmentation:pixel_cross_entropy"},
+    "depth": {"fn": "intern_jax.losses.depth:l1_log"},
+}
+IGNORE = 255  # of a mask: a pixel without a class
 
 
 class MultiHead(nn.Module):
@@ -37,11 +50,10 @@ class MultiHead(nn.Module):
     def setup(self) -> None:
         self.backbone = zoo.build(self.backbone_spec)
         self.heads = {name: Linear(k) for name, k in self.cls_classes.items()}
-        if self.dense_classes:
-            channels = sum(self.dense_classes.values()) + 1
-            self.decoder = DenseHead(channels, width=self.dense_width)
+        channels = sum(self.dense_classes.values()) + 1
+        self.decoder = DenseHead(channels, width=self.dense_width)
 
-    def classify(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+    def cls(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """Logits [B,K] of every classification head."""
         pooled = self.backbone(images, train=train, task="cls")["pooled"]
         return {name: head(pooled) for name, head in self.heads.items()}
@@ -56,20 +68,21 @@ class MultiHead(nn.Module):
             first += k
         return split | {"log_depth": out[..., first]}
 
-    def everything(self, cls_images, dense_images) -> None:
-        """Touch every parameter once, for initialisation."""
-        if cls_images is not None:
-            self.classify(cls_images, train=True)
-        if dense_images is not None:
-            self.dense(dense_images, train=True)
+    def everything(self, images: Mapping[str, jax.Array]) -> None:
+        """Touch every parameter once, for initialisation; `images` by family."""
+        for family, pictures in images.items():
+            METHODS[family](self, pictures, train=True)
+
+
+METHODS = {"cls": MultiHead.cls, "dense": MultiHead.dense}
 
 
 class Expert(Stage):
-    """Supervised training on the groups present: "cls", "dense", or both (the generalist)."""
+    """Supervised training on the groups present: of family "cls", "dense", or both (the generalist)."""
 
-    families = ("cls", "dense")
+    families = tuple(METHODS)
     roles = {"backbone": Role()}
-    # A fresh classifier or decoder starts at its own initialisation; the backbone comes from the amateur.
+    # A fresh classifier or decoder starts at its own initialisation; the backbone comes from an earlier stage.
     graft = [(r"(params|batch_stats)/backbone/(.*)", r"backbone/\1/backbone/\2")]
 
     def __init__(
@@ -78,79 +91,116 @@ class Expert(Stage):
         classes: Mapping[str, Sequence[tuple[str, int]]],
         dense_width: int = 64,
         weights: Mapping[str, float] | None = None,
-        label_smoothing: float = 0.0,
+        losses: Mapping[str, Mapping[str, Any]] | None = None,
+        trainable: str = ".*",
+        still: str = "",
     ):
-        """`classes`: for each group its sources' (name, number of classes), in the order of `source`."""
+        """`classes`: for each group its sources' (name, number of classes), in the order of `source`.
+
+        `losses` replaces some of LOSSES. With `trainable` "(?!backbone/)" and `still` "backbone/" only
+        the heads learn.
+        """
         self.name = "expert"
         self.weights = dict(weights or {})
+        self.trainable, self.still = trainable, still
         self.sources = {group: list(sources) for group, sources in classes.items()}
-        self.label_smoothing = label_smoothing
+        self.losses = _bound_losses(losses or {})
         self.gather_late = late_gathers(zoo.build(backbone))
         self.model = MultiHead(
             backbone_spec=dict(backbone),
-            cls_classes=dict(self.sources.get("cls", [])),
-            dense_classes={n: k for n, k in self.sources.get("dense", []) if k},
+            cls_classes=self._heads("cls"),
+            dense_classes={name: k for name, k in self._heads("dense").items() if k},
             dense_width=dense_width,
         )
 
-    def init(self, key: jax.Array, batch: Mapping[str, Any]) -> Mapping[str, Any]:
-        images = [normalise(batch[g]["image"]) if g in batch else None for g in ("cls", "dense")]
-        rngs = {"params": key, "dropout": key}
-        return self.model.init(rngs, *images, method=MultiHead.everything)
+    def _heads(self, family: str) -> dict[str, int]:
+        """Classes by source of all groups of a family."""
+        heads: dict[str, int] = {}
+        for group in self.groups(self.sources, family):
+            for name, k in self.sources[group]:
+                if heads.setdefault(name, k) != k:
+                    raise UserError(
+                        f"data.{group}: source '{name}' has {k} classes, in another group "
+                        f"{heads[name]}; give one of them a name of its own"
+                    )
+        return heads
 
-    def loss(self, params, extra, frozen, batch, key):
-        terms, metrics = {}, {}
-        for group, method, score in (
-            ("cls", MultiHead.classify, self._classification),
-            ("dense", MultiHead.dense, self._dense),
-        ):
-            if group not in batch:
-                continue
-            out, new = self.model.apply(
-                {"params": params, **extra},
-                normalise(batch[group]["image"]),
-                train=True,
-                mutable=list(extra),
-                rngs={"dropout": key},
-                method=method,
-            )
-            # A pass returns only the collections it wrote: keep the rest, and let the next group see these.
-            extra = {**extra, **new}
-            group_terms, group_metrics = score(out, batch[group])
-            terms |= group_terms
-            metrics |= group_metrics
+    def init(self, key: jax.Array, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        images = {
+            family: normalise(batch[groups[0]]["image"])
+            for family in self.families
+            if (groups := self.groups(batch, family))
+        }
+        rngs = {"params": key, "dropout": key}
+        return self.model.init(rngs, images, method=MultiHead.everything)
+
+    def loss(self, context: Context) -> tuple[Averages, tuple[Any, Averages]]:
+        terms, metrics, extra = {}, {}, context.extra
+        for family, method in METHODS.items():
+            for group in self.groups(context.batch, family):
+                out, new = self.model.apply(
+                    {"params": context.params, **extra},
+                    normalise(context.batch[group]["image"]),
+                    train=True,
+                    mutable=list(extra),
+                    rngs={"dropout": context.key},
+                    method=method,
+                )
+                # A pass returns only the collections it wrote: keep the rest, and let the next see these.
+                extra = {**extra, **new}
+                group_terms, group_metrics = self._score(group, out, context.batch[group])
+                terms = averages.merge(terms, group_terms)
+                metrics = averages.merge(metrics, group_metrics)
         return terms, (extra, metrics)
 
-    def _classification(self, out, rows):
+    def measure(self, params: Any, extra: Any, batch: Mapping[str, Any]) -> Averages:
+        """Terms and metrics of a batch in evaluation mode."""
+        measures: dict[str, Average] = {}
+        for group, out in self.predict(params, extra, batch).items():
+            for part in self._score(group, out, batch[group]):
+                measures = averages.merge(measures, part)
+        return measures
+
+    def _score(self, group: str, out: Any, rows: Any) -> tuple[Averages, Averages]:
+        """Terms and metrics of one group's outputs, each source's over its own rows."""
+        score = self._classification if family_of(group) == "cls" else self._dense
+        return score(self.sources[group], out, rows)
+
+    def _classification(self, sources, out, rows):
         terms, metrics = {}, {}
-        for index, (name, _) in enumerate(self.sources["cls"]):
+        for index, (name, _) in enumerate(sources):
             mine = rows["source"] == index
             label = jnp.where(mine, rows["label"], 0)
-            terms[name] = classification.cross_entropy(
-                out[name], label, valid=mine, label_smoothing=self.label_smoothing
-            )
-            hit = (jnp.argmax(out[name], -1) == label) & mine
-            metrics[f"{name}_top1"] = hit.sum() / jnp.maximum(mine.sum(), 1)
+            terms[name] = self.losses["classification"](out[name], label, mine)
+            metrics[f"{name}_top1"] = mean(jnp.argmax(out[name], -1) == label, mine)
         return terms, metrics
 
-    def _dense(self, out, rows):
+    def _dense(self, sources, out, rows):
         terms, metrics = {}, {}
-        for index, (name, k) in enumerate(self.sources["dense"]):
-            mine = rows["source"] == index
+        for index, (name, k) in enumerate(sources):
             if k:
-                mask = jnp.where(mine[:, None, None], rows["mask"], 255)
-                terms[name] = segmentation.pixel_cross_entropy(out[name], mask)
-                hit = (jnp.argmax(out[name], -1) == mask) & (mask != 255)
-                metrics[f"{name}_pixels"] = hit.sum() / jnp.maximum((mask != 255).sum(), 1)
-        valid = rows["depth_valid"]
-        terms["depth"] = depth.l1_log(out["log_depth"], rows["depth"], valid)
+                mine = rows["source"] == index
+                mask = jnp.where(mine[:, None, None], rows["mask"], IGNORE)
+                known = mask != IGNORE
+                terms[name] = self.losses["segmentation"](out[name], mask, known)
+                metrics[f"{name}_pixels"] = mean(jnp.argmax(out[name], -1) == mask, known)
+        terms["depth"] = self.losses["depth"](out["log_depth"], rows["depth"], rows["depth_valid"])
         return terms, metrics
 
-    def predict(self, params, extra, batch):
-        """All heads' outputs for uint8 images: batch["cls"] and/or batch["dense"]."""
-        out, variables = {}, {"params": params, **extra}
-        for group, method in (("cls", MultiHead.classify), ("dense", MultiHead.dense)):
-            if group in batch:
-                images = normalise(batch[group]["image"])
-                out[group] = self.model.apply(variables, images, method=method)
-        return out
+    def predict(self, params: Any, extra: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """All heads' outputs for uint8 images, by group."""
+        variables = {"params": params, **extra}
+        return {
+            group: self.model.apply(
+                variables, normalise(batch[group]["image"]), method=METHODS[family]
+            )
+            for family in self.families
+            for group in self.groups(batch, family)
+        }
+
+
+def _bound_losses(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    for task in given:
+        if task not in LOSSES:
+            raise UserError(f"stage.losses.{task}: no such task; known: {', '.join(LOSSES)}")
+    return {task: config_lib.bind(spec) for task, spec in {**LOSSES, **given}.items()}

@@ -1,29 +1,40 @@
 """Upstream-Generalist: the experts joined by transfer modules, all task families trained together.
 
-Two complete backbones, one a task family, exchange features through modules that output zero at the start: at
-step 0 the generalist's outputs are its experts' (components: models/transfer.py). Each branch keeps a BatchNorm
-set per family, as the released cls-bn and det-bn parameter sets do.
+Complete backbones, one a branch, exchange features through modules that output zero at the start: at step 0 the
+generalist's outputs are its experts' (components: models/transfer.py). Each branch keeps a BatchNorm set per family,
+as the released cls-bn and det-bn parameter sets do. A branch's role has the branch's name.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
+from intern_jax.models import zoo
 from intern_jax.stages.expert import Expert
 from intern_jax.train.stage import Role
 
+# Whose heads are a family's: the decoder serves all dense sources.
+HEADS = {"cls": "heads_.*", "dense": "decoder/.*"}
+
 
 class Generalist(Expert):
-    """Both groups at once on a backbone of spec {"name": "generalist", "branch": {...}}."""
+    """All groups at once on a backbone of spec {"name": "generalist", "branch": {...}}, of any named branches."""
 
-    roles = {"cls": Role(), "dense": Role()}
-    graft = [
-        # Either set of a branch's BatchNorm starts from that branch's expert, which has one set.
-        (
-            r"(params|batch_stats)/backbone/(cls|dense)/(.*)/(?:cls|dense)/(scale|bias|mean|var)",
-            r"\2/\1/backbone/\3/\4",
-        ),
-        (r"(params|batch_stats)/backbone/(cls|dense)/(.*)", r"\2/\1/backbone/\3"),
-        (r"(params|batch_stats)/(heads_.*)", r"cls/\1/\2"),
-        (r"(params|batch_stats)/(decoder/.*)", r"dense/\1/\2"),
-    ]
-
-    def __init__(self, **settings):
-        super().__init__(**settings)
+    def __init__(self, backbone: Mapping[str, Any], **settings: Any):
+        super().__init__(backbone=backbone, **settings)
         self.name = "generalist"
+        branches = tuple(zoo.build(backbone).branches)
+        sets, either = "|".join(branches), "params|batch_stats"
+        self.roles = {name: Role() for name in branches}
+        self.graft = [
+            # Every set of a branch's BatchNorm starts from that branch's expert, which has one set.
+            (
+                rf"({either})/backbone/({sets})/(.*)/(?:{sets})/(scale|bias|mean|var)",
+                r"\2/\1/backbone/\3/\4",
+            ),
+            (rf"({either})/backbone/({sets})/(.*)", r"\2/\1/backbone/\3"),
+            *(
+                (rf"({either})/({heads})", rf"{family}/\1/\2")
+                for family, heads in HEADS.items()
+                if family in branches
+            ),
+        ]

@@ -33,8 +33,10 @@ def look(
         what = f"{streak} steps in a row without a finite loss and gradient, up to step {step}"
         raise Diverged(step - streak, step, what)
     spike = settings.spike(cfg["spike"])
-    if spike and history and history[-1]["step"] == step:
-        _look_for_spike(history, spike)
+    # Not the rows that an evaluation wrote: with one or without, a run decides the same.
+    logged = [row for row in history if row["step"] % cfg.get("log_every", 1) == 0]
+    if spike and logged and logged[-1]["step"] == step:
+        _look_for_spike(logged, spike)
 
 
 def _look_for_spike(history: Sequence[Mapping], spike: Mapping[str, Any]) -> None:

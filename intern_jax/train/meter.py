@@ -1,5 +1,6 @@
 """How fast a run is: images a second, the share of time spent waiting for data, and MFU."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -46,6 +47,14 @@ class Meter:
     def restart(self, step: int) -> None:
         """Forget the time so far, so that compilation does not count as slow steps."""
         self._since, self._waited = (time.monotonic(), step), 0.0
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time inside counts for nothing."""
+        before = time.monotonic()
+        yield
+        since, step = self._since
+        self._since = (since + time.monotonic() - before, step)
 
     def rates(self, step: int) -> tuple[float, dict[str, float]]:
         """Steps a second since the last interval's end, and what to log of it."""

@@ -4,7 +4,7 @@ So a compiled step serves every schedule and length, which adaptation's many sho
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -30,6 +30,7 @@ DEFAULTS = {
     "lr_multipliers": (),
     "groups": {},
 }
+MAIN = "main"  # the group of parameters that no other group names
 SCHEDULES = ("cosine", "constant", "poly")
 FREE = (
     "learning_rate",
@@ -54,7 +55,51 @@ def settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
     return full
 
 
+def groups(cfg: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """{group: full settings}: MAIN's, and those of `groups` with MAIN's where they name none.
+
+    `groups` is {name: {"match": regex over parameter names, **settings of its own}}.
+    """
+    main = settings(cfg)
+    found = {MAIN: main | {"groups": {}}}
+    for name, own in main["groups"].items():
+        own = {field: value for field, value in own.items() if field != "match"}
+        found[name] = settings({**found[MAIN], **own})
+    return found
+
+
+def group_of(cfg: Mapping[str, Any]) -> Callable[[str], str]:
+    """A parameter's name -> its group: the first whose `match` matches it from its start, else MAIN."""
+    rules = [(re.compile(own["match"]), name) for name, own in settings(cfg)["groups"].items()]
+    return lambda parameter: next((name for rule, name in rules if rule.match(parameter)), MAIN)
+
+
+def check_groups(cfg: Mapping[str, Any], params: Any) -> None:
+    """Refuse a group that no parameter belongs to."""
+    of, names = group_of(cfg), list(tree.names(params))
+    found = {of(name) for name in names}
+    for group, own in settings(cfg)["groups"].items():
+        if group not in found:
+            raise UserError(
+                f"optim.groups.{group}.match: {own['match']!r} matches no trainable parameter that "
+                f"no group before it has; they are named such as {names[0]}"
+            )
+
+
 def build(cfg: Mapping[str, Any]) -> optax.GradientTransformation:
+    """One transformation for all parameters, or one for each group of them (`_chain`)."""
+    chains = {name: _chain(own) for name, own in groups(cfg).items()}
+    if len(chains) == 1:
+        return chains[MAIN]
+    of = group_of(cfg)
+
+    def labels(params: Any) -> Any:
+        return tree.unflatten({name: of(name) for name in tree.names(params)})
+
+    return optax.partition(chains, labels)
+
+
+def _chain(cfg: Mapping[str, Any]) -> optax.GradientTransformation:
     """Clipping, the optimizer's direction, decoupled weight decay, multipliers by parameter name.
 
     Arrays of fewer than two dimensions (biases, norms, LayerScale, logit_scale) are not decayed.
@@ -62,7 +107,6 @@ def build(cfg: Mapping[str, Any]) -> optax.GradientTransformation:
     pulls 1 / (1 - momentum) times as hard as `weight_decay`.
     `lr_multipliers`: [(regex over parameter names, factor)]; the first match counts.
     """
-    cfg = settings(cfg)
     parts = [optax.clip_by_global_norm(cfg["clip_norm"])] if cfg["clip_norm"] else []
     if cfg["l2"]:
         parts.append(optax.add_decayed_weights(cfg["l2"], mask=_decayed))
@@ -76,6 +120,19 @@ def build(cfg: Mapping[str, Any]) -> optax.GradientTransformation:
     if cfg["lr_multipliers"]:
         parts.append(_multiply(cfg["lr_multipliers"]))
     return optax.chain(*parts)
+
+
+def learning_rates(cfg: Mapping[str, Any], steps: int, step: int) -> dict[str, np.float32]:
+    """Each group's rate of a step."""
+    return {name: learning_rate(own, steps, step) for name, own in groups(cfg).items()}
+
+
+def compiled(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """What a compiled step holds: all settings but the schedule's (FREE), by field."""
+    own = {name: {f: v for f, v in g.items() if f not in FREE} for name, g in groups(cfg).items()}
+    main = own.pop(MAIN)
+    matches = {name: g["match"] for name, g in settings(cfg)["groups"].items()}
+    return main | {"groups": own, "match": matches}
 
 
 def learning_rate(cfg: Mapping[str, Any], steps: int, step: int) -> np.float32:
@@ -108,6 +165,8 @@ def _multiply(rules: Any) -> optax.GradientTransformation:
 
     def update(updates: Any, params: Any) -> Any:
         del params
-        return tree.unflatten({n: u * factor(n) for n, u in tree.names(updates).items()})
+        return jax.tree_util.tree_map_with_path(
+            lambda path, u: u * factor(tree.name(path)), updates
+        )
 
     return optax.stateless(update)

@@ -4,13 +4,38 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import flax.struct
 import jax
+from clu.metrics import Average
 
 from intern_jax.core.tree import Rule
 
 Batch = Mapping[str, Mapping[str, jax.Array]]  # {group: {field: [rows, ...]}}
 Variables = Mapping[str, Any]  # {"params": ..., other collections}
-Terms = dict[str, jax.Array]  # named scalars
+Averages = Mapping[str, Average]  # named sums with their counts
+Embeddings = Mapping[str, jax.Array]  # named arrays [rows, ...], a row per row of the batch
+
+
+@flax.struct.dataclass
+class Context:
+    """What a loss may read. A later field breaks no stage, since a stage takes what it needs by name.
+
+    `step` counts the updates before this one; `extra` holds the other collections; `frozen` the
+    stage's frozen arrays; `average` the moving average of the parameters that `Stage.average` names.
+    """
+
+    step: jax.Array
+    params: Any
+    extra: Any
+    frozen: Any
+    average: Any
+    batch: Batch
+    key: jax.Array
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Parameters and other collections, as a Flax module's `apply` takes them."""
+        return {"params": self.params, **self.extra}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,47 +45,87 @@ class Role:
     frozen: bool = False
 
 
-def family_of(group: str) -> str:
-    """The family of a group that is named FAMILY or FAMILY_SUFFIX."""
-    return group.partition("_")[0]
-
-
 class Stage:
     """What is trained, by which losses, and from what it starts. Subclasses set and override.
 
-    name            shown in logs
-    weights         loss term -> weight; 1 where absent. The step applies them and logs every term
-    graft           rules that start arrays from earlier stages (core/tree.py)
-    trainable       regex over parameter names; the others get no gradient and no optimizer state
-    frozen          arrays that the loss reads and nothing changes (teachers); placed once
-    batch_coupled   the loss couples the rows of a batch (contrastive): accumulation would change it
-    gather_late     regex over parameter names that the loss reads through Flax modules alone: split over
-                    fsdp, they are gathered where a layer asks for them (core/mesh.py: Kept), the others
-                    before the forward pass; "" matches none
+    A subclass overrides `loss`; or `embed` and `couple`, where the rows of a batch meet in the loss
+    alone: such a stage may accumulate, by GradCache (train/step.py).
+
+    name           shown in logs; a run sets the config's name of the stage
+    families       families of groups that it reads; a group is named FAMILY or FAMILY_SUFFIX
+    roles          {role: Role}: the earlier stages that it starts from or reads
+    graft          rules that start arrays from roles (core/tree.py): the source's names are
+                   ROLE/COLLECTION/NAME
+    frozen         arrays that the loss reads and nothing changes, such as {role: variables}; placed once
+    weights        loss term -> weight; 1 where absent. The step applies them and logs every term
+    trainable      regex over parameter names; the others get no gradient and no optimizer state
+    still          regex over module names ("backbone/"): BatchNorm there normalises by its running
+                   statistics and leaves them as they are
+    average        regex over parameter names, "" for none: a moving average of them is kept, which the
+                   loss may read
+    average_decay  of that average
+    exports        regex over names of other collections: what a saved model has beside parameters
+    batch_coupled  `loss` couples the rows of a batch: accumulation would change it, and is refused
+    coupled        regex over module names: on the way to `embed`'s embeddings. BatchNorm there couples
+                   rows too: GradCache is refused, unless it is `still`
+    gather_late    regex over parameter names that the loss reads through Flax modules alone: split over
+                   fsdp, they are gathered where a layer asks for them (core/mesh.py: Kept), the others
+                   before the forward pass; "" matches none
+    format         raised when a change of the code changes the stage's result
     """
 
     name: str = "stage"
     families: Sequence[str] = ()
     roles: Mapping[str, Role] = {}
-    exports: str = "batch_stats/.*"
-    format: int = 1
-    weights: Mapping[str, float] = {}
     graft: Sequence[Rule] = ()
-    trainable: str = ".*"
     frozen: Any = {}
+    weights: Mapping[str, float] = {}
+    trainable: str = ".*"
+    still: str = ""
+    average: str = ""
+    average_decay: float = 0.999
+    exports: str = "batch_stats/.*"
     batch_coupled: bool = False
+    coupled: str = ".*"
     gather_late: str = ""
+    format: int = 1
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         """All variables, for a batch of these shapes; axes may be named by nn.Partitioned."""
         raise NotImplementedError
 
-    def loss(
-        self, params: Any, extra: Any, frozen: Any, batch: Batch, key: jax.Array
-    ) -> tuple[Terms, tuple[Any, Terms]]:
-        """Loss terms, and (the other collections after this step, metrics)."""
+    def loss(self, context: Context) -> tuple[Averages, tuple[Any, Averages]]:
+        """Loss terms, and (the other collections after this step, metrics).
+
+        Each is a sum and a count, and so equal however the rows are split; what couples rows has count 1
+        (core/averages.py makes both).
+        """
+        embeddings, terms, (extra, metrics) = self.embed(context)
+        coupled, more = self.couple(context, embeddings)
+        return {**terms, **coupled}, (extra, {**metrics, **more})
+
+    def embed(self, context: Context) -> tuple[Embeddings, Averages, tuple[Any, Averages]]:
+        """Embeddings by row, the terms of single rows, and (other collections, metrics)."""
         raise NotImplementedError
+
+    def couple(self, context: Context, embeddings: Embeddings) -> tuple[Averages, Averages]:
+        """Terms and metrics of all rows together. It reads parameters, and no collection but those."""
+        raise NotImplementedError
+
+    @property
+    def cached(self) -> bool:
+        """Whether gradients can be accumulated through cached embeddings."""
+        return type(self).couple is not Stage.couple
 
     def predict(self, params: Any, extra: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The stage's outputs in evaluation mode."""
         raise NotImplementedError
+
+    def groups(self, batch: Batch, family: str) -> list[str]:
+        """The batch's groups of a family, in their order."""
+        return [group for group in batch if family_of(group) == family]
+
+
+def family_of(group: str) -> str:
+    """The family of a group that is named FAMILY or FAMILY_SUFFIX."""
+    return group.partition("_")[0]

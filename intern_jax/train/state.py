@@ -19,7 +19,8 @@ class TrainState:
     """Everything that a step changes.
 
     `extra`: the stage's other collections (BatchNorm statistics, queues); `ema`: average of the
-    parameters, or None; `bad_steps`: skipped steps in a row; `bad_total`: all skipped steps.
+    parameters, or None; `average`: that of the parameters which the stage's loss reads averaged, or
+    {}; `bad_steps`: skipped steps in a row; `bad_total`: all skipped steps.
     """
 
     step: jax.Array
@@ -27,6 +28,7 @@ class TrainState:
     extra: Any
     opt_state: Any
     ema: Any
+    average: Any
     bad_steps: jax.Array
     bad_total: jax.Array
 
@@ -53,6 +55,7 @@ def create(
             extra=variables,
             opt_state=tx.init(tree.partition(params, stage.trainable)[0]),
             ema=params if ema else None,
+            average=_averaged(stage, params),
             bad_steps=jnp.zeros((), jnp.int32),
             bad_total=jnp.zeros((), jnp.int32),
         )
@@ -69,10 +72,11 @@ def create(
     # Moments lie where their parameters do; counters everywhere.
     opt_state = optax.tree_map_params(
         tx,
-        lambda _, sharding: sharding,
+        lambda leaf, sharding: leaf if _masked(leaf) else sharding,
         abstract.opt_state,
         trainable,
         transform_non_params=lambda _: everywhere,
+        is_leaf=_masked,
     )
     shardings = TrainState(
         step=everywhere,
@@ -80,6 +84,7 @@ def create(
         extra=placed,
         opt_state=opt_state,
         ema=params if ema else None,
+        average=_averaged(stage, params),
         bad_steps=everywhere,
         bad_total=everywhere,
     )
@@ -88,6 +93,21 @@ def create(
     )
     init = jax.jit(lambda key: begin(unbox(boxed(key))), out_shardings=shardings)
     return init, abstract
+
+
+def _averaged(stage: Stage, params: Any) -> dict[str, Any]:
+    """The part of the parameters of which the stage's loss reads the average."""
+    if not stage.average:
+        return {}
+    found = tree.partition(params, stage.average)[0]
+    if not found:
+        raise UserError(f"{stage.name}.average: {stage.average!r} matches no parameter")
+    return found
+
+
+def _masked(leaf: Any) -> bool:
+    # What another group of the optimizer moves.
+    return isinstance(leaf, optax.MaskedNode)
 
 
 def unbox(boxed: Any) -> Any:

@@ -1,5 +1,18 @@
-"""The train step: gradient, accumulation, update, average; a bad step is left undone."""
+"""The train step: gradient, accumulation, update, averages; a bad step is left undone.
 
+Accumulation is exact. A loss term is a sum over a count, and its gradient of a micro-batch is that of the
+micro-batch's sum over the whole batch's count: a mean over few of the rows stays that mean however the rows are split.
+Counts seldom depend on anything but labels and masks: the pass that collects them first is nearly all dead code, which
+XLA removes.
+
+Where a stage's rows meet in its embeddings alone (Stage.embed, Stage.couple), the gradient is GradCache's
+(arXiv 2101.06983): embeddings of all rows without their activations, the coupled terms' gradient in them, and a second
+pass over the micro-batches that carries it on to the parameters.
+"""
+
+import dataclasses
+import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -7,34 +20,40 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from intern_jax.core import averages, tree
 from intern_jax.core import mesh as mesh_lib
-from intern_jax.core import tree
 from intern_jax.core.config import UserError
-from intern_jax.train.stage import Batch, Stage
+from intern_jax.core.statistics import held_still
+from intern_jax.train.stage import Averages, Batch, Context, Stage
 from intern_jax.train.state import TrainState
 
+STATISTICS = "batch_stats/"
+CARRIED = "(carried)"  # what hands the coupled terms' gradient on; no stage's term
+Scalars = dict[str, jax.Array]
+Gradient = tuple[Any, Any, Averages, Averages]  # gradients, other collections, terms, metrics
+Loss = Callable[[Context], tuple[Averages, tuple[Any, Averages]]]
 
-def check_accumulation(stage: Stage, accumulate: int) -> None:
-    """Refuse micro-batches where the loss couples the rows of a batch."""
-    if accumulate > 1 and stage.batch_coupled:
+
+def check_accumulation(stage: Stage, accumulate: int, extra: Any = None) -> None:
+    """Refuse micro-batches where they would change the loss; `extra`: the stage's collections, if known."""
+    if accumulate == 1:
+        return
+    if stage.batch_coupled:
         raise UserError(
             f"train.accumulate: {accumulate} micro-batches would change the loss of {stage.name}, "
             "which couples the rows of a batch; set it to 1"
         )
-
-
-def _loss(stage, params, extra, frozen, batch, key):
-    import inspect
-    import types
-
-    if "context" not in inspect.signature(stage.loss).parameters:
-        return stage.loss(params, extra, frozen, batch, key)
-    context = types.SimpleNamespace(
-        params=params, extra=extra, frozen=frozen, batch=batch, key=key, step=0, average={}
-    )
-    terms, (extra, metrics) = stage.loss(context)
-    value = lambda t: {name: a.total / a.count for name, a in t.items()}  # noqa: E731
-    return value(terms), (extra, value(metrics))
+    if not stage.cached or extra is None:
+        return
+    names = [n.removeprefix(STATISTICS) for n in tree.names(extra) if n.startswith(STATISTICS)]
+    moving = [n for n in names if not (stage.still and re.match(stage.still, n))]
+    coupled = [n for n in moving if re.match(stage.coupled, n)]
+    if coupled:
+        raise UserError(
+            f"train.accumulate: {accumulate} micro-batches would change the loss of {stage.name}: "
+            f"BatchNorm ({coupled[0]}) couples the rows on the way to it; "
+            "set it to 1, or take a backbone without BatchNorm, such as a ViT"
+        )
 
 
 def make_step(
@@ -44,117 +63,253 @@ def make_step(
     ema_decay: float = 0.0,
     shardings: TrainState | None = None,
     frozen_shardings: Any = None,
-) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """Jitted (state, frozen, batch, key, learning_rate) -> (state, scalars); the state is donated.
+    group_of: Callable[[str], str] = lambda name: "main",
+) -> Callable[..., tuple[TrainState, Scalars]]:
+    """Jitted (state, frozen, batch, key, rates) -> (state, scalars); the state is donated.
 
-    `accumulate`: micro-batches a step, whose gradients are averaged; refused where the loss
-    couples rows. A step whose loss or gradient is not finite changes nothing but the counters.
-    `shardings`, `frozen_shardings`: where the state and the stage's frozen arrays stay; without
-    them the compiler chooses. Both are used whole on the fsdp axis: gathered before the forward pass
-    or, where the stage says so (`gather_late`), by the layer; the gradient is scattered after.
+    `accumulate`: micro-batches a step. `rates`: {optimizer group: learning rate}; `group_of` names
+    the group of a parameter. A step whose loss or gradient is not finite changes nothing but the
+    counters. `shardings`, `frozen_shardings`: where the state and the stage's frozen arrays stay;
+    without them the compiler chooses. Both are used whole on the fsdp axis: gathered before the
+    forward pass or, where the stage says so (`gather_late`), by the layer; the gradient is scattered
+    after.
     """
     check_accumulation(stage, accumulate)
-    # Left to choose, XLA (jaxlib 0.10.2) made wrong gradients of convolutions on a 2x2x2 mesh.
-    whole = frozen_whole = parts = None
-    if shardings is not None and shardings.step.mesh.shape["fsdp"] > 1:
-        late, soon = _late(stage, shardings.params)
-        whole = tree.merge(jax.tree.map(mesh_lib.gathered, soon), late)
-        frozen_whole = jax.tree.map(mesh_lib.gathered, frozen_shardings) or None
-        parts = tree.partition(shardings.params, stage.trainable)[0]
+    gradient = _Gradient(stage, accumulate, _Places.of(stage, shardings, frozen_shardings))
 
-    def loss(trainable, rest, extra, frozen, batch, key):
-        params = _place(tree.merge(trainable, rest), whole)
-        if whole is not None:
-            params = tree.merge(params, _kept(params, late))
-        frozen = _place(frozen, frozen_whole)
-        terms, (extra, metrics) = _loss(stage, params, extra, frozen, batch, key)
-        for name in stage.weights:
-            if name not in terms:
-                known = ", ".join(sorted(terms))
-                raise UserError(f"{stage.name}.weights.{name}: no such loss term; known: {known}")
-        total = sum(stage.weights.get(name, 1.0) * term for name, term in terms.items())
-        return total, (extra, {**terms, **metrics, "loss": total})
-
-    def grad(*arguments):
-        grads, rest = jax.grad(loss, has_aux=True)(*arguments)
-        return _place(grads, parts), rest
-
-    def gradient(trainable, rest, extra, frozen, batch, key):
-        if accumulate == 1:
-            grads, (extra, scalars) = grad(trainable, rest, extra, frozen, batch, key)
-            return grads, extra, scalars
-
-        def micro(carry, item):
-            extra, total = carry
-            index, rows = item
-            grads, (extra, scalars) = grad(
-                trainable, rest, extra, frozen, rows, jax.random.fold_in(key, index)
-            )
-            return (extra, jax.tree.map(jnp.add, total, grads)), scalars
-
-        zeros = jax.tree.map(jnp.zeros_like, trainable)
-        items = (jnp.arange(accumulate), jax.tree.map(_split(accumulate), batch))
-        (extra, total), scalars = jax.lax.scan(micro, (extra, zeros), items)
-        mean = jax.tree.map(lambda g: g / accumulate, total)
-        return mean, extra, jax.tree.map(lambda s: s.mean(axis=0), scalars)
-
-    def step(state: TrainState, frozen: Any, batch: Batch, key: jax.Array, rate: jax.Array):
+    def step(state: TrainState, frozen: Any, batch: Batch, key: jax.Array, rates: Scalars):
         trainable, rest = tree.partition(state.params, stage.trainable)
         key = jax.random.fold_in(key, state.step)
-        grads, extra, scalars = gradient(trainable, rest, state.extra, frozen, batch, key)
+        context = Context(state.step, {}, state.extra, frozen, state.average, batch, key)
+        grads, extra, terms, metrics = gradient(trainable, rest, context)
+        _check_weights(stage, terms)
+        scalars = {n: averages.value(a) for n, a in {**terms, **metrics}.items()}
+        scalars["loss"] = _total(stage, terms)
         norm = optax.tree.norm(grads)
         good = jnp.isfinite(norm) & jnp.isfinite(scalars["loss"])
         updates, opt_state = tx.update(grads, state.opt_state, trainable)
-        trainable = jax.tree.map(lambda p, u: p - (rate * u).astype(p.dtype), trainable, updates)
-        params = tree.merge(trainable, rest)
-        ema = state.ema
-        if ema is not None:
-            # The early average follows quickly, or it would keep the initialisation for long.
-            decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
-            ema = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, ema, params)
-        new = (params, extra, opt_state, ema)
-        old = (state.params, state.extra, state.opt_state, state.ema)
-        params, extra, opt_state, ema = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+        params = tree.merge(_updated(trainable, updates, rates, group_of), rest)
+        # The early average follows quickly, or it would keep the initialisation for long.
+        early = (1.0 + state.step) / (10.0 + state.step)
+        ema = _follow(state.ema, params, jnp.minimum(ema_decay, early))
+        mine = tree.partition(params, stage.average)[0] if stage.average else {}
+        average = _follow(state.average, mine, stage.average_decay)
+        new = (params, extra, opt_state, ema, average)
+        old = (state.params, state.extra, state.opt_state, state.ema, state.average)
+        new = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
         bad = (~good).astype(jnp.int32)
-        state = TrainState(
-            step=state.step + 1,
-            params=params,
-            extra=extra,
-            opt_state=opt_state,
-            ema=ema,
-            bad_steps=jnp.where(good, 0, state.bad_steps + 1),
-            bad_total=state.bad_total + bad,
-        )
-        counters = {"bad_steps": state.bad_steps, "bad_total": state.bad_total}
-        return state, {**scalars, "gradient_norm": norm, "learning_rate": rate, **counters}
+        counters = (jnp.where(good, 0, state.bad_steps + 1), state.bad_total + bad)
+        counters = dict(zip(("bad_steps", "bad_total"), counters, strict=True))
+        state = TrainState(state.step + 1, *new, **counters)
+        return state, {**scalars, "gradient_norm": norm, **_named_rates(rates), **counters}
 
     if shardings is None:
         return jax.jit(step, donate_argnums=0)
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
 
-def _late(stage: Stage, shardings: Any) -> tuple[Any, Any]:
-    """Shardings of the parameters that layers gather, and of the others."""
-    return tree.partition(shardings, stage.gather_late) if stage.gather_late else ({}, shardings)
+class _Gradient:
+    """(trainable, rest, context) -> Gradient: of a whole batch, of micro-batches, or by cached embeddings."""
+
+    def __init__(self, stage: Stage, accumulate: int, places: "_Places"):
+        self.stage, self.accumulate, self.places = stage, accumulate, places
+
+    def __call__(self, trainable: Any, rest: Any, context: Context) -> Gradient:
+        if self.accumulate == 1:
+            return self._of(self.stage.loss, trainable, rest, context)
+        if self.stage.cached:
+            return self._by_cache(trainable, rest, context)
+        counts = self._counts(lambda here: self.stage.loss(here)[0], trainable, rest, context)
+
+        def micro(here: Context, _: Any) -> Gradient:
+            return self._of(self.stage.loss, trainable, rest, here, counts)
+
+        return self._sum(micro, trainable, context)
+
+    def _of(
+        self, loss: Loss, trainable: Any, rest: Any, context: Context, counts: Any = None
+    ) -> Gradient:
+        """Of a loss as Stage.loss is one, its terms' sums over `counts` (None: over their own)."""
+
+        def total(trainable: Any):
+            terms, (extra, metrics) = self._run(loss, trainable, rest, context)
+            return _total(self.stage, terms, counts), (extra, terms, metrics)
+
+        grads, (extra, terms, metrics) = jax.grad(total, has_aux=True)(trainable)
+        return self.places.scattered(grads), extra, terms, metrics
+
+    def _run(self, function: Callable[[Context], Any], trainable: Any, rest: Any, context: Context):
+        """`function` of the context with its arrays in place, and what is held still held still."""
+        params, frozen = self.places.gathered(tree.merge(trainable, rest), context.frozen)
+        with held_still(self.stage.still):
+            return function(context.replace(params=params, frozen=frozen))
+
+    def _counts(
+        self, terms: Callable[[Context], Averages], trainable: Any, rest: Any, context: Context
+    ) -> Scalars:
+        """What the terms of all micro-batches count together; their sums are dead code."""
+
+        def micro(_: None, item: Any):
+            made = self._run(terms, trainable, rest, _micro(context, item))
+            return None, {name: average.count for name, average in made.items()}
+
+        _, counts = jax.lax.scan(micro, None, self._items(context))
+        return {name: count.sum(axis=0) for name, count in counts.items()}
+
+    def _sum(
+        self,
+        micro: Callable[[Context, Any], Gradient],
+        trainable: Any,
+        context: Context,
+        more: Any = (),
+    ) -> Gradient:
+        """Gradients and averages summed over micro-batches; each sees the collections of the one before.
+
+        `more`: arrays by row of which `micro` gets its part.
+        """
+
+        def one(carry: Any, item: Any):
+            extra, total = carry
+            grads, extra, *made = micro(_micro(context.replace(extra=extra), item), item[-1])
+            return (extra, jax.tree.map(jnp.add, total, grads)), made
+
+        zeros = jax.tree.map(jnp.zeros_like, trainable)
+        items = self._items(context, more)
+        (extra, grads), made = jax.lax.scan(one, (context.extra, zeros), items)
+        return grads, extra, *jax.tree.map(lambda x: x.sum(axis=0), made)
+
+    def _items(self, context: Context, more: Any = ()) -> tuple[jax.Array, Batch, Any]:
+        """What a scan over micro-batches goes through: their numbers, rows, and parts of `more`."""
+        batch, more = jax.tree.map(lambda x: _split(x, self.accumulate), (context.batch, more))
+        return jnp.arange(self.accumulate), batch, more
+
+    def _by_cache(self, trainable: Any, rest: Any, context: Context) -> Gradient:
+        stage = self.stage
+
+        def embed(_: None, item: Any):
+            return None, self._run(stage.embed, trainable, rest, _micro(context, item))[0]
+
+        _, embeddings = jax.lax.scan(embed, None, self._items(context))
+        embeddings = jax.tree.map(_join, embeddings)
+
+        def coupled(trainable: Any, embeddings: Any):
+            couple = functools.partial(stage.couple, embeddings=embeddings)
+            terms, metrics = self._run(couple, trainable, rest, context)
+            return _total(stage, terms), (terms, metrics)
+
+        both = jax.grad(coupled, argnums=(0, 1), has_aux=True)
+        (direct, cotangents), (terms, metrics) = both(trainable, embeddings)
+        counts = self._counts(lambda here: stage.embed(here)[1], trainable, rest, context)
+
+        def micro(here: Context, cotangents: Any) -> Gradient:
+            def loss(here: Context):
+                embeddings, terms, others = stage.embed(here)
+                # Its gradient is the coupled terms', by the chain rule through these embeddings.
+                carried = jax.tree.map(lambda c, e: (c * e).sum(), cotangents, embeddings)
+                carried = averages.whole(sum(jax.tree.leaves(carried)))
+                return {**terms, CARRIED: carried}, others
+
+            ones = {**counts, CARRIED: jnp.ones(())}
+            return self._of(loss, trainable, rest, here, ones)
+
+        grads, extra, own, others = self._sum(micro, trainable, context, cotangents)
+        grads = jax.tree.map(jnp.add, self.places.scattered(direct), grads)
+        own = {name: average for name, average in own.items() if name != CARRIED}
+        return grads, extra, {**own, **terms}, {**others, **metrics}
 
 
-def _kept(params: Any, shardings: Any) -> dict[str, Any]:
-    """The parameters of `shardings`, each with its own."""
-    flat = tree.names(params)
-    boxes = {n: mesh_lib.Kept(flat[n], sharding) for n, sharding in tree.names(shardings).items()}
-    return tree.unflatten(boxes)
+@dataclasses.dataclass(frozen=True)
+class _Places:
+    """Where arrays lie: as they are used (`whole`, `frozen`) and as gradients leave (`parts`); None: anywhere."""
+
+    whole: Any = None
+    frozen: Any = None
+    parts: Any = None
+    late: Any = None
+
+    @classmethod
+    def of(cls, stage: Stage, shardings: TrainState | None, frozen: Any) -> "_Places":
+        # Left to choose, XLA (jaxlib 0.10.2) made wrong gradients of convolutions on a 2x2x2 mesh.
+        if shardings is None or shardings.step.mesh.shape["fsdp"] == 1:
+            return cls()
+        late, soon = {}, shardings.params
+        if stage.gather_late:
+            late, soon = tree.partition(shardings.params, stage.gather_late)
+        return cls(
+            whole=tree.merge(jax.tree.map(mesh_lib.gathered, soon), late),
+            frozen=jax.tree.map(mesh_lib.gathered, frozen) or None,
+            parts=tree.partition(shardings.params, stage.trainable)[0],
+            late=late,
+        )
+
+    def gathered(self, params: Any, frozen: Any) -> tuple[Any, Any]:
+        """Parameters and frozen arrays as the forward pass takes them."""
+        params = _place(params, self.whole)
+        if self.late:
+            flat, late = tree.names(params), tree.names(self.late)
+            kept = {name: mesh_lib.Kept(flat[name], sharding) for name, sharding in late.items()}
+            params = tree.merge(params, tree.unflatten(kept))
+        return params, _place(frozen, self.frozen)
+
+    def scattered(self, grads: Any) -> Any:
+        """Gradients as they are kept."""
+        return _place(grads, self.parts)
 
 
 def _place(arrays: Any, shardings: Any) -> Any:
     return arrays if shardings is None else jax.lax.with_sharding_constraint(arrays, shardings)
 
 
-def _split(parts: int) -> Callable[[jax.Array], jax.Array]:
-    # Row r goes to micro-batch r % parts: rows lie in blocks over devices, so each keeps its own.
-    def split(x: jax.Array) -> jax.Array:
-        return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+def _total(stage: Stage, terms: Averages, counts: Mapping[str, Any] | None = None) -> jax.Array:
+    """The weighted sum of the terms, each its sum over `counts`, or over its own count."""
+    total = jnp.zeros(())
+    for name, term in terms.items():
+        count = term.count if counts is None else counts[name]
+        mean = averages.value(term.replace(count=jax.lax.stop_gradient(count)))
+        total += stage.weights.get(name, 1.0) * mean
+    return total
 
-    return split
+
+def _check_weights(stage: Stage, terms: Averages) -> None:
+    for name in stage.weights:
+        if name not in terms:
+            known = ", ".join(sorted(terms))
+            raise UserError(f"{stage.name}.weights.{name}: no such loss term; known: {known}")
+
+
+def _updated(params: Any, updates: Any, rates: Scalars, group_of: Callable[[str], str]) -> Any:
+    """Parameters after a step of their group's rate."""
+    flat, changes = tree.names(params), tree.names(updates)
+    made = {n: p - (rates[group_of(n)] * changes[n]).astype(p.dtype) for n, p in flat.items()}
+    return tree.unflatten(made)
+
+
+def _follow(average: Any, params: Any, decay: Any) -> Any:
+    """A moving average one step on; None stays None."""
+    if average is None:
+        return None
+    return jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
+
+
+def _named_rates(rates: Scalars) -> Scalars:
+    """Learning rates as they are logged."""
+    return {"learning_rate" if g == "main" else f"learning_rate_{g}": r for g, r in rates.items()}
+
+
+def _micro(context: Context, item: tuple[jax.Array, Batch, Any]) -> Context:
+    """The context of one micro-batch."""
+    index, rows, _ = item
+    return context.replace(batch=rows, key=jax.random.fold_in(context.key, index))
+
+
+def _split(x: jax.Array, parts: int) -> jax.Array:
+    # Row r goes to micro-batch r % parts: rows lie in blocks over devices, so each keeps its own.
+    return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+
+
+def _join(x: jax.Array) -> jax.Array:
+    """The inverse of `_split`."""
+    return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
 
 
 def scalars_of(outputs: Mapping[str, jax.Array]) -> dict[str, float]:

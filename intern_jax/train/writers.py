@@ -1,5 +1,6 @@
-"""Where a run's scalars go: JSON lines, TensorBoard, and a line for the person who waits."""
+"""Where a run's scalars go: JSON lines, TensorBoard, clu's writers, and a line for the person who waits."""
 
+import inspect
 import json
 import logging
 import math
@@ -14,6 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from intern_jax.core import hosts
+from intern_jax.core.config import UserError
 
 log = logging.getLogger(__name__)
 LOG_EVERY_SECONDS = 15.0
@@ -24,25 +26,30 @@ class Writer:
 
     Opened again at `start`, or cut there, it drops what was written for steps after it: no step stands twice.
     Only process 0 writes files. A disk that is full stops no run: what could not be written is kept and written as
-    soon as there is room.
+    soon as there is room. `clu` names a writer of clu.metric_writers that gets each row too, see CluWriter.
     """
 
-    def __init__(self, folder: pathlib.Path | None, start: int):
+    def __init__(
+        self, folder: pathlib.Path | None, start: int | None = None, clu: str | None = None
+    ):
         self.history: list[dict[str, float]] = []
-        self.path = self.file = self.board = None
+        self.path = self.file = self.board = self.clu = None
         self._failing = False
         if folder is None:
             return
+        if clu is not None and hosts.is_main():
+            self.clu = CluWriter(clu, folder / "clu")
         self.path = folder / "metrics.jsonl"
         self.history = _read(self.path)
-        self.cut(start)
+        if start is not None:
+            self.cut(start)
 
     def cut(self, step: int) -> None:
         """Forget the rows of steps after `step`."""
         self.history = [row for row in self.history if row["step"] <= step]
         if self.path is None or not hosts.is_main():
             return
-        self.close()
+        self._release()
         self._try(self._rewrite)
         self.board = self._try(lambda: _Board(self._boards, step + 1))
 
@@ -55,9 +62,17 @@ class Writer:
             return
         self._try(self._append if self.file else self._rewrite)
         self._try(self._show if self.board else self._show_all)
+        if self.clu is not None:
+            self.clu.write(step, row)
 
     def close(self) -> None:
         """Flush and release the files."""
+        self._release()
+        if self.clu is not None:
+            self.clu.close()
+            self.clu = None
+
+    def _release(self) -> None:
         for opened in (self.file, self.board):
             if opened is not None:
                 self._try(opened.close)
@@ -148,6 +163,51 @@ class _Board:
     def close(self) -> None:
         """Release the file."""
         self._file.close()
+
+
+class CluWriter:
+    """A writer of clu.metric_writers by its name there, such as "SummaryWriter" or "create_default_writer".
+
+    One that takes a `logdir` gets `folder`. clu forgets nothing: what a run wrote for steps after its last
+    checkpoint stays beside what it writes for them again. One that fails is left out from then on, with a warning.
+    Raises UserError for an unknown name and without TensorFlow, which clu.metric_writers imports.
+    """
+
+    def __init__(self, name: str, folder: pathlib.Path):
+        try:
+            from clu import metric_writers
+        except ImportError as error:
+            raise UserError(
+                f"clu.metric_writers: cannot be imported ({error}); pip install 'intern_jax[tf]'"
+            ) from error
+        makers = [n for n, value in vars(metric_writers).items() if _makes_writer(n, value)]
+        if name not in makers:
+            raise UserError(f"clu.metric_writers: no {name!r}; known: {', '.join(sorted(makers))}")
+        make = getattr(metric_writers, name)
+        takes_folder = "logdir" in inspect.signature(make).parameters
+        self.name = name
+        self._writer = make(logdir=str(folder)) if takes_folder else make()
+
+    def write(self, step: int, scalars: Mapping[str, float | None]) -> None:
+        """Hand on the values of one row, but for those that are not finite."""
+        known = {k: v for k, v in scalars.items() if k != "step" and v is not None}
+        self._try(lambda writer: writer.write_scalars(step, known), lambda writer: writer.flush())
+
+    def close(self) -> None:
+        """Flush and release what the writer holds."""
+        self._try(lambda writer: writer.close())
+
+    def _try(self, *acts: Callable[[Any], None]) -> None:
+        try:
+            for act in acts if self._writer else ():
+                act(self._writer)
+        except Exception as error:  # TensorFlow's are no OSErrors
+            self._writer = None
+            log.warning("clu's %s fails (%s); training goes on without it", self.name, error)
+
+
+def _makes_writer(name: str, value: Any) -> bool:
+    return callable(value) and (name.endswith("Writer") or name == "create_default_writer")
 
 
 def _read(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -50,6 +50,13 @@ def _uninet(network: UniNet) -> Callable[[str], Place]:
 
 
 def _generalist(network: Generalist) -> Callable[[str], Place]:
+    if tuple(network.branches) != tuple(metanet_names.BRANCHES.values()) or isinstance(
+        network.family, Mapping
+    ):
+        raise UserError(
+            "backbone.branches: gv_benchmark's files hold two equal branches, cls and dense; "
+            "convert such a network"
+        )
     branch = network.family(**network.branch, parent=None)
     layout = next(iter(LAYOUTS[network.family].values()))
     return functools.partial(metanet_names.generalist_place, branch=layout.placer(branch))

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from intern_jax.core.config import UserError
+from intern_jax.data.arrays import ArrayStream
+from intern_jax.data.sources import fingerprint
 from intern_jax.data.stream import Segment, Stream
 
 
@@ -119,6 +121,71 @@ def test_ready_batches_follow_segments_of_one_seed():
     with pytest.raises(UserError, match="stream/ready: ready batches"):
         stream.open_segment(3, 8, seed=1)
     assert len(stream.segments) == 2
+
+
+def test_groups_of_one_family_have_their_own_canvas_and_draws():
+    large = config()
+    large["transform"] = {**large["transform"], "size": 7}
+    large["batch_size"] = 4
+    stream = Stream({"cls": config(), "cls_large": large}, [Segment(seed=3)])
+    alone = {
+        name: Stream({name: config() if name == "cls" else large}) for name in ("cls", "cls_large")
+    }
+    with stream, stream.iterate(2) as batches:
+        for step, batch in enumerate(take(batches, 2), 2):
+            assert list(batch) == ["cls", "cls_large"]
+            assert batch["cls"]["image"].shape == (6, 4, 4, 3)
+            assert batch["cls_large"]["image"].shape == (4, 7, 7, 3)
+            for name, one in alone.items():
+                one.set_segments([Segment(seed=3)])
+                assert equal({name: batch[name]}, one.batch_at(step))
+    weighted = Stream(
+        {"cls": config(), "cls_large": large}, [Segment(weights={"cls_large": (1.0, 99.0)})]
+    )
+    sources = {name: fields["source"].mean() for name, fields in weighted.batch_at(0).items()}
+    assert sources["cls_large"] > 0.7 > sources["cls"]
+
+
+def test_array_batches_follow_the_whole_protocol():
+    rows = {"x": np.arange(10), "y": np.arange(10.0)}
+    stream, other = ArrayStream(rows, 4, seed=1), ArrayStream(rows, 4, seed=2)
+    assert stream.segments == (Segment(seed=1),) and stream.faults() == {}
+    first = [stream.batch_at(t) for t in range(12)]
+    epoch = np.concatenate([batch["task"]["x"] for batch in first[:5]])
+    assert sorted(epoch[:10]) == sorted(epoch[10:]) == list(range(10))
+    batches = stream.iterate(3)
+    assert equal(next(batches), first[3])
+    batches.close()
+    stream.open_segment(2, 7)
+    assert equal(stream.batch_at(1), first[1]) and equal(stream.batch_at(4), first[9])
+    stream.open_segment(3, 0, seed=2)
+    assert equal(stream.batch_at(2), first[7]) and equal(stream.batch_at(5), other.batch_at(2))
+    kept = json.loads(json.dumps([dataclasses.asdict(s) for s in stream.segments]))
+    again = ArrayStream(rows, 4, seed=1)
+    again.set_segments([Segment(**s) for s in kept])
+    assert equal(again.batch_at(5), stream.batch_at(5))
+    assert (
+        fingerprint(again)
+        == fingerprint(stream)
+        != fingerprint(ArrayStream({"x": rows["x"]}, 4, 1))
+    )
+    for wrong in ([], [Segment(weights={"task": (1.0,)})]):
+        with pytest.raises(UserError, match="stream/segments"):
+            stream.set_segments(wrong)
+    stream.close()
+
+
+@pytest.mark.parametrize(
+    "stream", [Stream({"ready": Batches()}), ArrayStream({"x": np.arange(4)}, 2, 0)]
+)
+def test_every_stream_has_what_the_loop_asks_for(stream):
+    stream.open_segment(3, 5)
+    stream.set_segments(stream.segments)
+    batches = stream.iterate(3)
+    assert equal(next(batches), stream.batch_at(3))
+    batches.close()
+    assert list(batches) == [] and not stream.faults()
+    stream.close()
 
 
 def test_hosts_have_blocks_of_every_group():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax.core import meta
 
-from intern_jax.core import tree
+from intern_jax.core import averages, tree
 from intern_jax.core.config import UserError
 from intern_jax.losses.segmentation import pixel_cross_entropy
 from intern_jax.models.heads.deeplab import AUXILIARY, DeepLabV3
@@ -75,7 +75,8 @@ def loss(params, maps, extra, label):
         {"params": params, **extra}, maps, SIZE, True, mutable=["batch_stats", AUXILIARY]
     )
     (auxiliary,) = jax.tree.leaves(changed[AUXILIARY])
-    total = pixel_cross_entropy(out, label) + 0.4 * pixel_cross_entropy(auxiliary, label)
+    main, other = (averages.value(pixel_cross_entropy(x, label)) for x in (out, auxiliary))
+    total = main + 0.4 * other
     return total, (out, auxiliary, changed["batch_stats"])
 
 

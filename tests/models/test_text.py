@@ -52,6 +52,17 @@ def test_words_see_only_what_comes_before(tree):
     assert np.abs(np.asarray(one - other)[:, 2:]).min(axis=-1).max() > 0
 
 
+def test_a_word_that_the_mask_hides_changes_no_later_one(tree):
+    @quick_jit
+    def embed(tokens, mask):
+        return TOWER.apply(tree, tokens, mask)
+
+    one, other = _row([48, 3, 7, END], 6), _row([48, 9, 7, END], 6)
+    hidden = jnp.ones((1, 6), bool).at[0, 1].set(False)
+    np.testing.assert_allclose(embed(one, hidden), embed(other, hidden), rtol=1e-5, atol=1e-6)
+    assert np.abs(np.asarray(embed(one, hidden | True) - embed(other, hidden | True))).max() > 1e-3
+
+
 def test_initialised_as_clip():
     tower = TextTransformer(vocab_size=500, context=77, width=64, layers=3, heads=4, out_dim=64)
     tokens = jnp.zeros((1, 77), jnp.int32)

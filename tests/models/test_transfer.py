@@ -114,11 +114,33 @@ def _initialised(spec, image):
     return module, jax.tree_util.tree_map_with_path(shake, meta.unbox(tree))
 
 
-@pytest.mark.parametrize("task, parity", [("cls", False), ("dense", True)])
-def test_starts_as_its_expert_bit_for_bit(task, parity):
+PLAIN = {"name": "embedded_tiny", "operators": ("conv",) * 4, "features": 8}
+OTHER = PLAIN | {"channels": (8, 16, 24, 8), "activation": "relu"}
+SEVERAL = {
+    2: TINY,
+    3: TINY | {"branches": ("cls", "seg", "depth"), "branch": PLAIN},
+    4: TINY
+    | {
+        "branches": ["a", "b", "c", "d"],
+        "branch": {"a": PLAIN, "b": OTHER, "c": PLAIN, "d": OTHER},
+    },
+}
+
+
+@functools.cache
+def _several(count, parity):
     image = jax.random.normal(jax.random.key(1), (3, 32, 32, 3))
-    module, tree = _initialised(TINY | {"parity": parity}, image)
-    expert = zoo.build(TINY["branch"] | {"sets": ("cls", "dense")})
+    return image, *_initialised(SEVERAL[count] | {"parity": parity}, image)
+
+
+@pytest.mark.parametrize(
+    "count, task, parity",
+    [(2, "cls", False), (2, "dense", True), (3, "depth", False), (4, "b", False)],
+)
+def test_starts_as_its_expert_bit_for_bit(count, task, parity):
+    image, module, tree = _several(count, parity)
+    spec = SEVERAL[count]["branch"]
+    expert = zoo.build(spec.get(task, spec if "name" in spec else None) | {"sets": module.sets})
     branch = {collection: tree[collection][task] for collection in tree}
     ours, plain = (
         jax.jit(functools.partial(net.apply, train=False, task=task))(weights, image)
@@ -126,6 +148,41 @@ def test_starts_as_its_expert_bit_for_bit(task, parity):
     )
     for key in plain:
         np.testing.assert_array_equal(ours[key], plain[key], err_msg=key)
+
+
+def test_names_of_two_branches_and_of_more():
+    one = Generalist({}, branches=("cls", "dense"))
+    assert [p.name for p in one.parts()] == ["cls", "dense", "transfer_cls", "transfer_dense"]
+    _, module, tree = _several(3, False)
+    links = {f"transfer_{a}_from_{b}" for a in module.branches for b in module.others(a)}
+    assert len(links) == 6 and set(tree["params"]) == links | {"cls", "seg", "depth"}
+    assert set(tree["params"]) == {p.name for p in module.parts()}
+    assert set(tree["batch_stats"]["seg"]["stem_norm"]) == {"cls", "seg", "depth"}
+
+
+def test_of_three_branches_two_help_and_get_no_gradient():
+    image, module, tree = _several(3, False)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape), tree["params"])
+    links = [name for name in params if name.startswith("transfer_seg_from_")]
+
+    @quick_jit
+    def run(params):
+        def loss(params):
+            out, new = module.apply(tree | {"params": params}, image, True, "seg", mutable=True)
+            return jnp.sin(out["pooled"]).sum() + out["layer3"].mean(), new
+
+        grads, new = jax.grad(loss, has_aux=True)(params)
+        return jax.tree.map(lambda g: jnp.abs(g).max(), grads), new
+
+    largest, new = run(params)
+    reached = {name for name in params if max(jax.tree.leaves(largest[name])) > 0}
+    assert len(links) == 2 and reached == {"seg", *links}
+    # All that ran has kept new statistics in its own set.
+    old, now = (flat(t["batch_stats"]) for t in (tree, new))
+    moved = {name.split("/")[0] for name in now if np.any(np.asarray(now[name] != old[name]))}
+    assert moved == {"cls", "depth", "seg", *links}
+    assert all("/seg/" in n for n in now if np.any(np.asarray(now[n] != old[n])))
 
 
 @pytest.mark.parametrize("parity", [False, True])

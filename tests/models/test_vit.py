@@ -1,5 +1,7 @@
 """ViT against its definition in numpy in both forms; positions, maps and odd sizes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,6 +122,31 @@ def test_maps_of_other_strides():
         map_ = to_stride(np.ones((1, 3, 4, 2), np.float32), 14, stride, (42, 56))
         assert map_.shape == (1, -(-42 // stride), -(-56 // stride), 2)
         np.testing.assert_allclose(map_, 1.0, rtol=1e-6)
+
+
+def test_a_patch_that_the_mask_hides_changes_no_other_token():
+    image = np.random.default_rng(0).normal(size=(2, 24, 24, 3))
+    other = image.copy()
+    other[1, 8:16, :8] += 1.0
+    mask = np.ones((2, 3, 3), bool)
+    mask[1, 1, 0] = False
+    with jax.enable_x64(True):
+        tree = random_variables(TIMM, jnp.asarray(image))
+        deep = TIMM.clone(depth=8)
+
+        @quick_jit
+        def pooled(x, mask):
+            return TIMM.apply(tree, x, False, None, mask)["pooled"]
+
+        np.testing.assert_allclose(pooled(image, mask), pooled(other, mask), rtol=1e-10)
+        assert np.abs(pooled(image, mask | True) - pooled(other, mask | True))[1].max() > 1e-3
+        tree = random_variables(deep, jnp.asarray(image))
+        one_by_one, scanned = (
+            quick_jit(functools.partial(net.apply, train=False))(tree, image, mask=mask)
+            for net in (deep, deep.clone(scan=True, remat="blocks"))
+        )
+        for name, value in one_by_one.items():
+            np.testing.assert_allclose(scanned[name], value, rtol=1e-10, err_msg=name)
 
 
 def test_compute_in_bfloat16():

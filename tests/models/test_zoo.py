@@ -117,6 +117,7 @@ def test_published_networks_have_maps_at_the_same_strides():
             assert zoo.feature_strides({"name": name}) == (4, 8, 16, 32), name
 
 
+GENERALIST = {"name": "generalist"}
 TINY = [
     {"name": "embedded_tiny", "operators": ("fused", "mbconv", "sa", "xca")},
     {"name": "uninet_b0", "repeats": (1,) * 6, "channels": (8,) * 6, "stem": 8, "head_dim": 8},
@@ -220,6 +221,33 @@ def test_generalist_from_a_changed_branch():
         ({"name": "generalist", "branch": {"name": "generalist"}}, "backbone.branch"),
         ({"name": "generalist", "branch": {"name": "vit_b_16"}}, "backbone.branch: a ViT"),
         ({"name": "generalist", "family": 1}, "has no such setting"),
+        (
+            GENERALIST | {"branches": ["cls"]},
+            "backbone.branches: ['cls']; name two branches or more",
+        ),
+        (
+            GENERALIST | {"branches": ["cls", "cls"]},
+            "backbone.branches: ['cls', 'cls']; name two",
+        ),
+        (GENERALIST | {"branches": "cls, seg"}, "backbone.branches: 'cls, seg'; name two"),
+        (GENERALIST | {"branches": ["cls", "setup"]}, "'setup' cannot name a branch"),
+        (GENERALIST | {"branches": ["cls", "a/b"]}, "'a/b' cannot name a branch"),
+        (
+            GENERALIST | {"branches": ["cls", "det"], "sets": ["cls"]},
+            "backbone.sets: cls: none for branch 'det'",
+        ),
+        (GENERALIST | {"branch": {"cls": {"name": "resnet18"}}}, "branch: is for cls and"),
+        (GENERALIST | {"branch": {"cls": {"name": "resnet18"}, "dense": 3}}, "branch.dense: 3 is"),
+        (
+            GENERALIST | {"branch": {"cls": {"name": "resnet18"}, "dense": {"name": "embedded"}}},
+            "branch.dense: layers at strides (4, 8, 8, 8), those of cls at (4, 8, 16, 32)",
+        ),
+        ({"fn": "os:system"}, "backbone.fn: only a config can name code"),
+        (GENERALIST | {"branch": {"fn": "os:system"}}, "only a config can name code"),
+        (
+            GENERALIST | {"branch": {"cls": {"name": "embedded"}, "dense": {"fn": "os:system"}}},
+            "only a config can name code",
+        ),
         ({"name": "uninet_b0", "samplers": ("l_dsm",)}, "backbone.samplers: 1 for 6 stages"),
         ({"name": "uninet_b0", "samplers": ("ldsm",) * 5}, "did you mean l_dsm"),
         ({"name": "uninet_b0", "strides": (2, 1, 2, 2, 1, 2)}, "backbone.strides: the first"),

@@ -45,6 +45,79 @@ def test_attention(form, causal, keys):
             np.testing.assert_allclose(ours, reference, rtol=1e-11, atol=1e-13)
 
 
+def _plain(q, k, v, bias, seen):
+    """softmax(scores) v with what is not seen left out of sums; a query that sees nothing gives 0."""
+    scores = jnp.einsum("bnhd,bmhd->bhnm", q, k) * q.shape[-1] ** -0.5 + bias
+    weights = jnp.where(seen, jnp.exp(scores), 0.0)
+    total = weights.sum(axis=-1, keepdims=True)
+    return jnp.einsum("bhnm,bmhd->bnhd", weights / jnp.where(total > 0, total, 1.0), v)
+
+
+MASKS = {"none": None, "keys": (2, 1, 1, 7), "full": (2, 3, 5, 7), "rows": (5, 7)}
+BIASES = {"none": None, "full": (2, 3, 5, 7), "heads": (3, 5, 7), "keys": (2, 1, 1, 7)}
+PAIRS = [("none", "heads"), ("keys", "none"), ("rows", "keys"), ("full", "full")]
+
+
+@pytest.mark.parametrize("form", ["cpu", "native"])
+@pytest.mark.parametrize("mask, bias", PAIRS)
+def test_mask_and_bias_equal_a_plain_softmax(form, mask, bias):
+    rng = np.random.default_rng(1)
+    q, k, v = _qkv(keys=7, heads=3)
+    weight = rng.normal(size=q.shape)
+    seen = None if MASKS[mask] is None else rng.random(MASKS[mask]) < 0.6
+    if mask == "full":
+        seen[0, 1, 2] = False
+    added = np.zeros((1, 1, 1, 1)) if BIASES[bias] is None else rng.normal(size=BIASES[bias])
+    with jax.enable_x64(True):
+
+        def ours(q, k, v, added):
+            more = {} if BIASES[bias] is None else {"bias": added}
+            out = attention(q, k, v, mask=seen, form=form, **more)
+            return jnp.sum(out * weight), out
+
+        def plain(q, k, v, added):
+            full = jnp.reshape(added, (1,) * (4 - added.ndim) + added.shape)
+            lies = np.broadcast_to(True if seen is None else seen, (2, 3, 5, 7))
+            out = _plain(q, k, v, full, lies)
+            return jnp.sum(out * weight), out
+
+        results = [
+            jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2, 3), has_aux=True))(q, k, v, added)
+            for f in (ours, plain)
+        ]
+        for got, wanted in zip(*map(jax.tree.leaves, results), strict=True):
+            assert np.isfinite(got).all() and got.shape == wanted.shape
+            np.testing.assert_allclose(got, wanted, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("form", ["cpu", "native"])
+def test_a_query_that_sees_no_key_gives_zero_and_no_gradient(form):
+    """Also where causality and mask together leave nothing, in every width and under large scores."""
+    for dtype in (jnp.float32, jnp.bfloat16):
+        q, k, v = (jnp.asarray(30 * a, dtype) for a in _qkv())
+        # Key 0 is hidden: query 0 of a causal pass sees nothing.
+        mask = (jnp.arange(5) > 0)[None, None, None]
+
+        def loss(q, k, v, bias, mask=mask):
+            out = attention(q, k, v, causal=True, mask=mask, bias=bias, form=form)
+            return out.astype(jnp.float32).sum(), out
+
+        bias = jnp.zeros((1, 2, 5, 5), dtype)
+        grads, out = jax.grad(loss, argnums=(0, 1, 2, 3), has_aux=True)(q, k, v, bias)
+        assert np.all(out[:, 0] == 0) and np.any(out[:, 1] != 0)
+        assert all(np.isfinite(np.float32(g)).all() for g in grads)
+        assert np.all(grads[0][:, 0] == 0) and np.all(grads[1][:, 0] == 0)
+        assert grads[3].dtype == dtype and np.all(grads[3][:, :, 0] == 0)
+
+
+def test_a_mask_of_another_kind_or_shape_is_refused():
+    q, k, v = _qkv(keys=7)
+    with pytest.raises(ValueError, match="mask is int32; give bool"):
+        attention(q, k, v, mask=np.ones((5, 7), np.int32))
+    with pytest.raises(ValueError, match=r"bias \[7, 5\] does not broadcast to \[2, 2, 5, 7\]"):
+        attention(q, k, v, bias=np.ones((7, 5)))
+
+
 @pytest.mark.parametrize("form", ["cpu", "native"])
 def test_large_scores_do_not_overflow(form):
     q, k, v = (jnp.asarray(100 * a, jnp.float32) for a in _qkv())

@@ -132,7 +132,7 @@ def test_raised_formats_recompute_exactly_what_depends_on_them(
 def test_a_changed_default_or_table_in_the_code_recomputes(monkeypatch):
     before = keys_of(QUICKSTART)
     with monkeypatch.context() as patch:
-        defaults = tuple(0.1 if d == 0.0 else d for d in Expert.__init__.__defaults__)
+        defaults = tuple(96 if d == 64 else d for d in Expert.__init__.__defaults__)
         patch.setattr(Expert.__init__, "__defaults__", defaults)
         after = keys_of(QUICKSTART)
         assert {n for n in before if before[n] != after[n]} >= EXPERTS

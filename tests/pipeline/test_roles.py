@@ -173,6 +173,26 @@ def test_evaluators_are_bound_to_what_they_ask_for(tmp_path, monkeypatch):
         pipeline.check(made)
 
 
+def test_a_bound_role_of_which_nothing_is_taken_is_refused_before_training(tmp_path):
+    rules = {"replace": [[r"params/(left)/kernel", r"\1/params/backbone/kernel"]]}
+    bound = {"left": "web", "right": "web"}
+    made = config(web=entry("First"), last=entry("Join", start=bound, graft=rules))
+    with pytest.raises(UserError, match=r"last\.start\.right: none of its 2 arrays"):
+        pipeline.run(made, tmp_path)
+    assert not list(tmp_path.glob("seed0/last-*/checkpoints/*"))
+
+
+def test_evaluators_run_in_the_loop(tmp_path, monkeypatch):
+    (tmp_path / "sizes.py").write_text(
+        "def size(variables):\n    return {'size': float(variables['batch_stats']['count'])}\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    size = {"fn": "sizes:size", "every": 2}
+    pipeline.run(config(web=entry("First", steps=4, evaluators={"web": size})), tmp_path)
+    rows = [json.loads(line) for line in (folders(tmp_path)["web"] / "metrics.jsonl").open()]
+    assert [row["web/size"] for row in rows if "web/size" in row] == [2.0, 4.0]
+
+
 def test_a_frozen_role_has_to_be_bound():
     made = config(web=entry("First"), student=entry("Student", start={"backbone": "web"}))
     for teacher in ({}, {"teacher": None}):

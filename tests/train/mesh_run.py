@@ -17,6 +17,7 @@ import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
 from intern_jax.core import mesh as mesh_lib  # noqa: E402
+from intern_jax.core.averages import mean  # noqa: E402
 from intern_jax.models import zoo  # noqa: E402
 from intern_jax.models.layers import BatchNorm, Conv, Dense  # noqa: E402
 from intern_jax.train.loop import fit  # noqa: E402
@@ -42,12 +43,11 @@ class Classify(Stage):
     def init(self, key, batch):
         return Network().init(key, batch["task"]["image"], train=True)
 
-    def loss(self, params, extra, frozen, batch, key):
-        rows = batch["task"]
-        variables = {"params": params, **extra}
-        logits, extra = self.logits(variables, rows["image"], key)
+    def loss(self, context):
+        rows = context.batch["task"]
+        logits, extra = self.logits(context.variables, rows["image"], context.key)
         chosen = jax.nn.log_softmax(logits)[jnp.arange(len(rows["label"])), rows["label"]]
-        return {"cross_entropy": -chosen.mean()}, (extra, {})
+        return {"cross_entropy": mean(-chosen)}, (extra, {})
 
     def logits(self, variables, image, key):
         return Network().apply(variables, image, train=True, mutable=["batch_stats"])
@@ -78,6 +78,11 @@ STAGES = {"small": Classify, "zoo": Zoo}
 
 
 class Stream:
+    segments = ()
+
+    def faults(self):
+        return {}
+
     def batch_at(self, step):
         rng = np.random.default_rng(step)
         label = rng.integers(0, 8, 16)

@@ -15,7 +15,8 @@ from intern_jax.core import mesh as mesh_lib
 from intern_jax.models.metanet import MetaNet
 from intern_jax.models.vit import ViT
 from intern_jax.topology import hlo
-from intern_jax.train import loop, optim, settings
+from intern_jax.train import loop, settings
+from intern_jax.train.programs import Programs
 
 MESHES = ((1, 1, 1), (1, 8, 1), (2, 2, 2))
 OPTIM = {"learning_rate": 1e-3, "weight_decay": 0.05, "clip_norm": 1.0}
@@ -56,9 +57,9 @@ def program(stage, mesh) -> hlo.Program:
     """The step's compiled program on a mesh."""
     cfg = settings.DEFAULTS | {"optim": OPTIM}
     batch = Stream().batch_at(0)
-    programs = loop.Programs.build(stage, optim.build(OPTIM), cfg, mesh, batch)
+    programs = Programs.build(stage, cfg, mesh, batch)
     arguments = (programs.abstract, {}, mesh_lib.put_batch(mesh, batch))
-    step = programs.step.lower(*arguments, jax.random.key(0), jnp.float32(0.1))
+    step = programs.step.lower(*arguments, jax.random.key(0), {"main": jnp.float32(0.1)})
     return hlo.read(step.compile().as_text())
 
 

@@ -33,6 +33,7 @@ def make_state(rows=3, tx=None, ema=None, step=2):
         extra={"batch_stats": {"mean": jnp.ones(4)}},
         opt_state=(tx or optax.adam(1e-3)).init(params),
         ema=ema,
+        average={},
         bad_steps=zero,
         bad_total=zero + 1,
     )

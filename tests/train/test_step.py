@@ -16,7 +16,7 @@ from intern_jax.train.loop import Trainer
 from intern_jax.train.step import make_step, scalars_of
 
 KEY = jax.random.key(1)
-RATE = np.float32(0.1)
+RATE = {"main": np.float32(0.1)}
 
 
 def start(stage, ema=0.0, accumulate=1, cfg=PEAK):

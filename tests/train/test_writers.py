@@ -2,10 +2,14 @@
 
 import json
 import struct
+import sys
+import types
 
+import pytest
 from tensorboardX.proto.event_pb2 import Event
 from toy import full_disk
 
+from intern_jax.core.config import UserError
 from intern_jax.train.writers import Writer
 
 
@@ -60,3 +64,73 @@ def test_a_full_disk_stops_nothing_and_what_was_missed_is_written_when_there_is_
     drawn = events(tmp_path / "tensorboard")
     assert len(list((tmp_path / "tensorboard").iterdir())) <= 3
     assert len(drawn) == 300 + 298 and drawn["error", 299] == 0.25
+
+
+class Kept:
+    """What clu's writers are to us."""
+
+    made = []
+
+    def __init__(self, logdir):
+        self.logdir, self.said = logdir, []
+        self.made.append(self)
+
+    def write_scalars(self, step, scalars):
+        if self.logdir == "full":
+            raise OSError("no room")
+        self.said.append((step, dict(scalars)))
+
+    def flush(self):
+        self.said.append("flush")
+
+    def close(self):
+        self.said.append("close")
+
+
+class Plain(Kept):
+    def __init__(self):
+        super().__init__(None)
+
+
+@pytest.fixture
+def clu(monkeypatch):
+    """A clu.metric_writers that needs no TensorFlow."""
+    module = types.ModuleType("clu.metric_writers")
+    module.KeptWriter, module.create_default_writer = Kept, Plain
+    monkeypatch.setitem(sys.modules, "clu.metric_writers", module)
+    monkeypatch.setattr("clu.metric_writers", module, raising=False)
+    monkeypatch.setattr(Kept, "made", [])
+
+
+def test_a_writer_of_clu_gets_every_row(tmp_path, clu):
+    writer = Writer(tmp_path, 0, clu="KeptWriter")
+    writer.write(1, {"loss": 2.0, "rate": float("inf")})
+    writer.cut(0)
+    writer.write(1, {"loss": 3.0})
+    writer.close()
+    (kept,) = Kept.made
+    assert kept.logdir == str(tmp_path / "clu")
+    assert kept.said == [(1, {"loss": 2.0}), "flush", (1, {"loss": 3.0}), "flush", "close"]
+    assert [row["loss"] for row in rows(tmp_path)] == [3.0]
+    Writer(tmp_path, 0, clu="create_default_writer").close()
+    assert Kept.made[1].said == ["close"]
+    assert Writer(None, 0, clu="KeptWriter").clu is None
+
+
+def test_a_writer_of_clu_that_fails_stops_nothing(tmp_path, clu, caplog):
+    writer = Writer(tmp_path, 0, clu="KeptWriter")
+    Kept.made[0].logdir = "full"
+    writer.write(1, {"loss": 2.0})
+    writer.write(2, {"loss": 1.0})
+    writer.close()
+    assert [row["loss"] for row in rows(tmp_path)] == [2.0, 1.0]
+    assert caplog.text.count("KeptWriter fails (no room); training goes on") == 1
+
+
+def test_mistakes_with_clu(tmp_path, clu, monkeypatch):
+    with pytest.raises(UserError, match="no 'Kept'; known: KeptWriter, create_default_writer"):
+        Writer(tmp_path, 0, clu="Kept")
+    monkeypatch.setitem(sys.modules, "clu.metric_writers", None)
+    monkeypatch.delattr("clu.metric_writers")
+    with pytest.raises(UserError, match=r"cannot be imported .*pip install 'intern_jax\[tf\]'"):
+        Writer(tmp_path, 0, clu="KeptWriter")

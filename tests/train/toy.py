@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from intern_jax.core.averages import mean, whole
 from intern_jax.train.stage import Stage
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -43,6 +44,9 @@ class Stream:
 
     def set_segments(self, segments):
         self.segments = tuple(segments)
+
+    def faults(self):
+        return {}
 
     def batch_at(self, step):
         segment = [s for s in self.segments if s.first_step <= step][-1]
@@ -86,19 +90,21 @@ class Linear(Stage):
             "batch_stats": {"norm": stats},
         }
 
-    def loss(self, params, extra, frozen, batch, key):
+    def loss(self, context):
         self.traces += 1
-        x, y = batch["task"]["x"], batch["task"]["y"]
-        x = x + self.noise * jax.random.normal(key, x.shape)
+        params, frozen = context.params, context.frozen
+        x, y = context.batch["task"]["x"], context.batch["task"]["y"]
+        x = x + self.noise * jax.random.normal(context.key, x.shape)
         out = (x @ params["head"]["kernel"]).mean(1) + params["head"]["bias"].mean()
         error = params["scale"] * out - y
-        old = extra["batch_stats"]["norm"]
+        old = context.extra["batch_stats"]["norm"]
         seen = 0.9 * old["seen"] + 0.1 * x.mean(0)
         extra = {"batch_stats": {"norm": {"seen": seen, "count": old["count"] + 1}}}
-        terms = {"square": (error**2).mean(), "size": (params["head"]["kernel"] ** 2).sum()}
+        size = whole((params["head"]["kernel"] ** 2).sum())
+        terms = {"square": mean(error**2), "size": size}
         if frozen:
-            terms["teacher"] = ((out - (x @ frozen["kernel"])[:, 0]) ** 2).mean()
-        return terms, (extra, {"error": jnp.abs(error).mean()})
+            terms["teacher"] = mean((out - (x @ frozen["kernel"])[:, 0]) ** 2)
+        return terms, (extra, {"error": mean(jnp.abs(error))})
 
 
 def arrays(tree):

@@ -1,0 +1,35 @@
+"""Losses and measures as a sum and a count: split over micro-batches, processes or batches, they merge exactly."""
+
+import jax
+import jax.numpy as jnp
+from clu.metrics import Average
+
+
+def mean(values: jax.Array, valid: jax.Array | None = None) -> Average:
+    """The mean of `values` over the `valid` ones (bool, of the same shape; None: all).
+
+    Whatever stands where `valid` is false, NaN included, changes neither value nor gradient.
+    """
+    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    if valid is None:
+        return Average(total=values.sum(), count=jnp.asarray(values.size, values.dtype))
+    total = jnp.where(valid, values, jnp.zeros_like(values)).sum()
+    return Average(total=total, count=valid.sum().astype(values.dtype))
+
+
+def whole(value: jax.Array) -> Average:
+    """A scalar of the batch as a whole: a loss that couples rows, a temperature. Its count is 1."""
+    value = jnp.asarray(value)
+    value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
+    return Average(total=value, count=jnp.ones_like(value))
+
+
+def merge(first: dict[str, Average], second: dict[str, Average]) -> dict[str, Average]:
+    """Both, by name; what both have is merged."""
+    both = {name: first[name].merge(second[name]) for name in first if name in second}
+    return {**first, **second, **both}
+
+
+def value(average: Average) -> jax.Array:
+    """Sum over count; 0 where nothing was counted."""
+    return average.total / jnp.where(average.count == 0, 1, average.count)

@@ -1,0 +1,160 @@
+"""Where a run begins: a fresh state, grafted or not, a checkpoint's, or one from before a divergence."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from intern_jax.core import config as config_lib
+from intern_jax.core import keys, tree
+from intern_jax.core.config import UserError
+from intern_jax.train import guard
+from intern_jax.train.checkpoint import Checkpoints
+from intern_jax.train.programs import Programs
+from intern_jax.train.stage import Stage
+from intern_jax.train.state import TrainState
+
+if TYPE_CHECKING:
+    from intern_jax.train.loop import Batches
+
+log = logging.getLogger(__name__)
+
+MUCH = 0.5  # the share of a model's parameters that a start may leave as they were drawn, unsaid
+
+
+class Beginning:
+    """The state that a run begins with, and what its checkpoints say beside the state.
+
+    `report`: what the graft matched, of this run or of the one that it continues.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        programs: Programs,
+        cfg: Mapping[str, Any],
+        checkpoints: Checkpoints | None,
+        stream: "Batches",
+        source: Any,
+        notes: Mapping[str, Any],
+    ):
+        self.stage, self.programs, self.cfg = stage, programs, cfg
+        self.checkpoints, self.stream, self.source, self.notes = checkpoints, stream, source, notes
+        self.report: tree.GraftReport | None = None
+        self.rollbacks = 0
+        self._first_segments = plain_segments(stream)
+
+    def __call__(self, until: int | None = None) -> TrainState:
+        """The newest good checkpoint's state (of a step of at most `until`), or a fresh one."""
+        found = (
+            self.checkpoints.restore(self.programs.abstract, until) if self.checkpoints else None
+        )
+        return self._fresh() if found is None else self._continued(*found)
+
+    def after(self, trouble: guard.Diverged) -> TrainState:
+        """A state from before the trouble, with the stream's next segment opened behind it."""
+        name, limit = self.stage.name, self.cfg["max_rollbacks"]
+        if not self.checkpoints or not self.stream.segments or self.rollbacks >= limit:
+            after = f" after {self.rollbacks} roll-backs" if self.rollbacks else ""
+            raise UserError(
+                f"{name}: {trouble}{after}; lower optim.learning_rate or look at the data"
+            )
+        self.rollbacks += 1
+        segment = self.stream.segments[-1]
+        offset = segment.offset + trouble.step - segment.first_step
+        state = self(until=trouble.sound)
+        step = int(state.step)
+        self.checkpoints.set_aside_after(step)
+        self.stream.open_segment(step, offset)
+        log.warning(
+            "%s: %s; rolled back to step %d, going on with the batches after those (%d of %d)",
+            *(name, trouble, step, self.rollbacks, limit),
+        )
+        return state
+
+    def content(self) -> dict[str, Any]:
+        """What a checkpoint says beside its state."""
+        return {
+            "run": self._described(),
+            "segments": plain_segments(self.stream),
+            "rollbacks": self.rollbacks,
+            "graft": dataclasses.asdict(self.report) if self.report else None,
+        }
+
+    def _fresh(self) -> TrainState:
+        state = self.programs.init(keys.key_for(self.cfg["seed"], "init"))
+        if self.source is None:
+            return state
+        state, self.report = graft(state, self.source, self.stage, self.programs.abstract)
+        log.info("%s: graft %s", self.stage.name, self.report.summary())
+        missing = self.report.missing_share(tree.names(self.programs.abstract.params), "params/")
+        if missing > MUCH:
+            log.warning(
+                "%s: %.0f%% of the parameters start at random", self.stage.name, 100 * missing
+            )
+        return state
+
+    def _continued(self, state: TrainState, meta: Mapping[str, Any]) -> TrainState:
+        """A checkpoint's state, with its segments, roll-backs and report taken over."""
+        name, step = self.stage.name, int(state.step)
+        if step > self.cfg["steps"]:
+            raise UserError(
+                f"{self.checkpoints.folder}/{step}: is past train.steps {self.cfg['steps']}; "
+                "use a new workdir or more steps"
+            )
+        log.info("%s: continues after step %d", name, step)
+        for line in config_lib.diff(meta["run"], self._described()):
+            log.warning("%s: changed since the checkpoint: %s", name, line)
+        self._follow(meta["segments"])
+        # A roll-back goes to a checkpoint that knows of fewer.
+        self.rollbacks = max(self.rollbacks, meta["rollbacks"])
+        self.report = tree.GraftReport(**meta["graft"]) if meta["graft"] else None
+        return state
+
+    def _follow(self, segments: Sequence[Mapping[str, Any]]) -> None:
+        """Take over a checkpoint's data segments, where they begin as this stream's do."""
+        known = len(self._first_segments)
+        if segments[:known] != self._first_segments:
+            log.warning("%s: changed since the checkpoint: the stream's segments", self.stage.name)
+        elif segments != plain_segments(self.stream):
+            kind = type(self.stream.segments[0])
+            self.stream.set_segments([kind(**segment) for segment in segments])
+
+    def _described(self) -> dict[str, Any]:
+        return config_lib.plain({"train": self.cfg, **self.notes})
+
+
+def graft(
+    state: TrainState, source: Any, stage: Stage, abstract: TrainState
+) -> tuple[TrainState, tree.GraftReport]:
+    """A fresh state with arrays from `source` in place. UserError for a role of which nothing was taken."""
+    target = {"params": abstract.params, **abstract.extra}
+    fresh = {"params": state.params, **state.extra}
+    placed, report = tree.graft(fresh, source, stage.graft)
+    _check_roles(source, stage, report)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
+    # Copies: the state is donated, and neither the source nor an average may go with it.
+    placed = dict(jax.device_put(placed, shardings, may_alias=False))
+    params = placed.pop("params")
+    ema = None if state.ema is None else jax.tree.map(lambda p: p.copy(), params)
+    flat = tree.names(params)
+    average = tree.unflatten({name: flat[name].copy() for name in tree.names(state.average)})
+    return state.replace(params=params, extra=placed, ema=ema, average=average), report
+
+
+def _check_roles(source: Any, stage: Stage, report: tree.GraftReport) -> None:
+    names, unused = list(tree.names(source)), set(report.unused)
+    for role in dict.fromkeys(name.split("/")[0] for name in names):
+        mine = [name for name in names if name.split("/")[0] == role]
+        if all(name in unused for name in mine):
+            raise UserError(
+                f"{stage.name}.start.{role}: none of its {len(mine)} arrays (such as {mine[0]}) is "
+                f"asked for by a graft rule; bind another stage, or add a rule to {stage.name}.graft"
+            )
+
+
+def plain_segments(stream: "Batches") -> list[dict[str, Any]]:
+    """A stream's segments as a checkpoint keeps them."""
+    return config_lib.plain([dataclasses.asdict(segment) for segment in stream.segments])
