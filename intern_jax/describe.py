@@ -85,7 +85,7 @@ def _count(parameters: Mapping[str, Any]) -> int:
 def describe_config(spec: str, overrides: Sequence[str] = ()) -> str:
     """Every field of a config as `name = value`, checked and with its defaults, and its stages."""
     config = config_lib.load_config(spec)
-    config_lib.override(config, list(overrides))
+    config_lib.override(config, list(overrides), new=True)
     settings = pipeline.check(config)
     lines = [f"{name} = {json.dumps(value)}" for name, value in _flatten(settings)]
     lines.append("")

@@ -190,9 +190,12 @@ def shipped_configs() -> pathlib.Path:
 
 
 def override(
-    config: ml_collections.ConfigDict, assignments: Sequence[str]
+    config: ml_collections.ConfigDict, assignments: Sequence[str], new: bool = False
 ) -> ml_collections.ConfigDict:
-    """Set fields of `config` from ["a.b=1", ...], Python literals or else strings; returns it."""
+    """Set fields of `config` from ["a.b=1", ...], Python literals or else strings; returns it.
+
+    `new`: also fields that a group leaves out; right where the whole config is checked afterwards.
+    """
     for assignment in assignments:
         field, equals, text = assignment.partition("=")
         if not equals:
@@ -201,7 +204,11 @@ def override(
         node = config
         for position, name in enumerate([*parents, last]):
             where = ".".join(["config", *field.split(".")[: position + 1]])
-            if not isinstance(node, ml_collections.ConfigDict) or name not in node:
+            group = isinstance(node, ml_collections.ConfigDict)
+            if group and new and position == len(parents) and name not in node:
+                with node.unlocked():
+                    node[name] = None
+            if not group or name not in node:
                 known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
                 raise UserError(f"{where}: no such field; {did_you_mean(name, known)}")
             if position < len(parents):

@@ -78,7 +78,7 @@ class Report:
 def inspect(spec: str, overrides: Sequence[str], topology: str, stage: str | None = None) -> str:
     """What `inspect --config=... --topology=...` prints for one stage of a config (default: the last)."""
     config = config_lib.load_config(spec)
-    config_lib.override(config, list(overrides))
+    config_lib.override(config, list(overrides), new=True)
     return describe(compile_config(config_lib.plain(config), topology, stage))
 
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from intern_jax import __main__ as cli
 from intern_jax import pipeline
 from intern_jax.core import schema
 from intern_jax.core.config import UserError, load_config, plain
@@ -412,6 +413,16 @@ def test_optimizer_groups_take_what_they_do_not_say_from_the_main_one():
         "clip_norm": 0.5,
         "match": "heads_.*",
     }
+
+
+def test_the_command_line_may_set_a_field_that_the_config_leaves_out(capsys):
+    command = ["inspect", "--config=quickstart"]
+    fields = ["--config.amateur.train.keep_every=50", "--config.amateur.train.spike={'window': 9}"]
+    assert cli.main([*command, *fields]) == 0
+    said = capsys.readouterr().out
+    assert "amateur.train.keep_every = 50" in said and "amateur.train.spike.sigmas = 6.0" in said
+    assert cli.main([*command, "--config.amateur.train.keep_evry=50"]) == 2
+    assert "train.keep_evry: no such field; did you mean keep_every" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("config", ["gvb"])
