@@ -107,10 +107,6 @@ class Function(Settings):
         """How many arguments its caller will give this function by position, and the names of others."""
         return 0, ()
 
-    def spec(self) -> dict[str, Any]:
-        """The function with its arguments, without what this class has beside them."""
-        return {"fn": self.fn} | dict(self.model_extra or {})
-
 
 def read(kind: type[S], given: Any, where: str) -> S:
     """`given` as settings of a kind; a mistake is a UserError of one line with its path, which begins with `where`."""
@@ -123,15 +119,6 @@ def read(kind: type[S], given: Any, where: str) -> S:
 def checked(kind: type[Settings], given: Any, where: str) -> dict[str, Any]:
     """`given` as plain values with all defaults filled in; a mistake is a UserError as `read` raises it."""
     return read(kind, given, where).model_dump()
-
-
-def defaults(kind: type[Settings]) -> dict[str, Any]:
-    """The fields of a kind that have a default, with it."""
-    return {
-        name: info.get_default(call_default_factory=True)
-        for name, info in kind.model_fields.items()
-        if not info.is_required()
-    }
 
 
 def mattering(settings: Any) -> Any:
