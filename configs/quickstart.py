@@ -78,7 +78,7 @@ def amateur(steps: int) -> dict:
             "text": {"vocab_size": 4096, "context": 16, "width": 128, "layers": 2, "heads": 4},
             "embed_dim": 128,
         },
-        "start": (),
+        "start": {},
         "data": {"pairs": pairs},
         "train": train(steps, learning_rate=2e-3),
     }
@@ -88,8 +88,7 @@ def expert(name: str, groups: dict, steps: int) -> dict:
     """One task family's labelled sources on a backbone that starts from the amateur."""
     return {
         "stage": {"fn": "intern_jax.stages.expert:Expert"},
-        "heads": True,
-        "start": ("amateur",),
+        "start": {"backbone": "amateur"},
         "data": groups,
         "train": train(steps, learning_rate=2e-3),
     }
@@ -99,9 +98,8 @@ def generalist(steps: int) -> dict:
     """Both experts joined by transfer modules, trained on both families at once."""
     return {
         "stage": {"fn": "intern_jax.stages.generalist:Generalist"},
-        "heads": True,
         "backbone": {"name": "generalist", "branch": {"name": "embedded"}},
-        "start": ("expert_cls", "expert_dense"),
+        "start": {"cls": "expert_cls", "dense": "expert_dense"},
         "data": {"cls": classification(), "dense": dense()},
         "train": train(steps, learning_rate=5e-4),
     }

@@ -167,7 +167,7 @@ def _run(args: argparse.Namespace, rest: list[str]) -> None:
 
     overrides = _config_overrides(rest)
     config = config_lib.load_config(args.config)
-    config_lib.override(config, overrides)
+    config_lib.override(config, overrides, new=True)
     hosts.initialize()
     if not hosts.is_main():
         logging.getLogger("intern_jax").setLevel(logging.WARNING)

@@ -84,17 +84,17 @@ def _count(parameters: Mapping[str, Any]) -> int:
 
 
 def describe_config(spec: str, overrides: Sequence[str] = ()) -> str:
-    """Every field of a config as `name = value`, after overrides and checks, and its stages."""
+    """Every field of a config as `name = value`, checked and with its defaults, and its stages."""
     config = config_lib.load_config(spec)
-    config_lib.override(config, list(overrides))
-    settings = config_lib.plain(config)
-    pipeline.check(settings)
+    config_lib.override(config, list(overrides), new=True)
+    settings = pipeline.check(config)
     lines = [f"{name} = {json.dumps(value)}" for name, value in _flatten(settings)]
     lines.append("")
     for stage in settings["stages"]:
-        start = settings[stage].get("start") or ("nothing",)
+        start = [f"{n} as {role}" for role, n in settings[stage]["start"].items() if n]
         groups = ", ".join(settings[stage]["data"])
-        lines.append(f"stage {stage}: starts from {', '.join(start)}; trains on {groups}")
+        begins = ", ".join(start) or "random weights"
+        lines.append(f"stage {stage}: starts from {begins}; trains on {groups}")
     return "\n".join(lines)
 
 

@@ -11,8 +11,10 @@ import jax
 from intern_jax.adapt.backbone import Backbone, start
 from intern_jax.benchmark import leaderboard, runner, suite
 from intern_jax.benchmark import table as mini_table
+from intern_jax.benchmark.settings import Gvb
 from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
+from intern_jax.core import schema
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json, write_text
 from intern_jax.core.versions import versions
@@ -37,22 +39,20 @@ def evaluate(
     A run that was stopped goes on with the first record that is missing. Raises UserError for a mistake in the
     config and for a named row whose data is not there, before any work.
     """
-    settings = config_lib.plain(config)
+    settings = schema.checked(Gvb, config, "config")
     workdir = pathlib.Path(workdir)
-    settings = {"features": str(workdir / "features"), "lists": str(workdir / "lists")} | {
-        name: value for name, value in settings.items() if value != ""
-    }
+    for name in ("features", "lists"):
+        settings[name] = settings[name] or str(workdir / name)
     settings["rows"] = open_rows(settings)
-    runner.check(settings, (), "config")
-    found = _backbone(init, backbone, settings.get("seed", 0))
-    label = settings.get("label") or found.name
+    found = _backbone(init, backbone, settings["seed"])
+    label = settings["label"] or found.name
     workdir.mkdir(parents=True, exist_ok=True)
     config_lib.enable_compilation_cache(workdir / "compiled")
     write_json(workdir / "config.json", {"config": settings, "versions": versions()})
     mesh = mesh_lib.make_mesh(devices=jax.local_devices())
     ladder = {label: {"cls": found, "dense": found}}
     records = workdir / "records"
-    runner.run(settings, ladder, settings.get("seed", 0), records, mesh, versions())
+    runner.run(settings, ladder, settings["seed"], records, mesh, versions())
     return tables([workdir], SHOWN)
 
 
@@ -122,7 +122,8 @@ def _backbone(init: str | None, function: str | None, seed: int) -> Backbone:
 
 def score_boxes(config: Any, workdir: str | os.PathLike, given: Sequence[str]) -> str:
     """Score detectors' boxes, each "ROW=FILE.json" (benchmark/boxes.py), as the config's label, fraction and seed."""
-    settings, records = config_lib.plain(config), pathlib.Path(workdir) / "records"
+    settings = schema.checked(Gvb, config, "config")
+    records = pathlib.Path(workdir) / "records"
     records.mkdir(parents=True, exist_ok=True)
     for item in given:
         name, found, path = item.partition("=")

@@ -26,6 +26,9 @@ MAY_IMPORT = {
         "adapt",
     },
     "report": {"core"},
+    "pipeline": {
+        *("core", "ops", "models", "data", "train", "weights", "adapt", "benchmark", "report"),
+    },
     "topology": {"core", "data", "train", "pipeline"},
 }
 # Optional extras, and what opens a network or runs code from data: inside a function at most.

@@ -42,7 +42,9 @@ def main(mesh: list[int], folder: pathlib.Path) -> dict[str, list[float]]:
     from absl import flags
 
     flags.FLAGS.mark_as_parsed()
-    spec = importlib.util.spec_from_file_location("tiny", HERE.with_name("test_pipeline.py"))
+    spec = importlib.util.spec_from_file_location(
+        "tiny", HERE.with_name("pipeline") / "test_pipeline.py"
+    )
     tiny = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tiny)
     config = tiny.tiny_config()

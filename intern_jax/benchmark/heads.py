@@ -25,7 +25,6 @@ from intern_jax.adapt.cache import cached
 from intern_jax.adapt.probe import fit_probe
 from intern_jax.benchmark import scoring
 from intern_jax.benchmark.row import Row
-from intern_jax.core.config import UserError
 from intern_jax.data.sources import Subset
 
 TARGETS = {"segmentation": ("mask",), "depth": ("depth", "depth_valid")}
@@ -103,16 +102,6 @@ def of_row(row: Row, heads: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any
     return heads.get(row.name, heads.get(row.family, {}))
 
 
-def check(row: Row, heads: Mapping[str, Mapping[str, Any]], where: str) -> None:
-    """Refuse a row's heads that are unknown or of another family, before any work."""
-    known = [head for head, (families, _) in HEADS.items() if row.family in families]
-    for name in of_row(row, heads):
-        if name not in known:
-            raise UserError(
-                f"config.heads: no head '{name}' for {row.name}; use {', '.join(known)}"
-            )
-
-
 def train(task: Task) -> Fitted:
     """Train the head that the task names."""
     return HEADS[task.head][1](task)
@@ -188,7 +177,7 @@ def _dense(task: Task) -> Fitted:
         num_classes=task.num_classes,
         head={"name": task.head, "settings": settings["settings"]},
         transform=settings["transform"],
-        cfg=settings["cfg"],
+        cfg={name: value for name, value in settings["cfg"].items() if value is not None},
         seed=task.seed,
         mesh=task.mesh,
         workdir=task.folder,

@@ -8,6 +8,7 @@ from typing import Any
 from intern_jax.adapt import fit
 from intern_jax.core import config as config_lib
 
+FAMILIES = ("classification", "detection", "segmentation", "depth")
 LOWER_IS_BETTER = ("rmse", "image_rmse", "miss_rate")
 GVB = "intern_jax.data.gvb:load"
 

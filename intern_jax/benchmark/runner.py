@@ -27,7 +27,6 @@ from intern_jax.benchmark import boxes as boxes_lib
 from intern_jax.benchmark import heads, protocol, scoring, suite
 from intern_jax.benchmark.table import table as table
 from intern_jax.core import config as config_lib
-from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json
 from intern_jax.data.sources import Subset, fingerprint
 from intern_jax.data.transforms import eval_arrays
@@ -36,24 +35,6 @@ log = logging.getLogger(__name__)
 Ladder = Mapping[str, Mapping[str, Backbone]]
 UNSAFE = r"[^\w.+-]"  # in a file's name
 FORMAT = 1  # raised when the same settings and data give other scores
-
-
-def check(cfg: Mapping[str, Any], stages: Sequence[str], where: str) -> None:
-    """Refuse unknown rows, heads and stages, and fractions outside (0, 1], before any work; `where` names cfg."""
-    for name in cfg["rows"]:
-        heads.check(suite.find(name, where), cfg["heads"], where)
-    for method, by_task in cfg.get("ladder", {}).items():
-        for task, stage in by_task.items():
-            if stage not in stages:
-                raise UserError(
-                    f"{where}.ladder.{method}.{task}: no stage '{stage}'; "
-                    f"stages: {', '.join(stages)}"
-                )
-    if not cfg["fractions"] or cfg["draws"] < 1:
-        raise UserError(f"{where}: give at least one of fractions, and draws of at least 1")
-    for fraction in (*cfg["fractions"], *cfg.get("scratch", {}).get("fractions", ())):
-        if not 0 < fraction <= 1:
-            raise UserError(f"{where}: fraction {fraction} is outside (0, 1]")
 
 
 def run(
@@ -66,9 +47,7 @@ def run(
 ) -> list[dict[str, Any]]:
     """All records of one seed, in the order of the rows; those with a "split" are not of the test split.
 
-    cfg: {"rows", "fractions", "draws", "heads": {family or row: {head: settings}}} and, where wanted, "data" (the
-    folder of GV-B's data sets), "features" (a folder that keeps frozen features), "lists" (of list files: read where
-    they are, else written), "scratch", "finetune" and "validation". `ladder`: {method: {"cls": ..., "dense": ...}}.
+    cfg: settings.py's Benchmark or Gvb as plain values. `ladder`: {method: {"cls": ..., "dense": ...}}.
     """
     folder.mkdir(parents=True, exist_ok=True)
     records = []

@@ -44,14 +44,20 @@ def resolve(name: str) -> Any:
         ) from None
     if not hasattr(module, attribute):
         known = [n for n in vars(module) if not n.startswith("_")]
-        raise UserError(f"{name!r}: {module_name} has no {attribute!r}; {_near(attribute, known)}")
+        raise UserError(
+            f"{name!r}: {module_name} has no {attribute!r}; {did_you_mean(attribute, known)}"
+        )
     return getattr(module, attribute)
 
 
-def bind(spec: Mapping[str, Any]) -> Callable[..., Any]:
+def bind(
+    spec: Mapping[str, Any], positional: int | None = None, keywords: Sequence[str] = ()
+) -> Callable[..., Any]:
     """The function of {"fn": name, **arguments} with its arguments bound; unknown ones are refused.
 
-    Arguments without a value yet may be missing: the caller of the result gives them.
+    `positional`, `keywords`: how many arguments the caller of the result will give by position, and which by name.
+    Then an argument that nobody gives is refused, and what the function's own `check_arguments(**arguments)` refuses.
+    With None what is missing shows when the result is called.
     """
     if not isinstance(spec, Mapping | ml_collections.ConfigDict) or "fn" not in spec:
         raise UserError(f"{plain(spec)!r}: names no function; write fn: package.module:function")
@@ -59,13 +65,65 @@ def bind(spec: Mapping[str, Any]) -> Callable[..., Any]:
     if not callable(function):
         raise UserError(f"{spec['fn']!r}: not a function or class")
     arguments = {name: value for name, value in spec.items() if name != "fn"}
-    parameters = inspect.signature(function).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+    known = parameters(function)
+    if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
         for name in arguments:
-            if name not in parameters:
-                near = _near(name, list(parameters))
+            if name not in known:
+                near = did_you_mean(name, list(known))
                 raise UserError(f"{spec['fn']}: no argument {name!r}; {near}")
-    return functools.partial(function, **arguments)
+    # A default written out is the default itself: a config holds a list where code may want its tuple.
+    usual = defaults(function)
+    arguments = {n: v for n, v in arguments.items() if n not in usual or not _same(v, usual[n])}
+    bound = functools.partial(function, **arguments)
+    if positional is not None:
+        _check_call(spec["fn"], bound, positional, keywords)
+        if hasattr(function, "check_arguments"):
+            function.check_arguments(**arguments)
+    return bound
+
+
+def _same(value: Any, default: Any) -> bool:
+    try:
+        return plain(value) == default
+    except UserError:
+        return False
+
+
+def _check_call(
+    name: str, function: functools.partial, positional: int, keywords: Sequence[str]
+) -> None:
+    """Refuse a function to which arguments are missing in a call with these."""
+    try:
+        inspect.signature(function).bind(*[None] * positional, **dict.fromkeys(keywords))
+    except TypeError as error:
+        raise UserError(f"{name}: {error}; give it beside fn") from None
+
+
+def parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The parameters of a function or class by name; a class that passes **settings on has its base's too."""
+    try:
+        found = dict(inspect.signature(function).parameters)
+    except ValueError:  # some of those written in C
+        return {}
+    bases = function.__mro__[1:] if inspect.isclass(function) else ()
+    for base in bases:
+        rest = [name for name, p in found.items() if p.kind is p.VAR_KEYWORD]
+        if rest and base is not object and "__init__" in vars(base):
+            del found[rest[0]]
+            found = dict(inspect.signature(base).parameters) | found
+    return found
+
+
+def defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    """The default arguments of a function that are plain values, as `plain` gives them."""
+    found = {}
+    for name, parameter in parameters(function).items():
+        if parameter.default is not parameter.empty:
+            try:
+                found[name] = plain(parameter.default)
+            except UserError:
+                continue
+    return found
 
 
 def formatted(number: int) -> Callable[[Any], Any]:
@@ -101,7 +159,7 @@ def load_config(spec: str | os.PathLike[str]) -> ml_collections.ConfigDict:
         path = shipped_configs() / f"{spec}.py"
         if not path.is_file():
             known = sorted(p.stem for p in shipped_configs().glob("*.py") if p.stem != "__init__")
-            near = _near(str(spec), known)
+            near = did_you_mean(str(spec), known)
             raise UserError(f"--config={spec}: no shipped config of that name; {near}")
     if not path.is_file():
         raise UserError(f"--config={spec}: no such file; give a path or a shipped name")
@@ -146,9 +204,12 @@ def shipped_configs() -> pathlib.Path:
 
 
 def override(
-    config: ml_collections.ConfigDict, assignments: Sequence[str]
+    config: ml_collections.ConfigDict, assignments: Sequence[str], new: bool = False
 ) -> ml_collections.ConfigDict:
-    """Set fields of `config` from ["a.b=1", ...], Python literals or else strings; returns it."""
+    """Set fields of `config` from ["a.b=1", ...], Python literals or else strings; returns it.
+
+    `new`: also fields that a group leaves out; right where the whole config is checked afterwards.
+    """
     for assignment in assignments:
         field, equals, text = assignment.partition("=")
         if not equals:
@@ -157,9 +218,13 @@ def override(
         node = config
         for position, name in enumerate([*parents, last]):
             where = ".".join(["config", *field.split(".")[: position + 1]])
-            if not isinstance(node, ml_collections.ConfigDict) or name not in node:
+            group = isinstance(node, ml_collections.ConfigDict)
+            if group and new and position == len(parents) and name not in node:
+                with node.unlocked():
+                    node[name] = None
+            if not group or name not in node:
                 known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
-                raise UserError(f"{where}: no such field; {_near(name, known)}")
+                raise UserError(f"{where}: no such field; {did_you_mean(name, known)}")
             if position < len(parents):
                 node = node[name]
         _assign(node, last, text, field)
@@ -190,19 +255,19 @@ def _assign(node: ml_collections.ConfigDict, name: str, text: str, field: str) -
         node[name] = value
 
 
-def plain(config: Any) -> Any:
-    """A config as dicts, lists and scalars, with nothing left to resolve."""
+def plain(config: Any, where: str = "config") -> Any:
+    """A config as dicts, lists and scalars, with nothing left to resolve; `where` names it in an error."""
     if isinstance(config, ml_collections.ConfigDict):
         config = config.to_dict()
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         config = dataclasses.asdict(config)
     if isinstance(config, Mapping):
-        return {str(name): plain(value) for name, value in config.items()}
+        return {str(name): plain(value, f"{where}.{name}") for name, value in config.items()}
     if isinstance(config, list | tuple):
-        return [plain(value) for value in config]
+        return [plain(value, f"{where}[{i}]") for i, value in enumerate(config)]
     if config is None or isinstance(config, bool | int | float | str):
         return config
-    raise UserError(f"config: {config!r} is no plain value; name functions as package.module:fn")
+    raise UserError(f"{where}: {config!r} is no plain value; name functions as package.module:fn")
 
 
 def digest(value: Any) -> str:
@@ -246,7 +311,8 @@ def enable_compilation_cache(folder: str | os.PathLike[str]) -> None:
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
 
-def _near(name: str, known: Sequence[str]) -> str:
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """The rest of a line about an unknown name: the near ones of those known, or all."""
     close = difflib.get_close_matches(name, known, n=3)
     if close:
         return f"did you mean {' or '.join(close)}?"

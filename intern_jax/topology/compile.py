@@ -79,26 +79,29 @@ class Report:
 def inspect(spec: str, overrides: Sequence[str], topology: str, stage: str | None = None) -> str:
     """What `inspect --config=... --topology=...` prints for one stage of a config (default: the last)."""
     config = config_lib.load_config(spec)
-    config_lib.override(config, list(overrides))
+    config_lib.override(config, list(overrides), new=True)
     return describe(compile_config(config_lib.plain(config), topology, stage))
 
 
 def compile_config(cfg: Mapping[str, Any], topology: str, name: str | None = None) -> Report:
     """Compile the step of a resolved config's stage on the config's mesh over the topology's chips."""
-    pipeline.check(cfg)
+    cfg = pipeline.check(cfg)
     name = name or cfg["stages"][-1]
     if name not in cfg["stages"]:
         raise UserError(f"--stage={name}: no such stage; the config's: {', '.join(cfg['stages'])}")
     mesh = mesh_lib.make_mesh(**cfg["mesh"], devices=devices(topology))
     entry = cfg[name]
     dtype = "bfloat16" if cfg["compute_dtype"] == "auto" else cfg["compute_dtype"]
-    spec = pipeline.in_dtype(entry.get("backbone") or cfg["backbone"], dtype)
+    spec = pipeline.in_dtype(entry["backbone"], dtype)
     sources, batch = _one_row(entry["data"])
     batch = {
         group: jax.tree.map(lambda x, rows=rows: _rows(x, rows["batch_size"]), batch[group])
         for group, rows in entry["data"].items()
     }
-    stage = pipeline.build_stage(entry, spec, sources)
+    specs = {
+        earlier: pipeline.in_dtype(cfg[earlier]["backbone"], dtype) for earlier in cfg["stages"]
+    }
+    stage = pipeline.build_stage(entry, spec, sources, specs)
     return compile_step(stage, entry["train"], mesh, batch, topology)
 
 

@@ -1,72 +1,139 @@
-"""Settings of the loop: their defaults, and what is refused before any work."""
+"""Settings of the loop and its optimizer: their types, defaults and limits, and which of them change no array."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
-from intern_jax.core.config import UserError
-from intern_jax.train import optim
+import pydantic
 
-DEFAULTS: dict[str, Any] = {
-    "steps": None,  # has no default
-    "seed": 0,
-    "optim": {},
-    "accumulate": 1,
-    "ema_decay": 0.0,
-    "checkpoint_every": None,  # steps; None: nothing is written
-    "keep": 2,  # the newest checkpoints
-    "keep_every": None,  # and for good those of every so many steps
-    "log_every": 50,
-    "max_bad_steps": 10,  # in a row without a finite loss and gradient: diverged
-    "spike": None,  # see train/guard.py
-    "max_rollbacks": 3,  # 0: a run that diverges stops
-    "profile": None,
-}
-SPIKE = {"sigmas": 6.0, "window": 64, "patience": 3}
-POSITIVE = ("accumulate", "checkpoint_every", "keep", "keep_every", "log_every", "max_bad_steps")
-NOT_NEGATIVE = ("steps", "max_rollbacks")
-OPTIONAL = ("steps", "checkpoint_every", "keep_every")
+from intern_jax.core import schema
+from intern_jax.core.schema import Settings, field
+
+# Raised when the loop, the step or an optimizer makes other arrays of the same settings.
+FORMAT = 1
+
+OPTIMIZERS = ("adamw", "sgd", "lion")
+_NONE = "a whole number, 0 for none"
 
 
-def check(cfg: Mapping[str, Any]) -> None:
-    """Refuse unknown fields and values of a loop's settings."""
-    for name, value in cfg.items():
-        if name not in DEFAULTS:
-            raise UserError(f"train.{name}: no such field; known: {', '.join(DEFAULTS)}")
-        if name in OPTIONAL and value is None:
-            continue
-        if name in POSITIVE and not _whole(value, 1):
-            raise UserError(f"train.{name}: {value!r}; write a whole number of at least 1")
-        if name in NOT_NEGATIVE and not _whole(value, 0):
-            raise UserError(f"train.{name}: {value!r}; write a whole number, 0 for none")
-    if not _whole(cfg.get("seed", 0)):
-        raise UserError(f"train.seed: {cfg['seed']!r}; write a whole number")
-    decay = cfg.get("ema_decay", 0.0)
-    if not isinstance(decay, int | float) or not 0 <= decay < 1:
-        raise UserError(f"train.ema_decay: {cfg['ema_decay']!r}; write 0 for none, or less than 1")
-    window = cfg.get("profile")
-    pair = isinstance(window, list | tuple) and len(window) == 2
-    if window and not (pair and 0 <= window[0] < window[1]):
-        raise UserError(f"train.profile: {window!r}; write (first step, step to stop before)")
-    if not hasattr(cfg.get("optim", {}), "keys"):
-        raise UserError(f"train.optim: {cfg['optim']!r}; write a group of fields")
-    optim.settings(cfg.get("optim", {}))
-    spike(cfg.get("spike"))
+class _Optimizer(Settings):
+    """What any optimizer has; train/optim.py says what the fields do."""
+
+    name: str = "adamw"
+    learning_rate: float | None = field(None, ge=0.0)
+    weight_decay: float = field(0.0, ge=0.0)
+    l2: float = field(0.0, ge=0.0)
+    warmup_steps: int = field(0, ge=0)
+    schedule: Literal["cosine", "constant", "poly"] = "cosine"
+    power: float = field(0.9, gt=0.0)
+    end_rate: float = field(0.0, ge=0.0)
+    clip_norm: float = field(0.0, ge=0.0)
+    b1: float = field(0.9, ge=0.0, lt=1.0)
+    b2: float = field(0.999, ge=0.0, lt=1.0)
+    momentum: float = field(0.9, ge=0.0, lt=1.0)
+    lr_multipliers: list[list[Any]] = []
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _known(cls, given: str) -> str:
+        schema.one_of(given, OPTIMIZERS, "optimizer")
+        return given
+
+    @pydantic.field_validator("lr_multipliers")
+    @classmethod
+    def _pairs(cls, given: list[list[Any]]) -> list[list[Any]]:
+        for position, pair in enumerate(given):
+            if len(pair) != 2 or not isinstance(pair[0], str) or isinstance(pair[1], bool | str):
+                raise schema.wrong(f"{pair!r}; write [regex over names, factor]", position)
+            schema.regex(pair[0], position)
+        return given
 
 
-def spike(cfg: Any) -> dict[str, Any] | None:
+class OptimGroup(_Optimizer):
+    """The parameters whose names `match` matches from their start, with settings of their own."""
+
+    match: str = field(say="a regex over parameter names")
+
+    @pydantic.field_validator("match")
+    @classmethod
+    def _regex(cls, given: str) -> str:
+        schema.regex(given)
+        return given
+
+
+class Optim(_Optimizer):
+    """The optimizer of all parameters but those of `groups`, which take from it what they do not say themselves.
+
+    `learning_rate` has no default: fits of one compiled step give it later, and without one no step can be made.
+    """
+
+    groups: dict[str, OptimGroup] = {}
+
+    @classmethod
+    def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """The settings with those of the groups filled in."""
+        groups = given.get("groups")
+        if not isinstance(groups, Mapping):
+            return given
+        main = {name: value for name, value in given.items() if name != "groups"}
+        filled = {
+            n: {**main, **own} if isinstance(own, Mapping) else own for n, own in groups.items()
+        }
+        return given | {"groups": filled}
+
+
+class PeakOptim(Optim):
+    """An optimizer whose rate must be given."""
+
+    learning_rate: float = field(ge=0.0, say="the peak rate")
+
+
+class Spike(Settings):
+    """When a rise of the loss counts as divergence; train/guard.py says how."""
+
+    sigmas: float = field(6.0, gt=0.0)
+    window: int = field(64, gt=0)
+    patience: int = field(3, gt=0)
+
+
+class Train(Settings):
+    """One fit. `steps` has no default: fits of one compiled step give it later."""
+
+    steps: int | None = field(None, ge=0, say=_NONE)
+    seed: int = 0
+    optim: Optim = Optim()
+    accumulate: int = field(1, ge=1)
+    ema_decay: float = field(0.0, ge=0.0, lt=1.0, say="0 for none, or less than 1")
+    # Steps between checkpoints; None: nothing is written.
+    checkpoint_every: int | None = field(None, ge=1, matters=False)
+    keep: int = field(2, ge=1, matters=False)  # the newest checkpoints
+    keep_every: int | None = field(None, ge=1, matters=False)  # and for good one per so many steps
+    log_every: int = field(50, ge=1, matters=False)
+    max_bad_steps: int = field(10, ge=1)  # in a row without a finite loss and gradient: diverged
+    spike: Spike | None = None
+    max_rollbacks: int = field(3, ge=0, matters=False, say=_NONE)  # 0: a run that diverges stops
+    profile: list[int] | None = field(None, matters=False)
+
+    @pydantic.field_validator("profile")
+    @classmethod
+    def _window(cls, given: list[int] | None) -> list[int] | None:
+        if given and not (len(given) == 2 and 0 <= given[0] < given[1]):
+            raise schema.wrong(f"{given!r}; write (first step, step to stop before)")
+        return given
+
+
+DEFAULTS: dict[str, Any] = Train().model_dump()
+
+
+def check(cfg: Mapping[str, Any], where: str = "train") -> dict[str, Any]:
+    """A loop's settings with all defaults filled in; an unknown field or wrong value is a UserError."""
+    return schema.checked(Train, cfg, where)
+
+
+def optim(cfg: Mapping[str, Any], where: str = "optim") -> dict[str, Any]:
+    """An optimizer's settings with all defaults filled in; an unknown field or wrong value is a UserError."""
+    return schema.checked(Optim, cfg, where)
+
+
+def spike(cfg: Mapping[str, Any] | None, where: str = "train.spike") -> dict[str, Any] | None:
     """The spike guard's settings with defaults filled in; None where it is off."""
-    if cfg is None:
-        return None
-    if not hasattr(cfg, "keys"):
-        raise UserError(f"train.spike: {cfg!r}; write a group of {', '.join(SPIKE)}, or None")
-    for name, value in cfg.items():
-        if name not in SPIKE:
-            raise UserError(f"train.spike.{name}: no such field; known: {', '.join(SPIKE)}")
-        if not isinstance(value, int | float) or not value > 0:
-            raise UserError(f"train.spike.{name}: {value!r}; write a number above 0")
-    return SPIKE | dict(cfg)
-
-
-def _whole(value: Any, least: int | None = None) -> bool:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return whole and (least is None or value >= least)
+    return None if cfg is None else schema.checked(Spike, cfg, where)

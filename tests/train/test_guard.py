@@ -121,7 +121,7 @@ def test_what_is_a_spike():
 @pytest.mark.parametrize(
     ("cfg", "said"),
     [
-        ({"spike": {"sigma": 1}}, "train.spike.sigma: no such field; known: sigmas"),
+        ({"spike": {"sigma": 1}}, "train.spike.sigma: no such field; did you mean sigmas"),
         ({"spike": {"window": 0}}, "train.spike.window: 0; write a number above 0"),
         ({"spike": 6.0}, "train.spike: 6.0; write a group"),
         ({"max_rollbacks": -1}, "train.max_rollbacks: -1; write a whole number, 0 for none"),

@@ -149,7 +149,7 @@ def test_bad_steps_apart_do_not(mesh):
 @pytest.mark.parametrize(
     ("cfg", "said"),
     [
-        ({"stpes": 3}, "train.stpes: no such field; known: steps"),
+        ({"stpes": 3}, "train.stpes: no such field; did you mean steps"),
         ({"steps": None}, "train.steps: missing"),
         ({"steps": -1}, "train.steps: -1; write a whole number"),
         ({"log_every": 0}, "train.log_every: 0"),

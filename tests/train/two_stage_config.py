@@ -15,7 +15,6 @@ def get_config():
     benchmark.rows = ("furniture",)
     benchmark.ladder = {"expert": {"cls": "expert_cls"}}
     benchmark.zero_shot = None
-    benchmark.head.steps = 2
     benchmark.scratch.fractions = (0.1,)
     benchmark.scratch.views.classification = 64
     return config

@@ -41,11 +41,16 @@ def load(name: str, **kwargs: Any) -> Any:
 
     Scenes also take seed, size (pixels) and length. Unknown names or arguments are a UserError.
     """
+    check_arguments(name, **kwargs)
+    return NAMES[name](**kwargs)
+
+
+def check_arguments(name: str, **kwargs: Any) -> None:
+    """Refuse a name or arguments that `load` has no source for, without opening one."""
     if name not in NAMES:
-        near = difflib.get_close_matches(name, NAMES, 3) or sorted(NAMES)
+        near = difflib.get_close_matches(str(name), NAMES, 3) or sorted(NAMES)
         raise UserError(f"embedded source {name!r}: unknown; known: {', '.join(near)}")
-    function = NAMES[name]
-    known = inspect.signature(function).parameters
+    known = inspect.signature(NAMES[name]).parameters
     for argument in kwargs:
         if argument not in known:
             raise UserError(
@@ -53,4 +58,6 @@ def load(name: str, **kwargs: Any) -> Any:
             )
     if name in BENCHMARK:
         tables.refuse_split(name, kwargs.get("split", ""))
-    return function(**kwargs)
+
+
+load.check_arguments = check_arguments  # core/config.py: bind calls it

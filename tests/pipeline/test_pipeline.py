@@ -15,7 +15,7 @@ import intern_jax
 from intern_jax import pipeline
 from intern_jax.core.config import UserError, load_config, override
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = {"name": "embedded_tiny"}
 SHORT = (
     "amateur.train.steps=3",
@@ -104,14 +104,14 @@ def test_changed_value_recomputes_its_stage_and_what_follows(finished, caplog):
     by_stage = {line.split()[0]: line for line in said if "(seed 0)" in line}
     assert "reused" in by_stage["amateur"] and "reused" in by_stage["expert_dense"]
     assert "settings.train.optim.learning_rate: 0.002 -> 0.001" in by_stage["expert_cls"]
-    assert "start.expert_cls" in by_stage["generalist"]
+    assert "start.cls" in by_stage["generalist"]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda c: setattr(c, "stages", ("amateur", "novice")), "config.novice"),
-        (lambda c: setattr(c.expert_cls, "start", ("generalist",)), "config.expert_cls.start"),
+        (lambda c: c.expert_cls.start.update(backbone="generalist"), "config.expert_cls.start"),
         (lambda c: c.amateur.stage.update(fn="intern_jax.stages.amateur:Amatuer"), "Amateur"),
         (lambda c: c.backbone.update(name="embeded"), "embedded"),
         (lambda c: setattr(c.benchmark, "rows", ("furnitures",)), "config.benchmark.rows"),

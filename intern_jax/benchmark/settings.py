@@ -1,0 +1,260 @@
+"""Settings of the benchmark: rows, label fractions, heads, budgets; of a run's section, and of configs as gvb.py."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import pydantic
+
+from intern_jax.benchmark import heads as heads_lib
+from intern_jax.benchmark import suite
+from intern_jax.benchmark.row import FAMILIES, Row
+from intern_jax.core import schema
+from intern_jax.core.config import UserError
+from intern_jax.core.schema import Settings, field, wrong
+from intern_jax.data.settings import Transform
+from intern_jax.models.heads.task import check_head
+from intern_jax.train.settings import PeakOptim
+
+
+def _fraction(value: float) -> float:
+    if not 0 < value <= 1:
+        raise wrong(f"fraction {value} is outside (0, 1]")
+    return value
+
+
+Fraction = Annotated[float, pydantic.AfterValidator(_fraction)]
+Rate = Annotated[float, pydantic.Field(gt=0.0)]
+# "" and {} turn off what None does: a command line cannot set a text to None where a config has one.
+Path = Annotated[str | None, pydantic.BeforeValidator(lambda value: value or None)]
+
+
+def _none_if_empty(value: Any) -> Any:
+    return None if value == {} else value
+
+
+# --- heads ----------------------------------------------------------------------------------------
+
+
+class Lbfgs(Settings):
+    """Logistic regression (adapt/probe.py)."""
+
+    l2: list[Rate] = field(min_length=1, say="a list of numbers above 0")
+
+
+class Sgd(Settings):
+    """The published linear probe (adapt/sweep.py)."""
+
+    steps: int = field(10_000, ge=1)
+    batch_size: int = field(512, ge=1)
+
+
+class Knn(Settings):
+    """Nearest neighbours (adapt/knn.py)."""
+
+    k: int = field(20, ge=1)
+    temperature: float = field(0.07, gt=0.0)
+
+
+class Panoptic(Settings):
+    """A light decoder on cached maps (adapt/fit.py)."""
+
+    steps: int = field(ge=1, say="a whole number of at least 1")
+    batch_size: int = field(ge=1, say="a whole number of at least 1")
+    learning_rate: float = field(gt=0.0, say="a number above 0")
+
+
+class DenseFit(Settings):
+    """The budget of a dense head (adapt/dense.py)."""
+
+    steps: int = field(ge=1, say="a whole number of at least 1")
+    batch_size: int = field(ge=1, say="a whole number of at least 1")
+    optim: PeakOptim
+    accumulate: int = field(1, ge=1)
+    threads: int = field(2, ge=1)
+    log_every: int | None = field(None, ge=1)
+    checkpoint_every: int | None = field(None, ge=1)
+
+
+class Dense(Settings):
+    """A decoder with augmentation; its `settings` are the fields of models/heads' module."""
+
+    settings: dict[str, Any] = {}
+    transform: Transform
+    cfg: DenseFit
+
+
+HEADS: dict[str, type[Settings]] = {
+    "lbfgs": Lbfgs,
+    "sgd": Sgd,
+    "knn": Knn,
+    "panoptic": Panoptic,
+    "deeplabv3": Dense,
+    "depth": Dense,
+}
+
+
+def _read_heads(given: Any) -> dict[str, dict[str, Any]]:
+    """{family or row: {head: settings}} with each head's defaults."""
+    if not isinstance(given, Mapping):
+        raise wrong(f"{given!r}; write {{family or row: {{head: settings}}}}")
+    made: dict[str, dict[str, Any]] = {}
+    for place, by_head in given.items():
+        families = _families(place)
+        if not isinstance(by_head, Mapping):
+            raise wrong(f"{by_head!r}; write {{head: settings}}", place)
+        made[place] = {}
+        for head, settings in by_head.items():
+            known = [name for name, entry in heads_lib.HEADS.items() if set(entry[0]) & families]
+            if head not in known:
+                known_text = ", ".join(known) or "none"
+                raise wrong(f"no head '{head}' for {place}; use {known_text}", place)
+            made[place][head] = _read_head(head, settings, (place, head))
+    return made
+
+
+def _families(place: str) -> set[str]:
+    if place in FAMILIES:
+        return {place}
+    if place in suite.ROWS:
+        return {suite.ROWS[place].family}
+    schema.one_of(place, [*FAMILIES, *suite.ROWS], "family or row")
+    raise AssertionError(place)
+
+
+def _read_head(head: str, given: Any, path: tuple[str, ...]) -> dict[str, Any]:
+    settings = schema.nested(HEADS[head], given, path)
+    if HEADS[head] is Dense:
+        try:
+            check_head(head, settings["settings"])
+        except UserError as error:
+            raise wrong(str(error), *path) from None
+    return settings
+
+
+# --- trained backbones ----------------------------------------------------------------------------
+
+
+class Budget(Settings):
+    """How long a network is trained, by family: `views` of pictures at all labels, in batches of `batch_size`."""
+
+    fractions: list[Fraction] = []
+    views: dict[str, int] = field(say="{family: pictures seen}")
+    batch_size: dict[str, int] = field(say="{family: rows}")
+
+    @pydantic.field_validator("views", "batch_size")
+    @classmethod
+    def _by_family(cls, given: dict[str, int]) -> dict[str, int]:
+        for family, number in given.items():
+            if family not in FAMILIES:
+                raise wrong(f"no such family; known: {', '.join(FAMILIES)}", family)
+            if number < 1:
+                raise wrong(f"{number}; write a whole number of at least 1", family)
+        return given
+
+
+class Scratch(Budget):
+    """The same network from random weights; the best of `learning_rates` on held-out labels."""
+
+    fractions: list[Fraction] = field(min_length=1, say="at least one fraction")
+    learning_rates: list[Rate] = field(min_length=1, say="at least one rate")
+
+
+class FineTune(Budget):
+    """A rung's backbone, trained with its head."""
+
+    rung: str = field(say="a rung of the ladder")
+    learning_rate: float = field(gt=0.0, say="a number above 0")
+
+
+# --- the whole ------------------------------------------------------------------------------------
+
+
+class Scores(Settings):
+    """What both kinds of benchmark have: which rows, labels and heads."""
+
+    rows: list[str]
+    fractions: list[Fraction] = field(min_length=1, say="at least one fraction")
+    draws: int = field(1, ge=1)
+    heads: Annotated[dict[str, dict[str, Any]], pydantic.BeforeValidator(_read_heads)]
+    validation: bool = False
+    data: Path = None  # the folder of GV-B's data sets
+    lists: Path = None  # of list files: read where they are, else written
+    features: Path = None  # that keeps frozen features
+    batch_size: int = field(
+        128, ge=1
+    )  # pictures in one pass of a frozen backbone; changes no result
+
+    @pydantic.field_validator("rows")
+    @classmethod
+    def _rows(cls, given: list[str]) -> list[str]:
+        for position, name in enumerate(given):
+            if name not in suite.ROWS:
+                schema.one_of(name, sorted(suite.ROWS), "row", position)
+        return given
+
+    def found(self) -> list[Row]:
+        """The rows by name."""
+        return [suite.ROWS[name] for name in self.rows]
+
+
+class ZeroShot(Settings):
+    """Pictures of a row named by a stage that learnt from texts."""
+
+    stage: str = field(say="a stage that trains on pairs")
+    row: str = field(say="a row of classification")
+
+    @pydantic.field_validator("row")
+    @classmethod
+    def _classes(cls, given: str) -> str:
+        known = [row.name for row in suite.ROWS.values() if row.family == "classification"]
+        schema.one_of(given, known, "row of classification")
+        return given
+
+
+class Benchmark(Scores):
+    """The benchmark of a run: the rungs of its ladder are its stages."""
+
+    rows: list[str] = field(min_length=1, say="at least one row")
+    ladder: dict[str, dict[str, str]] = field(min_length=1, say="{rung: {cls or dense: stage}}")
+    scratch: Annotated[Scratch | None, pydantic.BeforeValidator(_none_if_empty)] = None
+    finetune: Annotated[FineTune | None, pydantic.BeforeValidator(_none_if_empty)] = None
+    zero_shot: Annotated[ZeroShot | None, pydantic.BeforeValidator(_none_if_empty)] = None
+
+    @pydantic.field_validator("ladder")
+    @classmethod
+    def _rungs(cls, given: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+        for rung, by_task in given.items():
+            if rung == "random":
+                raise wrong("the lowest rung, which is always there; name it otherwise", rung)
+            for task in by_task:
+                if task not in ("cls", "dense"):
+                    raise wrong("no such task; known: cls, dense", rung, task)
+        return given
+
+    @pydantic.model_validator(mode="after")
+    def _whole(self) -> "Benchmark":
+        rungs = ["random", *self.ladder]
+        if self.finetune:
+            schema.one_of(self.finetune.rung, rungs, "rung", "finetune", "rung")
+        for row in self.found():
+            for rung, by_task in self.ladder.items():
+                if row.task not in by_task:
+                    raise wrong(f"missing; row {row.name} needs it", "ladder", rung, row.task)
+            for part in ("scratch", "finetune"):
+                self._check_budget(part, row)
+        return self
+
+    def _check_budget(self, part: str, row: Row) -> None:
+        budget = getattr(self, part)
+        if budget is None or not budget.fractions:
+            return
+        for name in ("views", "batch_size"):
+            if row.family not in getattr(budget, name):
+                raise wrong(f"missing; row {row.name} needs it", part, name, row.family)
+
+
+class Gvb(Scores):
+    """A benchmark of one backbone; no rows: every data set of GV-B that is there."""
+
+    label: str = ""  # the line's name in the table; "": the backbone's
+    seed: int = 0  # of random weights, where --init is a variant's name

@@ -1,0 +1,235 @@
+"""Typed settings: plain values in, checked and defaulted plain values out, every mistake one line with its path.
+
+A class of Settings lists its fields with types, defaults and limits. Nothing is coerced but an int to a float: True is
+no number and "3" is no 3. A Function is {"fn": "package.module:attribute", **arguments}, its arguments checked by the
+function's signature and completed by its defaults.
+"""
+
+import re
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import pydantic
+
+from intern_jax.core import config as config_lib
+from intern_jax.core.config import UserError
+
+REQUIRED: Any = ...
+S = TypeVar("S", bound="Settings")
+
+
+def field(default: Any = REQUIRED, *, matters: bool = True, say: str = "", **limits: Any) -> Any:
+    """A field of Settings. `matters` False: a change of it changes no array (`mattering` leaves it out).
+
+    `say` is what to write, for the line about a missing or wrong value; `limits`: ge, gt, le, lt, min_length of
+    pydantic, and exclude, for a field that stands in no dump and does not matter.
+    """
+    extra = None if matters else {"matters": False}
+    return pydantic.Field(default, description=say or None, json_schema_extra=extra, **limits)
+
+
+class Wrong(ValueError):
+    """A mistake in a value: what is wrong, and the path that leads on from the validated value to the place."""
+
+    def __init__(self, text: str, path: Iterable[str | int]):
+        super().__init__(text)
+        self.text, self.path = text, tuple(path)
+
+
+def wrong(text: str, *path: str | int) -> Wrong:
+    """What a validator raises."""
+    return Wrong(text, path)
+
+
+class Settings(pydantic.BaseModel):
+    """A group of fields: unknown ones are refused, values are not coerced, and nothing changes them."""
+
+    model_config = pydantic.ConfigDict(
+        extra="forbid", frozen=True, strict=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _known_and_there(cls, given: Any) -> Any:
+        if isinstance(given, cls):
+            return given
+        fields = cls.model_fields
+        if not isinstance(given, Mapping):
+            raise wrong(f"{given!r}; write a group of fields: {', '.join(fields)}")
+        for name in given:
+            if cls.model_config["extra"] == "forbid" and name not in fields:
+                raise wrong(f"no such field; {config_lib.did_you_mean(name, list(fields))}", name)
+        for name, info in fields.items():
+            if info.is_required() and name not in given:
+                raise wrong(f"missing; write {info.description or 'a value'}", name)
+        return cls.completed(dict(given))
+
+    @classmethod
+    def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """The fields given, with what a subclass adds to or checks in them before their types are checked."""
+        return given
+
+
+class Function(Settings):
+    """{"fn": "package.module:attribute", **arguments}: arguments unknown to the function, or missing, are refused."""
+
+    model_config = pydantic.ConfigDict(extra="allow")
+
+    fn: str = field(say='the name of a function, "package.module:function"')
+
+    @classmethod
+    def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """The arguments with the function's defaults beside them."""
+        own = [name for name in cls.model_fields if name != "fn"]
+        try:
+            function = config_lib.resolve(given["fn"])
+            beside = [*own, *cls.beside(function)]
+            spec = {name: value for name, value in given.items() if name not in beside}
+            positional, keywords = cls.called_with(function)
+            for name in keywords:
+                if name in spec:
+                    raise wrong("not to be written here; the function gets it from the run", name)
+            config_lib.bind(spec, positional, keywords)
+        except UserError as error:
+            raise wrong(str(error)) from None
+        hidden = [*list(config_lib.parameters(function))[:positional], *keywords, *own]
+        rest = {n: v for n, v in config_lib.defaults(function).items() if n not in hidden}
+        return rest | given
+
+    @classmethod
+    def beside(cls, function: Any) -> tuple[str, ...]:
+        """Names of arguments that stand here and are not the function's."""
+        return ()
+
+    @classmethod
+    def called_with(cls, function: Any) -> tuple[int, tuple[str, ...]]:
+        """How many arguments its caller will give this function by position, and the names of others."""
+        return 0, ()
+
+
+def read(kind: type[S], given: Any, where: str) -> S:
+    """`given` as settings of a kind; a mistake is a UserError of one line with its path, which begins with `where`."""
+    try:
+        return kind.model_validate(config_lib.plain(given, where))
+    except pydantic.ValidationError as error:
+        raise UserError(_line(error, kind, where)) from None
+
+
+def checked(kind: type[Settings], given: Any, where: str) -> dict[str, Any]:
+    """`given` as plain values with all defaults filled in; a mistake is a UserError as `read` raises it."""
+    return read(kind, given, where).model_dump()
+
+
+def mattering(settings: Any) -> Any:
+    """Settings as plain values without the fields that change no array."""
+    if isinstance(settings, Settings):
+        kept = dict(settings.model_extra or {})
+        for name, info in type(settings).model_fields.items():
+            if (info.json_schema_extra or {}).get("matters", True) and not info.exclude:
+                kept[name] = getattr(settings, name)
+        return {name: mattering(value) for name, value in kept.items()}
+    if isinstance(settings, Mapping):
+        return {name: mattering(value) for name, value in settings.items()}
+    if isinstance(settings, list):
+        return [mattering(value) for value in settings]
+    return settings
+
+
+def one_of(value: str, known: Iterable[str], what: str = "", *path: str | int) -> None:
+    """Refuse a name that is not known; `what` says what it should name, `path` leads to it, as in `wrong`."""
+    names = list(known)
+    if value not in names:
+        noun = f"{what} " if what else ""
+        raise wrong(f"no {noun}{value!r}; {config_lib.did_you_mean(str(value), names)}", *path)
+
+
+def nested(kind: type[Settings], given: Any, path: Iterable[str | int]) -> dict[str, Any]:
+    """What `checked` gives, for a validator of a part that pydantic cannot type; `path` leads to it."""
+    try:
+        return kind.model_validate(given).model_dump()
+    except pydantic.ValidationError as error:
+        place, text = _first(error, kind)
+        raise wrong(text, *path, *place) from None
+
+
+def regex(text: str, *path: str | int) -> None:
+    """Refuse what is no regular expression; `path` leads to it, as in `wrong`."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise wrong(f"{text!r}: is no regular expression ({error}); correct it", *path) from None
+
+
+# What pydantic calls a mistake, and what we say of the value in its place.
+_TEXTS = {
+    "int_type": "write a whole number",
+    "float_type": "write a number",
+    "finite_number": "write a finite number",
+    "bool_type": "write True or False",
+    "string_type": "write a text",
+    "list_type": "write a list",
+    "dict_type": "write a group of fields",
+    "greater_than": "write a number above {gt:g}",
+    "greater_than_equal": "write a number of at least {ge:g}",
+    "less_than": "write a number below {lt:g}",
+    "less_than_equal": "write a number of at most {le:g}",
+}
+
+
+def _line(error: pydantic.ValidationError, kind: type[Settings], where: str) -> str:
+    steps, text = _first(error, kind)
+    place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
+    others = error.error_count() - 1
+    return f"{where}{place}: {text}" + (f" (and {others} more)" if others else "")
+
+
+def _first(error: pydantic.ValidationError, kind: type[Settings]) -> tuple[list[str | int], str]:
+    """The path to the first mistake, and what is wrong there."""
+    first = error.errors(include_url=False)[0]
+    context = first.get("ctx", {})
+    ours = context.get("error")
+    path = (*first["loc"], *(ours.path if isinstance(ours, Wrong) else ()))
+    # The parts in <> say which form of several a value was read as.
+    steps = [part for part in path if not str(part).startswith("<")]
+    if isinstance(ours, Wrong):
+        return steps, ours.text
+    return steps, _said(first, context, _say(kind, steps))
+
+
+def _said(mistake: Mapping[str, Any], context: Mapping[str, Any], say: str | None) -> str:
+    kind, value = mistake["type"], mistake["input"]
+    if kind == "too_short":
+        return f"empty; write {say or 'at least one'}"
+    if kind == "literal_error":
+        known = re.findall(r"'([^']*)'", context["expected"])
+        near = config_lib.did_you_mean(str(value), known)
+        return f"no {value!r}; " + (near if "mean" in near else f"known: {', '.join(known)}")
+    if say:
+        return f"{value!r}; write {say}"
+    if kind in _TEXTS:
+        text = _TEXTS[kind].format(**context)
+        if kind == "greater_than_equal" and isinstance(context["ge"], int):
+            text = text.replace("a number", "a whole number")
+        return f"{value!r}; {text}"
+    return f"{value!r}; {mistake['msg'][:1].lower()}{mistake['msg'][1:]}"
+
+
+def _say(kind: Any, steps: list[str | int]) -> str | None:
+    """What to write in the field at the end of a path, where its class says it."""
+    said = None
+    for step in steps:
+        info = kind.model_fields.get(step) if kind is not None else None
+        if info is not None:
+            said, kind = info.description, _inner(info.annotation)
+        elif not isinstance(step, int):
+            said = None
+    return said
+
+
+def _inner(annotation: Any) -> type[Settings] | None:
+    """The class of Settings that a field holds: itself, in a list or dict, or None."""
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        return annotation
+    found = (_inner(part) for part in typing.get_args(annotation))
+    return next((part for part in found if part is not None), None)

@@ -1,0 +1,123 @@
+"""From a stage's entry in a config to the stage: what its constructor is given, and the rules that start its arrays."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+
+from intern_jax.core import config as config_lib
+from intern_jax.core.config import UserError
+from intern_jax.models import zoo
+from intern_jax.train.evaluation import Evaluation
+from intern_jax.train.stage import Stage, family_of
+
+# What a stage's constructor is given, if it has such a parameter.
+GIVEN = ("backbone", "classes", "teachers")
+# What an evaluator's function or constructor is given, if it has such a parameter.
+MEASURED = ("stage", "mesh")
+
+
+def build_stage(
+    entry: Mapping[str, Any],
+    spec: Mapping[str, Any],
+    sources: Mapping[str, Any],
+    specs: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Stage:
+    """The stage of a config's entry.
+
+    `spec`: of its backbone; `sources`: its opened sources by group, or {} to know only what it declares; `specs`: the
+    backbones' specs of the stages that it starts from, by name. A constructor is given the backbone's spec, the classes
+    of each group's sources, and as teachers the backbones' specs of its frozen roles.
+    """
+    bound = {role: name for role, name in (entry.get("start") or {}).items() if name}
+    teachers = {role: dict(specs[name]) for role, name in bound.items()} if specs else {}
+    given = {"backbone": spec, "classes": head_classes(sources), "teachers": teachers}
+    stage = _construct(entry["stage"], given)
+    frozen = {role: spec for role, spec in teachers.items() if role in frozen_roles(stage)}
+    if frozen != teachers:
+        stage = _construct(entry["stage"], given | {"teachers": frozen})
+    stage.graft = rules(stage, entry.get("graft"))
+    return stage
+
+
+def given_to(function: Callable[..., Any], names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the names that a function has as parameters."""
+    known = config_lib.parameters(function)
+    return tuple(name for name in names if name in known)
+
+
+def _construct(spec: Mapping[str, Any], given: Mapping[str, Any]) -> Stage:
+    make = config_lib.bind(spec)
+    try:
+        made = make(**{name: given[name] for name in given_to(make.func, given)})
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{spec['fn']}: {type(error).__name__}: {error}") from error
+    if not isinstance(made, Stage):
+        kind = type(made).__name__
+        raise UserError(
+            f"{spec['fn']}: gave {kind}; name a subclass of intern_jax.train.stage:Stage"
+        )
+    return made
+
+
+def frozen_roles(stage: Stage) -> list[str]:
+    """The roles whose arrays the stage reads and does not change."""
+    return [role for role, declared in stage.roles.items() if declared.frozen]
+
+
+def rules(stage: Stage, graft: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """The stage's graft rules after those that a config adds, or those that a config puts in their place."""
+    graft = graft or {}
+    own = stage.graft if graft.get("replace") is None else graft["replace"]
+    return [(regex, template) for regex, template in (*graft.get("add", ()), *own)]
+
+
+def head_classes(sources: Mapping[str, Any]) -> dict[str, list[tuple[str, int]]]:
+    """Each group's sources with the classes of their heads: 0 where a source has depth and no classes."""
+    return {
+        group: [(s.name, 0 if s.family == "depth" else len(s.classes)) for s in opened]
+        for group, opened in sources.items()
+    }
+
+
+def evaluations(
+    entry: Mapping[str, Any], stage: Stage, mesh: jax.sharding.Mesh
+) -> list[Evaluation]:
+    """The evaluators of an entry: instances of their class, or their function, called with the model's variables."""
+    made = []
+    for name, settings in entry["evaluators"].items():
+        spec = {field: v for field, v in settings.items() if field not in ("every", "where")}
+        run = config_lib.bind(spec)
+        offered = {"stage": stage, "mesh": mesh}
+        offered = {part: offered[part] for part in given_to(run.func, MEASURED)}
+        if inspect.isclass(run.func):
+            made.append(Evaluation(name, run(**offered), settings["every"], settings["where"]))
+        else:
+            bound = functools.partial(run, **offered)
+            made.append(Evaluation(name, bound, settings["every"], settings["where"]))
+    return made
+
+
+def in_dtype(spec: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """A backbone spec that computes in `dtype`; "auto" is bfloat16 on accelerators and float32 on CPU.
+
+    Parameters, statistics, softmax and losses stay float32; a spec that names its own dtype keeps it.
+    """
+    if dtype == "auto":
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return dict(spec) if dtype == "float32" else zoo.in_dtype(spec, dtype)
+
+
+def spec_of(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The spec of a stage's backbone, in the dtype that a checked config computes in."""
+    return in_dtype(settings[name]["backbone"], settings["compute_dtype"])
+
+
+def group_of(groups: Iterable[str], *families: str) -> str | None:
+    """The first group of the first of these families that has one; None where none has."""
+    groups = list(groups)
+    return next((g for family in families for g in groups if family_of(g) == family), None)

@@ -1,0 +1,183 @@
+"""Run a config's stages in order, then its benchmark and its report.
+
+A stage's output lies in workdir/seed<S>/<stage>-<key> (keys.py). The same key continues or is reused; another key is
+another folder, and what differs from the newest sibling is printed.
+
+Several processes all train; process 0 alone decides what is done, writes what is not a checkpoint, and scores.
+"""
+
+import dataclasses
+import logging
+import os
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from intern_jax.benchmark import runner
+from intern_jax.core import config as config_lib
+from intern_jax.core import hosts
+from intern_jax.core import mesh as mesh_lib
+from intern_jax.core.config import UserError
+from intern_jax.core.files import write_json
+from intern_jax.core.versions import versions
+from intern_jax.data.stream import Segment, Stream
+from intern_jax.pipeline import keys, scores
+from intern_jax.pipeline import products as products_lib
+from intern_jax.pipeline import settings as settings_lib
+from intern_jax.pipeline.building import build_stage, evaluations, spec_of
+from intern_jax.pipeline.products import Product
+from intern_jax.train import loop
+
+log = logging.getLogger("intern_jax.pipeline")
+
+
+def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
+    """Train every stage for every seed, score the benchmark rows, and write results.json and report.html.
+
+    All processes of a run call it; those beside process 0 get no scores. Raises hosts.Stopped after SIGTERM.
+    """
+    settings = settings_lib.check(config)
+    workdir = pathlib.Path(workdir)
+    hosts.check_same({"config": settings, "versions": versions()}, "start")
+    mesh = mesh_lib.make_mesh(**settings["mesh"])
+    prints = keys.fingerprints(settings)
+    workdir.mkdir(parents=True, exist_ok=True)
+    config_lib.enable_compilation_cache(workdir / "compiled")
+    results = {
+        "config": settings,
+        "versions": versions(),
+        "stages": [],
+        "records": [],
+        "pictures": [],
+    }
+    started = time.time()
+    for seed in settings["seeds"]:
+        products = train_stages(settings, prints, seed, mesh, workdir)
+        with hosts.main_alone(f"scores of seed {seed}") as here:
+            if here:
+                scores.score(settings, products, seed, workdir, results)
+    with hosts.main_alone("report") as here:
+        if here:
+            results["table"] = runner.table(runner.test_records(results["records"]))
+            results["seconds"] = round(time.time() - started, 1)
+            write_json(workdir / "results.json", results)
+            # Here, since matplotlib takes its time, which a training that starts again has not.
+            from intern_jax.report import html
+
+            html.write_report(workdir)
+    return results
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """A stage of the chain: its product, what its key is the digest of, and the stages it starts from."""
+
+    product: Product
+    content: Mapping[str, Any]
+    bound: Mapping[str, Product]  # by role
+
+
+def train_stages(
+    settings: Mapping[str, Any],
+    prints: keys.Fingerprints,
+    seed: int,
+    mesh: jax.sharding.Mesh,
+    workdir: pathlib.Path,
+) -> dict[str, Product]:
+    """All stages of one seed, in order, reusing what is already there. `settings`: a checked config."""
+    chain = links(settings, prints, seed, workdir / f"seed{seed}")
+    found = hosts.broadcast_json(
+        {name: keys.status(link.product.folder, name, link.content) for name, link in chain.items()}
+    )
+    for name in chain:
+        if found[name] != "reused":
+            _check_batches(mesh, settings[name], f"config.{name}")
+    for name, link in chain.items():
+        log.info("%s (seed %d): %s", name, seed, found[name])
+        if found[name] != "reused":
+            if hosts.is_main():
+                link.product.folder.mkdir(parents=True, exist_ok=True)
+                write_json(link.product.folder / "key.json", link.content)
+            train_stage(settings, link, mesh)
+    return {name: link.product for name, link in chain.items()}
+
+
+def links(
+    settings: Mapping[str, Any], prints: keys.Fingerprints, seed: int, folder: pathlib.Path
+) -> dict[str, Link]:
+    """The stages of one seed by name, with their keys and folders: they follow from the config and the data alone."""
+    chain: dict[str, Link] = {}
+    for name in settings["stages"]:
+        entry, spec = settings[name], spec_of(settings, name)
+        bound = {role: chain[s].product for role, s in entry["start"].items() if s}
+        specs = {earlier: link.product.spec for earlier, link in chain.items()}
+        stage = build_stage(entry, spec, {}, specs)
+        start = {role: product.key for role, product in bound.items()}
+        # Process 0's, so that all processes work in one folder.
+        content = hosts.broadcast_json(keys.content(entry, stage, spec, seed, start, prints[name]))
+        key = keys.key_of(content)
+        product = Product(name, seed, key, folder / f"{name}-{key}", spec)
+        chain[name] = Link(product, content, bound)
+    return chain
+
+
+def _check_batches(mesh: jax.sharding.Mesh, entry: Mapping[str, Any], where: str) -> None:
+    """Refuse batches that do not divide over the mesh, before any stage is trained."""
+    _, hosts_of_rows = mesh_lib.batch_rows(mesh)
+    for name, group in entry["data"].items():
+        size = group["batch_size"]
+        if size % hosts_of_rows:
+            raise UserError(
+                f"{where}.data.{name}.batch_size: {size} does not divide over {hosts_of_rows} hosts; "
+                "take a multiple"
+            )
+        rows = {name: {"rows": range(size // hosts_of_rows)}}
+        try:
+            mesh_lib.check_batch(mesh, rows, entry["train"]["accumulate"])
+        except UserError as error:
+            raise UserError(f"{where}.{error}") from None
+
+
+def train_stage(settings: Mapping[str, Any], link: Link, mesh: jax.sharding.Mesh) -> None:
+    """Train one stage to its end and leave model.safetensors, metrics.jsonl and done.json in its folder."""
+    started, product = time.time(), link.product
+    entry, seed = settings[product.name], product.seed
+    specs = {earlier.name: earlier.spec for earlier in link.bound.values()}
+    stream = Stream(
+        entry["data"],
+        [Segment(seed=seed)],
+        mesh_lib.batch_rows(mesh),
+        workers=settings["workers"],
+    )
+    try:
+        stage = build_stage(entry, product.spec, stream.sources, specs)
+        stage.name = product.name
+        notes = {
+            "stage": link.content,
+            "start": products_lib.noted(link.bound),
+            "versions": versions(),
+        }
+        result = loop.fit(
+            stage,
+            stream,
+            {**entry["train"], "seed": seed},
+            mesh,
+            product.folder,
+            products_lib.taken(link.bound, stage),
+            notes,
+            evaluations=evaluations(entry, stage, mesh),
+        )
+    finally:
+        stream.close()
+    state = result.state
+    facts = {
+        "steps": int(state.step),
+        "bad_steps": int(state.bad_total),
+        "seconds": round(time.time() - started, 1),
+        "graft": result.report.summary() if result.report else "none",
+    }
+    product.write(stage, state, facts)

@@ -1,0 +1,147 @@
+"""What a stage's arrays depend on, as plain data; its digest is the stage's key.
+
+A key covers the settings that matter (marked in the schema), the backbone, the seed, the keys of the stages that roles
+are bound to, the format numbers of the code, and the fingerprints of the data. It covers no version of the package:
+whoever changes what a stage or transform makes raises its format.
+"""
+
+import dataclasses
+import json
+import logging
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from intern_jax.core import config as config_lib
+from intern_jax.core import hosts
+from intern_jax.core.config import UserError
+from intern_jax.data.mixture import group_sources
+from intern_jax.data.sources import fingerprint
+from intern_jax.models import zoo
+from intern_jax.pipeline import settings as settings_lib
+from intern_jax.train import settings as train_settings
+from intern_jax.train.stage import Stage
+
+log = logging.getLogger("intern_jax.pipeline")
+
+Fingerprints = Mapping[str, Mapping[str, list[str]]]  # {stage: {group: one a source}}
+
+
+def content(
+    entry: Mapping[str, Any],
+    stage: Stage,
+    spec: Mapping[str, Any],
+    seed: int,
+    start: Mapping[str, str],
+    sources: Mapping[str, list[str]],
+) -> dict[str, Any]:
+    """All that a stage's arrays depend on.
+
+    `entry`: checked; `stage`: what it declares; `spec`: of its backbone; `start`: of each role the key of the stage
+    that it is bound to; `sources`: of each group the fingerprints of its sources.
+    """
+    groups = entry["data"].items()
+    return config_lib.plain(
+        {
+            "settings": settings_lib.matter(entry),
+            "backbone": described(spec),
+            "seed": seed,
+            "start": dict(start),
+            "formats": {
+                "stage": config_lib.format_of(stage),
+                "transforms": {
+                    name: config_lib.format_of(config_lib.resolve(group["transform"]["fn"]))
+                    for name, group in groups
+                },
+                "train": train_settings.FORMAT,
+            },
+            "sources": {name: list(prints) for name, prints in sources.items()},
+        }
+    )
+
+
+def key_of(content: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits of `content`."""
+    return config_lib.digest(content)[:12]
+
+
+def described(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A backbone's spec with every setting of its module, so that a changed table or default changes it."""
+    module = zoo.from_config(spec)
+    fields = dataclasses.fields(module) if dataclasses.is_dataclass(module) else ()
+    names = [field.name for field in fields if field.name not in ("parent", "name")]
+    return dict(spec) | {name: _plain(getattr(module, name)) for name in names}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.dtype):
+        return value.name
+    # A class or function: by its name, which is the same in every process.
+    return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def fingerprints(settings: Mapping[str, Any]) -> Fingerprints:
+    """The fingerprints of all stages' sources, on all processes those of process 0; it opens the sources.
+
+    Raises UserError on all processes for a source that cannot be opened, before anything is trained.
+    """
+    found: dict[str, Any] = {}
+    if hosts.is_main():
+        try:
+            found = {"made": _fingerprints(settings)}
+        except UserError as error:
+            found = {"refused": str(error)}
+    found = hosts.broadcast_json(found, hosts.ALONE_SECONDS)
+    if "refused" in found:
+        raise UserError(found["refused"])
+    return found["made"]
+
+
+def _fingerprints(settings: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
+    # Stages share sources, and one of records or folders takes time to open.
+    known: dict[str, str] = {}
+    made: dict[str, dict[str, list[str]]] = {}
+    for stage in settings["stages"]:
+        made[stage] = {}
+        for group, cfg in settings[stage]["data"].items():
+            prints = []
+            for number, spec in enumerate(cfg["sources"]):
+                said = {n: v for n, v in spec.items() if n not in ("weight", "shuffle")}
+                place = f"config.{stage}.data.{group}.sources[{number}]"
+                name = config_lib.digest(said)
+                if name not in known:
+                    (source,) = _opened(said, place)
+                    known[name] = fingerprint(source)
+                prints.append(known[name])
+            made[stage][group] = prints
+    return made
+
+
+def _opened(spec: Mapping[str, Any], where: str) -> list[Any]:
+    try:
+        return group_sources({"sources": [spec]}, where)
+    except UserError as error:
+        said = str(error)
+        raise UserError(said if said.startswith(where) else f"{where}: {said}") from error
+
+
+def status(folder: pathlib.Path, name: str, content: Mapping[str, Any]) -> str:
+    """Say whether a stage is reused, continued, new, or recomputed and because of what."""
+    if (folder / "done.json").exists():
+        return "reused"
+    if folder.exists():
+        return "continues"
+    siblings = [p for p in folder.parent.glob(f"{name}-*/key.json") if p.parent != folder]
+    if not siblings:
+        return "new"
+    newest = max(siblings, key=lambda path: path.stat().st_mtime)
+    changes = config_lib.diff(json.loads(newest.read_text()), content)
+    return "recomputed, because " + "; ".join(changes)

@@ -1,0 +1,102 @@
+"""What a finished stage leaves in its folder, and how a later stage takes it in."""
+
+import functools
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from intern_jax.core import hosts, tree
+from intern_jax.core.files import write_json
+from intern_jax.train.stage import Stage
+from intern_jax.version import __version__
+from intern_jax.weights import safetensors
+
+MODEL, DONE = "model.safetensors", "done.json"
+
+
+class Product:
+    """A stage's folder, its key, and once it is finished the arrays that later stages start from or read."""
+
+    def __init__(
+        self, name: str, seed: int, key: str, folder: pathlib.Path, spec: Mapping[str, Any]
+    ):
+        self.name, self.seed, self.key, self.folder, self.spec = name, seed, key, folder, dict(spec)
+
+    @property
+    def variables(self) -> dict[str, np.ndarray]:
+        """Flat arrays under "params/..." and, of other collections, what the stage exports."""
+        return tree.names(safetensors.load(self.folder / MODEL))
+
+    @property
+    def path(self) -> str:
+        """Its folder below the workdir."""
+        return self.folder.relative_to(self.folder.parent.parent).as_posix()
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """The digest of its file of arrays."""
+        with open(self.folder / MODEL, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def summary(self) -> dict[str, Any]:
+        """What results.json says of the stage."""
+        done = json.loads((self.folder / DONE).read_text())
+        return {
+            "name": self.name,
+            "seed": self.seed,
+            "digest": self.key,
+            "history": os.path.relpath(self.folder / "metrics.jsonl", self.folder.parent.parent),
+            **done,
+        }
+
+    def write(self, stage: Stage, state: Any, facts: Mapping[str, Any]) -> None:
+        """Leave a trained state's model and `facts`; all processes call it, process 0 writes."""
+        params = state.params if state.ema is None else state.ema
+        exported = tree.partition(state.extra, stage.exports)[0]
+        arrays = hosts.to_host({"params": params, **exported})
+        if not hosts.is_main():
+            return
+        safetensors.save(self.folder / MODEL, arrays, {"version": __version__})
+        write_json(self.folder / DONE, facts)
+
+
+def taken(bound: Mapping[str, Product], stage: Stage) -> dict[str, np.ndarray] | None:
+    """Arrays of the stages bound to roles, as "ROLE/COLLECTION/NAME", for the loop to start from; None if no role is.
+
+    Those of frozen roles become the stage's `frozen`, {role: nested arrays}, and are given to the loop only where a
+    graft rule names the role. All processes call it: process 0 reads.
+    """
+    arrays = hosts.share(
+        lambda: {
+            f"{role}/{name}": value
+            for role, product in bound.items()
+            for name, value in product.variables.items()
+        }
+    )
+    frozen = [role for role in bound if role in stage.roles and stage.roles[role].frozen]
+    nested = tree.unflatten(arrays)
+    if frozen:
+        stage.frozen = {**stage.frozen, **{role: nested[role] for role in frozen}}
+    named = {template.partition("/")[0] for _, template in stage.graft}
+    left_out = [role for role in frozen if role not in named]
+    started = {n: v for n, v in arrays.items() if n.partition("/")[0] not in left_out}
+    return started or None
+
+
+def noted(bound: Mapping[str, Product]) -> dict[str, dict[str, str]]:
+    """What a checkpoint says of its roles: stage, folder below the workdir, and digest of the arrays.
+
+    On all processes what process 0 finds.
+    """
+    found = None
+    if hosts.is_main():
+        found = {
+            role: {"stage": product.name, "path": product.path, "sha256": product.sha256}
+            for role, product in bound.items()
+        }
+    return hosts.broadcast_json(found, hosts.ALONE_SECONDS)

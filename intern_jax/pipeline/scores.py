@@ -1,0 +1,119 @@
+"""What a run's stages are worth: the benchmark's ladder, a model folder, and pictures for the report."""
+
+import logging
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from intern_jax.adapt.backbone import Backbone
+from intern_jax.benchmark import runner
+from intern_jax.core import hosts, tree
+from intern_jax.core import mesh as mesh_lib
+from intern_jax.core.versions import versions
+from intern_jax.ops.images import MEAN, STD
+from intern_jax.pipeline.building import build_stage, group_of, in_dtype
+from intern_jax.pipeline.products import Product
+from intern_jax.weights import folder as folder_lib
+
+log = logging.getLogger("intern_jax.pipeline")
+
+
+def score(
+    settings: Mapping[str, Any],
+    products: Mapping[str, Product],
+    seed: int,
+    workdir: pathlib.Path,
+    results: dict[str, Any],
+) -> None:
+    """Add to `results` what one seed's stages are worth; the first seed also leaves a model and pictures."""
+    results["stages"] += [product.summary() for product in products.values()]
+    first = seed == settings["seeds"][0]
+    if first:
+        save_last(settings, products, workdir / "model")
+    if not settings["benchmark"]:
+        return
+    # One process is at work here: on its own devices, whatever the mesh of the stages spans.
+    sizes = settings["mesh"] if hosts.everywhere() == 1 else {}
+    mesh = mesh_lib.make_mesh(**sizes, devices=jax.local_devices())
+    ladder = build_ladder(settings, products, seed)
+    results["records"] += runner.run(
+        settings["benchmark"], ladder, seed, workdir / "records", mesh, versions()
+    )
+    if first:
+        results["pictures"] = draw_pictures(settings, products, ladder, seed, mesh, workdir)
+
+
+def build_ladder(
+    settings: Mapping[str, Any], products: Mapping[str, Product], seed: int
+) -> dict[str, dict[str, Backbone]]:
+    """Backbones of the benchmark: {method: {"cls": ..., "dense": ...}}, beginning with a random one."""
+    spec = in_dtype(settings["backbone"], settings["compute_dtype"])
+    random = Backbone.random(spec, seed)
+    ladder = {"random": {"cls": random, "dense": random}}
+    for method, by_task in settings["benchmark"]["ladder"].items():
+        ladder[method] = {
+            task: Backbone.from_arrays(
+                products[stage].spec, products[stage].variables, f"{stage}-{products[stage].key}"
+            )
+            for task, stage in by_task.items()
+        }
+    return ladder
+
+
+def save_last(
+    settings: Mapping[str, Any], products: Mapping[str, Product], folder: pathlib.Path
+) -> None:
+    """The last stage's backbone as a model folder, for `adapt --init` and `load`; none if it has no backbone."""
+    name = settings["stages"][-1]
+    product, groups = products[name], settings[name]["data"]
+    # Of several canvases that of whole pictures: the dense group's is larger for its maps' sake.
+    group = group_of(groups, "cls", "pairs") or next(iter(groups))
+    canvas, variables = groups[group]["transform"].get("size"), product.variables
+    if not isinstance(canvas, int) or not any("/backbone/" in array for array in variables):
+        log.info("%s: no backbone of pictures of one size; no model folder is written", name)
+        return
+    backbone = Backbone.from_arrays(product.spec, variables, name)
+    folder_lib.save_model(
+        folder,
+        task="backbone",
+        backbone=product.spec,
+        variables=tree.unflatten(backbone.graft_source()),
+        canvas=canvas,
+        mean=MEAN,
+        std=STD,
+        provenance={"stage": f"{name}, seed {product.seed}, key {product.key}"},
+    )
+
+
+def draw_pictures(
+    settings: Mapping[str, Any],
+    products: Mapping[str, Product],
+    ladder: Mapping[str, Any],
+    seed: int,
+    mesh: jax.sharding.Mesh,
+    workdir: pathlib.Path,
+) -> list[dict[str, str]]:
+    """Predictions of the first seed for the report: dense rows, and the amateur's zero-shot words."""
+    from intern_jax.benchmark import pictures  # matplotlib again
+
+    cfg, folder = settings["benchmark"], workdir / "pictures"
+    made = pictures.dense_rows(cfg, ladder, seed, folder, mesh)
+    zero_shot = cfg.get("zero_shot")
+    if zero_shot:
+        product = products[zero_shot["stage"]]
+        entry = settings[zero_shot["stage"]]
+        variables = dict(tree.unflatten(product.variables))
+        transform = entry["data"][group_of(entry["data"], "pairs")]["transform"]
+        specs = {name: other.spec for name, other in products.items()}
+        made += pictures.zero_shot(
+            build_stage(entry, product.spec, {}, specs),
+            variables.pop("params"),
+            variables,
+            zero_shot["row"],
+            transform["size"],
+            transform["context"],
+            folder,
+        )
+    return made

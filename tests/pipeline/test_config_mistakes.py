@@ -1,0 +1,465 @@
+"""Every mistake in a config is one line with its path and a remedy, before any work; and what is right stays right."""
+
+import copy
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from intern_jax import __main__ as cli
+from intern_jax import pipeline
+from intern_jax.core import schema
+from intern_jax.core.config import UserError, load_config, plain
+from intern_jax.pipeline import settings as settings_lib
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+QUICKSTART = plain(load_config("quickstart"))
+EVALUATOR = {"fn": "users_own:sharpness"}
+
+
+def group(c):
+    return c["expert_cls"]["data"]["cls"]
+
+
+def optim(c):
+    return c["expert_cls"]["train"]["optim"]
+
+
+def finetune(c, **changes):
+    budget = {"views": {}, "batch_size": {}, "fractions": (0.1,), "learning_rate": 1e-3}
+    c["benchmark"]["finetune"] = budget | changes
+
+
+# {what: (change of the quickstart's config, what is said)}.
+STRUCTURE = {
+    "stage misspelt": (
+        lambda c: c["expert_cls"].update(stgae=c["expert_cls"].pop("stage")),
+        "config.expert_cls.stgae: no such field; did you mean stage",
+    ),
+    "a field that is no more": (
+        lambda c: c["expert_cls"].update(heads=True),
+        "config.expert_cls.heads: no such field; known: backbone, data",
+    ),
+    "unknown key of a stage": (
+        lambda c: c["expert_cls"].update(bakbone={"name": "x"}),
+        "config.expert_cls.bakbone: no such field; did you mean backbone?",
+    ),
+    "unknown key at the top": (
+        lambda c: c.update(wrokers=4),
+        "config.wrokers: no such field; did you mean workers?",
+    ),
+    "unknown key of a group": (
+        lambda c: group(c).update(batchsize=4),
+        "config.expert_cls.data.cls.batchsize: no such field; did you mean batch_size?",
+    ),
+    "batch size missing": (
+        lambda c: group(c).pop("batch_size"),
+        "config.expert_cls.data.cls.batch_size: missing; write the rows",
+    ),
+    "unknown argument of a transform": (
+        lambda c: group(c)["transform"].update(sizee=4),
+        "data.cls.transform: intern_jax.data.transforms:classification: no argument 'sizee'; did",
+    ),
+    "a stage without data": (
+        lambda c: c["expert_cls"].pop("data"),
+        "config.expert_cls.data: missing; write at least one group",
+    ),
+    "a stage without start": (
+        lambda c: c["expert_cls"].pop("start"),
+        "config.expert_cls.start: missing; bind backbone to earlier stages, or write None",
+    ),
+    "unknown group": (
+        lambda c: c["expert_cls"].update(data={"classes": group(c)}),
+        "config.expert_cls.data.classes: intern_jax.stages.expert:Expert reads no such family",
+    ),
+    "a stage that is not described": (
+        lambda c: c.update(stages=("amateur", "novice")),
+        "config.novice: stage 'novice' is listed in config.stages, not described",
+    ),
+    "a stage named as a field": (
+        lambda c: c.update(stages=("mesh",)),
+        "config.stages: a stage cannot be called 'mesh'",
+    ),
+    "a stage listed twice": (
+        lambda c: c.update(stages=("amateur", "amateur")),
+        "config.stages[1]: 'amateur' stands twice",
+    ),
+    "a group without sources": (
+        lambda c: group(c).update(sources=()),
+        "config.expert_cls.data.cls.sources: empty; write at least one source",
+    ),
+    "suffix of an unknown family": (
+        lambda c: c["expert_cls"]["data"].update(boxes_small=group(c)),
+        "config.expert_cls.data.boxes_small: ",
+    ),
+    "a source without its name": (
+        lambda c: group(c)["sources"][1].pop("name"),
+        "config.expert_cls.data.cls.sources[1]: intern_jax.data.embedded:load: missing a required",
+    ),
+    "an unknown embedded source": (
+        lambda c: group(c)["sources"][1].update(name="clipart_pol"),
+        "data.cls.sources[1]: embedded source 'clipart_pol': unknown; known: clipart_pool",
+    ),
+    "a transform of one argument": (
+        lambda c: group(c).update(transform={"fn": "intern_jax.core.config:format_of"}),
+        "data.cls.transform: intern_jax.core.config:format_of: too many positional arguments",
+    ),
+    "an unknown module": (
+        lambda c: c["amateur"]["stage"].update(fn="my_stages:Amateur"),
+        "config.amateur.stage: 'my_stages:Amateur': no module 'my_stages'",
+    ),
+    "no stage": (
+        lambda c: c["amateur"].update(stage={"fn": "intern_jax.core.digests:digest", "x": 1}),
+        "config.amateur.stage: ",
+    ),
+    "an argument that the run gives": (
+        lambda c: c["expert_cls"]["stage"].update(classes={}),
+        "config.expert_cls.stage.classes: not to be written here",
+    ),
+    "a missing argument of a stage": (
+        lambda c: c["amateur"]["stage"].pop("text"),
+        "config.amateur.stage: intern_jax.stages.amateur:Amateur: missing a required argument",
+    ),
+    "an evaluator without every": (
+        lambda c: c["amateur"].update(evaluators={"sharp": EVALUATOR}),
+        "config.amateur.evaluators.sharp.every: missing; write steps between two evaluations",
+    ),
+    "an evaluator with a wrong argument": (
+        lambda c: c["amateur"].update(evaluators={"sharp": EVALUATOR | {"every": 5, "rowss": 3}}),
+        "config.amateur.evaluators.sharp: users_own:sharpness: no argument 'rowss'; did you mean",
+    ),
+    "the seed of one stage": (
+        lambda c: c["amateur"]["train"].update(seed=3),
+        "config.amateur.train.seed: no such field in a run; set config.seeds",
+    ),
+}
+ROLES = {
+    "unknown role": (
+        lambda c: c["expert_cls"]["start"].update(teacher="amateur"),
+        "config.expert_cls.start.teacher: the stage has no such role; known: backbone",
+    ),
+    "a role bound to a later stage": (
+        lambda c: c["expert_cls"]["start"].update(backbone="generalist"),
+        "config.expert_cls.start.backbone: 'generalist' is no earlier stage of config.stages",
+    ),
+    "a role bound to an unknown stage": (
+        lambda c: c["expert_cls"]["start"].update(backbone="amatuer"),
+        "config.expert_cls.start.backbone: no earlier stage 'amatuer'; did you mean amateur?",
+    ),
+    "one role of two": (
+        lambda c: c["generalist"]["start"].pop("dense"),
+        "config.generalist.start.dense: missing; bind it to an earlier stage, or write None",
+    ),
+    "names instead of roles": (
+        lambda c: c["expert_cls"].update(start=("amateur",)),
+        "config.expert_cls.start: ['amateur']; write {role: earlier stage}",
+    ),
+    "a rule of a role that is not bound": (
+        lambda c: c["expert_cls"].update(graft={"add": [["params/(.*)", r"web/params/\1"]]}),
+        r"config.expert_cls.graft: 'web/params/\1' names the role 'web', which",
+    ),
+    "a rule that is no regex": (
+        lambda c: c["expert_cls"].update(graft={"add": [["(", "backbone/params"]]}),
+        "config.expert_cls.graft.add[0]: '(': is no regular expression",
+    ),
+    "add and replace": (
+        lambda c: c["expert_cls"].update(graft={"add": [["a", "backbone/b"]], "replace": []}),
+        "config.expert_cls.graft: add and replace exclude each other",
+    ),
+}
+VALUES = {
+    "unknown mesh axis": (lambda c: c["mesh"].update(dta=1), "config.mesh.dta: no such field; did"),
+    "a mesh axis of 0": (lambda c: c["mesh"].update(fsdp=0), "config.mesh.fsdp: 0; write a whole"),
+    "two axes that take the rest": (
+        lambda c: c["mesh"].update(fsdp=-1),
+        "config.mesh: -1 in several axes",
+    ),
+    "a text for a number": (
+        lambda c: c["amateur"]["train"].update(log_every="20"),
+        "config.amateur.train.log_every: '20'; write a whole number",
+    ),
+    "negative steps": (
+        lambda c: c["amateur"]["train"].update(steps=-1),
+        "config.amateur.train.steps: -1; write a whole number, 0 for none",
+    ),
+    "a bool for a number": (
+        lambda c: group(c).update(batch_size=True),
+        "config.expert_cls.data.cls.batch_size: True; write the rows",
+    ),
+    "a number for a flag": (
+        lambda c: c["benchmark"].update(validation=1),
+        "config.benchmark.validation: 1; write True or False",
+    ),
+    "no seeds": (lambda c: c.update(seeds=()), "config.seeds: empty; write at least one whole"),
+    "a seed twice": (lambda c: c.update(seeds=(0, 1, 0)), "config.seeds[2]: 0 stands twice"),
+    "an unknown optimizer": (
+        lambda c: optim(c).update(name="adamm"),
+        "config.expert_cls.train.optim.name: no optimizer 'adamm'; did you mean adamw?",
+    ),
+    "no learning rate": (
+        lambda c: optim(c).pop("learning_rate"),
+        "config.expert_cls.train.optim.learning_rate: missing; write the peak rate",
+    ),
+    "a rate that is no number": (
+        lambda c: optim(c).update(learning_rate=float("nan")),
+        "config.expert_cls.train.optim.learning_rate: nan; write the peak rate",
+    ),
+    "a group of parameters without a regex": (
+        lambda c: optim(c).update(groups={"head": {"clip_norm": 0.0}}),
+        "config.expert_cls.train.optim.groups.head.match: missing; write a regex",
+    ),
+    "micro-batches of a coupled loss": (
+        lambda c: (
+            c["amateur"]["stage"].update(fn="users_own:Coupled"),
+            c["amateur"]["train"].update(accumulate=4),
+        ),
+        "config.amateur.train.accumulate: 4 micro-batches would change the loss",
+    ),
+    "weight 0": (
+        lambda c: group(c)["sources"][0].update(weight=0),
+        "config.expert_cls.data.cls.sources[0].weight: 0; write a number above 0",
+    ),
+    "an unknown shuffle": (
+        lambda c: group(c).update(shuffle={"blok": 8}),
+        "config.expert_cls.data.cls.sources[0].shuffle.blok: no such field; did you mean block?",
+    ),
+    "an unknown dtype": (
+        lambda c: c.update(compute_dtype="float16"),
+        "config.compute_dtype: no 'float16'; did you mean bfloat16",
+    ),
+    "an unknown backbone": (
+        lambda c: c["generalist"]["backbone"].update(name="generalit"),
+        "config.generalist.backbone.name: no backbone 'generalit'; did you mean generalist?",
+    ),
+    "no plain value": (
+        lambda c: c.update(seeds=(len,)),
+        "config.seeds[0]: <built-in function len>",
+    ),
+}
+BENCHMARK = {
+    "unknown key of the benchmark": (
+        lambda c: c["benchmark"].update(finetun={"x": 1}),
+        "config.benchmark.finetun: no such field; did you mean finetune?",
+    ),
+    "unknown key of scratch": (
+        lambda c: c["benchmark"]["scratch"].update(learning_rte=1),
+        "config.benchmark.scratch.learning_rte: no such field; did you mean learning_rates?",
+    ),
+    "lbfgs without l2": (
+        lambda c: c["benchmark"]["heads"]["classification"].update(lbfgs={"l22": 3}),
+        "config.benchmark.heads.classification.lbfgs.l22: no such field; did you mean l2?",
+    ),
+    "a dense head without steps": (
+        lambda c: c["benchmark"]["heads"]["depth"]["panoptic"].pop("steps"),
+        "config.benchmark.heads.depth.panoptic.steps: missing",
+    ),
+    "a head of another family": (
+        lambda c: c["benchmark"]["heads"]["depth"].update(knn={}),
+        "config.benchmark.heads.depth: no head 'knn' for depth; use panoptic, depth",
+    ),
+    "heads of no family": (
+        lambda c: c["benchmark"]["heads"].update(classifcation={}),
+        "config.benchmark.heads: no family or row 'classifcation'; did you mean classification?",
+    ),
+    "no ladder": (
+        lambda c: c["benchmark"].update(ladder={}),
+        "config.benchmark.ladder: empty; write {rung: {cls or dense: stage}}",
+    ),
+    "a rung of an unknown stage": (
+        lambda c: c["benchmark"]["ladder"]["expert"].update(cls="expert_clss"),
+        "config.benchmark.ladder.expert.cls: no stage 'expert_clss'; did you mean expert_cls",
+    ),
+    "a rung without a task of the rows": (
+        lambda c: c["benchmark"]["ladder"]["expert"].pop("dense"),
+        "config.benchmark.ladder.expert.dense: missing; row sprites_seg needs it",
+    ),
+    "zero-shot by an unknown stage": (
+        lambda c: c["benchmark"]["zero_shot"].update(stage="nobody"),
+        "config.benchmark.zero_shot.stage: no stage 'nobody'; known: amateur",
+    ),
+    "zero-shot by a stage without texts": (
+        lambda c: c["benchmark"]["zero_shot"].update(stage="expert_cls"),
+        "config.benchmark.zero_shot.stage: 'expert_cls' learns from no texts",
+    ),
+    "zero-shot on depth": (
+        lambda c: c["benchmark"]["zero_shot"].update(row="rooms_depth"),
+        "config.benchmark.zero_shot.row: no row of classification 'rooms_depth'",
+    ),
+    "fine-tune of an unknown rung": (
+        lambda c: finetune(c, rung="nobody"),
+        "config.benchmark.finetune.rung: no rung 'nobody'",
+    ),
+    "a budget without a family": (
+        lambda c: finetune(c, rung="expert", views={"classification": 9}),
+        "config.benchmark.finetune.batch_size.classification: missing; row emoji_style_group",
+    ),
+    "a fraction above 1": (
+        lambda c: c["benchmark"].update(fractions=(0.1, 2.0)),
+        "config.benchmark.fractions[1]: fraction 2.0 is outside (0, 1]",
+    ),
+    "an unknown row": (
+        lambda c: c["benchmark"].update(rows=("furnitures",)),
+        "config.benchmark.rows[0]: no row 'furnitures'; did you mean furniture?",
+    ),
+    "draws of none": (
+        lambda c: c["benchmark"].update(draws=0),
+        "config.benchmark.draws: 0; write a whole number of at least 1",
+    ),
+}
+MISTAKES = {**STRUCTURE, **ROLES, **VALUES, **BENCHMARK}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def users_own(tmp_path_factory):
+    """A module of a user's own on the path."""
+    folder = tmp_path_factory.mktemp("modules")
+    (folder / "users_own.py").write_text(
+        "from intern_jax.stages.amateur import Amateur\n\n\n"
+        "class Coupled(Amateur):\n    batch_coupled = True\n\n\n"
+        "def sharpness(variables, rows=8):\n    return {'sharp': 1.0}\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        yield
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_with_its_path(name):
+    change, message = MISTAKES[name]
+    config = copy.deepcopy(QUICKSTART)
+    change(config)
+    with pytest.raises(UserError) as caught:
+        pipeline.check(config)
+    said = str(caught.value)
+    assert message in said and "\n" not in said and len(said) < 700, said
+
+
+@pytest.mark.parametrize("name", ["quickstart", "mini", str(ROOT / "tools/chaos/small.py")])
+def test_what_comes_out_is_plain_and_complete_and_comes_out_again(name):
+    config = pipeline.check(load_config(name))
+    assert plain(config) == config and pipeline.check(config) == config
+    assert config["amateur"]["train"]["max_rollbacks"] == 3
+    assert config["amateur"]["stage"]["embed_dim"] == 128
+    assert config["amateur"]["backbone"] == config["backbone"]
+
+
+def test_defaults_that_are_written_out_change_nothing():
+    config = copy.deepcopy(QUICKSTART)
+    config["workers"] = 0
+    config["amateur"]["stage"]["simsiam_hidden"] = 256
+    config["amateur"]["train"] |= {"max_rollbacks": 3, "spike": None}
+    config["amateur"]["train"]["optim"]["b1"] = 0.9
+    group(config)["shuffle"] = "full"
+    group(config)["transform"]["hue"] = 0
+    config["expert_cls"]["evaluators"] = {}
+    assert pipeline.check(config) == pipeline.check(QUICKSTART)
+
+
+def test_a_default_written_as_a_list_reaches_the_function_as_its_own():
+    config = pipeline.check(QUICKSTART)
+    transform = group(config)["transform"]
+    assert transform["scale"] == [0.6, 1.3]
+    from intern_jax.core.config import bind
+
+    assert bind(transform).keywords == {"size": 32}
+
+
+def test_several_mistakes_are_counted():
+    config = copy.deepcopy(QUICKSTART)
+    config["seeds"], config["workers"] = [], -1
+    with pytest.raises(UserError, match=r"^config\.seeds: empty; .* \(and 1 more\)$"):
+        pipeline.check(config)
+
+
+def test_a_described_stage_that_is_not_listed_is_left_out():
+    config = copy.deepcopy(QUICKSTART)
+    config["stages"], config["benchmark"] = ["amateur"], None
+    assert "expert_cls" not in pipeline.check(config)
+
+
+def test_groups_of_a_family_may_have_a_suffix():
+    config = copy.deepcopy(QUICKSTART)
+    config["expert_cls"]["data"] = {"cls_small": group(config)}
+    config["amateur"]["data"] = {"pairs_web": config["amateur"]["data"]["pairs"]}
+    checked = pipeline.check(config)
+    assert list(checked["expert_cls"]["data"]) == ["cls_small"]
+
+
+def test_none_says_random_weights_aloud():
+    config = copy.deepcopy(QUICKSTART)
+    for start in ({}, None, {"backbone": None}):
+        config["expert_cls"]["start"] = start
+        assert pipeline.check(config)["expert_cls"]["start"] == {"backbone": None}
+
+
+def test_what_matters_leaves_out_what_changes_no_array():
+    entry = pipeline.check(QUICKSTART)["amateur"]
+    matters = settings_lib.matter(entry)
+    assert matters["train"].keys() == {
+        *("steps", "optim", "accumulate", "ema_decay", "max_bad_steps", "spike"),
+    }
+    assert not {"start", "evaluators", "backbone"} & matters.keys()
+    assert matters["data"]["pairs"]["sources"][0]["weight"] == 0.7
+
+
+def test_optimizer_groups_take_what_they_do_not_say_from_the_main_one():
+    config = copy.deepcopy(QUICKSTART)
+    optim(config)["groups"] = {"head": {"match": "heads_.*", "clip_norm": 0.5}}
+    made = pipeline.check(config)["expert_cls"]["train"]["optim"]
+    assert made["groups"]["head"] == {
+        **{name: value for name, value in made.items() if name != "groups"},
+        "clip_norm": 0.5,
+        "match": "heads_.*",
+    }
+
+
+def test_the_command_line_may_set_a_field_that_the_config_leaves_out(capsys):
+    command = ["inspect", "--config=quickstart"]
+    fields = ["--config.amateur.train.keep_every=50", "--config.amateur.train.spike={'window': 9}"]
+    assert cli.main([*command, *fields]) == 0
+    said = capsys.readouterr().out
+    assert "amateur.train.keep_every = 50" in said and "amateur.train.spike.sigmas = 6.0" in said
+    assert cli.main([*command, "--config.amateur.train.keep_evry=50"]) == 2
+    assert "train.keep_evry: no such field; did you mean keep_every" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("config", ["gvb"])
+def test_the_benchmarks_own_config_is_checked_too(config):
+    from intern_jax.benchmark.settings import Gvb
+
+    given = plain(load_config(config))
+    made = schema.checked(Gvb, given, "config")
+    assert made["lists"] is None and schema.checked(Gvb, made, "config") == made
+    given["heads"]["kitti"]["depth"]["cfg"]["optim"]["momentun"] = 0.5
+    with pytest.raises(
+        UserError, match=r"config\.heads\.kitti\.depth\.cfg\.optim\.momentun: no su"
+    ):
+        schema.checked(Gvb, given, "config")
+
+
+@pytest.mark.parametrize(
+    "name", ["batch size missing", "zero-shot by an unknown stage", "a mesh axis of 0"]
+)
+def test_a_mistake_ends_the_command(name, tmp_path):
+    """The whole way once for a few: exit code 2, one line, nothing trained."""
+    config, (_, message) = copy.deepcopy(QUICKSTART), MISTAKES[name]
+    MISTAKES[name][0](config)
+    path = tmp_path / "bad.py"
+    path.write_text(
+        "import ml_collections\n\n\ndef get_config():\n"
+        f"    return ml_collections.ConfigDict({config!r})\n"
+    )
+    workdir = tmp_path / "run"
+    command = [sys.executable, "-m", "intern_jax", "run", f"--config={path}"]
+    done = subprocess.run(
+        [*command, f"--workdir={workdir}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert done.returncode == 2 and len(errors) == 1 and message in errors[0], done.stderr
+    assert "Traceback" not in done.stderr and not workdir.exists()
