@@ -162,7 +162,7 @@ class Trainer:
         for name, (was, now) in compiled.items():
             if was != now:
                 raise UserError(f"train.{name}: {now!r} needs another step; make a new Trainer")
-        optim.learning_rates(cfg["optim"], cfg["steps"], 0)
+        optim.learning_rate(cfg["optim"], cfg["steps"], 0)
         return cfg
 
     def _programs_for(self, batch: Any) -> Programs:
@@ -207,6 +207,7 @@ class _Run:
         self.beginning, self.evaluations = beginning, evaluations
         self.checkpoints, self.stream = beginning.checkpoints, beginning.stream
         self.name, mesh = trainer.stage.name, trainer.mesh
+        self.groups = optim.groups(cfg["optim"])
         # A streak of bad steps is met even where scalars are logged rarely.
         self.read_every = min(cfg["log_every"], cfg["max_bad_steps"])
         self.key = mesh_lib.put_everywhere(mesh, keys.key_for(cfg["seed"], "train"))
@@ -290,12 +291,10 @@ class _Run:
         return state, outputs
 
     def _arguments(self, state: TrainState, batch: Batch, step: int) -> tuple[Any, ...]:
-        mesh, rates = (
-            self.trainer.mesh,
-            optim.learning_rates(self.cfg["optim"], self.cfg["steps"], step),
-        )
-        placed = mesh_lib.put_batch(mesh, batch)
-        return state, self.trainer.frozen, placed, self.key, mesh_lib.put_everywhere(mesh, rates)
+        mesh = self.trainer.mesh
+        rates = optim.learning_rates(self.groups, self.cfg["steps"], step)
+        placed = mesh_lib.put_batch(mesh, batch), self.key, mesh_lib.put_everywhere(mesh, rates)
+        return state, self.trainer.frozen, *placed
 
     def _compile_ahead(self, batch: Batch) -> None:
         """Compile while the state is made or read; not for a run that is there already."""

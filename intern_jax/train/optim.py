@@ -13,25 +13,9 @@ import optax
 
 from intern_jax.core import tree
 from intern_jax.core.config import UserError
+from intern_jax.train import settings
 
-# Settings with their defaults; `learning_rate` has none.
-DEFAULTS = {
-    "name": "adamw",
-    "weight_decay": 0.0,
-    "l2": 0.0,
-    "warmup_steps": 0,
-    "schedule": "cosine",
-    "power": 0.9,
-    "end_rate": 0.0,
-    "clip_norm": 0.0,
-    "b1": 0.9,
-    "b2": 0.999,
-    "momentum": 0.9,
-    "lr_multipliers": (),
-    "groups": {},
-}
 MAIN = "main"  # the group of parameters that no other group names
-SCHEDULES = ("cosine", "constant", "poly")
 FREE = (
     "learning_rate",
     "warmup_steps",
@@ -41,36 +25,20 @@ FREE = (
 )  # a compiled step serves any of these
 
 
-def settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """`cfg` with defaults filled in; an unknown field or value is a UserError."""
-    for name in cfg:
-        if name not in DEFAULTS and name != "learning_rate":
-            known = ", ".join(["learning_rate", *DEFAULTS])
-            raise UserError(f"optim.{name}: no such field; known: {known}")
-    full = DEFAULTS | dict(cfg)
-    if full["name"] not in ("adamw", "sgd", "lion"):
-        raise UserError(f"optim.name: no optimizer {full['name']!r}; known: adamw, sgd, lion")
-    if full["schedule"] not in SCHEDULES:
-        raise UserError(f"optim.schedule: no {full['schedule']!r}; known: {', '.join(SCHEDULES)}")
-    return full
-
-
 def groups(cfg: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """{group: full settings}: MAIN's, and those of `groups` with MAIN's where they name none.
 
     `groups` is {name: {"match": regex over parameter names, **settings of its own}}.
     """
-    main = settings(cfg)
-    found = {MAIN: main | {"groups": {}}}
-    for name, own in main["groups"].items():
-        own = {field: value for field, value in own.items() if field != "match"}
-        found[name] = settings({**found[MAIN], **own})
-    return found
+    main = settings.optim(cfg)
+    return {MAIN: main, **main.pop("groups")}
 
 
 def group_of(cfg: Mapping[str, Any]) -> Callable[[str], str]:
     """A parameter's name -> its group: the first whose `match` matches it from its start, else MAIN."""
-    rules = [(re.compile(own["match"]), name) for name, own in settings(cfg)["groups"].items()]
+    rules = [
+        (re.compile(own["match"]), name) for name, own in settings.optim(cfg)["groups"].items()
+    ]
     return lambda parameter: next((name for rule, name in rules if rule.match(parameter)), MAIN)
 
 
@@ -78,7 +46,7 @@ def check_groups(cfg: Mapping[str, Any], params: Any) -> None:
     """Refuse a group that no parameter belongs to."""
     of, names = group_of(cfg), list(tree.names(params))
     found = {of(name) for name in names}
-    for group, own in settings(cfg)["groups"].items():
+    for group, own in settings.optim(cfg)["groups"].items():
         if group not in found:
             raise UserError(
                 f"optim.groups.{group}.match: {own['match']!r} matches no trainable parameter that "
@@ -122,16 +90,18 @@ def _chain(cfg: Mapping[str, Any]) -> optax.GradientTransformation:
     return optax.chain(*parts)
 
 
-def learning_rates(cfg: Mapping[str, Any], steps: int, step: int) -> dict[str, np.float32]:
-    """Each group's rate of a step."""
-    return {name: learning_rate(own, steps, step) for name, own in groups(cfg).items()}
+def learning_rates(
+    of: Mapping[str, Mapping[str, Any]], steps: int, step: int
+) -> dict[str, np.float32]:
+    """Each group's rate of a step; `of` is what `groups` gives."""
+    return {name: _rate(own, steps, step) for name, own in of.items()}
 
 
 def compiled(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """What a compiled step holds: all settings but the schedule's (FREE), by field."""
     own = {name: {f: v for f, v in g.items() if f not in FREE} for name, g in groups(cfg).items()}
     main = own.pop(MAIN)
-    matches = {name: g["match"] for name, g in settings(cfg)["groups"].items()}
+    matches = {name: g["match"] for name, g in settings.optim(cfg)["groups"].items()}
     return main | {"groups": own, "match": matches}
 
 
@@ -140,8 +110,11 @@ def learning_rate(cfg: Mapping[str, Any], steps: int, step: int) -> np.float32:
 
     "poly" falls from the peak to `end_rate` as (1 - progress)^power (DeepLab, arXiv 1606.00915).
     """
-    cfg = settings(cfg)
-    if "learning_rate" not in cfg:
+    return _rate(settings.optim(cfg), steps, step)
+
+
+def _rate(cfg: Mapping[str, Any], steps: int, step: int) -> np.float32:
+    if cfg["learning_rate"] is None:
         raise UserError("optim.learning_rate: missing; give the peak rate")
     peak, warmup = float(cfg["learning_rate"]), int(cfg["warmup_steps"])
     if step < warmup:

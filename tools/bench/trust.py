@@ -52,7 +52,9 @@ def main() -> None:
         for name, trainer in trainers.items():
             programs = trainer._programs_for(stream.batch_at(0))
             state = programs.init(keys.key_for(0, "init"))
-            rates = optim.learning_rates(entry["train"]["optim"], entry["train"]["steps"], 10)
+            rates = optim.learning_rates(
+                optim.groups(entry["train"]["optim"]), entry["train"]["steps"], 10
+            )
             runs[name] = [programs.step, state, (trainer.frozen, batch, keys.key_for(0), rates)]
     times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(args.rounds + 1):
