@@ -30,7 +30,7 @@ class TaskModel(nn.Module):
     dense_width: int = 64
 
     def setup(self) -> None:
-        self.backbone = zoo.build(self.backbone_spec)
+        self.backbone = zoo.from_config(self.backbone_spec)
         self.head = TaskHead(self.family, self.num_classes, self.dense_width)
 
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -68,7 +68,7 @@ class FineTune(Stage):
         self.family = family
         self.pictures = functools.partial(normalise, mean=mean, std=std)
         self.model = TaskModel(dict(backbone), family, num_classes, dense_width)
-        self.gather_late = late_gathers(zoo.build(backbone))
+        self.gather_late = late_gathers(zoo.from_config(backbone))
 
     def init(self, key, batch):
         images = self.pictures(batch["task"]["image"])

@@ -49,7 +49,7 @@ class ImageText(nn.Module):
     simsiam_hidden: int
 
     def setup(self) -> None:
-        self.backbone = zoo.build(self.backbone_spec)
+        self.backbone = zoo.from_config(self.backbone_spec)
         init = nn.initializers.lecun_normal()
         self.image_projection = Dense(
             self.embed_dim, ("embed", None), use_bias=False, kernel_init=init
@@ -119,7 +119,7 @@ class Amateur(Stage):
         self.simsiam = any(loss.names & set(SIMSIAM) for loss in self.losses.values())
         known = {name: w for name, w in WEIGHTS.items() if name in self.losses}
         self.weights = known | dict(weights or {})
-        self.gather_late = late_gathers(zoo.build(backbone))
+        self.gather_late = late_gathers(zoo.from_config(backbone))
         self.model = ImageText(
             backbone_spec=dict(backbone),
             text_spec=dict(text),

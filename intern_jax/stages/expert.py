@@ -48,7 +48,7 @@ class MultiHead(nn.Module):
     dense_width: int = 64
 
     def setup(self) -> None:
-        self.backbone = zoo.build(self.backbone_spec)
+        self.backbone = zoo.from_config(self.backbone_spec)
         self.heads = {name: Linear(k) for name, k in self.cls_classes.items()}
         channels = sum(self.dense_classes.values()) + 1
         self.decoder = DenseHead(channels, width=self.dense_width)
@@ -105,7 +105,7 @@ class Expert(Stage):
         self.trainable, self.still = trainable, still
         self.sources = {group: list(sources) for group, sources in classes.items()}
         self.losses = _bound_losses(losses or {})
-        self.gather_late = late_gathers(zoo.build(backbone))
+        self.gather_late = late_gathers(zoo.from_config(backbone))
         self.model = MultiHead(
             backbone_spec=dict(backbone),
             cls_classes=self._heads("cls"),

@@ -22,7 +22,7 @@ class Generalist(Expert):
     def __init__(self, backbone: Mapping[str, Any], **settings: Any):
         super().__init__(backbone=backbone, **settings)
         self.name = "generalist"
-        branches = tuple(zoo.build(backbone).branches)
+        branches = tuple(zoo.from_config(backbone).branches)
         sets, either = "|".join(branches), "params|batch_stats"
         self.roles = {name: Role() for name in branches}
         self.graft = [
