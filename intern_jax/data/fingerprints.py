@@ -7,18 +7,44 @@ decides a run's arrays: the samples, their order, labels and classes, and the na
 import hashlib
 import os
 import pathlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from intern_jax.data.sample import Sample
+    from intern_jax.data.sources import Source
+
 DIGITS = 16
+
+
+def fingerprint(source: "Source | Sequence[Sample]") -> str:
+    """A short digest that changes when the source's samples do: part of the keys of what is made from them.
+
+    Of a source without a method of that name: its class, name, classes, keys and labels, not its pictures.
+    """
+    method = getattr(source, "fingerprint", None)
+    if method is not None:
+        return method()
+    kind = f"{type(source).__module__}.{type(source).__qualname__}"
+    labels = getattr(source, "labels", None)
+    return combine(
+        kind,
+        len(source),
+        getattr(source, "name", None),
+        getattr(source, "classes", ()),
+        getattr(source, "keys", ()),
+        None if labels is None else np.asarray(labels, np.int32),
+    )
 
 
 def combine(*parts: Any) -> str:
     """A digest of plain values, arrays and sequences of plain values: DIGITS hexadecimal digits."""
     total = hashlib.sha256()
     for part in parts:
+        if isinstance(part, np.ndarray) and part.dtype.kind not in "biufc":
+            part = part.tolist()  # text
         if isinstance(part, np.ndarray):
             total.update(f"{part.dtype} {part.shape}\n".encode())
             total.update(np.ascontiguousarray(part))

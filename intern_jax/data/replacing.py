@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from intern_jax.core.config import UserError
+from intern_jax.data.fingerprints import fingerprint
 from intern_jax.data.sample import CorruptSample, Sample, mistake, one_line
 
 if TYPE_CHECKING:
@@ -72,8 +73,6 @@ class Replacing:
 
     def fingerprint(self) -> str:
         """The inner source's."""
-        from intern_jax.data.sources import fingerprint  # that module imports this one
-
         return fingerprint(self.source)
 
     def faults(self) -> dict[str, int]:

@@ -15,6 +15,7 @@ import numpy as np
 from intern_jax.core.config import UserError
 from intern_jax.data import fingerprints
 from intern_jax.data.array_record_source import ArrayRecordSource, pick_keys
+from intern_jax.data.fingerprints import fingerprint
 from intern_jax.data.image_ops import decode
 from intern_jax.data.replacing import Replacing
 from intern_jax.data.sample import CorruptSample, Sample
@@ -39,7 +40,7 @@ class Source(Protocol):
     """Samples by index: `self[i]` is a pure function of i and safe to call from several threads.
 
     `labels` (int32 [N], or None) and `keys` are known without decoding a picture. A source may also have
-    `fingerprint() -> str`, a digest that changes with its samples; see `fingerprint` below.
+    `fingerprint() -> str`, a digest that changes with its samples (fingerprints.py).
     """
 
     name: str
@@ -62,26 +63,6 @@ def read_scored(source: Source | Sequence[Sample], index: int) -> Sample:
         return source[index]
     except CorruptSample as fault:
         raise UserError(f"{fault}; repair or remove it") from fault
-
-
-def fingerprint(source: Source | Sequence[Sample]) -> str:
-    """A short digest that changes when the source's samples do: part of the keys of what is made from them.
-
-    Of a source without a method of that name: its class, name, classes, keys and labels, not its pictures.
-    """
-    method = getattr(source, "fingerprint", None)
-    if method is not None:
-        return method()
-    kind = f"{type(source).__module__}.{type(source).__qualname__}"
-    labels = getattr(source, "labels", None)
-    return fingerprints.combine(
-        kind,
-        len(source),
-        getattr(source, "name", None),
-        getattr(source, "classes", ()),
-        getattr(source, "keys", ()),
-        None if labels is None else np.asarray(labels, np.int32),
-    )
 
 
 class Subset:

@@ -111,6 +111,9 @@ def test_a_source_without_the_method_by_class_keys_and_labels():
     renamed = Numbers()
     renamed.name = "other"
     assert len(set(map(fingerprint, [*sources, renamed]))) == 6
+    columns = Numbers()
+    columns.keys = np.asarray(columns.keys)
+    assert fingerprint(columns) == fingerprint(Numbers())
 
 
 def test_embedded_sources_differ_and_stay():
