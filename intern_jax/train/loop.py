@@ -211,7 +211,7 @@ class _Run:
         # A streak of bad steps is met even where scalars are logged rarely.
         self.read_every = min(cfg["log_every"], cfg["max_bad_steps"])
         self.key = mesh_lib.put_everywhere(mesh, keys.key_for(cfg["seed"], "train"))
-        self.writer = Writer(folder)
+        self.writer = Writer(folder, clu=cfg["clu_writer"])
         self.progress = Progress(self.name, cfg["steps"], quiet=folder is None)
         self.profile = Profile(folder and folder / "profile", cfg["profile"])
         self.meter = Meter(0, mesh.size, mesh_lib.batch_rows(mesh)[1])

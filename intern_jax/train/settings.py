@@ -112,6 +112,8 @@ class Train(Settings):
     spike: Spike | None = None
     max_rollbacks: int = field(3, ge=0, matters=False, say=_NONE)  # 0: a run that diverges stops
     profile: list[int] | None = field(None, matters=False)
+    # A writer of clu.metric_writers that gets the scalars too, such as "SummaryWriter" (extra `tf`).
+    clu_writer: str | None = field(None, matters=False)
 
     @pydantic.field_validator("profile")
     @classmethod

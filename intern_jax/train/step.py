@@ -24,6 +24,7 @@ from intern_jax.core import averages, tree
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.core.statistics import held_still
+from intern_jax.train.optim import MAIN
 from intern_jax.train.stage import Averages, Batch, Context, Stage
 from intern_jax.train.state import TrainState
 
@@ -63,7 +64,7 @@ def make_step(
     ema_decay: float = 0.0,
     shardings: TrainState | None = None,
     frozen_shardings: Any = None,
-    group_of: Callable[[str], str] = lambda name: "main",
+    group_of: Callable[[str], str] = lambda name: MAIN,
 ) -> Callable[..., tuple[TrainState, Scalars]]:
     """Jitted (state, frozen, batch, key, rates) -> (state, scalars); the state is donated.
 
@@ -293,7 +294,7 @@ def _follow(average: Any, params: Any, decay: Any) -> Any:
 
 def _named_rates(rates: Scalars) -> Scalars:
     """Learning rates as they are logged."""
-    return {"learning_rate" if g == "main" else f"learning_rate_{g}": r for g, r in rates.items()}
+    return {"learning_rate" if g == MAIN else f"learning_rate_{g}": r for g, r in rates.items()}
 
 
 def _micro(context: Context, item: tuple[jax.Array, Batch, Any]) -> Context:
