@@ -192,6 +192,14 @@ class Scores(Settings):
                 schema.one_of(name, sorted(suite.ROWS), "row", position)
         return given
 
+    @pydantic.model_validator(mode="after")
+    def _each_row_has_a_head(self) -> "Scores":
+        for row in self.found():
+            # A detection row is scored by the boxes of a detector.
+            if row.family != "detection" and not heads_lib.of_row(row, self.heads):
+                raise wrong(f"none for row {row.name}; add {row.family} or {row.name}", "heads")
+        return self
+
     def found(self) -> list[Row]:
         """The rows by name."""
         return [suite.ROWS[name] for name in self.rows]

@@ -118,7 +118,9 @@ def links(
         stage = build_stage(entry, spec, {}, specs)
         start = {role: product.key for role, product in bound.items()}
         # Process 0's, so that all processes work in one folder.
-        content = hosts.broadcast_json(keys.content(entry, stage, spec, seed, start, prints[name]))
+        content = hosts.broadcast_json(
+            keys.content(entry, stage, spec, seed, start, prints[name], keys.files_of(entry))
+        )
         key = keys.key_of(content)
         product = Product(name, seed, key, folder / f"{name}-{key}", spec)
         chain[name] = Link(product, content, bound)

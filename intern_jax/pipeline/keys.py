@@ -6,8 +6,10 @@ whoever changes what a stage or transform makes raises its format.
 """
 
 import dataclasses
+import hashlib
 import json
 import logging
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -36,11 +38,12 @@ def content(
     seed: int,
     start: Mapping[str, str],
     sources: Mapping[str, list[str]],
+    files: Mapping[str, str],
 ) -> dict[str, Any]:
     """All that a stage's arrays depend on.
 
     `entry`: checked; `stage`: what it declares; `spec`: of its backbone; `start`: of each role the key of the stage
-    that it is bound to; `sources`: of each group the fingerprints of its sources.
+    that it is bound to; `sources`: of each group the fingerprints of its sources; `files`: what `files_of` gives.
     """
     groups = entry["data"].items()
     return config_lib.plain(
@@ -55,11 +58,42 @@ def content(
                     name: config_lib.format_of(config_lib.resolve(group["transform"]["fn"]))
                     for name, group in groups
                 },
+                # Of losses and whatever else a stage is given by name.
+                "functions": {
+                    name: config_lib.format_of(config_lib.resolve(name))
+                    for name in sorted(_functions(entry["stage"]))
+                },
                 "train": train_settings.FORMAT,
             },
+            "files": files,
             "sources": {name: list(prints) for name, prints in sources.items()},
         }
     )
+
+
+def _functions(value: Any) -> set[str]:
+    """The dotted names of all functions in plain settings."""
+    if isinstance(value, Mapping):
+        own = {value["fn"]} if isinstance(value.get("fn"), str) else set()
+        return own.union(*map(_functions, value.values()))
+    if isinstance(value, list | tuple):
+        return set().union(*map(_functions, value))
+    return set()
+
+
+def files_of(entry: Mapping[str, Any]) -> dict[str, str]:
+    """{path: SHA-256} of the files that a stage's or transform's arguments name, such as a tokenizer's."""
+    named = [entry["stage"], *(group["transform"] for group in entry["data"].values())]
+    paths = sorted(text for text in _texts(named) if os.path.isfile(text))
+    return {path: hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest() for path in paths}
+
+
+def _texts(value: Any) -> set[str]:
+    if isinstance(value, Mapping):
+        return set().union(*map(_texts, value.values()))
+    if isinstance(value, list | tuple):
+        return set().union(*map(_texts, value))
+    return {value} if isinstance(value, str) else set()
 
 
 def key_of(content: Mapping[str, Any]) -> str:

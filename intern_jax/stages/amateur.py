@@ -5,6 +5,7 @@ Batch: group "pairs" with image1, image2 uint8 [B,S,S,3] and tokens1, tokens2 in
 Legend: B batch, S side in pixels, L text length, D embedding size.
 """
 
+import dataclasses
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -120,6 +121,7 @@ class Amateur(Stage):
         known = {name: w for name, w in WEIGHTS.items() if name in self.losses}
         self.weights = known | dict(weights or {})
         self.gather_late = late_gathers(zoo.from_config(backbone))
+        _check_text(text)
         self.model = ImageText(
             backbone_spec=dict(backbone),
             text_spec=dict(text),
@@ -192,6 +194,20 @@ class _Loss:
     def __call__(self, outputs: Mapping[str, jax.Array]) -> Average:
         found = self.function(**{name: outputs[name] for name in self.names})
         return found if isinstance(found, Average) else whole(found)
+
+
+def _check_text(text: Mapping[str, Any]) -> None:
+    """Refuse settings that the text tower does not have."""
+    hidden = ("out_dim", "parent", "name")
+    fields = [f for f in dataclasses.fields(TextTransformer) if f.name not in hidden]
+    known = [field.name for field in fields]
+    for name in text:
+        if name not in known:
+            near = config_lib.did_you_mean(name, known)
+            raise UserError(f"stage.text.{name}: no such setting of the text tower; {near}")
+    for field in fields:
+        if field.default is dataclasses.MISSING and field.name not in text:
+            raise UserError(f"stage.text.{field.name}: missing; give {', '.join(known)}")
 
 
 def _inputs(batch: Mapping[str, Any]) -> tuple[jax.Array, ...]:

@@ -90,19 +90,39 @@ def compile_config(cfg: Mapping[str, Any], topology: str, name: str | None = Non
     if name not in cfg["stages"]:
         raise UserError(f"--stage={name}: no such stage; the config's: {', '.join(cfg['stages'])}")
     mesh = mesh_lib.make_mesh(**cfg["mesh"], devices=devices(topology))
+    stage, batch = abstract_stage(cfg, name)
+    return compile_step(stage, cfg[name]["train"], mesh, batch, topology)
+
+
+def abstract_stage(cfg: Mapping[str, Any], name: str) -> tuple[Stage, Any]:
+    """A checked config's stage, with abstract arrays of the stages that it reads, and its abstract batch."""
     entry = cfg[name]
     dtype = "bfloat16" if cfg["compute_dtype"] == "auto" else cfg["compute_dtype"]
-    spec = pipeline.in_dtype(entry["backbone"], dtype)
+    specs = {one: pipeline.in_dtype(cfg[one]["backbone"], dtype) for one in cfg["stages"]}
     sources, batch = _one_row(entry["data"])
     batch = {
         group: jax.tree.map(lambda x, rows=rows: _rows(x, rows["batch_size"]), batch[group])
         for group, rows in entry["data"].items()
     }
-    specs = {
-        earlier: pipeline.in_dtype(cfg[earlier]["backbone"], dtype) for earlier in cfg["stages"]
-    }
-    stage = pipeline.build_stage(entry, spec, sources, specs)
-    return compile_step(stage, entry["train"], mesh, batch, topology)
+    stage = pipeline.build_stage(entry, specs[name], sources, specs)
+    frozen = {role: entry["start"][role] for role, of in stage.roles.items() if of.frozen}
+    if frozen:
+        products = {role: _product(*abstract_stage(cfg, one)) for role, one in frozen.items()}
+        stage.frozen = {**stage.frozen, **products}
+    return stage, batch
+
+
+def _product(stage: Stage, batch: Any) -> dict[str, Any]:
+    """What a stage leaves for later ones, as shapes."""
+
+    def init(key: jax.Array) -> Any:
+        return stage.init(key, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), batch))
+
+    variables = dict(
+        state_lib.unbox(jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0))))
+    )
+    params = variables.pop("params")
+    return {"params": params, **tree.partition(variables, stage.exports)[0]}
 
 
 def devices(topology: str) -> list[Any]:
@@ -129,8 +149,7 @@ def compile_step(
     stage: Stage, cfg: Mapping[str, Any], mesh: jax.sharding.Mesh, batch: Any, topology: str
 ) -> Report:
     """Compile a stage's step for a batch of these shapes, {group: {field: [rows, ...]}}."""
-    settings.check(cfg)
-    cfg = settings.DEFAULTS | dict(cfg)
+    cfg = settings.check(cfg)
     mesh_lib.check_batch(mesh, batch, cfg["accumulate"])
     programs = Programs.build(stage, cfg, mesh, batch)
     arguments = _arguments(stage, programs, mesh, batch, list(optim.groups(cfg["optim"])))

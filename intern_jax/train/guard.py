@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from intern_jax.train import settings
-
 LEAST = 8  # logged losses before a spike is judged
 
 
@@ -32,7 +30,7 @@ def look(
     if streak >= cfg["max_bad_steps"]:
         what = f"{streak} steps in a row without a finite loss and gradient, up to step {step}"
         raise Diverged(step - streak, step, what)
-    spike = settings.spike(cfg["spike"])
+    spike = cfg["spike"]
     # Not the rows that an evaluation wrote: with one or without, a run decides the same.
     logged = [row for row in history if row["step"] % cfg.get("log_every", 1) == 0]
     if spike and logged and logged[-1]["step"] == step:

@@ -108,8 +108,7 @@ class Trainer:
     """A stage with its compiled step, for fits of any length, rate, seed and data of one shape."""
 
     def __init__(self, stage: Stage, cfg: Mapping[str, Any], mesh: jax.sharding.Mesh):
-        settings.check(cfg)
-        self.stage, self.cfg, self.mesh = stage, settings.DEFAULTS | dict(cfg), mesh
+        self.stage, self.cfg, self.mesh = stage, settings.check(cfg), mesh
         check_accumulation(stage, self.cfg["accumulate"])
         places = mesh_lib.shardings(mesh, stage.frozen, spread=True)
         self.frozen = jax.device_put(state_lib.unbox(stage.frozen), places)
@@ -153,7 +152,7 @@ class Trainer:
     def _changed(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         cfg = self.cfg | changes
         cfg["optim"] = dict(self.cfg["optim"]) | dict(changes.get("optim", {}))
-        settings.check(cfg)
+        cfg = settings.check(cfg)
         if cfg["steps"] is None:
             raise UserError("train.steps: missing; give the number of steps")
         before, after = optim.compiled(self.cfg["optim"]), optim.compiled(cfg["optim"])

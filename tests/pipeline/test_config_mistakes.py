@@ -263,6 +263,14 @@ BENCHMARK = {
         lambda c: c["benchmark"]["heads"].update(classifcation={}),
         "config.benchmark.heads: no family or row 'classifcation'; did you mean classification?",
     ),
+    "a row that no head is for": (
+        lambda c: c["benchmark"]["heads"].pop("depth"),
+        "config.benchmark.heads: none for row rooms_depth; add depth or rooms_depth",
+    ),
+    "an unknown setting of the text tower": (
+        lambda c: c["amateur"]["stage"]["text"].update(widht=3),
+        "text.widht: no such setting of the text tower; did you mean width",
+    ),
     "no ladder": (
         lambda c: c["benchmark"].update(ladder={}),
         "config.benchmark.ladder: empty; write {rung: {cls or dense: stage}}",

@@ -16,6 +16,7 @@ from intern_jax import pipeline, version
 from intern_jax.core import hosts
 from intern_jax.core.config import UserError, load_config, plain
 from intern_jax.data import transforms
+from intern_jax.losses.segmentation import pixel_cross_entropy
 from intern_jax.models import zoo
 from intern_jax.pipeline import chain, keys
 from intern_jax.stages.expert import Expert
@@ -118,6 +119,7 @@ def test_the_name_of_what_a_role_is_bound_to_plays_no_part():
         (transforms.dense, "format", 99, {"expert_dense", "generalist"}),
         (transforms.pair_views, "format", 99, ALL),
         (train_settings, "FORMAT", 99, ALL),
+        (pixel_cross_entropy, "format", 99, set()),
     ],
 )
 def test_raised_formats_recompute_exactly_what_depends_on_them(
@@ -127,6 +129,26 @@ def test_raised_formats_recompute_exactly_what_depends_on_them(
     monkeypatch.setattr(where, field, value, raising=False)
     after = keys_of(QUICKSTART)
     assert {name for name in before if before[name] != after[name]} == stages
+
+
+def test_a_raised_format_of_a_loss_that_a_stage_names_recomputes_it(monkeypatch):
+    given = copy.deepcopy(QUICKSTART)
+    named = {"fn": "intern_jax.losses.segmentation:pixel_cross_entropy"}
+    given["expert_dense"]["stage"]["losses"] = {"segmentation": named}
+    before = keys_of(given)
+    monkeypatch.setattr(pixel_cross_entropy, "format", 99, raising=False)
+    after = keys_of(given)
+    assert {n for n in before if before[n] != after[n]} == {"expert_dense", "generalist"}
+
+
+def test_a_file_that_a_transform_names_is_known_by_its_content(tmp_path):
+    given, path = copy.deepcopy(QUICKSTART), tmp_path / "words.json"
+    given["amateur"]["data"]["pairs"]["transform"]["tokenizer"] = str(path)
+    made = []
+    for content in ("{}", "[]", "{}"):
+        path.write_text(content)
+        made.append(keys_of(given))
+    assert made[0] == made[2] and all(made[0][name] != made[1][name] for name in ALL)
 
 
 def test_a_changed_default_or_table_in_the_code_recomputes(monkeypatch):
@@ -228,5 +250,5 @@ def test_the_key_file_says_what_the_key_is_of(folders, tmp_path):
         content = json.loads(path.read_text())
         assert path.parent.name.endswith(keys.key_of(content))
         assert content.keys() == {
-            *("settings", "backbone", "seed", "start", "formats", "sources"),
+            *("settings", "backbone", "seed", "start", "formats", "sources", "files"),
         }

@@ -2,12 +2,14 @@
 
 import dataclasses
 import importlib.util
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from intern_jax import __main__ as cli
+from intern_jax import pipeline
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.stages.expert import Expert
@@ -134,3 +136,18 @@ def test_a_tpu_program_scans_and_unrolls_to_the_same_work():
     # A block's parameters are gathered for the forward pass and again for the backward one.
     assert gathered[0] <= 2.2 * gathered[1]
     assert scanned.fits and unrolled.fits
+
+
+def test_a_stage_is_compiled_with_abstract_arrays_of_the_stages_that_it_reads(monkeypatch):
+    monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parents[1] / "pipeline"))
+    import toy_stages
+
+    made = toy_stages.config(
+        one=toy_stages.entry("First"),
+        two=toy_stages.entry("Student", start={"backbone": None, "teacher": "one"}),
+    )
+    stage, batch = compile.abstract_stage(pipeline.check(made), "two")
+    arrays = stage.frozen["teacher"]
+    assert arrays["params"]["backbone"]["kernel"] == jax.ShapeDtypeStruct((3,), jnp.float32)
+    assert set(arrays) == {"params", "batch_stats"}  # the bank is not exported
+    assert batch["points"]["x"].shape == (8, 3)
