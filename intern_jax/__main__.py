@@ -80,7 +80,7 @@ def _build_parser() -> argparse.ArgumentParser:
     run = verb("run", _run, "Run a config's stages in order; what is already done is reused.")
     run.add_argument("--config", required=True, help=_CONFIG_HELP)
     run.add_argument("--workdir", required=True, help="folder for checkpoints, metrics and report")
-    run.epilog = "--config.FIELD=VALUE changes one field, such as --config.seed=1"
+    run.epilog = "--config.FIELD=VALUE changes one field, such as --config.workers=2"
 
     adapt = verb("adapt", _adapt, "Learn your own task from few labels; writes a model folder.")
     adapt.add_argument("--data", required=True, help="a folder with one folder of images a class")
@@ -193,7 +193,7 @@ def _benchmark(args: argparse.Namespace, rest: list[str]) -> None:
     from intern_jax.core.config import UserError
 
     config = config_lib.load_config(args.config)
-    config_lib.override(config, _config_overrides(rest))
+    config_lib.override(config, _config_overrides(rest), new=True)
     if args.data:
         config.data = args.data
     if args.list:

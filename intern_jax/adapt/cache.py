@@ -29,6 +29,7 @@ from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json
 from intern_jax.data.sources import Source, fingerprint, read_scored
+from intern_jax.models import zoo
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +104,8 @@ def key(
         "formats": {
             "cache": FORMAT,
             "transform": config_lib.format_of(config_lib.bind(transform)),
+            "networks": zoo.FORMAT,
+            **config_lib.formats_in(config_lib.plain(backbone.spec)),
         },
     }
 

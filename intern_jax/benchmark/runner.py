@@ -30,6 +30,7 @@ from intern_jax.core import config as config_lib
 from intern_jax.core.files import write_json
 from intern_jax.data.sources import Subset, fingerprint
 from intern_jax.data.transforms import eval_arrays
+from intern_jax.models import zoo
 
 log = logging.getLogger(__name__)
 Ladder = Mapping[str, Mapping[str, Backbone]]
@@ -365,7 +366,7 @@ class RowBench:
     @functools.cached_property
     def _formats(self) -> dict[str, int]:
         transform = config_lib.format_of(config_lib.bind(self.row.transform()))
-        return {"scores": FORMAT, "transform": transform}
+        return {"scores": FORMAT, "transform": transform, "networks": zoo.FORMAT}
 
     def _rows_facts(self, rows: np.ndarray) -> dict[str, Any]:
         return {

@@ -28,7 +28,7 @@ Rate = Annotated[float, pydantic.Field(gt=0.0)]
 Path = Annotated[str | None, pydantic.BeforeValidator(lambda value: value or None)]
 
 
-def _none_if_empty(value: Any) -> Any:
+def none_if_empty(value: Any) -> Any:
     return None if value == {} else value
 
 
@@ -224,9 +224,9 @@ class Benchmark(Scores):
 
     rows: list[str] = field(min_length=1, say="at least one row")
     ladder: dict[str, dict[str, str]] = field(min_length=1, say="{rung: {cls or dense: stage}}")
-    scratch: Annotated[Scratch | None, pydantic.BeforeValidator(_none_if_empty)] = None
-    finetune: Annotated[FineTune | None, pydantic.BeforeValidator(_none_if_empty)] = None
-    zero_shot: Annotated[ZeroShot | None, pydantic.BeforeValidator(_none_if_empty)] = None
+    scratch: Annotated[Scratch | None, pydantic.BeforeValidator(none_if_empty)] = None
+    finetune: Annotated[FineTune | None, pydantic.BeforeValidator(none_if_empty)] = None
+    zero_shot: Annotated[ZeroShot | None, pydantic.BeforeValidator(none_if_empty)] = None
 
     @pydantic.field_validator("ladder")
     @classmethod

@@ -42,12 +42,23 @@ def resolve(name: str) -> Any:
         raise UserError(
             f"{name!r}: no module {error.name!r}; check its spelling or install it"
         ) from None
+    except Exception as error:
+        raise UserError(f"{name!r}: cannot be imported: {_told(error)}") from error
     if not hasattr(module, attribute):
         known = [n for n in vars(module) if not n.startswith("_")]
         raise UserError(
             f"{name!r}: {module_name} has no {attribute!r}; {did_you_mean(attribute, known)}"
         )
     return getattr(module, attribute)
+
+
+def _told(error: Exception) -> str:
+    """An error with the line of code that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{frames[-1].filename}:{frames[-1].lineno}"
+    if isinstance(error, SyntaxError):
+        place = f"{error.filename}:{error.lineno}"
+    return f"{type(error).__name__}: {error} ({place})"
 
 
 def bind(
@@ -95,7 +106,7 @@ def _check_call(
     """Refuse a function to which arguments are missing in a call with these."""
     try:
         inspect.signature(function).bind(*[None] * positional, **dict.fromkeys(keywords))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"{name}: {error}; give it beside fn") from None
 
 
@@ -145,6 +156,19 @@ def format_of(function: Any) -> int:
         function = function.func
     number = getattr(function, "format", 1)
     return number if isinstance(number, int) else 1  # a user's class may have another `format`
+
+
+def formats_in(settings: Any) -> dict[str, int]:
+    """{dotted name: format} of every function that plain settings name as {"fn": ...}."""
+    found: dict[str, int] = {}
+    if isinstance(settings, Mapping):
+        if isinstance(settings.get("fn"), str):
+            found[settings["fn"]] = format_of(resolve(settings["fn"]))
+        settings = list(settings.values())
+    if isinstance(settings, list | tuple):
+        for inner in settings:
+            found |= formats_in(inner)
+    return dict(sorted(found.items()))
 
 
 def load_config(spec: str | os.PathLike[str]) -> ml_collections.ConfigDict:
@@ -219,9 +243,13 @@ def override(
         for position, name in enumerate([*parents, last]):
             where = ".".join(["config", *field.split(".")[: position + 1]])
             group = isinstance(node, ml_collections.ConfigDict)
-            if group and new and position == len(parents) and name not in node:
-                with node.unlocked():
-                    node[name] = None
+            if (
+                group
+                and new
+                and (name not in node or position < len(parents) and node[name] is None)
+            ):
+                with node.unlocked(), node.ignore_type():
+                    node[name] = ml_collections.ConfigDict() if position < len(parents) else None
             if not group or name not in node:
                 known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
                 raise UserError(f"{where}: no such field; {did_you_mean(name, known)}")

@@ -6,6 +6,7 @@ function's signature and completed by its defaults.
 """
 
 import re
+import types
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
@@ -95,7 +96,9 @@ class Function(Settings):
             raise wrong(str(error)) from None
         hidden = [*list(config_lib.parameters(function))[:positional], *keywords, *own]
         rest = {n: v for n, v in config_lib.defaults(function).items() if n not in hidden}
-        return rest | given
+        kinds = _kinds_of(function)
+        typed = {n: _typed(v, kinds.get(n), n) for n, v in given.items() if n in spec and n != "fn"}
+        return rest | given | {name: completed_functions(value) for name, value in typed.items()}
 
     @classmethod
     def beside(cls, function: Any) -> tuple[str, ...]:
@@ -106,6 +109,54 @@ class Function(Settings):
     def called_with(cls, function: Any) -> tuple[int, tuple[str, ...]]:
         """How many arguments its caller will give this function by position, and the names of others."""
         return 0, ()
+
+
+# Annotations of arguments that are checked, and what to write for them.
+_SCALARS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    type(None): "None",
+}
+
+
+def _kinds_of(function: Any) -> dict[str, tuple[type, ...]]:
+    """The plain types of a function's or class's arguments, for those whose annotation names nothing else."""
+    try:
+        hints = typing.get_type_hints(function.__init__ if isinstance(function, type) else function)
+    except Exception:  # an annotation of names that are not there
+        return {}
+    found = {}
+    for name, hint in hints.items():
+        union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+        kinds = typing.get_args(hint) if union else (hint,)
+        if all(kind in _SCALARS for kind in kinds):
+            found[name] = kinds
+    return found
+
+
+def _typed(value: Any, kinds: tuple[type, ...] | None, name: str) -> Any:
+    if kinds is None or type(value) in kinds:
+        return value
+    if float in kinds and type(value) is int:
+        return float(value)
+    raise wrong(f"{value!r}; write {' or '.join(_SCALARS[kind] for kind in kinds)}", name)
+
+
+def completed_functions(value: Any) -> Any:
+    """Plain values with the defaults of every {"fn": ...} in them, as far as these can be known."""
+    if isinstance(value, Mapping):
+        value = {name: completed_functions(inner) for name, inner in value.items()}
+        if isinstance(value.get("fn"), str):
+            try:
+                return config_lib.defaults(config_lib.resolve(value["fn"])) | value
+            except (UserError, TypeError):
+                return value  # refused by who takes it
+        return value
+    if isinstance(value, list | tuple):
+        return [completed_functions(inner) for inner in value]
+    return value
 
 
 def read(kind: type[S], given: Any, where: str) -> S:

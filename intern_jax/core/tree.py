@@ -102,25 +102,29 @@ def graft(target: Any, source: Any, rules: Sequence[Rule]) -> tuple[dict[str, An
     Arrays keep the target's dtype. A shape that differs is a UserError: a graft never reshapes.
     """
     wanted, have = names(target), names(source)
-    out, matched, used = dict(wanted), [], set()
+    origins, report = matches(target, source, rules)
+    started = {name: have[origin].astype(wanted[name].dtype) for name, origin in origins.items()}
+    return unflatten(wanted | started), report
+
+
+def matches(target: Any, source: Any, rules: Sequence[Rule]) -> tuple[dict[str, str], GraftReport]:
+    """{name in `target`: name in `source`} of a graft, which reads shapes alone; raises as `graft` does."""
+    wanted, have = names(target), names(source)
     compiled = [(_compiled(regex), template) for regex, template in rules]
+    origins: dict[str, str] = {}
     for name, leaf in wanted.items():
-        for pattern, template in compiled:
-            origin = _origin(pattern, template, name)
-            if origin is None or origin not in have:
-                continue
-            if tuple(have[origin].shape) != tuple(leaf.shape):
-                raise UserError(
-                    f"graft {origin} -> {name}: shape {tuple(have[origin].shape)} is not "
-                    f"{tuple(leaf.shape)}; start from a checkpoint of the same model settings"
-                )
-            out[name] = have[origin].astype(leaf.dtype)
-            matched.append(name)
-            used.add(origin)
-            break
-    filled = set(matched)
-    missing = [name for name in wanted if name not in filled]
-    return unflatten(out), GraftReport(matched, missing, [n for n in have if n not in used])
+        found = (_origin(pattern, template, name) for pattern, template in compiled)
+        origin = next((one for one in found if one in have), None)
+        if origin is None:
+            continue
+        if tuple(have[origin].shape) != tuple(leaf.shape):
+            raise UserError(
+                f"graft {origin} -> {name}: shape {tuple(have[origin].shape)} is not "
+                f"{tuple(leaf.shape)}; start from a checkpoint of the same model settings"
+            )
+        origins[name] = origin
+    used, missing = set(origins.values()), [name for name in wanted if name not in origins]
+    return origins, GraftReport(list(origins), missing, [n for n in have if n not in used])
 
 
 def _origin(pattern: re.Pattern, template: str, name: str) -> str | None:

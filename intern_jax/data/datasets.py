@@ -18,12 +18,16 @@ import numpy as np
 from intern_jax.core.config import UserError, bind, resolve
 from intern_jax.data import fingerprints
 from intern_jax.data.array_record_source import Keys
-from intern_jax.data.sample import FAMILIES, CorruptSample, Sample, Transform, check_labels
+from intern_jax.data.sample import (
+    FAMILIES,
+    SOURCE_FIELDS,
+    CorruptSample,
+    Sample,
+    Transform,
+    check_labels,
+)
 from intern_jax.data.shuffle import Order
 from intern_jax.data.sources import Source
-
-# What may stand beside the function that returns a MapDataset, to make a source of it.
-SOURCE_FIELDS = ("name", "family", "classes", "keys", "labels")
 
 
 class Ordered(grain.MapDataset):

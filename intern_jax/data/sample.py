@@ -43,6 +43,8 @@ FIELDS = (
     "source",
     "key",
 )
+# What may stand beside the function that returns a grain.MapDataset, to make a source of it.
+SOURCE_FIELDS = ("name", "family", "classes", "keys", "labels")
 FAMILIES = ("classification", "segmentation", "depth", "pairs", "detection")
 IGNORE = 255
 

@@ -7,10 +7,8 @@ import pydantic
 
 from intern_jax.core.config import UserError, parameters, resolve
 from intern_jax.core.schema import Function, Settings, field, wrong
+from intern_jax.data.sample import SOURCE_FIELDS
 from intern_jax.data.shuffle import BLOCK
-
-# What a source's spec may have beside its function's arguments, where that returns a grain.MapDataset.
-SOURCE_FIELDS = ("name", "family", "classes", "keys", "labels")
 
 
 class Block(Settings):
@@ -28,6 +26,14 @@ Shuffle = Annotated[
     Annotated[Literal["full"], pydantic.Tag("<full>")] | Annotated[Block, pydantic.Tag("<block>")],
     pydantic.Discriminator(_form),
 ]
+
+
+def _is_shuffle(value: Any) -> bool:
+    try:
+        pydantic.TypeAdapter(Shuffle).validate_python(value, strict=True)
+    except pydantic.ValidationError:
+        return False
+    return True
 
 
 class SourceSpec(Function):
@@ -76,6 +82,8 @@ class Group(Settings):
     def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
         """The group's shuffle written to its sources."""
         sources, shuffle = given["sources"], given.get("shuffle") or "full"
+        if isinstance(shuffle, str | Mapping) and not _is_shuffle(shuffle):
+            return given  # refused in its own place, and not in every source's
         if isinstance(sources, list):
             given["sources"] = [
                 {"shuffle": shuffle}

@@ -21,6 +21,9 @@ from intern_jax.models.transfer import Generalist
 from intern_jax.models.uninet import SAMPLERS, UniNet
 from intern_jax.models.vit import ViT
 
+# Raised when a network of these gives other outputs of the same weights; part of what is kept under a key.
+FORMAT = 1
+
 # The form that the architecture search found: operators, expansions and strides of six stages.
 _FOUND = {
     "operators": ("mbconv", "mbconv", "mbconv", "mbconv", "sa", "sa"),

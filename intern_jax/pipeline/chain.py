@@ -25,7 +25,7 @@ from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json
 from intern_jax.core.versions import versions
 from intern_jax.data.stream import Segment, Stream
-from intern_jax.pipeline import keys, scores
+from intern_jax.pipeline import keys, preflight, scores
 from intern_jax.pipeline import products as products_lib
 from intern_jax.pipeline import settings as settings_lib
 from intern_jax.pipeline.building import build_stage, evaluations, spec_of
@@ -96,6 +96,7 @@ def train_stages(
     for name in chain:
         if found[name] != "reused":
             _check_batches(mesh, settings[name], f"config.{name}")
+            preflight.check(settings, name, mesh)
     for name, link in chain.items():
         log.info("%s (seed %d): %s", name, seed, found[name])
         if found[name] != "reused":
@@ -118,9 +119,11 @@ def links(
         stage = build_stage(entry, spec, {}, specs)
         start = {role: product.key for role, product in bound.items()}
         # Process 0's, so that all processes work in one folder.
-        content = hosts.broadcast_json(
-            keys.content(entry, stage, spec, seed, start, prints[name], keys.files_of(entry))
-        )
+        content = None
+        if hosts.is_main():
+            files = keys.files_of(entry)
+            content = keys.content(entry, stage, spec, seed, start, prints[name], files)
+        content = hosts.broadcast_json(content)
         key = keys.key_of(content)
         product = Product(name, seed, key, folder / f"{name}-{key}", spec)
         chain[name] = Link(product, content, bound)

@@ -1,8 +1,9 @@
 """What a stage's arrays depend on, as plain data; its digest is the stage's key.
 
-A key covers the settings that matter (marked in the schema), the backbone, the seed, the keys of the stages that roles
-are bound to, the format numbers of the code, and the fingerprints of the data. It covers no version of the package:
-whoever changes what a stage or transform makes raises its format.
+A key covers the settings that matter (marked in the schema), the backbone and the seed. It covers the keys of the stages
+that roles are bound to, the format numbers of the code, and the fingerprints of the data. It covers no version of the
+package: whoever changes what a stage or transform makes raises its format. Nor does it cover how often a run logs and
+saves, on which a roll-back depends.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ import numpy as np
 from intern_jax.core import config as config_lib
 from intern_jax.core import hosts
 from intern_jax.core.config import UserError
-from intern_jax.data.mixture import group_sources
+from intern_jax.data.mixture import SPEC_FIELDS, group_sources
 from intern_jax.data.sources import fingerprint
 from intern_jax.models import zoo
 from intern_jax.pipeline import settings as settings_lib
@@ -28,7 +29,7 @@ from intern_jax.train.stage import Stage
 
 log = logging.getLogger("intern_jax.pipeline")
 
-Fingerprints = Mapping[str, Mapping[str, list[str]]]  # {stage: {group: one a source}}
+Fingerprints = Mapping[str, Mapping[str, list[str]]]  # {stage: {group: one per source}}
 
 
 def content(
@@ -58,11 +59,11 @@ def content(
                     name: config_lib.format_of(config_lib.resolve(group["transform"]["fn"]))
                     for name, group in groups
                 },
-                # Of losses and whatever else a stage is given by name.
-                "functions": {
-                    name: config_lib.format_of(config_lib.resolve(name))
-                    for name in sorted(_functions(entry["stage"]))
-                },
+                "networks": zoo.FORMAT,
+                # Of losses, own backbones and whatever else is given by name.
+                "functions": config_lib.formats_in(
+                    [entry["stage"], spec, *({"fn": name} for name in stage.functions)]
+                ),
                 "train": train_settings.FORMAT,
             },
             "files": files,
@@ -71,21 +72,19 @@ def content(
     )
 
 
-def _functions(value: Any) -> set[str]:
-    """The dotted names of all functions in plain settings."""
-    if isinstance(value, Mapping):
-        own = {value["fn"]} if isinstance(value.get("fn"), str) else set()
-        return own.union(*map(_functions, value.values()))
-    if isinstance(value, list | tuple):
-        return set().union(*map(_functions, value))
-    return set()
-
-
 def files_of(entry: Mapping[str, Any]) -> dict[str, str]:
-    """{path: SHA-256} of the files that a stage's or transform's arguments name, such as a tokenizer's."""
-    named = [entry["stage"], *(group["transform"] for group in entry["data"].values())]
-    paths = sorted(text for text in _texts(named) if os.path.isfile(text))
-    return {path: hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest() for path in paths}
+    """{path: SHA-256} of files that arguments of a stage, backbone or transform name, such as a tokenizer's."""
+    transforms = [group["transform"] for group in entry["data"].values()]
+    named = _texts([entry["stage"], entry["backbone"], *transforms])
+    # A word such as "embedded" names no file, whatever lies in the working directory.
+    paths = sorted(
+        text for text in named if set(text) & {"/", os.sep, "."} and os.path.isfile(text)
+    )
+    found = {}
+    for path in paths:
+        with open(path, "rb") as file:
+            found[path] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _texts(value: Any) -> set[str]:
@@ -148,7 +147,7 @@ def _fingerprints(settings: Mapping[str, Any]) -> dict[str, dict[str, list[str]]
         for group, cfg in settings[stage]["data"].items():
             prints = []
             for number, spec in enumerate(cfg["sources"]):
-                said = {n: v for n, v in spec.items() if n not in ("weight", "shuffle")}
+                said = {n: v for n, v in spec.items() if n not in SPEC_FIELDS}
                 place = f"config.{stage}.data.{group}.sources[{number}]"
                 name = config_lib.digest(said)
                 if name not in known:
@@ -173,7 +172,9 @@ def status(folder: pathlib.Path, name: str, content: Mapping[str, Any]) -> str:
         return "reused"
     if folder.exists():
         return "continues"
-    siblings = [p for p in folder.parent.glob(f"{name}-*/key.json") if p.parent != folder]
+    # Another stage's name may begin with this one's: a key has twelve hexadecimal digits.
+    found = folder.parent.glob(f"{name}-{'[0-9a-f]' * 12}/key.json")
+    siblings = [path for path in found if path.parent != folder]
     if not siblings:
         return "new"
     newest = max(siblings, key=lambda path: path.stat().st_mtime)

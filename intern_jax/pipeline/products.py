@@ -83,7 +83,9 @@ def taken(bound: Mapping[str, Product], stage: Stage) -> dict[str, np.ndarray] |
     if frozen:
         stage.frozen = {**stage.frozen, **{role: nested[role] for role in frozen}}
     named = {template.partition("/")[0] for _, template in stage.graft}
-    left_out = [role for role in frozen if role not in named]
+    # A role that is a group of the regex may be any.
+    any_role = any(name.startswith("\\") for name in named)
+    left_out = [role for role in frozen if role not in named and not any_role]
     started = {n: v for n, v in arrays.items() if n.partition("/")[0] not in left_out}
     return started or None
 

@@ -1,11 +1,12 @@
 """A run's whole config as typed settings: each part's own, and what must fit between the parts."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import pydantic
 
-from intern_jax.benchmark.settings import Benchmark
+from intern_jax.benchmark.settings import Benchmark, none_if_empty
 from intern_jax.core import config as config_lib
 from intern_jax.core import schema
 from intern_jax.core.config import UserError
@@ -71,6 +72,10 @@ class Graft(Settings):
             if len(rule) != 2 or "/" not in rule[1]:
                 raise wrong(f"{rule!r}; write [regex, 'ROLE/COLLECTION/NAME']", position)
             schema.regex(rule[0], position)
+            try:
+                re.sub(rule[0], rule[1], "")
+            except re.error as error:
+                raise wrong(f"{rule[1]!r}: {error}; name a group of the regex", position) from None
         return given
 
     @pydantic.model_validator(mode="after")
@@ -102,26 +107,28 @@ class Entry(Settings):
     backbone: dict[str, Any] | None = field(None, matters=False)  # its spec is a part of the key
     # As names of stages it does not matter: the stages' keys do.
     start: dict[str, str | None] | None = field(None, matters=False, say="{role: earlier stage}")
-    graft: Graft | None = None
+    graft: Annotated[Graft | None, pydantic.BeforeValidator(none_if_empty)] = None
     data: dict[str, Group] = field(min_length=1, say="at least one group of rows")
     train: StageTrain = field(say="a group of fields with steps and optim")
     evaluators: dict[str, Evaluator] = field({}, matters=False)
 
 
+# What numpy's and JAX's generators both take.
+Seed = Annotated[int, pydantic.Field(ge=0, le=2**32 - 1)]
+
+
 class Run(Settings):
     """What a config says beside its stages' entries."""
 
-    seeds: list[int] = field([0], min_length=1, say="at least one whole number")
+    seeds: list[Seed] = field([0], min_length=1, say="a list of whole numbers from 0")
     mesh: Mesh = Mesh()
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     workers: int = field(0, ge=0, say="a whole number, 0 for threads")
     backbone: dict[str, Any] = field(say="{name: a network of models/zoo.py}, or {fn: code}")
     stages: list[Annotated[str, pydantic.Field(pattern=r"^[A-Za-z_][\w-]*$")]] = field(
-        min_length=1, say="the stages' names, in order"
+        min_length=1, say="a list of names, of letters, digits, _ and -"
     )
-    benchmark: Annotated[
-        Benchmark | None, pydantic.BeforeValidator(lambda given: None if given == {} else given)
-    ] = None
+    benchmark: Annotated[Benchmark | None, pydantic.BeforeValidator(none_if_empty)] = None
 
     @pydantic.field_validator("seeds", "stages")
     @classmethod
@@ -197,6 +204,10 @@ def _checked_entry(
                 f"{where}.data.{group}: {read.stage.fn} reads no such family; name a group FAMILY or "
                 f"FAMILY_SUFFIX, FAMILY one of: {known}"
             )
+    try:
+        stage.check_data(entry["data"])
+    except UserError as error:
+        raise UserError(f"{where}.{error}") from None
     written = "start" in given[name]
     entry["start"] = _checked_start(entry["start"], written, read.graft, stage, where)
     return entry
@@ -205,7 +216,10 @@ def _checked_entry(
 def _check_backbone(spec: Mapping[str, Any], where: str) -> None:
     try:
         zoo.from_config(spec)
-    except UserError as error:
+    except Exception as error:
+        if not isinstance(error, UserError):
+            # Values of a wrong type make a network fail in any way.
+            raise UserError(f"{where}: cannot be built of {spec} ({error})") from error
         place, colon, text = str(error).partition(": ")
         # The zoo says "backbone.FIELD: ..."; here it is known whose.
         inside = place.removeprefix("backbone") if place.startswith("backbone") else f": {place}"

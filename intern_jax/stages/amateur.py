@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from intern_jax.core import config as config_lib
 from intern_jax.core.averages import Average, mean, whole
 from intern_jax.core.config import UserError
+from intern_jax.data import tokenizer as tokenizer_lib
 from intern_jax.losses import contrastive
 from intern_jax.models import zoo
 from intern_jax.models.image_text import ImageText
@@ -53,7 +54,7 @@ class Amateur(Stage):
         embed_dim: int = 128,
         simsiam_hidden: int = 256,
         weights: Mapping[str, float] | None = None,
-        losses: Mapping[str, Mapping[str, Any]] | None = None,
+        losses: Mapping[str, Mapping[str, Any]] = LOSSES,
     ):
         """`losses`: {term: function}, in place of LOSSES.
 
@@ -61,12 +62,14 @@ class Amateur(Stage):
         a scalar of the batch as a whole.
         """
         self.name = "amateur"
-        self.losses = {name: _Loss(name, spec) for name, spec in (losses or LOSSES).items()}
+        self.losses = {name: _Loss(name, spec) for name, spec in losses.items()}
+        self.functions = sorted(spec["fn"] for spec in losses.values())
         self.simsiam = any(loss.names & set(SIMSIAM) for loss in self.losses.values())
         known = {name: w for name, w in WEIGHTS.items() if name in self.losses}
         self.weights = known | dict(weights or {})
         self.gather_late = late_gathers(zoo.from_config(backbone))
         _check_text(text)
+        self.text = {"context": TextTransformer.context} | dict(text)
         self.model = ImageText(
             backbone_spec=dict(backbone),
             text_spec=dict(text),
@@ -74,14 +77,36 @@ class Amateur(Stage):
             simsiam_hidden=simsiam_hidden,
         )
 
+    def check_data(self, data: Mapping[str, Mapping[str, Any]]) -> None:
+        """One group of pairs, whose texts the text tower can read."""
+        groups = self.groups(data, "pairs")
+        if len(groups) > 1:
+            raise UserError(
+                f"data.{groups[1]}: the amateur contrasts the pairs of one group; put all sources into "
+                f"{groups[0]}"
+            )
+        where, transform = f"data.{groups[0]}.transform", data[groups[0]]["transform"]
+        context, tokenizer = transform.get("context"), transform.get("tokenizer")
+        if isinstance(context, int) and context > self.text["context"]:
+            raise UserError(
+                f"{where}.context: {context} tokens; stage.text.context is {self.text['context']}"
+            )
+        if isinstance(tokenizer, str):
+            words = tokenizer_lib.load(tokenizer).vocab_size
+            if words > self.text["vocab_size"]:
+                raise UserError(
+                    f"{where}.tokenizer: has {words} words; stage.text.vocab_size is "
+                    f"{self.text['vocab_size']}"
+                )
+
     def init(self, key: jax.Array, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         rngs = {"params": key, "dropout": key}
-        return self.model.init(rngs, *_inputs(batch), train=True, simsiam=self.simsiam)
+        return self.model.init(rngs, *self._inputs(batch), train=True, simsiam=self.simsiam)
 
     def embed(self, context: Context) -> tuple[Embeddings, Averages, tuple[Any, Averages]]:
         out, extra = self.model.apply(
             context.variables,
-            *_inputs(context.batch),
+            *self._inputs(context.batch),
             train=True,
             simsiam=self.simsiam,
             mutable=list(context.extra),
@@ -105,6 +130,11 @@ class Amateur(Stage):
             metrics["spread"] = whole(spread.mean())
         return terms, metrics
 
+    def _inputs(self, batch: Mapping[str, Any]) -> tuple[jax.Array, ...]:
+        pairs = batch[self.groups(batch, "pairs")[0]]
+        images = (normalise(pairs["image1"]), normalise(pairs["image2"]))
+        return *images, pairs["tokens1"], pairs["tokens2"]
+
     def predict(self, params: Any, extra: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Unit embeddings of batch["image"] uint8 [B,S,S,3] and/or batch["tokens"] int32 [B,L]."""
         variables = {"params": params, **extra}
@@ -126,10 +156,12 @@ class _Loss:
 
     def __init__(self, term: str, spec: Mapping[str, Any]):
         self.function = config_lib.bind(spec)
-        given = {name for name in spec if name != "fn"}
+        given = set(self.function.keywords)
         parameters = inspect.signature(self.function.func).parameters
         self.names = {name for name in parameters if name in OUTPUTS and name not in given}
         for name, parameter in parameters.items():
+            if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+                continue
             if name not in (*OUTPUTS, *given) and parameter.default is parameter.empty:
                 raise UserError(
                     f"stage.losses.{term}: {spec['fn']} asks for '{name}'; give it beside fn, or ask "
@@ -153,9 +185,3 @@ def _check_text(text: Mapping[str, Any]) -> None:
     for field in fields:
         if field.default is dataclasses.MISSING and field.name not in text:
             raise UserError(f"stage.text.{field.name}: missing; give {', '.join(known)}")
-
-
-def _inputs(batch: Mapping[str, Any]) -> tuple[jax.Array, ...]:
-    pairs = batch["pairs"]
-    images = (normalise(pairs["image1"]), normalise(pairs["image2"]))
-    return *images, pairs["tokens1"], pairs["tokens2"]

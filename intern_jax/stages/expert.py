@@ -1,7 +1,7 @@
 """Upstream-Expert: one backbone, many labelled data sets of one task family, one head a data set.
 
-The paper does not say how the sets are mixed or weighted (reconstruction): rows of a group come from its sources
-by weight, each source's loss is the mean over its own rows, and the sources' losses are added.
+The paper does not say how the sets are mixed or weighted, so this is a reconstruction. Rows of a group come from its
+sources by weight. Each source's loss is the mean over its own rows, and the sources' losses are added.
 Groups: cls... {image, label, source}; dense... {image, mask, depth, depth_valid, source}. Groups of one family may
 differ in size of picture and share heads by their sources' names.
 Accumulation keeps every mean over rows, but BatchNorm, where it is not held `still`, sees one micro-batch at a time.
@@ -31,6 +31,7 @@ LOSSES: dict[str, dict[str, Any]] = {
     "depth": {"fn": "intern_jax.losses.depth:l1_log"},
 }
 IGNORE = 255  # of a mask: a pixel without a class
+DEPTH = "depth"  # the one term of all sources with depth
 
 
 class Expert(Stage):
@@ -47,7 +48,7 @@ class Expert(Stage):
         classes: Mapping[str, Sequence[tuple[str, int]]],
         dense_width: int = 64,
         weights: Mapping[str, float] | None = None,
-        losses: Mapping[str, Mapping[str, Any]] | None = None,
+        losses: Mapping[str, Mapping[str, Any]] = LOSSES,
         trainable: str = ".*",
         still: str = "",
     ):
@@ -60,12 +61,20 @@ class Expert(Stage):
         self.weights = dict(weights or {})
         self.trainable, self.still = trainable, still
         self.sources = {group: list(sources) for group, sources in classes.items()}
-        self.losses = _bound_losses(losses or {})
+        self.losses = _bound_losses(losses)
+        self.functions = sorted(spec["fn"] for spec in {**LOSSES, **losses}.values())
         self.gather_late = late_gathers(zoo.from_config(backbone))
+        cls_heads, dense_heads = self._heads("cls"), self._heads("dense")
+        for name in cls_heads:
+            if name in dense_heads or name == DEPTH:
+                raise UserError(
+                    f"data: '{name}' names a source of classification and a term of the dense groups; "
+                    "give the source another name"
+                )
         self.model = MultiHead(
             backbone_spec=dict(backbone),
-            cls_classes=self._heads("cls"),
-            dense_classes={name: k for name, k in self._heads("dense").items() if k},
+            cls_classes=cls_heads,
+            dense_classes={name: k for name, k in dense_heads.items() if k},
             dense_width=dense_width,
         )
 
@@ -73,7 +82,13 @@ class Expert(Stage):
         """Classes by source of all groups of a family."""
         heads: dict[str, int] = {}
         for group in self.groups(self.sources, family):
+            names = [name for name, _ in self.sources[group]]
             for name, k in self.sources[group]:
+                if names.count(name) > 1:
+                    raise UserError(
+                        f"data.{group}: two sources are called '{name}', and share a head; give each a "
+                        "name of its own"
+                    )
                 if heads.setdefault(name, k) != k:
                     raise UserError(
                         f"data.{group}: source '{name}' has {k} classes, in another group "
@@ -140,7 +155,7 @@ class Expert(Stage):
                 known = mask != IGNORE
                 terms[name] = self.losses["segmentation"](out[name], mask, known)
                 metrics[f"{name}_pixels"] = mean(jnp.argmax(out[name], -1) == mask, known)
-        terms["depth"] = self.losses["depth"](out["log_depth"], rows["depth"], rows["depth_valid"])
+        terms[DEPTH] = self.losses["depth"](out["log_depth"], rows["depth"], rows["depth_valid"])
         return terms, metrics
 
     def predict(self, params: Any, extra: Any, batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Upstream-Generalist: the experts joined by transfer modules, all task families trained together.
 
-Complete backbones, one a branch, exchange features through modules that output zero at the start: at step 0 the
+Complete backbones, one per branch, exchange features through modules that output zero at the start: at step 0 the
 generalist's outputs are its experts' (components: models/transfer.py). Each branch keeps a BatchNorm set per family,
 as the released cls-bn and det-bn parameter sets do. A branch's role has the branch's name.
 """
@@ -8,9 +8,10 @@ as the released cls-bn and det-bn parameter sets do. A branch's role has the bra
 from collections.abc import Mapping
 from typing import Any
 
+from intern_jax.core.config import UserError
 from intern_jax.models import zoo
 from intern_jax.stages.expert import Expert
-from intern_jax.train.stage import Role
+from intern_jax.train.stage import Role, family_of
 
 # Whose heads are a family's: the decoder serves all dense sources.
 HEADS = {"cls": "heads_.*", "dense": "decoder/.*"}
@@ -22,7 +23,13 @@ class Generalist(Expert):
     def __init__(self, backbone: Mapping[str, Any], **settings: Any):
         super().__init__(backbone=backbone, **settings)
         self.name = "generalist"
-        branches = tuple(zoo.from_config(backbone).branches)
+        # A family's rows go through the branch of its name.
+        branches = tuple(getattr(zoo.from_config(backbone), "branches", ()))
+        if not branches:
+            raise UserError(
+                f"backbone: {backbone.get('name')!r} has no branches; write {{'name': 'generalist', "
+                "'branch': {...}}"
+            )
         sets, either = "|".join(branches), "params|batch_stats"
         self.roles = {name: Role() for name in branches}
         self.graft = [
@@ -38,3 +45,12 @@ class Generalist(Expert):
                 if family in branches
             ),
         ]
+
+    def check_data(self, data: Mapping[str, Any]) -> None:
+        """Every family has a branch of its name."""
+        for group in data:
+            if family_of(group) not in self.roles:
+                raise UserError(
+                    f"data.{group}: no branch of backbone is called '{family_of(group)}'; there are: "
+                    f"{', '.join(self.roles)}"
+                )

@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from intern_jax.core import averages
-from intern_jax.core import config as config_lib
+from intern_jax.core import averages, schema
 from intern_jax.core.averages import Average
 from intern_jax.core.config import UserError
+from intern_jax.data.datasets import as_transform
 from intern_jax.data.mixture import group_sources
+from intern_jax.data.settings import Group
 from intern_jax.data.sources import Source, read_scored
 from intern_jax.stages.expert import Expert
 
@@ -24,7 +25,19 @@ class HeldOut:
     its name: it needs one of the stage's heads. It runs on the devices of one process.
     """
 
+    @staticmethod
+    def check_arguments(data: Mapping[str, Any], batch_size: int = 128) -> None:
+        """Refuse groups that have no form of a group."""
+        if not isinstance(data, Mapping) or not data:
+            raise UserError(f"data: {data!r}; write {{group: {{sources, transform}}}}")
+        for group, cfg in data.items():
+            given = {**cfg, "batch_size": batch_size} if isinstance(cfg, Mapping) else cfg
+            schema.read(Group, given, f"data.{group}")
+
     def __init__(self, stage: Expert, data: Mapping[str, Any], batch_size: int = 128):
+        self.check_arguments(data, batch_size)
+        if not isinstance(stage, Expert):
+            raise UserError(f"{stage.name}: HeldOut measures an expert or generalist")
         self.stage, self.batch_size = stage, batch_size
         self.groups = {}
         for group, cfg in data.items():
@@ -37,7 +50,8 @@ class HeldOut:
                         f"{', '.join(heads) or 'no such group'}"
                     )
             numbered = [(heads.index(source.name), source) for source in sources]
-            self.groups[group] = numbered, config_lib.bind(cfg["transform"])
+            transform = as_transform(cfg["transform"], f"evaluators.data.{group}.transform")
+            self.groups[group] = numbered, transform
         self._measure = jax.jit(self._of_batch)
 
     def _of_batch(self, variables: Mapping[str, Any], batch: Any) -> Mapping[str, Average]:
@@ -46,6 +60,7 @@ class HeldOut:
 
     def __call__(self, variables: Mapping[str, Any]) -> dict[str, float]:
         total: dict[str, Average] = {}
+        variables = jax.device_put(variables)  # once, and not for every batch
         for group, (sources, transform) in self.groups.items():
             for number, source in sources:
                 for rows in self._batches(number, source, transform):

@@ -15,18 +15,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from intern_jax import pipeline
 from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core import tree
 from intern_jax.core.config import UserError
-from intern_jax.data.stream import Stream
+from intern_jax.pipeline import preflight
 from intern_jax.topology import chips, hlo
-from intern_jax.train import meter, optim, settings
-from intern_jax.train import state as state_lib
+from intern_jax.train import meter, settings
 from intern_jax.train.programs import Programs
 from intern_jax.train.stage import Stage
 
@@ -90,39 +87,9 @@ def compile_config(cfg: Mapping[str, Any], topology: str, name: str | None = Non
     if name not in cfg["stages"]:
         raise UserError(f"--stage={name}: no such stage; the config's: {', '.join(cfg['stages'])}")
     mesh = mesh_lib.make_mesh(**cfg["mesh"], devices=devices(topology))
-    stage, batch = abstract_stage(cfg, name)
-    return compile_step(stage, cfg[name]["train"], mesh, batch, topology)
-
-
-def abstract_stage(cfg: Mapping[str, Any], name: str) -> tuple[Stage, Any]:
-    """A checked config's stage, with abstract arrays of the stages that it reads, and its abstract batch."""
-    entry = cfg[name]
     dtype = "bfloat16" if cfg["compute_dtype"] == "auto" else cfg["compute_dtype"]
-    specs = {one: pipeline.in_dtype(cfg[one]["backbone"], dtype) for one in cfg["stages"]}
-    sources, batch = _one_row(entry["data"])
-    batch = {
-        group: jax.tree.map(lambda x, rows=rows: _rows(x, rows["batch_size"]), batch[group])
-        for group, rows in entry["data"].items()
-    }
-    stage = pipeline.build_stage(entry, specs[name], sources, specs)
-    frozen = {role: entry["start"][role] for role, of in stage.roles.items() if of.frozen}
-    if frozen:
-        products = {role: _product(*abstract_stage(cfg, one)) for role, one in frozen.items()}
-        stage.frozen = {**stage.frozen, **products}
-    return stage, batch
-
-
-def _product(stage: Stage, batch: Any) -> dict[str, Any]:
-    """What a stage leaves for later ones, as shapes."""
-
-    def init(key: jax.Array) -> Any:
-        return stage.init(key, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), batch))
-
-    variables = dict(
-        state_lib.unbox(jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0))))
-    )
-    params = variables.pop("params")
-    return {"params": params, **tree.partition(variables, stage.exports)[0]}
+    stage, batch = preflight.abstract_stage(cfg | {"compute_dtype": dtype}, name)
+    return compile_step(stage, cfg[name]["train"], mesh, batch, topology)
 
 
 def devices(topology: str) -> list[Any]:
@@ -152,7 +119,7 @@ def compile_step(
     cfg = settings.check(cfg)
     mesh_lib.check_batch(mesh, batch, cfg["accumulate"])
     programs = Programs.build(stage, cfg, mesh, batch)
-    arguments = _arguments(stage, programs, mesh, batch, list(optim.groups(cfg["optim"])))
+    arguments = programs.arguments(mesh, batch, stage.frozen)
     started = time.monotonic()
     lowered = programs.step.lower(*arguments)
     between = time.monotonic()
@@ -177,39 +144,6 @@ def compile_step(
         memory=_memory(compiled),
         cost=hlo.cost(hlo.read(compiled.as_text())),
     )
-
-
-def _arguments(
-    stage: Stage, programs: Programs, mesh: jax.sharding.Mesh, batch: Any, groups: Sequence[str]
-) -> tuple:
-    """The step's arguments (train/loop.py: _Run._arguments) without their values."""
-    everywhere = mesh_lib.replicated(mesh)
-    frozen = jax.tree.map(_abstract, state_lib.unbox(stage.frozen), programs.frozen)
-    rows = mesh_lib.batch_sharding(mesh)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return (
-        programs.abstract,
-        frozen,
-        jax.tree.map(lambda x: _abstract(x, rows), batch),
-        _abstract(key, everywhere),
-        {name: jax.ShapeDtypeStruct((), jnp.float32, sharding=everywhere) for name in groups},
-    )
-
-
-def _abstract(array: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
-
-
-def _one_row(data: Mapping[str, Any]) -> tuple[Mapping[str, Any], Any]:
-    """A stage's opened sources, and the first row of its batches."""
-    groups = {name: {**group, "batch_size": 1} for name, group in data.items()}
-    with Stream(groups, rows=(0, 1)) as stream:
-        return stream.sources, stream.batch_at(0)
-
-
-def _rows(array: np.ndarray, rows: int) -> jax.ShapeDtypeStruct:
-    dtype = jax.dtypes.canonicalize_dtype(array.dtype)
-    return jax.ShapeDtypeStruct((rows, *array.shape[1:]), dtype)
 
 
 def _memory(compiled: Any) -> Memory:

@@ -118,7 +118,7 @@ class Beginning:
         known = len(self._first_segments)
         if segments[:known] != self._first_segments:
             log.warning("%s: changed since the checkpoint: the stream's segments", self.stage.name)
-        elif segments != plain_segments(self.stream):
+        elif self._first_segments and segments != plain_segments(self.stream):
             kind = type(self.stream.segments[0])
             self.stream.set_segments([kind(**segment) for segment in segments])
 
@@ -132,8 +132,8 @@ def graft(
     """A fresh state with arrays from `source` in place. UserError for a role of which nothing was taken."""
     target = {"params": abstract.params, **abstract.extra}
     fresh = {"params": state.params, **state.extra}
+    check_start(target, source, stage)
     placed, report = tree.graft(fresh, source, stage.graft)
-    _check_roles(source, stage, report)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
     # Copies: the state is donated, and neither the source nor an average may go with it.
     placed = dict(jax.device_put(placed, shardings, may_alias=False))
@@ -144,7 +144,9 @@ def graft(
     return state.replace(params=params, extra=placed, ema=ema, average=average), report
 
 
-def _check_roles(source: Any, stage: Stage, report: tree.GraftReport) -> None:
+def check_start(target: Any, source: Any, stage: Stage) -> None:
+    """Refuse a role of which no array is taken, and arrays of other shapes; both trees may be abstract."""
+    _, report = tree.matches(target, source, stage.graft)
     names, unused = list(tree.names(source)), set(report.unused)
     for role in dict.fromkeys(name.split("/")[0] for name in names):
         mine = [name for name in names if name.split("/")[0] == role]

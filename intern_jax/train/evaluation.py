@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from intern_jax.core import hosts
+from intern_jax.core.config import UserError
 from intern_jax.train.stage import Variables
 from intern_jax.train.state import TrainState
 
@@ -18,15 +19,22 @@ Measures = Mapping[str, float]
 class Evaluation:
     """`run` of the model's variables gives measures by name, logged as `name/measure`.
 
-    It runs after every `every` steps and after the last: on process 0 alone, with arrays on its host
-    (`where` "main"), or on all processes with arrays as they lie on the mesh ("all"), where all must
-    come to the same measures.
+    It runs after every `every` steps and after the last. With `where` "main" process 0 runs it alone,
+    on arrays of its host. With "all" all processes run it, on arrays as they lie on the mesh, and must
+    come to the same measures. A run that is stopped after such a step goes on without its measures.
     """
 
     name: str
     run: Callable[[Variables], Measures]
     every: int
     where: str = "main"
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.where not in ("main", "all"):
+            raise UserError(
+                f"evaluators.{self.name}: every {self.every}, where {self.where!r}; "
+                "write at least 1, and main or all"
+            )
 
     def due(self, done: int, last: bool) -> bool:
         """Whether to run after `done` steps."""

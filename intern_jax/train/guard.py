@@ -30,11 +30,11 @@ def look(
     if streak >= cfg["max_bad_steps"]:
         what = f"{streak} steps in a row without a finite loss and gradient, up to step {step}"
         raise Diverged(step - streak, step, what)
-    spike = cfg["spike"]
-    # Not the rows that an evaluation wrote: with one or without, a run decides the same.
-    logged = [row for row in history if row["step"] % cfg.get("log_every", 1) == 0]
-    if spike and logged and logged[-1]["step"] == step:
-        _look_for_spike(logged, spike)
+    if cfg["spike"] and history and history[-1]["step"] == step:
+        # Not the rows that an evaluation wrote: with one or without, a run decides the same.
+        every = cfg.get("log_every", 1)
+        logged = [row for row in history if row["step"] % every == 0 or row["step"] == step]
+        _look_for_spike(logged, cfg["spike"])
 
 
 def _look_for_spike(history: Sequence[Mapping], spike: Mapping[str, Any]) -> None:

@@ -109,6 +109,7 @@ class Trainer:
 
     def __init__(self, stage: Stage, cfg: Mapping[str, Any], mesh: jax.sharding.Mesh):
         self.stage, self.cfg, self.mesh = stage, settings.check(cfg), mesh
+        self._given = dict(cfg)
         check_accumulation(stage, self.cfg["accumulate"])
         places = mesh_lib.shardings(mesh, stage.frozen, spread=True)
         self.frozen = jax.device_put(state_lib.unbox(stage.frozen), places)
@@ -150,9 +151,9 @@ class Trainer:
         return self._programs_for(stream.batch_at(0)).abstract
 
     def _changed(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        cfg = self.cfg | changes
-        cfg["optim"] = dict(self.cfg["optim"]) | dict(changes.get("optim", {}))
-        cfg = settings.check(cfg)
+        # As given: groups of the optimizer take from the main settings what they do not say themselves.
+        merged = {**self._given.get("optim", {}), **changes.get("optim", {})}
+        cfg = settings.check({**self._given, **changes, "optim": merged})
         if cfg["steps"] is None:
             raise UserError("train.steps: missing; give the number of steps")
         before, after = optim.compiled(self.cfg["optim"]), optim.compiled(cfg["optim"])
@@ -161,7 +162,7 @@ class Trainer:
         for name, (was, now) in compiled.items():
             if was != now:
                 raise UserError(f"train.{name}: {now!r} needs another step; make a new Trainer")
-        optim.learning_rate(cfg["optim"], cfg["steps"], 0)
+        optim.learning_rates(optim.groups(cfg["optim"]), cfg["steps"], 0)
         return cfg
 
     def _programs_for(self, batch: Any) -> Programs:
@@ -234,13 +235,14 @@ class _Run:
                     try:
                         return self._train(state, int(state.step))
                     except guard.Diverged as trouble:
+                        self.profile.close()
                         state = None  # donated
                         state = self.beginning.after(trouble)
                         self.writer.cut(int(state.step))
         finally:
-            self.profile.close()
             self.writer.close()
             self.progress.close()
+            self.profile.close()
 
     def _train(self, state: TrainState, start: int) -> TrainState:
         """The loop: every step from `start` to the last. Raises Diverged, Stopped."""
@@ -255,14 +257,15 @@ class _Run:
                 state, outputs = self._step(state, batch, step)
                 # The scalars of an earlier step: this one is still under way.
                 self._read()
-                due = [e for e in self.evaluations if e.due(done, last)]
-                if due or last or step == start or done % self.read_every == 0 or self._logs(done):
+                stopping = self.stop.poll()
+                due = [e for e in self.evaluations if e.due(done, last) and not stopping]
+                if due or self._looks(done):
                     self.pending = (done, outputs)
                 if due:
-                    self._evaluate(due, state)
+                    self._evaluate(due, state, done)
                 if self.checkpoints and (last or done % cfg["checkpoint_every"] == 0):
                     self._save(state, done)
-                if self.stop.poll():
+                if stopping:
                     self._end_early(state, done)
             self._read()
         return state
@@ -278,11 +281,10 @@ class _Run:
             self.compiling = None
         if step == self.start and self.folder is not None:
             self.meter.count_flops(self.programs.step, arguments)
-        # What moves between host and devices is placed by hand: whatever else would, is a mistake.
-        with (
-            jax.profiler.StepTraceAnnotation("train", step_num=step),
-            jax.transfer_guard("disallow"),
-        ):
+        # What moves between host and devices is placed by hand: whatever else would, is a mistake. The first call
+        # lowers the step, and may read arrays that it closes over.
+        guarded = "disallow" if step > self.start else "allow"
+        with jax.profiler.StepTraceAnnotation("train", step_num=step), jax.transfer_guard(guarded):
             state, outputs = self.programs.step(*arguments)
         self.under_way.append(outputs["loss"])
         if len(self.under_way) > AHEAD:
@@ -313,13 +315,24 @@ class _Run:
     def _logs(self, done: int) -> bool:
         return done % self.cfg["log_every"] == 0 or done == self.cfg["steps"]
 
-    def _evaluate(self, due: Sequence[Evaluation], state: TrainState) -> None:
-        with self.meter.paused():
-            jax.block_until_ready(state)
+    def _looks(self, done: int) -> bool:
+        """Whether the scalars after `done` steps are read, with evaluations or without."""
+        first, last = done == self.start + 1, done == self.cfg["steps"]
+        return first or last or done % self.read_every == 0 or self._logs(done)
+
+    def _evaluate(self, due: Sequence[Evaluation], state: TrainState, done: int) -> None:
+        jax.block_until_ready(state)
         measures: dict[str, float] = {}
-        for evaluation in due:
+        try:
             with self.meter.paused():
-                measures |= evaluation.measure(state)
+                for evaluation in due:
+                    measures |= evaluation.measure(state)
+        except BaseException:
+            # What was trained is not lost with it. Of several processes the others are elsewhere.
+            if self.checkpoints and hosts.everywhere() == 1:
+                self._save(state, done)
+                self.checkpoints.settle()
+            raise
         self._read(measures)
 
     def _save(self, state: TrainState, done: int) -> None:
@@ -346,7 +359,8 @@ class _Run:
         elif step == self.start + 1:
             # That step compiled: the first rates are of the steps after it.
             self.meter.restart(step)
-        guard.look(step, scalars, self.writer.history, self.cfg)
+        if self._looks(step):
+            guard.look(step, scalars, self.writer.history, self.cfg)
 
     def _log(self, step: int, scalars: Mapping[str, float]) -> None:
         per_second, rates = self.meter.rates(step)

@@ -14,8 +14,8 @@ import optax
 from intern_jax.core import tree
 from intern_jax.core.config import UserError
 from intern_jax.train import settings
+from intern_jax.train.settings import MAIN
 
-MAIN = "main"  # the group of parameters that no other group names
 FREE = (
     "learning_rate",
     "warmup_steps",
@@ -35,7 +35,7 @@ def groups(cfg: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def group_of(cfg: Mapping[str, Any]) -> Callable[[str], str]:
-    """A parameter's name -> its group: the first whose `match` matches it from its start, else MAIN."""
+    """A parameter's name -> its group: the one whose `match` matches it from its start, else MAIN."""
     rules = [
         (re.compile(own["match"]), name) for name, own in settings.optim(cfg)["groups"].items()
     ]
@@ -43,15 +43,20 @@ def group_of(cfg: Mapping[str, Any]) -> Callable[[str], str]:
 
 
 def check_groups(cfg: Mapping[str, Any], params: Any) -> None:
-    """Refuse a group that no parameter belongs to."""
-    of, names = group_of(cfg), list(tree.names(params))
-    found = {of(name) for name in names}
+    """Refuse a group that no parameter belongs to, and a parameter of two groups: a config keeps no order of them."""
+    names, taken = list(tree.names(params)), {}
     for group, own in settings.optim(cfg)["groups"].items():
-        if group not in found:
+        mine = [name for name in names if re.match(own["match"], name)]
+        where = f"optim.groups.{group}.match: {own['match']!r}"
+        if not mine:
             raise UserError(
-                f"optim.groups.{group}.match: {own['match']!r} matches no trainable parameter that "
-                f"no group before it has; they are named such as {names[0]}"
+                f"{where} matches no trainable parameter; they are named such as {names[0]}"
             )
+        for name in mine:
+            if taken.setdefault(name, group) != group:
+                raise UserError(
+                    f"{where} matches {name}, and so does group '{taken[name]}'; a parameter is of one"
+                )
 
 
 def build(cfg: Mapping[str, Any]) -> optax.GradientTransformation:

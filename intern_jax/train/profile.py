@@ -20,7 +20,7 @@ class Profile:
         first, last = self.window
         if self.open and step >= last:
             self.close(state)
-        elif step == first:
+        elif step == first and not self.open:
             jax.profiler.start_trace(str(self.folder))
             self.open = True
 

@@ -2,13 +2,16 @@
 
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core import tree
+from intern_jax.core.config import UserError
 from intern_jax.train import optim
 from intern_jax.train import state as state_lib
 from intern_jax.train.stage import Stage
@@ -27,6 +30,7 @@ class Programs:
     abstract: TrainState
     step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
     frozen: Any
+    groups: Sequence[str]  # of the optimizer
 
     @classmethod
     def build(
@@ -37,11 +41,25 @@ class Programs:
         tx, decay = optim.build(cfg["optim"]), cfg["ema_decay"]
         init, abstract = state_lib.create(stage, tx, mesh, batch, ema=bool(decay))
         check_accumulation(stage, cfg["accumulate"], abstract.extra)
+        _check_still(stage, abstract.extra)
         optim.check_groups(cfg["optim"], tree.partition(abstract.params, stage.trainable)[0])
         places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-        group_of = optim.group_of(cfg["optim"])
+        group_of, groups = optim.group_of(cfg["optim"]), list(optim.groups(cfg["optim"]))
         step = make_step(stage, tx, cfg["accumulate"], decay, places, frozen, group_of)
-        return cls(init, abstract, step, frozen)
+        return cls(init, abstract, step, frozen, groups)
+
+    def arguments(self, mesh: jax.sharding.Mesh, batch: Any, frozen: Any) -> tuple[Any, ...]:
+        """The step's arguments as the loop gives them, without their values."""
+        everywhere, rows = mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=everywhere)
+        return (
+            self.abstract,
+            jax.tree.map(_abstract, state_lib.unbox(frozen), self.frozen),
+            jax.tree.map(lambda x: _abstract(x, rows), batch),
+            _abstract(key, everywhere),
+            {group: rate for group in self.groups},
+        )
 
     def compile_ahead(self, arguments: tuple[Any, ...]) -> concurrent.futures.Future:
         """Trace the step and compile or load it in the background, for arguments that may be abstract."""
@@ -50,3 +68,15 @@ class Programs:
             return pool.submit(lambda: self.step.lower(*arguments).compile())
         finally:
             pool.shutdown(wait=False)
+
+
+def _abstract(array: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+
+def _check_still(stage: Stage, extra: Any) -> None:
+    """Refuse a declaration that holds nothing still."""
+    names = [name.partition("/")[2] for name in tree.names(extra)]
+    if stage.still and not any(re.match(stage.still, name) for name in names):
+        known = f"; they are named such as {names[0]}" if names else ""
+        raise UserError(f"{stage.name}.still: {stage.still!r} matches no statistics{known}")

@@ -1,5 +1,6 @@
 """Settings of the loop and its optimizer: their types, defaults and limits, and which of them change no array."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from intern_jax.core.schema import Settings, field
 # Raised when the loop, the step or an optimizer makes other arrays of the same settings.
 FORMAT = 1
 
+MAIN = "main"  # the group of parameters that no other group names
 OPTIMIZERS = ("adamw", "sgd", "lion")
 _NONE = "a whole number, 0 for none"
 
@@ -42,14 +44,18 @@ class _Optimizer(Settings):
     @classmethod
     def _pairs(cls, given: list[list[Any]]) -> list[list[Any]]:
         for position, pair in enumerate(given):
-            if len(pair) != 2 or not isinstance(pair[0], str) or isinstance(pair[1], bool | str):
+            number = len(pair) == 2 and type(pair[1]) in (int, float) and 0 <= pair[1] < math.inf
+            if not number or not isinstance(pair[0], str):
                 raise schema.wrong(f"{pair!r}; write [regex over names, factor]", position)
             schema.regex(pair[0], position)
         return given
 
 
 class OptimGroup(_Optimizer):
-    """The parameters whose names `match` matches from their start, with settings of their own."""
+    """The parameters whose names `match` matches from their start, with settings of their own.
+
+    `clip_norm`, its own or the main one's, is then the limit of this group's gradient alone.
+    """
 
     match: str = field(say="a regex over parameter names")
 
@@ -75,6 +81,8 @@ class Optim(_Optimizer):
         if not isinstance(groups, Mapping):
             return given
         main = {name: value for name, value in given.items() if name != "groups"}
+        if MAIN in groups:
+            raise schema.wrong("the group of all others; name it otherwise", "groups", MAIN)
         filled = {
             n: {**main, **own} if isinstance(own, Mapping) else own for n, own in groups.items()
         }
@@ -134,8 +142,3 @@ def check(cfg: Mapping[str, Any], where: str = "train") -> dict[str, Any]:
 def optim(cfg: Mapping[str, Any], where: str = "optim") -> dict[str, Any]:
     """An optimizer's settings with all defaults filled in; an unknown field or wrong value is a UserError."""
     return schema.checked(Optim, cfg, where)
-
-
-def spike(cfg: Mapping[str, Any] | None, where: str = "train.spike") -> dict[str, Any] | None:
-    """The spike guard's settings with defaults filled in; None where it is off."""
-    return None if cfg is None else schema.checked(Spike, cfg, where)

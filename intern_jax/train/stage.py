@@ -72,6 +72,7 @@ class Stage:
                    fsdp, they are gathered where a layer asks for them (core/mesh.py: Kept), the others
                    before the forward pass; "" matches none
     format         raised when a change of the code changes the stage's result
+    functions      dotted names of functions that the result depends on; their formats count too
     """
 
     name: str = "stage"
@@ -89,6 +90,10 @@ class Stage:
     coupled: str = ".*"
     gather_late: str = ""
     format: int = 1
+    functions: Sequence[str] = ()
+
+    def check_data(self, data: Mapping[str, Mapping[str, Any]]) -> None:
+        """Refuse groups of a config that the stage cannot read, by a UserError; their families are known."""
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         """All variables, for a batch of these shapes; axes may be named by nn.Partitioned."""
@@ -98,14 +103,18 @@ class Stage:
         """Loss terms, and (the other collections after this step, metrics).
 
         Each is a sum and a count, and so equal however the rows are split; what couples rows has count 1
-        (core/averages.py makes both).
+        (core/averages.py makes both). A count depends on no parameter: no gradient passes it.
         """
         embeddings, terms, (extra, metrics) = self.embed(context)
         coupled, more = self.couple(context, embeddings)
         return {**terms, **coupled}, (extra, {**metrics, **more})
 
     def embed(self, context: Context) -> tuple[Embeddings, Averages, tuple[Any, Averages]]:
-        """Embeddings by row, the terms of single rows, and (other collections, metrics)."""
+        """Embeddings by row, the terms of single rows, and (other collections, metrics).
+
+        With micro-batches it runs twice for each: what embeddings depend on must not be a collection that
+        it also writes.
+        """
         raise NotImplementedError
 
     def couple(self, context: Context, embeddings: Embeddings) -> tuple[Averages, Averages]:
@@ -114,16 +123,16 @@ class Stage:
 
     @property
     def cached(self) -> bool:
-        """Whether gradients can be accumulated through cached embeddings."""
-        return type(self).couple is not Stage.couple
+        """Whether gradients can be accumulated through cached embeddings: not past a loss of its own."""
+        return type(self).couple is not Stage.couple and type(self).loss is Stage.loss
 
     def predict(self, params: Any, extra: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The stage's outputs in evaluation mode."""
         raise NotImplementedError
 
     def groups(self, batch: Batch, family: str) -> list[str]:
-        """The batch's groups of a family, in their order."""
-        return [group for group in batch if family_of(group) == family]
+        """The batch's groups of a family, sorted by name."""
+        return sorted(group for group in batch if family_of(group) == family)
 
 
 def family_of(group: str) -> str:

@@ -1,17 +1,15 @@
 """The train step: gradient, accumulation, update, averages; a bad step is left undone.
 
-Accumulation is exact. A loss term is a sum over a count, and its gradient of a micro-batch is that of the
-micro-batch's sum over the whole batch's count: a mean over few of the rows stays that mean however the rows are split.
-Counts seldom depend on anything but labels and masks: the pass that collects them first is nearly all dead code, which
-XLA removes.
+Accumulation is exact. A loss term is a sum over a count. A micro-batch's gradient is that of its own sum over the whole
+batch's count: a mean over few of the rows stays that mean however the rows are split. Counts come from a pass of their
+own. They seldom depend on anything but labels and masks, and XLA removes the rest of that pass.
 
 Where a stage's rows meet in its embeddings alone (Stage.embed, Stage.couple), the gradient is GradCache's
-(arXiv 2101.06983): embeddings of all rows without their activations, the coupled terms' gradient in them, and a second
-pass over the micro-batches that carries it on to the parameters.
+(arXiv 2101.06983). A first pass makes the embeddings of all rows and keeps no activations. The coupled terms have a
+gradient in these; a second pass over the micro-batches carries it on to the parameters.
 """
 
 import dataclasses
-import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,7 +22,7 @@ from intern_jax.core import averages, tree
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.core.statistics import held_still
-from intern_jax.train.optim import MAIN
+from intern_jax.train.settings import MAIN
 from intern_jax.train.stage import Averages, Batch, Context, Stage
 from intern_jax.train.state import TrainState
 
@@ -39,7 +37,8 @@ def check_accumulation(stage: Stage, accumulate: int, extra: Any = None) -> None
     """Refuse micro-batches where they would change the loss; `extra`: the stage's collections, if known."""
     if accumulate == 1:
         return
-    if stage.batch_coupled:
+    both = type(stage).couple is not Stage.couple and not stage.cached
+    if stage.batch_coupled or both:
         raise UserError(
             f"train.accumulate: {accumulate} micro-batches would change the loss of {stage.name}, "
             "which couples the rows of a batch; set it to 1"
@@ -68,7 +67,7 @@ def make_step(
 ) -> Callable[..., tuple[TrainState, Scalars]]:
     """Jitted (state, frozen, batch, key, rates) -> (state, scalars); the state is donated.
 
-    `accumulate`: micro-batches a step. `rates`: {optimizer group: learning rate}; `group_of` names
+    `accumulate`: micro-batches per step. `rates`: {optimizer group: learning rate}; `group_of` names
     the group of a parameter. A step whose loss or gradient is not finite changes nothing but the
     counters. `shardings`, `frozen_shardings`: where the state and the stage's frozen arrays stay;
     without them the compiler chooses. Both are used whole on the fsdp axis: gathered before the
@@ -141,9 +140,8 @@ class _Gradient:
 
     def _run(self, function: Callable[[Context], Any], trainable: Any, rest: Any, context: Context):
         """`function` of the context with its arrays in place, and what is held still held still."""
-        params, frozen = self.places.gathered(tree.merge(trainable, rest), context.frozen)
         with held_still(self.stage.still):
-            return function(context.replace(params=params, frozen=frozen))
+            return function(self.places.gathered(context, tree.merge(trainable, rest)))
 
     def _counts(
         self, terms: Callable[[Context], Averages], trainable: Any, rest: Any, context: Context
@@ -194,8 +192,9 @@ class _Gradient:
         embeddings = jax.tree.map(_join, embeddings)
 
         def coupled(trainable: Any, embeddings: Any):
-            couple = functools.partial(stage.couple, embeddings=embeddings)
-            terms, metrics = self._run(couple, trainable, rest, context)
+            terms, metrics = self._run(
+                lambda here: stage.couple(here, embeddings), trainable, rest, context
+            )
             return _total(stage, terms), (terms, metrics)
 
         both = jax.grad(coupled, argnums=(0, 1), has_aux=True)
@@ -225,6 +224,7 @@ class _Places:
 
     whole: Any = None
     frozen: Any = None
+    average: Any = None
     parts: Any = None
     late: Any = None
 
@@ -239,18 +239,23 @@ class _Places:
         return cls(
             whole=tree.merge(jax.tree.map(mesh_lib.gathered, soon), late),
             frozen=jax.tree.map(mesh_lib.gathered, frozen) or None,
+            average=jax.tree.map(mesh_lib.gathered, shardings.average),
             parts=tree.partition(shardings.params, stage.trainable)[0],
             late=late,
         )
 
-    def gathered(self, params: Any, frozen: Any) -> tuple[Any, Any]:
-        """Parameters and frozen arrays as the forward pass takes them."""
+    def gathered(self, context: Context, params: Any) -> Context:
+        """The context with its parameters, frozen arrays and average as the forward pass takes them."""
         params = _place(params, self.whole)
         if self.late:
             flat, late = tree.names(params), tree.names(self.late)
             kept = {name: mesh_lib.Kept(flat[name], sharding) for name, sharding in late.items()}
             params = tree.merge(params, tree.unflatten(kept))
-        return params, _place(frozen, self.frozen)
+        return context.replace(
+            params=params,
+            frozen=_place(context.frozen, self.frozen),
+            average=_place(context.average, self.average),
+        )
 
     def scattered(self, grads: Any) -> Any:
         """Gradients as they are kept."""

@@ -37,8 +37,10 @@ class Writer:
         self._failing = False
         if folder is None:
             return
-        if clu is not None and hosts.is_main():
-            self.clu = CluWriter(clu, folder / "clu")
+        if clu is not None:
+            # On all processes: a mistake is the same everywhere, and none waits for another.
+            make = CluWriter.maker(clu)
+            self.clu = CluWriter(clu, make, folder / "clu") if hosts.is_main() else None
         self.path = folder / "metrics.jsonl"
         self.history = _read(self.path)
         if start is not None:
@@ -173,20 +175,24 @@ class CluWriter:
     Raises UserError for an unknown name and without TensorFlow, which clu.metric_writers imports.
     """
 
-    def __init__(self, name: str, folder: pathlib.Path):
+    def __init__(self, name: str, make: Callable[..., Any], folder: pathlib.Path):
+        self.name = name
+        takes_folder = "logdir" in inspect.signature(make).parameters
+        self._writer = make(logdir=str(folder)) if takes_folder else make()
+
+    @staticmethod
+    def maker(name: str) -> Callable[..., Any]:
+        """What makes the writer of that name."""
         try:
             from clu import metric_writers
         except ImportError as error:
             raise UserError(
-                f"clu.metric_writers: cannot be imported ({error}); pip install 'intern_jax[tf]'"
+                f"clu.metric_writers: cannot be imported ({error}); pip install 'intern-jax[tf]'"
             ) from error
         makers = [n for n, value in vars(metric_writers).items() if _makes_writer(n, value)]
         if name not in makers:
             raise UserError(f"clu.metric_writers: no {name!r}; known: {', '.join(sorted(makers))}")
-        make = getattr(metric_writers, name)
-        takes_folder = "logdir" in inspect.signature(make).parameters
-        self.name = name
-        self._writer = make(logdir=str(folder)) if takes_folder else make()
+        return getattr(metric_writers, name)
 
     def write(self, step: int, scalars: Mapping[str, float | None]) -> None:
         """Hand on the values of one row, but for those that are not finite."""

@@ -167,7 +167,7 @@ def test_a_picture_changed_under_its_name_is_scored_anew(tmp_path):
     made = records(tmp_path / "run")
     assert len(made) == 3 and len({record["score"] for record in made}) == 1
     assert len({record["data"]["test"] for record in made}) == 2
-    assert made[0]["formats"] == {"scores": 1, "transform": 1}
+    assert made[0]["formats"] == {"scores": 1, "transform": 1, "networks": 1}
 
 
 def test_a_dense_fit_that_was_stopped_goes_on_to_the_same_score(data, tmp_path, monkeypatch):
@@ -176,15 +176,15 @@ def test_a_dense_fit_that_was_stopped_goes_on_to_the_same_score(data, tmp_path, 
     evaluate.evaluate(config, tmp_path / "whole", init=TINY)
     (whole,) = records(tmp_path / "whole")
     steps = []
-    one = loop._Run._one
+    one = loop._Run._step
 
-    def stopped(self, state, step, batches):
+    def stopped(self, state, batch, step):
         steps.append(step)
         if len(steps) == 14:
             raise KeyboardInterrupt
-        return one(self, state, step, batches)
+        return one(self, state, batch, step)
 
-    monkeypatch.setattr(loop._Run, "_one", stopped)
+    monkeypatch.setattr(loop._Run, "_step", stopped)
     with pytest.raises(KeyboardInterrupt):
         evaluate.evaluate(config, tmp_path / "stopped", init=TINY)
     assert not records(tmp_path / "stopped")

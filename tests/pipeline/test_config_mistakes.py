@@ -12,11 +12,14 @@ from intern_jax import __main__ as cli
 from intern_jax import pipeline
 from intern_jax.core import schema
 from intern_jax.core.config import UserError, load_config, plain
+from intern_jax.core.mesh import make_mesh
+from intern_jax.pipeline import preflight
 from intern_jax.pipeline import settings as settings_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 QUICKSTART = plain(load_config("quickstart"))
-EVALUATOR = {"fn": "users_own:sharpness"}
+EMBEDDED = "intern_jax.data.embedded:load"
+EVALUATOR = {"fn": "users_parts:sharpness"}
 
 
 def group(c):
@@ -128,7 +131,7 @@ STRUCTURE = {
     ),
     "an evaluator with a wrong argument": (
         lambda c: c["amateur"].update(evaluators={"sharp": EVALUATOR | {"every": 5, "rowss": 3}}),
-        "config.amateur.evaluators.sharp: users_own:sharpness: no argument 'rowss'; did you mean",
+        "config.amateur.evaluators.sharp: users_parts:sharpness: no argument 'rowss'; did you mean",
     ),
     "the seed of one stage": (
         lambda c: c["amateur"]["train"].update(seed=3),
@@ -212,7 +215,7 @@ VALUES = {
     ),
     "micro-batches of a coupled loss": (
         lambda c: (
-            c["amateur"]["stage"].update(fn="users_own:Coupled"),
+            c["amateur"]["stage"].update(fn="users_parts:Coupled"),
             c["amateur"]["train"].update(accumulate=4),
         ),
         "config.amateur.train.accumulate: 4 micro-batches would change the loss",
@@ -223,7 +226,7 @@ VALUES = {
     ),
     "an unknown shuffle": (
         lambda c: group(c).update(shuffle={"blok": 8}),
-        "config.expert_cls.data.cls.sources[0].shuffle.blok: no such field; did you mean block?",
+        "config.expert_cls.data.cls.shuffle.blok: no such field; did you mean block?",
     ),
     "an unknown dtype": (
         lambda c: c.update(compute_dtype="float16"),
@@ -262,6 +265,65 @@ BENCHMARK = {
     "heads of no family": (
         lambda c: c["benchmark"]["heads"].update(classifcation={}),
         "config.benchmark.heads: no family or row 'classifcation'; did you mean classification?",
+    ),
+    "a text where an argument is a number": (
+        lambda c: group(c)["transform"].update(size="32"),
+        "config.expert_cls.data.cls.transform.size: '32'; write a whole number",
+    ),
+    "a text where an argument is a choice": (
+        lambda c: group(c)["transform"].update(train="no"),
+        "config.expert_cls.data.cls.transform.train: 'no'; write True or False",
+    ),
+    "a backbone's table that is no list": (
+        lambda c: c["backbone"].update(repeats=3),
+        "config.backbone: cannot be built of",
+    ),
+    "two groups of pairs": (
+        lambda c: c["amateur"]["data"].update(pairs_b=c["amateur"]["data"]["pairs"]),
+        "config.amateur.data.pairs_b: the amateur contrasts the pairs of one group",
+    ),
+    "texts longer than the tower's": (
+        lambda c: c["amateur"]["data"]["pairs"]["transform"].update(context=32),
+        "config.amateur.data.pairs.transform.context: 32 tokens; stage.text.context is 16",
+    ),
+    "more words than the tower knows": (
+        lambda c: c["amateur"]["stage"]["text"].update(vocab_size=10),
+        "config.amateur.data.pairs.transform.tokenizer: has 4096 words; stage.text.vocab_size is 10",
+    ),
+    "a family without a branch": (
+        lambda c: c["generalist"].update(
+            backbone={**c["generalist"]["backbone"], "branches": ("cls", "photo")},
+            start={"cls": "expert_cls", "photo": None},
+        ),
+        "config.generalist.data.dense: no branch of backbone is called 'dense'",
+    ),
+    "a generalist of one network": (
+        lambda c: c["generalist"].pop("backbone"),
+        "config.generalist.stage: backbone: 'embedded' has no branches",
+    ),
+    "an optimizer group called main": (
+        lambda c: optim(c).update(groups={"main": {"match": "heads_"}}),
+        "config.expert_cls.train.optim.groups.main: the group of all others; name it otherwise",
+    ),
+    "a negative seed": (
+        lambda c: c.update(seeds=(-1,)),
+        "config.seeds[0]: -1; write a whole number of at least 0",
+    ),
+    "a graft rule with a group that the regex lacks": (
+        lambda c: c["expert_cls"].update(graft={"add": [["params/(.*)", r"backbone/params/\2"]]}),
+        "invalid group reference 2",
+    ),
+    "held-out data that is no group": (
+        lambda c: c["expert_cls"].update(
+            evaluators={
+                "h": {
+                    "fn": "intern_jax.stages.held_out:HeldOut",
+                    "every": 5,
+                    "data": {"cls": {"sources": []}},
+                }
+            }
+        ),
+        "data.cls",
     ),
     "a row that no head is for": (
         lambda c: c["benchmark"]["heads"].pop("depth"),
@@ -320,10 +382,10 @@ MISTAKES = {**STRUCTURE, **ROLES, **VALUES, **BENCHMARK}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def users_own(tmp_path_factory):
+def users_parts(tmp_path_factory):
     """A module of a user's own on the path."""
     folder = tmp_path_factory.mktemp("modules")
-    (folder / "users_own.py").write_text(
+    (folder / "users_parts.py").write_text(
         "from intern_jax.stages.amateur import Amateur\n\n\n"
         "class Coupled(Amateur):\n    batch_coupled = True\n\n\n"
         "def sharpness(variables, rows=8):\n    return {'sharp': 1.0}\n"
@@ -393,6 +455,100 @@ def test_groups_of_a_family_may_have_a_suffix():
     config["amateur"]["data"] = {"pairs_web": config["amateur"]["data"]["pairs"]}
     checked = pipeline.check(config)
     assert list(checked["expert_cls"]["data"]) == ["cls_small"]
+
+
+def test_pairs_of_any_suffix_reach_the_towers():
+    config = copy.deepcopy(QUICKSTART)
+    config["stages"], config["benchmark"] = ["amateur"], None
+    config["amateur"]["data"] = {"pairs_web": config["amateur"]["data"]["pairs"]}
+    config["amateur"]["stage"]["text"] |= {"width": 16, "layers": 1, "heads": 2}
+    config["backbone"] = {"name": "embedded_tiny"}
+    preflight.check(pipeline.check(config), "amateur", make_mesh(data=1))
+
+
+# What the whole config's check cannot see and shapes can: told before the first stage is trained.
+UNSEEN = {
+    "an unknown loss term": (
+        lambda e: e["stage"].update(weights={"emoji": 2.0}),
+        "config.expert_cls: expert_cls.weights.emoji: no such loss term",
+    ),
+    "nothing to train": (
+        lambda e: e["stage"].update(trainable="bakbone/"),
+        "trainable: 'bakbone/' matches no parameter",
+    ),
+    "nothing to hold still": (
+        lambda e: e["stage"].update(still="bakbone/"),
+        "still: 'bakbone/' matches no statistics",
+    ),
+    "a loss that takes other arguments": (
+        lambda e: e["stage"].update(
+            losses={"classification": {"fn": "intern_jax.losses.contrastive:unit"}}
+        ),
+        "config.expert_cls: TypeError: ",
+    ),
+    "an optimizer group of nothing": (
+        lambda e: e["train"]["optim"].update(groups={"head": {"match": "haeds_"}}),
+        "optim.groups.head.match: 'haeds_' matches no trainable parameter",
+    ),
+    "a parameter of two optimizer groups": (
+        lambda e: e["train"]["optim"].update(
+            groups={"one": {"match": "heads_"}, "two": {"match": "heads_emoji"}}
+        ),
+        "and so does group 'one'; a parameter is of one",
+    ),
+    "a start of other settings": (
+        lambda e: e.update(backbone={"name": "embedded_tiny", "features": 16}),
+        "config.expert_cls: graft backbone/params/backbone/",
+    ),
+    "a rule that starts nothing": (
+        lambda e: e.update(graft={"add": [["params/nothing/(.*)", r"backbone/params/\1"]]}),
+        "config.expert_cls: graft: 'params/nothing/(.*)' matches none of the stage's arrays",
+    ),
+    "held-out data without a head": (
+        lambda e: e.update(
+            evaluators={
+                "held": {
+                    "fn": "intern_jax.stages.held_out:HeldOut",
+                    "every": 5,
+                    "data": {
+                        "cls": {
+                            "sources": [{"fn": EMBEDDED, "name": "furniture", "split": "test"}],
+                            "transform": e["data"]["cls"]["transform"],
+                        }
+                    },
+                }
+            }
+        ),
+        "source 'furniture' has no head",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), UNSEEN.values(), ids=UNSEEN)
+def test_what_only_shapes_can_tell_is_told_before_the_first_stage_is_trained(
+    tmp_path, change, message
+):
+    config = copy.deepcopy(QUICKSTART)
+    config |= {"stages": ["amateur", "expert_cls"], "benchmark": None, "mesh": {"data": 1}}
+    config["amateur"]["stage"]["text"] |= {"width": 16, "layers": 1, "heads": 2}
+    config["backbone"] = {"name": "embedded_tiny"}
+    change(config["expert_cls"])
+    with pytest.raises(UserError) as caught:
+        pipeline.run(config, tmp_path / "run")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert not list((tmp_path / "run").glob("seed0/*/checkpoints"))
+
+
+def test_a_module_of_the_users_that_is_broken_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "users_broken.py").write_text("def transform(:\n")
+    (tmp_path / "users_wrong.py").write_text("import numpy\nnumpy.nothing\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, said in (("users_broken", "SyntaxError"), ("users_wrong", "wrong.py:2")):
+        config = copy.deepcopy(QUICKSTART)
+        group(config)["transform"] = {"fn": f"{name}:transform"}
+        with pytest.raises(UserError, match="cannot be imported") as caught:
+            pipeline.check(config)
+        assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_none_says_random_weights_aloud():

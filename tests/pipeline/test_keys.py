@@ -19,7 +19,7 @@ from intern_jax.data import transforms
 from intern_jax.losses.segmentation import pixel_cross_entropy
 from intern_jax.models import zoo
 from intern_jax.pipeline import chain, keys
-from intern_jax.stages.expert import Expert
+from intern_jax.stages.expert import LOSSES, Expert
 from intern_jax.stages.generalist import Generalist
 from intern_jax.train import settings as train_settings
 
@@ -65,6 +65,9 @@ def train(c, stage="expert_cls"):
             evaluators={"e": {"fn": "toy_stages:loss_of", "every": 3, "y": 1}}
         ),
         lambda c: c["mesh"].update(data=1),
+        lambda c: c["amateur"]["data"]["pairs"]["transform"].update(hue=0),
+        lambda c: c["amateur"].update(graft={}),
+        lambda c: c["expert_dense"]["stage"].update(losses=LOSSES),
         lambda c: c["benchmark"].update(draws=3),
         lambda c: c.update(stages=("amateur", "expert_dense", "expert_cls", "generalist")),
         lambda c: c["backbone"].update(layer_scale=0.1),
@@ -119,7 +122,8 @@ def test_the_name_of_what_a_role_is_bound_to_plays_no_part():
         (transforms.dense, "format", 99, {"expert_dense", "generalist"}),
         (transforms.pair_views, "format", 99, ALL),
         (train_settings, "FORMAT", 99, ALL),
-        (pixel_cross_entropy, "format", 99, set()),
+        (zoo, "FORMAT", 99, ALL),
+        (pixel_cross_entropy, "format", 99, {*EXPERTS, "generalist"}),
     ],
 )
 def test_raised_formats_recompute_exactly_what_depends_on_them(
@@ -135,10 +139,13 @@ def test_a_raised_format_of_a_loss_that_a_stage_names_recomputes_it(monkeypatch)
     given = copy.deepcopy(QUICKSTART)
     named = {"fn": "intern_jax.losses.segmentation:pixel_cross_entropy"}
     given["expert_dense"]["stage"]["losses"] = {"segmentation": named}
+    # The same loss as by default, written out with its own defaults.
+    named |= {"ignore": 255}
+    assert keys_of(given) != keys_of(QUICKSTART)
     before = keys_of(given)
     monkeypatch.setattr(pixel_cross_entropy, "format", 99, raising=False)
     after = keys_of(given)
-    assert {n for n in before if before[n] != after[n]} == {"expert_dense", "generalist"}
+    assert {n for n in before if before[n] != after[n]} == {*EXPERTS, "generalist"}
 
 
 def test_a_file_that_a_transform_names_is_known_by_its_content(tmp_path):

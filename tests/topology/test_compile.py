@@ -12,6 +12,7 @@ from intern_jax import __main__ as cli
 from intern_jax import pipeline
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
+from intern_jax.pipeline import preflight
 from intern_jax.stages.expert import Expert
 from intern_jax.topology import chips, compile, hlo
 
@@ -116,10 +117,10 @@ def test_shapes_come_from_one_row_of_the_data():
     from intern_jax.core import config as config_lib
 
     data = config_lib.plain(config_lib.load_config("quickstart"))["generalist"]["data"]
-    sources, rows = compile._one_row(data)
+    sources, rows = preflight.one_row(data)
     assert {group: len(found) for group, found in sources.items()} == {"cls": 3, "dense": 2}
     assert rows["cls"]["image"].shape == (1, 32, 32, 3) and rows["dense"]["mask"].shape[0] == 1
-    assert compile._rows(rows["cls"]["image"], 128).shape == (128, 32, 32, 3)
+    assert preflight.as_rows(rows["cls"]["image"], 128).shape == (128, 32, 32, 3)
 
 
 @needs_libtpu
@@ -146,7 +147,7 @@ def test_a_stage_is_compiled_with_abstract_arrays_of_the_stages_that_it_reads(mo
         one=toy_stages.entry("First"),
         two=toy_stages.entry("Student", start={"backbone": None, "teacher": "one"}),
     )
-    stage, batch = compile.abstract_stage(pipeline.check(made), "two")
+    stage, batch = preflight.abstract_stage(pipeline.check(made), "two")
     arrays = stage.frozen["teacher"]
     assert arrays["params"]["backbone"]["kernel"] == jax.ShapeDtypeStruct((3,), jnp.float32)
     assert set(arrays) == {"params", "batch_stats"}  # the bank is not exported

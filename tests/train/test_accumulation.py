@@ -205,6 +205,15 @@ def test_cached_embeddings_are_refused_where_batchnorm_couples_the_rows():
     programs(Amateur(backbone=VIT, **amateur), pairs())
 
 
+def test_a_loss_of_its_own_beside_embeddings_allows_no_micro_batches():
+    class Own(Amateur):
+        def loss(self, context):
+            return super().loss(context)
+
+    with pytest.raises(UserError, match="couples the rows"):
+        programs(Own(backbone=VIT, text=TEXT, embed_dim=16, simsiam_hidden=16), pairs())
+
+
 def test_a_loss_of_all_pixels_together_allows_no_micro_batches():
     head = {"name": "panoptic", "settings": {"width": 8}}
     stage = DenseStage(Backbone.random(TINY, 0), "depth", 0, head)

@@ -16,7 +16,7 @@ from intern_jax.core.config import UserError
 from intern_jax.models.layers import BatchNorm
 from intern_jax.ops.rows import own_rows
 from intern_jax.train.evaluation import Evaluation
-from intern_jax.train.loop import fit
+from intern_jax.train.loop import Trainer, fit
 from intern_jax.train.stage import Role, Stage
 
 
@@ -99,11 +99,22 @@ def test_groups_continue_from_a_checkpoint(mesh, tmp_path):
         ({"judge": {"match": "judge/", "rate": 1}}, "rate: no such field"),
         ({"judge": {"learning_rate": 1.0}}, "optim.groups.judge.match"),
         ({"judge": {"match": "("}}, "is no regular expression"),
+        ({"a": {"match": "judge/"}, "b": {"match": "(maker|judge)/"}}, "and so does group 'a'"),
+        ({"main": {"match": "judge/"}}, "the group of all others"),
     ],
 )
 def test_groups_that_cannot_be(mesh, groups, said):
     with pytest.raises(UserError, match=said.replace("(", r"\(")):
         fit(Pair(), Stream(), settings(optim={**GROUPS, "groups": groups}), mesh)
+
+
+def test_a_later_rate_reaches_the_groups_that_name_none(mesh):
+    cfg = {"optim": {"groups": {"judge": {"match": "judge/", "momentum": 0.5}}}}
+    trainer = Trainer(Pair(), settings(**cfg), mesh)
+    for rate in (0.1, 0.02):
+        done = trainer.fit(Stream(), steps=1, optim={"learning_rate": rate, "schedule": "constant"})
+        names = ("learning_rate", "learning_rate_judge")
+        assert [done.history[0][name] for name in names] == pytest.approx([rate, rate])
 
 
 # --- an average that the loss reads ---------------------------------------------------------------
@@ -283,6 +294,39 @@ def test_evaluations_run_at_intervals_and_at_the_end(mesh, tmp_path):
     assert_same(done.state, fit(Linear(noise=0.1), Stream(), cfg, mesh).state)
     again = fit(Linear(noise=0.1), Stream(), cfg, mesh, tmp_path, evaluations=evaluations)
     assert again.history == done.history and len(seen) == 5
+
+
+def test_an_evaluation_that_fails_loses_nothing_that_was_trained(mesh, tmp_path):
+    def fails(variables):
+        raise RuntimeError("no measure")
+
+    cfg = settings(steps=6, checkpoint_every=4)
+    with pytest.raises(RuntimeError, match="no measure"):
+        fit(Linear(), Stream(), cfg, mesh, tmp_path, evaluations=[Evaluation("own", fails, 5)])
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["4", "5"]
+    done = fit(Linear(), Stream(), cfg, mesh, tmp_path)
+    assert_same(done.state, fit(Linear(), Stream(), cfg, mesh).state)
+
+
+def test_a_run_that_diverges_decides_the_same_with_evaluations_and_a_profile(mesh, tmp_path):
+    ends = []
+    for name, evaluations in (
+        ("with", [Evaluation("e", lambda v: {"one": 1.0}, 3)]),
+        ("without", ()),
+    ):
+        cfg = settings(
+            steps=40, log_every=8, max_bad_steps=8, checkpoint_every=4, keep=9, profile=(13, 30)
+        )
+        stream = Stream(bad=range(14, 24))
+        fit(Linear(), stream, cfg, mesh, tmp_path / name, evaluations=evaluations)
+        ends.append([(s.first_step, s.offset) for s in stream.segments])
+    assert ends[0] == ends[1] and len(ends[0]) == 2
+
+
+@pytest.mark.parametrize(("every", "where"), [(0, "main"), (2, "al")])
+def test_evaluations_that_cannot_be(every, where):
+    with pytest.raises(UserError, match="evaluators.own"):
+        Evaluation("own", dict, every, where)
 
 
 # --- roles -----------------------------------------------------------------------------------------
