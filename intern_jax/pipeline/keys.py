@@ -1,9 +1,9 @@
 """What a stage's arrays depend on, as plain data; its digest is the stage's key.
 
-A key covers the settings that matter (marked in the schema), the backbone and the seed. It covers the keys of the stages
-that roles are bound to, the format numbers of the code, and the fingerprints of the data. It covers no version of the
-package: whoever changes what a stage or transform makes raises its format. Nor does it cover how often a run logs and
-saves, on which a roll-back depends.
+A key covers the settings that matter (marked in the schema), the backbone and the seed. It covers the keys of the
+stages that roles are bound to, the format numbers of the code, and the fingerprints of the data. It covers no version
+of the package: whoever changes what a stage or transform makes raises its format. Nor does it cover how often a run
+logs and saves, on which a roll-back depends.
 """
 
 import dataclasses
