@@ -8,7 +8,9 @@ from intern_jax.core.averages import Average, mean, whole
 
 def l1_log(log_depth_BxHxW: jax.Array, depth_BxHxW: jax.Array, valid_BxHxW: jax.Array) -> Average:
     """The mean |log prediction - log depth| over the valid pixels of the batch."""
-    return mean(jnp.abs(_difference(log_depth_BxHxW, depth_BxHxW, valid_BxHxW)), valid_BxHxW)
+    # The difference is 0 where nothing is valid.
+    d = _difference(log_depth_BxHxW, depth_BxHxW, valid_BxHxW)
+    return Average(total=jnp.abs(d).sum(), count=valid_BxHxW.sum().astype(d.dtype))
 
 
 def silog(
