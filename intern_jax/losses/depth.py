@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from intern_jax.core.averages import Average, mean, whole
+from intern_jax.core.averages import Average, whole
 
 
 def l1_log(log_depth_BxHxW: jax.Array, depth_BxHxW: jax.Array, valid_BxHxW: jax.Array) -> Average:
