@@ -55,7 +55,10 @@ def resolve(name: str) -> Any:
 def _told(error: Exception) -> str:
     """An error with the line of code that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
-    place = f"{frames[-1].filename}:{frames[-1].lineno}"
+    # The user's own line, not that of a library which it called.
+    own = [f for f in frames if "site-packages" not in f.filename and "importlib" not in f.filename]
+    frame = own[-1] if own else frames[-1]
+    place = f"{frame.filename}:{frame.lineno}"
     if isinstance(error, SyntaxError):
         place = f"{error.filename}:{error.lineno}"
     return f"{type(error).__name__}: {error} ({place})"

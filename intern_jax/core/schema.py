@@ -98,7 +98,8 @@ class Function(Settings):
         rest = {n: v for n, v in config_lib.defaults(function).items() if n not in hidden}
         kinds = _kinds_of(function)
         typed = {n: _typed(v, kinds.get(n), n) for n, v in given.items() if n in spec and n != "fn"}
-        return rest | given | {name: completed_functions(value) for name, value in typed.items()}
+        filled = {name: completed_functions(value) for name, value in (rest | typed).items()}
+        return given | filled
 
     @classmethod
     def beside(cls, function: Any) -> tuple[str, ...]:

@@ -195,7 +195,10 @@ VALUES = {
         lambda c: c["benchmark"].update(validation=1),
         "config.benchmark.validation: 1; write True or False",
     ),
-    "no seeds": (lambda c: c.update(seeds=()), "config.seeds: empty; write at least one whole"),
+    "no seeds": (
+        lambda c: c.update(seeds=()),
+        "config.seeds: empty; write a list of whole numbers",
+    ),
     "a seed twice": (lambda c: c.update(seeds=(0, 1, 0)), "config.seeds[2]: 0 stands twice"),
     "an unknown optimizer": (
         lambda c: optim(c).update(name="adamm"),
@@ -307,7 +310,7 @@ BENCHMARK = {
     ),
     "a negative seed": (
         lambda c: c.update(seeds=(-1,)),
-        "config.seeds[0]: -1; write a whole number of at least 0",
+        "config.seeds[0]: -1; write a list of whole numbers from 0",
     ),
     "a graft rule with a group that the regex lacks": (
         lambda c: c["expert_cls"].update(graft={"add": [["params/(.*)", r"backbone/params/\2"]]}),
@@ -498,7 +501,7 @@ UNSEEN = {
     ),
     "a start of other settings": (
         lambda e: e.update(backbone={"name": "embedded_tiny", "features": 16}),
-        "config.expert_cls: graft backbone/params/backbone/",
+        "config.expert_cls: graft backbone/",
     ),
     "a rule that starts nothing": (
         lambda e: e.update(graft={"add": [["params/nothing/(.*)", r"backbone/params/\1"]]}),

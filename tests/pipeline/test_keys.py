@@ -15,7 +15,7 @@ from toy_stages import entry
 from intern_jax import pipeline, version
 from intern_jax.core import hosts
 from intern_jax.core.config import UserError, load_config, plain
-from intern_jax.data import transforms
+from intern_jax.data import tokenizer, transforms
 from intern_jax.losses.segmentation import pixel_cross_entropy
 from intern_jax.models import zoo
 from intern_jax.pipeline import chain, keys
@@ -152,8 +152,9 @@ def test_a_file_that_a_transform_names_is_known_by_its_content(tmp_path):
     given, path = copy.deepcopy(QUICKSTART), tmp_path / "words.json"
     given["amateur"]["data"]["pairs"]["transform"]["tokenizer"] = str(path)
     made = []
-    for content in ("{}", "[]", "{}"):
-        path.write_text(content)
+    words = tokenizer.EMBEDDED.read_text("utf-8")
+    for content in (words, words + "\n", words):
+        path.write_text(content, "utf-8")
         made.append(keys_of(given))
     assert made[0] == made[2] and all(made[0][name] != made[1][name] for name in ALL)
 

@@ -132,5 +132,5 @@ def test_mistakes_with_clu(tmp_path, clu, monkeypatch):
         Writer(tmp_path, 0, clu="Kept")
     monkeypatch.setitem(sys.modules, "clu.metric_writers", None)
     monkeypatch.delattr("clu.metric_writers")
-    with pytest.raises(UserError, match=r"cannot be imported .*pip install 'intern_jax\[tf\]'"):
+    with pytest.raises(UserError, match=r"cannot be imported .*pip install 'intern-jax\[tf\]'"):
         Writer(tmp_path, 0, clu="KeptWriter")
