@@ -93,10 +93,11 @@ def train_stages(
     found = hosts.broadcast_json(
         {name: keys.status(link.product.folder, name, link.content) for name, link in chain.items()}
     )
+    traced: preflight.Products = {}
     for name in chain:
         if found[name] != "reused":
             _check_batches(mesh, settings[name], f"config.{name}")
-            preflight.check(settings, name, mesh)
+            preflight.check(settings, name, mesh, traced)
     for name, link in chain.items():
         log.info("%s (seed %d): %s", name, seed, found[name])
         if found[name] != "reused":

@@ -22,16 +22,23 @@ from intern_jax.train import state as state_lib
 from intern_jax.train.programs import Programs
 from intern_jax.train.stage import Stage
 
+Products = dict[str, Any]  # of stages by name: what they leave for later ones, as shapes
 
-def check(settings: Mapping[str, Any], name: str, mesh: jax.sharding.Mesh) -> None:
-    """Trace a stage's step and its start on shapes; what fails is a UserError with the stage's place in the config."""
+
+def check(settings: Mapping[str, Any], name: str, mesh: jax.sharding.Mesh, known: Products) -> None:
+    """Trace a stage's step and its start on shapes; what fails is a UserError with the stage's place in the config.
+
+    `known` holds the products of stages that were traced before, and gets this one's.
+    """
     where, entry = f"config.{name}", settings[name]
     try:
-        stage, batch = abstract_stage(settings, name)
+        stage, batch = abstract_stage(settings, name, known)
         evaluations(entry, stage, mesh)
         programs = Programs.build(stage, train_settings.check(entry["train"]), mesh, batch)
         jax.eval_shape(programs.step, *programs.arguments(mesh, batch, stage.frozen))
-        _check_start(settings, name, stage, programs)
+        _check_start(settings, name, stage, programs, known)
+        state = programs.abstract
+        known[name] = _exported({"params": state.params, **state.extra}, stage)
     except UserError as error:
         said = str(error)
         raise UserError(said if said.startswith(where) else f"{where}: {said}") from error
@@ -43,7 +50,9 @@ def check(settings: Mapping[str, Any], name: str, mesh: jax.sharding.Mesh) -> No
         ) from error
 
 
-def abstract_stage(settings: Mapping[str, Any], name: str) -> tuple[Stage, Any]:
+def abstract_stage(
+    settings: Mapping[str, Any], name: str, known: Products | None = None
+) -> tuple[Stage, Any]:
     """A checked config's stage, with abstract arrays of the stages that it reads, and its abstract batch."""
     entry = settings[name]
     specs = {one: spec_of(settings, one) for one in settings["stages"]}
@@ -56,7 +65,8 @@ def abstract_stage(settings: Mapping[str, Any], name: str) -> tuple[Stage, Any]:
     stage.name = name
     frozen = {role: entry["start"][role] for role, of in stage.roles.items() if of.frozen}
     if frozen:
-        products = {role: _product(settings, earlier) for role, earlier in frozen.items()}
+        known = {} if known is None else known
+        products = {role: _product(settings, one, known) for role, one in frozen.items()}
         stage.frozen = {**stage.frozen, **products}
     return stage, batch
 
@@ -74,20 +84,28 @@ def as_rows(array: np.ndarray, rows: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((rows, *array.shape[1:]), dtype)
 
 
-def _product(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _product(settings: Mapping[str, Any], name: str, known: Products) -> dict[str, Any]:
     """What a stage leaves for later ones, as shapes."""
-    stage, batch = abstract_stage(settings, name)
+    if name in known:
+        return known[name]
+    stage, batch = abstract_stage(settings, name, known)
 
     def init(key: jax.Array) -> Any:
         return stage.init(key, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), batch))
 
     key = jax.eval_shape(lambda: jax.random.key(0))
-    variables = dict(state_lib.unbox(jax.eval_shape(init, key)))
-    params = variables.pop("params")
-    return {"params": params, **tree.partition(variables, stage.exports)[0]}
+    known[name] = _exported(state_lib.unbox(jax.eval_shape(init, key)), stage)
+    return known[name]
 
 
-def _check_start(settings: Mapping[str, Any], name: str, stage: Stage, programs: Programs) -> None:
+def _exported(variables: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
+    extra = {name: arrays for name, arrays in variables.items() if name != "params"}
+    return {"params": variables["params"], **tree.partition(extra, stage.exports)[0]}
+
+
+def _check_start(
+    settings: Mapping[str, Any], name: str, stage: Stage, programs: Programs, known: Products
+) -> None:
     """Refuse a start of which nothing is taken or whose shapes differ, and a rule of the config that names nothing."""
     bound = {role: earlier for role, earlier in settings[name]["start"].items() if earlier}
     frozen = {role for role, of in stage.roles.items() if of.frozen}
@@ -96,7 +114,7 @@ def _check_start(settings: Mapping[str, Any], name: str, stage: Stage, programs:
         f"{role}/{path}": array
         for role, earlier in bound.items()
         if role not in frozen
-        for path, array in tree.names(_product(settings, earlier)).items()
+        for path, array in tree.names(_product(settings, earlier, known)).items()
     }
     if source:
         beginning.check_start(target, source, stage)

@@ -466,7 +466,7 @@ def test_pairs_of_any_suffix_reach_the_towers():
     config["amateur"]["data"] = {"pairs_web": config["amateur"]["data"]["pairs"]}
     config["amateur"]["stage"]["text"] |= {"width": 16, "layers": 1, "heads": 2}
     config["backbone"] = {"name": "embedded_tiny"}
-    preflight.check(pipeline.check(config), "amateur", make_mesh(data=1))
+    preflight.check(pipeline.check(config), "amateur", make_mesh(data=1), {})
 
 
 # What the whole config's check cannot see and shapes can: told before the first stage is trained.

@@ -24,4 +24,6 @@ def test_the_contract_on_meshes():
     assert len(seen) == 8 and np.isfinite(expected[[1, 3]]).all()
     assert expected[-1, 0] != expected[0, 0] and expected[-1, 2] > 0
     for name, rows in seen.items():
-        np.testing.assert_allclose(np.array(rows, float), expected, rtol=2e-5, atol=1e-9, err_msg=name)
+        np.testing.assert_allclose(
+            np.array(rows, float), expected, rtol=2e-5, atol=1e-9, err_msg=name
+        )
