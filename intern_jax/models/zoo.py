@@ -6,11 +6,10 @@ model folders, so it holds nothing but JSON values. A config may also name a net
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from intern_jax.core.config import UserError
+from intern_jax.core.config import UserError, did_you_mean
 from intern_jax.models import own, resnet
 from intern_jax.models.backbone import Backbone
 from intern_jax.models.blocks import OPERATORS
@@ -213,13 +212,17 @@ def _settings(spec: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, An
     given = dict(spec)
     name = given.pop("name", None)
     if name not in VARIANTS:
-        raise UserError(f"backbone.name: no backbone {name!r}; {_near(name, VARIANTS)}")
+        raise UserError(
+            f"backbone.name: no backbone {name!r}; {did_you_mean(str(name), list(VARIANTS))}"
+        )
     family = _FAMILIES[name]
     hidden = ("parent", "name", "family")
     known = [f.name for f in dataclasses.fields(family) if f.name not in hidden]
     for field in given:
         if field not in known:
-            raise UserError(f"backbone.{field}: {name} has no such setting; {_near(field, known)}")
+            raise UserError(
+                f"backbone.{field}: {name} has no such setting; {did_you_mean(field, known)}"
+            )
     settings = VARIANTS[name] | given
     if "dtype" in known:
         settings["dtype"] = own.dtype(settings.get("dtype"))
@@ -378,9 +381,4 @@ _CHECKS = {
 
 def _check_known(field: str, value: Any, known: Iterable[str]) -> None:
     if value not in known:
-        raise UserError(f"backbone.{field}: no {value!r}; {_near(value, known)}")
-
-
-def _near(name: Any, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(name), list(known), n=3)
-    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(sorted(known))}"
+        raise UserError(f"backbone.{field}: no {value!r}; {did_you_mean(str(value), list(known))}")

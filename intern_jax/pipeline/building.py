@@ -36,7 +36,8 @@ def build_stage(
     given = {"backbone": spec, "classes": head_classes(sources), "teachers": teachers}
     stage = _construct(entry["stage"], given)
     frozen = {role: spec for role, spec in teachers.items() if role in frozen_roles(stage)}
-    if frozen != teachers:
+    # Which roles are frozen a stage says once it is made: one that asks for teachers is made again with those.
+    if frozen != teachers and given_to(config_lib.bind(entry["stage"]).func, ("teachers",)):
         stage = _construct(entry["stage"], given | {"teachers": frozen})
     stage.graft = rules(stage, entry.get("graft"))
     return stage
