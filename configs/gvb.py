@@ -9,7 +9,7 @@ Heads:     the published linear probe with its grid and two faster ones; --confi
 
 import ml_collections
 
-CROP = "intern_jax.data.dense_transforms:crop"
+CROP = "intern_jax.data.make.dense:crop"
 
 
 def get_config() -> ml_collections.ConfigDict:

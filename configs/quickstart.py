@@ -7,7 +7,7 @@ Hardware:  two CPU cores, no accelerator
 import ml_collections
 
 EMBEDDED = "intern_jax.data.embedded:load"
-TRANSFORMS = "intern_jax.data.transforms"
+TRANSFORMS = "intern_jax.data.make.views"
 SIZE = 32
 DENSE_SIZE = 64
 

@@ -39,7 +39,7 @@ def test_every_command_is_make_or_the_module():
 
 @pytest.mark.parametrize("argv", verbs("run"), ids=" ".join)
 def test_run_s_config_loads_and_is_what_make_runs(argv):
-    args = cli._build_parser().parse_args(argv)
+    args = cli.build_parser().parse_args(argv)
     config_lib.load_config(ROOT / args.config)
     assert " ".join(argv) in (ROOT / "Makefile").read_text()
 

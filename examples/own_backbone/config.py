@@ -20,7 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     clothes = {
         "sources": ({"fn": "intern_jax.data.embedded:load", "name": "fashion_pool"},),
         "batch_size": 64,
-        "transform": {"fn": "intern_jax.data.transforms:classification", "size": 32},
+        "transform": {"fn": "intern_jax.data.make.views:classification", "size": 32},
     }
     return ml_collections.ConfigDict(
         {

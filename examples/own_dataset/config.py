@@ -11,7 +11,7 @@ def get_config() -> ml_collections.ConfigDict:
     shapes = {
         "sources": ({"fn": "my_data:Shapes", "count": 1000},),
         "batch_size": 64,
-        "transform": {"fn": "intern_jax.data.transforms:classification", "size": 32},
+        "transform": {"fn": "intern_jax.data.make.views:classification", "size": 32},
     }
     return ml_collections.ConfigDict(
         {

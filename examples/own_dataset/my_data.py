@@ -1,4 +1,4 @@
-"""A data set of one's own: an object with a length, samples by index and a few facts (data/sources.py: Source)."""
+"""A data set of one's own: an object with a length, samples by index and a few facts (data/schema/source.py)."""
 
 import numpy as np
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from intern_jax.core.config import formatted
-from intern_jax.data.transforms import classification
+from intern_jax.data.make.views import classification
 
 
 # Raise the number when the same arguments give other rows: stages that saw the old ones are then trained anew.

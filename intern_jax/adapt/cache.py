@@ -28,7 +28,8 @@ from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json
-from intern_jax.data.sources import Source, fingerprint, read_scored
+from intern_jax.data.schema.fingerprints import fingerprint
+from intern_jax.data.schema.source import Source, read_scored
 from intern_jax.models import zoo
 
 log = logging.getLogger(__name__)

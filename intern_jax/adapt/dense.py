@@ -1,7 +1,7 @@
 """Train a dense head on a frozen backbone, with augmentation, and test it on whole pictures.
 
 Augmented pictures differ at every step, so nothing is cached: the backbone runs inside the step, in eval mode, and
-only the head learns. Whole pictures keep their ratio up to a rounding of their sides (data/dense_transforms.py), run
+only the head learns. Whole pictures keep their ratio up to a rounding of their sides (data/make/dense.py), run
 in batches of one shape, and are answered at their own size. Legend: B batch, H, W image size, K classes.
 """
 
@@ -19,11 +19,11 @@ from intern_jax.adapt.backbone import Backbone
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.averages import Average
 from intern_jax.core.config import UserError
-from intern_jax.data.dense_transforms import Size, bilinear, resized, whole_size
-from intern_jax.data.mixture import build_group
-from intern_jax.data.sample import IGNORE, Sample
-from intern_jax.data.sources import Source, read_scored
-from intern_jax.data.stream import Segment, Stream
+from intern_jax.data.batches.mixture import build_group
+from intern_jax.data.batches.stream import Segment, Stream
+from intern_jax.data.make.dense import Size, bilinear, resized, whole_size
+from intern_jax.data.schema.sample import IGNORE, Sample
+from intern_jax.data.schema.source import Source, read_scored
 from intern_jax.losses.depth import silog
 from intern_jax.losses.segmentation import pixel_cross_entropy
 from intern_jax.metrics import depth as depth_metrics

@@ -12,9 +12,9 @@ from intern_jax.adapt.backbone import Backbone
 from intern_jax.adapt.features import extract
 from intern_jax.adapt.finetune import FineTune, FrozenHead
 from intern_jax.core import mesh as mesh_lib
-from intern_jax.data.arrays import ArrayStream
-from intern_jax.data.mixture import build_group
-from intern_jax.data.stream import Segment, Stream
+from intern_jax.data.batches.arrays import ArrayStream
+from intern_jax.data.batches.mixture import build_group
+from intern_jax.data.batches.stream import Segment, Stream
 from intern_jax.train.loop import Trainer
 
 # What holds for every short fit; the budget (steps, batch size, learning rate) is the caller's.
@@ -47,9 +47,9 @@ def _predict(stage: FineTune | FrozenHead):
 def task_transform(family: str, size: int, flip: bool, train: bool) -> dict[str, Any]:
     """The data transform of a task: light augmentation for training, none for scoring."""
     if family == "classification":
-        fn = "intern_jax.data.transforms:classification"
+        fn = "intern_jax.data.make.views:classification"
         return {"fn": fn, "size": size, "train": train, "flip": flip}
-    return {"fn": "intern_jax.data.transforms:dense", "size": size, "train": train, "flip": flip}
+    return {"fn": "intern_jax.data.make.views:dense", "size": size, "train": train, "flip": flip}
 
 
 def settings(steps: int, batch_size: int, learning_rate: float) -> dict[str, Any]:

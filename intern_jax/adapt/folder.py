@@ -14,8 +14,9 @@ from intern_jax.adapt.probe import fit_probe
 from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
-from intern_jax.data.sources import ImageFolder, Subset
-from intern_jax.data.transforms import eval_arrays
+from intern_jax.data.batches.arrays import eval_arrays
+from intern_jax.data.sources.folder import ImageFolder
+from intern_jax.data.sources.subset import Subset
 from intern_jax.metrics.classification import wilson_interval
 from intern_jax.weights import folder as folder_lib
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from intern_jax.benchmark.row import Row
+from intern_jax.benchmark.rows.row import Row
 from intern_jax.core.config import UserError
-from intern_jax.data.sample import CorruptSample
+from intern_jax.data.schema.sample import CorruptSample
 from intern_jax.metrics import detection, miss_rate, wider
 from intern_jax.metrics.detection import Detections, Objects
 

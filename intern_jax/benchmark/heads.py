@@ -23,9 +23,9 @@ from intern_jax.adapt import dense, fit, knn, sweep
 from intern_jax.adapt.backbone import LAYERS, Backbone
 from intern_jax.adapt.cache import cached
 from intern_jax.adapt.probe import fit_probe
-from intern_jax.benchmark import scoring
-from intern_jax.benchmark.row import Row
-from intern_jax.data.sources import Subset
+from intern_jax.benchmark.rows.row import Row
+from intern_jax.benchmark.scores import scoring
+from intern_jax.data.sources.subset import Subset
 
 TARGETS = {"segmentation": ("mask",), "depth": ("depth", "depth_valid")}
 

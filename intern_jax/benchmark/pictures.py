@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from intern_jax.benchmark import heads, suite
+from intern_jax.benchmark import heads
+from intern_jax.benchmark.rows import suite
 from intern_jax.benchmark.runner import Ladder, Recorder, RowBench
 from intern_jax.core import config as config_lib
-from intern_jax.data import tokenizer as tokenizer_lib
-from intern_jax.data.sources import Subset
-from intern_jax.data.transforms import eval_arrays, eval_classification
+from intern_jax.data.batches.arrays import eval_arrays
+from intern_jax.data.make import text as tokenizer_lib
+from intern_jax.data.make.views import eval_classification
+from intern_jax.data.sources.subset import Subset
 
 COUNT = 16  # pictures a file; the report draws as many as fit
 

@@ -1,14 +1,13 @@
-"""The benchmark's rules: which labels a fraction holds, how sure a score is, its worth in labels.
+"""The benchmark's rules: which labels a fraction holds, and which of them settings are chosen by.
 
 GV-B does not say how its 10% were drawn; this rule is a reconstruction that anyone can repeat.
 """
 
-import dataclasses
 import hashlib
 import math
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -160,88 +159,3 @@ def _by_class(order: np.ndarray, labels: np.ndarray | None) -> list[np.ndarray]:
         return [order] if len(order) else []
     of_rows = np.asarray(labels)[order]
     return [order[of_rows == label] for label in np.unique(of_rows)]
-
-
-# --- how sure -----------------------------------------------------------------------------------
-
-
-def binomial_error(share: float, count: int) -> float:
-    """Standard error sqrt(p (1 - p) / N) of a share of N independent test images."""
-    if count < 1 or not 0 <= share <= 1:
-        raise ValueError(f"share {share} of {count}")
-    return math.sqrt(share * (1 - share) / count)
-
-
-def bootstrap_error(
-    per_image: np.ndarray,
-    measure: Callable[[np.ndarray], np.ndarray],
-    replicates: int = 1000,
-    seed: int = 0,
-) -> float:
-    """Standard error of a measure of summed statistics, by resampling test images (Efron, 1979).
-
-    `per_image` [N,...]: each image's statistics (a confusion matrix, depth sums), whose sum over
-    images is what `measure` takes; it must work on leading axes: [R,...] -> [R].
-    """
-    per_image = np.asarray(per_image, np.float64)
-    count = len(per_image)
-    flat = per_image.reshape(count, -1)
-    rng = np.random.default_rng(seed)
-    # How often each image is drawn, instead of the draws: a resample is then one matrix product.
-    times = rng.multinomial(count, np.full(count, 1 / count), size=replicates).astype(np.float64)
-    values = np.asarray(measure((times @ flat).reshape(replicates, *per_image.shape[1:])))
-    values = values[np.isfinite(values)]
-    return float(values.std(ddof=1)) if len(values) > 1 else math.nan
-
-
-# --- how many labels it is worth -----------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class LabelFactor:
-    """How many times more labels: `value` itself ("="), more than it (">") or less ("<")."""
-
-    value: float
-    bound: str = "="
-
-    def __str__(self) -> str:
-        text = f"{self.value:.2g}" if self.value < 10 else f"{self.value:.0f}"
-        return text if self.bound == "=" else self.bound + text
-
-
-def label_equivalence(
-    labels: Sequence[float],
-    scratch_scores: Sequence[float],
-    adapted_score: float,
-    adapted_labels: float | None = None,
-    higher_is_better: bool = True,
-) -> LabelFactor:
-    """How many times more labels training from scratch needs to match an adapted model.
-
-    `labels`: numbers (or fractions) of labels of the scratch runs, with their scores;
-    `adapted_labels`: the adapted model's, by default the fewest of them. Between two runs the score
-    is linear in the logarithm of the labels; of several crossings the one with the fewest labels
-    counts, which favours scratch. Below the first run: "<"; never reached: ">".
-    """
-    x, y = np.asarray(labels, np.float64), np.asarray(scratch_scores, np.float64)
-    if x.ndim != 1 or x.shape != y.shape or not len(x):
-        raise ValueError(f"labels {x.shape} and scores {y.shape} must be two lists of one length")
-    if not (x > 0).all() or len(np.unique(x)) != len(x):
-        raise ValueError(f"labels {x.tolist()} must be positive and different")
-    if not (np.isfinite(y).all() and math.isfinite(adapted_score)):
-        raise ValueError(f"scores {y.tolist()} and {adapted_score} must be finite")
-    order = np.argsort(x)
-    x, lead = x[order], y[order] - adapted_score
-    lead = lead if higher_is_better else -lead
-    start = x[0] if adapted_labels is None else float(adapted_labels)
-    if lead[0] > 0:
-        return LabelFactor(x[0] / start, "<")
-    reached = np.flatnonzero(lead >= 0)
-    if not len(reached):
-        return LabelFactor(x[-1] / start, ">")
-    i = int(reached[0])
-    if i == 0:
-        return LabelFactor(x[0] / start)
-    part = -lead[i - 1] / (lead[i] - lead[i - 1])
-    needed = math.exp((1 - part) * math.log(x[i - 1]) + part * math.log(x[i]))
-    return LabelFactor(needed / start)

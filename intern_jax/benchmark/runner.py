@@ -24,12 +24,15 @@ import numpy as np
 from intern_jax.adapt import fit
 from intern_jax.adapt.backbone import Backbone
 from intern_jax.benchmark import boxes as boxes_lib
-from intern_jax.benchmark import heads, protocol, scoring, suite
-from intern_jax.benchmark.table import table as table
+from intern_jax.benchmark import heads, protocol
+from intern_jax.benchmark.rows import suite
+from intern_jax.benchmark.scores import scoring
+from intern_jax.benchmark.scores.table import table as table
 from intern_jax.core import config as config_lib
 from intern_jax.core.files import write_json
-from intern_jax.data.sources import Subset, fingerprint
-from intern_jax.data.transforms import eval_arrays
+from intern_jax.data.batches.arrays import eval_arrays
+from intern_jax.data.schema.fingerprints import fingerprint
+from intern_jax.data.sources.subset import Subset
 from intern_jax.models import zoo
 
 log = logging.getLogger(__name__)

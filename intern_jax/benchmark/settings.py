@@ -6,12 +6,12 @@ from typing import Annotated, Any
 import pydantic
 
 from intern_jax.benchmark import heads as heads_lib
-from intern_jax.benchmark import suite
-from intern_jax.benchmark.row import FAMILIES, Row
+from intern_jax.benchmark.rows import suite
+from intern_jax.benchmark.rows.row import FAMILIES, Row
 from intern_jax.core import schema
 from intern_jax.core.config import UserError
 from intern_jax.core.schema import Settings, field, wrong
-from intern_jax.data.settings import Transform
+from intern_jax.data.batches.settings import Transform
 from intern_jax.models.heads.task import check_head
 from intern_jax.train.settings import PeakOptim
 

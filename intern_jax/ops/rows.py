@@ -33,7 +33,7 @@ def own_rows(mine: jax.Array, places: int, parts: int = 1) -> OwnRows:
     """Where the rows with `mine` (bool [B]) are, in their order: `places` for each of `parts` equal parts of the batch.
 
     With as many parts as the batch is split into over devices, no row leaves its device. A mix of
-    sources by weight has a largest number of rows in any part (data/mixture.py: most_rows): with that
+    sources by weight has a largest number of rows in any part (data/batches/mixture.py: most_rows): with that
     many places none is lost.
     """
 

@@ -24,7 +24,7 @@ from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json
 from intern_jax.core.versions import versions
-from intern_jax.data.stream import Segment, Stream
+from intern_jax.data.batches.stream import Segment, Stream
 from intern_jax.pipeline import keys, preflight, scores
 from intern_jax.pipeline import products as products_lib
 from intern_jax.pipeline import settings as settings_lib

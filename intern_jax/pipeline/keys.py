@@ -20,8 +20,8 @@ import numpy as np
 from intern_jax.core import config as config_lib
 from intern_jax.core import hosts
 from intern_jax.core.config import UserError
-from intern_jax.data.mixture import SPEC_FIELDS, group_sources
-from intern_jax.data.sources import fingerprint
+from intern_jax.data.batches.mixture import SPEC_FIELDS, group_sources
+from intern_jax.data.schema.fingerprints import fingerprint
 from intern_jax.models import zoo
 from intern_jax.pipeline import settings as settings_lib
 from intern_jax.train import settings as train_settings

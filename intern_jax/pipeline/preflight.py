@@ -14,7 +14,7 @@ import numpy as np
 
 from intern_jax.core import tree
 from intern_jax.core.config import UserError
-from intern_jax.data.stream import Stream
+from intern_jax.data.batches.stream import Stream
 from intern_jax.pipeline.building import build_stage, evaluations, spec_of
 from intern_jax.train import beginning
 from intern_jax.train import settings as train_settings

@@ -11,7 +11,7 @@ from intern_jax.core import config as config_lib
 from intern_jax.core import schema
 from intern_jax.core.config import UserError
 from intern_jax.core.schema import Function, Settings, field, wrong
-from intern_jax.data.settings import Group
+from intern_jax.data.batches.settings import Group
 from intern_jax.models import zoo
 from intern_jax.pipeline import building
 from intern_jax.train.settings import PeakOptim, Train

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 from intern_jax.core import config as config_lib
 from intern_jax.core.averages import Average, mean, whole
 from intern_jax.core.config import UserError
-from intern_jax.data import tokenizer as tokenizer_lib
+from intern_jax.data.make import text as tokenizer_lib
 from intern_jax.losses import contrastive
 from intern_jax.models import zoo
-from intern_jax.models.image_text import ImageText
 from intern_jax.models.scanning import late_gathers
 from intern_jax.models.text import TextTransformer
 from intern_jax.ops.images import normalise
+from intern_jax.tasks.pairs import ImageText
 from intern_jax.train.stage import Averages, Context, Embeddings, Stage
 
 # What a loss may ask for by name: unit embeddings [B,D] of pictures (v) and texts (u), the logarithm of the

@@ -19,9 +19,9 @@ from intern_jax.core import config as config_lib
 from intern_jax.core.averages import Average, mean
 from intern_jax.core.config import UserError
 from intern_jax.models import zoo
-from intern_jax.models.multi_head import METHODS, MultiHead
 from intern_jax.models.scanning import late_gathers
 from intern_jax.ops.images import normalise
+from intern_jax.tasks.multi_head import METHODS, MultiHead
 from intern_jax.train.stage import Averages, Context, Role, Stage, family_of
 
 # A loss by task: called with (output, target, valid), it returns an Average over what is valid.

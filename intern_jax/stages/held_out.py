@@ -9,10 +9,10 @@ import numpy as np
 from intern_jax.core import averages, schema
 from intern_jax.core.averages import Average
 from intern_jax.core.config import UserError
-from intern_jax.data.datasets import as_transform
-from intern_jax.data.mixture import group_sources
-from intern_jax.data.settings import Group
-from intern_jax.data.sources import Source, read_scored
+from intern_jax.data.batches.datasets import as_transform
+from intern_jax.data.batches.mixture import group_sources
+from intern_jax.data.batches.settings import Group
+from intern_jax.data.schema.source import Source, read_scored
 from intern_jax.stages.expert import Expert
 
 NOBODY = -1  # the source of a row that only fills a batch

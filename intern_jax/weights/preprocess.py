@@ -1,6 +1,6 @@
 """Pictures as a model reads them: paths, PIL images and arrays to uint8 RGB [S,S,3].
 
-The view is that of data/transforms.py for scoring (a test holds the two equal): the whole picture
+The view is that of data/make/views.py for scoring (a test holds the two equal): the whole picture
 resized to the square canvas, transparency over grey.
 """
 
@@ -13,8 +13,8 @@ import numpy as np
 import PIL.Image
 
 from intern_jax.core.config import UserError
-from intern_jax.data import image_ops
-from intern_jax.data.sample import CorruptSample
+from intern_jax.data.make import image_ops
+from intern_jax.data.schema.sample import CorruptSample
 
 Image = str | os.PathLike[str] | PIL.Image.Image | np.ndarray
 

@@ -11,9 +11,9 @@ from intern_jax.adapt.cache import cached
 from intern_jax.benchmark import protocol
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.data.embedded import load
-from intern_jax.data.sources import Subset
+from intern_jax.data.sources.subset import Subset
 
-TRANSFORM = {"fn": "intern_jax.data.transforms:dense", "size": 32, "train": False}
+TRANSFORM = {"fn": "intern_jax.data.make.views:dense", "size": 32, "train": False}
 
 
 def main(folder: str, out: str) -> None:
@@ -25,7 +25,7 @@ def main(folder: str, out: str) -> None:
     pooled = cached(backbone, source, TRANSFORM, task="cls", outputs=("pooled",), **settings)
     leaves = load("clipart_leaf", split="train")
     drawn = protocol.subset(leaves.keys, leaves.labels, 0.1, 0)
-    spec = {"fn": "intern_jax.data.transforms:classification", "size": 32, "train": False}
+    spec = {"fn": "intern_jax.data.make.views:classification", "size": 32, "train": False}
     few = Subset(leaves, drawn[:40])
     shipped = cached(start(None)[0], few, spec, task="cls", outputs=("pooled",), **settings)
     np.savez(out, **maps, pooled=pooled["pooled"], shipped=shipped["pooled"])

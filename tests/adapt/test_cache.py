@@ -20,14 +20,14 @@ from intern_jax.adapt.cache import cached, key
 from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
-from intern_jax.data import transforms
-from intern_jax.data.sample import CorruptSample
-from intern_jax.data.sources import ImageFolder
-from intern_jax.data.transforms import eval_arrays
+from intern_jax.data.batches.arrays import eval_arrays
+from intern_jax.data.make import views as transforms
+from intern_jax.data.schema.sample import CorruptSample
+from intern_jax.data.sources.folder import ImageFolder
 
 RUN = pathlib.Path(__file__).parent / "cache_run.py"
-LABELLED = {"fn": "intern_jax.data.transforms:classification", "size": 16, "train": False}
-DENSE = {"fn": "intern_jax.data.transforms:dense", "size": 32, "train": False}
+LABELLED = {"fn": "intern_jax.data.make.views:classification", "size": 16, "train": False}
+DENSE = {"fn": "intern_jax.data.make.views:dense", "size": 32, "train": False}
 
 
 class Pictures:

@@ -14,8 +14,8 @@ from intern_jax.core import mesh as mesh_lib
 from intern_jax.core import tree
 from intern_jax.core.config import UserError
 from intern_jax.data import embedded
-from intern_jax.data.dense_transforms import resized
-from intern_jax.data.sources import Subset
+from intern_jax.data.make.dense import resized
+from intern_jax.data.sources.subset import Subset
 from intern_jax.metrics import depth as depth_metrics
 from intern_jax.metrics import segmentation as segmentation_metrics
 from intern_jax.models.heads.task import check_head
@@ -26,7 +26,7 @@ MESH = mesh_lib.make_mesh(devices=jax.devices()[:1])
 COLOURS = np.array([(120, 120, 120), (220, 50, 50), (50, 80, 220)])
 METRES = np.array([4.0, 2.0, 7.0], np.float32)
 SIZES = ((64, 64), (40, 40), (50, 75), (64, 100))  # tested at two sizes: 64 x 64, 64 x 96
-CROP = {"fn": "intern_jax.data.dense_transforms:crop"}
+CROP = {"fn": "intern_jax.data.make.dense:crop"}
 SEGMENTATION = {
     "family": "segmentation",
     "num_classes": 3,

@@ -13,7 +13,7 @@ from intern_jax.adapt.backbone import LAYERS, Backbone
 from intern_jax.adapt.folder import adapt_folder
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
-from intern_jax.data.sources import ImageFolder
+from intern_jax.data.sources.folder import ImageFolder
 from intern_jax.weights.folder import save_model
 
 TINY = {"name": "embedded_tiny"}

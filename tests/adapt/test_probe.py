@@ -184,7 +184,7 @@ ROWS = ("emoji_style", "emoji_style_group", "emoji_concept", "clipart_leaf", "fa
     ],
 )
 def test_agrees_with_scikit_learn_on_embedded_rows(backbone, row):
-    transform = {"fn": "intern_jax.data.transforms:classification", "size": 32, "train": False}
+    transform = {"fn": "intern_jax.data.make.views:classification", "size": 32, "train": False}
     train, test = (
         cached(
             backbone_of(backbone),

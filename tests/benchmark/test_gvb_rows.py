@@ -8,11 +8,11 @@ import make_scenes
 import numpy as np
 import pytest
 
-from intern_jax import evaluate
 from intern_jax.__main__ import main
-from intern_jax.benchmark import suite
+from intern_jax.benchmark import evaluation as evaluate
+from intern_jax.benchmark.rows import suite
 from intern_jax.core.config import UserError, load_config
-from intern_jax.data.sources import Subset
+from intern_jax.data.sources.subset import Subset
 from intern_jax.train import loop
 
 

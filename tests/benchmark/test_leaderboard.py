@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from intern_jax.benchmark import gvb, leaderboard, published, results, row
+from intern_jax.benchmark.rows import gvb, published, row
+from intern_jax.benchmark.scores import leaderboard, results
 from intern_jax.core.config import UserError
 
 # Means of the 20 classification columns, worked out by hand from the same release table.

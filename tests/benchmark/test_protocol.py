@@ -1,4 +1,4 @@
-"""Subsets are nested, stratified, the same everywhere; errors and factors against known values."""
+"""Subsets are nested, stratified, the same everywhere."""
 
 import hashlib
 
@@ -7,7 +7,6 @@ import pytest
 
 from intern_jax.benchmark import protocol
 from intern_jax.core.config import UserError
-from intern_jax.metrics import depth, segmentation
 
 KEYS = [f"img/{i:04d}" for i in range(300)]
 LABELS = np.repeat([0, 1, 2, 3], [200, 80, 17, 3])
@@ -76,77 +75,6 @@ def test_validation_never_takes_a_class_whole():
     labels = np.arange(10)
     rows, held = protocol.split_validation(np.arange(10), KEYS[:10], labels)
     assert len(rows) == 10 and not len(held)
-
-
-def test_binomial_error():
-    assert protocol.binomial_error(0.5, 100) == pytest.approx(0.05)
-    assert protocol.binomial_error(1.0, 7) == 0
-
-
-def test_bootstrap_of_a_mean_is_its_standard_error():
-    values = np.random.default_rng(0).normal(size=(400, 1))
-    error = protocol.bootstrap_error(values, lambda s: s[:, 0] / 400, replicates=4000)
-    assert error == pytest.approx(values.std() / 20, rel=0.05)
-
-
-def test_bootstrap_of_miou_and_rmse_against_a_loop():
-    rng = np.random.default_rng(1)
-    mask = rng.integers(0, 4, (40, 8, 8))
-    guess = np.where(rng.random(mask.shape) < rng.random((40, 1, 1)), mask, 0)
-    each = segmentation.confusions(guess, mask, 4)
-    truth = rng.uniform(1, 5, (40, 8, 8))
-    pred = truth + rng.normal(size=truth.shape) * rng.random((40, 1, 1))
-    valid = rng.random(mask.shape) < 0.7
-    sums = depth.sums(pred, truth, valid)
-    mious, rmses = [], []
-    for _ in range(2000):
-        rows = rng.integers(0, 40, 40)
-        mious.append(segmentation.miou(each[rows].sum(0)))
-        rmses.append(depth.rmse(pred[rows], truth[rows], valid[rows]))
-    error = protocol.bootstrap_error(each, segmentation.miou, 2000)
-    assert error == pytest.approx(np.std(mious), rel=0.08)
-    error = protocol.bootstrap_error(sums, lambda s: depth.measures(s)["rmse"], 2000)
-    assert error == pytest.approx(np.std(rmses), rel=0.08)
-
-
-LABEL_COUNTS = [100, 300, 1000]
-
-
-@pytest.mark.parametrize(
-    "scratch, adapted, text",
-    [
-        ([30, 40, 50], 55, ">10"),
-        ([30, 40, 50], 50, "10"),
-        ([30, 40, 50], 40, "3"),
-        ([30, 40, 50], 30, "1"),
-        ([30, 40, 50], 29, "<1"),
-        ([30, 40, 50], 35, "1.7"),  # sqrt(3)
-        ([30, 40, 38], 39, "2.7"),  # 3 ** .9
-        ([30, 28, 50], 28, "<1"),
-        ([30, 45, 38], 40, "2.1"),  # 3 ** (2/3): the first crossing
-    ],
-)
-def test_label_equivalence(scratch, adapted, text):
-    assert str(protocol.label_equivalence(LABEL_COUNTS, scratch, adapted)) == text
-    # The same with losses, with fractions, and in another order.
-    negative = [-s for s in scratch]
-    factor = protocol.label_equivalence(LABEL_COUNTS, negative, -adapted, higher_is_better=False)
-    assert str(factor) == text
-    fractions, scores = [1.0, 0.1, 0.3], [scratch[2], scratch[0], scratch[1]]
-    assert str(protocol.label_equivalence(fractions, scores, adapted)) == text
-
-
-def test_label_equivalence_counts_from_the_adapted_models_labels():
-    factor = protocol.label_equivalence(LABEL_COUNTS, [30, 40, 50], 45, adapted_labels=50)
-    assert factor.value == pytest.approx(300 * (10 / 3) ** 0.5 / 50) and factor.bound == "="
-    assert str(protocol.label_equivalence(LABEL_COUNTS, [3, 4, 5], 6, adapted_labels=10)) == ">100"
-    assert str(protocol.label_equivalence([10, 100], [20.0, 30.0], 25.0, 10)) == "3.2"
-
-
-def test_label_equivalence_refuses_what_has_no_answer():
-    for labels, scores, adapted in (([], [], 1), ([1, 1], [2, 3], 2), ([1, 2], [1, np.nan], 1)):
-        with pytest.raises(ValueError):
-            protocol.label_equivalence(labels, scores, adapted)
 
 
 # --- list files ----------------------------------------------------------------------------------

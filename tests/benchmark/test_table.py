@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 
-from intern_jax.benchmark import table as table_lib
+from intern_jax.benchmark.scores import table as table_lib
 
 
 def record(task, method, fraction, score, seed=0, draw=0, **fields):

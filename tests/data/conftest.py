@@ -9,7 +9,7 @@ def train_tokenizer(tmp_path):
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
-    from intern_jax.data.tokenizer import SPECIAL
+    from intern_jax.data.make.text import SPECIAL
 
     def train(special=SPECIAL):
         bpe = tokenizers.Tokenizer(models.BPE())

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from intern_jax.core.config import UserError
-from intern_jax.data.mixture import build_group
-from intern_jax.data.shuffle import BlockOrder, FullOrder
+from intern_jax.data.batches.mixture import build_group
+from intern_jax.data.batches.shuffle import BlockOrder, FullOrder
 
 SHARDS = (100, 37, 0, 64, 1, 150)
 COUNT = sum(SHARDS)

@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 
 from intern_jax.core.config import UserError
-from intern_jax.data.datasets import MapSource, as_transform
-from intern_jax.data.mixture import build_group, group_sources, most_rows
-from intern_jax.data.sample import CorruptSample
-from intern_jax.data.sources import Source, fingerprint
-from intern_jax.data.stream import Segment, Stream
+from intern_jax.data.batches.datasets import MapSource, as_transform
+from intern_jax.data.batches.mixture import build_group, group_sources, most_rows
+from intern_jax.data.batches.stream import Segment, Stream
+from intern_jax.data.schema.fingerprints import fingerprint
+from intern_jax.data.schema.sample import CorruptSample
+from intern_jax.data.schema.source import Source
 
 PARTS = """
 import grain
 import numpy as np
-from intern_jax.data.transforms import classification
+from intern_jax.data.make.views import classification
 
 def sample(number):
     image = np.random.default_rng(number).integers(0, 256, (9, 11, 3), np.uint8)
@@ -229,7 +230,7 @@ def test_most_rows_is_what_grain_s_mix_gives(weights, batch_size, blocks):
 
 def test_most_rows_of_a_long_period_is_a_bound(monkeypatch):
     exact = most_rows((0.3, 1.0, 0.7), 16, 2)
-    monkeypatch.setattr("intern_jax.data.mixture.MAX_STARTS", 1)
+    monkeypatch.setattr("intern_jax.data.batches.mixture.MAX_STARTS", 1)
     bound = most_rows((0.3, 1.0, 0.7), 16, 2)
     assert all(0 <= b - e <= i for i, (b, e) in enumerate(zip(bound, exact, strict=True)))
     monkeypatch.undo()

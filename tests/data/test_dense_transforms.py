@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from intern_jax.core.config import UserError
-from intern_jax.data import dense_transforms as dense
+from intern_jax.data.make import dense
 
 PLAIN = {"colour": "none", "flip": False}
 

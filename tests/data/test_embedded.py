@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from intern_jax.core.config import UserError
-from intern_jax.data import embedded, tokenizer
+from intern_jax.data import embedded
 from intern_jax.data.embedded import packs, tables
-from intern_jax.data.sample import check
+from intern_jax.data.make import text as tokenizer
+from intern_jax.data.schema.sample import check
 
 SPLIT = [(n, {"split": s}) for n in embedded.BENCHMARK for s in ("train", "test")]
 EVERY = [(n, {}) for n in embedded.PRETRAINING] + SPLIT

@@ -10,10 +10,15 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from intern_jax.core.config import bind, format_of, formatted
-from intern_jax.data import dense_transforms, transforms
-from intern_jax.data.array_record_source import ArrayRecordSource, write_manifest
 from intern_jax.data.embedded import scenes, tables
-from intern_jax.data.sources import ImageFolder, Replacing, Source, Subset, fingerprint
+from intern_jax.data.make import dense as dense_transforms
+from intern_jax.data.make import views as transforms
+from intern_jax.data.schema.fingerprints import fingerprint
+from intern_jax.data.schema.source import Source
+from intern_jax.data.sources.array_record import ArrayRecordSource, write_manifest
+from intern_jax.data.sources.folder import ImageFolder
+from intern_jax.data.sources.replacing import Replacing
+from intern_jax.data.sources.subset import Subset
 
 
 class Numbers:
@@ -143,7 +148,7 @@ def test_a_format_is_that_of_the_function_inside():
 
     assert format_of(view) == 3 and format_of(functools.partial(view, size=4)) == 3
     assert format_of(lambda sample: sample) == 1
-    assert format_of(bind({"fn": "intern_jax.data.transforms:dense", "size": 8})) == 1
+    assert format_of(bind({"fn": "intern_jax.data.make.views:dense", "size": 8})) == 1
     views = (transforms.classification, transforms.eval_classification, transforms.centre_crop)
     marked = (*views, transforms.dense, transforms.pair_views, dense_transforms.crop)
     assert all("format" in vars(function) for function in marked)

@@ -1,4 +1,5 @@
-"""What Grain's worker processes do where ours must not: while these pass, data/workers.py stays. See its docstring.
+"""What Grain's worker processes do where ours must not: while these pass,
+data/batches/workers.py stays. See its docstring.
 
 When one fails with a newer Grain, measure again: `python -m tools.bench.workers`.
 """

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from intern_jax.data import decoding
-from intern_jax.data.decoding import CAUSES, decode
-from intern_jax.data.sample import CorruptSample
+from intern_jax.data.read import decoding
+from intern_jax.data.read.decoding import CAUSES, decode
+from intern_jax.data.schema.sample import CorruptSample
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:

@@ -8,7 +8,7 @@ import sys
 import pytest
 from PIL import Image
 
-from intern_jax.data import image_ops
+from intern_jax.data.make import image_ops
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from intern_jax.data import image_ops
-from intern_jax.data.lending import image_of, lend
+from intern_jax.data.make import image_ops
+from intern_jax.data.read.lending import image_of, lend
 
 PLAIN = image_ops.Look(0.0, 0.0, 0.0, 0.0, 0.0)
 

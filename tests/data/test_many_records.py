@@ -11,11 +11,12 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from intern_jax.core.config import UserError
-from intern_jax.data import array_record_source
-from intern_jax.data.array_record_source import ArrayRecordSource, Keys, write_manifest
-from intern_jax.data.mixture import build_group
-from intern_jax.data.sample import CorruptSample
-from intern_jax.data.sources import Source, Subset
+from intern_jax.data.batches.mixture import build_group
+from intern_jax.data.schema.sample import CorruptSample
+from intern_jax.data.schema.source import Source
+from intern_jax.data.sources import array_record as array_record_source
+from intern_jax.data.sources.array_record import ArrayRecordSource, Keys, write_manifest
+from intern_jax.data.sources.subset import Subset
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:

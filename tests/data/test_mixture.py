@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from intern_jax.core.config import UserError
-from intern_jax.data import mixture
-from intern_jax.data.mixture import build_group, group_sources
-from intern_jax.data.sample import CorruptSample
+from intern_jax.data.batches import mixture
+from intern_jax.data.batches.mixture import build_group, group_sources
+from intern_jax.data.schema.sample import CorruptSample
 
 
 class Numbers:
@@ -162,13 +162,13 @@ def test_one_sample_is_enough():
         ),
         ({"transform": {"fn": "mixture_parts:padded"}}, "g.sources[1] (numbers)/number: int32 [3]"),
         (
-            {"transform": {"fn": "intern_jax.data.transforms:classification"}},
+            {"transform": {"fn": "intern_jax.data.make.views:classification"}},
             "g.transform: missing a required argument: 'size'",
         ),
         (
             {
                 "sources": [{"fn": "mixture_parts:Numbers", "count": 1}],
-                "transform": {"fn": "intern_jax.data.transforms:classification", "size": 60000},
+                "transform": {"fn": "intern_jax.data.make.views:classification", "size": 60000},
                 "batch_size": 2,
             },
             "g.batch_size: ",
@@ -225,7 +225,7 @@ def test_group_sources_keeps_their_order():
 
 def test_making_batches_starts_no_backend():
     code = (
-        "import test_mixture as t; from intern_jax.data.mixture import build_group;"
+        "import test_mixture as t; from intern_jax.data.batches.mixture import build_group;"
         "build_group(t.config(), 0)[0]; import sys;"
         "bridge = sys.modules.get('jax._src.xla_bridge');"
         "sys.exit(bridge is not None and bridge.backends_are_initialized())"

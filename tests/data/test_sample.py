@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from intern_jax.core.config import UserError
-from intern_jax.data.sample import check, check_labels
+from intern_jax.data.schema.sample import check, check_labels
 
 
 def good():

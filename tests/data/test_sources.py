@@ -10,15 +10,13 @@ import pytest
 from PIL import Image
 
 from intern_jax.core.config import UserError
-from intern_jax.data import image_ops
-from intern_jax.data.sample import check
-from intern_jax.data.sources import (
-    ArrayRecordSource,
-    ImageFolder,
-    Source,
-    Subset,
-    TfdsSource,
-)
+from intern_jax.data.make import image_ops
+from intern_jax.data.schema.sample import check
+from intern_jax.data.schema.source import Source
+from intern_jax.data.sources.array_record import ArrayRecordSource
+from intern_jax.data.sources.folder import ImageFolder
+from intern_jax.data.sources.subset import Subset
+from intern_jax.data.sources.tfds import TfdsSource
 
 
 def encode(array, kind="PNG", **options):
@@ -231,7 +229,7 @@ def test_tfds_mistakes(tfds_dir, tmp_path):
 
 def test_reading_data_needs_no_jax():
     code = (
-        "import sys, intern_jax.data.sources, intern_jax.data.transforms, intern_jax.data.mixture,"
-        " intern_jax.data.tokenizer; sys.exit(any(m in sys.modules for m in ('jax', 'tensorflow')))"
+        "import sys, intern_jax.data.sources.folder, intern_jax.data.make.views, intern_jax.data.batches.mixture,"
+        " intern_jax.data.make.text; sys.exit(any(m in sys.modules for m in ('jax', 'tensorflow')))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

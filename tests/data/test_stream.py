@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from intern_jax.core.config import UserError
-from intern_jax.data.arrays import ArrayStream
-from intern_jax.data.sources import fingerprint
-from intern_jax.data.stream import Segment, Stream
+from intern_jax.data.batches.arrays import ArrayStream
+from intern_jax.data.batches.stream import Segment, Stream
+from intern_jax.data.schema.fingerprints import fingerprint
 
 
 class Batches:
@@ -45,7 +45,7 @@ def config():
     return {
         "sources": [{"fn": "stream_parts:Numbers"}, {"fn": "stream_parts:Numbers", "count": 7}],
         "batch_size": 6,
-        "transform": {"fn": "intern_jax.data.transforms:classification", "size": 4},
+        "transform": {"fn": "intern_jax.data.make.views:classification", "size": 4},
     }
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from intern_jax.core.config import UserError
-from intern_jax.data import tokenizer
+from intern_jax.data.make import text as tokenizer
 
 
 def test_layout(train_tokenizer):

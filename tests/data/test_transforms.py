@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 from intern_jax.core.config import UserError
-from intern_jax.data import image_ops, tokenizer, transforms
-from intern_jax.data.sample import CorruptSample
+from intern_jax.data.make import image_ops
+from intern_jax.data.make import text as tokenizer
+from intern_jax.data.make import views as transforms
+from intern_jax.data.schema.sample import CorruptSample
 
 STILL = {"scale": (1.0, 1.0), "flip": False, "color": 0.0, "grey_probability": 0.0}
 

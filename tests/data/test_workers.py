@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 
 from intern_jax.core.config import UserError
-from intern_jax.data import workers
-from intern_jax.data.stream import Segment, Stream
+from intern_jax.data.batches import workers
+from intern_jax.data.batches.stream import Segment, Stream
 
 PARTS = '''
 import os
 import threading
 import numpy as np
 from intern_jax.core.config import UserError
-from intern_jax.data.sample import CorruptSample
-from intern_jax.data.transforms import classification
+from intern_jax.data.schema.sample import CorruptSample
+from intern_jax.data.make.views import classification
 
 
 class Noise:
@@ -235,7 +235,7 @@ import sys, time
 if __name__ == "__main__":
     sys.path[:0] = sys.argv[2:]
     import test_workers
-    from intern_jax.data.stream import Stream
+    from intern_jax.data.batches.stream import Stream
     stream = Stream(test_workers.groups(), workers=1)
     batches = stream.iterate()
     next(batches)

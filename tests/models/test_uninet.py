@@ -27,7 +27,7 @@ from intern_jax.core.config import UserError
 from intern_jax.models import zoo
 from intern_jax.models.blocks import Block, MixerBlock
 from intern_jax.models.uninet import UniNet, block_kinds
-from intern_jax.weights.metanet_names import uninet_blocks
+from intern_jax.weights.published.metanet_names import uninet_blocks
 
 TINY = B4_TINY | {
     "repeats": (1, 1, 2, 1, 2, 2),

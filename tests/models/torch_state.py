@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from intern_jax.weights.metanet_names import BLOCKS, BRANCHES, ENDS, TRANSFER
+from intern_jax.weights.published.metanet_names import BLOCKS, BRANCHES, ENDS, TRANSFER
 
 
 def our_name(torch_name: str, operators: Sequence[str]) -> str:

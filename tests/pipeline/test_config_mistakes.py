@@ -63,7 +63,7 @@ STRUCTURE = {
     ),
     "unknown argument of a transform": (
         lambda c: group(c)["transform"].update(sizee=4),
-        "data.cls.transform: intern_jax.data.transforms:classification: no argument 'sizee'; did",
+        "data.cls.transform: intern_jax.data.make.views:classification: no argument 'sizee'; did",
     ),
     "a stage without data": (
         lambda c: c["expert_cls"].pop("data"),

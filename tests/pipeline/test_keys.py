@@ -15,7 +15,8 @@ from toy_stages import entry
 from intern_jax import pipeline, version
 from intern_jax.core import hosts
 from intern_jax.core.config import UserError, load_config, plain
-from intern_jax.data import tokenizer, transforms
+from intern_jax.data.make import text as tokenizer
+from intern_jax.data.make import views as transforms
 from intern_jax.losses.segmentation import pixel_cross_entropy
 from intern_jax.models import zoo
 from intern_jax.pipeline import chain, keys
@@ -26,7 +27,7 @@ from intern_jax.train import settings as train_settings
 QUICKSTART = plain(load_config("quickstart"))
 EXPERTS = {"expert_cls", "expert_dense"}
 ALL = {"amateur", *EXPERTS, "generalist"}
-FOLDER = "intern_jax.data.sources:ImageFolder"
+FOLDER = "intern_jax.data.sources.folder:ImageFolder"
 
 
 def keys_of(config, seed=0):

@@ -13,7 +13,7 @@ from toy_stages import config, entry
 from intern_jax import pipeline
 from intern_jax.core import tree
 from intern_jax.core.config import UserError, load_config, plain
-from intern_jax.data.stream import Stream
+from intern_jax.data.batches.stream import Stream
 from intern_jax.pipeline import building, products
 from intern_jax.train import checkpoint
 from intern_jax.train.state import unbox

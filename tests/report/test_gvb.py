@@ -8,7 +8,8 @@ import re
 import PIL.Image
 import pytest
 
-from intern_jax.benchmark import leaderboard, published
+from intern_jax.benchmark.rows import published
+from intern_jax.benchmark.scores import leaderboard
 from intern_jax.report import gvb, plots
 
 VOID = {"meta", "img", "br"}

@@ -76,7 +76,7 @@ def train(mesh, steps: int) -> dict:
     """Losses, one number of each row of a global batch, and in how many blocks the rows are made."""
     from intern_jax.core import hosts
     from intern_jax.core import mesh as mesh_lib
-    from intern_jax.data.stream import Stream
+    from intern_jax.data.batches.stream import Stream
     from intern_jax.train.loop import fit
 
     rows = mesh_lib.batch_rows(mesh)

@@ -22,8 +22,10 @@ from intern_jax.core.config import UserError
 from intern_jax.models import zoo
 from intern_jax.models.metanet import block_operators
 from intern_jax.ops import images
-from intern_jax.weights import convert, pth, published_names, safetensors
-from intern_jax.weights.torch_names import published_shape
+from intern_jax.weights import safetensors
+from intern_jax.weights.published import convert, pth
+from intern_jax.weights.published import names as published_names
+from intern_jax.weights.published.torch_names import published_shape
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 FILES = FIXTURES / "weights"
@@ -442,6 +444,6 @@ def test_the_usual_normalisation_is_that_of_every_backbone_here():
 def test_the_readmes_commands_are_ones_that_convert_takes():
     readme = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
     commands = re.findall(r"^python -m intern_jax (convert .*)$", readme, re.MULTILINE)
-    first, second = (cli._build_parser().parse_args(line.split()) for line in commands)
+    first, second = (cli.build_parser().parse_args(line.split()) for line in commands)
     assert first.out == second.source and first.model in zoo.VARIANTS
     assert second.to in published_names.layouts({"name": first.model})

@@ -10,10 +10,10 @@ import intern_jax
 from intern_jax.adapt import fit
 from intern_jax.adapt.backbone import Backbone
 from intern_jax.adapt.folder import adapt_folder
-from intern_jax.benchmark import suite
+from intern_jax.benchmark.rows import suite
 from intern_jax.core import config as config_lib
-from intern_jax.data.sources import Subset
-from intern_jax.data.transforms import eval_arrays
+from intern_jax.data.batches.arrays import eval_arrays
+from intern_jax.data.sources.subset import Subset
 from intern_jax.weights.folder import DEFAULT
 
 

@@ -6,7 +6,7 @@ import PIL.Image
 import pytest
 
 from intern_jax.core.config import UserError
-from intern_jax.data.transforms import eval_classification
+from intern_jax.data.make.views import eval_classification
 from intern_jax.weights.preprocess import as_arrays, canvas_of, resize_maps
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from intern_jax.core.config import UserError
-from intern_jax.weights import pth
+from intern_jax.weights.published import pth
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures" / "weights"
 

@@ -10,9 +10,9 @@ from typing import Any
 import grain
 import numpy as np
 
-from intern_jax.data.mixture import Groups
-from intern_jax.data.sample import Sample
-from intern_jax.data.transforms import Row, classification
+from intern_jax.data.batches.mixture import Groups
+from intern_jax.data.make.views import Row, classification
+from intern_jax.data.schema.sample import Sample
 
 
 class FromConfig(grain.MapDataset):

@@ -175,10 +175,10 @@ def pipeline_part(folder: pathlib.Path) -> tuple[Callable[[], Iterator[int]], di
     import grain
     import PIL
 
-    from intern_jax.data.stream import Stream
+    from intern_jax.data.batches.stream import Stream
 
     transform = {
-        "fn": "intern_jax.data.transforms:classification",
+        "fn": "intern_jax.data.make.views:classification",
         "size": SIZE,
         "scale": SIDE,
         "aspect": ASPECT,
@@ -186,7 +186,7 @@ def pipeline_part(folder: pathlib.Path) -> tuple[Callable[[], Iterator[int]], di
         "grey_probability": 0.0,
         "background": "grey",
     }
-    source = {"fn": "intern_jax.data.sources:ImageFolder", "root": str(folder)}
+    source = {"fn": "intern_jax.data.sources.folder:ImageFolder", "root": str(folder)}
     group = {"sources": [source], "batch_size": BATCH, "transform": transform}
     stream = Stream({"cls": group}, rows=(0, 1), threads=1, prefetch=1)
 

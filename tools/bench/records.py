@@ -57,7 +57,7 @@ def main() -> None:
 def make(folder: pathlib.Path, shards: int, records: int) -> None:
     """Write the files that the folder lacks."""
     from intern_jax.core.files import write_json
-    from intern_jax.data.array_record_source import MANIFEST, write_manifest
+    from intern_jax.data.sources.array_record import MANIFEST, write_manifest
 
     edges = np.linspace(0, records, shards + 1).astype(np.int64).tolist()
     manifest = folder / MANIFEST
@@ -93,7 +93,7 @@ def _write(path: str, first: int, end: int) -> None:
 
 def run(args: argparse.Namespace, shuffle: str, manifest: bool) -> dict[str, Any]:
     """One measurement in a fresh process."""
-    from intern_jax.data.array_record_source import MANIFEST
+    from intern_jax.data.sources.array_record import MANIFEST
 
     kept, hidden = args.folder / MANIFEST, args.folder / "records.json.hidden"
     if not manifest:
@@ -133,11 +133,11 @@ def measure(folder: pathlib.Path, shuffle: str, batch: int, seed: int) -> dict[s
     started = time.perf_counter()
     import grain  # noqa: F401  what opening a group imports, to tell it from opening
 
-    from intern_jax.data.stream import Segment, Stream
+    from intern_jax.data.batches.stream import Segment, Stream
 
     imported = time.perf_counter()
     source = {
-        "fn": "intern_jax.data.sources:ArrayRecordSource",
+        "fn": "intern_jax.data.sources.folder:ArrayRecordSource",
         "paths": str(folder),
         "decode": "tools.bench.records:read",
         "classes": [str(i) for i in range(CLASSES)],

@@ -26,7 +26,7 @@ from absl import flags
 from intern_jax.core import config as config_lib
 from intern_jax.core import digests, keys
 from intern_jax.core import mesh as mesh_lib
-from intern_jax.data.stream import Segment, Stream
+from intern_jax.data.batches.stream import Segment, Stream
 from intern_jax.pipeline import build_stage, in_dtype
 from intern_jax.train import optim
 from intern_jax.train.checkpoint import Checkpoints

@@ -1,4 +1,4 @@
-"""Worker processes that make batches: this package's (data/workers.py) beside Grain's mp_prefetch.
+"""Worker processes that make batches: this package's (data/batches/workers.py) beside Grain's mp_prefetch.
 
     python -m tools.bench.workers [--rounds=10] [--seconds=5] [--workers=2] [--out=FILE.json]
 
@@ -144,8 +144,8 @@ def groups_of(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.workload == "quickstart":
         return plain(load_config("quickstart"))["generalist"]["data"]
-    transform = {"fn": "intern_jax.data.transforms:classification", "size": 224}
-    source = {"fn": "intern_jax.data.sources:ImageFolder", "root": str(args.folder)}
+    transform = {"fn": "intern_jax.data.make.views:classification", "size": 224}
+    source = {"fn": "intern_jax.data.sources.folder:ImageFolder", "root": str(args.folder)}
     return {"cls": {"sources": [source], "batch_size": 64, "transform": transform}}
 
 
@@ -153,7 +153,7 @@ class Ours:
     """Stream with worker processes."""
 
     def __init__(self, groups: dict[str, Any], workers: int):
-        from intern_jax.data.stream import Segment, Stream
+        from intern_jax.data.batches.stream import Segment, Stream
 
         self._stream = Stream(groups, [Segment(seed=SEED)], rows=(0, 1), workers=workers)
 
@@ -243,7 +243,7 @@ def resume(args: argparse.Namespace) -> dict[str, bool]:
     """Whether a step's batches are those of the threads, for each number of workers."""
     import numpy as np
 
-    from intern_jax.data.mixture import Groups
+    from intern_jax.data.batches.mixture import Groups
 
     groups = groups_of(args)
     expected = [Groups(groups).batch(SEED, None, FIRST + i) for i in range(3)]

@@ -24,7 +24,7 @@ import numpy as np
 
 from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
-from intern_jax.data.stream import Segment, Stream
+from intern_jax.data.batches.stream import Segment, Stream
 from intern_jax.pipeline import build_stage
 from intern_jax.train.checkpoint import Checkpoints
 from intern_jax.train.loop import Trainer

@@ -1,7 +1,7 @@
 """Hand-made picture files that a decoder may stumble over, each with what should come of it.
 
 `files()` gives {name: File}: the bytes, and the outcome: DECODED or a cause of
-intern_jax.data.decoding. `places()` gives names of things that are no files at all; `make_place`
+intern_jax.data.read.decoding. `places()` gives names of things that are no files at all; `make_place`
 puts one where a file was.
 """
 

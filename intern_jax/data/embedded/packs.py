@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from intern_jax.core.config import UserError
-from intern_jax.data import fingerprints
+from intern_jax.data.schema import fingerprints
 
 FOLDER = Path(__file__).parent
 NAMES = ("emoji", "clipart", "fashion", "furniture", "rooms")

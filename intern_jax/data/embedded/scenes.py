@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from intern_jax.core.config import UserError, format_of, formatted
-from intern_jax.data import fingerprints
 from intern_jax.data.embedded.packs import pack
 from intern_jax.data.embedded.tables import emoji_rows, refuse_split, words
+from intern_jax.data.schema import fingerprints
 
 GROUNDS = (  # name in captions, far colour, near colour, roughness
     ("on grass", (150, 200, 130), (70, 140, 60), 26),

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from intern_jax.core.config import UserError
-from intern_jax.data import fingerprints
 from intern_jax.data.embedded import packs
 from intern_jax.data.embedded.packs import pack
+from intern_jax.data.schema import fingerprints
 
 Sample = dict[str, Any]
 

@@ -5,13 +5,13 @@ import os
 import pathlib
 
 from intern_jax.core.config import UserError
-from intern_jax.data.gvb.reader import Reader
-from intern_jax.data.sources import Source
+from intern_jax.data.schema.source import Source
+from intern_jax.data.sources.reader import Reader
 
 __all__ = ["Reader", "load", "names", "steps"]
 
 # Modules with a table READERS: {row name: Reader}.
-MODULES = ("classification", "scenes")
+MODULES = ("classification.readers", "scenes.readers")
 
 
 def load(name: str, split: str, root: str | os.PathLike[str]) -> Source:

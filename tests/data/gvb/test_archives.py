@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from intern_jax.core.config import UserError
-from intern_jax.data.gvb import archives
-from intern_jax.data.gvb.classification import READERS
-from intern_jax.data.sample import CorruptSample
+from intern_jax.data.gvb.classification import imagenet
+from intern_jax.data.gvb.classification.readers import READERS
+from intern_jax.data.read import archives
+from intern_jax.data.schema.sample import CorruptSample
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def fails(root, said, split="train"):
 
 def test_places_are_tarfiles(root):
     path = root / "imagenet/ILSVRC2012_img_train.tar"
-    found = {m.name: m for m in archives._indexed(path, archives.TRAIN_PICTURE, nested=True)}
+    found = {m.name: m for m in imagenet._indexed(path, imagenet.TRAIN_PICTURE, nested=True)}
     data, count = path.read_bytes(), 0
     with tarfile.open(path) as outer:
         for entry in outer:
@@ -57,7 +58,7 @@ def test_index_is_kept(root, monkeypatch):
     folder = root / "imagenet"
     first, index = load(root), folder / "ILSVRC2012_img_train.tar.index.npz"
     assert index.exists() and not list(folder.glob("*.tmp"))
-    monkeypatch.setattr(archives, "_members", lambda *a: pytest.fail("the tar is read again"))
+    monkeypatch.setattr(archives, "members", lambda *a: pytest.fail("the tar is read again"))
     again = load(root)
     assert again.keys == first.keys
     np.testing.assert_array_equal(again[5]["image"], first[5]["image"])
@@ -77,8 +78,8 @@ def test_index_is_kept(root, monkeypatch):
     tar = folder / "ILSVRC2012_img_train.tar"
     os.utime(tar, ns=(1, 1))
     calls = []
-    members = archives._members
-    monkeypatch.setattr(archives, "_members", lambda *a: calls.append(a) or members(*a))
+    members = archives.members
+    monkeypatch.setattr(archives, "members", lambda *a: calls.append(a) or members(*a))
     load(root)
     assert calls
 
@@ -87,7 +88,7 @@ def test_index_of_a_folder_that_cannot_be_written(root, monkeypatch):
     def refused(source, target):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(archives.os, "replace", refused)
+    monkeypatch.setattr(imagenet.os, "replace", refused)
     assert len(load(root)) == 32
     assert not list((root / "imagenet").glob("*.index.npz*"))
 

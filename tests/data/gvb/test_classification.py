@@ -12,12 +12,14 @@ import pytest
 
 from intern_jax.core.config import UserError
 from intern_jax.data import gvb
-from intern_jax.data.gvb import rows as rows_lib
-from intern_jax.data.gvb import tfds_rows
-from intern_jax.data.gvb.classification import READERS, ROWS
-from intern_jax.data.gvb.retina import rescaled
-from intern_jax.data.sample import CorruptSample, check
-from intern_jax.data.sources import Source, Subset, fingerprint
+from intern_jax.data.gvb.classification import rows as rows_lib
+from intern_jax.data.gvb.classification import tfds_rows
+from intern_jax.data.gvb.classification.readers import READERS, ROWS
+from intern_jax.data.gvb.classification.retina import rescaled
+from intern_jax.data.schema.fingerprints import fingerprint
+from intern_jax.data.schema.sample import CorruptSample, check
+from intern_jax.data.schema.source import Source
+from intern_jax.data.sources.subset import Subset
 
 # Row: its first keys for training and testing.
 FIRST_KEYS = {

@@ -12,10 +12,12 @@ import pytest
 from PIL import Image
 
 from intern_jax.core.config import UserError
-from intern_jax.data.gvb import depth, reading, voc
-from intern_jax.data.gvb.scenes import READERS
-from intern_jax.data.sample import CorruptSample, check
-from intern_jax.data.sources import Source, fingerprint
+from intern_jax.data.gvb.scenes import depth, voc
+from intern_jax.data.gvb.scenes.readers import READERS
+from intern_jax.data.read import annotations as reading
+from intern_jax.data.schema.fingerprints import fingerprint
+from intern_jax.data.schema.sample import CorruptSample, check
+from intern_jax.data.schema.source import Source
 
 ROWS = ("voc2012_seg", "kitti", "nyuv2")
 

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from intern_jax.core.config import UserError
-from intern_jax.data.gvb import voc, wider
-from intern_jax.data.gvb.detection import DetectionSource
-from intern_jax.data.gvb.scenes import READERS
-from intern_jax.data.sample import CorruptSample, check
-from intern_jax.data.sources import Source, TfdsSource, fingerprint
+from intern_jax.data.gvb.scenes import voc, wider
+from intern_jax.data.gvb.scenes.detection import DetectionSource
+from intern_jax.data.gvb.scenes.readers import READERS
+from intern_jax.data.schema.fingerprints import fingerprint
+from intern_jax.data.schema.sample import CorruptSample, check
+from intern_jax.data.schema.source import Source
+from intern_jax.data.sources.tfds import TfdsSource
 
 ROWS = ("voc07_12", "wider_face", "citypersons")
 

@@ -1,0 +1,142 @@
+"""GV-B on one backbone: from a config and a model folder to records, a table and a page."""
+
+import logging
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from intern_jax.adapt.backbone import Backbone, start
+from intern_jax.benchmark import runner
+from intern_jax.benchmark.rows import suite
+from intern_jax.benchmark.scores import leaderboard
+from intern_jax.benchmark.scores import table as mini_table
+from intern_jax.benchmark.settings import Gvb
+from intern_jax.core import config as config_lib
+from intern_jax.core import mesh as mesh_lib
+from intern_jax.core import schema
+from intern_jax.core.config import UserError
+from intern_jax.core.files import write_json, write_text
+from intern_jax.core.versions import versions
+from intern_jax.report import gvb as page
+
+log = logging.getLogger(__name__)
+
+SHOWN = ("Up-G R50", "Up-G MN-B4", "Up-G MN-B15")  # the published rows that a run's own table shows
+GVB = {row.name for row in suite.gvb.ROWS}
+
+
+def evaluate(
+    config: Any,
+    workdir: str | os.PathLike,
+    init: str | None = None,
+    backbone: str | None = None,
+) -> str:
+    """Score a frozen backbone on the config's rows; records go to workdir/records. Returns the table.
+
+    `init`: a model folder, a zoo name (random weights), or None for the weights that ship with the package;
+    `backbone`: "package.module:function", called without arguments, that returns an adapt.backbone.Backbone.
+    A run that was stopped goes on with the first record that is missing. Raises UserError for a mistake in the
+    config and for a named row whose data is not there, before any work.
+    """
+    settings = schema.checked(Gvb, config, "config")
+    workdir = pathlib.Path(workdir)
+    for name in ("features", "lists"):
+        settings[name] = settings[name] or str(workdir / name)
+    settings["rows"] = open_rows(settings)
+    found = _backbone(init, backbone, settings["seed"])
+    label = settings["label"] or found.name
+    workdir.mkdir(parents=True, exist_ok=True)
+    config_lib.enable_compilation_cache(workdir / "compiled")
+    write_json(workdir / "config.json", {"config": settings, "versions": versions()})
+    mesh = mesh_lib.make_mesh(devices=jax.local_devices())
+    ladder = {label: {"cls": found, "dense": found}}
+    records = workdir / "records"
+    runner.run(settings, ladder, settings["seed"], records, mesh, versions())
+    return tables([workdir], SHOWN)
+
+
+def tables(folders: Sequence[str | os.PathLike], published: bool | Sequence[str] = True) -> str:
+    """The text of all records of the workdirs; also writes table.csv and table.html into the first.
+
+    `published`: which published rows the text shows; the files have all of them.
+    """
+    below = [pathlib.Path(folder) / "records" for folder in folders]
+    records = [record for folder in below for record in leaderboard.read_records(folder)]
+    if not records:
+        raise UserError(f"{folders[0]}: no records; a `benchmark` run with this workdir makes them")
+    mini = [record for record in records if record["task"] not in GVB]
+    out = pathlib.Path(folders[0])
+    parts = []
+    if len(mini) < len(records):
+        write_text(out / "table.csv", leaderboard.csv(records))
+        page.write_page(leaderboard.page_data(records), out / "table.html")
+        parts.append(leaderboard.text(records, published))
+    if mini:
+        write_text(out / "mini.csv", mini_table.csv(mini))
+        parts.append(mini_table.table(mini))
+    return "\n".join(parts)
+
+
+def open_rows(settings: Mapping[str, Any]) -> list[str]:
+    """The rows to score: those that the config names, or all of GV-B's whose data is there."""
+    if settings["rows"]:
+        for name in settings["rows"]:
+            _open(name, settings)
+        return list(settings["rows"])
+    ready = []
+    for row in suite.gvb.ROWS:
+        try:
+            _open(row.name, settings)
+            ready.append(row.name)
+        except UserError as error:
+            log.info("%s: left out: %s", row.name, error)
+    if not ready:
+        raise UserError(
+            f"config.data: none of GV-B's data sets is ready below '{settings['data']}'; "
+            "`benchmark --list` says how to get them"
+        )
+    return ready
+
+
+def _open(name: str, settings: Mapping[str, Any]) -> None:
+    row = suite.find(name)
+    for split in ("train", "test"):
+        row.load(split, settings["data"])
+
+
+def _backbone(init: str | None, function: str | None, seed: int) -> Backbone:
+    """The backbone that a command line names."""
+    if init and function:
+        raise UserError("command line: --init and --backbone exclude each other; give one of them")
+    if function:
+        made = config_lib.bind({"fn": function})()
+        if not isinstance(made, Backbone):
+            raise UserError(
+                f"--backbone={function}: returned a {type(made).__name__}; "
+                "return an intern_jax.adapt.backbone.Backbone"
+            )
+        return made
+    return start(init, seed)[0]
+
+
+def score_boxes(config: Any, workdir: str | os.PathLike, given: Sequence[str]) -> str:
+    """Score detectors' boxes, each "ROW=FILE.json" (benchmark/boxes.py), as the config's label, fraction and seed."""
+    settings = schema.checked(Gvb, config, "config")
+    records = pathlib.Path(workdir) / "records"
+    records.mkdir(parents=True, exist_ok=True)
+    for item in given:
+        name, found, path = item.partition("=")
+        row = suite.find(name)
+        if not found or row.family != "detection":
+            known = [row.name for row in suite.gvb.ROWS if row.family == "detection"]
+            raise UserError(f"--boxes={item}: write ROW=FILE.json, ROW one of {', '.join(known)}")
+        if not pathlib.Path(path).is_file():
+            raise UserError(f"--boxes={item}: no such file; give a JSON list of boxes")
+        bench = runner.RowBench(
+            row, settings, settings["seed"], runner.Recorder(records, versions()), None
+        )
+        bench.boxes(path, settings["label"] or pathlib.Path(path).stem)
+    return tables([workdir], SHOWN)

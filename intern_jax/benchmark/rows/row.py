@@ -1,0 +1,68 @@
+"""One row of the benchmark as data."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from intern_jax.adapt import fit
+from intern_jax.core import config as config_lib
+
+FAMILIES = ("classification", "detection", "segmentation", "depth")
+LOWER_IS_BETTER = ("rmse", "image_rmse", "miss_rate")
+GVB = "intern_jax.data.gvb:load"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One data set: where its splits come from, how its pictures are seen and how it is scored."""
+
+    name: str
+    family: str  # classification | detection | segmentation | depth
+    source: Mapping[str, Any]  # {"fn": ..., **arguments}; called with split="train" | "test"
+    metric: str  # see benchmark/scores/scoring.py
+    size: int  # side of the square canvas in pixels; of a dense row of GV-B the head's settings say it
+    flip: bool = True
+    view: str = (
+        "whole"  # of a classification row: "whole" (squeezed) or "crop" (short side, centre)
+    )
+    title: str = ""  # its name in the published table
+    num_classes: int = 0  # as published; what is on the disk counts
+    sizes: str = ""  # published sizes, train / test
+    key: str = ""  # what names an example on every machine
+    licence: str = ""  # as far as its authors state one: read their terms before use
+    origin: str = ""
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a larger score is the better one."""
+        return self.metric not in LOWER_IS_BETTER
+
+    @property
+    def task(self) -> str:
+        """The BatchNorm set, and generalist branch, of the row's family."""
+        return "cls" if self.family == "classification" else "dense"
+
+    @property
+    def published(self) -> bool:
+        """Whether it is one of GV-B's own, whose data a user has to get."""
+        return self.source["fn"] == GVB
+
+    def load(self, split: str, data: str | os.PathLike | None = None) -> Any:
+        """The source of one split; `data` is the folder of GV-B's data sets."""
+        where = {"root": os.fspath(data or ".")} if self.published else {}
+        return config_lib.bind(self.source)(split=split, **where)
+
+    def steps(self) -> str:
+        """How to get the data."""
+        if not self.published:
+            return "ships with the package"
+        from intern_jax.data import gvb
+
+        return gvb.steps(self.source["name"])
+
+    def transform(self) -> dict[str, Any]:
+        """The spec of the data transform for frozen features and for scoring."""
+        if self.view == "crop":
+            return {"fn": "intern_jax.data.make.views:centre_crop", "size": self.size}
+        return fit.task_transform(self.family, self.size, self.flip, train=False)

@@ -1,0 +1,73 @@
+"""The benchmark's rows: GV-B's 26 data sets (gvb.py) and GV-B mini's, on images that ship with the package.
+
+The mini rows' concepts, styles or models are unseen in the embedded pre-training data. Figures on them stand under
+the rows' own names; they are no figures on a published data set.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from intern_jax.benchmark.rows import gvb
+from intern_jax.benchmark.rows.row import Row
+from intern_jax.core.config import UserError
+
+EMBEDDED = "intern_jax.data.embedded:load"
+
+
+def _mini(name: str, family: str, metric: str, size: int) -> Row:
+    return Row(name, family, {"fn": EMBEDDED, "name": name}, metric, size)
+
+
+MINI = (
+    _mini("emoji_style", "classification", "top1", 32),
+    _mini("emoji_style_group", "classification", "top1", 32),
+    _mini("emoji_concept", "classification", "top1", 32),
+    _mini("clipart_leaf", "classification", "top1", 32),
+    _mini("fashion", "classification", "top1", 32),
+    _mini("furniture", "classification", "top1", 32),
+    _mini("sprites_seg", "segmentation", "miou", 64),
+    _mini("rooms_seg", "segmentation", "miou", 64),
+    _mini("rooms_depth", "depth", "rmse", 64),
+)
+ROWS = {row.name: row for row in (*gvb.ROWS, *MINI)}
+
+
+def find(name: str, where: str = "config") -> Row:
+    """The row of that name, or a UserError that lists the names; `where` is what has the field "rows"."""
+    if name not in ROWS:
+        raise UserError(f"{where}.rows: no row '{name}'; known: {', '.join(sorted(ROWS))}")
+    return ROWS[name]
+
+
+def listing(names: Sequence[str], data: str | os.PathLike) -> str:
+    """Every row with its facts, what is ready below the folder `data`, and the steps to what is not."""
+    lines, missing = [], []
+    for name in names:
+        row = find(name)
+        ready, found = _state(row, data)
+        if not ready:
+            steps = row.steps().replace("ROOT", os.fspath(data))
+            missing.append(
+                f"{row.name}: {found}\n{_indented(f'from {row.origin}')}\n{_indented(steps)}"
+            )
+        classes = str(row.num_classes or "-")
+        facts = (row.name, row.family, row.metric, classes, row.sizes, row.licence, row.key)
+        lines.append((*facts, found if ready else "not ready"))
+    head = ("row", "family", "metric", "classes", "train / test", "licence", "an example is")
+    head += (f"below {data}",)
+    table = [head, *lines]
+    widths = [max(len(line[i]) for line in table) for i in range(len(head))]
+    rows = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in table]
+    return "\n".join([*(row.rstrip() for row in rows), *(f"\n{text}" for text in missing)])
+
+
+def _state(row: Row, data: Any) -> tuple[bool, str]:
+    try:
+        return True, "ready: " + " / ".join(str(len(row.load(s, data))) for s in ("train", "test"))
+    except UserError as error:
+        return False, str(error)
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.strip().splitlines())

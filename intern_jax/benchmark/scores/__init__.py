@@ -1,0 +1,1 @@
+"""Scores: from statistics of test images to records, and from records to tables and pages."""

@@ -1,0 +1,1 @@
+"""From sources to batches by step: settings, mixture, shuffle, workers, stream."""

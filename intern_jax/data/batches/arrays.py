@@ -1,0 +1,107 @@
+"""Arrays in memory: batches from them, still a pure function of the step, and a whole source as arrays."""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from intern_jax.core.config import UserError
+from intern_jax.data.batches import segments as segments_lib
+from intern_jax.data.batches.mixture import Batch
+from intern_jax.data.batches.segments import Segment
+from intern_jax.data.schema import fingerprints
+from intern_jax.data.schema.sample import Sample
+from intern_jax.data.schema.source import Source, read_scored
+
+Row = dict[str, np.ndarray]
+
+
+class ArrayStream:
+    """Rows of equal-length arrays, each epoch in its own seeded order; one group.
+
+    The loop's whole stream interface, as data/batches/stream.py's Stream has it; `wait_seconds` stays 0.
+    """
+
+    def __init__(
+        self, arrays: Mapping[str, np.ndarray], batch_size: int, seed: int, group: str = "task"
+    ):
+        lengths = {name: len(value) for name, value in arrays.items()}
+        if len(set(lengths.values())) != 1 or not min(lengths.values()):
+            raise UserError(f"arrays: need equal, non-zero lengths, got {lengths}")
+        self.arrays = dict(arrays)
+        self.length = next(iter(lengths.values()))
+        self.batch_size, self.group = batch_size, group
+        self.wait_seconds = 0.0
+        self.segments: tuple[Segment, ...] = (Segment(seed=seed),)
+
+    def set_segments(self, segments: Sequence[Segment]) -> None:
+        """Take other segments, such as a checkpoint's; what is iterated follows them."""
+        segments = segments_lib.checked(segments, [self.group])
+        if any(segment.weights for segment in segments):
+            raise UserError("stream/segments: weights; arrays have no sources to weigh")
+        self.segments = segments
+
+    def open_segment(self, first_step: int, offset: int, seed: int | None = None) -> None:
+        """From `first_step` on, read from batch `offset` of `seed` (None: of the last segment's)."""
+        self.set_segments(segments_lib.opened(self.segments, first_step, offset, seed))
+
+    def batch_at(self, step: int) -> Batch:
+        """The batch of one step: {group: {field: [batch_size, ...]}}."""
+        segment, index = segments_lib.place(self.segments, step)
+        positions = np.arange(index * self.batch_size, (index + 1) * self.batch_size)
+        epochs, within = positions // self.length, positions % self.length
+        rows = np.empty_like(positions)
+        for epoch in np.unique(epochs):
+            order = np.random.default_rng((segment.seed, int(epoch))).permutation(self.length)
+            rows[epochs == epoch] = order[within[epochs == epoch]]
+        return {self.group: {name: value[rows] for name, value in self.arrays.items()}}
+
+    def iterate(self, start: int = 0) -> Generator[Batch, None, None]:
+        """Batches from step `start` on, without end; the iterator has `close()`."""
+        while True:
+            yield self.batch_at(start)
+            start += 1
+
+    def faults(self) -> dict[str, int]:
+        """Nothing is read, so nothing is damaged."""
+        return {}
+
+    def fingerprint(self) -> str:
+        """Of the arrays' content."""
+        arrays = [part for name in sorted(self.arrays) for part in (name, self.arrays[name])]
+        return fingerprints.combine(self.group, *arrays)
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def eval_arrays(
+    source: Source, transform: Callable[[Sample, np.random.Generator], Row], threads: int = 2
+) -> Row:
+    """All samples of a source through a transform, in its order, stacked: {field: [N, ...]}.
+
+    A transform that is random gets a generator of the sample's index, so the result is the same
+    every time.
+    """
+    count = len(source)
+    if not count:
+        raise UserError(f"{source.name}: no samples; nothing to evaluate")
+
+    def row(index: int) -> Row:
+        return transform(read_scored(source, index), np.random.default_rng(index))
+
+    first = row(0)
+    out = {
+        name: np.empty((count, *np.shape(value)), np.asarray(value).dtype)
+        for name, value in first.items()
+    }
+
+    def fill(start: int) -> None:
+        for index in range(start, min(start + 64, count)):
+            for name, value in (row(index) if index else first).items():
+                out[name][index] = value
+
+    with ThreadPoolExecutor(threads) as pool:
+        for future in [pool.submit(fill, start) for start in range(0, count, 64)]:
+            future.result()
+    return out

@@ -1,0 +1,234 @@
+"""A group's pipeline as Grain's MapDatasets: the parts that Grain lacks, and a user's own Grain parts.
+
+rows:     Ordered (a source in our order, without end) -> MapDataset.mix -> random_map(transform)
+batches:  Batched: item i is batch i, this host's block of it
+
+Every part is a pure function of its index. A user's MapDataset becomes a source (MapSource), a user's
+grain.transforms.Map or RandomMap a transform (`as_transform`).
+"""
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from intern_jax.core.config import UserError, bind, resolve
+from intern_jax.data.batches.shuffle import Order
+from intern_jax.data.schema import fingerprints
+from intern_jax.data.schema.sample import (
+    FAMILIES,
+    SOURCE_FIELDS,
+    CorruptSample,
+    Sample,
+    Transform,
+    check_labels,
+)
+from intern_jax.data.schema.source import Source
+from intern_jax.data.sources.array_record import Keys
+
+
+class Ordered(grain.MapDataset):
+    """A source without end, in another order each epoch; samples carry their source's `position`."""
+
+    def __init__(self, source: Source, position: int, order: Order):
+        super().__init__()
+        self._source, self._position, self._order = source, position, order
+        self._length = sys.maxsize - sys.maxsize % order.count
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        record = self._order(*divmod(index, self._order.count))
+        return {**self._source[record], "source": self._position}
+
+
+class Batched(grain.MapDataset):
+    """Rows by global index as batches by index, this host's block of each; `rows` = (host, hosts).
+
+    A row is put in its place before the next is made: rows of pictures that wait for each other cost
+    fresh memory each, more time than all the rest around a transform. Grain's own `batch` stacks.
+    """
+
+    def __init__(self, parent: grain.MapDataset, block: int, rows: tuple[int, int], where: str):
+        super().__init__(parent)
+        self._rows, self._block, self._host, self._where = parent, block, rows, where
+
+    def __len__(self) -> int:
+        return len(self._rows) // (self._block * self._host[1])
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        number, of = self._host
+        first = (index * of + number) * self._block
+        out: dict[str, np.ndarray] = {}
+        for position in range(self._block):
+            row = self._rows[first + position]
+            if not position:
+                out = {field: self._room(value) for field, value in row.items()}
+            if row.keys() != out.keys():
+                raise UserError(
+                    f"{self._where}.transform: a row has {', '.join(row)}, another"
+                    f" {', '.join(out)}; rows must be equal"
+                )
+            for field, value in row.items():
+                self._put(out[field], position, np.asarray(value), field)
+        return out
+
+    def _room(self, value: Any) -> np.ndarray:
+        value = np.asarray(value)
+        return np.empty((self._block, *value.shape), value.dtype)
+
+    def _put(self, out: np.ndarray, position: int, value: np.ndarray, field: str) -> None:
+        if value.shape != out.shape[1:] or value.dtype != out.dtype:
+            found, form = (value.shape, value.dtype), (out.shape[1:], out.dtype)
+            raise UserError(
+                f"{self._where}.transform/{field}: a row has {form_text(found)}, another"
+                f" {form_text(form)}; rows must be equal"
+            )
+        out[position] = value
+
+
+class Tagged:
+    """A source whose samples carry its `position` in the group, for Grain's own shuffle."""
+
+    def __init__(self, source: Source, position: int):
+        self.source, self.position = source, position
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Sample:
+        return {**self.source[index], "source": self.position}
+
+
+class WithSource:
+    """A transform whose rows carry `source`."""
+
+    def __init__(self, transform: Transform):
+        self.transform = transform
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        return {**self.transform(sample, rng), "source": np.int32(sample["source"])}
+
+
+class MapSource:
+    """One epoch of a user's MapDataset as a source; its elements are samples, a key may be missing.
+
+    `name`, `family`, `classes`, `keys` and `labels` are those given, else the dataset's attributes, else
+    `default_name`, "classification", no classes, "NAME/INDEX" and none.
+    """
+
+    def __init__(self, dataset: grain.MapDataset, default_name: str, **given: Any):
+        def find(field: str, default: Any) -> Any:
+            return given.get(field, getattr(dataset, field, default))
+
+        self.name, self.family = find("name", default_name), find("family", "classification")
+        self.classes, self._dataset = tuple(find("classes", ())), dataset
+        if self.family not in FAMILIES:
+            raise UserError(f"{self.name}/family: '{self.family}'; known: {', '.join(FAMILIES)}")
+        if len(dataset) >= sys.maxsize // 2:
+            raise UserError(
+                f"{self.name}: repeats without end; give one epoch, it is repeated here"
+            )
+        keys, labels = find("keys", None), find("labels", None)
+        self.keys = Keys(len(dataset), self._key) if keys is None else keys
+        self.labels = None if labels is None else np.asarray(labels, np.int32)
+        for field, value in (("keys", self.keys), ("labels", self.labels)):
+            if value is not None and len(value) != len(dataset):
+                raise UserError(
+                    f"{self.name}/{field}: {len(value)} for {len(dataset)} elements; give one each"
+                )
+        if self.labels is not None and self.classes:
+            check_labels(self.labels, len(self.classes), self.name)
+
+    def _key(self, index: int) -> str:
+        return f"{self.name}/{index}"
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        index = range(len(self._dataset))[index]
+        key, element = self.keys[index], self._dataset[index]
+        if element is None:
+            raise CorruptSample(
+                key, "no element", "a filter dropped it; leave it out of the source"
+            )
+        if not isinstance(element, Mapping):
+            kind = type(element).__name__
+            raise UserError(
+                f"{key}: {kind}, no sample; map elements to dicts with image, label ..."
+            )
+        return {"key": key, **element}
+
+    def fingerprint(self) -> str:
+        """The dataset's own where it has one, else of its class, length, keys and labels: not of its elements."""
+        own = getattr(self._dataset, "fingerprint", None)
+        content = own() if own is not None else type(self._dataset).__qualname__
+        parts = (self.name, self.family, self.classes, self.keys, self.labels)
+        return fingerprints.combine(content, len(self), *parts)
+
+
+def open_source(spec: Mapping[str, Any], where: str) -> Any:
+    """What the function of {"fn": name, **arguments} returns; a MapDataset as a source.
+
+    Of `arguments`, those of SOURCE_FIELDS that the function has no parameter for say what the dataset does not.
+    """
+    function = resolve(spec["fn"]) if spec.get("fn") else None
+    taken = inspect.signature(function).parameters if callable(function) else SOURCE_FIELDS
+    open_ended = callable(function) and any(p.kind is p.VAR_KEYWORD for p in taken.values())
+    given = {
+        field: spec[field]
+        for field in SOURCE_FIELDS
+        if field in spec and field not in taken and not open_ended
+    }
+    make = bind({name: value for name, value in spec.items() if name not in given})
+    source = complete(make, where)()
+    if isinstance(source, grain.MapDataset):
+        return MapSource(source, spec["fn"].rpartition(":")[2], **given)
+    if given:
+        bind(spec)  # refuses them
+    return source
+
+
+def as_transform(spec: Any, where: str) -> Transform:
+    """`transform(sample, rng)` of a spec, a callable, or a grain.transforms.Map or RandomMap.
+
+    A spec names a function, or one of those two by its class (with the class's arguments) or object.
+    """
+    made = spec
+    if isinstance(spec, Mapping) and isinstance(spec.get("fn"), str):
+        made = resolve(spec["fn"])
+        if isinstance(made, type):
+            made = complete(bind(spec), where)()
+        elif callable(made) or len(spec) > 1:
+            made = bind(spec)
+    if isinstance(made, grain.transforms.RandomMap):
+        return made.random_map
+    if isinstance(made, grain.transforms.Map):
+        return lambda sample, rng: made.map(sample)
+    if not callable(made):
+        kinds = "a function of (sample, rng), a grain.transforms.Map or RandomMap"
+        raise UserError(f"{where}: {type(made).__name__}; give {kinds}")
+    return complete(made, where, None, None)
+
+
+def complete(function: Callable[..., Any], where: str, *args: Any) -> Callable[..., Any]:
+    """Return a bound function unchanged, if it can be called with these arguments."""
+    try:
+        inspect.signature(function).bind(*args)
+    except TypeError as error:
+        raise UserError(f"{where}: {error}; give it beside fn") from error
+    return function
+
+
+def form_text(found: tuple[Sequence[int], Any] | None) -> str:
+    """(shape, dtype) of an array in words."""
+    return "nothing" if found is None else f"{found[1]} {list(found[0])}"

@@ -1,0 +1,1 @@
+"""GV-B's 20 classification data sets."""

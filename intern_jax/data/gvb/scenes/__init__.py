@@ -1,0 +1,1 @@
+"""GV-B's detection, segmentation and depth data sets."""

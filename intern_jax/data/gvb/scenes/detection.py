@@ -1,0 +1,80 @@
+"""What the detection sets of GV-B share: pictures, and objects that are known without decoding them.
+
+`objects(index)` is what an evaluator needs and the sample schema does not hold:
+
+| key | value |
+|---|---|
+| boxes | float32 [N,4]: x1, y1, x2, y2 in pixels as annotated; may be empty or reach outside the picture |
+| labels | int32 [N] |
+| ignore | bool [N]: neither to be found nor to be counted as a false alarm, nor to be learnt from |
+
+and what one data set adds. A sample's boxes are those of its objects that are not to be ignored,
+cut to the picture, without those of which nothing is left.
+Legend: N objects of a picture.
+"""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from intern_jax.data.read.decoding import decode
+from intern_jax.data.schema import fingerprints
+from intern_jax.data.schema.sample import Sample
+from intern_jax.data.schema.source import Source
+
+Objects = dict[str, np.ndarray]
+
+
+@runtime_checkable
+class DetectionSource(Source, Protocol):
+    """A source of pictures with boxes that also gives what evaluators need."""
+
+    def objects(self, index: int) -> Objects: ...
+
+
+class PictureFiles:
+    """Pictures in files with objects; a data set's own class gives `objects`."""
+
+    family = "detection"
+    labels = None
+    annotations: Sequence[pathlib.Path] = ()  # the files of the objects, where they are in files
+
+    def __init__(
+        self,
+        name: str,
+        classes: Sequence[str],
+        keys: Sequence[str],
+        pictures: Sequence[pathlib.Path],
+    ):
+        self.name, self.classes = name, tuple(classes)
+        self.keys, self.pictures = keys, pictures
+
+    def objects(self, index: int) -> Objects:
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> Sample:
+        path = self.pictures[index]
+        return labelled(decode(path, str(path)), self.keys[index], self.objects(index))
+
+    def fingerprint(self) -> str:
+        """Of the keys, and the files of the pictures and annotations."""
+        files = fingerprints.of_files([*self.pictures, *self.annotations])
+        return fingerprints.combine(self.name, self.classes, self.keys, files)
+
+
+def labelled(image: np.ndarray, key: str, objects: Objects) -> Sample:
+    """A sample with the objects that count, cut to the picture."""
+    height, width = image.shape[:2]
+    boxes = objects["boxes"].clip(0, np.float32([width, height, width, height]))
+    there = ~objects["ignore"] & (boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])
+    return {
+        "image": image,
+        "boxes": boxes[there],
+        "box_labels": objects["labels"][there],
+        "key": key,
+    }

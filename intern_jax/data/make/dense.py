@@ -1,0 +1,237 @@
+"""Pictures for dense tasks at their own scale: random crops to train on, whole pictures to test on.
+
+`crop` is a transform like those of transforms.py. Unlike `dense` there it keeps the ratio of a picture's sides and
+has canvases of any height and width. `whole_size` and `resized` make the pictures of a test, never padded: their
+sides are multiples of a number, so that few shapes occur; `bilinear` takes an output back to a picture's own size.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from intern_jax.core.config import UserError, formatted
+from intern_jax.data.make.image_ops import MIRROR
+from intern_jax.data.read.lending import image_of
+from intern_jax.data.schema.sample import IGNORE, Sample
+
+# ImageNet's mean colour: what is outside of a picture is 0 once it is normalised.
+MEAN_COLOUR = (124, 116, 104)
+TRIES = 10  # crops that may fall to one class before it is taken as it is
+MULTIPLE = 32  # of the sides of a test's pictures: the stride of the coarsest map
+
+Row = dict[str, np.ndarray]
+Size = tuple[int, int]
+
+
+@formatted(1)
+def crop(
+    sample: Sample,
+    rng: np.random.Generator,
+    *,
+    size: Sequence[int],
+    short: int | None = None,
+    long: int | None = None,
+    ratio: Sequence[float] = (1.0, 1.0),
+    max_share: float = 1.0,
+    flip: bool = True,
+    colour: str = "photometric",
+    depth_range: Sequence[float] | None = None,
+) -> Row:
+    """A random crop: image uint8 [h,w,3], and of the sample's fields mask, depth and depth_valid [h,w].
+
+    `size`: (h, w) of the crop. `short`, `long`: the picture is first resized, the ratio of its sides
+    kept, until the one or the other side is so long; without `short` it is not. `ratio`: (low, high)
+    of a uniform factor on that. `max_share`: up to ten crops are drawn until in one every class has
+    less than this share of the labelled pixels. `colour`: "photometric", "gamma" (see there) or
+    "none". `depth_range`: depths in metres outside of it are not valid; no scale changes a depth.
+    What is outside the picture has the mean colour, mask 255, depth_valid False.
+    """
+    height, width = size
+    if colour not in COLOURS:
+        raise UserError(f"transform.colour: no {colour!r}; known: {', '.join(COLOURS)}")
+    image = sample["image"]
+    factor = rng.uniform(*ratio)
+    large = _scaled(image.shape[:2], short, long, factor)
+    box, mask = _place(sample, large, (height, width), max_share, rng)
+    mirrored = flip and bool(rng.random() < 0.5)
+    im = _cut(image, large, box, (height, width))
+    if mirrored:
+        im = im.transpose(MIRROR)
+    row = {"image": COLOURS[colour](np.asarray(im), rng)}
+    if mask is not None:
+        row["mask"] = mask
+    if "depth" in sample:
+        row |= _depth(sample, large, box, (height, width), depth_range)
+    if mirrored:
+        row = {name: v if name == "image" else v[:, ::-1] for name, v in row.items()}
+    return row
+
+
+def _scaled(sides: Size, short: int | None, long: int | None, factor: float = 1.0) -> Size:
+    """Sides resized to the largest within `short` and `long` times `factor`, at least 1 pixel."""
+    if short is not None:
+        factor *= min(short / min(sides), np.inf if long is None else long / max(sides))
+    return max(int(sides[0] * factor + 0.5), 1), max(int(sides[1] * factor + 0.5), 1)
+
+
+def _place(
+    sample: Sample, large: Size, size: Size, max_share: float, rng: np.random.Generator
+) -> tuple[tuple[int, int], np.ndarray | None]:
+    """(top, left) of the crop in the resized picture, and its mask if there is one."""
+    mask = None
+    for _ in range(TRIES):
+        room = (max(whole - part, 0) for whole, part in zip(large, size, strict=True))
+        top, left = (int(rng.integers(free + 1)) for free in room)
+        if "mask" not in sample:
+            break
+        mask = _read(sample["mask"], large, (top, left), size, IGNORE)
+        counts = np.bincount(mask.reshape(-1), minlength=IGNORE + 1)[:IGNORE]
+        if max_share >= 1 or counts.max() < max_share * counts.sum():
+            break
+    return (top, left), mask
+
+
+def _read(array: np.ndarray, large: Size, corner: tuple[int, int], size: Size, fill) -> np.ndarray:
+    """An [H,W] array as it would be resized to `large` by nearest pixels and cropped; `fill` outside."""
+    index = []
+    for side, wanted, first, count in zip(array.shape, large, corner, size, strict=True):
+        steps = np.arange(first, min(first + count, wanted))
+        index.append(np.minimum(((steps + 0.5) * (side / wanted)).astype(np.int64), side - 1))
+    out = np.full(size, fill, array.dtype)
+    out[: len(index[0]), : len(index[1])] = array[np.ix_(*index)]
+    return out
+
+
+def _cut(image: np.ndarray, large: Size, corner: tuple[int, int], size: Size) -> Image.Image:
+    """The crop of the picture resized to `large`, by one resize of what it shows."""
+    im, (top, left) = _opaque(image), corner
+    seen = min(size[0], large[0] - top), min(size[1], large[1] - left)
+    y, x = image.shape[0] / large[0], image.shape[1] / large[1]
+    right, bottom = min((left + seen[1]) * x, im.width), min((top + seen[0]) * y, im.height)
+    if (seen[1], seen[0]) != im.size or corner != (0, 0) or large != image.shape[:2]:
+        box = (left * x, top * y, right, bottom)
+        im = im.resize((seen[1], seen[0]), Image.Resampling.BILINEAR, box=box)
+    if seen == tuple(size):
+        return im
+    canvas = Image.new("RGB", (size[1], size[0]), MEAN_COLOUR)
+    canvas.paste(im, (0, 0))
+    return canvas
+
+
+def _opaque(image: np.ndarray) -> Image.Image:
+    im = image_of(image)
+    if image.shape[2] == 3:
+        return im
+    canvas = Image.new("RGB", im.size, MEAN_COLOUR)
+    canvas.paste(im, (0, 0), im)
+    return canvas
+
+
+def _depth(
+    sample: Sample,
+    large: Size,
+    corner: tuple[int, int],
+    size: Size,
+    limits: Sequence[float] | None,
+) -> Row:
+    depth = _read(sample["depth"], large, corner, size, 0.0)
+    valid = np.isfinite(depth) & (depth > 0)
+    if "depth_valid" in sample:
+        valid &= _read(sample["depth_valid"], large, corner, size, False)
+    if limits is not None:
+        valid &= (depth >= limits[0]) & (depth <= limits[1])
+    return {"depth": np.where(valid, depth, np.float32(0)), "depth_valid": valid}
+
+
+# --- colour -------------------------------------------------------------------------------------
+
+
+def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """SSD's distortion (arXiv 1512.02325) as segmentation recipes have it, of uint8 [H,W,3].
+
+    Each for half of the pictures: brightness +-32, contrast .5 to 1.5 (before or after the next two),
+    saturation .5 to 1.5, hue +-18 of 180 degrees.
+    """
+    u, chosen = rng.random(5), rng.random(5) < 0.5
+    contrast = 0.5 + u[1] if chosen[1] else 1.0
+    brightness = 64 * u[0] - 32 if chosen[0] else 0.0
+    first = bool(chosen[4])
+    image = _affine(image, contrast if first else 1.0, brightness)
+    if chosen[2] or chosen[3]:
+        saturation = 0.5 + u[2] if chosen[2] else 1.0
+        image = _saturate(image, saturation, (0.2 * u[3] - 0.1) if chosen[3] else 0.0)
+    return _affine(image, 1.0 if first else contrast, 0.0)
+
+
+def gamma(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """BTS's change of colour (arXiv 1907.10326), of uint8 [H,W,3].
+
+    For half of the pictures: gamma, brightness and each channel by .9 to 1.1.
+    """
+    u = rng.random(6)
+    if u[0] < 0.5:
+        return image
+    power, gain, *colour = (0.9 + 0.2 * u[1:]).tolist()
+    table = 255 * gain * (np.arange(256) / 255) ** power
+    tables = np.clip(table[:, None] * np.asarray(colour)[None], 0, 255).round().astype(np.uint8)
+    return np.stack([tables[:, c][image[..., c]] for c in range(3)], axis=-1)
+
+
+def _unchanged(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return image
+
+
+COLOURS = {"photometric": photometric, "gamma": gamma, "none": _unchanged}
+
+
+def _affine(image: np.ndarray, gain: float, offset: float) -> np.ndarray:
+    if gain == 1 and offset == 0:
+        return image
+    table = np.clip(gain * (np.arange(256) + offset), 0, 255).round().astype(np.uint8)
+    return table[image]
+
+
+def _saturate(image: np.ndarray, saturation: float, turns: float) -> np.ndarray:
+    hsv = np.array(Image.fromarray(np.ascontiguousarray(image)).convert("HSV"))
+    # Pillow's hue is a byte, a whole turn 256 of it: what overflows has gone round.
+    hsv[..., 0] += np.uint8(round(256 * turns) % 256)
+    hsv[..., 1] = _affine(hsv[..., 1], saturation, 0.0)
+    return np.asarray(Image.fromarray(hsv, "HSV").convert("RGB"))
+
+
+# --- whole pictures -----------------------------------------------------------------------------
+
+
+def whole_size(sides: Size, short: int | None = None, long: int | None = None) -> Size:
+    """(h, w) of a test's picture: within `short` and `long`, then both sides to the nearest MULTIPLE.
+
+    Sides a, b change by at most 16 pixels for it, and their ratio by about 16/a + 16/b at most. With
+    `short` 512, itself a multiple, that is 16/b, at most 1/32; of pictures at their own size KITTI's
+    375 x 1242 changes by 1.9%, NYU's 480 x 640 not at all.
+    """
+    sides = _scaled(sides, short, long)
+    return tuple(max(MULTIPLE, int(side / MULTIPLE + 0.5) * MULTIPLE) for side in sides)
+
+
+def resized(image: np.ndarray, size: Size) -> np.ndarray:
+    """A picture as uint8 RGB [h,w,3] at `size`, antialiased."""
+    im = _opaque(image)
+    if im.size != (size[1], size[0]):
+        im = im.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return np.asarray(im)
+
+
+def bilinear(array: np.ndarray, size: Size) -> np.ndarray:
+    """Resize [h,w,...] to [H,W,...], pixel centres aligned, not antialiased."""
+    for axis, count in enumerate(size):
+        side = array.shape[axis]
+        if side == count:
+            continue
+        at = np.clip((np.arange(count) + 0.5) * (side / count) - 0.5, 0, side - 1)
+        low = np.minimum(at.astype(np.int64), max(side - 2, 0))
+        share = (at - low).astype(array.dtype)
+        share = share.reshape((1,) * axis + (count,) + (1,) * (array.ndim - axis - 1))
+        high = np.minimum(low + 1, side - 1)
+        array = array.take(low, axis) * (1 - share) + array.take(high, axis) * share
+    return array

@@ -1,0 +1,1 @@
+"""Pictures, annotations, lists and archives as files hold them, read with care."""

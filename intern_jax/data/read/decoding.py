@@ -1,0 +1,264 @@
+"""Picture files, of whatever origin, as uint8 arrays: bounded in work and memory, by Pillow.
+
+A file may be damaged or made to harm. What Pillow leaves open is closed here: files that are no
+files, headers that say anything, files whose few bytes ask for hours, checksums that do not match.
+What each cause means:
+
+| cause | the file |
+|---|---|
+| missing file | is not there, or a link that leads nowhere |
+| not a file | is a folder, a pipe, a socket, a device, or a link that leads to itself |
+| unreadable file | cannot be read: permission, a failing disk, a name that no file can have |
+| empty file | has no bytes |
+| too many bytes | is larger than MAX_BYTES, or has more than MAX_HEAD of them before its pixels |
+| unknown format | begins like none of FORMATS |
+| too many pixels | says, in its header, that it has more than MAX_PIXELS or a side above MAX_SIDE |
+| too many parts | is made of more chunks, segments or scans than a picture has |
+| truncated picture | ends too early |
+| damaged picture | breaks its format's rules or does not match its checksums |
+| out of memory | needs more memory than there is |
+"""
+
+import errno
+import io
+import os
+import stat
+import struct
+import time
+import warnings
+import zlib
+
+import numpy as np
+from PIL import Image
+
+from intern_jax.data.read.lending import lend
+from intern_jax.data.schema.sample import CorruptSample, one_line
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+CAUSES = (
+    "missing file",
+    "not a file",
+    "unreadable file",
+    "empty file",
+    "too many bytes",
+    "unknown format",
+    "too many pixels",
+    "too many parts",
+    "truncated picture",
+    "damaged picture",
+    "out of memory",
+)
+MAX_PIXELS = 64_000_000
+MAX_SIDE = 65_535  # of a JPEG; only a PNG can be longer
+MAX_BYTES = 128 << 20
+MAX_HEAD = 32 << 20
+# Reads that Pillow makes, a few for each part of a file: about one second of its Python loops.
+MAX_READS = 500_000
+# A progressive JPEG can ask for a pass over all its pixels with ten bytes.
+MAX_SCANNED = 32 * MAX_PIXELS
+
+# EXIF orientation, as in Pillow's ImageOps.exif_transpose.
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+JPEG_MAGIC = b"\xff\xd8\xff"
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+NO_FILE = {
+    errno.ENOENT: "missing file",
+    errno.ENOTDIR: "missing file",
+    errno.ELOOP: "not a file",
+    errno.EISDIR: "not a file",
+    errno.ENXIO: "not a file",
+    errno.EACCES: "unreadable file",
+    errno.EPERM: "unreadable file",
+    errno.ENAMETOOLONG: "unreadable file",
+}
+# Waits before another try where the machine, and not the file, may be at fault, in seconds: a
+# network file system that stumbles should not change which samples a run sees.
+PAUSES = (0.05, 0.5)
+
+# For good and for the process: warnings.catch_warnings is not safe in threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def decode(data: bytes | str | os.PathLike[str], where: str) -> np.ndarray:
+    """Decode a picture (bytes or a path) as uint8 [H,W,3], or [H,W,4] if it has transparency.
+
+    Turned upright by its EXIF orientation; metadata that cannot be read is passed over. Of an
+    animation, the first picture (of an APNG, the one that readers without animation show): no other
+    is decoded. 16 bits become the upper 8, CMYK becomes RGB without its profile. Takes at most
+    about 24 bytes of memory a pixel, so 1.5 GB. Raises CorruptSample, whose cause is one of CAUSES,
+    for all that cannot be read so.
+    """
+    try:
+        if not isinstance(data, bytes):
+            data = _read(data, where)
+        _check_length(len(data), where)
+        if not _begins_as_a_picture(data):
+            raise CorruptSample(where, "unknown format", f"is none of {', '.join(FORMATS)}")
+        return _pixels(data, where)
+    except CorruptSample:
+        raise
+    except MemoryError as error:
+        raise CorruptSample(where, "out of memory") from error
+    except Exception as error:
+        # On damaged data Pillow raises OSError, ValueError, SyntaxError, struct.error, ...
+        raise CorruptSample(where, _cause(data, error), _said(error)) from error
+
+
+def _read(path: str | os.PathLike[str], where: str) -> bytes:
+    """A regular file's bytes. Opening never waits, as it would on a pipe that nobody writes to."""
+    for pause in (*PAUSES, None):
+        try:
+            # Before opening: for some devices that alone does something.
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                raise CorruptSample(where, "not a file")
+            with open(path, "rb", opener=_open_at_once) as file:
+                found = os.fstat(file.fileno())
+                if not stat.S_ISREG(found.st_mode):
+                    raise CorruptSample(where, "not a file")
+                _check_length(found.st_size, where)
+                return file.read(found.st_size)
+        except ValueError as error:
+            raise CorruptSample(where, "unreadable file", str(error)) from error
+        except OSError as error:
+            if error.errno in NO_FILE or pause is None:
+                cause = NO_FILE.get(error.errno, "unreadable file")
+                raise CorruptSample(where, cause, error.strerror or "") from error
+            time.sleep(pause)
+    raise AssertionError("the last try returns or raises")
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _check_length(length: int, where: str) -> None:
+    if not length:
+        raise CorruptSample(where, "empty file")
+    if length > MAX_BYTES:
+        raise CorruptSample(where, "too many bytes", f"{length}, at most {MAX_BYTES}")
+
+
+def _begins_as_a_picture(data: bytes) -> bool:
+    return data.startswith((JPEG_MAGIC, PNG_MAGIC)) or (
+        data.startswith(b"RIFF") and data[8:12] == b"WEBP"
+    )
+
+
+class _Metered(io.BytesIO):
+    """A file in memory that ends Pillow's reading when it goes on for longer than a picture's."""
+
+    def __init__(self, data: bytes, where: str):
+        super().__init__(data)
+        self.where, self.reads = where, 0
+        # WebP is read whole when it is opened.
+        self.head: int | None = None if data.startswith(b"RIFF") else MAX_HEAD
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.reads += 1
+        if self.reads > MAX_READS:
+            raise CorruptSample(self.where, "too many parts")
+        part = super().read(size)
+        if self.head is not None:
+            self.head -= len(part)
+            if self.head < 0:
+                raise CorruptSample(self.where, "too many bytes", "before its pixels")
+        return part
+
+
+def _pixels(data: bytes, where: str) -> np.ndarray:
+    if data.startswith(PNG_MAGIC):
+        check_png(data, where)
+    file = _Metered(data, where)
+    with Image.open(file, formats=FORMATS) as im:
+        file.head = None
+        if im.width * im.height > MAX_PIXELS or max(im.size) > MAX_SIDE:
+            raise CorruptSample(where, "too many pixels", f"{im.width} x {im.height}")
+        if data.startswith(JPEG_MAGIC):
+            _check_scans(data, im.width * im.height, where)
+        im.load()
+        return lend(_as_rgb(_upright(im)))
+
+
+def check_png(data: bytes, where: str) -> None:
+    """Compare every chunk's checksum; Pillow leaves out those of the pixels."""
+    view, at = memoryview(data), len(PNG_MAGIC)
+    for _ in range(MAX_READS):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 8 + length
+        (checksum,) = struct.unpack_from(">I", data, end)
+        if zlib.crc32(view[at + 4 : end]) != checksum:
+            raise CorruptSample(where, "damaged picture", "checksum does not match")
+        if kind == b"IEND":
+            return
+        at = end + 4
+    raise CorruptSample(where, "too many parts")
+
+
+def _check_scans(data: bytes, pixels: int, where: str) -> None:
+    # A scan has at least ten bytes; most files are too small to need a count.
+    if len(data) // 10 * pixels > MAX_SCANNED:
+        # Also counts what looks like a scan in metadata: no picture has nearly that many.
+        scans = data.count(b"\xff\xda")
+        if scans * pixels > MAX_SCANNED:
+            raise CorruptSample(where, "too many parts", f"{scans} scans")
+
+
+def _upright(im: Image.Image) -> Image.Image:
+    try:
+        turn = TURNS.get(im.getexif().get(ORIENTATION))
+    except Exception:
+        # EXIF that cannot be read says nothing against the pixels.
+        return im
+    return im if turn is None else im.transpose(turn)
+
+
+def _as_rgb(im: Image.Image) -> Image.Image:
+    if im.mode in ("RGB", "RGBA") and "transparency" not in im.info:
+        return im
+    if im.mode.startswith("I"):
+        return _deep_grey(im)
+    transparent = im.mode in ("LA", "PA", "La", "RGBa") or "transparency" in im.info
+    return im.convert("RGBA" if transparent else "RGB")
+
+
+def _deep_grey(im: Image.Image) -> Image.Image:
+    """16-bit grey as its upper 8 bits: Pillow's own conversion would clip to 255."""
+    deep = np.asarray(im)
+    grey = Image.fromarray((deep >> 8).clip(0, 255).astype(np.uint8))
+    clear = im.info.get("transparency")
+    if clear is None:
+        return grey.convert("RGB")
+    opaque = Image.fromarray(np.where(deep == clear, 0, 255).astype(np.uint8))
+    return Image.merge("LA", (grey, opaque)).convert("RGBA")
+
+
+def _cause(data: bytes | str | os.PathLike[str], error: Exception) -> str:
+    """What is wrong with bytes that Pillow refused."""
+    if not isinstance(data, bytes):
+        return "unreadable file"
+    if isinstance(error, Image.DecompressionBombError):
+        return "too many pixels"
+    if isinstance(error, struct.error):
+        return "truncated picture"
+    if isinstance(error, OSError) and "truncat" in str(error).lower():
+        return "truncated picture"
+    if data.startswith(b"RIFF") and len(data) < 8 + int.from_bytes(data[4:8], "little"):
+        return "truncated picture"
+    return "damaged picture"
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        # Pillow's message has an address in memory, which differs from run to run.
+        return "its header"
+    return f"{type(error).__name__}: {one_line(error)}"

@@ -1,0 +1,42 @@
+"""Some samples of another source."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from intern_jax.core.config import UserError
+from intern_jax.data.schema import fingerprints
+from intern_jax.data.schema.fingerprints import fingerprint
+from intern_jax.data.schema.sample import Sample
+from intern_jax.data.schema.source import Source
+from intern_jax.data.sources.array_record import pick_keys
+
+
+class Subset:
+    """The samples of another source at `indices`, in that order."""
+
+    def __init__(
+        self, source: Source, indices: Sequence[int] | np.ndarray, name: str | None = None
+    ):
+        self.source = source
+        self.indices = np.asarray(indices, np.int64).reshape(-1)
+        outside = self.indices[(self.indices < 0) | (self.indices >= len(source))]
+        if len(outside):
+            raise UserError(
+                f"{source.name}/subset: index {outside[0]} is outside 0..{len(source) - 1};"
+                " take indices from this same source"
+            )
+        self.name = name or source.name
+        self.family, self.classes = source.family, source.classes
+        self.keys = pick_keys(source.keys, self.indices)
+        self.labels = None if source.labels is None else source.labels[self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.source[int(self.indices[index])]
+
+    def fingerprint(self) -> str:
+        """Of the whole source's fingerprint and the indices."""
+        return fingerprints.combine(fingerprint(self.source), self.name, self.indices)

@@ -1,0 +1,1 @@
+"""Operations on arrays with a form per platform; no parameters."""

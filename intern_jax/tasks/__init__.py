@@ -1,0 +1,1 @@
+"""Task families with their networks: one file per family, with its head, loss, answer and picture."""

@@ -1,0 +1,31 @@
+"""`adapt`: a task of the user's own."""
+
+from __future__ import annotations
+
+import argparse
+
+from intern_jax.verbs import arguments
+
+TEXT = "Learn your own task from few labels; writes a model folder."
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the verb."""
+    parser.add_argument(
+        "--data", required=True, help="a folder with one folder of images per class"
+    )
+    parser.add_argument("--init", help="a model folder or a zoo name to start from (default: ours)")
+    parser.add_argument("--out", required=True, help="the model folder to write")
+    parser.add_argument("--method", choices=("probe", "finetune"), default="probe")
+    parser.epilog = "--NAME=VALUE sets any other argument of the method, such as --steps=200"
+
+
+def main(args: argparse.Namespace, rest: list[str]) -> None:
+    """Adapt to a folder."""
+    from intern_jax.core.config import bind
+
+    spec = arguments.keyword_arguments(rest) | {"fn": "intern_jax.adapt.folder:adapt_folder"}
+    spec |= {"data": args.data, "init": args.init, "out": args.out, "method": args.method}
+    for name, value in bind(spec)().items():
+        if isinstance(value, int | float | str):
+            print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")

@@ -1,0 +1,39 @@
+"""`run`: a config's stages in order."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+from intern_jax.core import exits
+from intern_jax.verbs import arguments
+
+TEXT = "Run a config's stages in order; what is already done is reused."
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the verb."""
+    parser.add_argument("--config", required=True, help=arguments.CONFIG_HELP)
+    parser.add_argument(
+        "--workdir", required=True, help="folder for checkpoints, metrics and report"
+    )
+    parser.epilog = "--config.FIELD=VALUE changes one field, such as --config.workers=2"
+
+
+def main(args: argparse.Namespace, rest: list[str]) -> None:
+    """Run a config's stages."""
+    from intern_jax import pipeline
+    from intern_jax.core import config as config_lib
+    from intern_jax.core import hosts
+
+    overrides = arguments.config_overrides(rest)
+    config = config_lib.load_config(args.config)
+    config_lib.override(config, overrides, new=True)
+    hosts.initialize()
+    if not hosts.is_main():
+        logging.getLogger("intern_jax").setLevel(logging.WARNING)
+    with exits.stoppable(), hosts.naming_losses():
+        results = pipeline.run(config, args.workdir)
+    if hosts.is_main():
+        print(results["table"])
+        print(f"{args.workdir}/results.json and {args.workdir}/report.html written")

@@ -1,0 +1,1 @@
+"""Files of other libraries: read into ours, and written in their names."""

@@ -1,0 +1,392 @@
+"""Published PyTorch weights as model folders, and model folders in published names.
+
+A model's own shapes and a name map (weights/*_names.py) tell which arrays a file must hold, so reading is a look-up:
+what the model needs and the file lacks is a mistake, what the file holds beside is listed. Whatever a file puts before
+its names ("module.", "backbone.", "visual.") is found by where most names fit.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.core import meta
+
+from intern_jax.core import tree as tree_lib
+from intern_jax.core.config import UserError
+from intern_jax.core.tree import GraftReport
+from intern_jax.models import zoo
+from intern_jax.weights import safetensors
+from intern_jax.weights.folder import load_model, save_model
+from intern_jax.weights.published import names as published_names
+from intern_jax.weights.published import pth
+from intern_jax.weights.published.names import COUNTER, HEADS, SIGNATURES, WRAPPERS
+from intern_jax.weights.published.torch_names import Place, published_shape, to_ours, to_published
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """What was read: {"params": ..., "batch_stats": ...} of the backbone, and where it was found.
+
+    `head` holds the classifier's {"kernel" [D,K], "bias" [K]} where the file has one; `report` has our paths that were
+    matched, and the file's names that were not used.
+    """
+
+    variables: dict[str, Any]
+    head: dict[str, np.ndarray] | None
+    layout: str
+    prefix: str
+    report: GraftReport
+
+    def summary(self) -> str:
+        """One line with counts and a few names."""
+        where = f"{self.layout}, below {self.prefix!r}" if self.prefix else self.layout
+        classifier = f"; a classifier of {len(self.head['bias'])} outputs" if self.head else ""
+        return f"{where}: {self.report.summary()}{classifier}"
+
+
+def convert(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    model: Mapping[str, Any] | None = None,
+    layout: str = "auto",
+    to: str | None = None,
+    prefix: str | None = None,
+    task: str | None = None,
+    classes: Sequence[str] = (),
+    canvas: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> str:
+    """Writes a published file as a model folder or, with `to`, a folder or file in published names.
+
+    Args:
+      source: a .pth or .safetensors file, or (with `to`) a model folder.
+      out: the model folder, or (with `to`) the safetensors file to write.
+      model: zoo spec of the file's network, {"name": ..., **settings}; a model folder knows its own.
+      layout: whose names the file has (published_names.LAYOUTS); "auto" tries all of the network's.
+      to: in whose names to write.
+      prefix: what the file has before every name, where it holds several networks of the kind.
+      task: which of its BatchNorm sets a network with sets is written with.
+      classes: names of the classifier's outputs, in order; without them no classifier is kept.
+      canvas, mean, std: of the model folder (see `save_model`); by default the network's and layout's.
+
+    Returns what was done, in two lines. Raises UserError for what does not fit.
+    """
+    if pathlib.Path(source).is_dir():
+        return _folder_to_file(source, out, model, to, task)
+    if model is None:
+        raise UserError(f"{source}: name the network that it holds, such as --model=resnet50")
+    _check_pictures(canvas, mean, std)
+    try:
+        found = from_published(state_of(_read(source)), model, layout, prefix, canvas)
+        head = _checked_head(found, classes)
+    except _Unfit as error:
+        raise UserError(f"{source}: {error}") from None
+    if to:
+        written = _write(out, found.variables, model, to, task, found.head)
+        return f"{found.summary()}\n{written}"
+    own = published_names.layout(model, found.layout)
+    variables = {name: {"backbone": tree} for name, tree in found.variables.items()}
+    variables["params"] |= {"head": {"linear": {"classifier": head}}} if head else {}
+    save_model(
+        out,
+        task="classification" if head else "backbone",
+        backbone=model,
+        variables=variables,
+        canvas=canvas or published_names.default_canvas(model),
+        mean=mean or own.mean,
+        std=std or own.std,
+        classes=classes,
+        provenance={"converted from": pathlib.Path(source).name, "names": found.summary()},
+    )
+    return f"{found.summary()}\n{out} written"
+
+
+def _check_pictures(canvas: Any, mean: Any, std: Any) -> None:
+    if type(canvas) not in (int, type(None)):
+        raise UserError(f"canvas: {canvas!r} is no number of pixels, such as 224")
+    for name, values in (("mean", mean), ("std", std)):
+        if values is None:
+            continue
+        rgb = isinstance(values, list | tuple) and len(values) == 3
+        if not rgb or not all(isinstance(value, int | float) for value in values):
+            raise UserError(f"{name}: {values!r} is not three numbers, such as 0.5,0.5,0.5")
+
+
+def from_published(
+    state: Mapping[str, np.ndarray],
+    model: Mapping[str, Any],
+    layout: str = "auto",
+    prefix: str | None = None,
+    canvas: int | None = None,
+) -> Published:
+    """The backbone of a flat published state {name: array}, float32.
+
+    Raises UserError, saying which layout fits best, where arrays are missing, of another shape, or those of a larger
+    network. A network with BatchNorm sets gets the file's one set in each.
+    """
+    shapes = backbone_shapes(model, canvas)
+    names = [name for name in state if name.rpartition(".")[-1] != COUNTER]
+    match = _best_match(model, shapes, names, layout, prefix)
+    _check_larger(model, match, names)
+    flat = {}
+    for path, place in match.places.items():
+        name = match.prefix + place.name
+        value, wanted = state[name], published_shape(shapes[path], place.kind)
+        if tuple(value.shape) != wanted:
+            raise _Unfit(
+                f"{name}: shape {list(value.shape)}, {model['name']} has {list(wanted)}; name the "
+                "file's own network, or its settings as --model.FIELD=VALUE"
+            )
+        flat[path] = to_ours(_float32(name, value), shapes[path], place.kind)
+    used = {match.prefix + place.name for place in match.places.values()}
+    unused = [name for name in names if name not in used]
+    stem, head = _find_head(state, unused, match.prefix, zoo.build(model).features)
+    unused = [name for name in unused if name not in (f"{stem}.weight", f"{stem}.bias")]
+    report = GraftReport(list(flat), [], unused)
+    return Published(tree_lib.unflatten(flat), head, match.layout, match.prefix, report)
+
+
+def in_published_names(
+    variables: Mapping[str, Any],
+    model: Mapping[str, Any],
+    layout: str,
+    task: str | None = None,
+    head: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
+    """The inverse of `from_published`: a flat {published name: array} as `layout`'s own files have it.
+
+    `task` names the BatchNorm set to write, of a network that has sets. Raises UserError for a layout that has no place
+    for one of the arrays; a `head` for which there is none is left out.
+    """
+    own, network = published_names.layout(model, layout), zoo.build(model)
+    sets = published_names.sets_of(network)
+    if sets and task not in sets:
+        raise UserError(
+            f"{model['name']} has the BatchNorm sets {', '.join(sets)} and files of {layout} one; "
+            f"name it, such as --task={sets[0]}"
+        )
+    flat = {
+        path: np.asarray(value)
+        for path, value in tree_lib.names(meta.unbox(dict(variables))).items()
+        if published_names.split_set(path, sets)[1] in (None, task)
+    }
+    places = published_names.places(own, network, flat)
+    if places is None:
+        raise UserError(f"layout: {layout} has no names for all arrays of {model['name']}")
+    out = {}
+    for path, (name, kind) in places.items():
+        out[own.prefix + name] = to_published(flat[path], kind)
+        module, _, leaf = name.rpartition(".")
+        if leaf == "running_var":
+            out[f"{own.prefix}{module}.{COUNTER}"] = np.zeros((), np.int64)
+    if head is not None and own.head and f"{own.head}.weight" not in out:
+        out[f"{own.head}.weight"] = to_published(np.asarray(head["kernel"]), "linear")
+        out[f"{own.head}.bias"] = np.asarray(head["bias"])
+    return out
+
+
+def state_of(content: Mapping[str | int, Any]) -> dict[str, np.ndarray]:
+    """The flat state dict {name: array} inside a file's content: under one of WRAPPERS, or alone."""
+    tables = {key: value for key, value in content.items() if isinstance(value, dict)}
+    arrays = {key: value for key, value in content.items() if isinstance(value, np.ndarray)}
+    for key in WRAPPERS:
+        if key in tables:
+            return state_of(tables[key])
+    if len(tables) == 1 and not arrays:
+        return state_of(*tables.values())
+    if not arrays:
+        keys = ", ".join(repr(key)[:40] for key in list(content)[:5]) or "none"
+        raise _Unfit(f"holds no table of named arrays (its keys: {keys}); name a checkpoint")
+    return {str(key): value for key, value in arrays.items()}
+
+
+def backbone_shapes(
+    model: Mapping[str, Any], canvas: int | None = None
+) -> dict[str, tuple[int, ...]]:
+    """{path: shape} of all arrays of a zoo spec's backbone, found without computing anything."""
+    try:
+        side = canvas or published_names.default_canvas(model)
+        images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+        init = functools.partial(zoo.build(model).init, train=False)
+        variables = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)), images)
+    except UserError:
+        raise
+    except Exception as error:
+        # Settings make modules fail in any way; all of them are one mistake.
+        reason = str(error).split("\n")[0][:200]
+        raise UserError(f"model: {model} cannot be built ({reason}); check its settings") from None
+    return {path: leaf.shape for path, leaf in tree_lib.names(meta.unbox(variables)).items()}
+
+
+class _Unfit(UserError):
+    """A file that does not fit the network; `convert` puts the file's name before it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Match:
+    """How the names of a file fit one layout; `others`: prefixes that fit as well."""
+
+    layout: str
+    places: Mapping[str, Place]
+    prefix: str
+    others: Sequence[str]
+    missing: Sequence[str]
+
+    @property
+    def share(self) -> float:
+        return 1 - len(self.missing) / len(self.places)
+
+
+def _best_match(
+    model: Mapping[str, Any],
+    paths: Iterable[str],
+    names: Sequence[str],
+    layout: str,
+    prefix: str | None,
+) -> _Match:
+    """The match of `layout`, or of the one that fits best; UserError unless every array is there."""
+    network, matches = zoo.build(model), []
+    for key, own in published_names.layouts(model).items():
+        if (places := published_names.places(own, network, paths)) is not None:
+            matches.append(_match(key, places, names, prefix))
+    best = max(matches, key=lambda match: match.share)
+    chosen = best
+    if layout != "auto":
+        published_names.layout(model, layout)
+        chosen = next((match for match in matches if match.layout == layout), None)
+    if chosen is None:
+        raise _Unfit(
+            f"layout: {layout} has no names for all arrays of {model['name']}; "
+            f"{best.layout} fits best, with {best.share:.0%} of them"
+        )
+    if chosen.missing:
+        raise _Unfit(_missing(model["name"], names, chosen, best))
+    if chosen.others:
+        found = ", ".join(f"--prefix={p}" for p in sorted((chosen.prefix, *chosen.others)))
+        raise _Unfit(f"holds several networks of this kind; choose one of {found}")
+    return chosen
+
+
+def _match(
+    layout: str, places: Mapping[str, Place], names: Sequence[str], prefix: str | None
+) -> _Match:
+    wanted, have, others = {place.name for place in places.values()}, set(names), []
+    if prefix is None:
+        counts = _prefixes(names, wanted)
+        prefix = max(counts, key=lambda p: (counts[p], -len(p)), default="")
+        others = [p for p in counts if p != prefix and counts[p] == counts[prefix]]
+    missing = sorted(prefix + name for name in wanted if prefix + name not in have)
+    return _Match(layout, places, prefix, others, missing)
+
+
+def _prefixes(names: Iterable[str], wanted: set[str]) -> collections.Counter[str]:
+    """How many of the wanted names stand behind each prefix."""
+    counts: collections.Counter[str] = collections.Counter()
+    for name in names:
+        starts = [0, *(dot.end() for dot in re.finditer(r"\.", name))]
+        counts.update(name[:start] for start in starts if name[start:] in wanted)
+    return counts
+
+
+def _missing(model: str, names: Sequence[str], chosen: _Match, best: _Match) -> str:
+    wanted = {place.name for place in chosen.places.values()}
+    problem = (
+        f"{len(chosen.missing)} of {len(wanted)} arrays of {model} are missing in layout "
+        f"{chosen.layout}, such as {chosen.missing[0]!r:.120}"
+    )
+    if best.share > chosen.share:
+        share = f"with {best.share:.0%} of the names"
+        return f"{problem}; {best.layout} fits best, {share}: --layout={best.layout}"
+    for sign, network in SIGNATURES.items():
+        if best.share < 0.5 and any(re.search(rf"(^|\.){sign}$", name) for name in names):
+            return f"{problem}; it looks like {network}, name that with --model"
+    return f"{problem}; it is incomplete or of another network, name that with --model"
+
+
+def _check_larger(model: Mapping[str, Any], match: _Match, names: Iterable[str]) -> None:
+    """Refuses a file with more blocks than the network, which would silently lose some."""
+    wanted = {place.name for place in match.places.values()}
+    forms = {re.sub(r"\d+", "N", name) for name in wanted}
+    for name in names:
+        inside = name.removeprefix(match.prefix)
+        if not name.startswith(match.prefix) or inside in wanted:
+            continue
+        if re.sub(r"\d+", "N", inside) in forms:
+            raise _Unfit(f"{name!r} is not in {model['name']}; its network is larger, name that")
+
+
+def _find_head(
+    state: Mapping[str, np.ndarray], unused: Sequence[str], prefix: str, features: int
+) -> tuple[str | None, dict[str, np.ndarray] | None]:
+    """The published module and arrays of a classifier over `features`, among the unused names."""
+    stems = [name.removesuffix(".weight") for name in unused if name.endswith(".weight")]
+    # Of several the one that stands beside the backbone.
+    stems.sort(key=lambda stem: not stem.startswith(prefix))
+    for head in HEADS:
+        for stem in stems:
+            kernel, bias = state[f"{stem}.weight"], state.get(f"{stem}.bias")
+            if not f".{stem}".endswith(f".{head}") or bias is None:
+                continue
+            if kernel.ndim == 2 and kernel.shape == (*bias.shape, features):
+                arrays = {"kernel": _float32(stem, kernel).T, "bias": _float32(stem, bias)}
+                return stem, arrays
+    return None, None
+
+
+def _checked_head(found: Published, classes: Sequence[str]) -> dict[str, np.ndarray] | None:
+    """The classifier to keep: none without names for its outputs."""
+    if not classes:
+        return None
+    if found.head is None:
+        raise _Unfit("has no classifier to name the classes of; leave --classes out")
+    if len(found.head["bias"]) != len(classes):
+        outputs = len(found.head["bias"])
+        raise _Unfit(f"{len(classes)} classes are named, its classifier has {outputs} outputs")
+    return found.head
+
+
+def _float32(name: str, value: np.ndarray) -> np.ndarray:
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise _Unfit(f"{name}: holds {value.dtype} instead of floating-point numbers")
+    return np.asarray(value, np.float32)
+
+
+def _read(source: str | os.PathLike[str]) -> Mapping[str | int, Any]:
+    if pathlib.Path(source).suffix == ".safetensors":
+        return safetensors.load(source)
+    return pth.load(source)
+
+
+def _folder_to_file(source, out, model, to, task) -> str:
+    if not to:
+        raise UserError(f"{source}: is a folder; say in whose names to write it, as --to=timm")
+    opened = load_model(source)
+    if model is not None and dict(model) != opened.backbone:
+        raise UserError(f"{source}: holds {opened.backbone['name']}; leave --model out")
+    head = opened.variables["params"].get("head", {}).get("linear", {}).get("classifier")
+    return _write(out, opened.backbone_variables, opened.backbone, to, task, head)
+
+
+def _write(out, variables, model, to, task, head) -> str:
+    path = pathlib.Path(out)
+    if path.suffix != ".safetensors":
+        raise UserError(f"{out}: published names are written as a file; name it FILE.safetensors")
+    arrays = in_published_names(variables, model, to, task, head)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.save(path, arrays, {"format": "pt"})
+    own = published_names.layout(model, to)
+    kept = head is None or f"{own.head}.weight" in arrays
+    note = "" if kept else " without the classifier, which has no name there"
+    return f"{out} written, {len(arrays)} arrays in the names of {to}{note}"

@@ -1,0 +1,144 @@
+"""Who names a network's arrays how: every family's layouts, and what else a library's files have of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from intern_jax.core.config import UserError
+from intern_jax.models import zoo
+from intern_jax.models.metanet import MetaNet
+from intern_jax.models.resnet import ResNet
+from intern_jax.models.transfer import Generalist
+from intern_jax.models.uninet import UniNet
+from intern_jax.models.vit import ViT
+from intern_jax.ops.images import MEAN, STD
+from intern_jax.weights.published import metanet_names, resnet_names, vit_names
+from intern_jax.weights.published.torch_names import Place, Rule, place_by_rules
+
+# From a network to the function that places its arrays; that raises KeyError where there is no place.
+Placer = Callable[[Any], Callable[[str], Place]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How one library names a family's arrays.
+
+    `prefix`: what its files have before every name; `head`: its classifier's module; `mean`, `std`: how its models'
+    pictures are normalised, unless a file's own documentation says otherwise.
+    """
+
+    placer: Placer
+    prefix: str = ""
+    head: str | None = None
+    mean: Sequence[float] = MEAN
+    std: Sequence[float] = STD
+
+
+def _by_rules(rules: Sequence[Rule]) -> Placer:
+    return lambda network: functools.partial(place_by_rules, rules=rules)
+
+
+def _metanet(network: MetaNet) -> Callable[[str], Place]:
+    return functools.partial(metanet_names.place, blocks=metanet_names.metanet_blocks(network))
+
+
+def _uninet(network: UniNet) -> Callable[[str], Place]:
+    return functools.partial(metanet_names.place, blocks=metanet_names.uninet_blocks(network))
+
+
+def _generalist(network: Generalist) -> Callable[[str], Place]:
+    if tuple(network.branches) != tuple(metanet_names.BRANCHES.values()) or isinstance(
+        network.family, Mapping
+    ):
+        raise UserError(
+            "backbone.branches: gv_benchmark's files hold two equal branches, cls and dense; "
+            "convert such a network"
+        )
+    branch = network.family(**network.branch, parent=None)
+    layout = next(iter(LAYOUTS[network.family].values()))
+    return functools.partial(metanet_names.generalist_place, branch=layout.placer(branch))
+
+
+_TORCHVISION_RESNET = Layout(_by_rules(resnet_names.TORCHVISION), head="fc")
+_TIMM_VIT = Layout(_by_rules(vit_names.TIMM), head="head")
+_OPEN_CLIP_VIT = Layout(
+    _by_rules(vit_names.OPEN_CLIP),
+    prefix="visual.",
+    mean=(0.48145466, 0.4578275, 0.40821073),
+    std=(0.26862954, 0.26130258, 0.27577711),
+)
+LAYOUTS: dict[type, dict[str, Layout]] = {
+    MetaNet: {"gv_benchmark": Layout(_metanet, head="classifier")},
+    UniNet: {"gv_benchmark": Layout(_uninet, head="classifier")},
+    Generalist: {"gv_benchmark": Layout(_generalist, "model.", "classifier")},
+    ResNet: {"torchvision": _TORCHVISION_RESNET, "timm": _TORCHVISION_RESNET},
+    ViT: {"timm": _TIMM_VIT, "dino": _TIMM_VIT, "open_clip": _OPEN_CLIP_VIT},
+}
+
+# Where training programs put a state dict; the first that a file has is taken.
+WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher", "module", "net", "student")
+# Classifiers of all layouts, and of mmcls ("head.fc").
+HEADS = ("classifier", "fc", "head.fc", "head")
+# BatchNorm's count of batches, which no network here needs: ignored, and written as 0.
+COUNTER = "num_batches_tracked"
+# Names that tell a file's network, for a file that does not fit.
+SIGNATURES = {
+    r"gv_global\..*": "gv-benchmark's two-branch network",
+    r"layer1\.0\.conv1\.weight": "a ResNet",
+    r"patch_embed\.proj\.weight": "timm's ViT",
+    r"class_embedding": "open_clip's ViT",
+    r"blocks\.\d+\.downsample\.0\.weight": "a UniNet",
+    r"stem\.0\.weight": "a MetaNet",
+}
+# Sides of the pictures that a network without a size of its own was made for.
+_CANVAS = {
+    **{f"uninet_b{i}": s for i, s in enumerate((160, 224, 256, 288, 320, 384, 448))},
+    **{"embedded": 64, "embedded_tiny": 64, "generalist": 64},
+}
+
+
+def layouts(model: Mapping[str, Any]) -> dict[str, Layout]:
+    """The layouts of a zoo spec's network by name, the most usual first."""
+    return LAYOUTS[type(zoo.build(model))]
+
+
+def layout(model: Mapping[str, Any], name: str) -> Layout:
+    """One of them; UserError for another name."""
+    known = layouts(model)
+    if name not in known:
+        raise UserError(f"layout: no {name!r} for {model['name']}; one of {', '.join(known)}")
+    return known[name]
+
+
+def default_canvas(model: Mapping[str, Any]) -> int:
+    """Side in pixels of the pictures that a zoo spec's network was made for."""
+    own = getattr(zoo.build(model), "image_size", None)
+    return own or _CANVAS.get(model["name"], 224)
+
+
+def places(layout: Layout, network: Any, paths: Iterable[str]) -> dict[str, Place] | None:
+    """The place of every path, without the layout's prefix; None where one of them has none.
+
+    The BatchNorm sets of a network share their places: a published file holds one set.
+    """
+    place, sets = layout.placer(network), sets_of(network)
+    try:
+        return {path: place(split_set(path, sets)[0]) for path in paths}
+    except KeyError:
+        return None
+
+
+def sets_of(network: Any) -> tuple[str, ...]:
+    """Names of a network's BatchNorm sets (models/layers.py)."""
+    return tuple(getattr(network, "sets", ()))
+
+
+def split_set(path: str, sets: Sequence[str]) -> tuple[str, str | None]:
+    """A path without its BatchNorm set, and that set: ".../stem_norm/cls/scale" has "cls"."""
+    *parents, last, leaf = path.split("/")
+    if last in sets and "norm" in parents[-1]:
+        return "/".join((*parents, leaf)), last
+    return path, None
