@@ -332,10 +332,15 @@ def _leaves(value: Any, prefix: str = ""):
 
 
 def enable_compilation_cache(folder: str | os.PathLike[str]) -> None:
-    """Keep compiled programs in `folder`, so that a restart of the same shapes compiles nothing."""
+    """Keep compiled programs in `folder`, so that a restart of the same shapes compiles nothing.
+
+    A folder that the environment names as JAX_COMPILATION_CACHE_DIR is used in its place: many runs may share it.
+    """
     import jax
 
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update(
+        "jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(folder)
+    )
     # Small ones too: a restart has dozens of them, and waits for each.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     # XLA's own caches would make the folder's path a part of every key: a copied or moved one would be worth nothing.
