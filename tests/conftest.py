@@ -1,5 +1,6 @@
 """Settings of every test: CPU only, compiled programs kept between runs, no silent broadcasting over ranks."""
 
+import gc
 import os
 import pathlib
 
@@ -20,6 +21,12 @@ from absl import flags  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Let the garbage collector look seldom, and never at what all tests share: traces make millions of objects."""
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -1,5 +1,6 @@
 """The train state: one donated tree, one checkpoint."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -42,6 +43,8 @@ def create(
     """
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
 
+    # Traced once: both its shapes and the program below come from one trace.
+    @functools.partial(jax.jit, inline=True)
     def boxed(key: jax.Array) -> Any:
         return stage.init(key, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
 
@@ -60,7 +63,7 @@ def create(
             bad_total=jnp.zeros((), jnp.int32),
         )
 
-    # The model is traced once here: a restart that finds a checkpoint never compiles `init`.
+    # A restart that finds a checkpoint never compiles `init`.
     variables = dict(jax.eval_shape(boxed, jax.eval_shape(lambda: jax.random.key(0))))
     abstract = jax.eval_shape(begin, unbox(variables))
     # Parameters are gathered over fsdp before use (step.py), so all of them may be split there.
