@@ -18,7 +18,7 @@ import os
 import pathlib
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -192,6 +192,7 @@ def load_config(spec: str | os.PathLike[str]) -> ml_collections.ConfigDict:
         raise UserError(f"--config={spec}: no such file; give a path or a shipped name")
     _make_importable(path.resolve().parent)
     module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    assert module_spec and module_spec.loader  # there for whatever ends in .py
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
@@ -246,17 +247,14 @@ def override(
         for position, name in enumerate([*parents, last]):
             where = ".".join(["config", *field.split(".")[: position + 1]])
             group = isinstance(node, ml_collections.ConfigDict)
-            if (
-                group
-                and new
-                and (name not in node or position < len(parents) and node[name] is None)
-            ):
+            inner = position < len(parents)
+            if group and new and (name not in node or (inner and node[name] is None)):
                 with node.unlocked(), node.ignore_type():
-                    node[name] = ml_collections.ConfigDict() if position < len(parents) else None
+                    node[name] = ml_collections.ConfigDict() if inner else None
             if not group or name not in node:
                 known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
                 raise UserError(f"{where}: no such field; {did_you_mean(name, known)}")
-            if position < len(parents):
+            if inner:
                 node = node[name]
         _assign(node, last, text, field)
     return config
@@ -318,8 +316,8 @@ def diff(old: Any, new: Any) -> list[str]:
     return lines
 
 
-def _leaves(value: Any, prefix: str = ""):
-    items = None
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    items: Iterable[tuple[Any, Any]] = ()
     if isinstance(value, dict):
         items = value.items()
     elif isinstance(value, list) and any(isinstance(v, dict | list) for v in value):
