@@ -108,7 +108,7 @@ def _scan(
     train: bool,
     task: str | None,
     policy: str,
-    same: dict[str, jax.Array],
+    same: dict[str, Any],
 ) -> jax.Array:
     block, rates = run[0].clone(parent=None), [float(block.drop_path) for block in run]
     path = run[0].path
@@ -164,7 +164,7 @@ def _keep_products(primitive: Any, *avals: Any, **settings: Any) -> bool:
     return jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *avals, **settings)
 
 
-def _keep_all_but_gathered(primitive: Any, *_: Any, **settings: Any) -> bool:
+def _keep_all_but_gathered(primitive: Any, *_: Any, **_settings: Any) -> bool:
     return primitive.name != "sharding_constraint"
 
 
