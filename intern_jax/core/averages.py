@@ -1,5 +1,7 @@
 """Losses and measures as a sum and a count: split over micro-batches, processes or batches, they merge exactly."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from clu.metrics import Average
@@ -24,7 +26,7 @@ def whole(value: jax.Array) -> Average:
     return Average(total=value, count=jnp.ones_like(value))
 
 
-def merge(first: dict[str, Average], second: dict[str, Average]) -> dict[str, Average]:
+def merge(first: Mapping[str, Average], second: Mapping[str, Average]) -> dict[str, Average]:
     """Both, by name; what both have is merged."""
     both = {name: first[name].merge(second[name]) for name in first if name in second}
     return {**first, **second, **both}

@@ -19,9 +19,11 @@ import pathlib
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import ml_collections
+
+F = TypeVar("F")
 
 
 class UserError(Exception):
@@ -66,7 +68,7 @@ def _told(error: Exception) -> str:
 
 def bind(
     spec: Mapping[str, Any], positional: int | None = None, keywords: Sequence[str] = ()
-) -> Callable[..., Any]:
+) -> functools.partial[Any]:
     """The function of {"fn": name, **arguments} with its arguments bound; unknown ones are refused.
 
     `positional`, `keywords`: how many arguments the caller of the result will give by position, and which by name.
@@ -140,14 +142,26 @@ def defaults(function: Callable[..., Any]) -> dict[str, Any]:
     return found
 
 
-def formatted(number: int) -> Callable[[Any], Any]:
+def formatted(number: int) -> Callable[[F], F]:
     """A decorator that states the format of a function's or class's results; raise it when they change.
 
     What is kept under a key that holds the number (a stage's result, cached features) is then computed anew.
     """
 
-    def mark(function: Any) -> Any:
-        function.format = number
+    def mark(function: F) -> F:
+        marked: Any = function
+        marked.format = number
+        return function
+
+    return mark
+
+
+def checked_by(check: Callable[..., None]) -> Callable[[F], F]:
+    """A decorator that states what refuses wrong arguments of a function: `bind` calls `check(**arguments)`."""
+
+    def mark(function: F) -> F:
+        marked: Any = function
+        marked.check_arguments = check
         return function
 
     return mark
