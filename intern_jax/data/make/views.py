@@ -29,7 +29,7 @@ from intern_jax.data.make import text as tokenizer_lib
 from intern_jax.data.make.image_ops import Background, Look, Window
 from intern_jax.data.schema.sample import IGNORE, Sample
 
-Row = dict[str, np.ndarray]
+Row = dict[str, Any]  # arrays, and numbers of NumPy
 Pair = tuple[float, float]
 
 
@@ -53,6 +53,7 @@ def classification(
     """One view of a labelled picture: image, label (int32). `rng` is needed only for training."""
     look = Look(color, color_probability, hue, grey_probability, blur_probability)
     if train:
+        rng = image_ops.drawing(rng)
         image, _, _ = _view(sample["image"], rng, size, scale, aspect, flip, look, background)
     else:
         image = _whole(sample["image"], size)
@@ -112,6 +113,7 @@ def dense(
     if scale is None:
         scale = (1.0, 1.0) if "depth" in sample else (0.6, 1.3)
     if train:
+        rng = image_ops.drawing(rng)
         out, box, mirrored = _view(image, rng, size, scale, aspect, flip, look, background)
     else:
         out, box, mirrored = (
@@ -119,7 +121,7 @@ def dense(
             (0.0, 0.0, float(pixels[1]), float(pixels[0])),
             False,
         )
-    row = {"image": out}
+    row: Row = {"image": out}
     if "mask" in sample:
         row["mask"] = image_ops.nearest(sample["mask"], box, size, mirrored, IGNORE)
     else:
@@ -168,6 +170,7 @@ def pair_views(
     if not train:
         image, tokens = _whole(sample["image"], size), words.encode(texts[0], context)
         return {"image1": image, "image2": image, "tokens1": tokens, "tokens2": tokens}
+    rng = image_ops.drawing(rng)
     look = Look(color, color_probability, hue, grey_probability, blur_probability)
     pictures = [sample["image"], *sample.get("views", ())]
     first, second = _two(len(pictures), rng)
