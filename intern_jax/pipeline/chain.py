@@ -47,7 +47,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[s
     prints = keys.fingerprints(settings)
     workdir.mkdir(parents=True, exist_ok=True)
     config_lib.enable_compilation_cache(workdir / "compiled")
-    results = {
+    results: dict[str, Any] = {
         "config": settings,
         "versions": versions(),
         "stages": [],

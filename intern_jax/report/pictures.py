@@ -14,7 +14,7 @@ from __future__ import annotations
 import pathlib
 import textwrap
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import matplotlib
 import numpy as np
@@ -31,9 +31,10 @@ _MAX_WORDS = 18
 _RIGHT, _WRONG = "#0b7a4b", "#b3261e"
 # Far apart in hue and lightness between neighbours, for masks; class 0 is the background.
 _MASK_COLORS = (
-    "#8d99a6 #e6194b #3cb44b #4363d8 #f58231 #911eb4 #00a8b5 #f032e6 #9acd32 #806000 #ffc400 "
-    "#469990 #dc9bff #9a6324 #800000 #1fb98a #808000 #ff9f80 #000075 #1f2933"
-).split()
+    *("#8d99a6", "#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#00a8b5", "#f032e6"),
+    *("#9acd32", "#806000", "#ffc400", "#469990", "#dc9bff", "#9a6324", "#800000", "#1fb98a"),
+    *("#808000", "#ff9f80", "#000075", "#1f2933"),
+)
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -65,9 +66,13 @@ def kind(arrays: Arrays) -> str | None:
 
 def render(arrays: Arrays) -> bytes:
     """One grid as a PNG, of at most 18 pictures with words or 8 rows with maps."""
-    draw = {"words": _words, "segmentation": _segmentation, "depth": _depth}[kind(arrays)]
+    draw: dict[str | None, Callable[[Arrays], Figure]] = {
+        "words": _words,
+        "segmentation": _segmentation,
+        "depth": _depth,
+    }
     with style(), matplotlib.rc_context({"axes.grid": False}):
-        return png(draw(arrays), dpi=130)
+        return png(draw[kind(arrays)](arrays), dpi=130)
 
 
 def _words(arrays: Arrays) -> Figure:
