@@ -64,7 +64,7 @@ def main() -> None:
                 found = run(sides[name], config, pathlib.Path(folder) / name, stages)
                 if turn:
                     measured[name].append(found)
-    result = {stage: compare(measured, stage) for stage in stages}
+    result: dict[str, Any] = {stage: compare(measured, stage) for stage in stages}
     result |= {"pairs": args.pairs, "steps": args.steps, "machine": platform.processor()}
     result["cores"] = len(os.sched_getaffinity(0))
     line = json.dumps(result)
