@@ -20,6 +20,7 @@ from intern_jax.core import mesh as mesh_lib
 from intern_jax.core import tree
 from intern_jax.core.config import UserError
 from intern_jax.core.statistics import any_held, below, is_held
+from intern_jax.models.backbone import Backbone
 
 # What the forward pass keeps for the backward one: everything, the results of matrix products and
 # convolutions, or the blocks' inputs alone.
@@ -168,7 +169,7 @@ def _keep_all_but_gathered(primitive: Any, *_: Any, **_settings: Any) -> bool:
     return primitive.name != "sharding_constraint"
 
 
-def late_gathers(backbone: nn.Module) -> str:
+def late_gathers(backbone: Backbone) -> str:
     """Stage.gather_late of a stage whose parameters "backbone/..." are this module's: theirs, where it scans."""
     branches = backbone.networks() if hasattr(backbone, "networks") else [backbone]
     return "backbone/" if any(getattr(branch, "scan", False) for branch in branches) else ""

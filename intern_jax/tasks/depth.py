@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,8 +18,8 @@ class Depth(Task):
     """A decoder of the backbone's maps with one channel, log metres."""
 
     name = "depth"
-    loss = {"fn": "intern_jax.losses.depth:l1_log"}
-    decoders = {"panoptic": DenseHead, "depth": DepthDecoder}
+    loss: Mapping[str, Any] = {"fn": "intern_jax.losses.depth:l1_log"}
+    decoders: Mapping[str, type[nn.Module]] = {"panoptic": DenseHead, "depth": DepthDecoder}
 
     def channels(self, num_classes: int) -> int:
         """One map."""

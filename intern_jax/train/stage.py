@@ -129,7 +129,7 @@ class Stage:
         """The stage's outputs in evaluation mode."""
         raise NotImplementedError
 
-    def groups(self, batch: Batch, family: str) -> list[str]:
+    def groups(self, batch: Mapping[str, Any], family: str) -> list[str]:
         """The batch's groups of a family, sorted by name."""
         return sorted(group for group in batch if family_of(group) == family)
 

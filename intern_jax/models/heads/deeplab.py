@@ -40,7 +40,7 @@ class DeepLabV3(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: Mapping[str, jax.Array], size: tuple[int, int], train: bool
+        self, features: Mapping[str, jax.Array], size: Sequence[int], train: bool
     ) -> jax.Array:
         before, last = sorted(name for name in features if name.startswith("layer"))[-2:]
         if train:
@@ -65,7 +65,7 @@ class DeepLabV3(nn.Module):
             branches.append(branch(x, train))
         return jnp.concatenate(branches, axis=-1)
 
-    def _predict(self, x: jax.Array, size: tuple[int, int], train: bool, name: str) -> jax.Array:
+    def _predict(self, x: jax.Array, size: Sequence[int], train: bool, name: str) -> jax.Array:
         # Whole channels are dropped, as nn.Dropout2d does.
         x = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(x)
         predict = Conv(

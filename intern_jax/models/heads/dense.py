@@ -26,7 +26,7 @@ class DenseHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: Mapping[str, jax.Array], size: tuple[int, int], train: bool
+        self, features: Mapping[str, jax.Array], size: Sequence[int], train: bool
     ) -> jax.Array:
         names = sorted(name for name in features if name.startswith("layer"))
         finest = features[names[0]].shape[1:3]

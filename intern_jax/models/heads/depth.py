@@ -8,7 +8,7 @@ GV-B names no depth network, so this is a reconstruction from what is known to w
 Legend: B batch, H, W image size, N bins.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -36,7 +36,7 @@ class DepthDecoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: Mapping[str, jax.Array], size: tuple[int, int], train: bool
+        self, features: Mapping[str, jax.Array], size: Sequence[int], train: bool
     ) -> jax.Array:
         self._check()
         names = sorted((name for name in features if name.startswith("layer")), reverse=True)

@@ -1,7 +1,7 @@
 """The head of one task, whichever its family: what adaptation trains and a model folder holds."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -35,7 +35,7 @@ class TaskHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: Mapping[str, jax.Array], size: tuple[int, int], train: bool = False
+        self, features: Mapping[str, jax.Array], size: Sequence[int], train: bool = False
     ) -> jax.Array:
         """`features`: "pooled" [B,D] or the maps layer1..layer4; `size`: (H, W) of the pictures."""
         if self.family == "classification":
