@@ -219,8 +219,8 @@ def torch_part(folder: pathlib.Path) -> tuple[Callable[[], Counts], dict[str, st
 
         def __getitem__(self, index):
             path = self.paths[index]
-            with Image.open(path) as picture:
-                picture = picture.convert("RGB")
+            with Image.open(path) as opened:
+                picture = opened.convert("RGB")
             box = crop(*picture.size, random.random)
             picture = picture.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=box)
             if random.random() < 0.5:
