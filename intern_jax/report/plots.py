@@ -91,7 +91,7 @@ def _is_measure(name: str, points: Points) -> bool:
     values = np.asarray(points[1], float)
     third = max(len(values) // 3, 1)
     rises = values[-third:].mean() >= values[:third].mean()
-    return name != "loss" and rises and bool(((values >= 0) & (values <= 1)).all())
+    return name != "loss" and bool(rises) and bool(((values >= 0) & (values <= 1)).all())
 
 
 def _curves(axis: Axes, title: str, terms: Series) -> None:
