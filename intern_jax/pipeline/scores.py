@@ -99,7 +99,7 @@ def draw_pictures(
     from intern_jax.benchmark import pictures  # matplotlib again
 
     cfg, folder = settings["benchmark"], workdir / "pictures"
-    made = pictures.dense_rows(cfg, ladder, seed, folder, mesh)
+    made = pictures.of_rows(cfg, ladder, seed, folder, mesh)
     zero_shot = cfg.get("zero_shot")
     if zero_shot:
         product = products[zero_shot["stage"]]

@@ -52,7 +52,7 @@ class Stage:
     alone: such a stage may accumulate, by GradCache (train/step.py).
 
     name           shown in logs; a run sets the config's name of the stage
-    families       families of groups that it reads; a group is named FAMILY or FAMILY_SUFFIX
+    kinds          kinds of groups that it reads; a group is named KIND or KIND_SUFFIX
     roles          {role: Role}: the earlier stages that it starts from or reads
     graft          rules that start arrays from roles (core/tree.py): the source's names are
                    ROLE/COLLECTION/NAME
@@ -76,7 +76,7 @@ class Stage:
     """
 
     name: str = "stage"
-    families: Sequence[str] = ()
+    kinds: Sequence[str] = ()
     roles: Mapping[str, Role] = {}
     graft: Sequence[Rule] = ()
     frozen: Any = {}
@@ -93,7 +93,7 @@ class Stage:
     functions: Sequence[str] = ()
 
     def check_data(self, data: Mapping[str, Mapping[str, Any]]) -> None:
-        """Refuse groups of a config that the stage cannot read, by a UserError; their families are known."""
+        """Refuse groups of a config that the stage cannot read, by a UserError; their kinds are known."""
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         """All variables, for a batch of these shapes; axes may be named by nn.Partitioned."""
@@ -130,11 +130,11 @@ class Stage:
         """The stage's outputs in evaluation mode."""
         raise NotImplementedError
 
-    def groups(self, batch: Batch, family: str) -> list[str]:
-        """The batch's groups of a family, sorted by name."""
-        return sorted(group for group in batch if family_of(group) == family)
+    def groups(self, batch: Mapping[str, Any], kind: str) -> list[str]:
+        """The batch's groups of a kind, sorted by name."""
+        return sorted(group for group in batch if kind_of(group) == kind)
 
 
-def family_of(group: str) -> str:
-    """The family of a group that is named FAMILY or FAMILY_SUFFIX."""
+def kind_of(group: str) -> str:
+    """The kind of a group that is named KIND or KIND_SUFFIX."""
     return group.partition("_")[0]

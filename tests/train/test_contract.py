@@ -207,7 +207,7 @@ def test_statistics_of_a_frozen_part_stay_as_they_are(mesh):
 class Sizes(Stage):
     """Means of pictures of two sizes through one kernel; terms of a source are merged over the groups."""
 
-    name, families = "sizes", ("cls",)
+    name, kinds = "sizes", ("cls",)
 
     def init(self, key, batch):
         return {"params": {"kernel": jnp.ones((3, 1))}}

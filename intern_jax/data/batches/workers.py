@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from intern_jax import families
 from intern_jax.core.config import UserError, plain
 from intern_jax.data.batches.mixture import Batch, Groups
 from intern_jax.data.batches.segments import Weights
@@ -92,7 +93,10 @@ class _Worker:
         spawn = multiprocessing.get_context("spawn")
         self._pipe, theirs = spawn.Pipe()
         self._process = spawn.Process(
-            target=_serve, args=(theirs, groups, rows), name=f"batches-{number}", daemon=True
+            target=_serve,
+            args=(theirs, groups, rows, families.outside()),
+            name=f"batches-{number}",
+            daemon=True,
         )
         self._process.start()
         # Else a worker that is killed leaves its end of the pipe open here, and nothing is noticed.
@@ -191,18 +195,23 @@ def _raise(kind: str, message: str, trace: str) -> None:
     raise error
 
 
-def _serve(pipe: Connection, groups: Mapping[str, Any], rows: tuple[int, int]) -> None:
+def _serve(
+    pipe: Connection, groups: Mapping[str, Any], rows: tuple[int, int], outside: Sequence[str]
+) -> None:
     """A worker's life: open the sources, then answer until the other end is closed."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     # The other process is gone, killed perhaps: there is nobody to tell.
     with contextlib.suppress(EOFError, OSError):
-        _answer_all(pipe, groups, rows)
+        _answer_all(pipe, groups, rows, outside)
 
 
-def _answer_all(pipe: Connection, groups: Mapping[str, Any], rows: tuple[int, int]) -> None:
+def _answer_all(
+    pipe: Connection, groups: Mapping[str, Any], rows: tuple[int, int], outside: Sequence[str]
+) -> None:
     opened, failed = None, None
     try:
+        families.add(outside)
         opened = Groups(groups, rows)
     except Exception as error:
         failed = _describe(error)
