@@ -289,8 +289,11 @@ def provenance(program: str, device: str = "no accelerator") -> dict[str, Any]:
 
     `program` is a module's dotted name. Paths on the command line read "...": they are of one machine only.
     """
-    given = [word for word in sys.argv[1:] if not word.startswith("--out=")]
-    shown = [_without_path(word) for word in given]
+    words = sys.argv[1:]
+    if "--out" in words:
+        place = words.index("--out")
+        words = words[:place] + words[place + 2 :]
+    shown = [_without_path(word) for word in words if not word.startswith("--out=")]
     return {
         "command": " ".join(["python -m", program, *shown]),
         "machine": machine(device),
@@ -301,8 +304,8 @@ def provenance(program: str, device: str = "no accelerator") -> dict[str, Any]:
 
 
 def _without_path(word: str) -> str:
-    name, equals, value = word.partition("=")
-    return f"{name}=..." if equals and os.sep in value else word
+    name, equals, value = word.rpartition("=")
+    return f"{name}{equals}..." if os.sep in value else word
 
 
 def machine(device: str = "no accelerator") -> str:
@@ -322,11 +325,11 @@ def _processor() -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
-def commit() -> str | None:
-    """The checkout's commit, with "-dirty" where files differ from it; None without git."""
+def commit(folder: pathlib.Path = ROOT) -> str | None:
+    """A checkout's commit, with "-dirty" where files differ from it; None without git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip() or None
