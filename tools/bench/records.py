@@ -169,7 +169,7 @@ def measure(folder: pathlib.Path, shuffle: str, batch: int, seed: int) -> dict[s
 
     imported = time.perf_counter()
     source = {
-        "fn": "intern_jax.data.sources.folder:ArrayRecordSource",
+        "fn": "intern_jax.data.sources.array_record:ArrayRecordSource",
         "paths": str(folder),
         "decode": "tools.bench.records:read",
         "classes": [str(i) for i in range(CLASSES)],
