@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from intern_jax.core.config import UserError
+from intern_jax.data.batches import arrays
 from intern_jax.data.make import dense, image_ops
 from intern_jax.data.make import text as tokenizer
 from intern_jax.data.make import views as transforms
@@ -240,14 +241,14 @@ class Counting:
 
 
 def test_eval_arrays_keeps_the_order():
-    out = transforms.eval_arrays(
+    out = arrays.eval_arrays(
         Counting(), lambda sample, rng: transforms.eval_classification(sample, size=4)
     )
     assert out["image"].shape == (150, 4, 4, 3) and out["image"].dtype == np.uint8
     np.testing.assert_array_equal(out["label"], np.arange(150))
     np.testing.assert_array_equal(out["image"][:, 0, 0, 0], np.arange(150))
     twice = [
-        transforms.eval_arrays(Counting(), lambda s, r: transforms.classification(s, r, size=4))
+        arrays.eval_arrays(Counting(), lambda s, r: transforms.classification(s, r, size=4))
         for _ in range(2)
     ]
     np.testing.assert_array_equal(twice[0]["image"], twice[1]["image"])
@@ -259,4 +260,4 @@ def test_eval_arrays_names_an_unreadable_sample():
             raise CorruptSample("cup/1.png", "damaged picture")
 
     with pytest.raises(UserError, match="cup/1.png: damaged picture; repair or remove it"):
-        transforms.eval_arrays(Damaged(), transforms.eval_classification)
+        arrays.eval_arrays(Damaged(), transforms.eval_classification)
