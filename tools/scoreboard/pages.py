@@ -2,22 +2,21 @@
 
     {{scoreboard}}                  the claims of the front page, with command, machine and date
     {{further}}                     how many claims stand on their own pages only
-    {{machines}}                    the machines that the claims name by letters
+    {{machines}}                    the machines by their short names
     {{claims}}                      the claims whose figures this page measures
     {{measured NAME}}               heading, whole table and provenance of benchmarks/data/NAME.json
     {{table NAME | columns = A; B | rows = X; Y}}    a part of it; of several files (NAME; NAME), with a column "run"
     {{about NAME; NAME}}            their commands, machines, dates, notation and notes
     {{figure NAME | row | column}}  one cell, anywhere in a line
 
-Names of rows may hold * and ?. BENCHMARKS.md is the front page: it stands in the root, names machines by letters and
-refers to the other pages for notes.
+Names of rows may hold * and ?. BENCHMARKS.md is the front page: it stands in the root, gives machines their short
+names and refers to the other pages for notes.
 """
 
 import dataclasses
 import fnmatch
 import pathlib
 import re
-import string
 from collections.abc import Iterable, Mapping, Sequence
 
 from intern_jax.core.config import UserError, did_you_mean
@@ -85,10 +84,10 @@ class Page:
 
     @property
     def machines(self) -> dict[str, str]:
-        """{machine: letter}, in the scoreboard's order."""
-        named = dict.fromkeys([claim.machine for claim in self.board])
-        named |= dict.fromkeys(table.machine for table in self.tables.values())
-        return dict(zip(named, string.ascii_uppercase, strict=False))
+        """{machine: short name}, in the scoreboard's order."""
+        named = [claim.machine for claim in self.board]
+        named += [table.machine for table in self.tables.values()]
+        return {machine: f"M{n}" for n, machine in enumerate(dict.fromkeys(named), 1)}
 
     def fill(self, template: str) -> str:
         """The template with its directives filled in."""
@@ -101,7 +100,7 @@ class Page:
         verbs = {
             "scoreboard": self._scoreboard,
             "further": lambda: str(sum(not claim.front for claim in self.board)),
-            "machines": lambda: "\n".join(f"- {v}: {k}" for k, v in self._named_machines()),
+            "machines": lambda: "\n".join(f"- {v}: {k}" for k, v in self.machines.items()),
             "claims": self._claims,
             "measured": lambda: "\n\n".join(map(self._measured, names)),
             "table": lambda: self._part(names, options),
@@ -112,10 +111,6 @@ class Page:
             known = did_you_mean(verb, list(verbs))
             raise UserError(f"{self.where}: {{{{{inner}}}}}: no directive {verb!r}; {known}")
         return verbs[verb]()
-
-    def _named_machines(self) -> list[tuple[str, str]]:
-        used = {claim.machine for claim in self.board}
-        return [(machine, letter) for machine, letter in self.machines.items() if machine in used]
 
     def _find(self, name: str) -> Measured:
         return read.find(self.tables, name, self.where)
@@ -150,7 +145,7 @@ class Page:
         notation = f"Cells: {table.notation()}." if table.notation() else ""
         if self.name == FRONT:
             home = f"[{read.FOLDER}/{self.homes[name]}]({read.FOLDER}/{self.homes[name]})"
-            said = [f"`{table.command}`", f"machine {self.machines[table.machine]}", table.date]
+            said = [f"`{table.command}`", self.machines[table.machine], table.date]
             return "- " + " ".join(filter(None, (f"{', '.join(said)}; {home}.", notation)))
         load = f", {table.load}" if table.load else ""
         commit = f"commit {table.commit}" if table.commit else "commit not recorded"
