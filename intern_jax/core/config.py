@@ -23,6 +23,8 @@ from typing import Any
 
 import ml_collections
 
+from intern_jax.core import names
+
 
 class UserError(Exception):
     """A user's mistake, said in one line: file or field, what is wrong, what to do."""
@@ -33,7 +35,8 @@ class UserError(Exception):
 
 def resolve(name: str) -> Any:
     """The object behind "package.module:attribute"; UserError with the near names if unknown."""
-    module_name, colon, attribute = str(name).partition(":")
+    name = names.current(str(name))
+    module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute or module_name.startswith("."):
         raise UserError(f"{name!r}: no name of a function; write package.module:function")
     try:

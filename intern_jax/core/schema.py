@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import pydantic
 
 from intern_jax.core import config as config_lib
+from intern_jax.core import names
 from intern_jax.core.config import UserError
 
 REQUIRED: Any = ...
@@ -163,7 +164,8 @@ def completed_functions(value: Any) -> Any:
 def read(kind: type[S], given: Any, where: str) -> S:
     """`given` as settings of a kind; a mistake is a UserError of one line with its path, which begins with `where`."""
     try:
-        return kind.model_validate(config_lib.plain(given, where))
+        # Keys and records hold today's names, whatever a config calls things.
+        return kind.model_validate(names.all_current(config_lib.plain(given, where)))
     except pydantic.ValidationError as error:
         raise UserError(_line(error, kind, where)) from None
 
