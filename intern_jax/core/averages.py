@@ -1,6 +1,6 @@
 """Losses and measures as a sum and a count: split over micro-batches, processes or batches, they merge exactly."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -40,7 +40,7 @@ def couples_rows(loss: Callable[..., Any]) -> bool:
     return bool(getattr(getattr(loss, "func", loss), "couples_rows", False))
 
 
-def merge(first: dict[str, Average], second: dict[str, Average]) -> dict[str, Average]:
+def merge(first: Mapping[str, Average], second: Mapping[str, Average]) -> dict[str, Average]:
     """Both, by name; what both have is merged."""
     both = {name: first[name].merge(second[name]) for name in first if name in second}
     return {**first, **second, **both}

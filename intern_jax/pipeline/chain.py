@@ -46,7 +46,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[s
     mesh = mesh_lib.make_mesh(**settings["mesh"])
     prints = keys.fingerprints(settings)
     config_lib.enable_compilation_cache(layout.make().compiled)
-    results = {
+    results: dict[str, Any] = {
         "config": settings,
         "versions": versions(),
         "stages": [],

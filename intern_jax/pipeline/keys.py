@@ -103,7 +103,9 @@ def key_of(content: Mapping[str, Any]) -> str:
 def described(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A backbone's spec with every setting of its module, so that a changed table or default changes it."""
     module = zoo.from_config(spec)
-    fields = dataclasses.fields(module) if dataclasses.is_dataclass(module) else ()
+    fields: tuple[dataclasses.Field[Any], ...] = ()
+    if dataclasses.is_dataclass(module):
+        fields = dataclasses.fields(module)
     names = [field.name for field in fields if field.name not in ("parent", "name")]
     return dict(spec) | {name: _plain(getattr(module, name)) for name in names}
 

@@ -62,7 +62,7 @@ class Evaluator(Function):
 class Graft(Settings):
     """Rules that start arrays, [regex over names, ROLE/COLLECTION/NAME]: before the stage's own, or in their place."""
 
-    add: list[list[str]] = []
+    add: list[list[str]] = field([])
     replace: list[list[str]] | None = None
 
     @pydantic.field_validator("add", "replace")

@@ -32,9 +32,10 @@ _MAX_WORDS = 18
 _RIGHT, _WRONG = "#0b7a4b", "#b3261e"
 # Far apart in hue and lightness between neighbours, for masks; class 0 is the background.
 _MASK_COLORS = (
-    "#8d99a6 #e6194b #3cb44b #4363d8 #f58231 #911eb4 #00a8b5 #f032e6 #9acd32 #806000 #ffc400 "
-    "#469990 #dc9bff #9a6324 #800000 #1fb98a #808000 #ff9f80 #000075 #1f2933"
-).split()
+    *("#8d99a6", "#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#00a8b5", "#f032e6"),
+    *("#9acd32", "#806000", "#ffc400", "#469990", "#dc9bff", "#9a6324", "#800000", "#1fb98a"),
+    *("#808000", "#ff9f80", "#000075", "#1f2933"),
+)
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -19,6 +19,7 @@ from intern_jax.core import averages
 from intern_jax.core import config as config_lib
 from intern_jax.core.averages import Average
 from intern_jax.core.config import UserError
+from intern_jax.core.tree import Rule
 from intern_jax.models import zoo
 from intern_jax.models.scanning import late_gathers
 from intern_jax.ops.images import normalise
@@ -36,9 +37,9 @@ DEPTH = "depth"  # the one term of all sources with depth
 class Expert(Stage):
     """Supervised training on the groups present: of one kind ("cls", "dense", a family) or several."""
 
-    roles = {"backbone": Role()}
+    roles: Mapping[str, Role] = {"backbone": Role()}
     # A fresh classifier or decoder starts at its own initialisation; the backbone comes from an earlier stage.
-    graft = [(r"(params|batch_stats)/backbone/(.*)", r"backbone/\1/backbone/\2")]
+    graft: Sequence[Rule] = ((r"(params|batch_stats)/backbone/(.*)", r"backbone/\1/backbone/\2"),)
 
     def __init__(
         self,
@@ -114,7 +115,9 @@ class Expert(Stage):
         return self.model.init(rngs, images, method=MultiHead.everything)
 
     def loss(self, context: Context) -> tuple[Averages, tuple[Any, Averages]]:
-        terms, metrics, extra = {}, {}, context.extra
+        terms: Averages = {}
+        metrics: Averages = {}
+        extra = context.extra
         for kind in self.kinds:
             for group in self.groups(context.batch, kind):
                 out, new = self.model.apply(

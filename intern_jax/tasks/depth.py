@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,10 +18,12 @@ class Depth(Task):
     """A decoder of the backbone's maps with one channel, log metres."""
 
     name = "depth"
-    loss = {"fn": "intern_jax.losses.depth:l1_log"}
-    decoders = {"panoptic": DenseHead, "depth": DepthDecoder}
+    loss: Mapping[str, Any] = {"fn": "intern_jax.losses.depth:l1_log"}
+    decoders: Mapping[str, type[nn.Module]] = {"panoptic": DenseHead, "depth": DepthDecoder}
     # BTS's loss, and its factor on it.
-    recipes = {"depth": Recipe({"fn": "intern_jax.losses.depth:silog"}, {"depth": 10.0})}
+    recipes: Mapping[str, Recipe] = {
+        "depth": Recipe({"fn": "intern_jax.losses.depth:silog"}, {"depth": 10.0})
+    }
 
     def channels(self, num_classes: int) -> int:
         """One map."""

@@ -1,7 +1,9 @@
 """Segmentation: a class per pixel. Legend: N rows, H, W size in pixels, K classes."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,10 +19,10 @@ class Segmentation(Task):
     """A decoder of the backbone's maps with a channel per class."""
 
     name = "segmentation"
-    loss = {"fn": "intern_jax.losses.segmentation:pixel_cross_entropy"}
-    decoders = {"panoptic": DenseHead, "deeplabv3": DeepLabV3}
+    loss: Mapping[str, Any] = {"fn": "intern_jax.losses.segmentation:pixel_cross_entropy"}
+    decoders: Mapping[str, type[nn.Module]] = {"panoptic": DenseHead, "deeplabv3": DeepLabV3}
     # MMSegmentation's weight of an auxiliary head.
-    recipes = {"deeplabv3": Recipe(weights={AUXILIARY: 0.4})}
+    recipes: Mapping[str, Recipe] = {"deeplabv3": Recipe(weights={AUXILIARY: 0.4})}
 
     def score(
         self, loss: Loss, out: jax.Array, rows: Rows, mine: jax.Array | None = None

@@ -61,7 +61,7 @@ class Task:
     def output(
         self,
         features: Features,
-        size: tuple[int, int],
+        size: Sequence[int],
         num_classes: int,
         train: bool,
         head: str = "",
@@ -86,12 +86,11 @@ class Task:
         if head and head not in self.decoders:
             near = config.did_you_mean(head, list(self.decoders))
             raise UserError(f"head.name: {self.name} has no decoder {head!r}; {near}")
-        if not self.decoders:
-            known = []
-        else:
+        known: list[str] = []
+        if self.decoders:
             decoder = self.decoders[head or self.usual]
             hidden = ("out_channels", "parent", "name")
-            known = [f.name for f in dataclasses.fields(decoder) if f.name not in hidden]  # type: ignore[arg-type]
+            known = [f.name for f in dataclasses.fields(decoder) if f.name not in hidden]
         for name in settings:
             if name not in known:
                 near = config.did_you_mean(name, known)
@@ -177,7 +176,7 @@ class TaskHead(nn.Module):
     settings: Mapping[str, Any] | None = None
 
     @nn.compact
-    def __call__(self, features: Features, size: tuple[int, int], train: bool = False) -> jax.Array:
+    def __call__(self, features: Features, size: Sequence[int], train: bool = False) -> jax.Array:
         """`features`: "pooled" [N,D], or the maps layer1..layer4; `size`: (H, W) of the pictures."""
         task = find(self.family)
         return task.output(features, size, self.num_classes, train, self.head, self.settings)

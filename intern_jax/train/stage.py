@@ -16,8 +16,7 @@ Averages = Mapping[str, Average]  # named sums with their counts
 Embeddings = Mapping[str, jax.Array]  # named arrays [rows, ...], a row per row of the batch
 
 
-@flax.struct.dataclass
-class Context:
+class Context(flax.struct.PyTreeNode):
     """What a loss may read. A later field breaks no stage, since a stage takes what it needs by name.
 
     `step` counts the updates before this one; `extra` holds the other collections; `frozen` the
@@ -79,7 +78,7 @@ class Stage:
     kinds: Sequence[str] = ()
     roles: Mapping[str, Role] = {}
     graft: Sequence[Rule] = ()
-    frozen: Any = {}
+    frozen: Mapping[str, Any] = {}
     weights: Mapping[str, float] = {}
     trainable: str = ".*"
     still: str = ""

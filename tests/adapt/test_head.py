@@ -181,7 +181,7 @@ def test_depth_learns_and_keeps_its_limits():
     answers, truths = dict(fit.predict(test, 4)), [test[i]["depth"] for i in range(len(test))]
     for index, depth in answers.items():
         assert depth.shape == truths[index].shape and depth.dtype == np.float32
-        assert 1e-3 <= depth.min() and depth.max() <= 8.0
+        assert depth.min() >= 1e-3 and depth.max() <= 8.0
     sums = statistics(answers.items(), test, "depth", 0)
     best = np.concatenate([truth.ravel() for truth in truths]).std()  # of any constant
     assert depth_metrics.measures(sums.sum(axis=0))["rmse"] < 0.7 * best

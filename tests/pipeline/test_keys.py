@@ -245,7 +245,7 @@ def test_fingerprints_are_those_of_process_0(monkeypatch):
     settings = pipeline.check(QUICKSTART)
     theirs = {"made": {"amateur": {"pairs": ["0"]}}}
     monkeypatch.setattr(hosts, "is_main", lambda: False)
-    monkeypatch.setattr(keys, "_fingerprints", lambda settings: pytest.fail("opened"))
+    monkeypatch.setattr(keys, "_fingerprints", lambda _: pytest.fail("opened"))
     monkeypatch.setattr(hosts, "broadcast_json", lambda *_: theirs)
     assert keys.fingerprints(settings) == theirs["made"]
     monkeypatch.setattr(hosts, "broadcast_json", lambda *_: {"refused": "x: gone"})

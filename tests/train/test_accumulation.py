@@ -218,7 +218,7 @@ def test_a_loss_of_its_own_beside_embeddings_allows_no_micro_batches():
 def test_a_loss_of_all_pixels_together_allows_no_micro_batches():
     backbone = Backbone.random(TINY, 0)
     stage = FrozenBackbone("depth", 0, head="depth", settings={"bins": 8}, backbone=backbone)
-    with pytest.raises(UserError, match="train.accumulate: 2 .* couples the rows"):
+    with pytest.raises(UserError, match=r"train\.accumulate: 2 .* couples the rows"):
         programs(stage, of_task("image", "depth", "depth_valid"))
 
 

@@ -79,7 +79,7 @@ def main() -> None:
                 if turn:
                     turns[name].append(found)
     note = f"The other checkout: commit {measured.commit(sides['other'])}. {args.steps} steps per turn."
-    results = {stage: compare(turns, stage) for stage in stages}
+    results: dict[str, Any] = {stage: compare(turns, stage) for stage in stages}
     found = table(results, args.pairs, {"notes": [note], **given})
     print(found.markdown())
     if args.out:

@@ -24,7 +24,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 from tools.bench import measured
@@ -37,6 +37,7 @@ BATCH = 64
 # Cells across the picture and their strength: a slope, shapes, texture, and grain.
 NOISE = ((3, 60.0), (12, 45.0), (50, 30.0), (160, 18.0))
 GRAIN = 9.0
+Counts = Generator[int, None, None]  # pictures made, again and again
 
 
 def main() -> None:
@@ -143,7 +144,7 @@ def serve(part: Callable, folder: pathlib.Path, core: int) -> None:
     answer(versions, lambda seconds: measure(begin, seconds))
 
 
-def measure(begin: Callable[[], Iterator[int]], seconds: float) -> float:
+def measure(begin: Callable[[], Counts], seconds: float) -> float:
     """Pictures a second of a fresh iterator, once it has passed what it made ahead."""
     counts = begin()
     try:
@@ -159,14 +160,14 @@ def measure(begin: Callable[[], Iterator[int]], seconds: float) -> float:
         counts.close()
 
 
-def decode_part(folder: pathlib.Path) -> tuple[Callable[[], Iterator[int]], dict[str, str]]:
+def decode_part(folder: pathlib.Path) -> tuple[Callable[[], Counts], dict[str, str]]:
     """Bare decoding of bytes in memory."""
     import PIL
     from PIL import Image
 
     files = [path.read_bytes() for path in sorted(folder.rglob("*.jpg"))]
 
-    def begin() -> Iterator[int]:
+    def begin() -> Counts:
         while True:
             for data in files:
                 with Image.open(io.BytesIO(data)) as picture:
@@ -176,7 +177,7 @@ def decode_part(folder: pathlib.Path) -> tuple[Callable[[], Iterator[int]], dict
     return begin, {"pillow": PIL.__version__}
 
 
-def pipeline_part(folder: pathlib.Path) -> tuple[Callable[[], Iterator[int]], dict[str, str]]:
+def pipeline_part(folder: pathlib.Path) -> tuple[Callable[[], Counts], dict[str, str]]:
     """What a training reads: a stream over a folder."""
     import grain
     import PIL
@@ -196,7 +197,7 @@ def pipeline_part(folder: pathlib.Path) -> tuple[Callable[[], Iterator[int]], di
     group = {"sources": [source], "batch_size": BATCH, "transform": transform}
     stream = Stream({"cls": group}, rows=(0, 1), threads=1, prefetch=1)
 
-    def begin() -> Iterator[int]:
+    def begin() -> Counts:
         with stream.iterate() as batches:
             for batch in batches:
                 yield len(batch["cls"]["image"])
@@ -204,7 +205,7 @@ def pipeline_part(folder: pathlib.Path) -> tuple[Callable[[], Iterator[int]], di
     return begin, {"pillow": PIL.__version__, "grain": getattr(grain, "__version__", "?")}
 
 
-def torch_part(folder: pathlib.Path) -> tuple[Callable[[], Iterator[int]], dict[str, str]]:
+def torch_part(folder: pathlib.Path) -> tuple[Callable[[], Counts], dict[str, str]]:
     """The peer: runs in another environment, so nothing of this package is imported."""
     import random
 
@@ -236,7 +237,7 @@ def torch_part(folder: pathlib.Path) -> tuple[Callable[[], Iterator[int]], dict[
         Pictures(), batch_size=BATCH, shuffle=True, drop_last=True, num_workers=0
     )
 
-    def begin() -> Iterator[int]:
+    def begin() -> Counts:
         while True:
             for images, _ in loader:
                 yield len(images)

@@ -37,7 +37,10 @@ from tools.bench.measured import Cell, Measured
 from tools.bench.turns import Turn, answer, rate_of, rate_of_calls, use_cores
 
 CLASSES, RATE = 1000, 1e-4
-BATCHES = {"cpu": {224: 16, 64: 64}, "gpu": {"mn_b4": 256, "mn_b15": 32, "vit_b_16": 256}}
+BATCHES: dict[str, dict[int | str, int]] = {
+    "cpu": {224: 16, 64: 64},
+    "gpu": {"mn_b4": 256, "mn_b15": 32, "vit_b_16": 256},
+}
 CEILING = {"cpu": 2048, "gpu": 8192}
 CASES = {"cpu": "vit_s_16,mn_b4,resnet50", "gpu": "vit_b_16,mn_b4,mn_b15"}
 SIZES = {"cpu": "224,64", "gpu": "224"}
@@ -154,7 +157,7 @@ def compare(args: argparse.Namespace, name: str, size: int, mode: str) -> dict[s
 
 def batch_of(args: argparse.Namespace, name: str, size: int) -> int:
     """Pictures of a batch: as asked, or the case's own."""
-    own = BATCHES[args.device]
+    own: dict[int | str, int] = BATCHES[args.device]
     return args.batch or own.get(size) or own.get(name, 64)
 
 
@@ -357,6 +360,7 @@ def public_metanet(folder: pathlib.Path, size: int, settings: dict[str, Any]) ->
     StandIn("mmcv", _BatchNorm=torch.nn.modules.batchnorm._BatchNorm)
     path = folder / "gvbenchmark" / "cls" / "models" / "backbones" / "metanet.py"
     spec = importlib.util.spec_from_file_location("public_metanet", path)
+    assert spec and spec.loader  # there for whatever ends in .py
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
@@ -398,7 +402,7 @@ class StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self.package, self.names = package, names
         sys.meta_path.insert(0, self)
 
-    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+    def find_spec(self, name: str, _path: Any, _target: Any = None) -> Any:
         if name.split(".")[0] != self.package:
             return None
         return importlib.machinery.ModuleSpec(name, self, is_package=True)

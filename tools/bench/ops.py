@@ -199,7 +199,7 @@ def depthwise_by_rows(x: Any, kernel: Any, stride: int) -> Any:
     return convolve(x, kernel)
 
 
-def torch_call(operator: str, case: tuple, mode: str, form: str) -> Callable[[], Any]:
+def torch_call(operator: str, case: tuple, mode: str, _form: str) -> Callable[[], Any]:
     """One call of the peer, in another environment: nothing of this package is imported."""
     import torch
 

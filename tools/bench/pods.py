@@ -105,7 +105,7 @@ def compile_row(name: str, topology: str) -> dict[str, Any]:
         "seconds": round(report.lower_seconds + report.compile_seconds, 1),
         "cpu_seconds": round(time.process_time(), 1),
     }
-    if report.memory is None:
+    if report.memory is None or report.cost is None:
         return found | {"refused": report.refused}
     memory, estimate = report.memory, report.roofline
     kinds = report.cost.by_kind()

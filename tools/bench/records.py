@@ -187,6 +187,7 @@ def measure(folder: pathlib.Path, shuffle: str, batch: int, seed: int) -> dict[s
     rows = stream.batch_at(step)["many"]
     sought = time.perf_counter()
     labels = stream.sources["many"][0].labels
+    assert labels is not None  # the index has them
     right = (rows["label"] == labels[rows["number"]]) & (
         rows["label"] == rows["number"] * STRIDE % CLASSES
     )
@@ -209,7 +210,7 @@ def read(record: bytes) -> dict[str, Any]:
     return {"image": image, "label": number * STRIDE % CLASSES}
 
 
-def row(sample: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
+def row(sample: dict[str, Any], _rng: np.random.Generator) -> dict[str, np.generic]:
     """The record's number, from its picture, and its label."""
     number = int.from_bytes(sample["image"].tobytes()[:8], "little")
     return {"number": np.int64(number), "label": np.int32(sample["label"])}

@@ -89,7 +89,7 @@ def compare(args: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
         )
         for side, python in pythons.items()
     }
-    before, seconds = os.getloadavg(), {side: 0.0 for side in sides}
+    before, seconds = os.getloadavg(), dict.fromkeys(sides, 0.0)
     for _ in range(args.rounds):
         for side, process in sides.items():
             seconds[side] += process.round(0)

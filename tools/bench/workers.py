@@ -82,7 +82,10 @@ def main() -> None:
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
     """Medians of every workload and side over rounds in turn, and what the single acts found."""
-    before, rounds = os.getloadavg(), {name: {side: [] for side in SIDES} for name in WORKLOADS}
+    before = os.getloadavg()
+    rounds: dict[str, dict[str, list[Any]]] = {
+        name: {side: [] for side in SIDES} for name in WORKLOADS
+    }
     for number in range(args.rounds):
         for workload, found in rounds.items():
             for side in sorted(SIDES, reverse=bool(number % 2)):
@@ -201,8 +204,9 @@ class Ours:
     def iterate(self, start: int) -> Iterator[Any]:
         return self._stream.iterate(start)
 
-    def pids(self) -> list[int]:
-        return [worker._process.pid for worker in self._stream._processes._workers]
+    def pids(self) -> list[int | None]:
+        workers = self._stream._processes
+        return [worker._process.pid for worker in workers._workers] if workers else []
 
     def close(self) -> None:
         self._stream.close()
@@ -220,14 +224,14 @@ class Grain:
         flags.FLAGS.mark_as_parsed()
         self._dataset, self._workers = FromConfig(groups, SEED), workers
 
-    def iterate(self, start: int) -> Iterator[Any]:
+    def iterate(self, start: int) -> Any:
         import grain
 
         read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
         several = grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=2)
         return iter(self._dataset[start:].to_iter_dataset(read).mp_prefetch(several))
 
-    def pids(self) -> list[int]:
+    def pids(self) -> list[int | None]:
         import multiprocessing
 
         return [child.pid for child in multiprocessing.active_children()]
@@ -407,8 +411,10 @@ def killed_trainer(args: argparse.Namespace) -> dict[str, Any]:
     """The process that reads is killed: how many workers are there some time later."""
     command = [sys.executable, "-m", "tools.bench.workers", f"--side={args.side}", "--act=hold"]
     command += [f"--workers={args.workers}", f"--folder={args.folder}"]
-    pipes = {"stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=environment(), cwd=ROOT, **pipes) as trainer:
+    with subprocess.Popen(
+        command, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as trainer:
+        assert trainer.stdout  # a pipe, as asked
         pids = json.loads(trainer.stdout.readline())
         trainer.kill()
     deadline = time.time() + WAIT

@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from multiprocessing import util
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -117,6 +117,7 @@ class _Worker:
             if kind == "error":
                 _raise(*answer)
             layout, self.faults = answer
+            assert self._block is not None  # the worker asked for it
             return _read(layout, self._block)
 
     def _give_room(self, size: int) -> tuple:
@@ -209,18 +210,14 @@ def _serve(
 def _answer_all(
     pipe: Connection, groups: Mapping[str, Any], rows: tuple[int, int], outside: Sequence[str]
 ) -> None:
-    opened, failed = None, None
     try:
         families.add(outside)
         opened = Groups(groups, rows)
     except Exception as error:
-        failed = _describe(error)
+        _answer_with(pipe, _describe(error))
     block = None
     while True:
         request = pipe.recv()
-        if failed:
-            pipe.send(failed)
-            continue
         try:
             batch = opened.batch(*request)
             layout, size = _lay_out(batch)
@@ -232,6 +229,13 @@ def _answer_all(
             block = SharedMemory(pipe.recv())
         _write(batch, layout, block)
         pipe.send(("batch", layout, dict(opened.faults())))
+
+
+def _answer_with(pipe: Connection, failure: tuple[str, ...]) -> NoReturn:
+    """Tell every request what went wrong at the start."""
+    while True:
+        pipe.recv()
+        pipe.send(failure)
 
 
 def _describe(error: Exception) -> tuple[str, str, str, str]:
