@@ -345,7 +345,7 @@ class _Run:
             self._save(state, done)
             self.checkpoints.settle()
         raise hosts.Stopped(
-            f"{self.name}: stopped by SIGTERM after step {done}; start again to go on"
+            f"{self.name}: stopped by SIGTERM after step {done}; start again to resume"
         )
 
     def _read(self, measures: Mapping[str, float] | None = None) -> None:

@@ -165,7 +165,7 @@ ROLES = {
     ),
     "a rule that is no regex": (
         lambda c: c["expert_cls"].update(graft={"add": [["(", "backbone/params"]]}),
-        "config.expert_cls.graft.add[0]: '(': is no regular expression",
+        "config.expert_cls.graft.add[0]: '(' is not a regular expression",
     ),
     "add and replace": (
         lambda c: c["expert_cls"].update(graft={"add": [["a", "backbone/b"]], "replace": []}),
