@@ -497,7 +497,7 @@ UNSEEN = {
         lambda e: e["train"]["optim"].update(
             groups={"one": {"match": "heads_"}, "two": {"match": "heads_emoji"}}
         ),
-        "and so does group 'one'; a parameter is of one",
+        "and so does group 'one'; make them differ",
     ),
     "a start of other settings": (
         lambda e: e.update(backbone={"name": "embedded_tiny", "features": 16}),

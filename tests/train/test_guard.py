@@ -39,7 +39,7 @@ def test_bad_steps_roll_back_and_other_data_follows(mesh, tmp_path, caplog):
     assert_same(done.state, straight.state)
     assert int(done.state.bad_total) == 2
     said = "linear: 3 steps in a row without a finite loss and gradient, up to step 13; rolled back"
-    assert f"{said} to step 8, going on with the batches after those (1 of 3)" in caplog.text
+    assert f"{said} to step 8, resuming with the batches after those (1 of 3)" in caplog.text
     assert steps_of(tmp_path / "a") == list(range(1, 21))
     meta = read_meta(tmp_path / "a" / "checkpoints" / "20")
     assert [s["offset"] for s in meta["segments"]] == [0, 13] and meta["rollbacks"] == 1

@@ -124,7 +124,7 @@ def test_a_writer_of_clu_that_fails_stops_nothing(tmp_path, clu, caplog):
     writer.write(2, {"loss": 1.0})
     writer.close()
     assert [row["loss"] for row in rows(tmp_path)] == [2.0, 1.0]
-    assert caplog.text.count("KeptWriter fails (no room); training goes on") == 1
+    assert caplog.text.count("KeptWriter fails (no room); training continues") == 1
 
 
 def test_mistakes_with_clu(tmp_path, clu, monkeypatch):
