@@ -70,7 +70,7 @@ def test_a_run_killed_after_a_roll_back_ends_the_same(mesh, tmp_path, until):
 def test_a_spike_rolls_back(mesh, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         done = train(mesh, tmp_path / "a", Stream(loud=range(13, 18)), spike=SPIKE)
-    assert "at the logged steps 14 to 15; rolled back to step 12, going on" in caplog.text
+    assert "at the logged steps 14 to 15; rolled back to step 12, resuming" in caplog.text
     # Batches 15 and 16 are loud as well: a second roll-back, to the same step; 17 alone is none.
     assert caplog.text.count("rolled back") == 2
     stream = Stream(loud=(17,), segments=(Segment(), Segment(12, 17)))

@@ -423,7 +423,7 @@ def test_mistakes_of_the_command_are_one_line(tmp_path, capsys):
         ((*good, "--layout=clip"), "no 'clip' for resnet18; one of torchvision, timm"),
         ((*good, f"--classes={names}"), "2 classes are named, its classifier has 5 outputs"),
         ((*good, f"--classes={broken}"), "none.pth: cannot be read"),
-        ((*good, "--canvas=x"), "canvas: 'x' is no number of pixels"),
+        ((*good, "--canvas=x"), "canvas: 'x' is not a number of pixels"),
         ((*good, "--std=1"), "std: 1 is not three numbers"),
         ((*good, "--model.width=wide"), "cannot be built"),
         ((*good, "--colour=1"), "no argument 'colour'"),

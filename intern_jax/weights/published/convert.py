@@ -115,7 +115,7 @@ def convert(
 
 def _check_pictures(canvas: Any, mean: Any, std: Any) -> None:
     if type(canvas) not in (int, type(None)):
-        raise UserError(f"canvas: {canvas!r} is no number of pixels, such as 224")
+        raise UserError(f"canvas: {canvas!r} is not a number of pixels, such as 224")
     for name, values in (("mean", mean), ("std", std)):
         if values is None:
             continue
