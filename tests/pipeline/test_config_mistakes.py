@@ -145,7 +145,7 @@ ROLES = {
     ),
     "a role bound to a later stage": (
         lambda c: c["expert_cls"]["start"].update(backbone="generalist"),
-        "config.expert_cls.start.backbone: 'generalist' is no earlier stage of config.stages",
+        "config.expert_cls.start.backbone: 'generalist' is not an earlier stage of config.stages",
     ),
     "a role bound to an unknown stage": (
         lambda c: c["expert_cls"]["start"].update(backbone="amatuer"),

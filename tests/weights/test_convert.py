@@ -428,7 +428,7 @@ def test_mistakes_of_the_command_are_one_line(tmp_path, capsys):
         ((*good, "--model.width=wide"), "cannot be built"),
         ((*good, "--colour=1"), "no argument 'colour'"),
         ((*good, "--model.wdth=4"), "has no such setting; did you mean width"),
-        ((f"--from={tmp_path}", "--out=m"), "is a folder; say in whose names"),
+        ((f"--from={tmp_path}", "--out=m"), "is a folder; say in which names"),
     ):
         assert cli.main(["convert", *argv]) == 2, argv
         out, err = capsys.readouterr()
