@@ -1,8 +1,8 @@
-"""MetaNet, the paper's backbone family (GV-A): one module, a network is a stage table.
+"""MetaNet, the paper's backbone family (GV-A): one module, whose stage table describes a network.
 
-A table has one column a stage: operator, repeats, channels, expansion, stride; a stage's first
-block carries the stride and the change of channels (the deployed MetaNets have no separate
-down-sampling modules). Legend: B batch, H height, W width, C channels, D pooled features.
+A table has one column per stage: operator, repeats, channels, expansion, stride. The first block of a
+stage has the stride and the change of channels; the deployed MetaNets have no separate down-sampling
+modules. Legend: B batch, H height, W width, C channels, D pooled features.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,22 +20,24 @@ from intern_jax.models.blocks import OPERATORS, Block
 from intern_jax.models.layers import ACTIVATIONS, BatchNorm, Conv, Dtype
 from intern_jax.models.scanning import remat_name, through
 
-# The strides of stem, and of every network's stem convolution.
+# The stride of the stem convolution in every network.
 STEM_STRIDE = 2
-# A network's table: one entry a stage in each.
+# The rows of a network's table, each with one entry per stage.
 COLUMNS = ("operators", "repeats", "channels", "expansions", "strides")
 
 
 class MetaNet(nn.Module):
-    """Images [B,H,W,3] (normalised) to "layer1".."layer4" [B,h,w,C] and "pooled" [B,D].
+    """Maps normalised images [B,H,W,3] to "layer1".."layer4" [B,h,w,C] and "pooled" [B,D].
 
-    `outputs`: the stages (counted from 0) at whose ends the four layers are taken, the last one
-    last; `features`: D; `drop_path`: rate of the last block, rising linearly from 0 at the first;
-    `layer_scale`: first value of the attention blocks' LayerScale; `remat`: what the forward
-    pass keeps for the backward one: all ("none", False), results of products ("dots") or the blocks'
-    inputs ("blocks", True); `scan`: runs of equal blocks become one loop, with the same variables
-    and results (models/scanning.py); `sets`: names of BatchNorm sets (models/layers.py). A table with
-    "mixer" takes images of one size, `image_size` x `image_size`; others take any.
+    outputs      the stages, counted from 0, whose ends are the four layers; the last stage is the last
+    features     D
+    drop_path    the rate of the last block; it rises linearly from 0 at the first
+    layer_scale  the initial value of LayerScale in attention blocks
+    remat        what the forward pass keeps for the backward pass: everything ("none", False), the
+                 results of products ("dots"), or the inputs of blocks ("blocks", True)
+    scan         run equal blocks as one loop, with the same variables and results (models/scanning.py)
+    sets         names of BatchNorm sets (models/layers.py)
+    image_size   the side of the images, for tables with "mixer"; other tables take any size
     """
 
     operators: Sequence[str]
@@ -100,7 +102,7 @@ class MetaNet(nn.Module):
         return out | {"pooled": self.pool(x, train, task)}
 
     def level(self, x: jax.Array, level: int, train: bool, task: str | None = None) -> jax.Array:
-        """Carry the map of layer `level - 1` (for level 1 the images) to layer `level`."""
+        """Compute the map of layer `level` from that of layer `level - 1`, or from the images for level 1."""
         if level == 1:
             self._check_size(x)
             (x,) = nn.dtypes.promote_dtype(x, dtype=self.dtype)
@@ -111,7 +113,7 @@ class MetaNet(nn.Module):
         return through(self, blocks, x, train, task, self.scan, self.remat)
 
     def pool(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
-        """The last layer's map [B,h,w,C] to features [B,D], at least float32."""
+        """Map the last layer [B,h,w,C] to features [B,D] in at least float32."""
         x = self.act(self.head_norm(self.head_conv(x), train, task))
         return x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean(axis=(1, 2))
 
@@ -120,7 +122,7 @@ class MetaNet(nn.Module):
         if "mixer" in self.operators and size != wanted:
             raise UserError(
                 f"images of {size[0]} x {size[1]}: this network mixes tokens and takes one size; "
-                f"set backbone.image_size, which is {self.image_size}, and train anew"
+                f"set backbone.image_size, which is {self.image_size}, and train again"
             )
 
     def act(self, x: jax.Array) -> jax.Array:
@@ -128,7 +130,7 @@ class MetaNet(nn.Module):
 
     @property
     def layer_strides(self) -> tuple[int, ...]:
-        """Pixels of the image per position of layer1..layer4."""
+        """Image pixels per position of layer1..layer4."""
         return tuple(STEM_STRIDE * prod(self.strides[: stage + 1]) for stage in self.outputs)
 
     @property
@@ -138,7 +140,7 @@ class MetaNet(nn.Module):
 
     @property
     def stage_ends(self) -> list[int]:
-        """How many blocks the network has up to the end of every stage."""
+        """The number of blocks up to the end of each stage."""
         return list(accumulate(self.repeats))
 
     def parts(self) -> list[Part]:
@@ -156,7 +158,7 @@ class MetaNet(nn.Module):
 
 
 def block_operators(table: Mapping[str, Sequence] | MetaNet) -> list[str]:
-    """The operator of every block in order, from a network or its settings."""
+    """The operator of each block in order, for a network or its settings."""
     operators, repeats = column(table, "operators"), column(table, "repeats")
     return [op for op, n in zip(operators, repeats, strict=True) for _ in range(n)]
 

@@ -1,7 +1,7 @@
 """report.html of a run: table, label efficiency, learning curves and pictures in one file.
 
-Reads what the run left in its folder, nothing else: results.json, the metrics of each stage, and
-pictures/*.npz. The page needs no network and no file beside it.
+It reads only the files in the run's folder: results.json, the metrics of each stage, and
+pictures/*.npz. The page needs no network and no other file.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ code { font: 0.92em ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 
 
 def write_report(run_dir: str | os.PathLike[str]) -> pathlib.Path:
-    """Writes run_dir/report.html from run_dir/results.json and returns its path.
+    """Write run_dir/report.html from run_dir/results.json and return its path.
 
-    results.json: {"table": text, "records": [...], "stages": [{"name", "seed", "digest", "seconds",
+    results.json is {"table": text, "records": [...], "stages": [{"name", "seed", "digest", "seconds",
     "history": path below run_dir}], "pictures": [{"title", "npz" or "png": path below run_dir}],
-    "config": ..., "versions": ..., "seconds": ...}; all but the file itself may be missing. Records
-    with a "split" are of held-out training labels: counted, not drawn beside the test scores.
-    Raises UserError for results.json missing or broken.
+    "config": ..., "versions": ..., "seconds": ...}; every part may be missing. Records with a "split"
+    belong to held-out training labels; they are counted, but not drawn beside the test scores.
+    UserError for a results.json that is missing or broken.
     """
     run_dir = pathlib.Path(run_dir)
     path = run_dir / "results.json"
@@ -62,7 +62,7 @@ def write_report(run_dir: str | os.PathLike[str]) -> pathlib.Path:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; a finished `run` writes it") from None
     except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); run again to write it anew") from None
+        raise UserError(f"{path}: not JSON ({error}); run again to rewrite it") from None
     out = run_dir / "report.html"
     write_text(out, page(run_dir, results))
     return out
@@ -112,7 +112,7 @@ def _scores(results: Mapping[str, Any]) -> str:
     table = results.get("table")
     if not table:
         return ""
-    # A Markdown table, and after an empty line a note.
+    # The text is a Markdown table and, after an empty line, a note.
     top, _, note = table.strip().partition("\n\n")
     rows = [[cell.strip() for cell in line.strip(" |").split("|")] for line in top.splitlines()]
     if len(rows) < 3 or not top.startswith("|"):
@@ -172,7 +172,7 @@ def _picture(path: pathlib.Path, title: str | None) -> str:
     try:
         arrays = pictures.read(path)
     except UserError as error:
-        # Scores are worth showing even where a picture is damaged.
+        # The report shows the scores even if a picture is damaged.
         return section_html(title or path.stem, "", str(error))
     title = title or str(arrays.get("title", path.stem.replace("_", " ")))
     return section_html(title, image_html(pictures.render(arrays), title))
@@ -237,7 +237,7 @@ def image_html(encoded: bytes, alt: str) -> str:
 
 
 def _inside(run_dir: pathlib.Path, name: str | None) -> pathlib.Path | None:
-    """The file of that name below run_dir, or None: a report shows only its own run."""
+    """The file of that name below run_dir, or None if it is elsewhere: a report shows only its own run."""
     if not name:
         return None
     path = (run_dir / name).resolve()

@@ -27,12 +27,12 @@ RADAR_TOP = 2.0
 Looks = dict[str, dict[str, Any]]  # {label of a line: colour and dash}
 Points = tuple[Sequence[float], Sequence[float]]
 Series = dict[str, Points]
-# How the figure of a published row stands among curves.
+# The style of a published figure among curves.
 _PUBLISHED: dict[str, Any] = {
     **{"linestyle": "none", "marker": "D", "markersize": 6.5},
     **{"markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 1.3},
 }
-# Scalars that tell of the run and not of what is learned.
+# Scalars that describe the run and not what is learned.
 _OPERATIONAL = (
     *("step", "gradient_norm", "learning_rate", "bad_steps", "bad_total", "scale"),
     *("images_per_second", "data_wait", "mfu", "logit_scale"),
@@ -40,10 +40,10 @@ _OPERATIONAL = (
 
 
 def read_metrics(path: pathlib.Path) -> Series:
-    """Scalars of a JSONL metrics file: {name: (steps, values)}.
+    """The scalars of a JSONL metrics file: {name: (steps, values)}.
 
-    A resumed run may have written a step twice; the later line counts. Lines that a kill cut short
-    and values that are not finite are left out.
+    A resumed run may have written a step twice; the later line counts. Lines that a kill cut off, and
+    values that are not finite, are left out.
     """
     found: dict[str, dict[float, float]] = defaultdict(dict)
     for line in path.read_text().splitlines():
@@ -66,9 +66,9 @@ def read_metrics(path: pathlib.Path) -> Series:
 
 
 def learning_curves(histories: Mapping[str, Series]) -> bytes | None:
-    """A panel of losses for each history, by its title, and one of measures where it has any.
+    """For each history {title: scalars}, a panel of its losses, and one of its measures if it has any.
 
-    The total loss is strong, each term of it thin. None where nothing was learned.
+    The line of the total loss is thick, that of each term thin. None if there are no scalars.
     """
     panels = []
     for title, series in histories.items():
@@ -87,7 +87,7 @@ def learning_curves(histories: Mapping[str, Series]) -> bytes | None:
 
 
 def _is_measure(name: str, points: Points) -> bool:
-    """Whether a scalar is a share such as an accuracy: it stays in [0, 1] and does not fall."""
+    """Whether a scalar is a share such as an accuracy: its values are in [0, 1] and do not fall overall."""
     values = np.asarray(points[1], float)
     third = max(len(values) // 3, 1)
     rises = values[-third:].mean() >= values[:third].mean()
@@ -115,12 +115,11 @@ def _curves(axis: Axes, title: str, terms: Series) -> None:
 
 
 def label_efficiency(records: Sequence[Record]) -> bytes | None:
-    """Score against the fraction of labels, one panel a task, methods as lines with error bars.
+    """Score over the fraction of labels: one panel per task, methods as lines with error bars.
 
-    A point is the mean over seeds and draws. Its bar is their standard error, or where there is
-    one value only, the standard error that its record gives. The score of the network trained from
-    scratch on all labels is carried across its panel, to see where a line crosses it.
-    None where there is no record.
+    A point is the mean over seeds and draws. Its bar is their standard error, or that of the record if
+    there is only one value. A horizontal line shows the score of the network trained from scratch on
+    all labels, to show where other lines cross it. None if there is no record.
     """
     tasks: dict[str, list[Record]] = defaultdict(list)
     for record in records:
@@ -142,7 +141,7 @@ def label_efficiency(records: Sequence[Record]) -> bytes | None:
 
 
 def summarise(records: Sequence[Record]) -> dict[float, tuple[float, float, int]]:
-    """{fraction: (mean, standard error, number of values)} of one task and method."""
+    """{fraction: (mean, standard error, number of values)} for one task and method."""
     scores: dict[float, list[Record]] = defaultdict(list)
     for record in records:
         if record.get("score") is not None and math.isfinite(record["score"]):
@@ -166,7 +165,7 @@ def _efficiency(axis: Axes, task: str, records: list[Record], methods: list[str]
             continue
         color = method_color(method, position)
         scratch = method.startswith("scratch")
-        # Points of one fraction would hide each other: each method stands a little aside.
+        # Points of the same fraction would hide each other, so methods are shifted a little.
         shift = 1.05 ** (position - (len(methods) - 1) / 2)
         axis.errorbar(
             [fraction * shift for fraction in points],
@@ -200,7 +199,7 @@ def _efficiency(axis: Axes, task: str, records: list[Record], methods: list[str]
 
 
 def _label_axis(axis: Axes, fractions: Sequence[float]) -> None:
-    """A logarithmic axis of label fractions with a tick at each."""
+    """A logarithmic axis of label fractions with one tick per fraction."""
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(FixedLocator(fractions))
     axis.xaxis.set_minor_locator(NullLocator())
@@ -210,7 +209,7 @@ def _label_axis(axis: Axes, fractions: Sequence[float]) -> None:
 
 
 def line_looks(labels: Sequence[str]) -> Looks:
-    """A colour and dash for each label, all different as long as they last; a role's colour goes to its first label."""
+    """A colour and dash per label, distinct while there are enough; a role's first label gets the role's colour."""
     own: dict[str, str] = {}
     for role, color in METHOD_COLORS.items():
         for label in [label for label in labels if label.startswith(role)][:1]:
@@ -227,10 +226,10 @@ def line_looks(labels: Sequence[str]) -> Looks:
 def efficiency_panels(
     panels: Sequence[Mapping[str, Any]], against: str, looks: Looks
 ) -> bytes | None:
-    """Small multiples of given points over the fraction of labels, beside one published figure a panel.
+    """Small panels of given points over the fraction of labels, each beside one published figure.
 
-    A panel: {"title", "unit", "higher_is_better", "published": {"fraction", "value"}, "lines": [{"label",
-    "points": [[fraction, mean, half a bar], ...]}]}; `looks`: line_looks of the labels. None where there is no point.
+    A panel is {"title", "unit", "higher_is_better", "published": {"fraction", "value"}, "lines": [{"label",
+    "points": [[fraction, mean, half a bar], ...]}]}. `looks` are `line_looks` of the labels. None if there is no point.
     """
     panels = [panel for panel in panels if any(line["points"] for line in panel["lines"])]
     if not panels:
@@ -250,9 +249,9 @@ def efficiency_panels(
 
 
 def _legend(names: Sequence[str], looks: Looks) -> tuple[list[Line2D], list[str]]:
-    """Handles and texts: free of markup, and short enough to leave room for the plot."""
+    """Handles and texts of a legend, without markup, and short enough to leave room for the plot."""
     short = [name if len(name) <= 32 else f"{name[:31]}…" for name in names]
-    # Matplotlib would leave out a text that begins with "_", and read mathematics between "$".
+    # Matplotlib leaves out a text that begins with "_", and reads mathematics between "$" signs.
     texts = [re.sub("^_", " _", name).replace("$", r"\$") for name in short]
     return [Line2D([], [], marker="o", markersize=4, **looks[name]) for name in names], texts
 
@@ -262,7 +261,7 @@ def _panel(axis: Axes, panel: Mapping[str, Any], looks: Looks) -> None:
     fractions = {published["fraction"]}
     for position, line in enumerate(panel["lines"]):
         fractions |= {fraction for fraction, _, _ in line["points"]}
-        # Side by side, and within the axis however many there are.
+        # The bars stand side by side, and inside the axis for any number of lines.
         count = len(panel["lines"])
         shift = min(1.05, 1.4 ** (1 / count)) ** (position - (count - 1) / 2)
         axis.errorbar(
@@ -290,10 +289,10 @@ def _panel(axis: Axes, panel: Mapping[str, Any], looks: Looks) -> None:
 
 
 def radar(data: Mapping[str, Any], looks: Looks) -> bytes | None:
-    """Lines around a circle of data sets; the published row that they are divided by is the circle at 1.
+    """A radar plot over data sets: values are ratios to a published row, which is the circle at 1.
 
-    data: {"against", "axes": [title], "families": [...], "lines": [{"label", "values": [ratio or None]}]}. Values past
-    RADAR_TOP are drawn on it. None where there is no line.
+    `data` is {"against", "axes": [title], "families": [...], "lines": [{"label", "values": [ratio or None]}]}. Values
+    above RADAR_TOP are drawn at RADAR_TOP. None if there is no line.
     """
     if not data or not data["lines"]:
         return None
@@ -301,7 +300,7 @@ def radar(data: Mapping[str, Any], looks: Looks) -> bytes | None:
     top = max(v for line in data["lines"] for v in line["values"] if v is not None)
     top = min(max(1.1, 1.05 * top), RADAR_TOP)
     with style():
-        # Fixed margins: room for the names left, right and above, and for the legend.
+        # Fixed margins leave room for the names left, right and above, and for the legend.
         figure = Figure(figsize=(10.0, 5.8))
         axis = figure.add_axes((0.15, 0.07, 0.5, 0.86), projection="polar")
         assert isinstance(axis, PolarAxes)  # by its projection
@@ -327,7 +326,7 @@ def radar(data: Mapping[str, Any], looks: Looks) -> bytes | None:
 
 
 def _around(axis: Axes, data: Mapping[str, Any], angles: np.ndarray, top: float) -> None:
-    """Names of the data sets around the circle, and the values of its rings between the last and the first."""
+    """The names of the data sets around the circle, and the values of the rings between the last and first name."""
     axis.set_xticks(angles, [""] * len(angles))
     for angle, name, family in zip(angles, data["axes"], data["families"], strict=True):
         side = math.sin(angle)
@@ -342,7 +341,7 @@ def _around(axis: Axes, data: Mapping[str, Any], angles: np.ndarray, top: float)
     rings = [value for value in axis.get_yticks() if 0 < value <= top]
     axis.set_yticks(rings, [""] * len(rings))
     for value in rings:
-        # Above the lines, which would cross the axis's own labels.
+        # Drawn above the lines, which would cross the axis's own labels.
         axis.text(
             -angles[1] / 2,
             value,

@@ -304,13 +304,13 @@ BROKEN = (
     ("dtd", "train1.txt", "banded/", "/etc/", "'' is none of the 4 classes"),
     ("dtd", "test1.txt", "banded/banded_0101", "banded/banded_0100", "listed twice"),
     ("food101", "train.json", "[", "{", "no JSON object"),
-    ("pets", "trainval.txt", "Abyssinian_1 1", "Abyssinian_1 one", "line 1: 'one' is no whole"),
+    ("pets", "trainval.txt", "Abyssinian_1 1", "Abyssinian_1 one", "line 1: 'one' is not a whole"),
     ("pets", "trainval.txt", " 4 ", " 9 ", "class numbers have gaps"),
     ("gtsrb", "GT-final_test.csv", "ClassId", "Class", "no column 'ClassId'"),
     ("gtsrb", "GT-00001.csv", ";43;1", "", "row 2 has 6 of 8 columns"),
     ("retinopathy", "trainLabels.csv", "14_right,4", "14_right,7", "label: 7 at index 4"),
     ("kinetics700", "val.csv", "abseiling", "x" * 200_000, "field larger than field limit"),
-    ("kinetics700", "val.csv", ",32,42", ",soon,42", "'soon' is no time"),
+    ("kinetics700", "val.csv", ",32,42", ",soon,42", "'soon' is not a time"),
     ("kinetics700", "val.csv", "abseiling", "sleeping", "'sleeping' is none of the 4 classes"),
     ("ucf101", "classInd.txt", "4 YoYo", "5 YoYo", "class numbers have gaps"),
     ("ucf101", "testlist01.txt", "Archery/", "Archer/", "'Archer' is none of the 4 classes"),
@@ -335,14 +335,14 @@ def test_broken_large_files(copy):
     root = copy("cifar10")
     path = root / "cifar10/cifar-10-batches-bin/data_batch_3.bin"
     path.write_bytes(path.read_bytes()[:-100])
-    fails("cifar10", root, "data_batch_3.bin: 24484 bytes are no whole records of 3073")
+    fails("cifar10", root, "data_batch_3.bin: 24484 bytes are not whole records of 3073")
     path.write_bytes(b"")
     fails("cifar10", root, "data_batch_3.bin: cannot be read")
     root = copy("svhn")
     (root / "svhn/test_32x32.mat").write_bytes(b"not found, " * 20)
     fails("svhn", root, "test_32x32.mat: no 'y' can be read", "get test_32x32.mat again")
     make.write_mat(root / "svhn/train_32x32.mat", {"y": np.ones((3, 1)), "X": np.ones((32, 3))})
-    with pytest.raises(UserError, match=r"'X' is no uint8 \[32,32,3,N\]"):
+    with pytest.raises(UserError, match=r"'X' is not uint8 \[32,32,3,N\]"):
         load("svhn", "train", root)[0]
     root = copy("flowers102")
     ids = {name: np.array([[1, 99]]) for name in ("trnid", "tstid")}

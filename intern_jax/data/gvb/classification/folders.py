@@ -1,6 +1,6 @@
-"""The data sets that are folders of picture files with list files beside them, as their authors ship them.
+"""Readers of data sets that are folders of pictures with list files, in the layout of their authors.
 
-Each reader takes the data set's folder and "train" or "test". Keys are those of the TFDS builder where there is one.
+Each reader takes the data set's folder and "train" or "test". Keys are those of the TFDS builder, if there is one.
 """
 
 import functools
@@ -32,7 +32,7 @@ from intern_jax.data.read.lists import (
 )
 from intern_jax.data.schema.sample import CorruptSample
 
-# Share or count a class for training, share for testing: VTAB's sizes, Caltech-101's 30 a class.
+# (share or count per class for training, share for testing): the sizes of VTAB, and Caltech-101's 30 per class.
 SPLITS = {"caltech101": (30, 0.0), "eurosat": (0.6, 0.2), "resisc45": (0.6, 0.2)}
 # TFDS leaves these two out: they cannot be decoded.
 SUN_UNREADABLE = {
@@ -97,7 +97,7 @@ def flowers102(folder: pathlib.Path, split: str) -> Rows:
 
 
 def sun397(folder: pathlib.Path, split: str) -> Rows:
-    """SUN397/ and Partitions/: the first of the ten official partitions, 50 + 50 pictures a class."""
+    """SUN397/ and Partitions/: the first of the ten official partitions, 50 + 50 pictures per class."""
     remedy = "extract SUN397.tar.gz and Partitions.zip again"
     lists = folder / "Partitions"
     classes = sorted(lines(lists / "ClassName.txt", remedy))
@@ -144,9 +144,9 @@ def dtd(folder: pathlib.Path, split: str) -> Rows:
 
 
 def caltech101(folder: pathlib.Path, split: str) -> Rows:
-    """101_ObjectCategories/CLASS/image_0001.jpg; 30 pictures a class for training, the rest for testing.
+    """101_ObjectCategories/CLASS/image_0001.jpg; 30 pictures per class for training, the rest for testing.
 
-    The set has no split and TFDS' follows the order of a file system, so `ranked_split` draws ours.
+    The set has no split, and that of TFDS depends on the order of a file system, so `ranked_split` draws ours.
     """
     folder = place(folder, "101_ObjectCategories")
     remedy = "extract 101_ObjectCategories.tar.gz again"
@@ -156,13 +156,13 @@ def caltech101(folder: pathlib.Path, split: str) -> Rows:
 
 
 def eurosat(folder: pathlib.Path, split: str) -> Rows:
-    """2750/CLASS/CLASS_1.jpg (the RGB version); `ranked_split` draws 60% and 20%, as many as VTAB."""
+    """2750/CLASS/CLASS_1.jpg (the RGB version); `ranked_split` draws 60% and 20%, like VTAB."""
     remedy = "extract EuroSAT.zip again"
     return _by_class("eurosat", place(folder, "2750"), split, remedy, lambda _name, file: file)
 
 
 def resisc45(folder: pathlib.Path, split: str) -> Rows:
-    """NWPU-RESISC45/CLASS/CLASS_001.jpg; `ranked_split` draws 60% and 20%, as many as VTAB."""
+    """NWPU-RESISC45/CLASS/CLASS_001.jpg; `ranked_split` draws 60% and 20%, like VTAB."""
     remedy = "extract NWPU-RESISC45.rar again"
     return _by_class(
         "resisc45", place(folder, "NWPU-RESISC45"), split, remedy, lambda _name, file: file
@@ -212,7 +212,7 @@ def retinopathy(folder: pathlib.Path, split: str) -> Rows:
 def ucf101(folder: pathlib.Path, split: str) -> Rows:
     """frames/CLASS/VIDEO.jpg, the middle frames; ucfTrainTestlist/: the first official split.
 
-    Keys are "CLASS/VIDEO" as in the lists; the lists and the archives differ in the case of one class's files.
+    Keys are "CLASS/VIDEO" as in the lists. For one class, lists and archives differ in upper and lower case.
     """
     lists, frames = folder / "ucfTrainTestlist", folder / "frames"
     remedy = "extract UCF101TrainTestSplits-RecognitionTask.zip again"
@@ -239,7 +239,7 @@ def ucf101(folder: pathlib.Path, split: str) -> Rows:
 def kinetics700(folder: pathlib.Path, split: str) -> Rows:
     """frames/{train,val}/ID_START_END.jpg, the middle frames; annotations/{train,val}.csv; test is val.
 
-    Many videos are gone for good: those in missing.txt, a key a line, are left out.
+    Many videos are no longer available: those in missing.txt, one key per line, are left out.
     """
     lists, part = folder / "annotations", "train" if split == "train" else "val"
     remedy = "get the annotations again"
@@ -285,7 +285,7 @@ def gtsrb(folder: pathlib.Path, split: str) -> Rows:
 
 
 def ppm(path: str, _key: str) -> np.ndarray:
-    """The picture in a binary PPM file of 8 bits: the one format of GTSRB, which `decode` refuses."""
+    """The picture in a binary 8-bit PPM file, the format of GTSRB, which `decode` refuses."""
     try:
         with open(path, "rb") as file:
             data = file.read(3 * MAX_PPM_SIDE**2 + 512)
@@ -329,10 +329,10 @@ def _in_folder(
 def _by_class(
     name: str, folder: pathlib.Path, split: str, remedy: str, key_of: Callable[[str, str], str]
 ) -> Rows:
-    """Rows of a set that is one folder a class and has no lists, split by SPLITS."""
+    """Rows of a set without lists that has one folder per class; SPLITS gives its split."""
     classes = subfolders(folder, remedy)
     found = []
-    # By the key's spelling, as TFDS numbers them: BACKGROUND_Google comes after anchor.
+    # In the alphabetical order by which TFDS numbers the classes: BACKGROUND_Google comes after anchor.
     ordered = sorted(classes, key=str.lower) if name == "caltech101" else classes
     for label, inner in enumerate(ordered):
         pictures = files(folder / inner, (".jpg", ".jpeg"), remedy)
@@ -368,4 +368,4 @@ def _seconds(value: str, where: str, remedy: str) -> float:
     try:
         return float(value)
     except ValueError:
-        raise UserError(f"{where}: '{value[:40]}' is no time; {remedy}") from None
+        raise UserError(f"{where}: '{value[:40]}' is not a time; {remedy}") from None

@@ -1,6 +1,6 @@
-"""The data sets that are a few large files: CIFAR's binary version, SVHN's .mat, FER2013's CSV.
+"""Readers of data sets that are a few large files: CIFAR's binary version, SVHN's .mat, FER2013's CSV.
 
-Pictures are read from their place in the file when asked for; keys and labels come from one pass.
+A picture is read from its place in the file on demand; keys and labels come from one pass.
 """
 
 import functools
@@ -55,7 +55,7 @@ def _cifar(
         path = folder / file
         data = _bytes(path, remedy)
         if len(data) % size:
-            raise UserError(f"{path}: {len(data)} bytes are no whole records of {size}; {remedy}")
+            raise UserError(f"{path}: {len(data)} bytes are not whole records of {size}; {remedy}")
         labels = data.reshape(-1, size)[:, label_bytes - 1]
         for i, label in enumerate(labels.tolist()):
             place_of = (str(path), i * size + label_bytes)
@@ -94,7 +94,7 @@ def _one_file(path: str, _item: object) -> str:
 
 
 class _MatPictures:
-    """Pictures of one .mat file, which is read whole (about 225 MB) when the first is asked for."""
+    """Pictures of one .mat file; the first request reads the whole file (about 225 MB)."""
 
     def __init__(self, path: pathlib.Path, remedy: str):
         self._path, self._remedy = path, remedy
@@ -110,7 +110,7 @@ class _MatPictures:
     def _read(self) -> np.ndarray:
         found = matlab(self._path, "X", self._remedy)
         if found.ndim != 4 or found.shape[:3] != (32, 32, 3) or found.dtype != np.uint8:
-            raise UserError(f"{self._path}: 'X' is no uint8 [32,32,3,N]; {self._remedy}")
+            raise UserError(f"{self._path}: 'X' is not uint8 [32,32,3,N]; {self._remedy}")
         return found
 
     def __getstate__(self) -> tuple[pathlib.Path, str]:
