@@ -7,7 +7,7 @@ Hardware:  two CPU cores, no accelerator
 import ml_collections
 
 EMBEDDED = "intern_jax.data.embedded:load"
-TRANSFORMS = "intern_jax.data.make.views"
+MAKE = "intern_jax.data.make"
 SIZE = 32
 DENSE_SIZE = 64
 
@@ -66,7 +66,7 @@ def amateur(steps: int) -> dict:
         ),
         "batch_size": 128,
         "transform": {
-            "fn": f"{TRANSFORMS}:pair_views",
+            "fn": f"{MAKE}.views:pair_views",
             "size": SIZE,
             "tokenizer": "embedded",
             "context": 16,
@@ -114,7 +114,7 @@ def classification(batch_size: int = 128) -> dict:
             {"fn": EMBEDDED, "name": "fashion_pool", "weight": 0.1},
         ),
         "batch_size": batch_size,
-        "transform": {"fn": f"{TRANSFORMS}:classification", "size": SIZE, "train": True},
+        "transform": {"fn": f"{MAKE}.views:classification", "size": SIZE, "train": True},
     }
 
 
@@ -126,7 +126,7 @@ def dense(batch_size: int = 32) -> dict:
             {"fn": EMBEDDED, "name": "room_pool", "weight": 0.5},
         ),
         "batch_size": batch_size,
-        "transform": {"fn": f"{TRANSFORMS}:dense", "size": DENSE_SIZE, "train": True},
+        "transform": {"fn": f"{MAKE}.dense:dense", "size": DENSE_SIZE, "train": True},
     }
 
 

@@ -22,8 +22,9 @@ from intern_jax.core.config import UserError
 from intern_jax.data.batches.mixture import build_group
 from intern_jax.data.batches.stream import Segment, Stream
 from intern_jax.data.make.dense import Size, bilinear, resized, whole_size
-from intern_jax.data.schema.sample import IGNORE, Sample
+from intern_jax.data.schema.sample import Sample
 from intern_jax.data.schema.source import Source, read_scored
+from intern_jax.families.fields import IGNORE
 from intern_jax.losses.depth import silog
 from intern_jax.losses.segmentation import pixel_cross_entropy
 from intern_jax.metrics import depth as depth_metrics

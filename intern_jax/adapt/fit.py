@@ -49,7 +49,7 @@ def task_transform(family: str, size: int, flip: bool, train: bool) -> dict[str,
     if family == "classification":
         fn = "intern_jax.data.make.views:classification"
         return {"fn": fn, "size": size, "train": train, "flip": flip}
-    return {"fn": "intern_jax.data.make.views:dense", "size": size, "train": train, "flip": flip}
+    return {"fn": "intern_jax.data.make.dense:dense", "size": size, "train": train, "flip": flip}
 
 
 def settings(steps: int, batch_size: int, learning_rate: float) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from intern_jax.core import mesh as mesh_lib
 from intern_jax.data.embedded import load
 from intern_jax.data.sources.subset import Subset
 
-TRANSFORM = {"fn": "intern_jax.data.make.views:dense", "size": 32, "train": False}
+TRANSFORM = {"fn": "intern_jax.data.make.dense:dense", "size": 32, "train": False}
 
 
 def main(folder: str, out: str) -> None:

@@ -27,7 +27,7 @@ from intern_jax.data.sources.folder import ImageFolder
 
 RUN = pathlib.Path(__file__).parent / "cache_run.py"
 LABELLED = {"fn": "intern_jax.data.make.views:classification", "size": 16, "train": False}
-DENSE = {"fn": "intern_jax.data.make.views:dense", "size": 32, "train": False}
+DENSE = {"fn": "intern_jax.data.make.dense:dense", "size": 32, "train": False}
 
 
 class Pictures:

@@ -15,6 +15,7 @@ from toy_stages import entry
 from intern_jax import pipeline, version
 from intern_jax.core import hosts
 from intern_jax.core.config import UserError, load_config, plain
+from intern_jax.data.make import dense
 from intern_jax.data.make import text as tokenizer
 from intern_jax.data.make import views as transforms
 from intern_jax.losses.segmentation import pixel_cross_entropy
@@ -120,7 +121,7 @@ def test_the_name_of_what_a_role_is_bound_to_plays_no_part():
         (version, "__version__", "99.0.1", set()),
         (Generalist, "format", 2, {"generalist"}),
         (Expert, "format", 2, {*EXPERTS, "generalist"}),
-        (transforms.dense, "format", 99, {"expert_dense", "generalist"}),
+        (dense.dense, "format", 99, {"expert_dense", "generalist"}),
         (transforms.pair_views, "format", 99, ALL),
         (train_settings, "FORMAT", 99, ALL),
         (zoo, "FORMAT", 99, ALL),

@@ -15,11 +15,11 @@ from typing import Any
 import grain
 import numpy as np
 
+from intern_jax import families
 from intern_jax.core.config import UserError, bind, resolve
 from intern_jax.data.batches.shuffle import Order
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import (
-    FAMILIES,
     SOURCE_FIELDS,
     CorruptSample,
     Sample,
@@ -131,8 +131,7 @@ class MapSource:
 
         self.name, self.family = find("name", default_name), find("family", "classification")
         self.classes, self._dataset = tuple(find("classes", ())), dataset
-        if self.family not in FAMILIES:
-            raise UserError(f"{self.name}/family: '{self.family}'; known: {', '.join(FAMILIES)}")
+        families.find(self.family, f"{self.name}/family")
         if len(dataset) >= sys.maxsize // 2:
             raise UserError(
                 f"{self.name}: repeats without end; give one epoch, it is repeated here"

@@ -1,8 +1,8 @@
-"""Pictures for dense tasks at their own scale: random crops to train on, whole pictures to test on.
+"""Transforms for tasks with a truth per pixel.
 
-`crop` is a transform like those of transforms.py. Unlike `dense` there it keeps the ratio of a picture's sides and
-has canvases of any height and width. `whole_size` and `resized` make the pictures of a test, never padded: their
-sides are multiples of a number, so that few shapes occur; `bilinear` takes an output back to a picture's own size.
+`dense` makes one view on a square canvas, with the settings of views.py. `crop` keeps the ratio of a picture's sides
+and has canvases of any height and width. `whole_size` and `resized` make the pictures of a test, never padded: their
+sides are multiples of a number, so that few shapes occur. `bilinear` takes an output back to a picture's own size.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,12 @@ import numpy as np
 from PIL import Image
 
 from intern_jax.core.config import UserError, formatted
-from intern_jax.data.make.image_ops import MIRROR
+from intern_jax.data.make import image_ops
+from intern_jax.data.make.image_ops import MIRROR, Background, Look
+from intern_jax.data.make.views import Pair, random_view, whole_view
 from intern_jax.data.read.lending import image_of
-from intern_jax.data.schema.sample import IGNORE, Sample
+from intern_jax.data.schema.sample import Sample
+from intern_jax.families.fields import IGNORE
 
 # ImageNet's mean colour: what is outside of a picture is 0 once it is normalised.
 MEAN_COLOUR = (124, 116, 104)
@@ -22,6 +25,62 @@ MULTIPLE = 32  # of the sides of a test's pictures: the stride of the coarsest m
 
 Row = dict[str, np.ndarray]
 Size = tuple[int, int]
+
+
+@formatted(1)
+def dense(
+    sample: Sample,
+    rng: np.random.Generator | None = None,
+    *,
+    size: int,
+    train: bool = True,
+    scale: Pair | None = None,
+    aspect: float = 1.0,
+    flip: bool = True,
+    color: float = 0.25,
+    color_probability: float = 1.0,
+    hue: float = 0.0,
+    grey_probability: float = 0.05,
+    blur_probability: float = 0.0,
+    background: Background = "random",
+) -> Row:
+    """One view with its per-pixel truth: image, and mask, depth, depth_valid, each [size,size].
+
+    One window and one flip for all; the picture is antialiased, mask and depth are read at pixel
+    centres. What is absent or outside the picture has mask 255 and depth_valid False (depth 0
+    there). Depth stays metric. A crop changes the focal length that a picture seems to have, and
+    with it what metric depth a network can infer; so with `scale` None a sample with depth keeps
+    its whole frame, others get (.6, 1.3).
+    """
+    image, pixels = sample["image"], sample["image"].shape[:2]
+    look = Look(color, color_probability, hue, grey_probability, blur_probability)
+    if scale is None:
+        scale = (1.0, 1.0) if "depth" in sample else (0.6, 1.3)
+    if train:
+        out, box, mirrored = random_view(image, rng, size, scale, aspect, flip, look, background)
+    else:
+        out, box, mirrored = (
+            whole_view(image, size),
+            (0.0, 0.0, float(pixels[1]), float(pixels[0])),
+            False,
+        )
+    row = {"image": out}
+    if "mask" in sample:
+        row["mask"] = image_ops.nearest(sample["mask"], box, size, mirrored, IGNORE)
+    else:
+        row["mask"] = np.full((size, size), IGNORE, np.uint8)
+    if "depth" in sample:
+        depth = image_ops.nearest(sample["depth"], box, size, mirrored, 0.0)
+        valid = np.isfinite(depth) & (depth > 0)
+        if "depth_valid" in sample:
+            valid &= image_ops.nearest(sample["depth_valid"], box, size, mirrored, False)
+        # Zero, not NaN or infinity: a masked loss would still spread them through its gradient.
+        row["depth"] = np.where(valid, depth, np.float32(0))
+        row["depth_valid"] = valid
+    else:
+        row["depth"] = np.zeros((size, size), np.float32)
+        row["depth_valid"] = np.zeros((size, size), np.bool_)
+    return row
 
 
 @formatted(1)

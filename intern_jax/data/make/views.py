@@ -27,7 +27,7 @@ from intern_jax.core.config import UserError, formatted
 from intern_jax.data.make import image_ops
 from intern_jax.data.make import text as tokenizer_lib
 from intern_jax.data.make.image_ops import Background, Look, Window
-from intern_jax.data.schema.sample import IGNORE, Sample
+from intern_jax.data.schema.sample import Sample
 
 Row = dict[str, np.ndarray]
 Pair = tuple[float, float]
@@ -53,9 +53,9 @@ def classification(
     """One view of a labelled picture: image, label (int32). `rng` is needed only for training."""
     look = Look(color, color_probability, hue, grey_probability, blur_probability)
     if train:
-        image, _, _ = _view(sample["image"], rng, size, scale, aspect, flip, look, background)
+        image, _, _ = random_view(sample["image"], rng, size, scale, aspect, flip, look, background)
     else:
-        image = _whole(sample["image"], size)
+        image = whole_view(sample["image"], size)
     return {"image": image, "label": np.int32(_field(sample, "label"))}
 
 
@@ -80,62 +80,6 @@ def centre_crop(sample: Sample, rng: np.random.Generator | None = None, *, size:
     box = (left, top, left + side, top + side)
     out = np.asarray(image_ops.view(image, box, size, image_ops.ground("grey", None)))
     return {"image": out, "label": np.int32(_field(sample, "label"))}
-
-
-@formatted(1)
-def dense(
-    sample: Sample,
-    rng: np.random.Generator | None = None,
-    *,
-    size: int,
-    train: bool = True,
-    scale: Pair | None = None,
-    aspect: float = 1.0,
-    flip: bool = True,
-    color: float = 0.25,
-    color_probability: float = 1.0,
-    hue: float = 0.0,
-    grey_probability: float = 0.05,
-    blur_probability: float = 0.0,
-    background: Background = "random",
-) -> Row:
-    """One view with its per-pixel truth: image, and mask, depth, depth_valid, each [size,size].
-
-    One window and one flip for all; the picture is antialiased, mask and depth are read at pixel
-    centres. What is absent or outside the picture has mask 255 and depth_valid False (depth 0
-    there). Depth stays metric. A crop changes the focal length that a picture seems to have, and
-    with it what metric depth a network can infer; so with `scale` None a sample with depth keeps
-    its whole frame, others get (.6, 1.3).
-    """
-    image, pixels = sample["image"], sample["image"].shape[:2]
-    look = Look(color, color_probability, hue, grey_probability, blur_probability)
-    if scale is None:
-        scale = (1.0, 1.0) if "depth" in sample else (0.6, 1.3)
-    if train:
-        out, box, mirrored = _view(image, rng, size, scale, aspect, flip, look, background)
-    else:
-        out, box, mirrored = (
-            _whole(image, size),
-            (0.0, 0.0, float(pixels[1]), float(pixels[0])),
-            False,
-        )
-    row = {"image": out}
-    if "mask" in sample:
-        row["mask"] = image_ops.nearest(sample["mask"], box, size, mirrored, IGNORE)
-    else:
-        row["mask"] = np.full((size, size), IGNORE, np.uint8)
-    if "depth" in sample:
-        depth = image_ops.nearest(sample["depth"], box, size, mirrored, 0.0)
-        valid = np.isfinite(depth) & (depth > 0)
-        if "depth_valid" in sample:
-            valid &= image_ops.nearest(sample["depth_valid"], box, size, mirrored, False)
-        # Zero, not NaN or infinity: a masked loss would still spread them through its gradient.
-        row["depth"] = np.where(valid, depth, np.float32(0))
-        row["depth_valid"] = valid
-    else:
-        row["depth"] = np.zeros((size, size), np.float32)
-        row["depth_valid"] = np.zeros((size, size), np.bool_)
-    return row
 
 
 @formatted(1)
@@ -166,13 +110,13 @@ def pair_views(
     words = tokenizer_lib.load(tokenizer)
     texts = _field(sample, "texts")
     if not train:
-        image, tokens = _whole(sample["image"], size), words.encode(texts[0], context)
+        image, tokens = whole_view(sample["image"], size), words.encode(texts[0], context)
         return {"image1": image, "image2": image, "tokens1": tokens, "tokens2": tokens}
     look = Look(color, color_probability, hue, grey_probability, blur_probability)
     pictures = [sample["image"], *sample.get("views", ())]
     first, second = _two(len(pictures), rng)
-    image1, _, _ = _view(pictures[first], rng, size, scale, aspect, flip, look, background)
-    image2, _, _ = _view(pictures[second], rng, size, scale, aspect, flip, look, background)
+    image1, _, _ = random_view(pictures[first], rng, size, scale, aspect, flip, look, background)
+    image2, _, _ = random_view(pictures[second], rng, size, scale, aspect, flip, look, background)
     return {
         "image1": image1,
         "image2": image2,
@@ -206,7 +150,7 @@ def augment_text(texts: Sequence[str], rng: np.random.Generator) -> str:
     return " ".join(kept) if kept else words[int(np.argmax(draws))]
 
 
-def _view(
+def random_view(
     image: np.ndarray,
     rng: np.random.Generator,
     size: int,
@@ -216,6 +160,10 @@ def _view(
     look: Look,
     background: Background,
 ) -> tuple[np.ndarray, Window, bool]:
+    """A random view as uint8 [size,size,3], its window in the picture, and whether it is mirrored.
+
+    The module's docstring tells the settings.
+    """
     # One call for all draws: a generator's call costs more than the numbers.
     u = rng.random(12).tolist()
     side = scale[0] + u[0] * (scale[1] - scale[0])
@@ -228,7 +176,8 @@ def _view(
     return np.asarray(image_ops.recolor(im, look, u[5:])), box, mirrored
 
 
-def _whole(image: np.ndarray, size: int) -> np.ndarray:
+def whole_view(image: np.ndarray, size: int) -> np.ndarray:
+    """The whole picture, resized to uint8 [size,size,3], over grey where it is transparent."""
     box = (0.0, 0.0, float(image.shape[1]), float(image.shape[0]))
     return np.asarray(image_ops.view(image, box, size, image_ops.ground("grey", None)))
 

@@ -21,10 +21,11 @@ from typing import Any
 
 import numpy as np
 
+from intern_jax import families
 from intern_jax.core.config import UserError, format_of, resolve
 from intern_jax.core.files import write_json
 from intern_jax.data.schema import fingerprints
-from intern_jax.data.schema.sample import FAMILIES, CorruptSample, Sample, check_labels, one_line
+from intern_jax.data.schema.sample import CorruptSample, Sample, check_labels, one_line
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +59,7 @@ class ArrayRecordSource:
         name: str | None = None,
     ):
         files = _files(paths)
-        if family not in FAMILIES:
-            raise UserError(f"{files[0]}/family: '{family}'; known: {', '.join(FAMILIES)}")
+        families.find(family, f"{files[0]}/family")
         entries = _entries(files)
         counts = [entry["records"] for entry in entries]
         self._records = _Shards(files, counts)

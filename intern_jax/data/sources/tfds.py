@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from intern_jax import families
 from intern_jax.core.config import UserError
 from intern_jax.data.read.decoding import decode
 from intern_jax.data.schema import fingerprints
-from intern_jax.data.schema.sample import FAMILIES, FIELDS, Sample, check_labels, one_line
+from intern_jax.data.schema import sample as schema
+from intern_jax.data.schema.sample import Sample, check_labels, one_line
 
 
 class TfdsSource:
@@ -43,11 +45,11 @@ class TfdsSource:
     ):
         import tensorflow_datasets as tfds
 
-        if family not in FAMILIES:
-            raise UserError(f"{name}/family: '{family}'; known: {', '.join(FAMILIES)}")
+        families.find(family, f"{name}/family")
+        known = schema.fields()
         for field in fields or {}:
-            if field not in FIELDS:
-                raise UserError(f"{name}/{field}: unknown field; known: {', '.join(FIELDS)}")
+            if field not in known:
+                raise UserError(f"{name}/{field}: unknown field; known: {', '.join(known)}")
         if directory is None:
             builder = _tfds_builder(tfds, name, data_dir)
         else:
