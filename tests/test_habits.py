@@ -241,3 +241,8 @@ def test_the_peers_are_pinned_and_no_part_of_the_package():
     for extra in PROJECT["project"]["optional-dependencies"].values():
         stated = stated + extra
     assert not asked & {re.match(r"[\w-]+", text)[0] for text in stated}
+
+
+def test_every_comparison_with_a_peer_is_marked():
+    files = sorted((ROOT / "tests" / "peers").glob("test_*.py"))
+    assert files and all("\npytestmark = pytest.mark.peers\n" in p.read_text() for p in files)
