@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any
 
+from tools import peers
 from tools.bench import measured
 from tools.bench.measured import Measured
 from tools.bench.turns import Turn, answer
@@ -43,7 +44,7 @@ Counts = Generator[int, None, None]  # pictures made, again and again
 def main() -> None:
     """Make the pictures, run the parts in turn, print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--torch-python", type=pathlib.Path)
+    peers.add_flag(parser)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--core", type=int, default=0)

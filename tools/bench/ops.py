@@ -12,13 +12,13 @@ first call of a turn is not counted. "both" is the value and the gradients of ev
 import argparse
 import functools
 import json
-import pathlib
 import statistics
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from intern_jax.core import memory
+from tools import peers
 from tools.bench import measured
 from tools.bench.measured import Cell, Measured
 from tools.bench.turns import Turn, answer, rate_of_calls, use_cores
@@ -60,7 +60,7 @@ COLUMNS = (
 def main() -> None:
     """Every case; prints a Markdown row as soon as one is done."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--torch-python", type=pathlib.Path)
+    peers.add_flag(parser)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.5)
     parser.add_argument("--cases", default=",".join(CASES))
