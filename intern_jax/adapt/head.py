@@ -206,16 +206,16 @@ def _trainer_of_pictures(
 ) -> Trainer:
     """The same of a head on one backbone."""
     # A backbone has no hash, but is itself: what is kept keeps it alive, and with it its id.
-    kept = _kept(id(backbone), arguments, loop, mesh)
-    if not kept:
+    key = (id(backbone), arguments, loop, mesh)
+    if key not in _kept:
+        _kept.clear()
         stage = FrozenBackbone(**json.loads(arguments), backbone=backbone)
-        kept.append(Trainer(stage, json.loads(loop), mesh))
-    return kept[0]
+        _kept[key] = Trainer(stage, json.loads(loop), mesh)
+    return _kept[key]
 
 
-@functools.lru_cache(maxsize=1)  # a trainer holds the backbone on the device
-def _kept(backbone: int, arguments: str, loop: str, mesh: jax.sharding.Mesh) -> list[Trainer]:
-    return []
+# One at most: a trainer holds the backbone on the device.
+_kept: dict[tuple[int, str, str, jax.sharding.Mesh], Trainer] = {}
 
 
 def statistics(

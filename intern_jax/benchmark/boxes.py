@@ -131,7 +131,7 @@ def _objects(source: Any) -> tuple[Objects, dict[str, np.ndarray]]:
 Measure = Callable[[np.ndarray | None], dict[str, float]]
 
 
-def _voc(objects: Objects, found: Detections, column: Mapping[str, np.ndarray]) -> Measure:
+def _voc(objects: Objects, found: Detections, _column: Mapping[str, np.ndarray]) -> Measure:
     # The published table's "VOC mAP" is MMDetection's on VOC07: the mean over eleven recalls.
     outcomes = detection.voc_outcomes(objects, found)
 
@@ -156,7 +156,7 @@ def _wider(objects: Objects, found: Detections, column: Mapping[str, np.ndarray]
     }
 
 
-def _miss_rate(objects: Objects, found: Detections, column: Mapping[str, np.ndarray]) -> Measure:
+def _miss_rate(objects: Objects, found: Detections, _column: Mapping[str, np.ndarray]) -> Measure:
     outcomes = {
         name.lower(): miss_rate.outcomes(objects, found, setup)
         for name, setup in miss_rate.SETUPS.items()

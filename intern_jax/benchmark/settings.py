@@ -89,7 +89,7 @@ class DenseFit(Settings):
 class OnPictures(Settings):
     """A decoder with augmentation; its `settings` are the fields of models/heads' module."""
 
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = field({})
     transform: Transform
     cfg: DenseFit
 
@@ -149,7 +149,7 @@ def _read_head(family: str, head: str, given: Any, path: tuple[str, ...]) -> dic
 class Budget(Settings):
     """How long a network is trained, by family: `views` of pictures at all labels, in batches of `batch_size`."""
 
-    fractions: list[Fraction] = []
+    fractions: list[Fraction] = field([])
     views: dict[str, int] = field(say="{family: pictures seen}")
     batch_size: dict[str, int] = field(say="{family: rows}")
 

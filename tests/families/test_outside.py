@@ -95,7 +95,7 @@ def test_the_report_draws_numbers(results):
 def test_the_schema_takes_its_fields():
     sample = counting.load()[0]
     assert schema.check(sample, "here") is sample
-    with pytest.raises(UserError, match="here/count: -1.0; give a float of at least 0"):
+    with pytest.raises(UserError, match=r"here/count: -1\.0; give a float of at least 0"):
         schema.check({**sample, "count": -1.0}, "here")
 
 
@@ -112,7 +112,7 @@ def test_worker_processes_know_it():
 
 def test_names_that_are_taken_or_no_family_are_refused(monkeypatch):
     families.add("counting:FAMILY")  # once more changes nothing
-    with pytest.raises(UserError, match="counting:MAE is a Metric; name an intern_jax.families"):
+    with pytest.raises(UserError, match=r"counting:MAE is a Metric; name an intern_jax\.families"):
         families.add("counting:MAE")
     other = families.Family(name="depth", short="X", answer="map")
     monkeypatch.setattr(counting, "OTHER", other, raising=False)

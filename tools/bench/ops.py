@@ -12,6 +12,7 @@ first call of a turn is not counted. "both" is the value and the gradients of ev
 import argparse
 import functools
 import json
+import pathlib
 import statistics
 import sys
 from collections.abc import Callable
