@@ -176,21 +176,6 @@ def in_dtype(spec: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     return dict(spec) | {"branch": {name: in_dtype(one, dtype) for name, one in branch.items()}}
 
 
-def feature_strides(spec: Mapping[str, Any]) -> tuple[int, ...]:
-    """Image pixels per position of layer1..layer4."""
-    return build(spec).layer_strides
-
-
-def feature_channels(spec: Mapping[str, Any]) -> tuple[int, ...]:
-    """Channels of layer1..layer4."""
-    return build(spec).layer_channels
-
-
-def pooled_features(spec: Mapping[str, Any]) -> int:
-    """Size of "pooled"."""
-    return build(spec).features
-
-
 def _resolved(spec: Mapping[str, Any], trusted: bool) -> tuple[Callable[..., Any], dict[str, Any]]:
     """The class or function that makes the network of a spec, and its checked arguments."""
     if "fn" in spec:

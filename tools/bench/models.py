@@ -12,9 +12,10 @@ sides take turns (A-B-A-B ...), figures are medians over rounds. Before its roun
 over it, a train step counted as three forwards. --out has the share of a known device's data sheet peak too (`raw`).
 
 --torch-python: a Python with torch and timm (ViT-S/16 and ResNet-50 are timm's); by default that of `make peers`.
---metanet: a checkout of the public gv-benchmark, whose MetaNet is imported with stand-ins for mmcv and mmcls, unfrozen, its BatchNorm training; without it
-mn_b4 has no peer. Both sides have huge pages, as the command has, unless GLIBC_TUNABLES says otherwise
-(glibc.malloc.hugetlb=0). torch runs channels-last for the convolutional networks, which is faster for it here.
+--metanet: a checkout of the public gv-benchmark, whose MetaNet is imported with stand-ins for mmcv and mmcls,
+unfrozen, its BatchNorm training; without it mn_b4 has no peer. Both sides have huge pages, as the command has, unless
+GLIBC_TUNABLES says otherwise (glibc.malloc.hugetlb=0). torch runs channels-last for the convolutional networks, which
+is faster for it here.
 """
 
 import argparse
