@@ -7,7 +7,7 @@ import jax
 
 
 class Part(NamedTuple):
-    """A part of a network (stem, stage or head): its name, its top-level parameter names, its settings."""
+    """A part of a network (stem, section or head): its name, its top-level parameter names, its settings."""
 
     name: str
     modules: Sequence[str]
