@@ -59,11 +59,3 @@ def png(figure: Figure, dpi: int = 150) -> bytes:
 def data_uri(encoded: bytes) -> str:
     """A PNG as text that a page can hold."""
     return "data:image/png;base64," + base64.b64encode(encoded).decode()
-
-
-def method_color(method: str, position: int) -> str:
-    """The colour of a method: its own, or the next of the free ones."""
-    for name, color in METHOD_COLORS.items():
-        if method.startswith(name):
-            return color
-    return COLORS[position % len(COLORS)]

@@ -7,9 +7,9 @@ from typing import Any
 
 from intern_jax.adapt import fit
 from intern_jax.core import config as config_lib
+from intern_jax.metrics import table as metrics
 
 FAMILIES = ("classification", "detection", "segmentation", "depth")
-LOWER_IS_BETTER = ("rmse", "image_rmse", "miss_rate")
 GVB = "intern_jax.data.gvb:load"
 
 
@@ -20,7 +20,7 @@ class Row:
     name: str
     family: str  # classification | detection | segmentation | depth
     source: Mapping[str, Any]  # {"fn": ..., **arguments}; called with split="train" | "test"
-    metric: str  # see benchmark/scores/scoring.py
+    metric: str  # a name in metrics/table.py, or a dotted name
     size: int  # side of the square canvas in pixels; of a dense row of GV-B the head's settings say it
     flip: bool = True
     view: str = (
@@ -36,7 +36,7 @@ class Row:
     @property
     def higher_is_better(self) -> bool:
         """Whether a larger score is the better one."""
-        return self.metric not in LOWER_IS_BETTER
+        return metrics.find(self.metric, f"{self.name}.metric").higher_is_better
 
     @property
     def task(self) -> str:
