@@ -11,7 +11,7 @@ import jax
 from intern_jax.adapt.backbone import Backbone, start
 from intern_jax.benchmark import runner
 from intern_jax.benchmark.rows import suite
-from intern_jax.benchmark.scores import cells, leaderboard, page, record, render, table
+from intern_jax.benchmark.scores import cells, leaderboard, lines, page, record, render, table
 from intern_jax.benchmark.settings import Gvb
 from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 
 SHOWN = ("Up-G R50", "Up-G MN-B4", "Up-G MN-B15")  # the published rows that a run's own table shows
 WIDTH = 100  # of the printed table, in characters
-GVB = {row.name for row in suite.gvb.ROWS}
 
 
 def evaluate(
@@ -67,7 +66,7 @@ def tables(folders: Sequence[str | os.PathLike], published: bool | Sequence[str]
     records = [one for folder in below for one in record.read_folder(folder)]
     if not records:
         raise UserError(f"{folders[0]}: no records; a `benchmark` run with this workdir makes them")
-    mini = [one for one in records if one.task not in GVB]
+    mini = [one for one in records if one.task not in lines.OF_ROW]
     out = pathlib.Path(folders[0])
     parts = []
     if len(mini) < len(records):

@@ -26,15 +26,15 @@ BARS = (
 class Aggregate:
     """What n scores of one thing say together; NaN is what is not known.
 
-    mean   of the scores, in the metric's unit
-    sd     their standard deviation (n - 1 in the denominator); NaN for one score
-    error  standard error of a score over test images, the mean over the n scores
-    n      number of scores: label draws times backbone seeds
+    mean            of the scores, in the metric's unit
+    sd              their standard deviation (n - 1 in the denominator); NaN for one score
+    standard_error  of a score over test images, the mean over the n scores
+    n               number of scores: label draws times backbone seeds
     """
 
     mean: float
     sd: float = math.nan
-    error: float = math.nan
+    standard_error: float = math.nan
     n: int = 1
 
     def __post_init__(self) -> None:
@@ -51,7 +51,7 @@ class Aggregate:
     @property
     def half_bar(self) -> float:
         """Half an error bar of a plot, as BARS says it; 0 where nothing is known."""
-        known = [v for v in (self.interval, self.sd, self.error) if math.isfinite(v)]
+        known = [v for v in (self.interval, self.sd, self.standard_error) if math.isfinite(v)]
         return known[0] if known else 0.0
 
     def parts(self, digits: int) -> tuple[str, str]:
@@ -61,8 +61,8 @@ class Aggregate:
             behind.append(f"± {self.interval:.{digits}f}")
         elif math.isfinite(self.sd):
             behind.append(f"sd {self.sd:.{digits}f}")
-        if math.isfinite(self.error):
-            behind.append(f"({self.error:.{digits}f})")
+        if math.isfinite(self.standard_error):
+            behind.append(f"({self.standard_error:.{digits}f})")
         return f"{self.mean:.{digits}f}", " ".join(behind)
 
 
@@ -75,7 +75,7 @@ def of(scores: Sequence[float], errors: Sequence[float] = ()) -> Aggregate:
 
 
 def of_figures(figures: Mapping[str, Any]) -> Aggregate:
-    """The aggregate of stored figures {"mean", "sd", "error", "n"}; `sd` and `error` may be missing or None."""
-    known = {name: figures.get(name) for name in ("sd", "error")}
+    """The aggregate of stored figures {"mean", "sd", "standard_error", "n"}; the middle two may be missing or None."""
+    known = {name: figures.get(name) for name in ("sd", "standard_error")}
     known = {name: math.nan if value is None else float(value) for name, value in known.items()}
     return Aggregate(mean=float(figures["mean"]), n=int(figures.get("n", 1)), **known)

@@ -116,6 +116,18 @@ def test_a_cell_is_mean_interval_and_error_over_test_images():
     assert found["Flowers"]["metric"] == "per class % ↑" and found["Flowers"]["ours 10%"] == "-"
 
 
+def test_a_data_sets_metric_is_that_of_our_records_and_else_the_published_one():
+    ours = [record("kitti", 2.5, "a", metric="rmse"), record("kitti", 2.0, "b")]
+    found = cells(markdown(ours, published=False))
+    assert found["KITTI"]["metric"] == "image RMSE m or RMSE m ↓"
+    assert found["NYUv2"]["metric"] == "image RMSE m ↓"
+    (panel,) = page.page_data(ours)["efficiency"]["panels"]
+    facts = (panel["metric"], panel["unit"], panel["higher_is_better"])
+    assert facts == ("image RMSE or RMSE", "m", False)
+    csv = rows_of_csv(leaderboard.csv([*ours, record("kitti", 1.0, "a", draw=1)], False))
+    assert [line["metric"] for line in csv] == ["image_rmse+rmse", "image_rmse"]
+
+
 def test_data_sets_stand_in_gvbs_order_under_their_task():
     found = cells(markdown([record("nyuv2", 0.4), record("cifar10", 90.0)]))
     tasks = [cell["task"] for cell in found.values()]

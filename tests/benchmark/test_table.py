@@ -165,10 +165,10 @@ def stored(task, metric, fraction, method="generalist", n=15, **figures):
 
 def test_the_table_is_rendered_from_stored_figures_alone():
     figures = [
-        stored("emoji_style", "top1", 0.1, mean=21.7, sd=2.3, error=2.7),
-        stored("emoji_style", "top1", 0.1, "scratch", n=3, mean=14.5, sd=0.7, error=2.3),
-        stored("emoji_style", "top1", 1.0, "scratch", n=3, mean=25.9, sd=0.0, error=2.9),
-        stored("rooms_depth", "rmse", 0.1, mean=0.761, sd=0.01, error=0.011),
+        stored("emoji_style", "top1", 0.1, mean=21.7, sd=2.3, standard_error=2.7),
+        stored("emoji_style", "top1", 0.1, "scratch", n=3, mean=14.5, sd=0.7, standard_error=2.3),
+        stored("emoji_style", "top1", 1.0, "scratch", n=3, mean=25.9, sd=0.0, standard_error=2.9),
+        stored("rooms_depth", "rmse", 0.1, mean=0.761, sd=0.01, standard_error=0.011),
     ]
     worth = {("emoji_style", "generalist"): "4.6"}
     first, second = cells(render.markdown(table.sheet_of(figures, worth)))

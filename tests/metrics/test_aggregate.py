@@ -44,9 +44,9 @@ def test_a_score_that_is_not_finite_has_no_spread():
 def test_stored_figures_give_the_cell_of_their_scores():
     values, errors = [74.0, 75.5, 71.25, 76.0], [1.0, 1.1, 0.9, 1.0]
     found = aggregate.of(values, errors)
-    stored = {"mean": found.mean, "sd": found.sd, "error": found.error, "n": 4}
+    stored = {"mean": found.mean, "sd": found.sd, "standard_error": found.standard_error, "n": 4}
     assert aggregate.of_figures(stored) == found
-    single = aggregate.of_figures({"mean": 12, "sd": None, "error": 2.0})
+    single = aggregate.of_figures({"mean": 12, "sd": None, "standard_error": 2.0})
     assert single.parts(1) == ("12.0", "(2.0)") and single.n == 1
     with pytest.raises(ValueError, match="0 scores"):
         aggregate.of_figures({"mean": 1.0, "n": 0})

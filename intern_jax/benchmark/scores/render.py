@@ -140,7 +140,14 @@ def _figures(cell: Cell) -> list[Any]:
     found, records = cell.aggregate, cell.records
     seeds, draws = {record.seed for record in records}, {record.draw for record in records}
     versions = {record.versions.get("intern_jax", "?") for record in records}
-    numbers = (found.mean, found.sd, found.interval, found.error, cell.n_train, cell.n_test)
+    numbers = (
+        found.mean,
+        found.sd,
+        found.interval,
+        found.standard_error,
+        cell.n_train,
+        cell.n_test,
+    )
     listed = (" ".join(map(str, sorted(values))) for values in (seeds, draws, versions))
     seeds_text, draws_text, versions_text = listed
     return [found.n, seeds_text, draws_text, *map(_number, numbers), versions_text]
