@@ -11,8 +11,7 @@ import jax
 from intern_jax.adapt.backbone import Backbone, start
 from intern_jax.benchmark import runner
 from intern_jax.benchmark.rows import suite
-from intern_jax.benchmark.scores import leaderboard
-from intern_jax.benchmark.scores import table as mini_table
+from intern_jax.benchmark.scores import cells, leaderboard, lines, page, record, render, table
 from intern_jax.benchmark.settings import Gvb
 from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
@@ -20,12 +19,12 @@ from intern_jax.core import schema
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json, write_text
 from intern_jax.core.versions import versions
-from intern_jax.report import gvb as page
+from intern_jax.report import gvb as report
 
 log = logging.getLogger(__name__)
 
 SHOWN = ("Up-G R50", "Up-G MN-B4", "Up-G MN-B15")  # the published rows that a run's own table shows
-GVB = {row.name for row in suite.gvb.ROWS}
+WIDTH = 100  # of the printed table, in characters
 
 
 def evaluate(
@@ -53,8 +52,8 @@ def evaluate(
     write_json(workdir / "config.json", {"config": settings, "versions": versions()})
     mesh = mesh_lib.make_mesh(devices=jax.local_devices())
     ladder = {label: {"cls": found, "dense": found}}
-    records = workdir / "records"
-    runner.run(settings, ladder, settings["seed"], records, mesh, versions())
+    folder = workdir / "records"
+    runner.run(settings, ladder, settings["seed"], folder, mesh, versions())
     return tables([workdir], SHOWN)
 
 
@@ -64,19 +63,19 @@ def tables(folders: Sequence[str | os.PathLike], published: bool | Sequence[str]
     `published`: which published rows the text shows; the files have all of them.
     """
     below = [pathlib.Path(folder) / "records" for folder in folders]
-    records = [record for folder in below for record in leaderboard.read_records(folder)]
+    records = [one for folder in below for one in record.read_folder(folder)]
     if not records:
         raise UserError(f"{folders[0]}: no records; a `benchmark` run with this workdir makes them")
-    mini = [record for record in records if record["task"] not in GVB]
+    mini = [one for one in records if one.task not in lines.OF_ROW]
     out = pathlib.Path(folders[0])
     parts = []
     if len(mini) < len(records):
         write_text(out / "table.csv", leaderboard.csv(records))
-        page.write_page(leaderboard.page_data(records), out / "table.html")
-        parts.append(leaderboard.text(records, published))
+        report.write_page(page.page_data(records), out / "table.html")
+        parts.append(render.text(leaderboard.sheet(records, published), WIDTH))
     if mini:
-        write_text(out / "mini.csv", mini_table.csv(mini))
-        parts.append(mini_table.table(mini))
+        write_text(out / "mini.csv", render.csv(cells.of(mini)))
+        parts.append(render.text(table.sheet(mini)))
     return "\n".join(parts)
 
 
