@@ -8,6 +8,7 @@ seed, on held-out training labels. The test scores go on the card; nothing is ch
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -15,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from intern_jax.adapt.backbone import Backbone
 from intern_jax.core import tree
-from intern_jax.ops.images import MEAN, STD
-from intern_jax.weights import folder as folder_lib
 from intern_jax.weights import safetensors
+from intern_jax.weights.folder import save_model
+from intern_jax.weights.model import Model
+from intern_jax.weights.preprocess import Preprocess
 
 DEFAULT = pathlib.Path(__file__).parents[1] / "intern_jax" / "weights" / "default"
 
@@ -39,17 +40,11 @@ def main() -> None:
     settings = results["config"]
     spec = settings[stage].get("backbone") or settings["backbone"]
     arrays = tree.names(safetensors.load(folder / "model.safetensors"))
-    backbone = Backbone.from_arrays(spec, arrays, stage)
+    model = Model.from_arrays(spec, arrays, stage)
     scores = test_scores(results["records"], rung, seed)
-    folder_lib.save_model(
-        args.out,
-        task="backbone",
-        backbone=spec,
-        variables=tree.unflatten(backbone.graft_source()),
-        canvas=32,
-        mean=MEAN,
-        std=STD,
-        dtype="float16",
+    model = dataclasses.replace(
+        model,
+        preprocess=Preprocess(32),
         provenance={
             "model": f"{rung} of seed {seed}, stage {stage}, key {product['digest']}",
             "chosen_by": "mean relative gain on the frozen random backbone, held-out training labels",
@@ -65,6 +60,7 @@ def main() -> None:
             "versions": results["versions"],
         },
     )
+    save_model(args.out, model, dtype="float16")
     print(f"{rung} of seed {seed} (gain {gains[rung, seed]:.3f}) saved in {args.out}")
 
 

@@ -5,7 +5,6 @@ import functools
 import hashlib
 import json
 import os
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,17 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import intern_jax
-from intern_jax.core import config as config_lib
 from intern_jax.core import tree
 from intern_jax.core.config import UserError
-from intern_jax.models import own, zoo
+from intern_jax.models import zoo
+from intern_jax.models.backbone import LAYERS as LAYERS
 from intern_jax.models.backbone import Same
 from intern_jax.ops.images import MEAN, STD, normalise
 from intern_jax.train.state import unbox
-from intern_jax.weights.folder import NeedsFunction
-
-LAYERS = ("layer1", "layer2", "layer3", "layer4")
+from intern_jax.weights import opening
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,27 +105,10 @@ def start(
     `init`: a model folder, a zoo name (weights drawn by `seed`), or None for the weights that ship with the package.
     `backbone`: for a folder whose network is its author's own, its function or class, or "my_module:Net".
     """
-    if init is not None and str(init) in zoo.VARIANTS:
-        return dataclasses.replace(Backbone.random({"name": str(init)}, seed), name=str(init)), 32
-    function = config_lib.resolve(backbone) if isinstance(backbone, str) else backbone
-    try:
-        model = intern_jax.load(init, function)
-    except NeedsFunction as error:
-        raise UserError(
-            f"{init}: its backbone is its author's own, {error.name!r}; adapt takes it by --backbone=MODULE:NET, "
-            "benchmark by --backbone=MODULE:FUNCTION (in place of --init) of a function that returns "
-            f"intern_jax.adapt.backbone.start({str(init)!r}, backbone=NET)[0]"
-        ) from None
-    name = "default" if init is None else pathlib.Path(init).resolve().name
-    pictures = {key: model.info[key] for key in ("mean", "std")}
-    spec = model.backbone
-    if function is not None and "own" in spec:
-        # By the name that the caller gave, and never by the folder's.
-        spec = {"fn": backbone if isinstance(backbone, str) else own.name_of(function)} | {
-            key: value for key, value in spec.items() if key != "own"
-        }
-    made = Backbone(spec, model.backbone_variables, name, **pictures, module=model.network)
-    return made, model.canvas
+    model = opening.start(init, seed, backbone)
+    pictures = {"mean": model.preprocess.mean, "std": model.preprocess.std}
+    made = Backbone(model.spec, model.variables, model.name, **pictures, module=model.network)
+    return made, model.preprocess.canvas
 
 
 def _frozen(spec: Mapping[str, Any]) -> str:

@@ -19,6 +19,8 @@ from intern_jax.data.sources.folder import ImageFolder
 from intern_jax.data.sources.subset import Subset
 from intern_jax.metrics.classification import wilson_interval
 from intern_jax.weights import folder as folder_lib
+from intern_jax.weights.model import Head, Model
+from intern_jax.weights.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +62,8 @@ def adapt_folder(
     transform = fit.task_transform("classification", canvas, flip, train=False)
     if method == "probe":
         parts = Subset(source, train), Subset(source, held)
-        logits, variables = _probe(backbone, *parts, transform, l2, seed)
+        logits, head = _probe(backbone, *parts, transform, l2, seed)
+        variables = backbone.variables
     else:
         cfg = fit.settings(steps, min(batch_size, len(train)), learning_rate)
         model = fit.train_model(
@@ -76,7 +79,7 @@ def adapt_folder(
         )
         arrays = eval_arrays(Subset(source, held), config_lib.bind(transform))
         logits = model.predict({"image": arrays["image"]})
-        variables = {"params": model.params, **model.extra}
+        variables, head = _trained(model, source.classes)
     right = int((logits.argmax(-1) == source.labels[held]).sum())
     low, high = wilson_interval(right, len(held))
     summary = {
@@ -88,18 +91,16 @@ def adapt_folder(
         "method": method,
         "start": backbone.name,
     }
-    folder_lib.save_model(
-        out,
-        task="classification",
-        backbone=backbone.spec,
-        variables=variables,
-        canvas=canvas,
-        mean=backbone.mean,
-        std=backbone.std,
-        classes=source.classes,
-        provenance=summary,
-        network=backbone.module,
+    made = Model(
+        backbone.spec,
+        variables,
+        backbone.name,
+        Preprocess(canvas, mean=backbone.mean, std=backbone.std),
+        backbone.module,
+        head,
+        summary,
     )
+    folder_lib.save_model(out, made)
     return {**summary, "model": str(out)}
 
 
@@ -126,9 +127,14 @@ def _probe(backbone, train, held, transform, l2, seed):
         for part in (train, held)
     )
     probe = fit_probe(known["pooled"], known["label"], len(train.classes), l2_grid=l2, seed=seed)
-    head = folder_lib.linear_head(probe.kernel, probe.bias, probe.mean, probe.scale)
-    variables = {
-        collection: {"backbone": values} | ({"head": head} if collection == "params" else {})
-        for collection, values in backbone.variables.items()
-    }
-    return probe.logits(asked["pooled"]), variables
+    head = Head.linear(train.classes, probe.kernel, probe.bias, probe.mean, probe.scale)
+    return probe.logits(asked["pooled"]), head
+
+
+def _trained(model, classes):
+    """Backbone's variables and head of a trained task model."""
+    parts = {"backbone": {}, "head": {}}
+    for collection, tree in {"params": model.params, **model.extra}.items():
+        for part, values in tree.items():
+            parts[part][collection] = values
+    return parts["backbone"], Head("classification", tuple(classes), variables=parts["head"])

@@ -5,6 +5,9 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
+# The maps of every backbone, from fine to coarse.
+LAYERS = ("layer1", "layer2", "layer3", "layer4")
+
 
 class Part(NamedTuple):
     """A stage, or stem or head: its name, the top-level names of its parameters, its settings."""

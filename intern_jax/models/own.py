@@ -15,9 +15,8 @@ import jax.numpy as jnp
 
 from intern_jax.core import config as config_lib
 from intern_jax.core.config import UserError
-from intern_jax.models.backbone import Backbone
+from intern_jax.models.backbone import LAYERS, Backbone
 
-LAYERS = ("layer1", "layer2", "layer3", "layer4")
 # Side of the images that a network is tried with, where it has no `image_size`.
 _SIZE = 64
 # What was checked once; a stage builds its backbone anew in every trace.

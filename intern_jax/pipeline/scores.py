@@ -1,5 +1,6 @@
 """What a run's stages are worth: the benchmark's ladder, a model folder, and pictures for the report."""
 
+import dataclasses
 import logging
 import pathlib
 from collections.abc import Mapping
@@ -12,10 +13,11 @@ from intern_jax.benchmark import runner
 from intern_jax.core import hosts, tree
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.versions import versions
-from intern_jax.ops.images import MEAN, STD
 from intern_jax.pipeline.building import build_stage, group_of, in_dtype
 from intern_jax.pipeline.products import Product
 from intern_jax.weights import folder as folder_lib
+from intern_jax.weights.model import Model
+from intern_jax.weights.preprocess import Preprocess
 
 log = logging.getLogger("intern_jax.pipeline")
 
@@ -74,16 +76,14 @@ def save_last(
     if not isinstance(canvas, int) or not any("/backbone/" in array for array in variables):
         log.info("%s: no backbone of pictures of one size; no model folder is written", name)
         return
-    backbone = Backbone.from_arrays(product.spec, variables, name)
+    backbone = Model.from_arrays(product.spec, variables, name)
     folder_lib.save_model(
         folder,
-        task="backbone",
-        backbone=product.spec,
-        variables=tree.unflatten(backbone.graft_source()),
-        canvas=canvas,
-        mean=MEAN,
-        std=STD,
-        provenance={"stage": f"{name}, seed {product.seed}, key {product.key}"},
+        dataclasses.replace(
+            backbone,
+            preprocess=Preprocess(canvas),
+            provenance={"stage": f"{name}, seed {product.seed}, key {product.key}"},
+        ),
     )
 
 

@@ -15,6 +15,8 @@ from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.data.sources.folder import ImageFolder
 from intern_jax.weights.folder import save_model
+from intern_jax.weights.model import Model
+from intern_jax.weights.preprocess import Preprocess
 
 TINY = {"name": "embedded_tiny"}
 COLOURS = {"blue": (40, 60, 220), "green": (50, 200, 60), "red": (220, 40, 40)}
@@ -124,15 +126,8 @@ def test_a_models_own_normalisation_stays_with_it(folder, tmp_path):
     """Features, fine-tuning and the saved folder all read pictures as the starting model does."""
     pictures = {"mean": [0.1, 0.2, 0.3], "std": [0.9, 0.5, 0.7]}
     start = Backbone.random(TINY, 0)
-    variables = {name: {"backbone": values} for name, values in start.variables.items()}
-    save_model(
-        tmp_path / "start",
-        task="backbone",
-        backbone=TINY,
-        variables=variables,
-        canvas=32,
-        **pictures,
-    )
+    made = Model(TINY, start.variables, "start", Preprocess(32, **pictures))
+    save_model(tmp_path / "start", made)
     model, backbone = intern_jax.load(tmp_path / "start"), dataclasses.replace(start, **pictures)
     rng = np.random.default_rng(0)
     images = np.stack([picture(colour, rng, 32) for colour in COLOURS.values()])
@@ -144,8 +139,7 @@ def test_a_models_own_normalisation_stays_with_it(folder, tmp_path):
     for method in ("probe", "finetune"):
         out = tmp_path / method
         adapt_folder(folder, out, init=tmp_path / "start", method=method, steps=2, batch_size=12)
-        info = intern_jax.load(out).info
-        assert {name: info[name] for name in pictures} == pictures
+        assert intern_jax.load(out).preprocess == made.preprocess
     tuned = fit.train_model(
         TINY,
         ImageFolder(folder),

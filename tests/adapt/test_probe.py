@@ -167,8 +167,7 @@ def test_mistakes_are_named(field, change):
 def backbone_of(name):
     """What ships with the package, or the same network untrained."""
     model = intern_jax.load()
-    pictures = {key: model.info[key] for key in ("mean", "std")}
-    shipped = Backbone(model.backbone, model.backbone_variables, "generalist", **pictures)
+    shipped = Backbone(model.spec, model.variables, "generalist")
     return shipped if name == "generalist" else Backbone.random(shipped.spec, 0)
 
 
