@@ -1,6 +1,9 @@
 """Choose a finished run's best model by its validation scores and save it as the package's default weights.
 
     python tools/ship_default.py runs/mini [--out intern_jax/weights/default]
+    python tools/ship_default.py
+
+Without a run the shipped folder is written anew, in the present format; its arrays stay as they are.
 
 Candidates are the rungs of the ladder that serve every task family with one model (amateur, generalist), of every
 seed. A candidate's score is the mean over the rows of its relative gain on the frozen random backbone of the same
@@ -18,7 +21,7 @@ import numpy as np
 
 from intern_jax.core import tree
 from intern_jax.weights import safetensors
-from intern_jax.weights.folder import save_model
+from intern_jax.weights.folder import load_model, save_model
 from intern_jax.weights.model import Model
 from intern_jax.weights.preprocess import Preprocess
 
@@ -28,9 +31,12 @@ DEFAULT = pathlib.Path(__file__).parents[1] / "intern_jax" / "weights" / "defaul
 def main() -> None:
     """Choose, save, and say what was chosen."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("run", type=pathlib.Path)
+    parser.add_argument("run", type=pathlib.Path, nargs="?")
     parser.add_argument("--out", type=pathlib.Path, default=DEFAULT)
     args = parser.parse_args()
+    if args.run is None:
+        save_model(args.out, load_model(DEFAULT), dtype="float16")
+        return
     results = json.loads((args.run / "results.json").read_text())
     gains = validation_gains(results["records"], candidates(results["config"]))
     rung, seed = max(gains, key=gains.get)
