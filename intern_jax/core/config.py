@@ -18,10 +18,14 @@ import os
 import pathlib
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import ml_collections
+
+from intern_jax.core import names
+
+F = TypeVar("F")
 
 
 class UserError(Exception):
@@ -33,7 +37,8 @@ class UserError(Exception):
 
 def resolve(name: str) -> Any:
     """The object behind "package.module:attribute"; UserError with the near names if unknown."""
-    module_name, colon, attribute = str(name).partition(":")
+    name = names.current(str(name))
+    module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute or module_name.startswith("."):
         raise UserError(f"{name!r}: no name of a function; write package.module:function")
     try:
@@ -66,7 +71,7 @@ def _told(error: Exception) -> str:
 
 def bind(
     spec: Mapping[str, Any], positional: int | None = None, keywords: Sequence[str] = ()
-) -> Callable[..., Any]:
+) -> functools.partial[Any]:
     """The function of {"fn": name, **arguments} with its arguments bound; unknown ones are refused.
 
     `positional`, `keywords`: how many arguments the caller of the result will give by position, and which by name.
@@ -140,14 +145,26 @@ def defaults(function: Callable[..., Any]) -> dict[str, Any]:
     return found
 
 
-def formatted(number: int) -> Callable[[Any], Any]:
+def formatted(number: int) -> Callable[[F], F]:
     """A decorator that states the format of a function's or class's results; raise it when they change.
 
     What is kept under a key that holds the number (a stage's result, cached features) is then computed anew.
     """
 
-    def mark(function: Any) -> Any:
-        function.format = number
+    def mark(function: F) -> F:
+        marked: Any = function
+        marked.format = number
+        return function
+
+    return mark
+
+
+def checked_by(check: Callable[..., None]) -> Callable[[F], F]:
+    """A decorator that states what refuses wrong arguments of a function: `bind` calls `check(**arguments)`."""
+
+    def mark(function: F) -> F:
+        marked: Any = function
+        marked.check_arguments = check
         return function
 
     return mark
@@ -192,6 +209,7 @@ def load_config(spec: str | os.PathLike[str]) -> ml_collections.ConfigDict:
         raise UserError(f"--config={spec}: no such file; give a path or a shipped name")
     _make_importable(path.resolve().parent)
     module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    assert module_spec and module_spec.loader  # there for whatever ends in .py
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
@@ -246,17 +264,14 @@ def override(
         for position, name in enumerate([*parents, last]):
             where = ".".join(["config", *field.split(".")[: position + 1]])
             group = isinstance(node, ml_collections.ConfigDict)
-            if (
-                group
-                and new
-                and (name not in node or position < len(parents) and node[name] is None)
-            ):
+            inner = position < len(parents)
+            if group and new and (name not in node or (inner and node[name] is None)):
                 with node.unlocked(), node.ignore_type():
-                    node[name] = ml_collections.ConfigDict() if position < len(parents) else None
+                    node[name] = ml_collections.ConfigDict() if inner else None
             if not group or name not in node:
                 known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
                 raise UserError(f"{where}: no such field; {did_you_mean(name, known)}")
-            if position < len(parents):
+            if inner:
                 node = node[name]
         _assign(node, last, text, field)
     return config
@@ -318,8 +333,8 @@ def diff(old: Any, new: Any) -> list[str]:
     return lines
 
 
-def _leaves(value: Any, prefix: str = ""):
-    items = None
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    items: Iterable[tuple[Any, Any]] = ()
     if isinstance(value, dict):
         items = value.items()
     elif isinstance(value, list) and any(isinstance(v, dict | list) for v in value):

@@ -18,7 +18,7 @@ from intern_jax.metrics import classification, depth, segmentation, uncertainty
 
 Rows = Mapping[str, np.ndarray]  # the targets of N test images by field
 Statistics = Callable[[np.ndarray, Rows, int], np.ndarray]
-Figures = Callable[[np.ndarray], Mapping[str, np.ndarray]]
+Figures = Callable[[np.ndarray], Mapping[str, np.ndarray | float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Metric:
         else:
             figures = self.figures
             error = uncertainty.bootstrap_error(
-                per_image, lambda sums: figures(sums)[first], replicates=REPLICATES
+                per_image, lambda sums: np.asarray(figures(sums)[first]), replicates=REPLICATES
             )
         return {
             "score": scores[first],
@@ -129,7 +129,7 @@ def confusion(classes_NxHxW: np.ndarray, rows: Rows, num_classes: int) -> np.nda
     return segmentation.confusions(classes_NxHxW, rows["mask"], num_classes)
 
 
-def _miou(sums: np.ndarray) -> dict[str, np.ndarray]:
+def _miou(sums: np.ndarray) -> dict[str, np.ndarray | float]:
     accuracy = 100 * segmentation.pixel_accuracy(sums)
     return {"miou": 100 * segmentation.miou(sums), "pixel_accuracy": accuracy}
 

@@ -47,6 +47,12 @@ class Backbone(Protocol):
     def parts(self) -> list[Part]:
         """The network from its input to its output; together they name every parameter once."""
 
+    def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Flax's own: the variables for a call with these arguments."""
+
+    def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
+        """Flax's own: what a call with these arguments gives, by these variables."""
+
 
 class Same:
     """A module as the key of a cache: itself and no other (not all modules can be hashed)."""

@@ -8,10 +8,12 @@ outputs are its experts'. Legend: B batch, H height, W width, C channels.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from intern_jax.models.backbone import Part
@@ -83,9 +85,12 @@ class Transfer(nn.Module):
     ) -> jax.Array:
         """What the auxiliary layers 1..t (the `sources`) add to the main layer t."""
         target = len(sources)
-        return sum(
-            getattr(self, _name(target, source))(x, train, task)
-            for source, x in enumerate(sources, start=1)
+        return reduce(
+            jnp.add,
+            (
+                getattr(self, _name(target, source))(x, train, task)
+                for source, x in enumerate(sources, start=1)
+            ),
         )
 
 
@@ -123,11 +128,11 @@ class Generalist(nn.Module):
 
     def network(self, name: str, **settings: Any) -> nn.Module:
         """A branch's network."""
-        single = not isinstance(self.family, Mapping)
-        family, own = (
-            (self.family, self.branch) if single else (self.family[name], self.branch[name])
-        )
-        return family(**{**own, "sets": tuple(self.sets), **settings})
+        if isinstance(self.family, Mapping):
+            family, own = self.family[name], self.branch[name]
+        else:
+            family, own = self.family, self.branch
+        return family(**{**own, "sets": tuple(self.sets or ()), **settings})
 
     def networks(self) -> list[nn.Module]:
         """All branches' networks, as modules of their own."""
@@ -154,7 +159,7 @@ class Generalist(nn.Module):
         """The outputs of the branch named `task`, helped by the others."""
         if self.is_initializing():
             every = {name: self._forward(images, train, name) for name in self.branches}
-            return every.get(task, every[self.branches[0]])
+            return every[task if task in every else self.branches[0]]
         if task not in self.branches:
             raise ValueError(f"Generalist: task is {task!r}; one of {', '.join(self.branches)}")
         return self._forward(images, train, task)

@@ -168,7 +168,7 @@ def in_dtype(spec: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """A spec that computes in `dtype`; one that names its own dtype keeps it, as does code that takes none."""
     if "fn" in spec:
         return {"dtype": dtype, **spec} if own.takes(spec["fn"], "dtype") else dict(spec)
-    if "branch" not in VARIANTS.get(spec.get("name"), {}):
+    if "branch" not in VARIANTS.get(str(spec.get("name")), {}):
         return {"dtype": dtype, **spec}
     branch = spec.get("branch", VARIANTS[spec["name"]]["branch"])
     if _is_spec(branch):

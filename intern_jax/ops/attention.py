@@ -84,7 +84,7 @@ def _late_forward(causal, q, k, v, mask, bias):
     return out.astype(v.dtype), (q, k, v, bias, weights, share, out)
 
 
-def _late_backward(causal, saved, grad):
+def _late_backward(_causal, saved, grad):
     # Softmax's gradient, p (dp - sum(p dp)), with sum(p dp) as the product of output and gradient: [B,H,N,M] is
     # read and written once less than by autodiff (as in FlashAttention-2, arXiv 2307.08691, section 3.1).
     q, k, v, bias, weights, share, out = saved

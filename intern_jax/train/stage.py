@@ -16,8 +16,7 @@ Averages = Mapping[str, Average]  # named sums with their counts
 Embeddings = Mapping[str, jax.Array]  # named arrays [rows, ...], a row per row of the batch
 
 
-@flax.struct.dataclass
-class Context:
+class Context(flax.struct.PyTreeNode):
     """What a loss may read. A later field breaks no stage, since a stage takes what it needs by name.
 
     `step` counts the updates before this one; `extra` holds the other collections; `frozen` the
@@ -52,7 +51,7 @@ class Stage:
     alone: such a stage may accumulate, by GradCache (train/step.py).
 
     name           shown in logs; a run sets the config's name of the stage
-    families       families of groups that it reads; a group is named FAMILY or FAMILY_SUFFIX
+    kinds          kinds of groups that it reads; a group is named KIND or KIND_SUFFIX
     roles          {role: Role}: the earlier stages that it starts from or reads
     graft          rules that start arrays from roles (core/tree.py): the source's names are
                    ROLE/COLLECTION/NAME
@@ -76,10 +75,10 @@ class Stage:
     """
 
     name: str = "stage"
-    families: Sequence[str] = ()
+    kinds: Sequence[str] = ()
     roles: Mapping[str, Role] = {}
     graft: Sequence[Rule] = ()
-    frozen: Any = {}
+    frozen: Mapping[str, Any] = {}
     weights: Mapping[str, float] = {}
     trainable: str = ".*"
     still: str = ""
@@ -93,7 +92,7 @@ class Stage:
     functions: Sequence[str] = ()
 
     def check_data(self, data: Mapping[str, Mapping[str, Any]]) -> None:
-        """Refuse groups of a config that the stage cannot read, by a UserError; their families are known."""
+        """Refuse groups of a config that the stage cannot read, by a UserError; their kinds are known."""
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         """All variables, for a batch of these shapes; axes may be named by nn.Partitioned."""
@@ -130,11 +129,11 @@ class Stage:
         """The stage's outputs in evaluation mode."""
         raise NotImplementedError
 
-    def groups(self, batch: Batch, family: str) -> list[str]:
-        """The batch's groups of a family, sorted by name."""
-        return sorted(group for group in batch if family_of(group) == family)
+    def groups(self, batch: Mapping[str, Any], kind: str) -> list[str]:
+        """The batch's groups of a kind, sorted by name."""
+        return sorted(group for group in batch if kind_of(group) == kind)
 
 
-def family_of(group: str) -> str:
-    """The family of a group that is named FAMILY or FAMILY_SUFFIX."""
+def kind_of(group: str) -> str:
+    """The kind of a group that is named KIND or KIND_SUFFIX."""
     return group.partition("_")[0]

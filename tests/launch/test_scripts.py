@@ -167,7 +167,7 @@ def test_a_tpu_is_asked_for_and_waited_for(tmp_path):
 
 def test_a_tpu_that_does_not_come_is_an_error(tmp_path):
     said = answers({"to": "describe", "out": "FAILED"})
-    calls, done = tpu(tmp_path, "create", "slice", "us-west4-a", "v4-8", "v2", said=said)
+    _, done = tpu(tmp_path, "create", "slice", "us-west4-a", "v4-8", "v2", said=said)
     assert done.returncode == 1 and "slice: FAILED" in done.stdout
 
 

@@ -51,10 +51,10 @@ def test_confusions_are_per_image(seg):
 
 
 def test_segmentation_refuses_unknown_classes(seg):
-    with pytest.raises(ValueError, match="prediction: 0..5 outside 0..4"):
+    with pytest.raises(ValueError, match=r"prediction: 0\.\.5 outside 0\.\.4"):
         label = np.where(seg["label"] == 255, 255, 0)
         segmentation.confusions(seg["absent_but_predicted/pred"], label, 5)
-    with pytest.raises(ValueError, match="mask: 0..4 outside 0..2"):
+    with pytest.raises(ValueError, match=r"mask: 0\.\.4 outside 0\.\.2"):
         segmentation.confusions(seg["label"] * 0, seg["label"], 3)
 
 
@@ -94,7 +94,7 @@ def test_images_without_a_valid_pixel_have_no_mean(deep):
 def test_depth_edges(deep):
     none = np.zeros_like(deep["mask"])
     assert np.isnan(depth.rmse(deep["pred"], deep["gt"], none))
-    with pytest.raises(ValueError, match="valid pixel of 0.0 m"):
+    with pytest.raises(ValueError, match=r"valid pixel of 0\.0 m"):
         depth.rmse(deep["pred"], np.zeros_like(deep["gt"]), ~none)
     broken = np.full_like(deep["pred"], np.nan)
     assert np.isnan(depth.rmse(broken, deep["gt"], deep["mask"]))
@@ -122,7 +122,7 @@ def test_accuracy_of_ties_and_nan():
     np.testing.assert_array_equal(classification.correct(logits, label), [True, False, False])
     constant = np.zeros((30, 3))
     assert classification.topk(constant, np.repeat([0, 1, 2], 10), 2) == pytest.approx(2 / 3)
-    with pytest.raises(ValueError, match="outside 0..2"):
+    with pytest.raises(ValueError, match=r"outside 0\.\.2"):
         classification.top1(logits, np.array([0, 1, 3]))
 
 

@@ -60,7 +60,7 @@ _UNINET, _UNINET_WHOLE = Preprocess(224, "short", 0.875, "bicubic"), 320
 
 
 def _by_rules(rules: Sequence[Rule]) -> Placer:
-    return lambda network: functools.partial(place_by_rules, rules=rules)
+    return lambda _network: functools.partial(place_by_rules, rules=rules)
 
 
 def _metanet(network: MetaNet) -> Callable[[str], Place]:
@@ -72,21 +72,20 @@ def _uninet(network: UniNet) -> Callable[[str], Place]:
 
 
 def _generalist(network: Generalist) -> Callable[[str], Place]:
-    if tuple(network.branches) != tuple(metanet_names.BRANCHES.values()) or isinstance(
-        network.family, Mapping
-    ):
+    family, names = network.family, tuple(network.branches)
+    if names != tuple(metanet_names.BRANCHES.values()) or isinstance(family, Mapping):
         raise UserError(
             "backbone.branches: gv_benchmark's files hold two equal branches, cls and dense; "
             "convert such a network"
         )
-    branch = network.family(**network.branch, parent=None)
-    layout = next(iter(LAYOUTS[network.family].values()))
+    branch = family(**network.branch, parent=None)
+    layout = next(iter(LAYOUTS[family].values()))
     return functools.partial(metanet_names.generalist_place, branch=layout.placer(branch))
 
 
 _RESNET = _by_rules(resnet_names.TORCHVISION)
 _VIT = _by_rules(vit_names.TIMM)
-LAYOUTS: dict[type, dict[str, Layout]] = {
+LAYOUTS: dict[Callable[..., Any], dict[str, Layout]] = {
     MetaNet: {"gv_benchmark": Layout(_metanet, _SHORT, head="classifier")},
     UniNet: {"gv_benchmark": Layout(_uninet, _UNINET, head="classifier")},
     Generalist: {"gv_benchmark": Layout(_generalist, _SHORT, "model.", "classifier")},
