@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 
-from intern_jax.adapt.backbone import Backbone
 from intern_jax.benchmark import runner
 from intern_jax.core import hosts, tree
 from intern_jax.core import mesh as mesh_lib
@@ -50,14 +49,14 @@ def score(
 
 def build_ladder(
     settings: Mapping[str, Any], products: Mapping[str, Product], seed: int
-) -> dict[str, dict[str, Backbone]]:
+) -> dict[str, dict[str, Model]]:
     """Backbones of the benchmark: {method: {"cls": ..., "dense": ...}}, beginning with a random one."""
     spec = in_dtype(settings["backbone"], settings["compute_dtype"])
-    random = Backbone.random(spec, seed)
+    random = Model.random(spec, seed)
     ladder = {"random": {"cls": random, "dense": random}}
     for method, by_task in settings["benchmark"]["ladder"].items():
         ladder[method] = {
-            task: Backbone.from_arrays(
+            task: Model.from_arrays(
                 products[stage].spec, products[stage].variables, f"{stage}-{products[stage].key}"
             )
             for task, stage in by_task.items()

@@ -189,9 +189,10 @@ def _check_setting(path: pathlib.Path, where: str, value: Any) -> None:
             _fail(path, f"{where}: {value!r} names code; only plain settings are read")
         if "/" in value or "\\" in value or ".." in value:
             _fail(path, f"{where}: {value!r} names a file; only plain settings are read")
-    elif value is not None and not isinstance(value, bool):
-        if not is_number(value) or abs(value) > _MAX_SETTING:
-            _fail(path, f"{where}: {value!r} is no plausible setting")
+    elif value is None or isinstance(value, bool):
+        return
+    elif not is_number(value) or abs(value) > _MAX_SETTING:
+        _fail(path, f"{where}: {value!r} is no plausible setting")
 
 
 def _check_own(path: pathlib.Path, where: str, value: Any) -> None:

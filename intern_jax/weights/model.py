@@ -27,8 +27,8 @@ from intern_jax.tasks.task import Task, TaskHead
 from intern_jax.train.state import unbox
 from intern_jax.weights.preprocess import Image, Preprocess, as_arrays
 
-# The canvas of a model that was never given one: the embedded images'.
-CANVAS = 32
+# How a model reads pictures that was never told: as the embedded images are read.
+USUAL = Preprocess(32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,7 +101,7 @@ class Model:
     spec: Mapping[str, Any]
     variables: Mapping[str, Any]
     name: str
-    preprocess: Preprocess = Preprocess(CANVAS)
+    preprocess: Preprocess = USUAL
     network: Any = None
     head: Head | None = None
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -157,7 +157,7 @@ class Model:
         Not the canvas: features of a picture of another size are told apart by the size.
         """
         facts: dict[str, Any] = {"spec": self.spec}
-        plain, usual = self.preprocess.plain, Preprocess(CANVAS).plain
+        plain, usual = self.preprocess.plain, USUAL.plain
         for name in ("mean", "std", "resize", "crop", "interpolation"):
             # What is usual has no entry: digests from before there was a choice stay.
             if name in ("mean", "std") or plain[name] != usual[name]:

@@ -142,7 +142,7 @@ class Preprocess:
 
 
 def classification(
-    sample: Mapping[str, Any], rng: np.random.Generator | None = None, **settings: Any
+    sample: Mapping[str, Any], _rng: np.random.Generator | None = None, **settings: Any
 ) -> dict[str, Any]:
     """A data transform: image, a model's own view of a labelled picture, and label (int32). Nothing is random.
 

@@ -161,7 +161,7 @@ def test_saving_refuses_a_folder_of_other_things_and_wrong_arrays(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(UserError, match="holds other files"):
         save(tmp_path)
-    with pytest.raises(UserError, match="missing; weights and model.json"):
+    with pytest.raises(UserError, match=r"missing; weights and model\.json"):
         save(tmp_path / "m", head=dataclasses.replace(made("classification").head, variables={}))
     with pytest.raises(UserError, match="classes: a name stands twice"):
         save_with_head(tmp_path / "m", classes=("cat", "cat", "owl"))
@@ -172,13 +172,13 @@ def test_saving_refuses_a_folder_of_other_things_and_wrong_arrays(tmp_path):
     with pytest.raises(UserError, match="segmentation has no decoder 'panoptik'; did you mean"):
         save_with_head(tmp_path / "m", "segmentation", decoder="panoptik")
     with pytest.raises(
-        UserError, match="head.settings.widht: panoptic has none; did you mean width"
+        UserError, match=r"head\.settings\.widht: panoptic has none; did you mean width"
     ):
         save_with_head(tmp_path / "m", "segmentation", settings={"widht": 8})
     with pytest.raises(UserError, match="family detection: no model is trained for it here"):
         save_with_head(tmp_path / "m", family="detection")
     with pytest.raises(
-        UserError, match="answers for the whole picture.*resize 'squash' and crop 1"
+        UserError, match=r"answers for the whole picture.*resize 'squash' and crop 1"
     ):
         save(tmp_path / "m", "segmentation", preprocess=Preprocess(SIZE, "short"))
     assert not (tmp_path / "m").exists()

@@ -126,5 +126,5 @@ def test_no_folder_gets_code_resolved(saved, monkeypatch, capsys):
 def test_a_name_that_is_none_is_refused(saved):
     with pytest.raises(UserError, match="my_lights has no 'FAMILI'; did you mean FAMILY"):
         intern_jax.load(saved[0], families=["my_lights:FAMILI"])
-    with pytest.raises(UserError, match="my_lights:TASK is a Brightness; name an intern_jax.fam"):
+    with pytest.raises(UserError, match=r"my_lights:TASK is a Brightness; name an intern_jax\.fam"):
         intern_jax.load(saved[0], families=["my_lights:TASK"])

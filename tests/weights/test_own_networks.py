@@ -82,9 +82,9 @@ def test_with_its_function_or_module_it_answers(saved, net, variables):
 @pytest.mark.parametrize(
     "backbone, message",
     [
-        (lambda width, features: zoo.build({"name": "embedded_tiny"}), "weights and model.json"),
-        (lambda width, features: 3, "made a int; return a Flax module"),
-        (lambda **settings: 1 / 0, "cannot be made .ZeroDivisionError"),
+        (lambda **_: zoo.build({"name": "embedded_tiny"}), "weights and model.json"),
+        (lambda **_: 3, "made a int; return a Flax module"),
+        (lambda **_: 1 / 0, "cannot be made .ZeroDivisionError"),
         (7, "backbone is a int; give a function"),
     ],
 )

@@ -85,7 +85,7 @@ def test_answers_are_the_same(opened, answers):
     np.testing.assert_allclose(found, answers["depth/wide"], rtol=2e-3)
 
 
-def test_keys_of_cached_features_stay(tmp_path):
+def test_keys_of_cached_features_stay():
     """The digests of the same code: features that were computed once are found again."""
     digests = {"classification": "522271e7c90745c0", "backbone": "a7b2fc3b80dcd528"}
     for kind, digest in digests.items():
