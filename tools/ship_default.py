@@ -1,6 +1,9 @@
 """Choose a finished run's best model by its validation scores and save it as the package's default weights.
 
     python tools/ship_default.py runs/mini [--out intern_jax/weights/default]
+    python tools/ship_default.py
+
+Without a run the shipped folder is written anew, in the present format; its arrays stay as they are.
 
 Candidates are the rungs of the ladder that serve every task family with one model (amateur, generalist), of every
 seed. A candidate's score is the mean over the rows of its relative gain on the frozen random backbone of the same
@@ -8,6 +11,7 @@ seed, on held-out training labels. The test scores go on the card; nothing is ch
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -15,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from intern_jax.adapt.backbone import Backbone
 from intern_jax.benchmark.scores import cells, record
 from intern_jax.benchmark.scores.record import Record
 from intern_jax.core import tree
-from intern_jax.ops.images import MEAN, STD
-from intern_jax.weights import folder as folder_lib
 from intern_jax.weights import safetensors
+from intern_jax.weights.folder import load_model, save_model
+from intern_jax.weights.model import Model
+from intern_jax.weights.preprocess import Preprocess
 
 DEFAULT = pathlib.Path(__file__).parents[1] / "intern_jax" / "weights" / "default"
 
@@ -29,9 +33,12 @@ DEFAULT = pathlib.Path(__file__).parents[1] / "intern_jax" / "weights" / "defaul
 def main() -> None:
     """Choose, save, and say what was chosen."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("run", type=pathlib.Path)
+    parser.add_argument("run", type=pathlib.Path, nargs="?")
     parser.add_argument("--out", type=pathlib.Path, default=DEFAULT)
     args = parser.parse_args()
+    if args.run is None:
+        save_model(args.out, load_model(DEFAULT), dtype="float16")
+        return
     results = json.loads((args.run / "results.json").read_text())
     records = record.read_run(args.run / "results.json")
     gains = validation_gains(records, candidates(results["config"]))
@@ -42,17 +49,11 @@ def main() -> None:
     settings = results["config"]
     spec = settings[stage].get("backbone") or settings["backbone"]
     arrays = tree.names(safetensors.load(folder / "model.safetensors"))
-    backbone = Backbone.from_arrays(spec, arrays, stage)
+    model = Model.from_arrays(spec, arrays, stage)
     scores = test_scores(cells.of_test(records), rung, seed)
-    folder_lib.save_model(
-        args.out,
-        task="backbone",
-        backbone=spec,
-        variables=tree.unflatten(backbone.graft_source()),
-        canvas=32,
-        mean=MEAN,
-        std=STD,
-        dtype="float16",
+    model = dataclasses.replace(
+        model,
+        preprocess=Preprocess(32),
         provenance={
             "model": f"{rung} of seed {seed}, stage {stage}, key {product['digest']}",
             "chosen_by": "mean relative gain on the frozen random backbone, held-out training labels",
@@ -64,6 +65,7 @@ def main() -> None:
             "versions": results["versions"],
         },
     )
+    save_model(args.out, model, dtype="float16")
     print(f"{rung} of seed {seed} (gain {gains[rung, seed]:.3f}) saved in {args.out}")
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 
-from intern_jax.adapt.backbone import Backbone, start
 from intern_jax.benchmark import runner
 from intern_jax.benchmark.rows import suite
 from intern_jax.benchmark.scores import cells, leaderboard, lines, page, record, render, table
@@ -20,6 +19,8 @@ from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json, write_text
 from intern_jax.core.versions import versions
 from intern_jax.report import gvb as report
+from intern_jax.weights.model import Model
+from intern_jax.weights.opening import start
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,8 @@ def evaluate(
     """Score a frozen backbone on the config's rows; records go to workdir/records. Returns the table.
 
     `init`: a model folder, a zoo name (random weights), or None for the weights that ship with the package;
-    `backbone`: "package.module:function", called without arguments, that returns an adapt.backbone.Backbone.
+    `backbone`: "package.module:function", called without arguments, that returns an intern_jax.weights.model.Model,
+    such as intern_jax.load gives.
     A run that was stopped goes on with the first record that is missing. Raises UserError for a mistake in the
     config and for a named row whose data is not there, before any work.
     """
@@ -106,19 +108,19 @@ def _open(name: str, settings: Mapping[str, Any]) -> None:
         row.load(split, settings["data"])
 
 
-def _backbone(init: str | None, function: str | None, seed: int) -> Backbone:
+def _backbone(init: str | None, function: str | None, seed: int) -> Model:
     """The backbone that a command line names."""
     if init and function:
         raise UserError("command line: --init and --backbone exclude each other; give one of them")
     if function:
         made = config_lib.bind({"fn": function})()
-        if not isinstance(made, Backbone):
+        if not isinstance(made, Model):
             raise UserError(
                 f"--backbone={function}: returned a {type(made).__name__}; "
-                "return an intern_jax.adapt.backbone.Backbone"
+                "return an intern_jax.weights.model.Model"
             )
         return made
-    return start(init, seed)[0]
+    return start(init, seed)
 
 
 def score_boxes(config: Any, workdir: str | os.PathLike, given: Sequence[str]) -> str:

@@ -23,13 +23,13 @@ import numpy as np
 from intern_jax import families
 from intern_jax.adapt import fit, knn, sweep
 from intern_jax.adapt import head as head_lib
-from intern_jax.adapt.backbone import Backbone
 from intern_jax.adapt.cache import cached
 from intern_jax.adapt.probe import fit_probe
 from intern_jax.benchmark.rows.row import Row
 from intern_jax.benchmark.scores import scoring
 from intern_jax.data.sources.subset import Subset
 from intern_jax.metrics import table as metrics
+from intern_jax.weights.model import Model
 
 
 class Part:
@@ -56,7 +56,7 @@ class Task:
     row: Row
     head: str
     settings: Mapping[str, Any]
-    backbone: Backbone
+    backbone: Model
     train: Part
     rows: np.ndarray
     held: np.ndarray | None
@@ -77,7 +77,7 @@ class Fitted:
 
 def part(
     row: Row,
-    backbone: Backbone,
+    backbone: Model,
     source: Any,
     mesh: jax.sharding.Mesh,
     folder: Any = None,

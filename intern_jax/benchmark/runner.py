@@ -21,7 +21,6 @@ import jax
 import numpy as np
 
 from intern_jax.adapt import fit
-from intern_jax.adapt.backbone import Backbone
 from intern_jax.benchmark import boxes as boxes_lib
 from intern_jax.benchmark import heads, protocol
 from intern_jax.benchmark.rows import suite
@@ -33,9 +32,10 @@ from intern_jax.data.batches.arrays import eval_arrays
 from intern_jax.data.schema.fingerprints import fingerprint
 from intern_jax.data.sources.subset import Subset
 from intern_jax.models import zoo
+from intern_jax.weights.model import Model
 
 log = logging.getLogger(__name__)
-Ladder = Mapping[str, Mapping[str, Backbone]]
+Ladder = Mapping[str, Mapping[str, Model]]
 UNSAFE = r"[^\w.+-]"  # in a file's name
 FORMAT = 1  # raised when the same settings and data give other scores
 
@@ -187,7 +187,7 @@ class RowBench:
         return records
 
     def _frozen_key(
-        self, method: str, head: str, fraction: float, draw: int, backbone: Backbone
+        self, method: str, head: str, fraction: float, draw: int, backbone: Model
     ) -> dict[str, Any]:
         return self._key(method, fraction, draw) | {
             "head": head,
@@ -241,7 +241,7 @@ class RowBench:
             )
         )
 
-    def seen_by(self, backbone: Backbone) -> "_Seen":
+    def seen_by(self, backbone: Model) -> "_Seen":
         """The row's two splits as a frozen backbone sees them."""
         return _Seen(backbone, self)
 
@@ -259,7 +259,7 @@ class RowBench:
 
     # --- trained backbones --------------------------------------------------------------------
 
-    def scratch(self, by_task: Mapping[str, Backbone]) -> list[Record]:
+    def scratch(self, by_task: Mapping[str, Model]) -> list[Record]:
         """The same network from random weights, with its learning rate tuned on held-out training labels."""
         cfg, spec = self.cfg["scratch"], by_task[self.row.task].spec
         records = []
@@ -375,7 +375,7 @@ class RowBench:
 class _Seen:
     """A row's two splits as one frozen backbone sees them; of training examples those that a draw needs."""
 
-    def __init__(self, backbone: Backbone, bench: RowBench):
+    def __init__(self, backbone: Model, bench: RowBench):
         self.backbone, self.bench = backbone, bench
 
     def _part(self, source: Any) -> heads.Part:
