@@ -37,7 +37,7 @@ class Turned(nn.Module):
 class Rotations(Stage):
     """Reads groups of pictures; may start from an earlier stage's backbone, bound to the role of that name."""
 
-    families = ("cls",)
+    kinds = ("cls",)
     roles: Mapping[str, Role] = {"backbone": Role()}
     graft = ((r"(params|batch_stats)/backbone/(.*)", r"backbone/\1/backbone/\2"),)
 

@@ -44,7 +44,7 @@ class Amateur(Stage):
     size; SimSiam's own BatchNorm then sees one micro-batch at a time.
     """
 
-    families = ("pairs",)
+    kinds = ("pairs",)
     # On the way to the contrast; what else has BatchNorm is SimSiam's.
     coupled = "(backbone|image_projection|text)/"
 

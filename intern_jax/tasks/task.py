@@ -24,6 +24,14 @@ Rows = Mapping[str, Any]  # rows of a batch by field
 Loss = Callable[..., Average]
 
 
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a decoder is trained: a loss in place of the family's, and weights of its terms."""
+
+    loss: Mapping[str, Any] | None = None
+    weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
 class Task:
     """What one family does. Subclasses set `name` and override; they must have a head, loss and answer.
 
@@ -31,11 +39,13 @@ class Task:
     loss      the usual loss as a spec {"fn": dotted name}: (output, target, valid or None) -> Average
     decoders  heads by name where there are several, the usual one first: Flax modules whose first field is
               out_channels, called with (maps layer1..layer4, size, train)
+    recipes   what a decoder is trained by where that is not `loss` alone, by its name: a Recipe
     """
 
     name: str
     loss: Mapping[str, Any]
     decoders: Mapping[str, type[nn.Module]] = {}
+    recipes: Mapping[str, "Recipe"] = {}
 
     @property
     def family(self) -> Family:
@@ -85,6 +95,15 @@ class Task:
             if name not in known:
                 near = config.did_you_mean(name, known)
                 raise UserError(f"head.settings.{name}: {head or self.usual} has none; {near}")
+
+    def suited(self, head: str, settings: Mapping[str, Any], source: Any) -> dict[str, Any]:
+        """A decoder's settings with what a data set says of itself, where the settings do not say it."""
+        return dict(settings)
+
+    def recipe(self, head: str) -> Recipe:
+        """How the head of that name is trained."""
+        found = self.recipes.get(head, Recipe())
+        return found if found.loss else dataclasses.replace(found, loss=self.loss)
 
     # --- training ---------------------------------------------------------------------------------
 

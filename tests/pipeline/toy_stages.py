@@ -47,7 +47,7 @@ def loss_of(out, y):
 class First(Stage):
     """A kernel from random numbers; keeps statistics, and a bank that no model file has."""
 
-    families = ("points",)
+    kinds = ("points",)
 
     def __init__(self, sign=1.0):
         self.sign = sign
@@ -77,7 +77,7 @@ class Exporting(First):
 class Join(Stage):
     """Two kernels, each from the stage bound to its role."""
 
-    families = ("points",)
+    kinds = ("points",)
     roles: ClassVar = {"left": Role(), "right": Role()}
     graft = ((r"params/(left|right)/kernel", r"\1/params/backbone/kernel"),)
 
@@ -94,7 +94,7 @@ class Join(Stage):
 class Student(Stage):
     """A kernel from one stage that learns what another, which stays as it is, says."""
 
-    families = ("points",)
+    kinds = ("points",)
     roles: ClassVar = {"backbone": Role(), "teacher": Role(frozen=True)}
     graft = ((r"params/backbone/(.*)", r"backbone/params/backbone/\1"),)
     made = None

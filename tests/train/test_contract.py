@@ -99,7 +99,7 @@ def test_groups_continue_from_a_checkpoint(mesh, tmp_path):
         ({"judge": {"match": "jugde/"}}, "optim.groups.judge.match: 'jugde/' matches no trainable"),
         ({"judge": {"match": "judge/", "rate": 1}}, "rate: no such field"),
         ({"judge": {"learning_rate": 1.0}}, "optim.groups.judge.match"),
-        ({"judge": {"match": "("}}, "is no regular expression"),
+        ({"judge": {"match": "("}}, "is not a regular expression"),
         ({"a": {"match": "judge/"}, "b": {"match": "(maker|judge)/"}}, "and so does group 'a'"),
         ({"main": {"match": "judge/"}}, "the group of all others"),
     ],
@@ -208,7 +208,7 @@ def test_statistics_of_a_frozen_part_stay_as_they_are(mesh):
 class Sizes(Stage):
     """Means of pictures of two sizes through one kernel; terms of a source are merged over the groups."""
 
-    name, families = "sizes", ("cls",)
+    name, kinds = "sizes", ("cls",)
 
     def init(self, _key, _batch):
         return {"params": {"kernel": jnp.ones((3, 1))}}
