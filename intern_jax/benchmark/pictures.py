@@ -86,5 +86,6 @@ def _spread(length: int, count: int) -> np.ndarray:
 def _save(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp.npz")
-    np.savez_compressed(temporary, **{k: np.asarray(v) for k, v in arrays.items()})
+    made: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items()}
+    np.savez_compressed(temporary, **made)
     temporary.replace(path)

@@ -103,7 +103,13 @@ class RowBench:
     cfg: Mapping[str, Any]
     seed: int
     record: Recorder
-    mesh: jax.sharding.Mesh
+    mesh: jax.sharding.Mesh | None  # None where boxes are scored, which are in a file
+
+    @property
+    def fits_on(self) -> jax.sharding.Mesh:
+        """The devices on which heads and models are fitted."""
+        assert self.mesh is not None
+        return self.mesh
 
     @functools.cached_property
     def train(self) -> Any:
@@ -205,13 +211,13 @@ class RowBench:
         self, seen: "_Seen", head: str, rows: np.ndarray, draw: int, folder: pathlib.Path
     ) -> dict[str, Any]:
         fitted = self.frozen_head(seen, head, rows, draw, folder)
-        return fitted.summary(seen.test) | fitted.facts
+        return {**fitted.summary(seen.test), **fitted.facts}
 
     def _held_out_score(
         self, seen: "_Seen", head: str, rows: np.ndarray, held: np.ndarray
     ) -> dict[str, Any]:
         fitted = self.frozen_head(seen, head, rows, 0)
-        return fitted.summary(seen.train.take(held)) | fitted.facts
+        return {**fitted.summary(seen.train.take(held)), **fitted.facts}
 
     def frozen_head(
         self,
@@ -236,7 +242,7 @@ class RowBench:
                 held=held,
                 num_classes=self.num_classes,
                 seed=draw,
-                mesh=self.mesh,
+                mesh=self.fits_on,
                 folder=folder,
             )
         )
@@ -331,7 +337,7 @@ class RowBench:
             flip=self.row.flip,
             cfg=fit.settings(**settings),
             seed=self.seed if seed is None else seed,
-            mesh=self.mesh,
+            mesh=self.fits_on,
             init=backbone,
         )
         source = self.test if held is None else Subset(self.train, held)
@@ -384,7 +390,7 @@ class _Seen:
             bench.row,
             self.backbone,
             source,
-            bench.mesh,
+            bench.fits_on,
             folder=bench.cfg.get("features"),
             batch_size=bench.cfg.get("batch_size", 128),
         )

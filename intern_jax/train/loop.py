@@ -19,7 +19,7 @@ import logging
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -41,6 +41,7 @@ from intern_jax.train.step import check_accumulation, scalars_of
 from intern_jax.train.writers import Progress, Writer
 
 log = logging.getLogger(__name__)
+S = TypeVar("S", bound=Stage)
 
 # How many steps the host may be ahead of the device: enough to keep it busy, but few enough that data waits, stops
 # and profiles are seen when they happen.
@@ -109,10 +110,10 @@ def fit(
     )
 
 
-class Trainer:
+class Trainer(Generic[S]):
     """A stage with its compiled step. Its fits may differ in length, rate, seed and data, but not in shapes."""
 
-    def __init__(self, stage: Stage, cfg: Mapping[str, Any], mesh: jax.sharding.Mesh):
+    def __init__(self, stage: S, cfg: Mapping[str, Any], mesh: jax.sharding.Mesh):
         self.stage, self.cfg, self.mesh = stage, settings.check(cfg), mesh
         self._given = dict(cfg)
         check_accumulation(stage, self.cfg["accumulate"])

@@ -184,7 +184,7 @@ def test_a_damaged_file_is_named_in_one_line(tmp_path, content, message):
 
 
 def test_a_missing_file_or_folder_is_named(tmp_path):
-    with pytest.raises(UserError, match="nothing.json: cannot be read .*; delete the file"):
+    with pytest.raises(UserError, match=r"nothing\.json: cannot be read .*; delete the file"):
         record_lib.read(tmp_path / "nothing.json")
     with pytest.raises(UserError, match="nowhere: no such folder; a benchmark run makes it"):
         record_lib.read_folder(tmp_path / "nowhere")
@@ -263,7 +263,7 @@ def test_a_record_of_an_unknown_metric_and_family_is_shown_whole(tmp_path):
 
 
 def test_a_row_names_a_metric_and_a_config_a_family_by_dotted_names(tmp_path, monkeypatch):
-    def statistics(prediction, rows, num_classes):
+    def statistics(prediction, rows, _num_classes):
         return np.stack([np.ones(len(prediction)), (prediction - rows["tint"]) ** 2], axis=1)
 
     def figures(sums):

@@ -103,7 +103,7 @@ def compare(args: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
 def table(result: dict[str, Any], given: dict[str, Any]) -> Measured:
     """The measurement of `compare`'s result."""
     rates, versions = result["images_per_second"], result["versions"]
-    columns = [{"name": "what"}]
+    columns: list[dict[str, Any]] = [{"name": "what"}]
     columns += [{"name": name, "unit": "images/s", "digits": 0} for name in PARTS]
     columns += [{"name": f"pipeline / {name}", "digits": 2} for name in ("decode", "torch")]
     ratios = (result["pipeline_over_decode"], result["pipeline_over_torch"])

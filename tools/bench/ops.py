@@ -21,7 +21,7 @@ from typing import Any
 from intern_jax.core import memory
 from tools import peers
 from tools.bench import measured
-from tools.bench.measured import Cell, Measured
+from tools.bench.measured import Cell, Column, Measured
 from tools.bench.turns import Turn, answer, rate_of_calls, use_cores
 
 # Operator -> cases: a map [B,H,W,C], kernel side, stride, and output channels of a convolution; or [B,N,heads,D].
@@ -50,7 +50,7 @@ FORMS = {
 }
 
 EVERY = ("native", "rows", "cpu", "torch")
-COLUMNS = (
+COLUMNS: tuple[Column, ...] = (
     {"name": "operator"},
     {"name": "case"},
     {"name": "mode"},
