@@ -1,8 +1,8 @@
 """Images a second of whole networks, forward and train step, beside PyTorch on the same machine.
 
-    python -m tools.bench.models --torch-python=PATH [--metanet=FOLDER] [--rounds=5] [--seconds=5] [--threads=2]
+    python -m tools.bench.models [--torch-python=PATH] [--metanet=FOLDER] [--rounds=5] [--seconds=5] [--threads=2]
                                  [--cases=vit_s_16,mn_b4,resnet50] [--sizes=224,64] [--out=FILE.json]
-    python -m tools.bench.models --device=gpu --torch-python=PATH [--metanet=FOLDER] [--batch=N] ...
+    python -m tools.bench.models --device=gpu [--torch-python=PATH] [--metanet=FOLDER] [--batch=N] ...
 
 On a CPU float32; on a GPU (MN-B4, MN-B15 and ViT-B/16 at 224 pixels) bfloat16 compute with float32 parameters, torch by
 autocast and compiled. AdamW, cross-entropy over 1000 classes, random pictures; BatchNorm with batch statistics in the
@@ -11,10 +11,11 @@ sides take turns (A-B-A-B ...), figures are medians over rounds. Before its roun
 (2048 x 2048, on a GPU 8192 x 8192, in the compute's dtype): the share of that ceiling is 2 x multiply-adds x images/s
 over it, a train step counted as three forwards. --out has the share of a known device's data sheet peak too (`raw`).
 
---torch-python: a Python with torch and timm (ViT-S/16 and ResNet-50 are timm's); by default that of `make peers`. --metanet: a checkout of the public
-gv-benchmark, whose MetaNet is imported with stand-ins for mmcv and mmcls, unfrozen, its BatchNorm training; without it
-mn_b4 has no peer. Both sides have huge pages, as the command has, unless GLIBC_TUNABLES says otherwise
-(glibc.malloc.hugetlb=0). torch runs channels-last for the convolutional networks, which is faster for it here.
+--torch-python: a Python with torch and timm (ViT-S/16 and ResNet-50 are timm's); by default that of `make peers`.
+--metanet: a checkout of the public gv-benchmark, whose MetaNet is imported with stand-ins for mmcv and mmcls, unfrozen,
+its BatchNorm training; without it mn_b4 has no peer. Both sides have huge pages, as the command has, unless
+GLIBC_TUNABLES says otherwise (glibc.malloc.hugetlb=0). torch runs channels-last for the convolutional networks, which
+is faster for it here.
 """
 
 import argparse
