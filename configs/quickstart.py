@@ -23,8 +23,8 @@ def get_config() -> ml_collections.ConfigDict:
             "backbone": {"name": "embedded"},
             "stages": ("amateur", "expert_cls", "expert_dense", "generalist"),
             "amateur": amateur(steps=280),
-            "expert_cls": expert("expert_cls", {"cls": classification()}, steps=300),
-            "expert_dense": expert("expert_dense", {"dense": dense()}, steps=200),
+            "expert_cls": expert({"cls": classification()}, steps=300),
+            "expert_dense": expert({"dense": dense()}, steps=200),
             "generalist": generalist(steps=100),
             "benchmark": {
                 "rows": ("emoji_style_group", "clipart_leaf", "sprites_seg", "rooms_depth"),
@@ -84,7 +84,7 @@ def amateur(steps: int) -> dict:
     }
 
 
-def expert(name: str, groups: dict, steps: int) -> dict:
+def expert(groups: dict, steps: int) -> dict:
     """One task family's labelled sources on a backbone that starts from the amateur."""
     return {
         "stage": {"fn": "intern_jax.stages.expert:Expert"},

@@ -32,7 +32,7 @@ def main() -> None:
     args = parser.parse_args()
     results = json.loads((args.run / "results.json").read_text())
     gains = validation_gains(results["records"], candidates(results["config"]))
-    rung, seed = max(gains, key=gains.get)
+    rung, seed = max(gains, key=gains.__getitem__)
     stage = next(iter(results["config"]["benchmark"]["ladder"][rung].values()))
     product = next(s for s in results["stages"] if s["name"] == stage and s["seed"] == seed)
     folder = (args.run / product["history"]).parent
@@ -94,7 +94,7 @@ def test_scores(
     records: Sequence[Mapping[str, Any]], rung: str, seed: int
 ) -> dict[str, dict[str, float]]:
     """Per row: this model frozen at 10%, and scratch at 10% and 100%, means over draws."""
-    out: dict[str, dict[str, float]] = {}
+    out: dict[str, dict[str, list[float]]] = {}
     for record in records:
         wanted = {
             (rung, 0.1): "frozen_10",

@@ -16,7 +16,7 @@ from intern_jax.core.averages import mean
 from intern_jax.models import zoo
 from intern_jax.models.heads.linear import Linear
 from intern_jax.ops.images import normalise
-from intern_jax.train.stage import Context, Role, Stage
+from intern_jax.train.stage import Averages, Context, Role, Stage
 
 TURNS = 4
 
@@ -37,9 +37,9 @@ class Turned(nn.Module):
 class Rotations(Stage):
     """Reads groups of pictures; may start from an earlier stage's backbone, bound to the role of that name."""
 
-    families = ("cls",)
-    roles = {"backbone": Role()}
-    graft = [(r"(params|batch_stats)/backbone/(.*)", r"backbone/\1/backbone/\2")]
+    kinds = ("cls",)
+    roles: Mapping[str, Role] = {"backbone": Role()}
+    graft = ((r"(params|batch_stats)/backbone/(.*)", r"backbone/\1/backbone/\2"),)
 
     def __init__(self, backbone: Mapping[str, Any], loss: Mapping[str, Any]):
         """`backbone` comes from the run; `loss`, {"fn": ...}, is called with logits and labels."""
@@ -51,8 +51,10 @@ class Rotations(Stage):
         images = normalise(batch[group]["image"])
         return self.model.init({"params": key, "dropout": key}, images, train=True)
 
-    def loss(self, context: Context) -> tuple[dict, tuple[Any, dict]]:
-        terms, metrics, extra = {}, {}, context.extra
+    def loss(self, context: Context) -> tuple[Averages, tuple[Any, Averages]]:
+        terms: Averages = {}
+        metrics: Averages = {}
+        extra = context.extra
         for group in self.groups(context.batch, "cls"):
             images, label = turned(normalise(context.batch[group]["image"]))
             logits, new = self.model.apply(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from intern_jax import families
 from intern_jax.adapt import fit
 from intern_jax.adapt.backbone import start
 from intern_jax.adapt.cache import cached
@@ -57,7 +58,7 @@ def adapt_folder(
     log.info(
         "%s: %d classes, %d to train, %d held out", data, len(source.classes), len(train), len(held)
     )
-    transform = fit.task_transform("classification", canvas, flip, train=False)
+    transform = families.find("classification").view(canvas, train=False, flip=flip)
     if method == "probe":
         parts = Subset(source, train), Subset(source, held)
         logits, variables = _probe(backbone, *parts, transform, l2, seed)
@@ -75,7 +76,7 @@ def adapt_folder(
             init=backbone,
         )
         arrays = eval_arrays(Subset(source, held), config_lib.bind(transform))
-        logits = model.predict({"image": arrays["image"]})
+        logits = model.predict(arrays["image"])
         variables = {"params": model.params, **model.extra}
     right = int((logits.argmax(-1) == source.labels[held]).sum())
     low, high = wilson_interval(right, len(held))

@@ -6,8 +6,9 @@
 | sgd | classification | the published linear probe and its grid (adapt/sweep.py) |
 | knn | classification | the vote of the nearest neighbours (adapt/knn.py) |
 | panoptic | segmentation, depth | a light decoder on cached maps (models/heads/dense.py) |
-| deeplabv3 | segmentation | DeepLabV3, with augmentation (adapt/dense.py) |
-| depth | depth | the depth decoder, with augmentation (adapt/dense.py) |
+| deeplabv3 | segmentation | DeepLabV3, on augmented pictures |
+| depth | depth | the depth decoder, on augmented pictures |
+| usual | any other that has a task | the family's usual head, on cached outputs of the backbone |
 """
 
 import dataclasses
@@ -19,15 +20,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from intern_jax.adapt import dense, fit, knn, sweep
-from intern_jax.adapt.backbone import LAYERS, Backbone
+from intern_jax import families
+from intern_jax.adapt import fit, knn, sweep
+from intern_jax.adapt import head as head_lib
+from intern_jax.adapt.backbone import Backbone
 from intern_jax.adapt.cache import cached
 from intern_jax.adapt.probe import fit_probe
 from intern_jax.benchmark.rows.row import Row
 from intern_jax.benchmark.scores import scoring
 from intern_jax.data.sources.subset import Subset
-
-TARGETS = {"segmentation": ("mask",), "depth": ("depth", "depth_valid")}
+from intern_jax.metrics import table as metrics
 
 
 class Part:
@@ -82,14 +84,13 @@ def part(
     batch_size: int = 128,
 ) -> Part:
     """A source as a backbone sees it; features are kept in `folder`, or in memory where it is None."""
-    outputs = ("pooled",) if row.family == "classification" else LAYERS
     make = functools.partial(
         cached,
         backbone,
         source,
         row.transform(),
         task=row.task,
-        outputs=outputs,
+        outputs=row.record.outputs,
         mesh=mesh,
         folder=folder,
         batch_size=batch_size,
@@ -104,7 +105,7 @@ def of_row(row: Row, heads: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any
 
 def train(task: Task) -> Fitted:
     """Train the head that the task names."""
-    return HEADS[task.head][1](task)
+    return _cached(task) if task.head == USUAL else HEADS[task.head][1](task)
 
 
 def _lbfgs(task: Task) -> Fitted:
@@ -153,47 +154,50 @@ def _knn(task: Task) -> Fitted:
     return _on_features(task, lambda f: neighbours.logits(f["pooled"]))
 
 
-def _panoptic(task: Task) -> Fitted:
-    settings = task.settings
-    head = fit.train_frozen_head(
-        {name: task.train.features[name][task.rows] for name in LAYERS},
-        {name: task.train.features[name][task.rows] for name in TARGETS[task.row.family]},
-        family=task.row.family,
-        num_classes=task.num_classes,
+def _cached(task: Task) -> Fitted:
+    """The family's usual head on outputs that the backbone made once."""
+    record, settings = task.row.record, task.settings
+    names = (*record.outputs, *record.targets)
+    fitted = head_lib.train_head(
+        record.name,
+        task.num_classes,
+        cached={name: task.train.features[name][task.rows] for name in names},
         size=task.row.size,
         cfg=fit.settings(settings["steps"], settings["batch_size"], settings["learning_rate"]),
         seed=task.seed,
         mesh=task.mesh,
     )
-    return _on_features(task, head.predict)
+    return _on_features(task, fitted.outputs_of)
 
 
-def _dense(task: Task) -> Fitted:
+def _on_pictures(task: Task) -> Fitted:
+    """A decoder that sees other pictures at every step, and answers whole ones."""
     settings = task.settings
-    fitted = dense.train_dense(
-        task.backbone,
-        Subset(task.train.source, task.rows),
-        family=task.row.family,
-        num_classes=task.num_classes,
+    fitted = head_lib.train_head(
+        task.row.family,
+        task.num_classes,
         head={"name": task.head, "settings": settings["settings"]},
+        backbone=task.backbone,
+        source=Subset(task.train.source, task.rows),
         transform=settings["transform"],
         cfg={name: value for name, value in settings["cfg"].items() if value is not None},
         seed=task.seed,
         mesh=task.mesh,
         workdir=task.folder,
     )
+    metric = metrics.find(task.row.metric, f"{task.row.name}.metric")
 
     def summary(part: Part) -> dict[str, Any]:
         predictions = fitted.predict(part.source)
-        found = dense.statistics(predictions, part.source, task.row.family, task.num_classes)
-        return scoring.summary(task.row, found)
+        family, k = task.row.family, task.num_classes
+        return metric.summary(head_lib.statistics(metric, predictions, part.source, family, k))
 
     return Fitted(summary)
 
 
 def _on_features(task: Task, predict: Callable, facts: Mapping[str, Any] | None = None) -> Fitted:
     def summary(part: Part) -> dict[str, Any]:
-        inputs = {name: v for name, v in part.features.items() if name in ("pooled", *LAYERS)}
+        inputs = {name: part.features[name] for name in task.row.record.outputs}
         return scoring.score(task.row, predict(inputs), part.features, task.num_classes)
 
     return Fitted(summary, facts or {}, predict)
@@ -203,7 +207,14 @@ HEADS: dict[str, tuple[tuple[str, ...], Callable[[Task], Fitted]]] = {
     "lbfgs": (("classification",), _lbfgs),
     "sgd": (("classification",), _sgd),
     "knn": (("classification",), _knn),
-    "panoptic": (("segmentation", "depth"), _panoptic),
-    "deeplabv3": (("segmentation",), _dense),
-    "depth": (("depth",), _dense),
+    "panoptic": (("segmentation", "depth"), _cached),
+    "deeplabv3": (("segmentation",), _on_pictures),
+    "depth": (("depth",), _on_pictures),
 }
+USUAL = "usual"
+
+
+def of_family(family: str) -> tuple[str, ...]:
+    """Names of the heads that a family's rows can be scored with; none for one without a task."""
+    own = tuple(name for name, (served, _) in HEADS.items() if family in served)
+    return own or ((USUAL,) if families.find(family).task else ())

@@ -14,21 +14,26 @@ from intern_jax.data.batches.arrays import eval_arrays
 from intern_jax.data.make import text as tokenizer_lib
 from intern_jax.data.make.views import eval_classification
 from intern_jax.data.sources.subset import Subset
+from intern_jax.tasks import classification
+from intern_jax.tasks import task as tasks
 
 COUNT = 16  # pictures a file; the report draws as many as fit
 
 
-def dense_rows(
+def of_rows(
     cfg: Mapping[str, Any], ladder: Ladder, seed: int, folder: pathlib.Path, mesh: Any
 ) -> list:
-    """For each dense row, test pictures with truth and the highest rung's frozen prediction at the middle fraction."""
+    """Test pictures with truth and the highest rung's frozen prediction at the middle fraction, one file per row.
+
+    Rows whose answers are classes have none: the zero-shot words show theirs.
+    """
     rung = list(ladder)[-1]
     fraction = sorted(cfg["fractions"])[len(cfg["fractions"]) // 2]
     made = []
     for name in cfg["rows"]:
         row = suite.find(name)
-        if row.family == "classification":
-            continue
+        if row.record.answer == "label":
+            continue  # the zero-shot words show pictures of classes
         path = folder / f"{name}.npz"
         title = f"{name}: {rung}, frozen, {fraction:.0%} of the labels"
         if not path.exists():
@@ -39,10 +44,9 @@ def dense_rows(
             chosen = Subset(bench.test, _spread(len(bench.test), COUNT))
             arrays = eval_arrays(chosen, config_lib.bind(row.transform()))
             out = fitted.predict(heads.part(row, seen.backbone, chosen, mesh).features)
-            _save(
-                path,
-                {"images": arrays["image"], "title": title} | _maps(row.family, out, arrays, bench),
-            )
+            drawn = tasks.find(row.family).picture(out, arrays, bench.train.classes or ())
+            kind = row.record.answer
+            _save(path, {"images": arrays["image"], "title": title, "kind": kind, **drawn})
         made.append({"title": title, "npz": f"{folder.name}/{path.name}"})
     return made
 
@@ -69,26 +73,9 @@ def zero_shot(
         tokens = np.stack([words.encode(name, context) for name in names])
         out = stage.predict(params, extra, {"image": arrays["image"], "tokens": tokens})
         similarity = np.asarray(out["image"] @ out["text"].T)
-        best = np.argsort(-similarity, axis=1)[:, :3]
-        _save(
-            path,
-            {
-                "images": arrays["image"],
-                "title": title,
-                "words": np.array(names)[best],
-                "scores": np.take_along_axis(similarity, best, axis=1),
-                "truth": np.array(names)[arrays["label"]],
-            },
-        )
+        drawn = classification.words(similarity, arrays["label"], names)
+        _save(path, {"images": arrays["image"], "title": title, "kind": "label", **drawn})
     return [{"title": title, "npz": f"{folder.name}/{path.name}"}]
-
-
-def _maps(family: str, out: np.ndarray, arrays: Mapping[str, np.ndarray], bench: RowBench) -> dict:
-    if family == "segmentation":
-        classes = np.array(list(bench.train.classes))
-        return {"truth": arrays["mask"], "prediction": out.argmax(-1), "classes": classes}
-    depth = np.exp(out[..., 0])
-    return {"truth": arrays["depth"], "prediction": depth, "valid": arrays["depth_valid"]}
 
 
 def _spread(length: int, count: int) -> np.ndarray:

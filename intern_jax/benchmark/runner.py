@@ -228,9 +228,8 @@ class RowBench:
         folder: pathlib.Path | None = None,
     ) -> heads.Fitted:
         """Train one head on some of the needed training examples; a long fit leaves checkpoints in `folder`."""
-        held = None
-        if self.row.family == "classification":
-            keys, labels = self.train.keys, self.train.labels
+        held, keys, labels = None, self.train.keys, self.train.labels
+        if labels is not None:
             held = protocol.held_out(rows, keys, labels, self.num_classes, draw)
         return heads.train(
             heads.Task(
@@ -302,7 +301,8 @@ class RowBench:
         batch_size = cfg["batch_size"][family]
         # Few labels overfit early: the budget grows with the square root of the fraction.
         views = cfg["views"][family] * fraction**0.5
-        return fit.settings(max(int(views / batch_size), 1), batch_size, rate)
+        steps = max(int(views / batch_size), 1)
+        return {"steps": steps, "batch_size": batch_size, "learning_rate": rate}
 
     def _tuned_rate(self, cfg: Mapping[str, Any], spec: Mapping[str, Any]) -> float:
         """The best of cfg's learning rates on a held-out fifth of all training labels, found once a row."""
@@ -335,14 +335,14 @@ class RowBench:
             family=self.row.family,
             size=self.row.size,
             flip=self.row.flip,
-            cfg=settings,
+            cfg=fit.settings(**settings),
             seed=self.seed if seed is None else seed,
             mesh=self.mesh,
             init=backbone,
         )
         source = self.test if held is None else Subset(self.train, held)
         arrays = eval_arrays(source, config_lib.bind(self.row.transform()))
-        out = model.predict({"image": arrays["image"]})
+        out = model.predict(arrays["image"])
         return scoring.score(self.row, out, arrays, self.num_classes) | self._rows_facts(rows)
 
     # --- shared -------------------------------------------------------------------------------

@@ -5,14 +5,15 @@ from typing import Annotated, Any
 
 import pydantic
 
+from intern_jax import families
 from intern_jax.benchmark import heads as heads_lib
 from intern_jax.benchmark.rows import suite
-from intern_jax.benchmark.rows.row import FAMILIES, Row
+from intern_jax.benchmark.rows.row import Row
 from intern_jax.core import schema
 from intern_jax.core.config import UserError
 from intern_jax.core.schema import Settings, field, wrong
 from intern_jax.data.batches.settings import Transform
-from intern_jax.models.heads.task import check_head
+from intern_jax.tasks import task as tasks
 from intern_jax.train.settings import PeakOptim
 
 
@@ -30,6 +31,16 @@ Path = Annotated[str | None, pydantic.BeforeValidator(lambda value: value or Non
 
 def none_if_empty(value: Any) -> Any:
     return None if value == {} else value
+
+
+def added(dotted: list[str]) -> list[str]:
+    """Make the families of these dotted names known; a mistake is one of the field's."""
+    for position, name in enumerate(dotted):
+        try:
+            families.add(name)
+        except UserError as error:
+            raise wrong(str(error), position) from None
+    return dotted
 
 
 # --- heads ----------------------------------------------------------------------------------------
@@ -55,8 +66,8 @@ class Knn(Settings):
     temperature: float = field(0.07, gt=0.0)
 
 
-class Panoptic(Settings):
-    """A light decoder on cached maps (adapt/fit.py)."""
+class Cached(Settings):
+    """A family's usual head on cached outputs of the backbone (adapt/head.py)."""
 
     steps: int = field(ge=1, say="a whole number of at least 1")
     batch_size: int = field(ge=1, say="a whole number of at least 1")
@@ -64,7 +75,7 @@ class Panoptic(Settings):
 
 
 class DenseFit(Settings):
-    """The budget of a dense head (adapt/dense.py)."""
+    """The budget of a head on augmented pictures (adapt/head.py)."""
 
     steps: int = field(ge=1, say="a whole number of at least 1")
     batch_size: int = field(ge=1, say="a whole number of at least 1")
@@ -75,10 +86,10 @@ class DenseFit(Settings):
     checkpoint_every: int | None = field(None, ge=1)
 
 
-class Dense(Settings):
+class OnPictures(Settings):
     """A decoder with augmentation; its `settings` are the fields of models/heads' module."""
 
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = field({})
     transform: Transform
     cfg: DenseFit
 
@@ -87,9 +98,10 @@ HEADS: dict[str, type[Settings]] = {
     "lbfgs": Lbfgs,
     "sgd": Sgd,
     "knn": Knn,
-    "panoptic": Panoptic,
-    "deeplabv3": Dense,
-    "depth": Dense,
+    "panoptic": Cached,
+    "usual": Cached,
+    "deeplabv3": OnPictures,
+    "depth": OnPictures,
 }
 
 
@@ -99,33 +111,33 @@ def _read_heads(given: Any) -> dict[str, dict[str, Any]]:
         raise wrong(f"{given!r}; write {{family or row: {{head: settings}}}}")
     made: dict[str, dict[str, Any]] = {}
     for place, by_head in given.items():
-        families = _families(place)
+        family = _family(place)
         if not isinstance(by_head, Mapping):
             raise wrong(f"{by_head!r}; write {{head: settings}}", place)
         made[place] = {}
         for head, settings in by_head.items():
-            known = [name for name, entry in heads_lib.HEADS.items() if set(entry[0]) & families]
+            known = heads_lib.of_family(family)
             if head not in known:
                 known_text = ", ".join(known) or "none"
                 raise wrong(f"no head '{head}' for {place}; use {known_text}", place)
-            made[place][head] = _read_head(head, settings, (place, head))
+            made[place][head] = _read_head(family, head, settings, (place, head))
     return made
 
 
-def _families(place: str) -> set[str]:
-    if place in FAMILIES:
-        return {place}
-    if place in suite.ROWS:
-        return {suite.ROWS[place].family}
-    schema.one_of(place, [*FAMILIES, *suite.ROWS], "family or row")
-    raise AssertionError(place)
+def _family(place: str) -> str:
+    """The family that a place names, itself or by one of its rows."""
+    if place in families.names():
+        return place
+    if place not in suite.ROWS and ":" not in place:
+        schema.one_of(place, [*families.names(), *suite.ROWS], "family or row")
+    return suite.find(place).family
 
 
-def _read_head(head: str, given: Any, path: tuple[str, ...]) -> dict[str, Any]:
+def _read_head(family: str, head: str, given: Any, path: tuple[str, ...]) -> dict[str, Any]:
     settings = schema.nested(HEADS[head], given, path)
-    if HEADS[head] is Dense:
+    if HEADS[head] is OnPictures:
         try:
-            check_head(head, settings["settings"])
+            tasks.find(family).check_head(head, settings["settings"])
         except UserError as error:
             raise wrong(str(error), *path) from None
     return settings
@@ -137,7 +149,7 @@ def _read_head(head: str, given: Any, path: tuple[str, ...]) -> dict[str, Any]:
 class Budget(Settings):
     """How long a network is trained, by family: `views` of pictures at all labels, in batches of `batch_size`."""
 
-    fractions: list[Fraction] = []
+    fractions: list[Fraction] = field([])
     views: dict[str, int] = field(say="{family: pictures seen}")
     batch_size: dict[str, int] = field(say="{family: rows}")
 
@@ -145,8 +157,8 @@ class Budget(Settings):
     @classmethod
     def _by_family(cls, given: dict[str, int]) -> dict[str, int]:
         for family, number in given.items():
-            if family not in FAMILIES:
-                raise wrong(f"no such family; known: {', '.join(FAMILIES)}", family)
+            if family not in families.names():
+                raise wrong(f"no such family; known: {', '.join(families.names())}", family)
             if number < 1:
                 raise wrong(f"{number}; write a whole number of at least 1", family)
         return given
@@ -172,6 +184,8 @@ class FineTune(Budget):
 class Scores(Settings):
     """What both kinds of benchmark have: which rows, labels and heads."""
 
+    # First of all fields: the others may name these families.
+    families: list[str] = field([], say="dotted names of families, package.module:FAMILY")
     rows: list[str]
     fractions: list[Fraction] = field(min_length=1, say="at least one fraction")
     draws: int = field(1, ge=1)
@@ -184,25 +198,30 @@ class Scores(Settings):
         128, ge=1
     )  # pictures in one pass of a frozen backbone; changes no result
 
+    @pydantic.field_validator("families")
+    @classmethod
+    def _added(cls, given: list[str]) -> list[str]:
+        return added(given)
+
     @pydantic.field_validator("rows")
     @classmethod
     def _rows(cls, given: list[str]) -> list[str]:
         for position, name in enumerate(given):
-            if name not in suite.ROWS:
+            if name not in suite.ROWS and ":" not in name:
                 schema.one_of(name, sorted(suite.ROWS), "row", position)
         return given
 
     @pydantic.model_validator(mode="after")
     def _each_row_has_a_head(self) -> "Scores":
         for row in self.found():
-            # A detection row is scored by the boxes of a detector.
-            if row.family != "detection" and not heads_lib.of_row(row, self.heads):
+            # A row of a family without a task is scored by a file of answers, as detection by boxes.
+            if row.record.task and not heads_lib.of_row(row, self.heads):
                 raise wrong(f"none for row {row.name}; add {row.family} or {row.name}", "heads")
         return self
 
     def found(self) -> list[Row]:
         """The rows by name."""
-        return [suite.ROWS[name] for name in self.rows]
+        return [suite.find(name) for name in self.rows]
 
 
 class ZeroShot(Settings):
@@ -214,7 +233,7 @@ class ZeroShot(Settings):
     @pydantic.field_validator("row")
     @classmethod
     def _classes(cls, given: str) -> str:
-        known = [row.name for row in suite.ROWS.values() if row.family == "classification"]
+        known = [row.name for row in suite.ROWS.values() if row.record.answer == "label"]
         schema.one_of(given, known, "row of classification")
         return given
 

@@ -1,8 +1,13 @@
 """Losses and metrics as a sum and a count, which merge exactly over micro-batches, processes and batches."""
 
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
 import jax
 import jax.numpy as jnp
 from clu.metrics import Average
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def mean(values: jax.Array, valid: jax.Array | None = None) -> Average:
@@ -24,7 +29,18 @@ def whole(value: jax.Array) -> Average:
     return Average(total=value, count=jnp.ones_like(value))
 
 
-def merge(first: dict[str, Average], second: dict[str, Average]) -> dict[str, Average]:
+def coupling(loss: F) -> F:
+    """Mark a loss that couples the rows of a batch: accumulation over micro-batches would change it."""
+    loss.couples_rows = True  # type: ignore[attr-defined]
+    return loss
+
+
+def couples_rows(loss: Callable[..., Any]) -> bool:
+    """Whether a loss, its arguments bound or not, is marked by `coupling`."""
+    return bool(getattr(getattr(loss, "func", loss), "couples_rows", False))
+
+
+def merge(first: Mapping[str, Average], second: Mapping[str, Average]) -> dict[str, Average]:
     """The averages of both dicts by name. A name in both gets the merged average."""
     both = {name: first[name].merge(second[name]) for name in first if name in second}
     return {**first, **second, **both}

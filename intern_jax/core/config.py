@@ -19,10 +19,14 @@ import pathlib
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import ml_collections
+
+from intern_jax.core import names
+
+F = TypeVar("F")
 
 
 class UserError(Exception):
@@ -34,7 +38,8 @@ class UserError(Exception):
 
 def resolve(name: str) -> Any:
     """The object behind "package.module:attribute"; UserError with the near names if unknown."""
-    module_name, colon, attribute = str(name).partition(":")
+    name = names.current(str(name))
+    module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute or module_name.startswith("."):
         raise UserError(f"{name!r}: not the name of a function; write package.module:function")
     try:
@@ -67,7 +72,7 @@ def _told(error: Exception) -> str:
 
 def bind(
     spec: Mapping[str, Any], positional: int | None = None, keywords: Sequence[str] = ()
-) -> Callable[..., Any]:
+) -> functools.partial[Any]:
     """The function of {"fn": name, **arguments} with its arguments bound. Unknown arguments are a UserError.
 
     `positional` and `keywords` say how the result will be called: how many arguments come by position, and which come
@@ -141,14 +146,26 @@ def defaults(function: Callable[..., Any]) -> dict[str, Any]:
     return found
 
 
-def formatted(number: int) -> Callable[[Any], Any]:
+def formatted(number: int) -> Callable[[F], F]:
     """A decorator that sets the format number of a function or class. Raise the number when the results change.
 
     Stored results (a stage's arrays, cached features) have the number in their key, so a new one recomputes them.
     """
 
-    def mark(function: Any) -> Any:
-        function.format = number
+    def mark(function: F) -> F:
+        marked: Any = function
+        marked.format = number
+        return function
+
+    return mark
+
+
+def checked_by(check: Callable[..., None]) -> Callable[[F], F]:
+    """A decorator that states what refuses wrong arguments of a function: `bind` calls `check(**arguments)`."""
+
+    def mark(function: F) -> F:
+        marked: Any = function
+        marked.check_arguments = check
         return function
 
     return mark
@@ -193,6 +210,7 @@ def load_config(spec: str | os.PathLike[str]) -> ml_collections.ConfigDict:
         raise UserError(f"--config={spec}: no such file; give a path or a shipped name")
     _make_importable(path.resolve().parent)
     module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    assert module_spec and module_spec.loader  # there for whatever ends in .py
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
@@ -251,16 +269,16 @@ def _find(
     config: ml_collections.ConfigDict, field: str, new: bool
 ) -> tuple[ml_collections.ConfigDict, str]:
     """The group that a dotted field is in, and its name there. `new` adds what is missing on the way."""
-    *parents, last = names = field.split(".")
+    *parents, last = parts = field.split(".")
     node: Any = config
-    for position, name in enumerate(names, start=1):
+    for position, name in enumerate(parts, start=1):
         group = isinstance(node, ml_collections.ConfigDict)
         inner = position <= len(parents)
-        if group and new and (name not in node or inner and node[name] is None):
+        if group and new and (name not in node or (inner and node[name] is None)):
             with node.unlocked(), node.ignore_type():
                 node[name] = ml_collections.ConfigDict() if inner else None
         if not group or name not in node:
-            where = ".".join(["config", *names[:position]])
+            where = ".".join(["config", *parts[:position]])
             near = did_you_mean(name, list(node) if group else [])
             raise UserError(f"{where}: no such field; {near}")
         if inner:
@@ -327,8 +345,8 @@ def diff(old: Any, new: Any) -> list[str]:
     return lines
 
 
-def _leaves(value: Any, prefix: str = ""):
-    items = None
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    items: Iterable[tuple[Any, Any]] = ()
     if isinstance(value, dict):
         items = value.items()
     elif isinstance(value, list) and any(isinstance(v, dict | list) for v in value):

@@ -85,7 +85,7 @@ def supervised(work: Callable[[], int], environ: Mapping[str, str] = os.environ)
 def stoppable() -> Iterator[None]:
     """Inside, the first SIGTERM raises Stopped, unless a StopVote handles it; later ones are ignored."""
 
-    def stop(number: int, frame: Any) -> NoReturn:
+    def stop(_number: int, _frame: Any) -> NoReturn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise Stopped("stopped by SIGTERM; start again to resume")
 
@@ -110,7 +110,7 @@ def _guarded(work: Callable[[], int]) -> int:
 
 
 def _watch(child: int, reader: int) -> int:
-    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(child, number))
+    signal.signal(signal.SIGTERM, lambda number, _frame: os.kill(child, number))
     # The terminal sends these signals to the child too.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

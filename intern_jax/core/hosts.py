@@ -69,11 +69,12 @@ def initialize(environ: Mapping[str, str] | None = None) -> None:
     """
     environ = os.environ if environ is None else environ
     given = _given(environ)
-    if given is None and not exits.several(environ) or given and given["num_processes"] == 1:
+    alone = given["num_processes"] == 1 if given else not exits.several(environ)
+    if alone:
         return
     # JAX's preemption service would catch SIGTERM before StopVote, by which the loop saves and stops.
     jax.config.update("jax_enable_preemption_service", False)
-    times = {
+    times: dict[str, Any] = {
         "initialization_timeout": START_SECONDS,
         "heartbeat_timeout_seconds": _whole(environ, "INTERN_JAX_PEER_SECONDS", PEER_SECONDS),
         "shutdown_timeout_seconds": PART_SECONDS,
@@ -279,7 +280,7 @@ class StopVote:
     A SIGTERM that no `poll` has answered is passed on to the previous handler at the end.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._seen = self._answered = False
         self._handler: Any = None
         self._watch: _Watch | None = None
@@ -300,7 +301,7 @@ class StopVote:
             if self._seen and not self._answered and failure is None:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    def _notice(self, number: int, frame: Any) -> None:
+    def _notice(self, _number: int, _frame: Any) -> None:
         self._seen = True
 
     def poll(self) -> bool:

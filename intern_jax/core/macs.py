@@ -6,9 +6,10 @@ Normalisations, activations, softmax and pooling do not. Dead code does not coun
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, cast
 
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
+from jax.core import ShapedArray
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 
 def multiply_adds(jaxpr: ClosedJaxpr | Jaxpr, results: int | None = None) -> int:
@@ -35,12 +36,12 @@ def _of_equation(equation: JaxprEqn) -> int:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
-        left = equation.invars[0].aval.shape
-        return equation.outvars[0].aval.size * prod(left[axis] for axis in contracted)
+        left = _array(equation.invars[0]).shape
+        return _array(equation.outvars[0]).size * prod(left[axis] for axis in contracted)
     if name == "conv_general_dilated":
-        kernel = equation.invars[1].aval
+        kernel = _array(equation.invars[1])
         outputs = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
-        sums = equation.outvars[0].aval.size * (kernel.size // outputs)
+        sums = _array(equation.outvars[0]).size * (kernel.size // outputs)
         # The zeros inside a dilated map (in the gradient of a strided convolution) are not multiplied.
         return sums // prod(params["lhs_dilation"])
     if name == "cond":
@@ -51,6 +52,11 @@ def _of_equation(equation: JaxprEqn) -> int:
     if name == "while" and inside:
         raise ValueError("a loop of unknown length: its multiply-adds cannot be counted")
     return inside * params["length"] if name == "scan" else inside
+
+
+def _array(value: Var | Literal) -> ShapedArray:
+    """What is known of an operand or result of a product, which is always an array."""
+    return cast(ShapedArray, value.aval)
 
 
 def _jaxprs(params: Mapping[str, Any]) -> Iterator[ClosedJaxpr | Jaxpr]:

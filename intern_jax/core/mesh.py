@@ -151,10 +151,10 @@ class Kept(flax.struct.PyTreeNode, meta.AxisMetadata):
     def replace_boxed(self, val: Any) -> "Kept":
         return self.replace(value=val)
 
-    def add_axis(self, index: int, params: dict[Any, Any]) -> "Kept":
+    def add_axis(self, _index: int, _params: dict[Any, Any]) -> "Kept":
         return self
 
-    def remove_axis(self, index: int, params: dict[Any, Any]) -> "Kept":
+    def remove_axis(self, _index: int, _params: dict[Any, Any]) -> "Kept":
         return self
 
 

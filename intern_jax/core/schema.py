@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import pydantic
 
 from intern_jax.core import config as config_lib
+from intern_jax.core import names
 from intern_jax.core.config import UserError
 
 REQUIRED: Any = ...
@@ -26,7 +27,7 @@ def field(default: Any = REQUIRED, *, matters: bool = True, say: str = "", **lim
     `say` tells the user what to write; it stands in the message about a missing or wrong value. `limits` are pydantic's
     ge, gt, le, lt and min_length, and exclude: such a field does not matter and is not in dumps.
     """
-    extra = None if matters else {"matters": False}
+    extra: dict[str, Any] | None = None if matters else {"matters": False}
     return pydantic.Field(default, description=say or None, json_schema_extra=extra, **limits)
 
 
@@ -102,12 +103,12 @@ class Function(Settings):
         return given | filled
 
     @classmethod
-    def beside(cls, function: Any) -> tuple[str, ...]:
+    def beside(cls, _function: Any) -> tuple[str, ...]:
         """Names of fields that stand beside the arguments and are not the function's own."""
         return ()
 
     @classmethod
-    def called_with(cls, function: Any) -> tuple[int, tuple[str, ...]]:
+    def called_with(cls, _function: Any) -> tuple[int, tuple[str, ...]]:
         """How the function will be called: the number of positional arguments, and the names of the others."""
         return 0, ()
 
@@ -124,8 +125,9 @@ _SCALARS = {
 
 def _kinds_of(function: Any) -> dict[str, tuple[type, ...]]:
     """The types of those arguments of a function or class that are annotated with plain types only."""
+    is_class = isinstance(function, type)
     try:
-        hints = typing.get_type_hints(function.__init__ if isinstance(function, type) else function)
+        hints = typing.get_type_hints(function.__init__ if is_class else function)
     except Exception:  # an annotation names something that does not exist
         return {}
     found = {}
@@ -163,7 +165,8 @@ def completed_functions(value: Any) -> Any:
 def read(kind: type[S], given: Any, where: str) -> S:
     """`given` as Settings of this kind. A mistake is a UserError of one line with its path, starting with `where`."""
     try:
-        return kind.model_validate(config_lib.plain(given, where))
+        # Keys and records hold today's names, whatever a config calls things.
+        return kind.model_validate(names.all_current(config_lib.plain(given, where)))
     except pydantic.ValidationError as error:
         raise UserError(_line(error, kind, where)) from None
 
@@ -178,7 +181,9 @@ def mattering(settings: Any) -> Any:
     if isinstance(settings, Settings):
         kept = dict(settings.model_extra or {})
         for name, info in type(settings).model_fields.items():
-            if (info.json_schema_extra or {}).get("matters", True) and not info.exclude:
+            extra = info.json_schema_extra
+            matters = not isinstance(extra, dict) or extra.get("matters", True)
+            if matters and not info.exclude:
                 kept[name] = getattr(settings, name)
         return {name: mattering(value) for name, value in kept.items()}
     if isinstance(settings, Mapping):

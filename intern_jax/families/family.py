@@ -61,6 +61,10 @@ class Family:
                 f"family {self.name}: branch {self.branch!r}; known: {', '.join(BRANCHES)}"
             )
 
+    def view(self, size: int, train: bool, flip: bool) -> dict[str, Any]:
+        """The spec of its usual transform to pictures of `size` pixels, augmented where `train`."""
+        return {"fn": self.transform, "size": size, "train": train, "flip": flip}
+
     @property
     def outputs(self) -> tuple[str, ...]:
         """The backbone's outputs that its head reads."""

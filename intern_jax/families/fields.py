@@ -4,7 +4,7 @@ Each raises a UserError that names the field and the remedy. N boxes; H, W the p
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -26,7 +26,7 @@ def check_label(sample: Sample, where: str, num_classes: int | None) -> None:
         )
 
 
-def check_boxes(sample: Sample, where: str, num_classes: int | None) -> None:
+def check_boxes(sample: Sample, where: str, _num_classes: int | None) -> None:
     """float32 [N,4] of x1, y1, x2, y2 in pixels, inside the picture and not empty."""
     boxes = sample["boxes"]
     if not is_array(boxes, np.float32, 2) or boxes.shape[1] != 4:
@@ -71,7 +71,7 @@ def check_mask(sample: Sample, where: str, num_classes: int | None) -> None:
             )
 
 
-def check_depth(sample: Sample, where: str, num_classes: int | None) -> None:
+def check_depth(sample: Sample, where: str, _num_classes: int | None) -> None:
     """float32 [H,W] in metres, positive and finite where `depth_valid`."""
     depth = sample["depth"]
     if not is_array(depth, np.float32, 2) or depth.shape != sample["image"].shape[:2]:
@@ -79,21 +79,22 @@ def check_depth(sample: Sample, where: str, num_classes: int | None) -> None:
             f"{where}: {describe(depth)}; give float32 [H,W] metres of the image's size"
         )
     valid = sample.get("depth_valid")
-    if is_array(valid, np.bool_, 2) and valid.shape == depth.shape:
-        if (valid & ~((depth > 0) & (depth < np.inf))).any():
-            raise UserError(
-                f"{where}: not finite or not positive where depth_valid; clear depth_valid there"
-            )
+    if not is_array(valid, np.bool_, 2) or valid.shape != depth.shape:
+        return  # refused by its own check
+    if (valid & ~((depth > 0) & (depth < np.inf))).any():
+        raise UserError(
+            f"{where}: not finite or not positive where depth_valid; clear depth_valid there"
+        )
 
 
-def check_depth_valid(sample: Sample, where: str, num_classes: int | None) -> None:
+def check_depth_valid(sample: Sample, where: str, _num_classes: int | None) -> None:
     """bool [H,W]: where depth was measured."""
     valid = sample["depth_valid"]
     if not is_array(valid, np.bool_, 2) or valid.shape != sample["image"].shape[:2]:
         raise UserError(f"{where}: {describe(valid)}; give bool [H,W] of the image's size")
 
 
-def is_array(value: Any, dtype: Any, ndim: int) -> bool:
+def is_array(value: Any, dtype: Any, ndim: int) -> TypeGuard[np.ndarray]:
     """Whether a value is an array of this dtype and number of axes."""
     return isinstance(value, np.ndarray) and value.dtype == dtype and value.ndim == ndim
 

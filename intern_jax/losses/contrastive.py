@@ -4,6 +4,8 @@ DeCLIP is arXiv 2110.05208. Legend: B batch, D embedding size, N bank size, v im
 embeddings of unit length.
 """
 
+from functools import reduce
+
 import jax
 import jax.numpy as jnp
 
@@ -34,7 +36,7 @@ def clip_pairs(
 ) -> jax.Array:
     """The mean InfoNCE of two views [B,D] and two texts [B,D] over all four pairs (DeCLIP's code)."""
     scale = temperature(logit_scale)
-    return 0.25 * sum(info_nce(v, u, scale) for u in (u1, u2) for v in (v1, v2))
+    return 0.25 * reduce(jnp.add, (info_nce(v, u, scale) for u in (u1, u2) for v in (v1, v2)))
 
 
 def nearest(u_BxD: jax.Array, bank_NxD: jax.Array) -> jax.Array:
@@ -53,7 +55,9 @@ def nearest_neighbour_pairs(
     """
     scale = temperature(logit_scale)
     pairs = [(v, q) for v in (v1, v2) for q in (q1, q2)]
-    return 0.25 * sum(_diagonal_entropy(_logits(v, q, scale), axis=1) for v, q in pairs)
+    return 0.25 * reduce(
+        jnp.add, (_diagonal_entropy(_logits(v, q, scale), axis=1) for v, q in pairs)
+    )
 
 
 def push(

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from intern_jax.core.averages import Average, whole
+from intern_jax.core.averages import Average, coupling, whole
 
 
 def l1_log(log_depth_BxHxW: jax.Array, depth_BxHxW: jax.Array, valid_BxHxW: jax.Array) -> Average:
@@ -13,6 +13,7 @@ def l1_log(log_depth_BxHxW: jax.Array, depth_BxHxW: jax.Array, valid_BxHxW: jax.
     return Average(total=jnp.abs(d).sum(), count=valid_BxHxW.sum().astype(d.dtype))
 
 
+@coupling
 def silog(
     log_depth_BxHxW: jax.Array,
     depth_BxHxW: jax.Array,

@@ -62,7 +62,8 @@ def outcomes(objects: Objects, detections: Detections, setup: Setup) -> Outcomes
     ignore = objects.ignore | outside(objects, setup)
     ranked = within_reach(detection.rank(detections), setup)
     hit = np.zeros(len(ranked.image), bool)
-    passed, taken = hit.copy(), set()
+    passed = hit.copy()
+    taken: set[int] = set()
     for d, g in detection.pairs(objects.image, ranked.image):
         found, there, on_ignored = ranked.boxes[d], objects.boxes[g], ignore[g]
         share = detection.intersection(found, there)

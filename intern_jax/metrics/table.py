@@ -18,7 +18,7 @@ from intern_jax.metrics import classification, depth, segmentation, uncertainty
 
 Rows = Mapping[str, np.ndarray]  # the targets of N test images by field
 Statistics = Callable[[np.ndarray, Rows, int], np.ndarray]
-Figures = Callable[[np.ndarray], Mapping[str, np.ndarray]]
+Figures = Callable[[np.ndarray], Mapping[str, np.ndarray | float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Metric:
         else:
             figures = self.figures
             error = uncertainty.bootstrap_error(
-                per_image, lambda sums: figures(sums)[first], replicates=REPLICATES
+                per_image, lambda sums: np.asarray(figures(sums)[first]), replicates=REPLICATES
             )
         return {
             "score": scores[first],
@@ -129,9 +129,12 @@ def confusion(classes_NxHxW: np.ndarray, rows: Rows, num_classes: int) -> np.nda
     return segmentation.confusions(classes_NxHxW, rows["mask"], num_classes)
 
 
-def _miou(sums: np.ndarray) -> dict[str, np.ndarray]:
-    accuracy = 100 * segmentation.pixel_accuracy(sums)
-    return {"miou": 100 * segmentation.miou(sums), "pixel_accuracy": accuracy}
+def _miou(sums: np.ndarray) -> dict[str, np.ndarray | float]:
+    return {
+        "miou": 100 * segmentation.miou(sums),
+        "pixel_accuracy": 100 * segmentation.pixel_accuracy(sums),
+        "mean_class_accuracy": 100 * segmentation.mean_class_accuracy(sums),
+    }
 
 
 # --- depth ----------------------------------------------------------------------------------------
@@ -152,7 +155,7 @@ def depth_figures(metres_NxHxW: np.ndarray, rows: Rows, num_classes: int) -> np.
 
 def _image_mean(sums: np.ndarray) -> dict[str, np.ndarray]:
     names = depth.measures(np.zeros(len(depth.SUMS)))
-    mean = sums[..., 1:] / sums[..., :1]
+    mean = sums[..., 1:] / np.where(sums[..., :1] > 0, sums[..., :1], np.nan)
     return {name: mean[..., i] for i, name in enumerate(names)}
 
 

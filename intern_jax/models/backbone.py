@@ -45,6 +45,12 @@ class Backbone(Protocol):
     def parts(self) -> list[Part]:
         """The parts of the network from input to output; together they name every parameter once."""
 
+    def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Flax's own: the variables for a call with these arguments."""
+
+    def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
+        """Flax's own: what a call with these arguments gives, by these variables."""
+
 
 class Same:
     """A key for caches that compares a module by identity, because not all modules can be hashed."""

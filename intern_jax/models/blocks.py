@@ -6,6 +6,7 @@ plain residual 3x3 convolution, which is the fastest operator on a CPU. Legend: 
 width, N = H*W tokens.
 """
 
+from collections.abc import Sequence
 from math import prod
 
 import flax.linen as nn
@@ -26,6 +27,7 @@ from intern_jax.models.layers import (
     LayerScale,
     SqueezeExcite,
     linear_init,
+    partitioned,
 )
 from intern_jax.ops.attention import attention, cross_covariance_attention
 from intern_jax.ops.linear import linear
@@ -141,7 +143,7 @@ class ToHeads(nn.Module):
         inputs = x.shape[-1]
         features = self.features or inputs
         shape, axes = (self.parts, self.heads, features // self.heads), (None, "heads", None)
-        kernel_init = nn.with_logical_partitioning(self.kernel_init, ("embed", *axes))
+        kernel_init = partitioned(self.kernel_init, ("embed", *axes))
         kernel = self.param("kernel", kernel_init, (inputs, *shape))
         # The bias has one axis, because optimizers leave arrays of one axis out of weight decay.
         bias = self.param("bias", nn.initializers.zeros, (self.parts * features,))
@@ -158,9 +160,9 @@ class FromHeads(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel_init = nn.with_logical_partitioning(self.kernel_init, ("heads", None, "embed"))
+        kernel_init = partitioned(self.kernel_init, ("heads", None, "embed"))
         kernel = self.param("kernel", kernel_init, (*x.shape[2:], self.features))
-        bias_init = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
+        bias_init = partitioned(nn.initializers.zeros, ("embed",))
         bias = self.param("bias", bias_init, (self.features,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         return linear(x, kernel, inputs=2) + bias[None, None]
@@ -195,7 +197,7 @@ class ChannelAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         q, k, v = ToHeads(self.heads, dtype=self.dtype, name="qkv")(x)
-        init = nn.with_logical_partitioning(nn.initializers.ones, ("heads",))
+        init = partitioned(nn.initializers.ones, ("heads",))
         temperature = self.param("temperature", init, (self.heads,))
         y = cross_covariance_attention(q, k, v, temperature)
         return FromHeads(self.features, dtype=self.dtype, name="project")(y)
@@ -251,7 +253,7 @@ class MixerBlock(Block):
         y = LayerScale(self.layer_scale, name="mlp_scale")(self.mlp(x))
         return x + DropPath(self.drop_path)(y, train)
 
-    def mix_tokens(self, x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    def mix_tokens(self, x: jax.Array, size: Sequence[int]) -> jax.Array:
         """Map [B,H,W,C] to [B,*size,C] by a perceptron over H*W with a hidden layer of twice the width."""
         batch, height, width, channels = x.shape
         tokens = height * width

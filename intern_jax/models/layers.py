@@ -7,7 +7,7 @@ width, C channels.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -44,6 +44,14 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 linear_init = nn.initializers.truncated_normal(0.02)
 
 
+def partitioned(
+    init: nn.initializers.Initializer, axes: tuple[str | None, ...]
+) -> nn.initializers.Initializer:
+    """`init` for an array that names its logical axes."""
+    # What it makes is a box; `Module.param`, which is given it, hands out the array inside.
+    return cast(nn.initializers.Initializer, nn.with_logical_partitioning(init, axes))
+
+
 def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
     """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for convolutions, kernel and bias."""
 
@@ -75,13 +83,14 @@ class Conv(nn.Module):
         side, inputs = self.kernel_size, x.shape[-1]
         fan_in = side * side * inputs
         init = self.kernel_init or uniform_fan_in(fan_in)
-        shape, axes = (inputs, self.features), self.axes
+        shape: tuple[int, ...] = (inputs, self.features)
+        axes: tuple[str | None, ...] = self.axes
         if side > 1:
             shape, axes = (side, side, *shape), (None, None, *axes)
-        kernel = self.param("kernel", nn.with_logical_partitioning(init, axes), shape)
+        kernel = self.param("kernel", partitioned(init, axes), shape)
         bias = None
         if self.use_bias:
-            bias_init = nn.with_logical_partitioning(uniform_fan_in(fan_in), self.axes[1:])
+            bias_init = partitioned(uniform_fan_in(fan_in), self.axes[1:])
             bias = self.param("bias", bias_init, (self.features,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         if side == 1:
@@ -106,11 +115,11 @@ class DepthwiseConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
-        init = nn.with_logical_partitioning(uniform_fan_in(9), (None, None, self.axis))
+        init = partitioned(uniform_fan_in(9), (None, None, self.axis))
         kernel = self.param("kernel", init, (3, 3, channels))
         bias = None
         if self.use_bias:
-            bias_init = nn.with_logical_partitioning(uniform_fan_in(9), (self.axis,))
+            bias_init = partitioned(uniform_fan_in(9), (self.axis,))
             bias = self.param("bias", bias_init, (channels,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         x = depthwise_conv(x, kernel, self.stride)
@@ -128,11 +137,11 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        init = nn.with_logical_partitioning(self.kernel_init, self.axes)
+        init = partitioned(self.kernel_init, self.axes)
         kernel = self.param("kernel", init, (x.shape[-1], self.features))
         bias = None
         if self.use_bias:
-            bias_init = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:])
+            bias_init = partitioned(nn.initializers.zeros, self.axes[1:])
             bias = self.param("bias", bias_init, (self.features,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         x = linear(x, kernel)
@@ -213,13 +222,13 @@ class LayerNorm(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """Multiply every channel by a learned factor that starts at `init`."""
+    """Multiply every channel by a learned factor that starts at `first`."""
 
-    init: float = 1e-6
+    first: float = 1e-6
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        gamma = self.param("gamma", nn.initializers.constant(self.init), x.shape[-1:])
+        gamma = self.param("gamma", nn.initializers.constant(self.first), x.shape[-1:])
         return x * gamma.astype(x.dtype)[(None,) * (x.ndim - 1)]
 
 

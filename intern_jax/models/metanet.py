@@ -159,5 +159,10 @@ class MetaNet(nn.Module):
 
 def block_operators(table: Mapping[str, Sequence] | MetaNet) -> list[str]:
     """The operator of each block in order, for a network or its settings."""
-    get = table.get if isinstance(table, Mapping) else lambda name: getattr(table, name)
-    return [op for op, n in zip(get("operators"), get("repeats"), strict=True) for _ in range(n)]
+    operators, repeats = column(table, "operators"), column(table, "repeats")
+    return [op for op, n in zip(operators, repeats, strict=True) for _ in range(n)]
+
+
+def column(table: Mapping[str, Sequence] | MetaNet, name: str) -> Sequence:
+    """One column of a stage table, from a network or its settings."""
+    return table[name] if isinstance(table, Mapping) else getattr(table, name)

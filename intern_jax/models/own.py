@@ -147,10 +147,13 @@ def check_branch(where: str, family: Any) -> None:
 
 def _four(module: Any, field: str, who: str) -> tuple[int, ...]:
     value = getattr(module, field, None)
-    four = isinstance(value, list | tuple) and len(value) == 4
-    if not four or not all(isinstance(item, int) for item in value):
-        raise UserError(f"{who}: {field} is {value!r}; give four whole numbers, of layer1..layer4")
-    return tuple(value)
+    if (
+        isinstance(value, list | tuple)
+        and len(value) == 4
+        and all(isinstance(v, int) for v in value)
+    ):
+        return tuple(value)
+    raise UserError(f"{who}: {field} is {value!r}; give four whole numbers, of layer1..layer4")
 
 
 def _outputs(module: Any, side: int, who: str) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ Convolutions have "kernel", norms "scale" and "bias" and, among the statistics, 
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -37,7 +38,7 @@ class ResidualBlock(nn.Module):
     dtype: Dtype | None = None
 
     # Per convolution: kernel side, whether it has the stride, its channels over `width`.
-    convs = ()
+    convs: ClassVar[tuple[tuple[int, bool, int], ...]] = ()
 
     @property
     def features(self) -> int:

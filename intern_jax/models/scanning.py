@@ -20,6 +20,7 @@ from intern_jax.core import mesh as mesh_lib
 from intern_jax.core import tree
 from intern_jax.core.config import UserError
 from intern_jax.core.statistics import any_held, below, is_held
+from intern_jax.models.backbone import Backbone
 
 # What the forward pass keeps for the backward pass: everything, the results of matrix products and
 # convolutions, or only the inputs of blocks.
@@ -108,7 +109,7 @@ def _scan(
     train: bool,
     task: str | None,
     policy: str,
-    same: dict[str, jax.Array],
+    same: dict[str, Any],
 ) -> jax.Array:
     block, rates = run[0].clone(parent=None), [float(block.drop_path) for block in run]
     path = run[0].path
@@ -164,11 +165,11 @@ def _keep_products(primitive: Any, *avals: Any, **settings: Any) -> bool:
     return jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *avals, **settings)
 
 
-def _keep_all_but_gathered(primitive: Any, *_: Any, **settings: Any) -> bool:
+def _keep_all_but_gathered(primitive: Any, *_: Any, **_settings: Any) -> bool:
     return primitive.name != "sharding_constraint"
 
 
-def late_gathers(backbone: nn.Module) -> str:
+def late_gathers(backbone: Backbone) -> str:
     """The regex for Stage.gather_late if this module is a stage's "backbone": its parameters, if it scans."""
     branches = backbone.networks() if hasattr(backbone, "networks") else [backbone]
     return "backbone/" if any(getattr(branch, "scan", False) for branch in branches) else ""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from intern_jax.models.blocks import FromHeads, ToHeads
-from intern_jax.models.layers import Dense, Dtype, LayerNorm, quick_gelu
+from intern_jax.models.layers import Dense, Dtype, LayerNorm, partitioned, quick_gelu
 from intern_jax.ops.attention import attention
 
 
@@ -60,9 +60,9 @@ class TextTransformer(nn.Module):
     dtype: Dtype | None = None
 
     def setup(self) -> None:
-        init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
+        init = partitioned(nn.initializers.normal(0.02), ("vocab", "embed"))
         self.token_embedding = self.param("token_embedding", init, (self.vocab_size, self.width))
-        init = nn.with_logical_partitioning(nn.initializers.normal(0.01), ("position", "embed"))
+        init = partitioned(nn.initializers.normal(0.01), ("position", "embed"))
         self.position_embedding = self.param("position_embedding", init, (self.context, self.width))
         block = nn.remat(TextBlock) if self.remat else TextBlock
         self.blocks = [block(self.heads, self.layers, self.dtype) for _ in range(self.layers)]

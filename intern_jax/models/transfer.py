@@ -9,10 +9,12 @@ Legend: B batch, H height, W width, C channels.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from intern_jax.models.backbone import Part
@@ -84,9 +86,12 @@ class Transfer(nn.Module):
     ) -> jax.Array:
         """The sum that the auxiliary layers 1..t (the `sources`) add to the main layer t."""
         target = len(sources)
-        return sum(
-            getattr(self, _name(target, source))(x, train, task)
-            for source, x in enumerate(sources, start=1)
+        return reduce(
+            jnp.add,
+            (
+                getattr(self, _name(target, source))(x, train, task)
+                for source, x in enumerate(sources, start=1)
+            ),
         )
 
 
@@ -124,11 +129,11 @@ class Generalist(nn.Module):
 
     def network(self, name: str, **settings: Any) -> nn.Module:
         """The network of a branch."""
-        single = not isinstance(self.family, Mapping)
-        family, own = (
-            (self.family, self.branch) if single else (self.family[name], self.branch[name])
-        )
-        return family(**{**own, "sets": tuple(self.sets), **settings})
+        if isinstance(self.family, Mapping):
+            family, own = self.family[name], self.branch[name]
+        else:
+            family, own = self.family, self.branch
+        return family(**{**own, "sets": tuple(self.sets or ()), **settings})
 
     def networks(self) -> list[nn.Module]:
         """The networks of all branches, as unbound modules."""
@@ -155,7 +160,7 @@ class Generalist(nn.Module):
         """The outputs of the branch named `task`, with the transfer from the others."""
         if self.is_initializing():
             every = {name: self._forward(images, train, name) for name in self.branches}
-            return every.get(task, every[self.branches[0]])
+            return every[task if task in every else self.branches[0]]
         if task not in self.branches:
             raise ValueError(f"Generalist: task is {task!r}; one of {', '.join(self.branches)}")
         return self._forward(images, train, task)

@@ -14,7 +14,7 @@ import numpy as np
 from intern_jax.models.backbone import Part
 from intern_jax.models.blocks import OPERATORS, Block, FromHeads, ToHeads
 from intern_jax.models.layers import NARROW, Conv, DepthwiseConv, LayerNorm
-from intern_jax.models.metanet import MetaNet
+from intern_jax.models.metanet import MetaNet, column
 from intern_jax.ops.attention import attention
 from intern_jax.ops.pooling import max_pool
 
@@ -70,8 +70,10 @@ class UniNet(MetaNet):
             if stage > 0:
                 sampler = SAMPLERS[self.samplers[stage - 1]]
                 blocks.append(self._block(sampler, stage, self.strides[stage]))
-            for _ in range(self.repeats[stage]):
-                blocks.append(self._block(OPERATORS[operator], stage, 1, next(rates)))
+            blocks += [
+                self._block(OPERATORS[operator], stage, 1, next(rates))
+                for _ in range(self.repeats[stage])
+            ]
         return blocks
 
     @property
@@ -90,9 +92,9 @@ class UniNet(MetaNet):
 
 def block_kinds(table: Mapping[str, Sequence] | UniNet) -> list[str]:
     """The sampler or operator of each block in order, for a network or its settings."""
-    get = table.get if isinstance(table, Mapping) else lambda name: getattr(table, name)
-    kinds = []
-    for stage, (operator, repeats) in enumerate(zip(get("operators"), get("repeats"), strict=True)):
-        kinds += [get("samplers")[stage - 1]] if stage else []
-        kinds += [operator] * repeats
+    operators, repeats = column(table, "operators"), column(table, "repeats")
+    kinds: list[str] = []
+    for stage, (operator, count) in enumerate(zip(operators, repeats, strict=True)):
+        kinds += [column(table, "samplers")[stage - 1]] if stage else []
+        kinds += [operator] * count
     return kinds

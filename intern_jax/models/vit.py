@@ -19,6 +19,7 @@ qkv bias is flat, [3C]. Legend: B batch, H height, W width, P patch side, G = im
 channels, N tokens.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import flax.linen as nn
@@ -36,6 +37,7 @@ from intern_jax.models.layers import (
     Dtype,
     LayerNorm,
     linear_init,
+    partitioned,
     uniform_fan_in,
 )
 from intern_jax.models.scanning import remat_name, through
@@ -62,10 +64,10 @@ class PatchEmbed(nn.Module):
         shape = (side, side, inputs, self.features)
         init = uniform_fan_in(side * side * inputs)
         axes = (None, None, None, "embed")
-        kernel = self.param("kernel", nn.with_logical_partitioning(init, axes), shape)
+        kernel = self.param("kernel", partitioned(init, axes), shape)
         bias = None
         if self.use_bias:
-            bias_init = nn.with_logical_partitioning(init, ("embed",))
+            bias_init = partitioned(init, ("embed",))
             bias = self.param("bias", bias_init, (self.features,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         x = jnp.pad(x, ((0, 0), (0, rows * side - height), (0, cols * side - width), (0, 0)))
@@ -139,7 +141,7 @@ class ViT(nn.Module):
     def setup(self) -> None:
         self.patch_embed = PatchEmbed(self.width, self.patch, self.patch_bias, self.dtype)
         self.cls_token = self.param("cls_token", linear_init, (self.width,))
-        init = nn.with_logical_partitioning(linear_init, ("position", "embed"))
+        init = partitioned(linear_init, ("position", "embed"))
         tokens = 1 + (self.image_size // self.patch) ** 2
         self.position_embedding = self.param("position_embedding", init, (tokens, self.width))
         if self.pre_norm:
@@ -180,20 +182,21 @@ class ViT(nn.Module):
     def tokens(self, images: jax.Array) -> tuple[jax.Array, tuple[int, int]]:
         """The input of the first block [B,1+N,C], class token first, and the grid of the N patches."""
         patches = self.patch_embed(images)
-        batch, *grid, width = patches.shape
+        batch, rows, cols, width = patches.shape
+        grid = (rows, cols)
         cls, positions = promote_dtype(self.cls_token, self._positions(grid), dtype=patches.dtype)
         cls = jnp.broadcast_to(cls[None, None], (batch, 1, width))
         x = jnp.concatenate([cls, patches.reshape(batch, -1, width)], axis=1) + positions[None]
-        return self.norm_pre(x) if self.pre_norm else x, tuple(grid)
+        return self.norm_pre(x) if self.pre_norm else x, grid
 
     def _seen(self, mask: jax.Array) -> jax.Array:
         """The mask of tokens [B,1+N] for a mask of patches; the class token is always seen."""
         patches = mask.reshape(mask.shape[0], -1)
         return jnp.concatenate([jnp.ones_like(patches[:, :1]), patches], axis=1)
 
-    def _positions(self, grid) -> jax.Array:
+    def _positions(self, grid: tuple[int, int]) -> jax.Array:
         side = self.image_size // self.patch
-        if tuple(grid) == (side, side):
+        if grid == (side, side):
             return self.position_embedding
         square = self.position_embedding[1:].reshape(side, side, self.width)
         square = jax.image.resize(square, (*grid, self.width), "cubic", antialias=True)
@@ -233,7 +236,7 @@ class ViT(nn.Module):
         return [*parts, Part("head", last, {"channels": self.features})]
 
 
-def to_stride(x_BxHxWxC: jax.Array, patch: int, stride: int, size: tuple[int, int]) -> jax.Array:
+def to_stride(x_BxHxWxC: jax.Array, patch: int, stride: int, size: Sequence[int]) -> jax.Array:
     """Resize tokens of `patch` pixels to a map with one position per `stride` pixels, [B,ceil(size/stride),C].
 
     If `stride` is a multiple of `patch`, a position is the mean of the tokens in its window. Otherwise it

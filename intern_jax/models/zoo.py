@@ -168,27 +168,12 @@ def in_dtype(spec: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """The spec with this compute dtype. A spec with its own dtype, or of code without that argument, stays as it is."""
     if "fn" in spec:
         return {"dtype": dtype, **spec} if own.takes(spec["fn"], "dtype") else dict(spec)
-    if "branch" not in VARIANTS.get(spec.get("name"), {}):
+    if "branch" not in VARIANTS.get(str(spec.get("name")), {}):
         return {"dtype": dtype, **spec}
     branch = spec.get("branch", VARIANTS[spec["name"]]["branch"])
     if _is_spec(branch):
         return dict(spec) | {"branch": in_dtype(branch, dtype)}
     return dict(spec) | {"branch": {name: in_dtype(one, dtype) for name, one in branch.items()}}
-
-
-def feature_strides(spec: Mapping[str, Any]) -> tuple[int, ...]:
-    """Image pixels per position of layer1..layer4."""
-    return build(spec).layer_strides
-
-
-def feature_channels(spec: Mapping[str, Any]) -> tuple[int, ...]:
-    """Channels of layer1..layer4."""
-    return build(spec).layer_channels
-
-
-def pooled_features(spec: Mapping[str, Any]) -> int:
-    """Size of "pooled"."""
-    return build(spec).features
 
 
 def _resolved(spec: Mapping[str, Any], trusted: bool) -> tuple[Callable[..., Any], dict[str, Any]]:

@@ -84,7 +84,7 @@ def _late_forward(causal, q, k, v, mask, bias):
     return out.astype(v.dtype), (q, k, v, bias, weights, share, out)
 
 
-def _late_backward(causal, saved, grad):
+def _late_backward(_causal, saved, grad):
     # The softmax gradient is p (dp - sum(p dp)). Here sum(p dp) is the product of output and gradient, which reads
     # and writes [B,H,N,M] once less than autodiff (FlashAttention-2, arXiv 2307.08691, section 3.1).
     q, k, v, bias, weights, share, out = saved

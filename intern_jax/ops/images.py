@@ -14,5 +14,5 @@ def normalise(
     images_BxHxWx3: jax.Array, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
 ) -> jax.Array:
     """Map uint8 RGB [B,H,W,3] to float32: subtract the mean and divide by the deviation of each channel."""
-    mean, std = (jnp.asarray(row, jnp.float32)[None, None, None] for row in (mean, std))
-    return (images_BxHxWx3.astype(jnp.float32) / 255.0 - mean) / std
+    centre, spread = (jnp.asarray(row, jnp.float32)[None, None, None] for row in (mean, std))
+    return (images_BxHxWx3.astype(jnp.float32) / 255.0 - centre) / spread

@@ -15,13 +15,17 @@ from intern_jax.ops.forms import by_platform, windows
 SIDE = 3
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def max_pool(x_BxHxWxC: jax.Array, stride: int, form: str = "auto") -> jax.Array:
     """The largest value of each 3x3 window [B, ceil(H / stride), ceil(W / stride), C]; the padding is -inf.
 
     Of equal values, the first one by row gets the gradient. `form` forces the gradient's form, "cpu" or "native".
     """
-    return _largest(x_BxHxWxC, stride)
+    return _pool(x_BxHxWxC, stride, form)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _pool(x, stride, _form):
+    return _largest(x, stride)
 
 
 def _largest(x, stride):
@@ -30,7 +34,7 @@ def _largest(x, stride):
     return lax.reduce_window(x, -jnp.inf, lax.max, size, strides, pads)
 
 
-def _forward(x, stride, form):
+def _forward(x, stride, _form):
     y = _largest(x, stride)
     return y, (x, y)
 
@@ -40,10 +44,10 @@ def _backward(stride, form, saved, grad):
     return (by_platform(form, cpu, native, *saved, grad),)
 
 
-max_pool.defvjp(_forward, _backward)
+_pool.defvjp(_forward, _backward)
 
 
-def _native_vjp(x, y, grad, stride):
+def _native_vjp(x, _y, grad, stride):
     return jax.vjp(partial(_largest, stride=stride), x)[1](grad)[0]
 
 

@@ -10,20 +10,17 @@ import jax.numpy as jnp
 
 
 class OwnRows(NamedTuple):
-    """The rows of one source: `index` int32 [P,S] within a part and `valid` bool [P,S].
+    """Places of one source's rows: `place` int32 [P,S] in a part, `valid` bool [P,S]; `lost` counts rows without."""
 
-    `lost` counts the rows that found no place.
-    """
-
-    index: jax.Array
+    place: jax.Array
     valid: jax.Array
     lost: jax.Array
 
     def take(self, x: jax.Array) -> jax.Array:
         """The rows [P*S,...] of x [B,...]; where not `valid`, some other row. Rows stay in their part."""
-        parts, places = self.index.shape
+        parts, places = self.place.shape
         blocks = x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
-        picked = jax.vmap(lambda block, index: block[index])(blocks, self.index)
+        picked = jax.vmap(lambda block, place: block[place])(blocks, self.place)
         return picked.reshape(parts * places, *x.shape[1:])
 
     @property
@@ -41,9 +38,9 @@ def own_rows(mine: jax.Array, places: int, parts: int = 1) -> OwnRows:
     """
 
     def one(part: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        (index,) = jnp.nonzero(part, size=places, fill_value=0)
+        (place,) = jnp.nonzero(part, size=places, fill_value=0)
         count = part.sum()
-        return index, jnp.arange(places) < count, jnp.maximum(count - places, 0)
+        return place, jnp.arange(places) < count, jnp.maximum(count - places, 0)
 
-    index, valid, lost = jax.vmap(one)(mine.reshape(parts, -1))
-    return OwnRows(index, valid, lost.sum())
+    place, valid, lost = jax.vmap(one)(mine.reshape(parts, -1))
+    return OwnRows(place, valid, lost.sum())

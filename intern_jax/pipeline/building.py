@@ -7,11 +7,12 @@ from typing import Any
 
 import jax
 
+from intern_jax import families
 from intern_jax.core import config as config_lib
 from intern_jax.core.config import UserError
 from intern_jax.models import zoo
 from intern_jax.train.evaluation import Evaluation
-from intern_jax.train.stage import Stage, family_of
+from intern_jax.train.stage import Stage, kind_of
 
 # Arguments that a stage's constructor gets from the run, if it has such a parameter.
 GIVEN = ("backbone", "classes", "teachers")
@@ -78,9 +79,9 @@ def rules(stage: Stage, graft: Mapping[str, Any] | None) -> list[tuple[str, str]
 
 
 def head_classes(sources: Mapping[str, Any]) -> dict[str, list[tuple[str, int]]]:
-    """For each group, (source, number of classes) of its heads; the number is 0 for depth."""
+    """Each group's sources with the classes of their heads: 0 where the answers of a family are no classes."""
     return {
-        group: [(s.name, 0 if s.family == "depth" else len(s.classes)) for s in opened]
+        group: [(s.name, len(s.classes) if families.find(s.family).classes else 0) for s in opened]
         for group, opened in sources.items()
     }
 
@@ -118,7 +119,7 @@ def spec_of(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
     return in_dtype(settings[name]["backbone"], settings["compute_dtype"])
 
 
-def group_of(groups: Iterable[str], *families: str) -> str | None:
-    """The first group of the first of these families that has a group; None if none has."""
+def group_of(groups: Iterable[str], *kinds: str) -> str | None:
+    """The first group of the first of these kinds that has one; None where none has."""
     groups = list(groups)
-    return next((g for family in families for g in groups if family_of(g) == family), None)
+    return next((g for kind in kinds for g in groups if kind_of(g) == kind), None)

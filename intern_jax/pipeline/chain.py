@@ -9,7 +9,6 @@ All processes train. Process 0 alone decides what is done, writes all files but 
 import dataclasses
 import logging
 import os
-import pathlib
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +22,7 @@ from intern_jax.core import hosts
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json
+from intern_jax.core.layout import Layout
 from intern_jax.core.versions import versions
 from intern_jax.data.batches.stream import Segment, Stream
 from intern_jax.pipeline import keys, preflight, scores
@@ -41,13 +41,12 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[s
     All processes of a run call it; only process 0 gets scores. Raises hosts.Stopped after SIGTERM.
     """
     settings = settings_lib.check(config)
-    workdir = pathlib.Path(workdir)
+    layout = Layout.of(workdir)
     hosts.check_same({"config": settings, "versions": versions()}, "start")
     mesh = mesh_lib.make_mesh(**settings["mesh"])
     prints = keys.fingerprints(settings)
-    workdir.mkdir(parents=True, exist_ok=True)
-    config_lib.enable_compilation_cache(workdir / "compiled")
-    results = {
+    config_lib.enable_compilation_cache(layout.make().compiled)
+    results: dict[str, Any] = {
         "config": settings,
         "versions": versions(),
         "stages": [],
@@ -56,19 +55,19 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[s
     }
     started = time.time()
     for seed in settings["seeds"]:
-        products = train_stages(settings, prints, seed, mesh, workdir)
+        products = train_stages(settings, prints, seed, mesh, layout)
         with hosts.main_alone(f"scores of seed {seed}") as here:
             if here:
-                scores.score(settings, products, seed, workdir, results)
+                scores.score(settings, products, seed, layout, results)
     with hosts.main_alone("report") as here:
         if here:
             results["table"] = runner.table(runner.test_records(results["records"]))
             results["seconds"] = round(time.time() - started, 1)
-            write_json(workdir / "results.json", results)
+            write_json(layout.results, results)
             # Imported here: matplotlib imports slowly, and a training that resumes does not need it.
             from intern_jax.report import html
 
-            html.write_report(workdir)
+            html.write_report(layout.workdir)
     return results
 
 
@@ -86,12 +85,12 @@ def train_stages(
     prints: keys.Fingerprints,
     seed: int,
     mesh: jax.sharding.Mesh,
-    workdir: pathlib.Path,
+    layout: Layout,
 ) -> dict[str, Product]:
     """Train all stages of one seed in order and reuse finished ones; `settings` is a checked config."""
-    chain = links(settings, prints, seed, workdir / f"seed{seed}")
+    chain = links(settings, prints, seed, layout)
     found = hosts.broadcast_json(
-        {name: keys.status(link.product.folder, name, link.content) for name, link in chain.items()}
+        {name: keys.status(link.product.files, name, link.content) for name, link in chain.items()}
     )
     traced: preflight.Products = {}
     for name in chain:
@@ -103,13 +102,13 @@ def train_stages(
         if found[name] != "reused":
             if hosts.is_main():
                 link.product.folder.mkdir(parents=True, exist_ok=True)
-                write_json(link.product.folder / "key.json", link.content)
+                write_json(link.product.files.key, link.content)
             train_stage(settings, link, mesh)
     return {name: link.product for name, link in chain.items()}
 
 
 def links(
-    settings: Mapping[str, Any], prints: keys.Fingerprints, seed: int, folder: pathlib.Path
+    settings: Mapping[str, Any], prints: keys.Fingerprints, seed: int, layout: Layout
 ) -> dict[str, Link]:
     """The stages of one seed by name, with their keys and folders, which depend on config and data alone."""
     chain: dict[str, Link] = {}
@@ -126,7 +125,7 @@ def links(
             content = keys.content(entry, stage, spec, seed, start, prints[name], files)
         content = hosts.broadcast_json(content)
         key = keys.key_of(content)
-        product = Product(name, seed, key, folder / f"{name}-{key}", spec)
+        product = Product(name, seed, key, layout, spec)
         chain[name] = Link(product, content, bound)
     return chain
 

@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 from intern_jax.core import config as config_lib
 from intern_jax.core import hosts
 from intern_jax.core.config import UserError
+from intern_jax.core.layout import StageFiles
 from intern_jax.data.batches.mixture import SPEC_FIELDS, group_sources
 from intern_jax.data.schema.fingerprints import fingerprint
 from intern_jax.models import zoo
@@ -103,7 +103,9 @@ def key_of(content: Mapping[str, Any]) -> str:
 def described(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A backbone's spec with all settings of its module, so that a changed table or default changes the key."""
     module = zoo.from_config(spec)
-    fields = dataclasses.fields(module) if dataclasses.is_dataclass(module) else ()
+    fields: tuple[dataclasses.Field[Any], ...] = ()
+    if dataclasses.is_dataclass(module):
+        fields = dataclasses.fields(module)
     names = [field.name for field in fields if field.name not in ("parent", "name")]
     return dict(spec) | {name: _plain(getattr(module, name)) for name in names}
 
@@ -166,14 +168,15 @@ def _opened(spec: Mapping[str, Any], where: str) -> list[Any]:
         raise UserError(said if said.startswith(where) else f"{where}: {said}") from error
 
 
-def status(folder: pathlib.Path, name: str, content: Mapping[str, Any]) -> str:
+def status(files: StageFiles, name: str, content: Mapping[str, Any]) -> str:
     """A text that says whether a stage is reused, resumed, new, or recomputed and why."""
-    if (folder / "done.json").exists():
+    if files.done.exists():
         return "reused"
+    folder = files.folder
     if folder.exists():
         return "continues"
     # Another stage's name may begin with this one's, so match the twelve hexadecimal digits of a key.
-    found = folder.parent.glob(f"{name}-{'[0-9a-f]' * 12}/key.json")
+    found = folder.parent.glob(f"{name}-{'[0-9a-f]' * 12}/{files.key.name}")
     siblings = [path for path in found if path.parent != folder]
     if not siblings:
         return "new"

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -12,45 +11,48 @@ import numpy as np
 
 from intern_jax.core import hosts, tree
 from intern_jax.core.files import write_json
+from intern_jax.core.layout import Layout
 from intern_jax.train.stage import Stage
 from intern_jax.version import __version__
 from intern_jax.weights import safetensors
-
-MODEL, DONE = "model.safetensors", "done.json"
 
 
 class Product:
     """A stage's folder and key and, once it is finished, the arrays that later stages start from or read."""
 
-    def __init__(
-        self, name: str, seed: int, key: str, folder: pathlib.Path, spec: Mapping[str, Any]
-    ):
-        self.name, self.seed, self.key, self.folder, self.spec = name, seed, key, folder, dict(spec)
+    def __init__(self, name: str, seed: int, key: str, layout: Layout, spec: Mapping[str, Any]):
+        self.name, self.seed, self.key, self.spec = name, seed, key, dict(spec)
+        self._layout, self.files = layout, layout.stage(seed, name, key)
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """Where all of its files lie."""
+        return self.files.folder
 
     @property
     def variables(self) -> dict[str, np.ndarray]:
         """Flat arrays: "params/...", and the parts of other collections that the stage exports."""
-        return tree.names(safetensors.load(self.folder / MODEL))
+        return tree.names(safetensors.load(self.files.model))
 
     @property
     def path(self) -> str:
         """The folder of the product, relative to the workdir."""
-        return self.folder.relative_to(self.folder.parent.parent).as_posix()
+        return self._layout.below(self.folder)
 
     @functools.cached_property
     def sha256(self) -> str:
         """The digest of the file of arrays."""
-        with open(self.folder / MODEL, "rb") as file:
+        with open(self.files.model, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def summary(self) -> dict[str, Any]:
         """The stage's entry in results.json."""
-        done = json.loads((self.folder / DONE).read_text())
+        done = json.loads(self.files.done.read_text())
         return {
             "name": self.name,
             "seed": self.seed,
             "digest": self.key,
-            "history": os.path.relpath(self.folder / "metrics.jsonl", self.folder.parent.parent),
+            "history": self._layout.below(self.files.metrics),
             **done,
         }
 
@@ -61,8 +63,8 @@ class Product:
         arrays = hosts.to_host({"params": params, **exported})
         if not hosts.is_main():
             return
-        safetensors.save(self.folder / MODEL, arrays, {"version": __version__})
-        write_json(self.folder / DONE, facts)
+        safetensors.save(self.files.model, arrays, {"version": __version__})
+        write_json(self.files.done, facts)
 
 
 def taken(bound: Mapping[str, Product], stage: Stage) -> dict[str, np.ndarray] | None:

@@ -11,6 +11,7 @@ from intern_jax.adapt.backbone import Backbone
 from intern_jax.benchmark import runner
 from intern_jax.core import hosts, tree
 from intern_jax.core import mesh as mesh_lib
+from intern_jax.core.layout import Layout
 from intern_jax.core.versions import versions
 from intern_jax.ops.images import MEAN, STD
 from intern_jax.pipeline.building import build_stage, group_of, in_dtype
@@ -24,14 +25,14 @@ def score(
     settings: Mapping[str, Any],
     products: Mapping[str, Product],
     seed: int,
-    workdir: pathlib.Path,
+    layout: Layout,
     results: dict[str, Any],
 ) -> None:
     """Add the scores of one seed's stages to `results`; the first seed also writes a model and pictures."""
     results["stages"] += [product.summary() for product in products.values()]
     first = seed == settings["seeds"][0]
     if first:
-        save_last(settings, products, workdir / "model")
+        save_last(settings, products, layout.model)
     if not settings["benchmark"]:
         return
     # One process scores, on its own devices, whatever the mesh of the stages spans.
@@ -39,10 +40,10 @@ def score(
     mesh = mesh_lib.make_mesh(**sizes, devices=jax.local_devices())
     ladder = build_ladder(settings, products, seed)
     results["records"] += runner.run(
-        settings["benchmark"], ladder, seed, workdir / "records", mesh, versions()
+        settings["benchmark"], ladder, seed, layout.records, mesh, versions()
     )
     if first:
-        results["pictures"] = draw_pictures(settings, products, ladder, seed, mesh, workdir)
+        results["pictures"] = draw_pictures(settings, products, ladder, seed, mesh, layout.pictures)
 
 
 def build_ladder(
@@ -93,13 +94,13 @@ def draw_pictures(
     ladder: Mapping[str, Any],
     seed: int,
     mesh: jax.sharding.Mesh,
-    workdir: pathlib.Path,
+    folder: pathlib.Path,
 ) -> list[dict[str, str]]:
     """Draw predictions of the first seed for the report: dense rows, and the amateur's zero-shot words."""
     from intern_jax.benchmark import pictures  # matplotlib again
 
-    cfg, folder = settings["benchmark"], workdir / "pictures"
-    made = pictures.dense_rows(cfg, ladder, seed, folder, mesh)
+    cfg = settings["benchmark"]
+    made = pictures.of_rows(cfg, ladder, seed, folder, mesh)
     zero_shot = cfg.get("zero_shot")
     if zero_shot:
         product = products[zero_shot["stage"]]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from intern_jax.benchmark.settings import Benchmark, none_if_empty
+from intern_jax.benchmark.settings import Benchmark, added, none_if_empty
 from intern_jax.core import config as config_lib
 from intern_jax.core import schema
 from intern_jax.core.config import UserError
@@ -15,7 +15,7 @@ from intern_jax.data.batches.settings import Group
 from intern_jax.models import zoo
 from intern_jax.pipeline import building
 from intern_jax.train.settings import PeakOptim, Train
-from intern_jax.train.stage import Stage, family_of
+from intern_jax.train.stage import Stage, kind_of
 from intern_jax.train.step import check_accumulation
 
 
@@ -62,7 +62,7 @@ class Evaluator(Function):
 class Graft(Settings):
     """Graft rules [regex over names, ROLE/COLLECTION/NAME] that are added before the stage's own, or replace them."""
 
-    add: list[list[str]] = []
+    add: list[list[str]] = field([])
     replace: list[list[str]] | None = None
 
     @pydantic.field_validator("add", "replace")
@@ -120,6 +120,7 @@ Seed = Annotated[int, pydantic.Field(ge=0, le=2**32 - 1)]
 class Run(Settings):
     """The fields of a config beside the entries of its stages."""
 
+    families: list[str] = field([], say="dotted names of families, package.module:FAMILY")
     seeds: list[Seed] = field([0], min_length=1, say="a list of whole numbers from 0")
     mesh: Mesh = Mesh()
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -129,6 +130,12 @@ class Run(Settings):
         min_length=1, say="a list of names, of letters, digits, _ and -"
     )
     benchmark: Annotated[Benchmark | None, pydantic.BeforeValidator(none_if_empty)] = None
+
+    @pydantic.field_validator("families")
+    @classmethod
+    def _added(cls, given: list[str]) -> list[str]:
+        # First of all fields: the others may name these families.
+        return added(given)
 
     @pydantic.field_validator("seeds", "stages")
     @classmethod
@@ -198,11 +205,11 @@ def _checked_entry(
     except UserError as error:
         raise UserError(f"{where}.{error}") from None
     for group in read.data:
-        if family_of(group) not in stage.families:
-            known = ", ".join(stage.families)
+        if kind_of(group) not in stage.kinds:
+            known = ", ".join(stage.kinds)
             raise UserError(
-                f"{where}.data.{group}: {read.stage.fn} reads no such family; name a group FAMILY or "
-                f"FAMILY_SUFFIX, FAMILY one of: {known}"
+                f"{where}.data.{group}: {read.stage.fn} reads no such kind; name a group KIND or "
+                f"KIND_SUFFIX, KIND one of: {known}"
             )
     try:
         stage.check_data(entry["data"])

@@ -176,7 +176,7 @@ def _cell(kinds: list[str], inner: str) -> str:
 def _radar(data: Mapping[str, Any] | None, looks: plots.Looks) -> str:
     title = "Against a published row"
     drawn = plots.radar(data, looks) if data else None
-    if drawn is None:
+    if data is None or drawn is None:
         return section_html(title, "", "Drawn where one method has three or more data sets at 10%.")
     note = _RADAR.format(against=data["against"].rstrip("†"), top=plots.RADAR_TOP)
     return section_html(title, image_html(drawn, f"{title}: radar"), note)

@@ -1,12 +1,13 @@
-"""Grids of pictures with a model's predictions, from .npz files, as PNG bytes.
+"""Grids of pictures with what a model says of them, from .npz files, as PNG bytes.
 
-A file holds `images` uint8 [N,H,W,3] and, depending on the prediction:
+A file holds `images` uint8 [N,H,W,3], `kind`, a kind of answer (families/family.py: ANSWERS), and by kind:
 
-    words str [N,K], scores float [N,K], truth str [N]                zero-shot or classification
-    truth int [N,H,W], prediction int [N,H,W], classes str [C]        segmentation (255 = ignored)
-    truth float [N,H,W], prediction float [N,H,W] in metres, valid bool [N,H,W] (optional)   depth
+    label    words str [N,K], scores float [N,K], truth str [N]
+    number   truth float [N], prediction float [N]
+    mask     truth int [N,H,W], prediction int [N,H,W], classes str [C]; 255 is ignored
+    map      truth float [N,H,W], prediction float [N,H,W], valid bool [N,H,W] (optional)
 
-It may also hold a string `title`. `read` refuses anything else, and pickled arrays.
+Numbers and maps may have a `unit`, a string, and any file a `title`. `read` refuses anything else, and pickled arrays.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ _MAX_WORDS = 18
 _RIGHT, _WRONG = "#0b7a4b", "#b3261e"
 # Colours of masks; neighbours in the list differ much in hue and lightness. Class 0 is the background.
 _MASK_COLORS = (
-    "#8d99a6 #e6194b #3cb44b #4363d8 #f58231 #911eb4 #00a8b5 #f032e6 #9acd32 #806000 #ffc400 "
-    "#469990 #dc9bff #9a6324 #800000 #1fb98a #808000 #ff9f80 #000075 #1f2933"
-).split()
+    *("#8d99a6", "#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#00a8b5", "#f032e6"),
+    *("#9acd32", "#806000", "#ffc400", "#469990", "#dc9bff", "#9a6324", "#800000", "#1fb98a"),
+    *("#808000", "#ff9f80", "#000075", "#1f2933"),
+)
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -50,22 +52,29 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: images: must be uint8 [N,H,W,3]; run the stage again")
     if kind(arrays) is None:
         raise UserError(f"{path}: holds {', '.join(arrays)}; needs words or truth and prediction")
+    if kind(arrays) not in _DRAWN:
+        raise UserError(f"{path}: kind {kind(arrays)!r}; drawn are {', '.join(_DRAWN)}")
     return arrays
 
 
 def kind(arrays: Arrays) -> str | None:
-    """The kind of a picture file: "words", "segmentation", "depth", or None for anything else."""
+    """The kind of answer that a picture file shows (families/family.py: ANSWERS), or None.
+
+    It is the array "kind"; a file without one has words, or a map by its numbers.
+    """
+    if "kind" in arrays:
+        return str(arrays["kind"])
     if {"words", "scores"} <= arrays.keys():
-        return "words"
+        return "label"
     if {"truth", "prediction"} <= arrays.keys():
         floats = np.issubdtype(arrays["prediction"].dtype, np.floating)
-        return "depth" if floats else "segmentation"
+        return "map" if floats else "mask"
     return None
 
 
 def render(arrays: Arrays) -> bytes:
     """One grid as PNG bytes: at most 18 pictures with words, or 8 rows with maps."""
-    draw = {"words": _words, "segmentation": _segmentation, "depth": _depth}[kind(arrays)]
+    draw = _DRAWN[str(kind(arrays))]
     with style(), matplotlib.rc_context({"axes.grid": False}):
         return png(draw(arrays), dpi=130)
 
@@ -73,19 +82,25 @@ def render(arrays: Arrays) -> bytes:
 def _words(arrays: Arrays) -> Figure:
     """Each picture above its three best words (the right one in green) and the truth."""
     count = min(len(arrays["images"]), _MAX_WORDS)
-    columns = min(count, 6)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(1.45 * columns + 0.2, 1.95 * rows + 0.1), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    figure, axes = _cells(count)
     truth = arrays.get("truth")
-    for axis in axes:
-        axis.axis("off")
-        axis.set_anchor("N")
     for i in range(count):
         answer = str(truth[i]) if truth is not None else None
         _show(axes[i], arrays["images"][i])
         _word_lines(axes[i], arrays["words"][i], arrays["scores"][i], answer)
     return figure
+
+
+def _cells(count: int) -> tuple[Figure, np.ndarray]:
+    """A figure with room for pictures, each with a few lines below: its cells, at least `count`."""
+    columns = min(count, 6)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(1.45 * columns + 0.2, 1.95 * rows + 0.1), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.axis("off")
+        axis.set_anchor("N")
+    return figure, axes
 
 
 def _word_lines(axis: Axes, words: np.ndarray, scores: np.ndarray, truth: str | None) -> None:
@@ -115,8 +130,20 @@ def _below(axis: Axes, line: int, text: str, color: str, weight: str) -> None:
     )
 
 
-def _segmentation(arrays: Arrays) -> Figure:
-    """Picture, true mask and predicted mask drawn over the picture, with a legend of the visible classes."""
+def _numbers(arrays: Arrays) -> Figure:
+    """Each picture over its predicted number and the true one."""
+    count = min(len(arrays["images"]), _MAX_WORDS)
+    figure, axes = _cells(count)
+    unit = f" {arrays['unit']}" if "unit" in arrays else ""
+    for i in range(count):
+        _show(axes[i], arrays["images"][i])
+        _below(axes[i], 0, f"{arrays['prediction'][i]:.4g}{unit}", INK, "bold")
+        _below(axes[i], 1, f"is: {arrays['truth'][i]:.4g}{unit}", INK, "normal")
+    return figure
+
+
+def _mask(arrays: Arrays) -> Figure:
+    """Picture, true mask and predicted mask over the picture, with a legend of the classes seen."""
     truth, prediction = arrays["truth"], arrays["prediction"]
     images, truth, prediction = (a[:_MAX_ROWS] for a in (arrays["images"], truth, prediction))
     classes = arrays.get("classes")
@@ -153,8 +180,8 @@ def _color(index: int) -> str:
     return _MASK_COLORS[index % len(_MASK_COLORS)]
 
 
-def _depth(arrays: Arrays) -> Figure:
-    """Picture, true depth and predicted depth, with one colour scale in metres for all."""
+def _map(arrays: Arrays) -> Figure:
+    """Picture, true and predicted map; one colour scale for all."""
     images, truth, prediction = (
         arrays[name][:_MAX_ROWS] for name in ("images", "truth", "prediction")
     )
@@ -169,7 +196,14 @@ def _depth(arrays: Arrays) -> Figure:
         for cell, values in ((axes[i][1], shown[i]), (axes[i][2], prediction[i])):
             drawn = cell.imshow(values, cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
             cell.axis("off")
-    bar = figure.colorbar(drawn, ax=axes, shrink=0.6, aspect=25, extend="both", label="metres")
+    bar = figure.colorbar(
+        drawn,
+        ax=axes,
+        shrink=0.6,
+        aspect=25,
+        extend="both",
+        label=str(arrays.get("unit", "metres")),
+    )
     bar.outline.set_visible(False)
     bar.ax.invert_yaxis()
     return figure
@@ -193,3 +227,6 @@ def _triples(count: int, legend: float = 0.0) -> tuple[Figure, np.ndarray]:
 def _show(axis: Axes, image: np.ndarray) -> None:
     axis.imshow(image, interpolation="nearest")
     axis.axis("off")
+
+
+_DRAWN = {"label": _words, "number": _numbers, "mask": _mask, "map": _map}

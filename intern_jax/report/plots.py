@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from intern_jax.report.style import COLORS, INK, METHOD_COLORS, MUTED, method_color, png, style
@@ -22,16 +24,19 @@ from intern_jax.report.style import COLORS, INK, METHOD_COLORS, MUTED, method_co
 Record = Mapping[str, Any]
 _METRICS = {"top1": "top-1 (%)", "miou": "mIoU (%)", "rmse": "RMSE (m)"}
 RADAR_TOP = 2.0
-Looks = dict[str, dict[str, str]]  # {label of a line: colour and dash}
-Series = dict[str, tuple[list[float], list[float]]]
+Looks = dict[str, dict[str, Any]]  # {label of a line: colour and dash}
+Points = tuple[Sequence[float], Sequence[float]]
+Series = dict[str, Points]
 # The style of a published figure among curves.
-_PUBLISHED = {
+_PUBLISHED: dict[str, Any] = {
     **{"linestyle": "none", "marker": "D", "markersize": 6.5},
     **{"markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 1.3},
 }
 # Scalars that describe the run and not what is learned.
-_OPERATIONAL = ("step", "gradient_norm", "learning_rate", "bad_steps", "bad_total", "scale")
-_OPERATIONAL += ("images_per_second", "data_wait", "mfu", "logit_scale")
+_OPERATIONAL = (
+    *("step", "gradient_norm", "learning_rate", "bad_steps", "bad_total", "scale"),
+    *("images_per_second", "data_wait", "mfu", "logit_scale"),
+)
 
 
 def read_metrics(path: pathlib.Path) -> Series:
@@ -53,8 +58,10 @@ def read_metrics(path: pathlib.Path) -> Series:
                 continue
             if math.isfinite(value):
                 found[name][row["step"]] = float(value)
+    in_order = {name: sorted(points.items()) for name, points in found.items()}
     return {
-        name: tuple(zip(*sorted(points.items()), strict=True)) for name, points in found.items()
+        name: (tuple(step for step, _ in points), tuple(value for _, value in points))
+        for name, points in in_order.items()
     }
 
 
@@ -79,7 +86,7 @@ def learning_curves(histories: Mapping[str, Series]) -> bytes | None:
         return png(figure)
 
 
-def _is_measure(name: str, points: tuple[list[float], list[float]]) -> bool:
+def _is_measure(name: str, points: Points) -> bool:
     """Whether a scalar is a share such as an accuracy: its values are in [0, 1] and do not fall overall."""
     values = np.asarray(points[1], float)
     third = max(len(values) // 3, 1)
@@ -124,7 +131,7 @@ def label_efficiency(records: Sequence[Record]) -> bytes | None:
         figure, axes = _grid(len(tasks), columns=3, height=2.7, top=0.45)
         for axis, (task, rows) in zip(axes, tasks.items(), strict=False):
             _efficiency(axis, task, rows, methods)
-        handles = {}
+        handles: dict[str, Artist] = {}
         for axis in axes:
             for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
                 handles.setdefault(label, handle)
@@ -177,7 +184,8 @@ def _efficiency(axis: Axes, task: str, records: list[Record], methods: list[str]
             axis.axhline(points[fullest][0], color=color, linewidth=0.9, linestyle=":")
     _label_axis(axis, fractions)
     first = records[0]
-    axis.set_ylabel(_METRICS.get(first["metric"], first["metric"]))
+    metric = str(first["metric"])
+    axis.set_ylabel(_METRICS.get(metric, metric))
     axis.set_title(task)
     if not first.get("higher_is_better", True):
         axis.invert_yaxis()
@@ -229,7 +237,7 @@ def efficiency_panels(
     with style():
         figure, axes = _grid(len(panels), columns=4, height=2.3)
         for axis, panel in zip(axes, panels, strict=True):
-            _panel(axis, panel, against, looks)
+            _panel(axis, panel, looks)
         drawn = {line["label"] for panel in panels for line in panel["lines"]}
         handles, names = _legend([name for name in looks if name in drawn], looks)
         mark = Line2D([], [], **_PUBLISHED)
@@ -248,7 +256,7 @@ def _legend(names: Sequence[str], looks: Looks) -> tuple[list[Line2D], list[str]
     return [Line2D([], [], marker="o", markersize=4, **looks[name]) for name in names], texts
 
 
-def _panel(axis: Axes, panel: Mapping[str, Any], against: str, looks: Looks) -> None:
+def _panel(axis: Axes, panel: Mapping[str, Any], looks: Looks) -> None:
     published = panel["published"]
     fractions = {published["fraction"]}
     for position, line in enumerate(panel["lines"]):
@@ -295,6 +303,7 @@ def radar(data: Mapping[str, Any], looks: Looks) -> bytes | None:
         # Fixed margins leave room for the names left, right and above, and for the legend.
         figure = Figure(figsize=(10.0, 5.8))
         axis = figure.add_axes((0.15, 0.07, 0.5, 0.86), projection="polar")
+        assert isinstance(axis, PolarAxes)  # by its projection
         axis.set_theta_zero_location("N")
         axis.set_theta_direction(-1)
         axis.set_ylim(0, top)
@@ -353,7 +362,7 @@ def _grid(
     rows = math.ceil(count / columns)
     width = {1: 5.5, 4: 12.0}.get(columns, 10.5)
     figure = Figure(figsize=(width, rows * height + top), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis in axes[count:]:
         axis.set_visible(False)
     return figure, axes[:count]

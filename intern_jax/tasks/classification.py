@@ -18,12 +18,12 @@ class Classification(Task):
     """A linear layer on pooled features."""
 
     name = "classification"
-    loss = {"fn": "intern_jax.losses.classification:cross_entropy"}
+    loss: Mapping[str, Any] = {"fn": "intern_jax.losses.classification:cross_entropy"}
 
     def output(
         self,
         features: Features,
-        size: tuple[int, int],
+        size: Sequence[int],
         num_classes: int,
         train: bool,
         head: str = "",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,19 +11,30 @@ import numpy as np
 from intern_jax.core.averages import Average
 from intern_jax.models.heads.dense import DenseHead
 from intern_jax.models.heads.depth import DepthDecoder
-from intern_jax.tasks.task import Loss, Rows, Task
+from intern_jax.tasks.task import Loss, Recipe, Rows, Task
 
 
 class Depth(Task):
     """A decoder of the backbone's maps with one channel, log metres."""
 
     name = "depth"
-    loss = {"fn": "intern_jax.losses.depth:l1_log"}
-    decoders = {"panoptic": DenseHead, "depth": DepthDecoder}
+    loss: Mapping[str, Any] = {"fn": "intern_jax.losses.depth:l1_log"}
+    decoders: Mapping[str, type[nn.Module]] = {"panoptic": DenseHead, "depth": DepthDecoder}
+    # BTS's loss, and its factor on it.
+    recipes: Mapping[str, Recipe] = {
+        "depth": Recipe({"fn": "intern_jax.losses.depth:silog"}, {"depth": 10.0})
+    }
 
     def channels(self, num_classes: int) -> int:
         """One map."""
         return 1
+
+    def suited(self, head: str, settings: Mapping[str, Any], source: Any) -> dict[str, Any]:
+        """The depth decoder's limits are the source's `depth_range`."""
+        limits = fact(source, "depth_range")
+        if head != "depth" or limits is None:
+            return dict(settings)
+        return {"min_depth": limits[0], "max_depth": limits[1], **settings}
 
     def score(
         self, loss: Loss, out: jax.Array, rows: Rows, mine: jax.Array | None = None
@@ -70,7 +82,12 @@ class Depth(Task):
     ) -> Mapping[str, np.ndarray]:
         """True and predicted metres, and where the truth is known."""
         metres = np.exp(out[..., 0])
-        return {"truth": rows["depth"], "prediction": metres, "valid": rows["depth_valid"]}
+        return {
+            "truth": rows["depth"],
+            "prediction": metres,
+            "valid": rows["depth_valid"],
+            "unit": np.array("metres"),
+        }
 
 
 def fact(source: Any, name: str) -> Any:

@@ -1,24 +1,28 @@
 """Segmentation: a class per pixel. Legend: N rows, H, W size in pixels, K classes."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from intern_jax.core.averages import Average, mean
 from intern_jax.families.fields import IGNORE
-from intern_jax.models.heads.deeplab import DeepLabV3
+from intern_jax.models.heads.deeplab import AUXILIARY, DeepLabV3
 from intern_jax.models.heads.dense import DenseHead
-from intern_jax.tasks.task import Loss, Rows, Task
+from intern_jax.tasks.task import Loss, Recipe, Rows, Task
 
 
 class Segmentation(Task):
     """A decoder of the backbone's maps with a channel per class."""
 
     name = "segmentation"
-    loss = {"fn": "intern_jax.losses.segmentation:pixel_cross_entropy"}
-    decoders = {"panoptic": DenseHead, "deeplabv3": DeepLabV3}
+    loss: Mapping[str, Any] = {"fn": "intern_jax.losses.segmentation:pixel_cross_entropy"}
+    decoders: Mapping[str, type[nn.Module]] = {"panoptic": DenseHead, "deeplabv3": DeepLabV3}
+    # MMSegmentation's weight of an auxiliary head.
+    recipes: Mapping[str, Recipe] = {"deeplabv3": Recipe(weights={AUXILIARY: 0.4})}
 
     def score(
         self, loss: Loss, out: jax.Array, rows: Rows, mine: jax.Array | None = None

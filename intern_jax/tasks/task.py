@@ -24,6 +24,14 @@ Rows = Mapping[str, Any]  # rows of a batch by field
 Loss = Callable[..., Average]
 
 
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a decoder is trained: a loss in place of the family's, and weights of its terms."""
+
+    loss: Mapping[str, Any] | None = None
+    weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
 class Task:
     """What one family does. Subclasses set `name` and override; they must have a head, loss and answer.
 
@@ -31,11 +39,13 @@ class Task:
     loss      the usual loss as a spec {"fn": dotted name}: (output, target, valid or None) -> Average
     decoders  heads by name where there are several, the usual one first: Flax modules whose first field is
               out_channels, called with (maps layer1..layer4, size, train)
+    recipes   what a decoder is trained by where that is not `loss` alone, by its name: a Recipe
     """
 
     name: str
     loss: Mapping[str, Any]
     decoders: Mapping[str, type[nn.Module]] = {}
+    recipes: Mapping[str, "Recipe"] = {}
 
     @property
     def family(self) -> Family:
@@ -51,7 +61,7 @@ class Task:
     def output(
         self,
         features: Features,
-        size: tuple[int, int],
+        size: Sequence[int],
         num_classes: int,
         train: bool,
         head: str = "",
@@ -76,16 +86,24 @@ class Task:
         if head and head not in self.decoders:
             near = config.did_you_mean(head, list(self.decoders))
             raise UserError(f"head.name: {self.name} has no decoder {head!r}; {near}")
-        if not self.decoders:
-            known = []
-        else:
+        known: list[str] = []
+        if self.decoders:
             decoder = self.decoders[head or self.usual]
             hidden = ("out_channels", "parent", "name")
-            known = [f.name for f in dataclasses.fields(decoder) if f.name not in hidden]  # type: ignore[arg-type]
+            known = [f.name for f in dataclasses.fields(decoder) if f.name not in hidden]
         for name in settings:
             if name not in known:
                 near = config.did_you_mean(name, known)
                 raise UserError(f"head.settings.{name}: {head or self.usual} has none; {near}")
+
+    def suited(self, head: str, settings: Mapping[str, Any], source: Any) -> dict[str, Any]:
+        """A decoder's settings with what a data set says of itself, where the settings do not say it."""
+        return dict(settings)
+
+    def recipe(self, head: str) -> Recipe:
+        """How the head of that name is trained."""
+        found = self.recipes.get(head, Recipe())
+        return found if found.loss else dataclasses.replace(found, loss=self.loss)
 
     # --- training ---------------------------------------------------------------------------------
 
@@ -158,7 +176,7 @@ class TaskHead(nn.Module):
     settings: Mapping[str, Any] | None = None
 
     @nn.compact
-    def __call__(self, features: Features, size: tuple[int, int], train: bool = False) -> jax.Array:
+    def __call__(self, features: Features, size: Sequence[int], train: bool = False) -> jax.Array:
         """`features`: "pooled" [N,D], or the maps layer1..layer4; `size`: (H, W) of the pictures."""
         task = find(self.family)
         return task.output(features, size, self.num_classes, train, self.head, self.settings)

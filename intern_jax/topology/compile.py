@@ -69,6 +69,9 @@ class Report:
 
     @property
     def roofline(self) -> chips.Roofline:
+        """The least time that the step takes; ValueError for one that was refused."""
+        if self.cost is None:
+            raise ValueError(f"{self.name} was not compiled: {self.refused}")
         return chips.roofline(self.cost, chips.chip_of(self.topology))
 
 
@@ -137,11 +140,10 @@ def compile_step(
         return dataclasses.replace(
             report, refused=_why(error), compile_seconds=time.monotonic() - between
         )
+    seconds, text = time.monotonic() - between, compiled.as_text()
+    assert text is not None  # the TPU compiler gives it
     return dataclasses.replace(
-        report,
-        compile_seconds=time.monotonic() - between,
-        memory=_memory(compiled),
-        cost=hlo.cost(hlo.read(compiled.as_text())),
+        report, compile_seconds=seconds, memory=_memory(compiled), cost=hlo.cost(hlo.read(text))
     )
 
 
@@ -174,14 +176,14 @@ def describe(report: Report) -> str:
         f"lowered in {report.lower_seconds:.1f} s, compiled in {report.compile_seconds:.1f} s",
         "",
     ]
-    if report.memory is None:
+    if report.memory is None or report.cost is None:
         return "\n".join([*lines, f"does not fit: {report.refused}"])
-    return "\n".join([*lines, *_memory_lines(report, chip), "", *_work_lines(report)])
+    memory = _memory_lines(report.memory, chip, report.fits)
+    return "\n".join([*lines, *memory, "", *_work_lines(report, report.cost)])
 
 
-def _memory_lines(report: Report, chip: chips.Chip) -> list[str]:
-    memory = report.memory
-    verdict = "fits" if report.fits else "does not fit"
+def _memory_lines(memory: Memory, chip: chips.Chip, fits: bool) -> list[str]:
+    verdict = "fits" if fits else "does not fit"
     rows = [
         ("arguments", memory.arguments),
         ("temporaries", memory.temporaries),
@@ -195,8 +197,8 @@ def _memory_lines(report: Report, chip: chips.Chip) -> list[str]:
     return [*lines, f"  {'peak':<14}{memory.peak / 2**30:>9.3f} GiB of {size:.0f}: {verdict}"]
 
 
-def _work_lines(report: Report) -> list[str]:
-    cost, time_ = report.cost, report.roofline
+def _work_lines(report: Report, cost: hlo.Cost) -> list[str]:
+    time_ = report.roofline
     lines = ["per chip and step"]
     lines.append(f"  matrix products and convolutions {cost.flops / 1e12:.3f} TFLOP")
     lines.append(f"  HBM traffic {cost.hbm / 1e9:.2f} GB")

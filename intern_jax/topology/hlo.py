@@ -286,11 +286,11 @@ def trip_count(program: Program, loop: Instruction) -> int | None:
     if known:
         return int(known[1])
     condition = program.computations[_named(loop, "condition")]
-    compare = _comparison(program, condition)
-    if compare is None:
+    found = _comparison(program, condition)
+    if found is None:
         return None
-    where, compare = compare
-    direction = re.search(r"direction=(\w+)", compare.rest)[1]
+    where, compare = found
+    direction = _search(r"direction=(\w+)", compare)[1]
     left, right = (_constant(i) for i in where.inputs(compare))
     if right is not None and direction in ("LT", "LE", "NE"):
         return right + (direction == "LE")
@@ -302,7 +302,7 @@ def trip_count(program: Program, loop: Instruction) -> int | None:
 def _comparison(program: Program, condition: Computation) -> tuple[Computation, Instruction] | None:
     root = condition.root
     if root.opcode == "fusion":
-        inner = program.computations[_CALLED.search(root.rest)[1]]
+        inner = _called(program, root)
         # A constant outside the fusion is a parameter inside it, so look up the argument.
         instructions = dict(inner.instructions)
         for name, i in inner.instructions.items():
@@ -319,11 +319,23 @@ def _constant(instruction: Instruction) -> int | None:
 
 
 def _index(parameter: Instruction) -> int:
-    return int(re.match(r"parameter=(\d+)", parameter.rest)[1])
+    return int(_search(r"^parameter=(\d+)", parameter)[1])
 
 
 def _named(instruction: Instruction, field: str) -> str:
-    return re.search(rf"{field}=%?([\w.\-]+)", instruction.rest)[1]
+    return _search(rf"{field}=%?([\w.\-]+)", instruction)[1]
+
+
+def _called(program: Program, fusion: Instruction) -> Computation:
+    return program.computations[_search(_CALLED, fusion)[1]]
+
+
+def _search(pattern: str | re.Pattern[str], instruction: Instruction) -> re.Match[str]:
+    """What every instruction of the kind has. Raises ValueError for one that is written otherwise."""
+    found = re.search(pattern, instruction.rest)
+    if found is None:
+        raise ValueError(f"{instruction.name}: {instruction.rest}: a form that is not known")
+    return found
 
 
 def product_flops(computation: Computation, product: Instruction) -> float:
@@ -338,7 +350,7 @@ def product_flops(computation: Computation, product: Instruction) -> float:
 
 def _convolution_flops(computation: Computation, convolution: Instruction) -> float:
     left, right = (i.shape for i in computation.inputs(convolution)[:2])
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", convolution.rest)
+    labels = _search(r"dim_labels=(\w+)_(\w+)->(\w+)", convolution)
     inputs, kernel, output = labels.groups()
     out, window = convolution.shape, _window(convolution.rest)
     size = out.dims[output.index("b")] * out.dims[output.index("f")]
@@ -395,7 +407,7 @@ def _collective(
         inputs, described = computation.inputs(instruction), instruction
     elif instruction.opcode == "fusion":
         # On TPUs a reduce-scatter is an all-reduce, fused with the slice that a chip keeps.
-        inner = program.computations[_CALLED.search(instruction.rest)[1]]
+        inner = _called(program, instruction)
         reduced = [i for i in inner.instructions.values() if i.opcode == "all-reduce"]
         if len(reduced) != 1 or not _only_sliced(inner, reduced[0]):
             return None
@@ -445,7 +457,7 @@ def hbm_bytes(program: Program, computation: Computation, instruction: Instructi
         return 0.0
     inputs = computation.inputs(instruction)
     if opcode == "fusion":
-        inner = program.computations[_CALLED.search(instruction.rest)[1]]
+        inner = _called(program, instruction)
         return _fused_bytes(program, inner, inputs, instruction)
     if opcode in ("dynamic-slice", "gather"):
         return _own(instruction) + _sliced(inputs[0], instruction)
@@ -508,7 +520,7 @@ def _read_of(program: Program, computation: Computation, value: Instruction) -> 
         elif user.opcode == "bitcast":
             total += _read_of(program, computation, user)
         elif user.opcode == "fusion":
-            inner = program.computations[_CALLED.search(user.rest)[1]]
+            inner = _called(program, user)
             place = user.operands.index(value.name)
             for parameter in inner.instructions.values():
                 if parameter.opcode == "parameter" and _index(parameter) == place:

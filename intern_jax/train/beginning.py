@@ -103,6 +103,7 @@ class Beginning:
         """A checkpoint's state. Its segments, number of roll-backs and graft report are taken over."""
         name, step = self.stage.name, int(state.step)
         if step > self.cfg["steps"]:
+            assert self.checkpoints is not None  # the state is from there
             raise UserError(
                 f"{self.checkpoints.folder}/{step}: is past train.steps {self.cfg['steps']}; "
                 "use a new workdir or more steps"

@@ -14,7 +14,7 @@ import shutil
 import threading
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orbax.checkpoint as ocp
@@ -318,7 +318,7 @@ def _differing(saved: Mapping[str, digests.Entry], wanted: Mapping[str, digests.
     return f"{names[0]} is {was} in it and {now} here{more}"
 
 
-def _shown(entry: digests.Entry | None) -> str:
+def _shown(entry: Sequence[Any] | None) -> str:
     return f"{entry[0]} {list(entry[1])}" if entry else "absent"
 
 

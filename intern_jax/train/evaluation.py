@@ -44,10 +44,8 @@ class Evaluation:
         """The measures of a state. The moving average (ema) of all parameters is used if there is one."""
         params = state.params if state.ema is None else state.ema
         variables = {"params": params, **state.extra}
-        if self.where == "all":
-            found = self.run(variables)
-        else:
-            found = self._alone(hosts.to_host(variables))
+        everywhere = self.where == "all"
+        found = self.run(variables) if everywhere else self._alone(hosts.to_host(variables))
         return {f"{self.name}/{name}": float(np.asarray(v)) for name, v in found.items()}
 
     def _alone(self, variables: Any) -> Measures:

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 
 from intern_jax.core import hosts, keys, tree
 from intern_jax.core import mesh as mesh_lib
@@ -34,7 +35,7 @@ from intern_jax.train.evaluation import Evaluation
 from intern_jax.train.meter import Meter
 from intern_jax.train.profile import Profile
 from intern_jax.train.programs import Programs
-from intern_jax.train.stage import Batch, Stage
+from intern_jax.train.stage import Stage
 from intern_jax.train.state import TrainState
 from intern_jax.train.step import check_accumulation, scalars_of
 from intern_jax.train.writers import Progress, Writer
@@ -48,7 +49,10 @@ AHEAD = 2
 COMPILED = ("accumulate", "ema_decay")
 
 
-class BatchIterator(Iterator[Batch], Protocol):
+HostBatch = Mapping[str, Mapping[str, np.ndarray]]  # this process's part of a batch, on its host
+
+
+class BatchIterator(Iterator[HostBatch], Protocol):
     """Batches in order; `close` ends the threads or processes that prefetch them."""
 
     def close(self) -> None: ...
@@ -61,9 +65,10 @@ class Batches(Protocol):
     checkpoints keep them. A stream without segments cannot be rolled back, and the loop does not try.
     """
 
-    segments: Sequence[Any]
+    @property
+    def segments(self) -> Sequence[Any]: ...
 
-    def batch_at(self, step: int) -> Batch:
+    def batch_at(self, step: int) -> HostBatch:
         """The batch of a step; every call returns the same."""
 
     def iterate(self, start: int) -> BatchIterator:
@@ -221,7 +226,7 @@ class _Run:
         self.pending: tuple[int, Mapping[str, jax.Array]] | None = None  # scalars to be read
         self.under_way: collections.deque[jax.Array] = collections.deque()
 
-    def to_the_end(self, batch: Batch) -> TrainState:
+    def to_the_end(self, batch: HostBatch) -> TrainState:
         """Start or resume, and train to the last step. A run that is finished already reads no data.
 
         `batch` is any batch of the stream; only its shapes are used.
@@ -236,7 +241,7 @@ class _Run:
                         return self._train(state, int(state.step))
                     except guard.Diverged as trouble:
                         self.profile.close()
-                        state = None  # donated
+                        del state  # donated
                         state = self.beginning.after(trouble)
                         self.writer.cut(int(state.step))
         finally:
@@ -264,14 +269,14 @@ class _Run:
                 if due:
                     self._evaluate(due, state, done)
                 if self.checkpoints and (last or done % cfg["checkpoint_every"] == 0):
-                    self._save(state, done)
+                    self._save(self.checkpoints, state, done)
                 if stopping:
                     self._end_early(state, done)
             self._read()
         return state
 
     def _step(
-        self, state: TrainState, batch: Batch, step: int
+        self, state: TrainState, batch: HostBatch, step: int
     ) -> tuple[TrainState, Mapping[str, jax.Array]]:
         """Dispatch one step; wait for an earlier one if the host is too far ahead."""
         arguments = self._arguments(state, batch, step)
@@ -291,13 +296,13 @@ class _Run:
             self.under_way.popleft().block_until_ready()
         return state, outputs
 
-    def _arguments(self, state: TrainState, batch: Batch, step: int) -> tuple[Any, ...]:
+    def _arguments(self, state: TrainState, batch: HostBatch, step: int) -> tuple[Any, ...]:
         mesh = self.trainer.mesh
         rates = optim.learning_rates(self.groups, self.cfg["steps"], step)
         placed = mesh_lib.put_batch(mesh, batch), self.key, mesh_lib.put_everywhere(mesh, rates)
         return state, self.trainer.frozen, *placed
 
-    def _compile_ahead(self, batch: Batch) -> None:
+    def _compile_ahead(self, batch: HostBatch) -> None:
         """Compile while the state is made or read. A finished run compiles nothing."""
         newest = max(self.checkpoints.steps(), default=0) if self.checkpoints else 0
         if self.folder is not None and newest < self.cfg["steps"]:
@@ -305,7 +310,7 @@ class _Run:
             self.compiling = self.programs.compile_ahead(arguments)
 
     @contextlib.contextmanager
-    def _batches(self, start: int) -> Iterator[Iterator[Batch]]:
+    def _batches(self, start: int) -> Iterator[Iterator[HostBatch]]:
         if start == self.cfg["steps"]:
             yield iter(())
             return
@@ -330,19 +335,19 @@ class _Run:
         except BaseException:
             # Save the trained state before the error ends the run. Several processes cannot: the others are elsewhere.
             if self.checkpoints and hosts.everywhere() == 1:
-                self._save(state, done)
+                self._save(self.checkpoints, state, done)
                 self.checkpoints.settle()
             raise
         self._read(measures)
 
-    def _save(self, state: TrainState, done: int) -> None:
+    def _save(self, checkpoints: Checkpoints, state: TrainState, done: int) -> None:
         # Read the scalars first: a restart from this checkpoint does not repeat this step.
         self._read()
-        self.checkpoints.save(state, done, self.beginning.content())
+        checkpoints.save(state, done, self.beginning.content())
 
     def _end_early(self, state: TrainState, done: int) -> None:
         if self.checkpoints:
-            self._save(state, done)
+            self._save(self.checkpoints, state, done)
             self.checkpoints.settle()
         raise hosts.Stopped(
             f"{self.name}: stopped by SIGTERM after step {done}; start again to resume"
@@ -362,7 +367,7 @@ class _Run:
         if self._looks(step):
             guard.look(step, scalars, self.writer.history, self.cfg)
 
-    def _log(self, step: int, scalars: Mapping[str, float]) -> None:
+    def _log(self, step: int, scalars: dict[str, float]) -> None:
         per_second, rates = self.meter.rates(step)
         self.writer.write(step, scalars | rates)
         left = (self.cfg["steps"] - step) / per_second

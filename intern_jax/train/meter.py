@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -65,12 +65,13 @@ class Meter:
             "images_per_second": per_second * self.images * self.blocks,
             "data_wait": self._waited / seconds,
         }
-        if self.flops and peak():
-            made["mfu"] = self.flops * per_second / (peak() * self.devices)
+        fastest = peak()
+        if self.flops and fastest:
+            made["mfu"] = self.flops * per_second / (fastest * self.devices)
         self.restart(step)
         return per_second, made
 
-    def count_flops(self, step: Callable[..., Any], arguments: tuple) -> None:
+    def count_flops(self, step: jax.stages.Wrapped, arguments: tuple) -> None:
         """Count the FLOPs of a step from its trace, if the device's peak is known.
 
         XLA's own analysis is not used, because it counts the body of a loop once. Operations that remat repeats count

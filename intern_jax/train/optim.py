@@ -44,7 +44,8 @@ def group_of(cfg: Mapping[str, Any]) -> Callable[[str], str]:
 
 def check_groups(cfg: Mapping[str, Any], params: Any) -> None:
     """Refuse a group without parameters, and a parameter in two groups: the groups of a config have no order."""
-    names, taken = list(tree.names(params)), {}
+    names = list(tree.names(params))
+    taken: dict[str, str] = {}
     for group, own in settings.optim(cfg)["groups"].items():
         mine = [name for name in names if re.match(own["match"], name)]
         where = f"optim.groups.{group}.match: {own['match']!r}"

@@ -28,7 +28,7 @@ class Programs:
 
     init: Callable[..., TrainState]
     abstract: TrainState
-    step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+    step: jax.stages.Wrapped
     frozen: Any
     groups: Sequence[str]  # of the optimizer
 
@@ -58,7 +58,7 @@ class Programs:
             jax.tree.map(_abstract, state_lib.unbox(frozen), self.frozen),
             jax.tree.map(lambda x: _abstract(x, rows), batch),
             _abstract(key, everywhere),
-            {group: rate for group in self.groups},
+            dict.fromkeys(self.groups, rate),
         )
 
     def compile_ahead(self, arguments: tuple[Any, ...]) -> concurrent.futures.Future:

@@ -32,7 +32,7 @@ class _Optimizer(Settings):
     b1: float = field(0.9, ge=0.0, lt=1.0)
     b2: float = field(0.999, ge=0.0, lt=1.0)
     momentum: float = field(0.9, ge=0.0, lt=1.0)
-    lr_multipliers: list[list[Any]] = []
+    lr_multipliers: list[list[Any]] = field([])
 
     @pydantic.field_validator("name")
     @classmethod
@@ -72,7 +72,7 @@ class Optim(_Optimizer):
     `learning_rate` has no default. Fits that share one compiled step give it later; no fit runs without it.
     """
 
-    groups: dict[str, OptimGroup] = {}
+    groups: dict[str, OptimGroup] = field({})
 
     @classmethod
     def completed(cls, given: dict[str, Any]) -> dict[str, Any]:

@@ -16,8 +16,7 @@ Averages = Mapping[str, Average]  # named sums with their counts
 Embeddings = Mapping[str, jax.Array]  # named arrays [rows, ...], one row per row of the batch
 
 
-@flax.struct.dataclass
-class Context:
+class Context(flax.struct.PyTreeNode):
     """What a loss may read. A stage reads fields by name, so a new field breaks no stage.
 
     `step` counts the updates before this one. `extra` holds the collections other than the
@@ -53,7 +52,7 @@ class Stage:
     `couple` instead, and may then accumulate by GradCache (train/step.py).
 
     name           shown in logs; a run sets it to the stage's name in the config
-    families       families of the groups that it reads; a group is named FAMILY or FAMILY_SUFFIX
+    kinds          kinds of the groups that it reads; a group is named KIND or KIND_SUFFIX
     roles          {role: Role}: the earlier stages that it starts from or reads
     graft          rules that start arrays from roles (core/tree.py); names in the source are
                    ROLE/COLLECTION/NAME
@@ -75,10 +74,10 @@ class Stage:
     """
 
     name: str = "stage"
-    families: Sequence[str] = ()
+    kinds: Sequence[str] = ()
     roles: Mapping[str, Role] = {}
     graft: Sequence[Rule] = ()
-    frozen: Any = {}
+    frozen: Mapping[str, Any] = {}
     weights: Mapping[str, float] = {}
     trainable: str = ".*"
     still: str = ""
@@ -92,7 +91,7 @@ class Stage:
     functions: Sequence[str] = ()
 
     def check_data(self, data: Mapping[str, Mapping[str, Any]]) -> None:
-        """Raise UserError for groups of a config that the stage cannot read; their families are valid already."""
+        """Refuse groups of a config that the stage cannot read, by a UserError; their kinds are known."""
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         """All variables for a batch of these shapes; nn.Partitioned may name their logical axes."""
@@ -129,11 +128,11 @@ class Stage:
         """The stage's outputs in evaluation mode."""
         raise NotImplementedError
 
-    def groups(self, batch: Batch, family: str) -> list[str]:
-        """The batch's groups of a family, sorted by name."""
-        return sorted(group for group in batch if family_of(group) == family)
+    def groups(self, batch: Mapping[str, Any], kind: str) -> list[str]:
+        """The batch's groups of a kind, sorted by name."""
+        return sorted(group for group in batch if kind_of(group) == kind)
 
 
-def family_of(group: str) -> str:
-    """The family of a group that is named FAMILY or FAMILY_SUFFIX."""
+def kind_of(group: str) -> str:
+    """The kind of a group that is named KIND or KIND_SUFFIX."""
     return group.partition("_")[0]

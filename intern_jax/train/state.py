@@ -14,9 +14,8 @@ from intern_jax.core.config import UserError
 from intern_jax.train.stage import Batch, Stage
 
 
-@flax.struct.dataclass
-class TrainState:
-    """Everything that a step changes.
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that a step changes; of arrays, of their shapes, or of their shardings.
 
     `extra` holds the stage's other collections (BatchNorm statistics, queues). `ema` is the moving
     average of all parameters, or None. `average` is the moving average of the parameters that the
@@ -78,7 +77,7 @@ def create(
         transform_non_params=lambda _: everywhere,
         is_leaf=_masked,
     )
-    shardings = TrainState(
+    shardings = abstract.replace(
         step=everywhere,
         params=params,
         extra=placed,

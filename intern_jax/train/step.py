@@ -65,8 +65,8 @@ def make_step(
     ema_decay: float = 0.0,
     shardings: TrainState | None = None,
     frozen_shardings: Any = None,
-    group_of: Callable[[str], str] = lambda name: MAIN,
-) -> Callable[..., tuple[TrainState, Scalars]]:
+    group_of: Callable[[str], str] = lambda _name: MAIN,
+) -> jax.stages.Wrapped:
     """The jitted step (state, frozen, batch, key, rates) -> (state, scalars). It donates the state.
 
     `accumulate` is the number of micro-batches per step. `rates` is {optimizer group: learning rate},
@@ -100,8 +100,8 @@ def make_step(
         old = (state.params, state.extra, state.opt_state, state.ema, state.average)
         new = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
         bad = (~good).astype(jnp.int32)
-        counters = (jnp.where(good, 0, state.bad_steps + 1), state.bad_total + bad)
-        counters = dict(zip(("bad_steps", "bad_total"), counters, strict=True))
+        streak = jnp.where(good, 0, state.bad_steps + 1)
+        counters = {"bad_steps": streak, "bad_total": state.bad_total + bad}
         state = TrainState(state.step + 1, *new, **counters)
         return state, {**scalars, "gradient_norm": norm, **_named_rates(rates), **counters}
 
@@ -208,8 +208,7 @@ class _Gradient:
                 embeddings, terms, others = stage.embed(here)
                 # By the chain rule, its gradient is that of the coupled terms through these embeddings.
                 carried = jax.tree.map(lambda c, e: (c * e).sum(), cotangents, embeddings)
-                carried = averages.whole(sum(jax.tree.leaves(carried)))
-                return {**terms, CARRIED: carried}, others
+                return {**terms, CARRIED: averages.whole(jax.tree.reduce(jnp.add, carried))}, others
 
             ones = {**counts, CARRIED: jnp.ones(())}
             return self._of(loss, trainable, rest, here, ones)
@@ -237,9 +236,10 @@ class _Places:
     @classmethod
     def of(cls, stage: Stage, shardings: TrainState | None, frozen: Any) -> "_Places":
         # Without these constraints, XLA (jaxlib 0.10.2) computed wrong gradients of convolutions on a 2x2x2 mesh.
-        if shardings is None or shardings.step.mesh.shape["fsdp"] == 1:
+        if shardings is None or jax.tree.leaves(shardings)[0].mesh.shape["fsdp"] == 1:
             return cls()
-        late, soon = {}, shardings.params
+        late: dict[str, Any] = {}
+        soon = shardings.params
         if stage.gather_late:
             late, soon = tree.partition(shardings.params, stage.gather_late)
         return cls(

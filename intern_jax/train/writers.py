@@ -8,7 +8,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -19,6 +19,7 @@ from intern_jax.core.config import UserError
 
 log = logging.getLogger(__name__)
 LOG_EVERY_SECONDS = 15.0
+ROWS = "metrics.jsonl"
 
 
 class Writer:
@@ -32,77 +33,97 @@ class Writer:
     def __init__(
         self, folder: pathlib.Path | None, start: int | None = None, clu: str | None = None
     ):
-        self.history: list[dict[str, float]] = []
-        self.path = self.file = self.board = self.clu = None
-        self._failing = False
+        self.history: list[dict[str, Any]] = []
+        self.files: _Files | None = None
+        self.clu: CluWriter | None = None
         if folder is None:
             return
         if clu is not None:
             # Done on all processes: a mistake is then the same everywhere, and none waits for another.
             make = CluWriter.maker(clu)
             self.clu = CluWriter(clu, make, folder / "clu") if hosts.is_main() else None
-        self.path = folder / "metrics.jsonl"
-        self.history = _read(self.path)
+        self.files = _Files(folder) if hosts.is_main() else None
+        self.history = _read(folder / ROWS)
         if start is not None:
             self.cut(start)
 
     def cut(self, step: int) -> None:
         """Drop the rows of steps after `step`."""
         self.history = [row for row in self.history if row["step"] <= step]
-        if self.path is None or not hosts.is_main():
-            return
-        self._release()
-        self._try(self._rewrite)
-        self.board = self._try(lambda: _Board(self._boards, step + 1))
+        if self.files is not None:
+            self.files.cut(self.history, step)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Write one row; a value that is not finite becomes null."""
-        row = {"step": step}
+        row: dict[str, float | None] = {"step": step}
         row |= {name: value if math.isfinite(value) else None for name, value in scalars.items()}
         self.history.append(row)
-        if self.path is None or not hosts.is_main():
-            return
-        self._try(self._append if self.file else self._rewrite)
-        self._try(self._show if self.board else self._show_all)
+        if self.files is not None:
+            self.files.write(self.history)
         if self.clu is not None:
             self.clu.write(step, row)
 
     def close(self) -> None:
         """Flush and release the files."""
-        self._release()
+        if self.files is not None:
+            self.files.close()
         if self.clu is not None:
             self.clu.close()
             self.clu = None
 
-    def _release(self) -> None:
+
+class _Files:
+    """A run's rows as metrics.jsonl and in TensorBoard's event files, as far as the disk has room."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.path, self.boards = folder / ROWS, folder / "tensorboard"
+        self.file: TextIO | None = None
+        self.board: _Board | None = None
+        self._failing = False
+
+    def cut(self, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        """Begin anew with the rows up to `step`."""
+        self.close()
+        self._try(lambda: self._rewrite(rows))
+        self._try(lambda: self._redraw(step + 1))
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add the last of all rows; where an earlier one could not be written, write all."""
+        self._try(lambda: self._append(rows))
+        self._try(lambda: self._draw(rows))
+
+    def close(self) -> None:
+        """Flush and release the files."""
         for opened in (self.file, self.board):
             if opened is not None:
                 self._try(opened.close)
         self.file = self.board = None
 
-    @property
-    def _boards(self) -> pathlib.Path:
-        return self.path.parent / "tensorboard"
+    def _append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        if self.file is None:
+            self._rewrite(rows)
+        else:
+            self.file.write(json.dumps(rows[-1]) + "\n")
+            self.file.flush()
 
-    def _show(self) -> None:
-        self.board.add(self.history[-1:])
-
-    def _show_all(self) -> None:
-        self.board = _Board(self._boards, 0, self.history)
-
-    def _append(self) -> None:
-        self.file.write(json.dumps(self.history[-1]) + "\n")
-        self.file.flush()
-
-    def _rewrite(self) -> None:
+    def _rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
         temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in self.history))
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
         temporary.replace(self.path)
         self.file = self.path.open("a")
 
-    def _try(self, act: Callable[[], Any]) -> Any:
+    def _draw(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        if self.board is None:
+            self._redraw(0, rows)
+        else:
+            self.board.add(rows[-1:])
+
+    def _redraw(self, purge_step: int, rows: Sequence[Mapping[str, Any]] = ()) -> None:
+        self.board = _Board(self.boards, purge_step, rows)
+
+    def _try(self, act: Callable[[], None]) -> None:
         try:
-            done = act()
+            act()
         except OSError as error:
             if not self._failing:
                 log.warning(
@@ -112,9 +133,8 @@ class Writer:
                 )
             # The last line may be incomplete, so the next attempt writes the whole file again.
             self._failing, self.file, self.board = True, None, None
-            return None
-        self._failing = False
-        return done
+        else:
+            self._failing = False
 
 
 class _Board:
@@ -128,7 +148,7 @@ class _Board:
         self,
         folder: pathlib.Path,
         purge_step: int,
-        rows: Sequence[Mapping[str, float | None]] = (),
+        rows: Sequence[Mapping[str, Any]] = (),
     ):
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -149,7 +169,7 @@ class _Board:
                 path.unlink()
             raise
 
-    def add(self, rows: Sequence[Mapping[str, float | None]]) -> None:
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the finite values of rows."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.summary import scalar
@@ -233,7 +253,7 @@ class Progress:
     def __init__(self, name: str, steps: int, quiet: bool):
         self.name, self.steps = name, steps
         self.shown = time.monotonic()
-        self.live = None
+        self.live: Live | None = None
         self.quiet = quiet or not hosts.is_main()
         if not self.quiet and sys.stderr.isatty():
             self.live = Live(Text(name), console=Console(stderr=True), refresh_per_second=4)

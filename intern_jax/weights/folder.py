@@ -25,13 +25,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax.core import meta
 
+from intern_jax import families
 from intern_jax.core import tree as tree_lib
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_text
 from intern_jax.models import own, zoo
 from intern_jax.models.backbone import Backbone, Same
-from intern_jax.models.heads.task import BACKBONE_TASK, TaskHead
 from intern_jax.ops.images import normalise
+from intern_jax.tasks.task import TaskHead
 from intern_jax.version import __version__
 from intern_jax.weights import safetensors
 from intern_jax.weights.card import card
@@ -41,7 +42,7 @@ from intern_jax.weights.preprocess import Image, as_arrays, canvas_of, resize_ma
 FORMAT = "intern_jax.model/1"
 DEFAULT = pathlib.Path(__file__).parent / "default"
 # Features of a backbone without a head are by default those of classification.
-BRANCH = {**BACKBONE_TASK, "backbone": "cls"}
+BRANCH = {family.name: family.branch for family in families.known()} | {"backbone": "cls"}
 
 
 class NeedsFunction(UserError):
@@ -319,7 +320,8 @@ def _forward(info: str, network: Same | None, output: str, branch: str):
 def _head(info: Mapping[str, Any]) -> TaskHead | None:
     if info["task"] == "backbone":
         return None
-    return TaskHead(info["task"], len(info["classes"]), info["dense_width"])
+    width = {} if info["task"] == "classification" else {"width": info["dense_width"]}
+    return TaskHead(info["task"], len(info["classes"]), settings=width)
 
 
 def _expected_shapes(

@@ -14,6 +14,7 @@ import PIL.Image
 
 from intern_jax.core.config import UserError
 from intern_jax.data.make import image_ops
+from intern_jax.data.read import decoding
 from intern_jax.data.schema.sample import CorruptSample
 
 Image = str | os.PathLike[str] | PIL.Image.Image | np.ndarray
@@ -53,7 +54,7 @@ def _as_array(image: Image, where: str) -> np.ndarray:
         if os.path.isdir(image):
             raise UserError(f"{image}: a folder; give the paths of its pictures")
         try:
-            return image_ops.decode(image, str(image))
+            return decoding.decode(image, str(image))
         except CorruptSample as error:
             raise UserError(f"{error}; leave it out or replace it") from None
     if isinstance(image, PIL.Image.Image):

@@ -11,6 +11,7 @@ import intern_jax
 from intern_jax.adapt import fit
 from intern_jax.adapt.backbone import LAYERS, Backbone
 from intern_jax.adapt.folder import adapt_folder
+from intern_jax.adapt.head import train_head
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.data.sources.folder import ImageFolder
@@ -106,17 +107,16 @@ def test_frozen_head_learns_on_cached_maps():
     maps = jax.device_get(Backbone.random(TINY, 0).features(images, "dense", LAYERS))
     assert set(maps) == set(LAYERS)
     mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
-    model = fit.train_frozen_head(
-        maps,
-        {"mask": mask},
-        family="segmentation",
-        num_classes=2,
+    model = train_head(
+        "segmentation",
+        2,
+        cached={**maps, "mask": mask},
         size=32,
         cfg=fit.settings(60, 8, 1e-2),
         seed=0,
         mesh=mesh,
     )
-    out = model.predict(maps).argmax(-1)
+    out = model.outputs_of(maps).argmax(-1)
     assert out.shape == mask.shape and (out == mask).mean() > 0.9
 
 
@@ -157,7 +157,7 @@ def test_a_models_own_normalisation_stays_with_it(folder, tmp_path):
         mesh=mesh_lib.make_mesh(data=1),
         init=backbone,
     )
-    assert tuned.predict({"image": images}).shape == (3, 3)
+    assert tuned.predict(images).shape == (3, 3)
     np.testing.assert_allclose(
         tuned.stage.pictures(images), model_pictures(images, **pictures), rtol=1e-6, atol=1e-6
     )

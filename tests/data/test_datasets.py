@@ -202,7 +202,7 @@ def test_what_a_filter_drops_is_counted_as_damage():
 
 
 def test_a_callable_is_the_transform_itself():
-    def view(sample, rng):
+    def view(_sample, _rng):
         return {}
 
     assert as_transform(view, "g") is view

@@ -143,8 +143,8 @@ def test_embedded_sources_differ_and_stay():
 
 def test_a_format_is_that_of_the_function_inside():
     @formatted(3)
-    def view(sample, rng, size=2):
-        return {}
+    def view(_sample, _rng, size=2):
+        return {"size": size}
 
     assert format_of(view) == 3 and format_of(functools.partial(view, size=4)) == 3
     assert format_of(lambda sample: sample) == 1

@@ -58,7 +58,7 @@ def test_image_folder_with_given_classes(folder):
         ImageFolder(folder, classes=("vase", "cup"))
 
 
-def test_image_folder_mistakes(tmp_path, folder):
+def test_image_folder_mistakes(tmp_path):
     def fails(path, said):
         with pytest.raises(UserError) as error:
             ImageFolder(path)
@@ -171,7 +171,7 @@ def tfds_dir(tmp_path_factory):
             }
             return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
 
-        def _split_generators(self, dl_manager):
+        def _split_generators(self, _dl_manager):
             return {"train": self._generate_examples()}
 
         def _generate_examples(self):

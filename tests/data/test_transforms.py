@@ -87,7 +87,7 @@ def test_random_backgrounds_cover_all_kinds_and_bad_ones_are_refused():
     sizes = {"color" if isinstance(g, tuple) else g.size for g in grounds}
     assert sizes == {"color", (2, 1), (1, 2), (4, 4)}
     for bad in ("white", [1, 2]):
-        with pytest.raises(UserError, match="background: .*give 'random', 'grey'"):
+        with pytest.raises(UserError, match=r"background: .*give 'random', 'grey'"):
             image_ops.ground(bad, rng())
 
 
@@ -242,7 +242,7 @@ class Counting:
 
 def test_eval_arrays_keeps_the_order():
     out = arrays.eval_arrays(
-        Counting(), lambda sample, rng: transforms.eval_classification(sample, size=4)
+        Counting(), lambda sample, _rng: transforms.eval_classification(sample, size=4)
     )
     assert out["image"].shape == (150, 4, 4, 3) and out["image"].dtype == np.uint8
     np.testing.assert_array_equal(out["label"], np.arange(150))
@@ -259,5 +259,5 @@ def test_eval_arrays_names_an_unreadable_sample():
         def __getitem__(self, index):
             raise CorruptSample("cup/1.png", "damaged picture")
 
-    with pytest.raises(UserError, match="cup/1.png: damaged picture; repair or remove it"):
+    with pytest.raises(UserError, match=r"cup/1\.png: damaged picture; repair or remove it"):
         arrays.eval_arrays(Damaged(), transforms.eval_classification)

@@ -100,8 +100,8 @@ def test_shapes(name, size):
         lambda x: module.init_with_output(rngs, x, train=True, task="cls"), image
     )
     assert set(tree) == {"params"} | ({"batch_stats"} if not isinstance(module, ViT) else set())
-    assert out["pooled"].shape == (2, zoo.pooled_features(spec))
-    rows = list(zip(zoo.feature_strides(spec), zoo.feature_channels(spec), strict=True))
+    assert out["pooled"].shape == (2, zoo.build(spec).features)
+    rows = list(zip(zoo.build(spec).layer_strides, zoo.build(spec).layer_channels, strict=True))
     assert len(rows) == 4 and len(out) == 5
     for level, (stride, channels) in enumerate(rows, start=1):
         sides = (-(-side // stride) for side in size)
@@ -114,7 +114,7 @@ def test_shapes(name, size):
 def test_published_networks_have_maps_at_the_same_strides():
     for name in zoo.VARIANTS:
         if not name.startswith(("embedded", "generalist")):
-            assert zoo.feature_strides({"name": name}) == (4, 8, 16, 32), name
+            assert zoo.build({"name": name}).layer_strides == (4, 8, 16, 32), name
 
 
 GENERALIST = {"name": "generalist"}
@@ -200,8 +200,8 @@ def test_drop_path_rises_linearly():
 
 def test_generalist_from_a_changed_branch():
     spec = {"name": "generalist", "branch": {"name": "embedded_tiny", "features": 16}}
-    assert zoo.pooled_features(spec) == 16
-    assert zoo.feature_channels(spec) == (8, 16, 16, 16)
+    assert zoo.build(spec).features == 16
+    assert zoo.build(spec).layer_channels == (8, 16, 16, 16)
 
 
 @pytest.mark.parametrize(

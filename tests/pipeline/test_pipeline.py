@@ -132,7 +132,7 @@ def test_wrong_train_field_is_named_before_any_work(tmp_path):
     config = tiny_config()
     with config.unlocked():
         config.generalist.train.step = 3
-    with pytest.raises(UserError, match="train.step"):
+    with pytest.raises(UserError, match=r"train\.step"):
         pipeline.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -33,7 +33,7 @@ def make_records(methods=("random", "generalist"), fractions=(0.01, 0.1, 1.0), c
                             "draw": draw,
                             "score": score,
                             "standard_error": 0.5,
-                            "scores": {figure: score for figure in column.figures},
+                            "scores": dict.fromkeys(column.figures, score),
                         }
                     )
     return rows

@@ -208,7 +208,7 @@ def test_plots_of_nothing_are_none():
 
 @pytest.mark.parametrize(
     ("arrays", "kind"),
-    [(word_arrays(), "words"), (mask_arrays(), "segmentation"), (depth_arrays(), "depth")],
+    [(word_arrays(), "label"), (mask_arrays(), "mask"), (depth_arrays(), "map")],
 )
 @pytest.mark.parametrize("count", [1, 3])
 def test_picture_grids_draw_any_number(arrays, kind, count):

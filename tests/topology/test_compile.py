@@ -95,7 +95,7 @@ def test_an_unknown_chip_is_a_mistake(name):
 
 
 def test_without_the_compiler_one_line_says_how_to_install_it(monkeypatch, capsys):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     assert cli.main(["inspect", "--config=quickstart", "--topology=v5e:2x4"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "pip install 'intern-jax[tpu]'" in said

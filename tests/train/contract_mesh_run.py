@@ -56,7 +56,7 @@ class Views(Stage):
         apart = mean(((one - followed) ** 2).sum(-1))
         return {"one": one, "other": other}, {"apart": apart}, (context.extra, {})
 
-    def couple(self, context, embeddings):
+    def couple(self, _context, embeddings):
         return {"contrast": whole(info_nce(embeddings["one"], embeddings["other"], 10.0))}, {}
 
 

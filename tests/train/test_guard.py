@@ -87,7 +87,7 @@ def test_roll_backs_are_bounded(mesh, tmp_path):
     with pytest.raises(UserError, match="up to step 11 after 2 roll-backs; lower") as caught:
         train(mesh, tmp_path, Stream(bad=range(10, 1000)), max_rollbacks=2)
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="up to step 13; lower optim.learning_rate"):
+    with pytest.raises(UserError, match=r"up to step 13; lower optim\.learning_rate"):
         train(mesh, tmp_path / "b", Stream(bad=range(10, 1000)), max_rollbacks=0)
 
 

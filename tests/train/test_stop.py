@@ -81,7 +81,7 @@ def test_sigterm_during_a_save_loses_nothing(straight, tmp_path):
     assert_same(ended.state, straight.state)
 
 
-def test_without_a_folder_it_stops_at_once_and_the_handler_is_put_back(tmp_path):
+def test_without_a_folder_it_stops_at_once_and_the_handler_is_put_back():
     before = signal.getsignal(signal.SIGTERM)
 
     class Terminates(Stream):

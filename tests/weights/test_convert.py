@@ -336,7 +336,7 @@ def test_batchnorm_sets_are_filled_from_one_and_written_one_by_one():
         filled = found.variables["params"]["cls"]["stem_norm"][task]["scale"]
         np.testing.assert_array_equal(filled, norms["dense"]["scale"])
     same(files["dense"], convert.in_published_names(found.variables, model, "gv_benchmark", "cls"))
-    with pytest.raises(UserError, match="has the BatchNorm sets cls, dense.*--task=cls"):
+    with pytest.raises(UserError, match=r"has the BatchNorm sets cls, dense.*--task=cls"):
         convert.in_published_names(variables, model, "gv_benchmark")
 
 
@@ -431,7 +431,7 @@ def test_mistakes_of_the_command_are_one_line(tmp_path, capsys):
         ((f"--from={tmp_path}", "--out=m"), "is a folder; say in which names"),
     ):
         assert cli.main(["convert", *argv]) == 2, argv
-        out, err = capsys.readouterr()
+        err = capsys.readouterr().err
         assert err.startswith("error: ") and err.count("\n") == 1 and expected in err, (argv, err)
     assert [path.name for path in tmp_path.iterdir()] == ["names.txt"]
 

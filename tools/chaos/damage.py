@@ -91,7 +91,10 @@ def judge(folder: pathlib.Path, abstract: Any, states: dict[int, Any]) -> str:
     """What a restore from a damaged folder came to."""
     checkpoints = Checkpoints(folder, keep=2)
     try:
-        state, meta = checkpoints.restore(abstract)
+        found = checkpoints.restore(abstract)
+        if found is None:
+            raise FileNotFoundError("no checkpoint")
+        state, meta = found
     except Exception as error:
         return f"wrong ({type(error).__name__}: {error})"
     finally:

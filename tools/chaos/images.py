@@ -204,10 +204,11 @@ def _child(folder: pathlib.Path, start: int, limit: float) -> Iterator[dict[str,
     process = subprocess.Popen(
         [*CHILD, f"--child={folder}", f"--start={start}"], stdout=subprocess.PIPE, cwd=ROOT
     )
-    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    said, lines = process.stdout, queue.SimpleQueue[bytes]()
+    assert said  # a pipe, as asked
 
     def listen() -> None:
-        for line in process.stdout:
+        for line in said:
             lines.put(line)
         lines.put(b"")
 

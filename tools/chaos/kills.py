@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from intern_jax.train.checkpoint import Damaged, read_meta
@@ -79,7 +80,7 @@ def campaign(out: pathlib.Path, kills: int, seed: int, overrides: list[str]) -> 
 
 
 def start(
-    workdir: pathlib.Path, overrides: list[str], config: str | pathlib.Path = CONFIG
+    workdir: pathlib.Path, overrides: Sequence[str], config: str | pathlib.Path = CONFIG
 ) -> subprocess.Popen:
     """A training as a process of its own, its output appended to workdir/log."""
     workdir.mkdir(parents=True, exist_ok=True)

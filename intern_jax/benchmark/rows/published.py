@@ -15,9 +15,6 @@ from collections.abc import Mapping
 
 from intern_jax.benchmark.rows import gvb
 
-SOURCE = (
-    "release table of GV-B (OpenGVLab/gv-benchmark, February 2022) for INTERN, arXiv 2111.08687"
-)
 CAVEAT = (
     "† published by INTERN's authors (GV-B's release table, February 2022; arXiv 2111.08687; it may differ from the "
     "paper's first version): 10% of the labels, frozen backbone, hyper-parameter search; no seeds, no spreads. Their "

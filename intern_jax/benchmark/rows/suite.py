@@ -10,6 +10,7 @@ from typing import Any
 
 from intern_jax.benchmark.rows import gvb
 from intern_jax.benchmark.rows.row import Row
+from intern_jax.core import config as config_lib
 from intern_jax.core.config import UserError
 
 EMBEDDED = "intern_jax.data.embedded:load"
@@ -34,7 +35,15 @@ ROWS = {row.name: row for row in (*gvb.ROWS, *MINI)}
 
 
 def find(name: str, where: str = "config") -> Row:
-    """The row of that name, or a UserError that lists the names; `where` is what has the field "rows"."""
+    """The row of that name, or of a dotted name package.module:ROW; UserError if there is none.
+
+    `where` is what has the field "rows".
+    """
+    if ":" in name:
+        row = config_lib.resolve(name)
+        if not isinstance(row, Row):
+            raise UserError(f"{where}.rows: {name} is a {type(row).__name__}, no Row")
+        return row
     if name not in ROWS:
         raise UserError(f"{where}.rows: no row '{name}'; known: {', '.join(sorted(ROWS))}")
     return ROWS[name]

@@ -9,7 +9,7 @@ user's grain.transforms.Map or RandomMap becomes a transform (`as_transform`).
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -115,7 +115,7 @@ class WithSource:
     def __init__(self, transform: Transform):
         self.transform = transform
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
         return {**self.transform(sample, rng), "source": np.int32(sample["source"])}
 
 
@@ -185,8 +185,11 @@ def open_source(spec: Mapping[str, Any], where: str) -> Any:
     Arguments in SOURCE_FIELDS that the function has no parameter for describe the MapDataset instead.
     """
     function = resolve(spec["fn"]) if spec.get("fn") else None
-    taken = inspect.signature(function).parameters if callable(function) else SOURCE_FIELDS
-    open_ended = callable(function) and any(p.kind is p.VAR_KEYWORD for p in taken.values())
+    taken: Collection[str] = SOURCE_FIELDS
+    open_ended = False
+    if callable(function):
+        taken = (arguments := inspect.signature(function).parameters)
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in arguments.values())
     given = {
         field: spec[field]
         for field in SOURCE_FIELDS
@@ -216,7 +219,7 @@ def as_transform(spec: Any, where: str) -> Transform:
     if isinstance(made, grain.transforms.RandomMap):
         return made.random_map
     if isinstance(made, grain.transforms.Map):
-        return lambda sample, rng: made.map(sample)
+        return lambda sample, _rng: made.map(sample)
     if not callable(made):
         kinds = "a function of (sample, rng), a grain.transforms.Map or RandomMap"
         raise UserError(f"{where}: {type(made).__name__}; give {kinds}")

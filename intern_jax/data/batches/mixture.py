@@ -294,14 +294,15 @@ def _check_rows(sources: Sequence[Replacing], transform: Transform, block: int, 
     """Make one row of every source, so that a mistake shows here and not in a worker hours later."""
     from intern_jax.data.batches.datasets import form_text
 
-    form, first = None, ""
+    form: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+    first = ""
     for i, source in enumerate(sources):
         name = f"{where}.sources[{i}] ({source.name})"
         if source.labels is not None and source.classes:
             check_labels(source.labels, len(source.classes), name)
         row = transform(source[0], np.random.default_rng(0))
         found = {field: (np.shape(value), np.asarray(value).dtype) for field, value in row.items()}
-        if form is None:
+        if i == 0:
             form, first = found, source.name
         if found != form:
             field = next(f for f in [*form, *found] if form.get(f) != found.get(f))

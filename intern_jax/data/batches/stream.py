@@ -1,9 +1,10 @@
 """The stream of batches of a training run. The batch of step t is a pure function of (segments, t)."""
 
 import collections
+import functools
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -90,17 +91,18 @@ class Stream:
         """The batch of a step, made in this thread; every call, from any thread, returns the same."""
         return self._groups.batch(*self._place(step))
 
-    def iterate(self, start: int = 0) -> Iterator[Batch]:
+    def iterate(self, start: int = 0) -> "_Ahead":
         """The batches of start, start + 1, ... without end, prefetched by threads or processes.
 
         The iterator has `close()` and is a context manager. An error in a thread or process, or the
         loss of a process, is raised at the step of its batch.
         """
-        make, threads, prefetch = self.batch_at, self.threads, self.prefetch
+        make: Callable[[int], Batch] = self.batch_at
+        threads, prefetch = self.threads, self.prefetch
         if self.workers:
-            self._start_processes()
+            make = functools.partial(self._fetch, self._start_processes())
             # One batch is ready while every process makes another one.
-            make, threads, prefetch = self._fetch, self.workers, max(prefetch, self.workers + 1)
+            threads, prefetch = self.workers, max(prefetch, self.workers + 1)
         ahead = _Ahead(make, start, threads, prefetch, self._add_wait)
         self._open.add(ahead)
         return ahead
@@ -146,12 +148,13 @@ class Stream:
         segment, index = segments_lib.place(self._segments, step)
         return segment.seed, segment.weights, index
 
-    def _start_processes(self) -> None:
+    def _start_processes(self) -> Workers:
         if self._processes is None:
             self._processes = Workers(self._configs, self.rows, self.workers)
+        return self._processes
 
-    def _fetch(self, step: int) -> Batch:
-        return self._processes.batch(*self._place(step))
+    def _fetch(self, processes: Workers, step: int) -> Batch:
+        return processes.batch(*self._place(step))
 
     def _add_wait(self, seconds: float) -> None:
         self.wait_seconds += seconds

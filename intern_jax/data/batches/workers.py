@@ -28,10 +28,11 @@ from collections.abc import Mapping, Sequence
 from multiprocessing import util
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
+from intern_jax import families
 from intern_jax.core.config import UserError, plain
 from intern_jax.data.batches.mixture import Batch, Groups
 from intern_jax.data.batches.segments import Weights
@@ -93,7 +94,10 @@ class _Worker:
         spawn = multiprocessing.get_context("spawn")
         self._pipe, theirs = spawn.Pipe()
         self._process = spawn.Process(
-            target=_serve, args=(theirs, groups, rows), name=f"batches-{number}", daemon=True
+            target=_serve,
+            args=(theirs, groups, rows, families.outside()),
+            name=f"batches-{number}",
+            daemon=True,
         )
         self._process.start()
         # If this end stayed open here, the death of the worker would not be noticed.
@@ -114,6 +118,7 @@ class _Worker:
             if kind == "error":
                 _raise(*answer)
             layout, self.faults = answer
+            assert self._block is not None  # the worker asked for it
             return _read(layout, self._block)
 
     def _give_room(self, size: int) -> tuple:
@@ -192,27 +197,28 @@ def _raise(kind: str, message: str, trace: str) -> None:
     raise error
 
 
-def _serve(pipe: Connection, groups: Mapping[str, Any], rows: tuple[int, int]) -> None:
+def _serve(
+    pipe: Connection, groups: Mapping[str, Any], rows: tuple[int, int], outside: Sequence[str]
+) -> None:
     """The main function of a worker: open the sources, then answer requests until the pipe closes."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     # An error of the pipe means that the trainer is gone; there is nobody to report to.
     with contextlib.suppress(EOFError, OSError):
-        _answer_all(pipe, groups, rows)
+        _answer_all(pipe, groups, rows, outside)
 
 
-def _answer_all(pipe: Connection, groups: Mapping[str, Any], rows: tuple[int, int]) -> None:
-    opened, failed = None, None
+def _answer_all(
+    pipe: Connection, groups: Mapping[str, Any], rows: tuple[int, int], outside: Sequence[str]
+) -> None:
     try:
+        families.add(outside)
         opened = Groups(groups, rows)
     except Exception as error:
-        failed = _describe(error)
+        _answer_with(pipe, _describe(error))
     block = None
     while True:
         request = pipe.recv()
-        if failed:
-            pipe.send(failed)
-            continue
         try:
             batch = opened.batch(*request)
             layout, size = _lay_out(batch)
@@ -224,6 +230,13 @@ def _answer_all(pipe: Connection, groups: Mapping[str, Any], rows: tuple[int, in
             block = SharedMemory(pipe.recv())
         _write(batch, layout, block)
         pipe.send(("batch", layout, dict(opened.faults())))
+
+
+def _answer_with(pipe: Connection, failure: tuple[str, ...]) -> NoReturn:
+    """Tell every request what went wrong at the start."""
+    while True:
+        pipe.recv()
+        pipe.send(failure)
 
 
 def _describe(error: Exception) -> tuple[str, str, str, str]:

@@ -6,12 +6,13 @@ read-only uint8 arrays. All sources are random-access, thread-safe and picklable
 
 import difflib
 import inspect
+from collections.abc import Callable
 from typing import Any
 
-from intern_jax.core.config import UserError
+from intern_jax.core.config import UserError, checked_by
 from intern_jax.data.embedded import scenes, tables
 
-PRETRAINING = {
+PRETRAINING: dict[str, Callable[..., Any]] = {
     "emoji_pairs": tables.emoji_pairs,
     "clipart_pairs": tables.clipart_pairs,
     "scene_pairs": scenes.scene_pairs,
@@ -22,7 +23,7 @@ PRETRAINING = {
     "crowd_scenes": scenes.crowd_scenes,
     "room_pool": tables.room_pool,
 }
-BENCHMARK = {
+BENCHMARK: dict[str, Callable[..., Any]] = {
     "emoji_style": tables.emoji_style,
     "emoji_style_group": tables.emoji_style_group,
     "emoji_concept": tables.emoji_concept,
@@ -34,15 +35,6 @@ BENCHMARK = {
     "sprites_seg": scenes.sprites_seg,
 }
 NAMES = {**PRETRAINING, **BENCHMARK}
-
-
-def load(name: str, **kwargs: Any) -> Any:
-    """The source of that name. Benchmark sources take split="train" or "test".
-
-    Scenes also take seed, size (pixels) and length. Unknown names or arguments are a UserError.
-    """
-    check_arguments(name, **kwargs)
-    return NAMES[name](**kwargs)
 
 
 def check_arguments(name: str, **kwargs: Any) -> None:
@@ -60,4 +52,11 @@ def check_arguments(name: str, **kwargs: Any) -> None:
         tables.refuse_split(name, kwargs.get("split", ""))
 
 
-load.check_arguments = check_arguments  # core/config.py: bind calls it
+@checked_by(check_arguments)
+def load(name: str, **kwargs: Any) -> Any:
+    """The source of that name. Benchmark sources take split="train" or "test".
+
+    Scenes also take seed, size (pixels) and length. Unknown names or arguments are a UserError.
+    """
+    check_arguments(name, **kwargs)
+    return NAMES[name](**kwargs)

@@ -69,7 +69,8 @@ def _ground(rng: np.random.Generator, size: int) -> tuple[np.ndarray, str]:
     name, far, near, rough = GROUNDS[int(rng.integers(len(GROUNDS)))]
     ramp = np.linspace(0, 1, 8, dtype=np.float32)[:, None, None]
     tint = rng.normal(0, 12, 3).astype(np.float32)
-    base = np.float32(far) * (1 - ramp) + np.float32(near) * ramp + tint[None, None]
+    far_colour, near_colour = np.asarray(far, np.float32), np.asarray(near, np.float32)
+    base = far_colour * (1 - ramp) + near_colour * ramp + tint[None, None]
     coarse = base + rng.normal(0, rough * 0.6, (8, 8, 1)).astype(np.float32)
     small = Image.fromarray(np.clip(coarse, 0, 255).astype(np.uint8))
     ground = np.asarray(small.resize((size, size), Image.Resampling.BICUBIC), np.int16)

@@ -1,7 +1,7 @@
 """Sources over packs: classification, image-text pairs, rooms."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -162,7 +162,7 @@ def _table(
 def _emoji_task(
     name: str,
     field: str,
-    splits: dict[str, Sequence[str]],
+    splits: Mapping[str, Sequence[str]],
     split: str,
     unseen: bool,
     least: tuple[int, int],

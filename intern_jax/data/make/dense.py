@@ -110,7 +110,8 @@ def crop(
     if colour not in COLOURS:
         raise UserError(f"transform.colour: no {colour!r}; known: {', '.join(COLOURS)}")
     image = sample["image"]
-    factor = rng.uniform(*ratio)
+    lowest, highest = ratio
+    factor = rng.uniform(lowest, highest)
     large = _scaled(image.shape[:2], short, long, factor)
     box, mask = _place(sample, large, (height, width), max_share, rng)
     mirrored = flip and bool(rng.random() < 0.5)
@@ -237,7 +238,7 @@ def gamma(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.stack([tables[:, c][image[..., c]] for c in range(3)], axis=-1)
 
 
-def _unchanged(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _unchanged(image: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
     return image
 
 
@@ -269,8 +270,10 @@ def whole_size(sides: Size, short: int | None = None, long: int | None = None) -
     16/a + 16/b. With `short` 512, itself a multiple, that is 16/b, at most 1/32. At their own size,
     KITTI's 375 x 1242 pictures change by 1.9%, and NYU's 480 x 640 pictures not at all.
     """
-    sides = _scaled(sides, short, long)
-    return tuple(max(MULTIPLE, int(side / MULTIPLE + 0.5) * MULTIPLE) for side in sides)
+    height, width = (
+        max(MULTIPLE, int(side / MULTIPLE + 0.5) * MULTIPLE) for side in _scaled(sides, short, long)
+    )
+    return height, width
 
 
 def resized(image: np.ndarray, size: Size) -> np.ndarray:

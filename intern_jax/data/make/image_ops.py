@@ -131,6 +131,7 @@ def recolor(im: Image.Image, look: Look, u: list[float]) -> Image.Image:
             b, c, s = (1 + look.color * (2 * x - 1) for x in u[2:5])
             hue = look.hue * (2 * u[5] - 1)
             pixel = im.reduce(im.size).getpixel((0, 0))
+            assert isinstance(pixel, tuple)  # of an RGB picture
             mean = sum(k * x for k, x in zip(LUMA, pixel, strict=True))
         if grey:
             s, hue = 0.0, 0.0
@@ -149,6 +150,7 @@ def ground(background: Background, rng: np.random.Generator | None) -> Ground:
     and a two-colour gradient or blotches in a quarter each.
     """
     if background == "random":
+        rng = drawing(rng)
         kind, *color = rng.random(4).tolist()
         if kind < 0.5:
             return int(256 * color[0]), int(256 * color[1]), int(256 * color[2])
@@ -158,4 +160,12 @@ def ground(background: Background, rng: np.random.Generator | None) -> Ground:
         return GREY
     if isinstance(background, str) or len(background) != 3:
         raise UserError(f"background: {background!r}; give 'random', 'grey' or [r, g, b]")
-    return tuple(int(value) for value in background)
+    red, green, blue = (int(value) for value in background)
+    return red, green, blue
+
+
+def drawing(rng: np.random.Generator | None) -> np.random.Generator:
+    """The generator where something is random. Raises TypeError without one."""
+    if rng is None:
+        raise TypeError("the transform draws at random: call it with a generator")
+    return rng

@@ -43,7 +43,7 @@ class Tokenizer:
             raise UserError(
                 f"{path}: ids of {', '.join(SPECIAL)} are {ids}; make them the largest, in order"
             )
-        self.mask, self.start, self.end = ids
+        self.mask, self.start, self.end = range(self.vocab_size - 3, self.vocab_size)
         # A caption that spells a special token must not end the text early.
         self._bpe.encode_special_tokens = True
         self._ids = functools.lru_cache(maxsize=1 << 16)(self._encode)

@@ -29,7 +29,7 @@ from intern_jax.data.make import text as tokenizer_lib
 from intern_jax.data.make.image_ops import Background, Look, Window
 from intern_jax.data.schema.sample import Sample
 
-Row = dict[str, np.ndarray]
+Row = dict[str, Any]  # arrays, and numbers of NumPy
 Pair = tuple[float, float]
 
 
@@ -112,6 +112,7 @@ def pair_views(
     if not train:
         image, tokens = whole_view(sample["image"], size), words.encode(texts[0], context)
         return {"image1": image, "image2": image, "tokens1": tokens, "tokens2": tokens}
+    rng = image_ops.drawing(rng)
     look = Look(color, color_probability, hue, grey_probability, blur_probability)
     pictures = [sample["image"], *sample.get("views", ())]
     first, second = _two(len(pictures), rng)
@@ -152,7 +153,7 @@ def augment_text(texts: Sequence[str], rng: np.random.Generator) -> str:
 
 def random_view(
     image: np.ndarray,
-    rng: np.random.Generator,
+    rng: np.random.Generator | None,
     size: int,
     scale: Pair,
     aspect: float,
@@ -162,8 +163,9 @@ def random_view(
 ) -> tuple[np.ndarray, Window, bool]:
     """A random view as uint8 [size,size,3], its window in the picture, and whether it is mirrored.
 
-    The module's docstring explains the settings.
+    The module's docstring tells the settings. Raises TypeError without a generator.
     """
+    rng = image_ops.drawing(rng)
     # One call makes all draws: a call of the generator costs more than the numbers.
     u = rng.random(12).tolist()
     side = scale[0] + u[0] * (scale[1] - scale[0])

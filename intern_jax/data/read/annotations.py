@@ -5,6 +5,7 @@ refused, and nothing in a file is executed. A file that cannot be read raises Co
 """
 
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -55,7 +56,7 @@ def in_order(rows: list[tuple], where: str) -> list[list]:
     if not rows:
         raise UserError(f"{where}: its lists name no pictures; get them again")
     rows = sorted(rows, key=lambda row: row[0])
-    for one, two in zip(rows, rows[1:], strict=False):
+    for one, two in itertools.pairwise(rows):
         if one[0] == two[0]:
             raise UserError(f"{where}: '{one[0]}' is listed twice; get the lists again")
     return [list(column) for column in zip(*rows, strict=True)]

@@ -27,6 +27,7 @@ import struct
 import time
 import warnings
 import zlib
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -59,7 +60,7 @@ MAX_SCANNED = 32 * MAX_PIXELS
 
 # EXIF orientation, as in Pillow's ImageOps.exif_transpose.
 ORIENTATION = 0x0112
-TURNS = {
+TURNS: dict[Any, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -71,7 +72,7 @@ TURNS = {
 
 JPEG_MAGIC = b"\xff\xd8\xff"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-NO_FILE = {
+NO_FILE: dict[int | None, str] = {
     errno.ENOENT: "missing file",
     errno.ENOTDIR: "missing file",
     errno.ELOOP: "not a file",

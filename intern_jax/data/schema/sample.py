@@ -112,18 +112,18 @@ def _check_picture(image: Any, where: str) -> None:
         raise UserError(f"{where}: {describe(image)}; give uint8 [H,W,3] or [H,W,4]")
 
 
-def _check_image(sample: Sample, where: str, num_classes: int | None) -> None:
+def _check_image(sample: Mapping[str, Any], where: str, _num_classes: int | None) -> None:
     _check_picture(sample["image"], where)
 
 
-def _check_views(sample: Sample, where: str, num_classes: int | None) -> None:
+def _check_views(sample: Mapping[str, Any], where: str, _num_classes: int | None) -> None:
     if not isinstance(sample["views"], list):
         raise UserError(f"{where}: {describe(sample['views'])}; give a list of pictures")
     for i, view in enumerate(sample["views"]):
         _check_picture(view, f"{where}[{i}]")
 
 
-def _check_texts(sample: Sample, where: str, num_classes: int | None) -> None:
+def _check_texts(sample: Mapping[str, Any], where: str, _num_classes: int | None) -> None:
     texts = sample["texts"]
     if not isinstance(texts, list) or not texts:
         raise UserError(f"{where}: {describe(texts)}; give a list of at least one str")

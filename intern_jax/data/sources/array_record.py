@@ -72,9 +72,8 @@ class ArrayRecordSource:
         self._rows = content.get("rows")
         self._count = sum(counts) if self._rows is None else len(self._rows)
         self.shards = counts if self._rows is None else [self._count]
-        self.keys = content.get("keys")
-        if self.keys is None:
-            self.keys = Keys(self._count, self._key)
+        keys = content.get("keys")
+        self.keys: Sequence[str] = Keys(self._count, self._key) if keys is None else keys
         self.labels = content.get("labels")
         if self.labels is not None and self.classes:
             check_labels(self.labels, len(self.classes), str(index))
@@ -117,15 +116,14 @@ class Keys(Sequence):
         return len(self._range)
 
     def __getitem__(self, index: int | slice) -> Any:
-        found = self._range[index]
-        return [self._make(i) for i in found] if isinstance(index, slice) else self._make(found)
+        if isinstance(index, slice):
+            return [self._make(i) for i in self._range[index]]
+        return self._make(self._range[index])
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or isinstance(other, str):
             return NotImplemented
         return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
-
-    __hash__ = None
 
 
 def pick_keys(keys: Sequence[str], indices: np.ndarray) -> Sequence[str]:
@@ -291,7 +289,7 @@ def _read_index(index: Path, count: int) -> dict[str, Any]:
         raise UserError(
             f"{path}/rows: a row is outside 0..{count - 1}; make the index for these files"
         )
-    out = {
+    out: dict[str, Any] = {
         "rows": rows,
         "keys": _key_column(path, content),
         "labels": _column(path, content, "labels", np.int32),

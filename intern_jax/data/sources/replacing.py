@@ -96,10 +96,10 @@ class Replacing:
         if found is None:
             self._seen_good = True
             return sample
-        field, error = found
+        field, wrong = found
         if not self._seen_good:
-            raise error
-        raise CorruptSample(place, f"bad {field}", str(error).removeprefix(f"{place}/"))
+            raise wrong
+        raise CorruptSample(place, f"bad {field}", str(wrong).removeprefix(f"{place}/"))
 
     def _count(self, fault: CorruptSample | None) -> None:
         """Count one read; raise UserError if too many were damaged."""

@@ -25,7 +25,7 @@ class TfdsSource:
     `name`.
     """
 
-    DEFAULT_FIELDS = {
+    DEFAULT_FIELDS: Mapping[str, str] = {
         "image": "image",
         "label": "label",
         "mask": "segmentation_mask",
@@ -50,10 +50,11 @@ class TfdsSource:
         for field in fields or {}:
             if field not in known:
                 raise UserError(f"{name}/{field}: unknown field; known: {', '.join(known)}")
-        if directory is None:
-            builder = _tfds_builder(tfds, name, data_dir)
-        else:
-            builder = _tfds_directory(tfds, name, directory)
+        builder = (
+            _tfds_builder(tfds, name, data_dir)
+            if directory is None
+            else _tfds_directory(tfds, name, directory)
+        )
         features = builder.info.features
         self.fields = dict(fields) if fields else _present(self.DEFAULT_FIELDS, features)
         for field, path in self.fields.items():
@@ -179,11 +180,11 @@ def _tfds_open(builder: Any, split: str, decoders: Mapping[str, Any]) -> Any:
 
 
 def _feature(features: Any, path: str) -> Any:
-    if hasattr(features, "keys") and path in features.keys():
+    if hasattr(features, "keys") and path in features:
         return features[path]  # a name may have a slash in it
     for part in path.split("/"):
         features = getattr(features, "feature", features)
-        if not hasattr(features, "keys") or part not in features.keys():
+        if not hasattr(features, "keys") or part not in features:
             return None
         features = features[part]
     return features

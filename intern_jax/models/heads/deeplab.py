@@ -5,6 +5,7 @@ H, W image size, K classes, C channels.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,7 +14,7 @@ from flax.linen.dtypes import promote_dtype
 from jax import lax
 
 from intern_jax.models.heads.dense import resize
-from intern_jax.models.layers import WIDEN, BatchNorm, Conv, Dtype
+from intern_jax.models.layers import WIDEN, BatchNorm, Conv, Dtype, partitioned
 from intern_jax.ops.linear import linear
 
 AUXILIARY = "auxiliary"  # the collection into which auxiliary heads sow their logits
@@ -40,7 +41,7 @@ class DeepLabV3(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: Mapping[str, jax.Array], size: tuple[int, int], train: bool
+        self, features: Mapping[str, jax.Array], size: Sequence[int], train: bool
     ) -> jax.Array:
         before, last = sorted(name for name in features if name.startswith("layer"))[-2:]
         if train:
@@ -65,7 +66,7 @@ class DeepLabV3(nn.Module):
             branches.append(branch(x, train))
         return jnp.concatenate(branches, axis=-1)
 
-    def _predict(self, x: jax.Array, size: tuple[int, int], train: bool, name: str) -> jax.Array:
+    def _predict(self, x: jax.Array, size: Sequence[int], train: bool, name: str) -> jax.Array:
         # Whole channels are dropped, as in PyTorch's Dropout2d.
         x = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(x)
         predict = Conv(
@@ -90,7 +91,7 @@ class _ConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        settings = {"kernel_init": _he_normal, "dtype": self.dtype, "name": "conv"}
+        settings: dict[str, Any] = {"kernel_init": _he_normal, "dtype": self.dtype, "name": "conv"}
         if self.dilation == 1:
             x = Conv(self.features, self.kernel_size, **settings)(x)
         else:
@@ -108,7 +109,7 @@ class _DilatedConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        init = nn.with_logical_partitioning(self.kernel_init, (None, None, *WIDEN))
+        init = partitioned(self.kernel_init, (None, None, *WIDEN))
         kernel = self.param("kernel", init, (3, 3, x.shape[-1], self.features))
         x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
         # Taps that meet only padding on such a small map; at stride 32 that is most of them.

@@ -3,7 +3,8 @@
 Legend: B batch, H, W image size, K output channels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import flax.linen as nn
 import jax
@@ -26,23 +27,21 @@ class DenseHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: Mapping[str, jax.Array], size: tuple[int, int], train: bool
+        self, features: Mapping[str, jax.Array], size: Sequence[int], train: bool
     ) -> jax.Array:
         names = sorted(name for name in features if name.startswith("layer"))
         finest = features[names[0]].shape[1:3]
-        total = None
+        maps = []
         for name in names:
-            x = features[name]
-            x = Conv(self.width, 1, use_bias=True, dtype=self.dtype, name=f"from_{name}")(x)
-            x = resize(x, finest)
-            total = x if total is None else total + x
-        x = Conv(self.width, 3, dtype=self.dtype, name="conv")(total)
+            lateral = Conv(self.width, 1, use_bias=True, dtype=self.dtype, name=f"from_{name}")
+            maps.append(resize(lateral(features[name]), finest))
+        x = Conv(self.width, 3, dtype=self.dtype, name="conv")(reduce(jnp.add, maps))
         x = nn.relu(BatchNorm(name="norm")(x, train))
         x = Conv(self.out_channels, 1, use_bias=True, dtype=self.dtype, name="predict")(x)
         return resize(x.astype(jnp.promote_types(x.dtype, jnp.float32)), tuple(size))
 
 
-def resize(x_BxHxWxC: jax.Array, size: tuple[int, int]) -> jax.Array:
+def resize(x_BxHxWxC: jax.Array, size: Sequence[int]) -> jax.Array:
     """Resize bilinearly to `size` (H, W), with aligned pixel centres."""
     if x_BxHxWxC.shape[1:3] == tuple(size):
         return x_BxHxWxC

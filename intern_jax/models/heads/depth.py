@@ -8,7 +8,7 @@ GV-B names no depth network. This reconstruction uses what is known to work on f
 Legend: B batch, H, W image size, N bins.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -37,16 +37,16 @@ class DepthDecoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: Mapping[str, jax.Array], size: tuple[int, int], train: bool
+        self, features: Mapping[str, jax.Array], size: Sequence[int], train: bool
     ) -> jax.Array:
         self._check()
         names = sorted((name for name in features if name.startswith("layer")), reverse=True)
-        x = None
+        x = features[names[0]]
         for name in names:
             side = features[name].shape[1:3]
             lateral = Conv(self.width, 1, use_bias=True, dtype=self.dtype, name=f"from_{name}")
             new = lateral(features[name])
-            x = new if x is None else new + resize(x, side)
+            x = new if name == names[0] else new + resize(x, side)
             x = Conv(self.width, 3, dtype=self.dtype, name=f"merge_{name}")(x)
             x = nn.relu(BatchNorm(name=f"norm_{name}")(x, train))
         logits = Conv(self.bins, 1, use_bias=True, dtype=self.dtype, name="predict")(x)

@@ -262,7 +262,7 @@ def _best_match(
         if (places := published_names.places(own, network, paths)) is not None:
             matches.append(_match(key, places, names, prefix))
     best = max(matches, key=lambda match: match.share)
-    chosen = best
+    chosen: _Match | None = best
     if layout != "auto":
         published_names.layout(model, layout)
         chosen = next((match for match in matches if match.layout == layout), None)
@@ -363,7 +363,7 @@ def _float32(name: str, value: np.ndarray) -> np.ndarray:
     return np.asarray(value, np.float32)
 
 
-def _read(source: str | os.PathLike[str]) -> Mapping[str | int, Any]:
+def _read(source: str | os.PathLike[str]) -> Mapping[Any, Any]:
     if pathlib.Path(source).suffix == ".safetensors":
         return safetensors.load(source)
     return pth.load(source)

@@ -38,7 +38,7 @@ class Layout:
 
 
 def _by_rules(rules: Sequence[Rule]) -> Placer:
-    return lambda network: functools.partial(place_by_rules, rules=rules)
+    return lambda _network: functools.partial(place_by_rules, rules=rules)
 
 
 def _metanet(network: MetaNet) -> Callable[[str], Place]:
@@ -50,15 +50,14 @@ def _uninet(network: UniNet) -> Callable[[str], Place]:
 
 
 def _generalist(network: Generalist) -> Callable[[str], Place]:
-    if tuple(network.branches) != tuple(metanet_names.BRANCHES.values()) or isinstance(
-        network.family, Mapping
-    ):
+    family, names = network.family, tuple(network.branches)
+    if names != tuple(metanet_names.BRANCHES.values()) or isinstance(family, Mapping):
         raise UserError(
             "backbone.branches: gv_benchmark's files hold two equal branches, cls and dense; "
             "convert such a network"
         )
-    branch = network.family(**network.branch, parent=None)
-    layout = next(iter(LAYOUTS[network.family].values()))
+    branch = family(**network.branch, parent=None)
+    layout = next(iter(LAYOUTS[family].values()))
     return functools.partial(metanet_names.generalist_place, branch=layout.placer(branch))
 
 
@@ -70,7 +69,7 @@ _OPEN_CLIP_VIT = Layout(
     mean=(0.48145466, 0.4578275, 0.40821073),
     std=(0.26862954, 0.26130258, 0.27577711),
 )
-LAYOUTS: dict[type, dict[str, Layout]] = {
+LAYOUTS: dict[Callable[..., Any], dict[str, Layout]] = {
     MetaNet: {"gv_benchmark": Layout(_metanet, head="classifier")},
     UniNet: {"gv_benchmark": Layout(_uninet, head="classifier")},
     Generalist: {"gv_benchmark": Layout(_generalist, "model.", "classifier")},

@@ -75,8 +75,10 @@ def load(path: str | os.PathLike[str]) -> dict[str | int, Any]:
     try:
         with path.open("rb", buffering=0) as file:
             _check_magic(file.read(len(_LEGACY_MAGIC)))
-            with zipfile.ZipFile(_Reader(file)) as archive:
-                return _read(_Entries(archive, path.stat().st_size))
+            reader, size = _Reader(file), path.stat().st_size
+            with zipfile.ZipFile(reader) as archive:
+                reader.limit = size  # of the entries, now that the directory is read
+                return _read(_Entries(archive, size))
     except _Refused as refusal:
         raise UserError(f"{path}: {refusal}") from None
     except _DAMAGE as error:
@@ -127,7 +129,6 @@ class _Entries:
     """The entries of the archive; all are stored without compression, and none overlaps another."""
 
     def __init__(self, archive: zipfile.ZipFile, file_bytes: int):
-        archive.fp.limit = file_bytes
         self.file_bytes = file_bytes
         self._archive = archive
         self._infos = _checked_infos(archive.infolist(), file_bytes)
@@ -139,7 +140,7 @@ class _Entries:
     def size(self, name: str) -> int | None:
         """The size of an entry in bytes; None if there is no such entry."""
         info = self._infos.get(self._root + name)
-        return info and info.file_size
+        return None if info is None else info.file_size
 
     def read(self, name: str) -> bytes:
         return self._archive.read(self._infos[self._root + name])
@@ -162,7 +163,7 @@ def _checked_infos(infos: list[zipfile.ZipInfo], file_bytes: int) -> dict[str, z
 def _read(entries: _Entries) -> dict[str | int, Any]:
     if entries.size("byteorder") is not None and entries.read("byteorder") != b"little":
         raise _Refused("written by a big-endian machine", "save it again on another")
-    if entries.size("data.pkl") > MAX_PICKLE_BYTES:
+    if (entries.size("data.pkl") or 0) > MAX_PICKLE_BYTES:
         raise _Refused(f"has a data.pkl of more than {MAX_PICKLE_BYTES} bytes")
     value = _Machine(entries).run(entries.read("data.pkl"))
     if not isinstance(value, dict):
@@ -306,8 +307,8 @@ def _checked_key(key: Any) -> str | int:
 
 
 _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
-    "PROTO": lambda machine, _: None,
-    "FRAME": lambda machine, _: None,
+    "PROTO": lambda _machine, _: None,
+    "FRAME": lambda _machine, _: None,
     "NONE": lambda machine, _: machine.push(None),
     "NEWTRUE": lambda machine, _: machine.push(True),
     "NEWFALSE": lambda machine, _: machine.push(False),
@@ -351,7 +352,9 @@ def _ordered_dict() -> dict[str | int, Any]:
     return {}
 
 
-def _rebuild_tensor(storage, offset, shape, strides, grad=None, hooks=None, extra=None) -> _Tensor:
+def _rebuild_tensor(
+    storage, offset, shape, strides, _grad=None, _hooks=None, extra=None
+) -> _Tensor:
     """A tensor, after a check that all its elements are inside its storage and that it is not larger."""
     if not isinstance(storage, _Storage):
         raise _Refused("holds a tensor without storage")
@@ -376,13 +379,13 @@ def _rebuild_tensor(storage, offset, shape, strides, grad=None, hooks=None, extr
     return _Tensor(storage, offset, shape, strides)
 
 
-def _rebuild_parameter(data, requires_grad=None, hooks=None, state=None) -> _Tensor:
+def _rebuild_parameter(data, _requires_grad=None, _hooks=None, _state=None) -> _Tensor:
     if not isinstance(data, _Tensor):
         raise _Refused("holds a parameter that is not a tensor")
     return data
 
 
-def _rebuild_from_type(function, kind, arguments, state) -> _Tensor:
+def _rebuild_from_type(function, kind, arguments, _state) -> _Tensor:
     plain = isinstance(kind, _Global) and kind.name in _TENSOR_TYPES
     if not plain or not isinstance(function, _Global) or function.name not in _REBUILD:
         raise _Refused("holds a tensor of a class of its own")

@@ -58,7 +58,7 @@ def test_index_is_kept(root, monkeypatch):
     folder = root / "imagenet"
     first, index = load(root), folder / "ILSVRC2012_img_train.tar.index.npz"
     assert index.exists() and not list(folder.glob("*.tmp"))
-    monkeypatch.setattr(archives, "members", lambda *a: pytest.fail("the tar is read again"))
+    monkeypatch.setattr(archives, "members", lambda *_: pytest.fail("the tar is read again"))
     again = load(root)
     assert again.keys == first.keys
     np.testing.assert_array_equal(again[5]["image"], first[5]["image"])
@@ -85,7 +85,7 @@ def test_index_is_kept(root, monkeypatch):
 
 
 def test_index_of_a_folder_that_cannot_be_written(root, monkeypatch):
-    def refused(source, target):
+    def refused(*_):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(imagenet.os, "replace", refused)
@@ -161,5 +161,5 @@ def test_tar_that_shrinks_later(root):
     source = load(root)
     tar = root / "imagenet/ILSVRC2012_img_train.tar"
     os.truncate(tar, 3000)
-    with pytest.raises(CorruptSample, match="n02123045_10033.JPEG: truncated picture"):
+    with pytest.raises(CorruptSample, match=r"n02123045_10033\.JPEG: truncated picture"):
         source[len(source) - 1]

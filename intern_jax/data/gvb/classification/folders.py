@@ -158,14 +158,14 @@ def caltech101(folder: pathlib.Path, split: str) -> Rows:
 def eurosat(folder: pathlib.Path, split: str) -> Rows:
     """2750/CLASS/CLASS_1.jpg (the RGB version); `ranked_split` draws 60% and 20%, like VTAB."""
     remedy = "extract EuroSAT.zip again"
-    return _by_class("eurosat", place(folder, "2750"), split, remedy, lambda name, file: file)
+    return _by_class("eurosat", place(folder, "2750"), split, remedy, lambda _name, file: file)
 
 
 def resisc45(folder: pathlib.Path, split: str) -> Rows:
     """NWPU-RESISC45/CLASS/CLASS_001.jpg; `ranked_split` draws 60% and 20%, like VTAB."""
     remedy = "extract NWPU-RESISC45.rar again"
     return _by_class(
-        "resisc45", place(folder, "NWPU-RESISC45"), split, remedy, lambda name, file: file
+        "resisc45", place(folder, "NWPU-RESISC45"), split, remedy, lambda _name, file: file
     )
 
 
@@ -194,7 +194,7 @@ def retinopathy(folder: pathlib.Path, split: str) -> Rows:
     """
     if split == "train":
         path, remedy = folder / "trainLabels.csv", "extract train.zip and trainLabels.csv.zip again"
-        listed = table(path, ("image", "level"), remedy)
+        listed = [(name, level) for name, level in table(path, ("image", "level"), remedy)]
     else:
         path, remedy = folder / "retinopathy_solution.csv", "get test.zip and the solution again"
         listed = [
@@ -284,7 +284,7 @@ def gtsrb(folder: pathlib.Path, split: str) -> Rows:
     return _rows("gtsrb", split, names, root, found, remedy, ppm)
 
 
-def ppm(path: str, key: str) -> np.ndarray:
+def ppm(path: str, _key: str) -> np.ndarray:
     """The picture in a binary 8-bit PPM file, the format of GTSRB, which `decode` refuses."""
     try:
         with open(path, "rb") as file:
@@ -346,11 +346,11 @@ def _by_class(
     return _rows(name, split, names, folder, rows, remedy)
 
 
-def _without_banner(path: str, key: str) -> np.ndarray:
+def _without_banner(path: str, _key: str) -> np.ndarray:
     return np.ascontiguousarray(decode(path, path)[:-20])
 
 
-def _retina(path: str, key: str) -> np.ndarray:
+def _retina(path: str, _key: str) -> np.ndarray:
     return rescaled(decode(path, path))
 
 

@@ -11,7 +11,7 @@ import os
 import pathlib
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 import numpy as np
@@ -120,7 +120,7 @@ def _pictures(
     file: BinaryIO, tar: pathlib.Path, size: int, names: re.Pattern[str], nested: bool
 ) -> Iterator[Member]:
     for outer in archives.members(file, tar, 0, size):
-        inside = [outer]
+        inside: Iterable[Member] = [outer]
         if nested:
             _check_name(tar, outer.name, CLASS_TAR)
             inside = archives.members(file, tar, outer.offset, outer.offset + outer.size)

@@ -89,7 +89,7 @@ def svhn(folder: pathlib.Path, split: str) -> Rows:
     return Rows("svhn", split, CLASSES["svhn"], rows, pictures, file_of)
 
 
-def _one_file(path: str, item: object) -> str:
+def _one_file(path: str, _item: object) -> str:
     return path
 
 
@@ -101,7 +101,7 @@ class _MatPictures:
         self._pictures: np.ndarray | None = None
         self._lock = threading.Lock()
 
-    def __call__(self, item: int, key: str) -> np.ndarray:
+    def __call__(self, item: int, _key: str) -> np.ndarray:
         with self._lock:
             if self._pictures is None:
                 self._pictures = self._read()
@@ -117,7 +117,7 @@ class _MatPictures:
         return self._path, self._remedy
 
     def __setstate__(self, state: tuple[pathlib.Path, str]) -> None:
-        self.__init__(*state)
+        _MatPictures.__init__(self, *state)
 
 
 def fer2013(folder: pathlib.Path, split: str) -> Rows:
@@ -129,7 +129,8 @@ def fer2013(folder: pathlib.Path, split: str) -> Rows:
     remedy = "extract fer2013.tar.gz (or icml_face_data.csv) again"
     names = ("fer2013.csv", "fer2013/fer2013.csv", "icml_face_data.csv")
     path = next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
-    usage, rows = FER_USAGE[split].encode(), []
+    usage = FER_USAGE[split].encode()
+    rows: list[Row] = []
     with _mapped(path, remedy) as data:
         header = data.readline()
         columns = [name.strip().strip(b'"') for name in header.split(b",")]
@@ -171,5 +172,4 @@ def _pixel_column(path: str, column: int, item: tuple[int, int], key: str) -> np
         raise CorruptSample(f"{path}: {key}", "damaged picture", "no numbers") from None
     if grey.size != FER_SIDE**2 or grey.min() < 0 or grey.max() > 255:
         raise CorruptSample(f"{path}: {key}", "damaged picture", "no 48 x 48 values of 0..255")
-    grey = grey.astype(np.uint8).reshape(FER_SIDE, FER_SIDE, 1)
-    return np.repeat(grey, 3, axis=2)
+    return np.repeat(grey.astype(np.uint8).reshape(FER_SIDE, FER_SIDE, 1), 3, axis=2)

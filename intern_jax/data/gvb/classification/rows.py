@@ -5,6 +5,7 @@ picture) without opening a picture. It lists the folders to check that all pictu
 """
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -45,7 +46,7 @@ class Rows:
         rows = sorted(rows, key=lambda row: row.key)
         if not rows:
             raise UserError(f"{name}/{split}: no examples; its lists are empty")
-        for one, two in zip(rows, rows[1:], strict=False):
+        for one, two in itertools.pairwise(rows):
             if one.key == two.key:
                 raise UserError(f"{name}/{split}: '{one.key}' is listed twice; get the lists again")
         self.name, self.split, self.classes = name, split, tuple(classes)
@@ -70,7 +71,7 @@ class Rows:
         return fingerprints.combine(self.name, self.split, *rows, fingerprints.of_files(files))
 
 
-def file_picture(path: str, key: str) -> np.ndarray:
+def file_picture(path: str, _key: str) -> np.ndarray:
     """The picture in a JPEG, PNG or WebP file."""
     return decode(path, path)
 

@@ -1,5 +1,6 @@
 """GV-B data sets that TFDS has prepared as ArrayRecord, with the same keys and labels as their folder form."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -18,7 +19,7 @@ from intern_jax.data.sources.tfds import TfdsSource
 INDEX = "intern_jax.{}.json"
 
 
-def own_text(class_name: str, text: str) -> str:
+def own_text(_class_name: str, text: str) -> str:
     """The key of a feature whose text is a key already."""
     return text
 
@@ -75,9 +76,9 @@ def read(name: str, split: str, folder: pathlib.Path, prepared: Prepared) -> Row
             if key not in prepared.left_out:
                 rows.append(Row(key, label, (i, at)))
     if prepared.draw is not None:
-        part = ranked_split([r.key for r in rows], [r.label for r in rows], *prepared.draw)
+        drawn = ranked_split([r.key for r in rows], [r.label for r in rows], *prepared.draw)
         wanted = 0 if split == "train" else 2
-        rows = [row for row, p in zip(rows, part, strict=True) if p == wanted]
+        rows = [row for row, p in zip(rows, drawn, strict=True) if p == wanted]
     names = CLASSES.get(name, ())[: len(classes)] or classes
     pictures = _Pictures(folder, parts)
     return Rows(name, split, names, rows, pictures, pictures.file_of)
@@ -87,7 +88,7 @@ class _Pictures:
     def __init__(self, folder: pathlib.Path, parts: list[TfdsSource]):
         self._folder, self._parts = folder, parts
 
-    def __call__(self, item: tuple[int, int], key: str) -> np.ndarray:
+    def __call__(self, item: tuple[int, int], _key: str) -> np.ndarray:
         part, at = item
         return self._parts[part][at]["image"]
 
@@ -139,10 +140,9 @@ def _keys_and_labels(
     except (OSError, ValueError, KeyError, TypeError):
         pass
     texts, labels = source.columns(key, "label")
-    try:
+    # In a folder that cannot be written the pass is made each time.
+    with contextlib.suppress(OSError):
         write_text(path, json.dumps({"stamp": stamp, "keys": texts, "labels": labels}))
-    except OSError:
-        pass  # the folder cannot be written, so the pass is repeated each time
     return texts, labels
 
 

@@ -69,8 +69,9 @@ class CityPersons(PictureFiles):
 
     def objects(self, index: int) -> Objects:
         where = str(self.annotations[index])
-        found = reading.read_json(self.annotations[index], where).get("objects")
+        content = reading.read_json(self.annotations[index], where)
         try:
+            found = content["objects"]
             categories = [CATEGORIES.index(one["label"]) for one in found]
             full, visible = _boxes(found, "bbox"), _boxes(found, "bboxVis")
         except (KeyError, TypeError, ValueError, OverflowError) as error:

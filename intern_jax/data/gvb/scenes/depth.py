@@ -111,7 +111,7 @@ class DepthFolder(Scored):
 
     family = "depth"
     labels = None
-    classes = ()
+    classes: tuple[str, ...] = ()
 
     def __init__(
         self,

@@ -70,7 +70,7 @@ class PictureFiles:
 def labelled(image: np.ndarray, key: str, objects: Objects) -> Sample:
     """A sample with those objects that are not ignored, cut to the picture."""
     height, width = image.shape[:2]
-    boxes = objects["boxes"].clip(0, np.float32([width, height, width, height]))
+    boxes = objects["boxes"].clip(0, np.asarray([width, height, width, height], np.float32))
     there = ~objects["ignore"] & (boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])
     return {
         "image": image,

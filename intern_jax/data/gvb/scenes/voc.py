@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from intern_jax.core.config import UserError
 from intern_jax.data.gvb.scenes.detection import Objects, PictureFiles, labelled
@@ -57,7 +58,7 @@ PARTS = {
 AUGMENTED = ("trainaug", "train_aug", "aug")
 MASK_LISTS = {"train": "train", "test": "val"}
 BOX_SIDES = ("xmin", "ymin", "xmax", "ymax")
-BOX_OFFSET = np.float64([1, 1, 0, 0])
+BOX_OFFSET = np.asarray([1, 1, 0, 0], np.float64)
 
 
 def read_objects(root: pathlib.Path, split: str) -> Source:
@@ -123,15 +124,15 @@ class VocFolder(PictureFiles):
 
 
 def _object(element: Element) -> tuple[list[float], int, bool]:
-    box = element.find("bndbox")
-    sides = [float(box.find(side).text) for side in BOX_SIDES]
+    # ValueError where a text is missing: "" is no number and no class.
+    sides = [float(element.findtext(f"bndbox/{side}", "")) for side in BOX_SIDES]
     if not np.isfinite(sides).all():
         raise ValueError("a side is not finite")
-    label = CLASSES.index(element.find("name").text.strip().lower())
+    label = CLASSES.index(element.findtext("name", "").strip().lower())
     return sides, label, element.findtext("difficult", "0").strip() == "1"
 
 
-def _objects(sides: Sequence, labels: Sequence, difficult: Sequence) -> Objects:
+def _objects(sides: ArrayLike, labels: ArrayLike, difficult: ArrayLike) -> Objects:
     boxes = np.asarray(sides, np.float64).reshape(-1, 4) - BOX_OFFSET
     return {
         "boxes": boxes.astype(np.float32),

@@ -8,7 +8,7 @@ faces that count (`gt_list`).
 import itertools
 import logging
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class WiderFace(PictureFiles):
         self,
         images: pathlib.Path,
         faces: dict[str, np.ndarray],
-        levels: dict[str, Sequence[np.ndarray]] | None = None,
+        levels: Mapping[str, Sequence[np.ndarray]] | None = None,
         name: str = "wider_face",
     ):
         check_listed(images, list(faces), UNPACK)
@@ -95,8 +95,8 @@ def read_faces(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _read_picture(entries: Iterator[tuple[int, str]], where: str) -> np.ndarray:
-    _, count = next(entries, (0, ""))
-    count = integer(count, where, UNPACK)
+    _, told = next(entries, (0, ""))
+    count = integer(told, where, UNPACK)
     rows = [line.split()[:VALUES] for _, line in itertools.islice(entries, max(count, 1))]
     try:
         found = np.asarray(rows, np.int32).reshape(-1, VALUES)[:count]

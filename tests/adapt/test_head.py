@@ -5,10 +5,10 @@ import functools
 import jax
 import numpy as np
 import pytest
-from flax.core import meta
 
-from intern_jax.adapt import dense
+from intern_jax.adapt import head as head_lib
 from intern_jax.adapt.backbone import LAYERS, Backbone
+from intern_jax.benchmark.rows import suite
 from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core import tree
@@ -18,7 +18,8 @@ from intern_jax.data.make.dense import resized
 from intern_jax.data.sources.subset import Subset
 from intern_jax.metrics import depth as depth_metrics
 from intern_jax.metrics import segmentation as segmentation_metrics
-from intern_jax.models.heads.task import check_head
+from intern_jax.metrics import table
+from intern_jax.tasks import task as tasks
 from intern_jax.train import optim
 
 TINY = Backbone.random({"name": "embedded_tiny"}, 0)
@@ -89,7 +90,12 @@ TEST = Blocks(11, first=1000)
 
 def train(source, seed=0, **changes):
     arguments = SEGMENTATION | changes
-    return dense.train_dense(TINY, source, seed=seed, mesh=MESH, **arguments)
+    return head_lib.train_head(backbone=TINY, source=source, seed=seed, mesh=MESH, **arguments)
+
+
+def statistics(predictions, source, family, num_classes):
+    metric = table.find({"segmentation": "miou", "depth": "rmse"}[family])
+    return head_lib.statistics(metric, predictions, source, family, num_classes)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +104,7 @@ def fit():
 
 
 def miou(fit, source) -> float:
-    made = dense.statistics(fit.predict(source, 4), source, "segmentation", 3)
+    made = statistics(fit.predict(source, 4), source, "segmentation", 3)
     return segmentation_metrics.miou(made.sum(axis=0))
 
 
@@ -129,7 +135,7 @@ def test_an_answer_is_the_resized_pictures_logits_at_its_own_size(fit):
     run = jax.jit(head, static_argnums=1)
     chosen = [i for i in range(len(TEST)) if TEST[i]["image"].shape[:2] in wanted]
     source, seen = Subset(TEST, chosen), set()
-    for index, logits in fit.outputs(source, 4):
+    for index, logits in fit.maps(source, 4):
         image = source[index]["image"]
         sides = image.shape[:2]
         if sides in seen:
@@ -143,13 +149,13 @@ def test_an_answer_is_the_resized_pictures_logits_at_its_own_size(fit):
 
 
 def test_answers_do_not_depend_on_the_batch(fit):
-    alone = dict(fit.outputs(TEST, 1))
-    classes = fit.predict_image(TEST[3]["image"])
+    alone = dict(fit.maps(TEST, 1))
+    ((_, classes),) = fit.predict([{"image": TEST[3]["image"]}], 1)
     np.testing.assert_array_equal(classes, alone[3].argmax(-1))
     assert classes.shape == TEST[3]["image"].shape[:2] and classes.dtype == np.uint8
     backwards = Subset(TEST, np.arange(len(TEST))[::-1])
     for source, batch_size in ((TEST, 4), (backwards, 4), (Subset(TEST, [7]), 4)):
-        made = dict(fit.outputs(source, batch_size))
+        made = dict(fit.maps(source, batch_size))
         assert sorted(made) == list(range(len(source)))
         for index, logits in made.items():
             own = alone[int(source.indices[index]) if source is not TEST else index]
@@ -168,15 +174,15 @@ def test_fits_follow_their_seed(fit):
 def test_depth_learns_and_keeps_its_limits():
     test = Blocks(8, first=1000, family="depth")
     source = Blocks(40, family="depth")
-    fit = dense.train_dense(TINY, source, seed=0, mesh=MESH, **DEPTH)
+    fit = head_lib.train_head(backbone=TINY, source=source, seed=0, mesh=MESH, **DEPTH)
     losses = [row["loss"] for row in fit.history]
     assert np.mean(losses[-3:]) < 0.6 * losses[0]
     assert fit.history[0]["loss"] == pytest.approx(10 * fit.history[0]["depth"])
     answers, truths = dict(fit.predict(test, 4)), [test[i]["depth"] for i in range(len(test))]
     for index, depth in answers.items():
         assert depth.shape == truths[index].shape and depth.dtype == np.float32
-        assert 1e-3 <= depth.min() and depth.max() <= 8.0
-    sums = dense.statistics(answers.items(), test, "depth", 0)
+        assert depth.min() >= 1e-3 and depth.max() <= 8.0
+    sums = statistics(answers.items(), test, "depth", 0)
     best = np.concatenate([truth.ravel() for truth in truths]).std()  # of any constant
     assert depth_metrics.measures(sums.sum(axis=0))["rmse"] < 0.7 * best
 
@@ -190,7 +196,7 @@ def test_an_embedded_row_learns():
     for steps in (0, 150):
         cfg = SEGMENTATION["cfg"] | {"steps": steps}
         fit = train(source, num_classes=9, head=head, cfg=cfg)
-        made = dense.statistics(fit.predict(test), test, "segmentation", 9).sum(axis=0)
+        made = statistics(fit.predict(test), test, "segmentation", 9).sum(axis=0)
         scores.append(float(segmentation_metrics.miou(made)))
     constant = made.sum(axis=1).max() / made.sum() / 9  # one class everywhere
     assert scores[1] > 1.2 * max(scores[0], constant)
@@ -216,7 +222,7 @@ class Scored:
 def test_depth_statistics_follow_the_sources_rules():
     source = Scored()
     predictions = np.random.default_rng(5).uniform(0, 12, (2, 6, 5)).astype(np.float32)
-    made = dense.statistics([(1, predictions[1]), (0, predictions[0])], source, "depth", 0)
+    made = statistics([(1, predictions[1]), (0, predictions[0])], source, "depth", 0)
     for index in range(2):
         truth, valid = source[index]["depth"], source[index]["depth_valid"]
         chosen = np.array([[r >= 3 for _ in range(5)] for r in range(6)]) & valid
@@ -224,10 +230,10 @@ def test_depth_statistics_follow_the_sources_rules():
         error = np.clip(predictions[index], 1, 6) - truth
         assert made[index][0] == chosen.sum() > 3
         np.testing.assert_allclose(made[index][1], (error[chosen] ** 2).sum(), rtol=1e-5)
-    part = dense.statistics([(0, predictions[1])], Subset(WithKeys(), [1]), "depth", 0)
+    part = statistics([(0, predictions[1])], Subset(WithKeys(), [1]), "depth", 0)
     np.testing.assert_array_equal(part[0], made[1])
     with pytest.raises(UserError, match="scored: no prediction of sample 1"):
-        dense.statistics([(0, predictions[0])], source, "depth", 0)
+        statistics([(0, predictions[0])], source, "depth", 0)
 
 
 class WithKeys(Scored):
@@ -239,8 +245,8 @@ class WithKeys(Scored):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"family": "classification"}, "family: 'classification' is not dense"),
-        ({"head": {"name": "psp"}}, "head.name: no decoder 'psp'"),
+        ({"family": "pairs"}, "family pairs: no model is trained for it here"),
+        ({"head": {"name": "psp"}}, "head.name: segmentation has no decoder 'psp'"),
         ({"head": {"name": "deeplabv3", "width": 3}}, "head.width: no such field"),
         ({"cfg": {"steps": 1, "batch_size": 8}}, "cfg.optim: missing"),
         ({"cfg": SEGMENTATION["cfg"] | {"step": 1}}, "cfg.step: no such field"),
@@ -262,7 +268,7 @@ def test_mistakes_are_one_line(changes, said):
 )
 def test_the_benchmarks_recipes_make_their_crops(row, sides, size):
     ((name, recipe),) = config_lib.load_config("gvb").heads[row].items()
-    check_head(name, recipe["settings"])
+    tasks.find(suite.find(row).family).check_head(name, recipe["settings"])
     sample = {"image": np.zeros((*sides, 3), np.uint8)}
     if name == "deeplabv3":
         sample["mask"] = np.zeros(sides, np.uint8)
@@ -279,9 +285,10 @@ def test_the_benchmarks_recipes_make_their_crops(row, sides, size):
 
 
 def test_limits_come_from_the_source():
-    head = dense._checked_head({"name": "depth"}, "depth", Subset(WithKeys(), [0]))
-    assert head["settings"] == {"min_depth": 1.0, "max_depth": 6.0}
-    given = {"name": "depth", "settings": {"max_depth": 9.0}}
-    assert dense._checked_head(given, "depth", WithKeys())["settings"]["max_depth"] == 9.0
-    plain = dense._checked_head({"name": "panoptic"}, "depth", WithKeys())
-    assert meta.unbox(plain["settings"]) == {}
+    def settings(given, source=None):
+        return head_lib._checked_head(given, "depth", source or WithKeys())["settings"]
+
+    limits = settings({"name": "depth"}, Subset(WithKeys(), [0]))
+    assert limits == {"min_depth": 1.0, "max_depth": 6.0}
+    assert settings({"name": "depth", "settings": {"max_depth": 9.0}})["max_depth"] == 9.0
+    assert settings({"name": "panoptic"}) == {}

@@ -1,0 +1,239 @@
+"""Train the head of one task on a frozen backbone, and use it.
+
+On outputs that the backbone made once (cached), or on augmented pictures: these differ at every step, so the backbone
+runs inside the step, in eval mode. Whole pictures keep their ratio up to a rounding of their sides
+(data/make/dense.py), run in batches of one shape, and are answered at their own size. Legend: N rows, H, W size.
+"""
+
+import functools
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from intern_jax.adapt.backbone import Backbone
+from intern_jax.adapt.features import extract
+from intern_jax.core import mesh as mesh_lib
+from intern_jax.core.config import UserError
+from intern_jax.data.batches.arrays import ArrayStream
+from intern_jax.data.batches.mixture import build_group
+from intern_jax.data.batches.stream import Segment, Stream
+from intern_jax.data.make.dense import Size, bilinear, resized, whole_size
+from intern_jax.data.schema.sample import Sample
+from intern_jax.data.schema.source import Source, read_scored
+from intern_jax.metrics.table import Metric
+from intern_jax.stages.frozen_backbone import FrozenBackbone
+from intern_jax.tasks import task as tasks
+from intern_jax.train import optim
+from intern_jax.train.loop import Trainer
+from intern_jax.train.state import TrainState
+
+PREDICT_BATCH = 128
+CFG = ("steps", "batch_size", "optim", "accumulate", "threads", "log_every", "checkpoint_every")
+HEAD = ("name", "settings")
+
+
+class HeadFit:
+    """A trained head with its frozen backbone.
+
+    Answers of whole pictures have the pictures' own sizes. A picture's answer depends neither on the batch size nor
+    on the pictures beside it.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        state: TrainState,
+        history: list[dict[str, float]],
+        whole: Mapping[str, int | None],
+    ):
+        """`whole`: short and long of data/make/dense.py's whole_size."""
+        self.stage, self.frozen, self.mesh = trainer.stage, trainer.frozen, trainer.mesh
+        self.task = self.stage.task
+        self.params, self.extra, self.history = state.params, state.extra, history
+        self.whole = dict(whole)
+
+    def outputs_of(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The head's outputs [N,...] of cached outputs of the backbone, by name [N,...]."""
+        run = functools.partial(_outputs(self.stage), self.frozen, self.params, self.extra)
+        return extract(run, features, PREDICT_BATCH)
+
+    def predict(
+        self, source: Source | list[Sample], batch_size: int = 8
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """(index, answer per pixel [H,W]) of every sample, in the order they get ready."""
+        for index, maps in self.maps(source, batch_size):
+            yield index, self.task.decide(maps)
+
+    def maps(
+        self, source: Source | list[Sample], batch_size: int = 8
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """(index, finished output [H,W,C] at the picture's size): `predict` before the decision."""
+        waiting: dict[Size, list[tuple[int, Size, np.ndarray]]] = {}
+        for index in range(len(source)):
+            image = read_scored(source, index)["image"]
+            size = whole_size(image.shape[:2], **self.whole)
+            rows = waiting.setdefault(size, [])
+            rows.append((index, image.shape[:2], resized(image, size)))
+            if len(rows) == batch_size:
+                yield from self._batch(waiting.pop(size), batch_size)
+        for rows in waiting.values():
+            yield from self._batch(rows, batch_size)
+
+    def _batch(
+        self, rows: list[tuple[int, Size, np.ndarray]], batch_size: int
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        parts = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        # Always full, so that a shape compiles once.
+        images = np.zeros((-(-batch_size // parts) * parts, *rows[0][2].shape), np.uint8)
+        for place, (_, _, image) in enumerate(rows):
+            images[place] = image
+        placed = {"image": jax.device_put(images, mesh_lib.batch_sharding(self.mesh))}
+        made = jax.device_get(self.stage.finished(self.frozen, self.params, self.extra, placed))
+        for (index, size, _), out in zip(rows, made, strict=False):
+            yield index, bilinear(out, size)
+
+
+@functools.lru_cache(maxsize=8)
+def _outputs(stage: FrozenBackbone) -> Any:
+    return jax.jit(stage.output)
+
+
+def train_head(
+    family: str,
+    num_classes: int,
+    *,
+    cfg: Mapping[str, Any],
+    seed: int,
+    mesh: jax.sharding.Mesh,
+    head: Mapping[str, Any] | None = None,
+    cached: Mapping[str, np.ndarray] | None = None,
+    size: int | None = None,
+    backbone: Backbone | None = None,
+    source: Source | None = None,
+    transform: Mapping[str, Any] | None = None,
+    workdir: str | os.PathLike | None = None,
+) -> HeadFit:
+    """Train a task's head: on `cached` arrays, or on `source`'s pictures by `transform` through `backbone`.
+
+    `cached`: the backbone's outputs and the family's targets, by field [N,...], of pictures of `size` pixels.
+    `transform`: a data transform's spec; its `short` and `long` also size the whole pictures of a test.
+    `head`: {"name": one of the family's decoders, "settings": {...}}; None: the usual one.
+    `cfg`: steps, batch_size, optim (train/optim.py), and where wanted accumulate, log_every, threads (of the data),
+    checkpoint_every; configs/gvb.py has examples. With `workdir` and checkpoint_every a fit that was killed goes on
+    from its newest checkpoint. Raises UserError for settings that do not exist.
+    """
+    made = _checked_head(head or {}, family, source)
+    _check_cfg(cfg)
+    whole = {name: (transform or {}).get(name) for name in ("short", "long")}
+    if cached is not None:
+        trainer = _trainer_of_cached(*_key(family, num_classes, made, cfg, size), mesh)
+        stream: Any = ArrayStream(cached, cfg["batch_size"], seed)
+    else:
+        trainer = _trainer_of_pictures(backbone, *_key(family, num_classes, made, cfg, None), mesh)
+        group = {"batch_size": cfg["batch_size"], "transform": dict(transform or {})}
+        # Of several processes one fits alone, on a mesh of its own devices: it makes all rows.
+        stream = Stream(
+            {"task": build_group(group, seed, sources=[source])},
+            [Segment(seed=seed)],
+            rows=mesh_lib.batch_rows(mesh),
+            threads=cfg.get("threads", 2),
+        )
+    try:
+        fitted = trainer.fit(
+            stream,
+            seed=seed,
+            steps=cfg["steps"],
+            log_every=cfg.get("log_every", max(cfg["steps"] // 20, 1)),
+            optim=cfg["optim"],
+            workdir=workdir,
+            checkpoint_every=cfg.get("checkpoint_every") if workdir else None,
+        )
+    finally:
+        if cached is None:
+            stream.close()
+    return HeadFit(trainer, fitted.state, fitted.history, whole)
+
+
+def _checked_head(head: Mapping[str, Any], family: str, source: Source | None) -> dict[str, Any]:
+    for name in head:
+        if name not in HEAD:
+            raise UserError(f"head.{name}: no such field; known: {', '.join(HEAD)}")
+    task = tasks.find(family)
+    name = head.get("name") or task.usual
+    settings = task.suited(name, head.get("settings") or {}, source)
+    task.check_head(name, settings)
+    return {"head": name, "settings": settings}
+
+
+def _check_cfg(cfg: Mapping[str, Any]) -> None:
+    for name in cfg:
+        if name not in CFG:
+            raise UserError(f"cfg.{name}: no such field; known: {', '.join(CFG)}")
+    for name in CFG[:3]:
+        if name not in cfg:
+            raise UserError(f"cfg.{name}: missing; give {', '.join(CFG[:3])}")
+
+
+def _key(
+    family: str, num_classes: int, head: Mapping[str, Any], cfg: Mapping[str, Any], size: int | None
+) -> tuple[str, str]:
+    """What the compiled step depends on: the stage's arguments, and the loop's settings."""
+    fixed = {name: value for name, value in cfg["optim"].items() if name not in optim.FREE}
+    loop = {"optim": fixed, "accumulate": cfg.get("accumulate", 1)}
+    arguments = {"family": family, "num_classes": num_classes, **head}
+    if size is not None:
+        arguments["size"] = [size, size]
+    return json.dumps(arguments), json.dumps(loop)
+
+
+@functools.lru_cache(maxsize=4)
+def _trainer_of_cached(arguments: str, loop: str, mesh: jax.sharding.Mesh) -> Trainer:
+    """One compiled step for all fits of a head, whatever their data, length, rate and seed."""
+    given = json.loads(arguments)
+    return Trainer(FrozenBackbone(**given | {"size": tuple(given["size"])}), json.loads(loop), mesh)
+
+
+def _trainer_of_pictures(
+    backbone: Backbone | None, arguments: str, loop: str, mesh: jax.sharding.Mesh
+) -> Trainer:
+    """The same of a head on one backbone."""
+    # A backbone has no hash, but is itself: what is kept keeps it alive, and with it its id.
+    key = (id(backbone), arguments, loop, mesh)
+    if key not in _kept:
+        _kept.clear()
+        stage = FrozenBackbone(**json.loads(arguments), backbone=backbone)
+        _kept[key] = Trainer(stage, json.loads(loop), mesh)
+    return _kept[key]
+
+
+# One at most: a trainer holds the backbone on the device.
+_kept: dict[tuple[int, str, str, jax.sharding.Mesh], Trainer] = {}
+
+
+def statistics(
+    metric: Metric,
+    predictions: Iterable[tuple[int, np.ndarray]],
+    source: Source,
+    family: str,
+    num_classes: int,
+) -> np.ndarray:
+    """The metric's statistics [N,...] of each image, in the source's order, of (index, prediction [H,W]).
+
+    Predictions have the images' own sizes; the family's task applies what the source says of its evaluation
+    (tasks/depth.py). UserError where a sample has no prediction.
+    """
+    task = tasks.find(family)
+    made: dict[int, np.ndarray] = {}
+    for index, prediction in predictions:
+        sample = read_scored(source, index)
+        made[index] = metric.statistics(
+            *task.whole_picture(prediction, sample, source), num_classes
+        )[0]
+    missing = set(range(len(source))) - made.keys()
+    if missing:
+        raise UserError(f"{source.name}: no prediction of sample {min(missing)}; predict all")
+    return np.stack([made[index] for index in range(len(source))])

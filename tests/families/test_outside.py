@@ -1,0 +1,133 @@
+"""A family from outside goes through expert, benchmark, fine-tune, prediction and report by its dotted name alone."""
+
+import json
+import subprocess
+import sys
+
+import counting
+import ml_collections
+import numpy as np
+import pytest
+
+from intern_jax import families, pipeline
+from intern_jax.core import config as config_lib
+from intern_jax.core.config import UserError
+from intern_jax.data.batches.stream import Segment, Stream
+from intern_jax.data.schema import sample as schema
+from intern_jax.report import pictures
+
+STEPS = 40
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """One expert on dots, scored on other dots, frozen, fine-tuned and from scratch."""
+    budget = {"views": {"counting": 32 * STEPS}, "batch_size": {"counting": 32}}
+    expert = {
+        "stage": {"fn": "intern_jax.stages.expert:Expert"},
+        "start": {},
+        "data": {
+            "counting": {
+                "sources": ({"fn": "counting:load"},),
+                "batch_size": 32,
+                "transform": {"fn": "counting:view", "size": 32},
+            }
+        },
+        "train": {"steps": STEPS, "optim": {"learning_rate": 3e-3}, "log_every": 20},
+    }
+    return ml_collections.ConfigDict(
+        {
+            "families": ("counting:FAMILY",),
+            "backbone": {"name": "embedded_tiny"},
+            "stages": ("expert",),
+            "expert": expert,
+            "benchmark": {
+                "rows": ("counting:ROW",),
+                "fractions": (1.0,),
+                "ladder": {"expert": {"cls": "expert", "dense": "expert"}},
+                "heads": {
+                    "counting": {"usual": {"steps": 150, "batch_size": 32, "learning_rate": 3e-2}}
+                },
+                "scratch": {"fractions": (1.0,), "learning_rates": (3e-3,), **budget},
+                "finetune": {
+                    "rung": "expert",
+                    "fractions": (1.0,),
+                    "learning_rate": 3e-3,
+                    **budget,
+                },
+            },
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dots") / "run"
+    return pipeline.run(get_config(), folder), folder
+
+
+def test_every_method_scores_dots(results):
+    made, _ = results
+    records = {record["method"]: record for record in made["records"]}
+    assert set(records) == {"random", "expert", "scratch", "finetune"}
+    constant = np.abs(np.arange(counting.MOST + 1) - 1.5).mean()  # of the best single answer
+    for method in ("expert", "finetune"):
+        assert records[method]["score"] < constant
+    assert records["expert"]["score"] < records["random"]["score"]
+    assert "mean error dots ↓" in made["table"]
+
+
+def test_the_log_has_the_families_loss_and_measure(results):
+    made, folder = results
+    history = (folder / made["stages"][0]["history"]).read_text().splitlines()
+    last = json.loads(history[-1])
+    assert {"dots", "dots_within_one"} <= set(last)
+
+
+def test_the_report_draws_numbers(results):
+    made, folder = results
+    (drawn,) = made["pictures"]
+    arrays = pictures.read(folder / drawn["npz"])
+    assert pictures.kind(arrays) == "number" and len(pictures.render(arrays)) > 1000
+    page = (folder / "report.html").read_text()
+    assert "dots" in page and "mean error" in page
+
+
+def test_the_schema_takes_its_fields():
+    sample = counting.load()[0]
+    assert schema.check(sample, "here") is sample
+    with pytest.raises(UserError, match=r"here/count: -1\.0; give a float of at least 0"):
+        schema.check({**sample, "count": -1.0}, "here")
+
+
+def test_worker_processes_know_it():
+    group = dict(get_config().expert.data.counting)
+    group = config_lib.plain(ml_collections.ConfigDict(group))
+    stream = Stream({"counting": group}, [Segment(seed=0)], workers=1)
+    try:
+        batch = next(stream.iterate())
+        assert batch["counting"]["count"].shape == (32,)
+    finally:
+        stream.close()
+
+
+def test_names_that_are_taken_or_no_family_are_refused(monkeypatch):
+    families.add("counting:FAMILY")  # once more changes nothing
+    with pytest.raises(UserError, match=r"counting:MAE is a Metric; name an intern_jax\.families"):
+        families.add("counting:MAE")
+    other = families.Family(name="depth", short="X", answer="map")
+    monkeypatch.setattr(counting, "OTHER", other, raising=False)
+    with pytest.raises(UserError, match="counting:OTHER is called 'depth', as another family is"):
+        families.add("counting:OTHER")
+    field = families.Family(
+        name="other", short="X", answer="label", fields={"label": counting.check_count}
+    )
+    monkeypatch.setattr(counting, "OTHER", field, raising=False)
+    with pytest.raises(UserError, match="a field 'label', as classification has with another"):
+        families.add("counting:OTHER")
+    with pytest.raises(UserError, match="no family 'countin'; did you mean counting"):
+        families.find("countin")
+
+
+def test_records_of_families_load_no_jax():
+    code = "import sys, intern_jax.families; assert 'jax' not in sys.modules"
+    assert not subprocess.run([sys.executable, "-c", code]).returncode
