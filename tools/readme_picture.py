@@ -43,7 +43,9 @@ def main() -> None:
     parser.add_argument("out", type=pathlib.Path, help="the PNG to write")
     args = parser.parse_args()
     sheet = draw(args.run)
-    small = sheet.resize((sheet.width * 2 // 3, sheet.height * 2 // 3), PIL.Image.Resampling.LANCZOS)
+    small = sheet.resize(
+        (sheet.width * 2 // 3, sheet.height * 2 // 3), PIL.Image.Resampling.LANCZOS
+    )
     small.quantize(COLORS).save(args.out, optimize=True)
 
 

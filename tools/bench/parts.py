@@ -1,13 +1,19 @@
 """Parts that are written here beside those of the libraries that have them: the shuffle, and L-BFGS.
 
-    python -m tools.bench.parts
+    python -m tools.bench.parts [--rounds=5] [--out=FILE.json]
 
 docs/architecture.md says why each is written here. The shuffle is timed per row of a source. L-BFGS is timed as the
-probe uses it: one compilation per shape, then one fit. Both solvers stop by the same rule, from the same start.
+probe uses it: one compilation per shape, then one fit. Both solvers stop by the same rule, from the same start, and
+must come to the same objective. Compilation counts in CPU time, which other processes hardly change.
 """
 
+import argparse
 import functools
+import pathlib
+import statistics
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import grain
 import jax
@@ -17,10 +23,13 @@ import optax
 
 from intern_jax.adapt import probe
 from intern_jax.data.batches.shuffle import FullOrder
+from tools.bench import measured
+from tools.bench.measured import Measured
 
 COUNTS = (20, 100, 1_000, 100_000)
 ROWS, FEATURES, CLASSES, L2 = 512, 256, 20, 1e-2
-ROUNDS = 5
+
+Solver = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def shuffles(count: int, most: int = 200) -> tuple[float, float]:
@@ -32,7 +41,7 @@ def shuffles(count: int, most: int = 200) -> tuple[float, float]:
     return _per_row(theirs.__getitem__, rows), _per_row(functools.partial(ours, 0), rows)
 
 
-def _per_row(read, rows: range) -> float:
+def _per_row(read: Callable[[int], Any], rows: range) -> float:
     started = time.perf_counter()
     for row in rows:
         read(row)
@@ -82,11 +91,11 @@ def by_optax(x: jax.Array, y: jax.Array) -> jax.Array:
     return jax.lax.while_loop(unfinished, advance, carry)[1]
 
 
-def solve(solver) -> tuple[float, float, float]:
+def solve(solver: Solver, rounds: int) -> tuple[float, float, float]:
     """(CPU seconds to trace and compile, seconds of a fit, objective at its end), the first two as medians."""
     x, y = problem()
     compiled, fitted = [], []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         jax.clear_caches()
         started = time.process_time()
         program = jax.jit(solver).lower(x, y).compile()
@@ -94,18 +103,62 @@ def solve(solver) -> tuple[float, float, float]:
         started = time.perf_counter()
         weights = jax.block_until_ready(program(x, y))
         fitted.append(time.perf_counter() - started)
-    return float(np.median(compiled)), float(np.median(fitted)), float(objective(x, y, weights))
+    end = float(objective(x, y, weights))
+    return statistics.median(compiled), statistics.median(fitted), end
+
+
+def table(
+    orders: Mapping[int, tuple[float, float]],
+    solvers: Mapping[str, tuple[float, float, float]],
+    given: Mapping[str, Any],
+) -> Measured:
+    """The table of --out: {rows of the source: `shuffles`}, {side: `solve`}."""
+    rows: list[list[Any]] = [
+        ["shuffle, Grain", f"a row of {count:,}", *(_cell(value, "µs", 1) for value in both)]
+        for count, both in orders.items()
+    ]
+    theirs, ours = solvers["optax"], solvers["ours"]
+    says = ("trace and compile, CPU time", "one fit")
+    for place, what in enumerate(says):
+        rows.append(
+            ["L-BFGS, optax", what, *(_cell(1e3 * s[place], "ms", 0) for s in (theirs, ours))]
+        )
+    return Measured(
+        title="Parts that are written here, beside a library's",
+        key=2,
+        columns=[
+            {"name": "part, library"},
+            {"name": "what"},
+            {"name": "library"},
+            {"name": "ours"},
+        ],
+        rows=rows,
+        notes=[
+            f"L-BFGS: {ROWS} rows, {FEATURES} features, {CLASSES} classes; objectives at the end "
+            f"{theirs[2]:.5f} (optax) and {ours[2]:.5f} (ours)."
+        ],
+        **given,
+    )
+
+
+def _cell(value: float, unit: str, digits: int) -> dict[str, Any]:
+    return {"value": value, "unit": unit, "digits": digits}
 
 
 def main() -> None:
-    print("| rows of the source | Grain's shuffle, us per row | ours, us per row |\n|---|---|---|")
-    for count in COUNTS:
-        theirs, ours = shuffles(count)
-        print(f"| {count} | {theirs:.1f} | {ours:.2f} |")
-    print("\n| L-BFGS | trace and compile, CPU s | one fit, s | objective |\n|---|---|---|---|")
-    for name, solver in (("ours", by_probe), ("optax", by_optax)):
-        compiled, fitted, value = solve(solver)
-        print(f"| {name} | {compiled:.2f} | {fitted:.3f} | {value:.5f} |")
+    """Time everything and print it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=pathlib.Path)
+    args = parser.parse_args()
+    given = measured.provenance("tools.bench.parts")
+    orders = {count: shuffles(count) for count in COUNTS}
+    sides = {"optax": by_optax, "ours": by_probe}
+    solvers = {name: solve(solver, args.rounds) for name, solver in sides.items()}
+    made = table(orders, solvers, given)
+    print(made.markdown())
+    if args.out:
+        made.write(args.out)
 
 
 if __name__ == "__main__":
