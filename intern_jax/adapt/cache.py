@@ -23,7 +23,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from intern_jax.adapt.backbone import Backbone
 from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
@@ -31,6 +30,7 @@ from intern_jax.core.files import write_json
 from intern_jax.data.schema.fingerprints import fingerprint
 from intern_jax.data.schema.source import Source, read_scored
 from intern_jax.models import zoo
+from intern_jax.weights.model import Model
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ Rows = dict[str, np.ndarray]
 
 
 def cached(
-    backbone: Backbone,
+    backbone: Model,
     source: Source,
     transform: Mapping[str, Any],
     *,
@@ -80,7 +80,7 @@ def cached(
 
 
 def key(
-    backbone: Backbone,
+    backbone: Model,
     source: Source,
     transform: Mapping[str, Any],
     task: str,
@@ -92,8 +92,8 @@ def key(
             "name": backbone.name,
             "digest": backbone.digest,
             "spec": config_lib.plain(backbone.spec),
-            "mean": [float(value) for value in backbone.mean],
-            "std": [float(value) for value in backbone.std],
+            "mean": list(backbone.preprocess.mean),
+            "std": list(backbone.preprocess.std),
         },
         "transform": config_lib.plain(transform),
         "source": {
@@ -205,7 +205,7 @@ class _Extractor:
         self.pool.shutdown(cancel_futures=True)
 
     @functools.cached_property
-    def placed(self) -> Backbone:
+    def placed(self) -> Model:
         """The backbone, replicated on all devices of the mesh."""
         variables = jax.device_put(self.backbone.variables, mesh_lib.replicated(self.mesh))
         return dataclasses.replace(self.backbone, variables=variables)
@@ -244,7 +244,7 @@ class _Extractor:
         missing = self.batch - len(images)
         images = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
         images = mesh_lib.put_batch(self.mesh, images)
-        made = self.placed.features(images, self.task, self.outputs)
+        made = self.placed.outputs(images, self.task, self.outputs)
         return {name: value.astype(DTYPES[self.task]) for name, value in made.items()}
 
     def _keep(self, out: Rows, span: slice, batch: "_Batch", made: dict[str, jax.Array]) -> None:

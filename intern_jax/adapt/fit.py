@@ -1,21 +1,22 @@
 """Fit backbone and head of one task on one subset of labels: fine-tune, or from scratch."""
 
+import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from intern_jax import families
-from intern_jax.adapt.backbone import Backbone
 from intern_jax.adapt.features import extract
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.data.batches.mixture import build_group
 from intern_jax.data.batches.stream import Segment, Stream
 from intern_jax.stages.finetune import FineTune
 from intern_jax.train.loop import Trainer
+from intern_jax.weights.model import Head, Model
 
 # What holds for every short fit; the budget (steps, batch size, learning rate) is the caller's.
 OPTIM = {
@@ -37,6 +38,21 @@ class TaskFit:
         """The head's outputs [N,...] (tasks/) for pictures uint8 [N,S,S,3]."""
         run = functools.partial(_predict(self.stage), self.params, self.extra)
         return extract(run, {"image": images}, PREDICT_BATCH)
+
+    def model(self, start: Model, classes: Sequence[str]) -> Model:
+        """`start` with the trained arrays and head."""
+        parts: dict[str, dict[str, Any]] = {"backbone": {}, "head": {}}
+        for collection, tree in {"params": self.params, **self.extra}.items():
+            for part, values in tree.items():
+                parts[part][collection] = values
+        module = self.stage.model
+        head = Head(
+            module.family,
+            tuple(classes),
+            settings=module.head_settings or {},
+            variables=parts["head"],
+        )
+        return dataclasses.replace(start, variables=parts["backbone"], head=head)
 
 
 @functools.lru_cache(maxsize=8)
@@ -67,7 +83,7 @@ def train_model(
     cfg: Mapping[str, Any],
     seed: int,
     mesh: jax.sharding.Mesh,
-    init: Backbone | None = None,
+    init: Model | None = None,
 ) -> TaskFit:
     """Train backbone and head on every row of `source`, from `init` or from scratch.
 
@@ -79,7 +95,7 @@ def train_model(
         "num_classes": len(source.classes or ()),
     }
     if init is not None:
-        arguments |= {"mean": list(init.mean), "std": list(init.std)}
+        arguments |= {"mean": list(init.preprocess.mean), "std": list(init.preprocess.std)}
     trainer = _trainer(json.dumps(arguments), mesh)
     transform = families.find(family).view(size, train=True, flip=flip)
     group = {"batch_size": cfg["batch_size"], "transform": transform}
@@ -100,8 +116,8 @@ def train_model(
     return TaskFit(trainer.stage, state.params, state.extra)
 
 
-def _start(init: Backbone | None) -> dict[str, np.ndarray] | None:
+def _start(init: Model | None) -> dict[str, np.ndarray] | None:
     """A backbone's arrays under its role's name."""
     if init is None:
         return None
-    return {f"backbone/{name}": value for name, value in init.graft_source().items()}
+    return {f"backbone/{name}": value for name, value in init.arrays().items()}

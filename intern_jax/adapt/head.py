@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from intern_jax.adapt.backbone import Backbone
 from intern_jax.adapt.features import extract
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
@@ -30,6 +29,7 @@ from intern_jax.tasks import task as tasks
 from intern_jax.train import optim
 from intern_jax.train.loop import Trainer
 from intern_jax.train.state import TrainState
+from intern_jax.weights.model import Model
 
 PREDICT_BATCH = 128
 CFG = ("steps", "batch_size", "optim", "accumulate", "threads", "log_every", "checkpoint_every")
@@ -112,7 +112,7 @@ def train_head(
     head: Mapping[str, Any] | None = None,
     cached: Mapping[str, np.ndarray] | None = None,
     size: int | None = None,
-    backbone: Backbone | None = None,
+    backbone: Model | None = None,
     source: Source | None = None,
     transform: Mapping[str, Any] | None = None,
     workdir: str | os.PathLike | None = None,
@@ -197,21 +197,13 @@ def _trainer_of_cached(arguments: str, loop: str, mesh: jax.sharding.Mesh) -> Tr
     return Trainer(FrozenBackbone(**given | {"size": tuple(given["size"])}), json.loads(loop), mesh)
 
 
+@functools.lru_cache(maxsize=1)  # a trainer holds the backbone on the device
 def _trainer_of_pictures(
-    backbone: Backbone | None, arguments: str, loop: str, mesh: jax.sharding.Mesh
+    backbone: Model | None, arguments: str, loop: str, mesh: jax.sharding.Mesh
 ) -> Trainer:
     """The same of a head on one backbone."""
-    # A backbone has no hash, but is itself: what is kept keeps it alive, and with it its id.
-    key = (id(backbone), arguments, loop, mesh)
-    if key not in _kept:
-        _kept.clear()
-        stage = FrozenBackbone(**json.loads(arguments), backbone=backbone)
-        _kept[key] = Trainer(stage, json.loads(loop), mesh)
-    return _kept[key]
-
-
-# One at most: a trainer holds the backbone on the device.
-_kept: dict[tuple[int, str, str, jax.sharding.Mesh], Trainer] = {}
+    stage = FrozenBackbone(**json.loads(arguments), backbone=backbone)
+    return Trainer(stage, json.loads(loop), mesh)
 
 
 def statistics(

@@ -8,11 +8,9 @@ from typing import Any
 
 import jax
 
-from intern_jax.adapt.backbone import Backbone, start
 from intern_jax.benchmark import runner
 from intern_jax.benchmark.rows import suite
-from intern_jax.benchmark.scores import leaderboard
-from intern_jax.benchmark.scores import table as mini_table
+from intern_jax.benchmark.scores import cells, leaderboard, lines, page, record, render, table
 from intern_jax.benchmark.settings import Gvb
 from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
@@ -20,12 +18,14 @@ from intern_jax.core import schema
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json, write_text
 from intern_jax.core.versions import versions
-from intern_jax.report import gvb as page
+from intern_jax.report import gvb as report
+from intern_jax.weights.model import Model
+from intern_jax.weights.opening import start
 
 log = logging.getLogger(__name__)
 
 SHOWN = ("Up-G R50", "Up-G MN-B4", "Up-G MN-B15")  # the published rows that a run's own table shows
-GVB = {row.name for row in suite.gvb.ROWS}
+WIDTH = 100  # of the printed table, in characters
 
 
 def evaluate(
@@ -37,7 +37,8 @@ def evaluate(
     """Score a frozen backbone on the config's rows; records go to workdir/records. Returns the table.
 
     `init`: a model folder, a zoo name (random weights), or None for the weights that ship with the package;
-    `backbone`: "package.module:function", called without arguments, that returns an adapt.backbone.Backbone.
+    `backbone`: "package.module:function", called without arguments, that returns an intern_jax.weights.model.Model,
+    such as intern_jax.load gives.
     A run that was stopped goes on with the first record that is missing. Raises UserError for a mistake in the
     config and for a named row whose data is not there, before any work.
     """
@@ -53,8 +54,8 @@ def evaluate(
     write_json(workdir / "config.json", {"config": settings, "versions": versions()})
     mesh = mesh_lib.make_mesh(devices=jax.local_devices())
     ladder = {label: {"cls": found, "dense": found}}
-    records = workdir / "records"
-    runner.run(settings, ladder, settings["seed"], records, mesh, versions())
+    folder = workdir / "records"
+    runner.run(settings, ladder, settings["seed"], folder, mesh, versions())
     return tables([workdir], SHOWN)
 
 
@@ -64,19 +65,19 @@ def tables(folders: Sequence[str | os.PathLike], published: bool | Sequence[str]
     `published`: which published rows the text shows; the files have all of them.
     """
     below = [pathlib.Path(folder) / "records" for folder in folders]
-    records = [record for folder in below for record in leaderboard.read_records(folder)]
+    records = [one for folder in below for one in record.read_folder(folder)]
     if not records:
         raise UserError(f"{folders[0]}: no records; a `benchmark` run with this workdir makes them")
-    mini = [record for record in records if record["task"] not in GVB]
+    mini = [one for one in records if one.task not in lines.OF_ROW]
     out = pathlib.Path(folders[0])
     parts = []
     if len(mini) < len(records):
         write_text(out / "table.csv", leaderboard.csv(records))
-        page.write_page(leaderboard.page_data(records), out / "table.html")
-        parts.append(leaderboard.text(records, published))
+        report.write_page(page.page_data(records), out / "table.html")
+        parts.append(render.text(leaderboard.sheet(records, published), WIDTH))
     if mini:
-        write_text(out / "mini.csv", mini_table.csv(mini))
-        parts.append(mini_table.table(mini))
+        write_text(out / "mini.csv", render.csv(cells.of(mini)))
+        parts.append(render.text(table.sheet(mini)))
     return "\n".join(parts)
 
 
@@ -107,19 +108,19 @@ def _open(name: str, settings: Mapping[str, Any]) -> None:
         row.load(split, settings["data"])
 
 
-def _backbone(init: str | None, function: str | None, seed: int) -> Backbone:
+def _backbone(init: str | None, function: str | None, seed: int) -> Model:
     """The backbone that a command line names."""
     if init and function:
         raise UserError("command line: --init and --backbone exclude each other; give one of them")
     if function:
         made = config_lib.bind({"fn": function})()
-        if not isinstance(made, Backbone):
+        if not isinstance(made, Model):
             raise UserError(
                 f"--backbone={function}: returned a {type(made).__name__}; "
-                "return an intern_jax.adapt.backbone.Backbone"
+                "return an intern_jax.weights.model.Model"
             )
         return made
-    return start(init, seed)[0]
+    return start(init, seed)
 
 
 def score_boxes(config: Any, workdir: str | os.PathLike, given: Sequence[str]) -> str:

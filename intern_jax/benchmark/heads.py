@@ -23,13 +23,13 @@ import numpy as np
 from intern_jax import families
 from intern_jax.adapt import fit, knn, sweep
 from intern_jax.adapt import head as head_lib
-from intern_jax.adapt.backbone import Backbone
 from intern_jax.adapt.cache import cached
 from intern_jax.adapt.probe import fit_probe
 from intern_jax.benchmark.rows.row import Row
 from intern_jax.benchmark.scores import scoring
 from intern_jax.data.sources.subset import Subset
 from intern_jax.metrics import table as metrics
+from intern_jax.weights.model import Model
 
 
 class Part:
@@ -56,7 +56,7 @@ class Task:
     row: Row
     head: str
     settings: Mapping[str, Any]
-    backbone: Backbone
+    backbone: Model
     train: Part
     rows: np.ndarray
     held: np.ndarray | None
@@ -77,7 +77,7 @@ class Fitted:
 
 def part(
     row: Row,
-    backbone: Backbone,
+    backbone: Model,
     source: Any,
     mesh: jax.sharding.Mesh,
     folder: Any = None,
@@ -90,7 +90,7 @@ def part(
         source,
         row.transform(),
         task=row.task,
-        outputs=row.record.outputs,
+        outputs=row.task_family.outputs,
         mesh=mesh,
         folder=folder,
         batch_size=batch_size,
@@ -156,7 +156,7 @@ def _knn(task: Task) -> Fitted:
 
 def _cached(task: Task) -> Fitted:
     """The family's usual head on outputs that the backbone made once."""
-    record, settings = task.row.record, task.settings
+    record, settings = task.row.task_family, task.settings
     names = (*record.outputs, *record.targets)
     fitted = head_lib.train_head(
         record.name,
@@ -197,7 +197,7 @@ def _on_pictures(task: Task) -> Fitted:
 
 def _on_features(task: Task, predict: Callable, facts: Mapping[str, Any] | None = None) -> Fitted:
     def summary(part: Part) -> dict[str, Any]:
-        inputs = {name: part.features[name] for name in task.row.record.outputs}
+        inputs = {name: part.features[name] for name in task.row.task_family.outputs}
         return scoring.score(task.row, predict(inputs), part.features, task.num_classes)
 
     return Fitted(summary, facts or {}, predict)

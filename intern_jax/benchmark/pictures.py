@@ -32,7 +32,7 @@ def of_rows(
     made = []
     for name in cfg["rows"]:
         row = suite.find(name)
-        if row.record.answer == "label":
+        if row.task_family.answer == "label":
             continue  # the zero-shot words show pictures of classes
         path = folder / f"{name}.npz"
         title = f"{name}: {rung}, frozen, {fraction:.0%} of the labels"
@@ -45,7 +45,7 @@ def of_rows(
             arrays = eval_arrays(chosen, config_lib.bind(row.transform()))
             out = fitted.predict(heads.part(row, seen.backbone, chosen, mesh).features)
             drawn = tasks.find(row.family).picture(out, arrays, bench.train.classes or ())
-            kind = row.record.answer
+            kind = row.task_family.answer
             _save(path, {"images": arrays["image"], "title": title, "kind": kind, **drawn})
         made.append({"title": title, "npz": f"{folder.name}/{path.name}"})
     return made

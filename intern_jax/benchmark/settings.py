@@ -215,7 +215,7 @@ class Scores(Settings):
     def _each_row_has_a_head(self) -> "Scores":
         for row in self.found():
             # A row of a family without a task is scored by a file of answers, as detection by boxes.
-            if row.record.task and not heads_lib.of_row(row, self.heads):
+            if row.task_family.task and not heads_lib.of_row(row, self.heads):
                 raise wrong(f"none for row {row.name}; add {row.family} or {row.name}", "heads")
         return self
 
@@ -233,7 +233,7 @@ class ZeroShot(Settings):
     @pydantic.field_validator("row")
     @classmethod
     def _classes(cls, given: str) -> str:
-        known = [row.name for row in suite.ROWS.values() if row.record.answer == "label"]
+        known = [row.name for row in suite.ROWS.values() if row.task_family.answer == "label"]
         schema.one_of(given, known, "row of classification")
         return given
 

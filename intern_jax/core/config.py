@@ -45,9 +45,9 @@ def resolve(name: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"{name!r}: no module {error.name!r}; check its spelling or install it"
-        ) from None
+        moved = names.MOVED.get(error.name or "")
+        remedy = f"it is {moved!r} now" if moved else "check its spelling or install it"
+        raise UserError(f"{name!r}: no module {error.name!r}; {remedy}") from None
     except Exception as error:
         raise UserError(f"{name!r}: cannot be imported: {_told(error)}") from error
     if not hasattr(module, attribute):

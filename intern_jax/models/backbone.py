@@ -5,9 +5,12 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
+# The maps of every backbone, from fine to coarse.
+LAYERS = ("layer1", "layer2", "layer3", "layer4")
+
 
 class Part(NamedTuple):
-    """A part of a network (stem, stage or head): its name, its top-level parameter names, its settings."""
+    """A part of a network (stem, section or head): its name, its top-level parameter names, its settings."""
 
     name: str
     modules: Sequence[str]

@@ -1,4 +1,4 @@
-"""MetaNet's operators: residual blocks that a stage table can mix.
+"""MetaNet's operators: residual blocks that a table of sections can mix.
 
 Every block maps [B,H,W,I] to [B,ceil(H/stride),ceil(W/stride),C]. Forms and parameters are those of
 the authors' networks (UniNet, arXiv 2207.05420, and the deployed MetaNets). Only "conv" is ours: a
@@ -109,7 +109,7 @@ class MBConv(Block):
 
 
 class FusedMBConv(Block):
-    """MBConv with one 3x3 convolution in place of the 1x1 and the depthwise one (early stages of B15)."""
+    """MBConv with one 3x3 convolution in place of the 1x1 and the depthwise one (early sections of B15)."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
@@ -227,7 +227,7 @@ class AttentionBlock(Block):
 
 
 class ChannelAttentionBlock(AttentionBlock):
-    """AttentionBlock with cross-covariance attention (MetaNet-B15's late stages)."""
+    """AttentionBlock with cross-covariance attention (MetaNet-B15's late sections)."""
 
     attention_layer: type[nn.Module] = ChannelAttention
 

@@ -1,7 +1,7 @@
-"""MetaNet, the paper's backbone family (GV-A): one module, whose stage table describes a network.
+"""MetaNet, the paper's backbone family (GV-A): one module, whose section table describes a network.
 
-A table has one column per stage: operator, repeats, channels, expansion, stride. The first block of a
-stage has the stride and the change of channels; the deployed MetaNets have no separate down-sampling
+A table has one column per section: operator, repeats, channels, expansion, stride. The first block of a
+section has the stride and the change of channels; the deployed MetaNets have no separate down-sampling
 modules. Legend: B batch, H height, W width, C channels, D pooled features.
 """
 
@@ -22,14 +22,14 @@ from intern_jax.models.scanning import remat_name, through
 
 # The stride of the stem convolution in every network.
 STEM_STRIDE = 2
-# The rows of a network's table, each with one entry per stage.
+# The rows of a network's table, each with one entry per section.
 COLUMNS = ("operators", "repeats", "channels", "expansions", "strides")
 
 
 class MetaNet(nn.Module):
     """Maps normalised images [B,H,W,3] to "layer1".."layer4" [B,h,w,C] and "pooled" [B,D].
 
-    outputs      the stages, counted from 0, whose ends are the four layers; the last stage is the last
+    outputs      the sections, counted from 0, whose ends are the four layers; the last section is the last
     features     D
     drop_path    the rate of the last block; it rises linearly from 0 at the first
     layer_scale  the initial value of LayerScale in attention blocks
@@ -72,19 +72,19 @@ class MetaNet(nn.Module):
     def _blocks(self) -> list[nn.Module]:
         rates = iter(np.linspace(0.0, self.drop_path, sum(self.repeats)))
         blocks = []
-        for stage, operator in enumerate(self.operators):
-            for repeat in range(self.repeats[stage]):
-                stride = self.strides[stage] if repeat == 0 else 1
-                blocks.append(self._block(OPERATORS[operator], stage, stride, next(rates)))
+        for section, operator in enumerate(self.operators):
+            for repeat in range(self.repeats[section]):
+                stride = self.strides[section] if repeat == 0 else 1
+                blocks.append(self._block(OPERATORS[operator], section, stride, next(rates)))
         return blocks
 
     def _block(
-        self, block: type[Block], stage: int, stride: int, drop_path: float = 0.0
+        self, block: type[Block], section: int, stride: int, drop_path: float = 0.0
     ) -> nn.Module:
         return block(
-            features=self.channels[stage],
+            features=self.channels[section],
             stride=stride,
-            expansion=self.expansions[stage],
+            expansion=self.expansions[section],
             head_dim=self.head_dim,
             drop_path=float(drop_path),
             layer_scale=self.layer_scale,
@@ -107,7 +107,7 @@ class MetaNet(nn.Module):
             self._check_size(x)
             (x,) = nn.dtypes.promote_dtype(x, dtype=self.dtype)
             x = self.act(self.stem_norm(self.stem_conv(x), train, task))
-        ends = [self.stage_ends[stage] for stage in self.outputs]
+        ends = [self.section_ends[section] for section in self.outputs]
         first = 0 if level == 1 else ends[level - 2]
         blocks = self.blocks[first : ends[level - 1]]
         return through(self, blocks, x, train, task, self.scan, self.remat)
@@ -131,30 +131,30 @@ class MetaNet(nn.Module):
     @property
     def layer_strides(self) -> tuple[int, ...]:
         """Image pixels per position of layer1..layer4."""
-        return tuple(STEM_STRIDE * prod(self.strides[: stage + 1]) for stage in self.outputs)
+        return tuple(STEM_STRIDE * prod(self.strides[: section + 1]) for section in self.outputs)
 
     @property
     def layer_channels(self) -> tuple[int, ...]:
         """Channels of layer1..layer4."""
-        return tuple(self.channels[stage] for stage in self.outputs)
+        return tuple(self.channels[section] for section in self.outputs)
 
     @property
-    def stage_ends(self) -> list[int]:
-        """The number of blocks up to the end of each stage."""
+    def section_ends(self) -> list[int]:
+        """The number of blocks up to the end of each section."""
         return list(accumulate(self.repeats))
 
     def parts(self) -> list[Part]:
-        """Stem, stages and head."""
-        ends = self.stage_ends
-        stages = []
-        for stage, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-            facts = {column: getattr(self, column)[stage] for column in COLUMNS}
-            if stage in self.outputs:
-                facts["output"] = f"layer{list(self.outputs).index(stage) + 1}"
+        """Stem, sections and head."""
+        ends = self.section_ends
+        sections = []
+        for section, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+            facts = {column: getattr(self, column)[section] for column in COLUMNS}
+            if section in self.outputs:
+                facts["output"] = f"layer{list(self.outputs).index(section) + 1}"
             modules = tuple(f"blocks_{i}" for i in range(start, end))
-            stages.append(Part(f"stage {stage}", modules, facts))
+            sections.append(Part(f"section {section}", modules, facts))
         head = Part("head", ("head_conv", "head_norm"), {"channels": self.features})
-        return [Part("stem", ("stem_conv", "stem_norm"), {"channels": self.stem}), *stages, head]
+        return [Part("stem", ("stem_conv", "stem_norm"), {"channels": self.stem}), *sections, head]
 
 
 def block_operators(table: Mapping[str, Sequence] | MetaNet) -> list[str]:
@@ -164,5 +164,5 @@ def block_operators(table: Mapping[str, Sequence] | MetaNet) -> list[str]:
 
 
 def column(table: Mapping[str, Sequence] | MetaNet, name: str) -> Sequence:
-    """One column of a stage table, from a network or its settings."""
+    """One column of a section table, from a network or its settings."""
     return table[name] if isinstance(table, Mapping) else getattr(table, name)

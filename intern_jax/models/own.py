@@ -16,9 +16,8 @@ import jax.numpy as jnp
 
 from intern_jax.core import config as config_lib
 from intern_jax.core.config import UserError
-from intern_jax.models.backbone import Backbone
+from intern_jax.models.backbone import LAYERS, Backbone
 
-LAYERS = ("layer1", "layer2", "layer3", "layer4")
 # The side of the images that a network is checked with, if it has no `image_size`.
 _SIZE = 64
 # Networks that passed the check; a stage builds its backbone again in every trace.

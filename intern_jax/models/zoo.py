@@ -23,7 +23,7 @@ from intern_jax.models.vit import ViT
 # Raise it when one of these networks computes other outputs from the same weights; stored keys depend on it.
 FORMAT = 1
 
-# The form found by the architecture search: operators, expansions and strides of six stages.
+# The form found by the architecture search: operators, expansions and strides of six sections.
 _FOUND = {
     "operators": ("mbconv", "mbconv", "mbconv", "mbconv", "sa", "sa"),
     "expansions": (1, 4, 6, 3, 2, 5),
@@ -219,7 +219,7 @@ def _settings(spec: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, An
 def _check_metanet(settings: Mapping[str, Any]) -> None:
     lengths = {column: len(settings[column]) for column in COLUMNS}
     if len(set(lengths.values())) > 1:
-        raise UserError(f"backbone: columns of the stage table differ in length: {lengths}")
+        raise UserError(f"backbone: columns of the section table differ in length: {lengths}")
     for operator in settings["operators"]:
         _check_known("operators", operator, OPERATORS)
     _check_known("activation", settings.get("activation", "gelu"), ACTIVATIONS)
@@ -228,10 +228,10 @@ def _check_metanet(settings: Mapping[str, Any]) -> None:
         raise UserError(
             "backbone.image_size: missing; operator 'mixer' needs one size of images, such as 224"
         )
-    outputs, stages = tuple(settings.get("outputs", (1, 2, 4, 5))), lengths["operators"]
-    if len(outputs) != 4 or sorted(set(outputs)) != list(outputs) or outputs[-1] != stages - 1:
+    outputs, sections = tuple(settings.get("outputs", (1, 2, 4, 5))), lengths["operators"]
+    if len(outputs) != 4 or sorted(set(outputs)) != list(outputs) or outputs[-1] != sections - 1:
         raise UserError(
-            f"backbone.outputs: {outputs} must be four rising stage numbers, the last {stages - 1}"
+            f"backbone.outputs: {outputs} must be four rising section numbers, the last {sections - 1}"
         )
 
 
@@ -254,10 +254,10 @@ def _check_uninet(settings: Mapping[str, Any]) -> None:
     for sampler in samplers:
         _check_known("samplers", sampler, SAMPLERS)
     _check_metanet({**settings, "samplers": samplers})
-    stages = len(settings["operators"])
-    if len(samplers) != stages - 1:
+    sections = len(settings["operators"])
+    if len(samplers) != sections - 1:
         raise UserError(
-            f"backbone.samplers: {len(samplers)} for {stages} stages; name one for each but the first"
+            f"backbone.samplers: {len(samplers)} for {sections} sections; name one for each but the first"
         )
     if settings["strides"][0] != 1:
         raise UserError("backbone.strides: the first must be 1, that stage has no sampler")
@@ -348,7 +348,7 @@ def _one_branch(
         raise UserError(f"backbone.{where}: a generalist's branches are plain backbones")
     if family is ViT:
         raise UserError(
-            f"backbone.{where}: a ViT has no maps between its stages to transfer; "
+            f"backbone.{where}: a ViT has no maps between its sections to transfer; "
             "name a MetaNet, UniNet or ResNet"
         )
     if "fn" in spec:

@@ -104,8 +104,8 @@ def describe_checkpoint(path: str | os.PathLike[str]) -> str:
     if path.is_file() and path.suffix == ".safetensors":
         return _safetensors(path)
     if (path / "model.json").exists():
-        # The content can be described without the code of its author's own backbone.
-        with contextlib.suppress(folder.NeedsFunction):
+        # The content can be described without the code of its author's own.
+        with contextlib.suppress(folder.NeedsCode):
             folder.load_model(path)
         info = folder.read_info(path / "model.json")
         facts = [[name, json.dumps(value)] for name, value in info.items()]

@@ -1,5 +1,6 @@
 """Score a run's stages with the benchmark, save the model folder, and draw pictures for the report."""
 
+import dataclasses
 import logging
 import pathlib
 from collections.abc import Mapping
@@ -7,16 +8,16 @@ from typing import Any
 
 import jax
 
-from intern_jax.adapt.backbone import Backbone
 from intern_jax.benchmark import runner
 from intern_jax.core import hosts, tree
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.layout import Layout
 from intern_jax.core.versions import versions
-from intern_jax.ops.images import MEAN, STD
 from intern_jax.pipeline.building import build_stage, group_of, in_dtype
 from intern_jax.pipeline.products import Product
 from intern_jax.weights import folder as folder_lib
+from intern_jax.weights.model import Model
+from intern_jax.weights.preprocess import Preprocess
 
 log = logging.getLogger("intern_jax.pipeline")
 
@@ -48,14 +49,14 @@ def score(
 
 def build_ladder(
     settings: Mapping[str, Any], products: Mapping[str, Product], seed: int
-) -> dict[str, dict[str, Backbone]]:
+) -> dict[str, dict[str, Model]]:
     """The benchmark's backbones {method: {"cls": ..., "dense": ...}}; the first is random."""
     spec = in_dtype(settings["backbone"], settings["compute_dtype"])
-    random = Backbone.random(spec, seed)
+    random = Model.random(spec, seed)
     ladder = {"random": {"cls": random, "dense": random}}
     for method, by_task in settings["benchmark"]["ladder"].items():
         ladder[method] = {
-            task: Backbone.from_arrays(
+            task: Model.from_arrays(
                 products[stage].spec, products[stage].variables, f"{stage}-{products[stage].key}"
             )
             for task, stage in by_task.items()
@@ -75,16 +76,14 @@ def save_last(
     if not isinstance(canvas, int) or not any("/backbone/" in array for array in variables):
         log.info("%s: no backbone of pictures of one size; no model folder is written", name)
         return
-    backbone = Backbone.from_arrays(product.spec, variables, name)
+    backbone = Model.from_arrays(product.spec, variables, name)
     folder_lib.save_model(
         folder,
-        task="backbone",
-        backbone=product.spec,
-        variables=tree.unflatten(backbone.graft_source()),
-        canvas=canvas,
-        mean=MEAN,
-        std=STD,
-        provenance={"stage": f"{name}, seed {product.seed}, key {product.key}"},
+        dataclasses.replace(
+            backbone,
+            preprocess=Preprocess(canvas),
+            provenance={"stage": f"{name}, seed {product.seed}, key {product.key}"},
+        ),
     )
 
 

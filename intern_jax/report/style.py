@@ -1,22 +1,17 @@
-"""The style that plots, pictures and the page share: colours by role, light axes, small type."""
+"""The look that plots, pictures and the page share: colours by role, light axes, small type."""
 
 from __future__ import annotations
 
 import base64
 import io
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    from matplotlib.typing import RcKeyType
-
 INK = "#1f2933"
 MUTED = "#6b7785"
 GRID = "#e4e8ec"
-# The ladder from random to generalist goes from grey to blue; methods that it is compared with are warm.
+# The ladder from untrained to generalist runs from grey to blue; what it is compared with is warm.
 METHOD_COLORS = {
     "random": "#a9b2bc",
     "amateur": "#56b4e9",
@@ -25,10 +20,10 @@ METHOD_COLORS = {
     "finetune": "#8a4fbe",
     "scratch": "#d55e00",
 }
-# Colours for other labels; they differ in the common forms of colour blindness.
+# For what has no role of its own; told apart in the common forms of colour blindness.
 COLORS = ("#2353b0", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a4fbe", "#6b7785")
 
-_RC: dict[RcKeyType, Any] = {
+_RC = {
     "font.family": "sans-serif",
     "font.size": 9,
     "text.color": INK,
@@ -49,26 +44,18 @@ _RC: dict[RcKeyType, Any] = {
 }
 
 
-def style() -> AbstractContextManager[None]:
-    """A context in which figures have this style; the user's own settings are not changed."""
+def style() -> object:
+    """A context in which figures take this look; the user's own settings stay as they are."""
     return matplotlib.rc_context(_RC)
 
 
 def png(figure: Figure, dpi: int = 150) -> bytes:
-    """The figure as PNG bytes; no display is needed."""
+    """The figure as an encoded picture; needs no display."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
 
 
 def data_uri(encoded: bytes) -> str:
-    """A PNG as a data URI for an HTML page."""
+    """A PNG as text that a page can hold."""
     return "data:image/png;base64," + base64.b64encode(encoded).decode()
-
-
-def method_color(method: str, position: int) -> str:
-    """The colour of a method: that of its role, or else the next of the other colours."""
-    for name, color in METHOD_COLORS.items():
-        if method.startswith(name):
-            return color
-    return COLORS[position % len(COLORS)]

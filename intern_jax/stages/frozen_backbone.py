@@ -67,7 +67,8 @@ class FrozenBackbone(Stage):
         if self.backbone is None:
             # Cached maps are stored in half the bytes; the head computes in float32.
             return {name: rows[name].astype(jnp.float32) for name in names if name in rows}
-        pictures = normalise(rows["image"], self.backbone.mean, self.backbone.std)
+        read = self.backbone.preprocess
+        pictures = normalise(rows["image"], read.mean, read.std)
         branch = self.task.family.branch
         out = self.backbone.build().apply(frozen, pictures, train=False, task=branch)
         return jax.lax.stop_gradient({name: out[name] for name in names if name in out})

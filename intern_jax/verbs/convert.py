@@ -21,8 +21,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", choices=("cls", "dense"), help="the BatchNorm set --to writes")
     parser.add_argument("--classes", help="a file of names, one a line: keep the classifier too")
     parser.epilog = (
-        "--model.FIELD=VALUE changes a setting of the variant; --canvas=PIXELS, --mean=R,G,B and "
-        "--std=R,G,B tell what pictures it reads"
+        "--model.FIELD=VALUE changes a setting of the variant; --canvas=PIXELS, --resize=short|squash, "
+        "--crop=SHARE, --interpolation=bilinear|bicubic, --mean=R,G,B and --std=R,G,B tell how it reads "
+        "pictures"
     )
 
 

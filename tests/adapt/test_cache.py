@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 from intern_jax.adapt import cache as cache_lib
-from intern_jax.adapt.backbone import LAYERS, Backbone
 from intern_jax.adapt.cache import cached, key
 from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
@@ -24,6 +23,8 @@ from intern_jax.data.batches.arrays import eval_arrays
 from intern_jax.data.make import views as transforms
 from intern_jax.data.schema.sample import CorruptSample
 from intern_jax.data.sources.folder import ImageFolder
+from intern_jax.models.backbone import LAYERS
+from intern_jax.weights.model import Model
 
 RUN = pathlib.Path(__file__).parent / "cache_run.py"
 LABELLED = {"fn": "intern_jax.data.make.views:classification", "size": 16, "train": False}
@@ -60,7 +61,7 @@ class Pictures:
 
 @pytest.fixture(scope="module")
 def backbone():
-    return Backbone.random({"name": "embedded_tiny"}, 0)
+    return Model.random({"name": "embedded_tiny"}, 0)
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +93,7 @@ def test_values_are_the_backbones_own(backbone, tmp_path, stored, transform, out
     expected = eval_arrays(source, config_lib.bind(transform))
     images = expected.pop("image")
     task = "cls" if outputs == ("pooled",) else "dense"
-    features = jax.device_get(backbone.features(images, task, outputs))
+    features = jax.device_get(backbone.outputs(images, task, outputs))
     found = make(backbone, source, transform, tmp_path if stored else None, outputs)
     assert set(found) == set(expected) | set(outputs)
     for name, value in expected.items():
@@ -215,10 +216,10 @@ def test_progress_is_logged(backbone, monkeypatch, caplog):
     assert "noise: 21 of 21 pictures" in caplog.text
 
 
-def test_mistakes_are_named(backbone, tmp_path):
+def test_mistakes_are_named(backbone):
     with pytest.raises(UserError, match="noise: no samples"):
         make(backbone, Pictures(0))
-    with pytest.raises(UserError, match="^task: no 'boxes'"):
+    with pytest.raises(UserError, match=r"^task: no 'boxes'"):
         make(backbone, Pictures(), task="boxes")
     broken = jax.tree.map(lambda a: np.full_like(a, np.nan), backbone.variables)
     with pytest.raises(UserError, match="random-0/pooled: not finite"):

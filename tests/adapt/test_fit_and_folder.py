@@ -9,13 +9,16 @@ from PIL import Image
 
 import intern_jax
 from intern_jax.adapt import fit
-from intern_jax.adapt.backbone import LAYERS, Backbone
+from intern_jax.adapt import folder as folder_lib
 from intern_jax.adapt.folder import adapt_folder
 from intern_jax.adapt.head import train_head
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.data.sources.folder import ImageFolder
+from intern_jax.models.backbone import LAYERS
 from intern_jax.weights.folder import save_model
+from intern_jax.weights.model import Model
+from intern_jax.weights.preprocess import Preprocess
 
 TINY = {"name": "embedded_tiny"}
 COLOURS = {"blue": (40, 60, 220), "green": (50, 200, 60), "red": (220, 40, 40)}
@@ -104,7 +107,7 @@ def test_frozen_head_learns_on_cached_maps():
     images[:, :, 16:] //= 8  # a dark right half is class 1
     mask = np.zeros((24, 32, 32), np.uint8)
     mask[:, :, 16:] = 1
-    maps = jax.device_get(Backbone.random(TINY, 0).features(images, "dense", LAYERS))
+    maps = jax.device_get(Model.random(TINY, 0).outputs(images, "dense", LAYERS))
     assert set(maps) == set(LAYERS)
     mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
     model = train_head(
@@ -122,30 +125,17 @@ def test_frozen_head_learns_on_cached_maps():
 
 def test_a_models_own_normalisation_stays_with_it(folder, tmp_path):
     """Features, fine-tuning and the saved folder all read pictures as the starting model does."""
-    pictures = {"mean": [0.1, 0.2, 0.3], "std": [0.9, 0.5, 0.7]}
-    start = Backbone.random(TINY, 0)
-    variables = {name: {"backbone": values} for name, values in start.variables.items()}
-    save_model(
-        tmp_path / "start",
-        task="backbone",
-        backbone=TINY,
-        variables=variables,
-        canvas=32,
-        **pictures,
-    )
-    model, backbone = intern_jax.load(tmp_path / "start"), dataclasses.replace(start, **pictures)
+    pictures = Preprocess(32, mean=(0.1, 0.2, 0.3), std=(0.9, 0.5, 0.7))
+    start = Model.random(TINY, 0)
+    backbone = dataclasses.replace(start, preprocess=pictures)
+    model = intern_jax.load(save_model(tmp_path / "start", backbone))
     rng = np.random.default_rng(0)
     images = np.stack([picture(colour, rng, 32) for colour in COLOURS.values()])
-    ours = backbone.features(images, "cls", ("pooled",))["pooled"]
+    ours = backbone.outputs(images, "cls", ("pooled",))["pooled"]
     np.testing.assert_allclose(model.features(list(images)), ours, rtol=1e-5, atol=1e-6)
-    others = start.features(images, "cls", ("pooled",))["pooled"]
+    others = start.outputs(images, "cls", ("pooled",))["pooled"]
     assert np.abs(ours - others).max() > 0.01
-
-    for method in ("probe", "finetune"):
-        out = tmp_path / method
-        adapt_folder(folder, out, init=tmp_path / "start", method=method, steps=2, batch_size=12)
-        info = intern_jax.load(out).info
-        assert {name: info[name] for name in pictures} == pictures
+    assert len({start.digest, backbone.digest}) == 2 and model.digest == backbone.digest
     tuned = fit.train_model(
         TINY,
         ImageFolder(folder),
@@ -158,9 +148,42 @@ def test_a_models_own_normalisation_stays_with_it(folder, tmp_path):
         init=backbone,
     )
     assert tuned.predict(images).shape == (3, 3)
-    np.testing.assert_allclose(
-        tuned.stage.pictures(images), model_pictures(images, **pictures), rtol=1e-6, atol=1e-6
+    expected = model_pictures(images, pictures.mean, pictures.std)
+    np.testing.assert_allclose(tuned.stage.pictures(images), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["probe", "finetune"])
+def test_the_score_is_that_of_the_saved_model_s_answers(tmp_path, method):
+    """On noise, where any other view of a picture or another head would guess otherwise."""
+    rng = np.random.default_rng(0)
+    for name in COLOURS:
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for index in range(30):
+            noise = rng.integers(0, 256, (5, 9, 3)).astype(np.uint8)
+            noise = Image.fromarray(noise).resize((60, 40), Image.Resampling.NEAREST)
+            noise.save(tmp_path / "data" / name / f"{index}.png")
+    pictures = Preprocess(24, "short", 0.8, "bicubic", (0.1, 0.2, 0.3), (0.9, 0.5, 0.7))
+    start = dataclasses.replace(Model.random(TINY, 0), preprocess=pictures)
+    save_model(tmp_path / "start", start)
+    settings = {"steps": 3, "batch_size": 12} if method == "finetune" else {"l2": (1e-3,)}
+    made = adapt_folder(
+        tmp_path / "data",
+        tmp_path / "out",
+        init=tmp_path / "start",
+        method=method,
+        validation=0.5,
+        **settings,
     )
+    model, source = intern_jax.load(tmp_path / "out"), ImageFolder(tmp_path / "data")
+    # Augmented views squeeze a picture, and so does what is fine-tuned with them.
+    whole = Preprocess(24, mean=pictures.mean, std=pictures.std)
+    assert model.preprocess == (pictures if method == "probe" else whole)
+    _, held = folder_lib._split(source, 0.5, 0)
+    answers = model.predict([source[int(index)]["image"] for index in held])
+    labels = [source.classes[source.labels[index]] for index in held]
+    right = sum(a["label"] == b for a, b in zip(answers, labels, strict=True))
+    assert right / len(held) == pytest.approx(made["accuracy"])
+    assert model.provenance["accuracy"] == made["accuracy"] and model.name == "out"
 
 
 def model_pictures(images, mean, std):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from intern_jax.adapt import head as head_lib
-from intern_jax.adapt.backbone import LAYERS, Backbone
 from intern_jax.benchmark.rows import suite
 from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
@@ -19,10 +18,12 @@ from intern_jax.data.sources.subset import Subset
 from intern_jax.metrics import depth as depth_metrics
 from intern_jax.metrics import segmentation as segmentation_metrics
 from intern_jax.metrics import table
+from intern_jax.models.backbone import LAYERS
 from intern_jax.tasks import task as tasks
 from intern_jax.train import optim
+from intern_jax.weights.model import Model
 
-TINY = Backbone.random({"name": "embedded_tiny"}, 0)
+TINY = Model.random({"name": "embedded_tiny"}, 0)
 MESH = mesh_lib.make_mesh(devices=jax.devices()[:1])
 COLOURS = np.array([(120, 120, 120), (220, 50, 50), (50, 80, 220)])
 METRES = np.array([4.0, 2.0, 7.0], np.float32)
@@ -141,7 +142,7 @@ def test_an_answer_is_the_resized_pictures_logits_at_its_own_size(fit):
         if sides in seen:
             continue
         seen.add(sides)
-        maps = TINY.features(resized(image, wanted[sides])[None], "dense", LAYERS)
+        maps = TINY.outputs(resized(image, wanted[sides])[None], "dense", LAYERS)
         out = run(maps, wanted[sides])
         expected = jax.image.resize(out, (1, *sides, 3), "bilinear", antialias=False)[0]
         np.testing.assert_allclose(logits, expected, atol=1e-4)

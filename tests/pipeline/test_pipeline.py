@@ -14,6 +14,7 @@ import pytest
 import intern_jax
 from intern_jax import pipeline
 from intern_jax.core.config import UserError, load_config, override
+from intern_jax.weights.preprocess import Preprocess
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = {"name": "embedded_tiny"}
@@ -77,7 +78,8 @@ def test_run_leaves_table_records_and_report(finished):
 def test_run_leaves_a_model_folder_to_start_from(finished):
     workdir, _ = finished
     model = intern_jax.load(workdir / "model")
-    assert model.task == "backbone" and model.canvas == 32
+    assert model.head is None and model.preprocess == Preprocess(32)
+    assert model.provenance["stage"].startswith("generalist, seed 0, key ")
     features = model.features(np.zeros((2, 40, 40, 3), np.uint8))
     assert features.shape == (2, 32) and np.isfinite(features).all()
 

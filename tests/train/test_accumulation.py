@@ -6,7 +6,6 @@ import numpy as np
 import optax
 import pytest
 
-from intern_jax.adapt.backbone import Backbone
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.stages.amateur import Amateur
@@ -19,6 +18,7 @@ from intern_jax.train import state as state_lib
 from intern_jax.train.programs import Programs
 from intern_jax.train.settings import DEFAULTS
 from intern_jax.train.step import make_step
+from intern_jax.weights.model import Model
 
 TINY = {"name": "embedded_tiny"}
 VIT = {"name": "vit_ti_16", "width": 16, "depth": 4, "heads": 1, "patch": 8, "image_size": 16}
@@ -89,7 +89,7 @@ def held(stage):
 
 
 def dense_stage():
-    backbone = Backbone.random(TINY, 0)
+    backbone = Model.random(TINY, 0)
     return FrozenBackbone("segmentation", 3, settings=NARROW, backbone=backbone)
 
 
@@ -216,7 +216,7 @@ def test_a_loss_of_its_own_beside_embeddings_allows_no_micro_batches():
 
 
 def test_a_loss_of_all_pixels_together_allows_no_micro_batches():
-    backbone = Backbone.random(TINY, 0)
+    backbone = Model.random(TINY, 0)
     stage = FrozenBackbone("depth", 0, head="depth", settings={"bins": 8}, backbone=backbone)
     with pytest.raises(UserError, match=r"train\.accumulate: 2 .* couples the rows"):
         programs(stage, of_task("image", "depth", "depth_valid"))

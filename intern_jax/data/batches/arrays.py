@@ -13,7 +13,7 @@ from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import Sample
 from intern_jax.data.schema.source import Source, read_scored
 
-Row = dict[str, np.ndarray]
+Arrays = dict[str, np.ndarray]
 
 
 class ArrayStream:
@@ -77,8 +77,8 @@ class ArrayStream:
 
 
 def eval_arrays(
-    source: Source, transform: Callable[[Sample, np.random.Generator], Row], threads: int = 2
-) -> Row:
+    source: Source, transform: Callable[[Sample, np.random.Generator], Arrays], threads: int = 2
+) -> Arrays:
     """All samples of a source, transformed and stacked in its order: {field: [N, ...]}.
 
     A random transform gets a generator that depends on the sample's index alone, so the result is
@@ -88,7 +88,7 @@ def eval_arrays(
     if not count:
         raise UserError(f"{source.name}: no samples; nothing to evaluate")
 
-    def row(index: int) -> Row:
+    def row(index: int) -> Arrays:
         return transform(read_scored(source, index), np.random.default_rng(index))
 
     first = row(0)

@@ -23,7 +23,7 @@ MEAN_COLOUR = (124, 116, 104)
 TRIES = 10  # crops with too much of one class before the next is taken anyway
 MULTIPLE = 32  # the sides of test pictures are multiples of the coarsest map's stride
 
-Row = dict[str, np.ndarray]
+Arrays = dict[str, np.ndarray]
 Size = tuple[int, int]
 
 
@@ -43,7 +43,7 @@ def dense(
     grey_probability: float = 0.05,
     blur_probability: float = 0.0,
     background: Background = "random",
-) -> Row:
+) -> Arrays:
     """One view with its per-pixel truth: image, and mask, depth and depth_valid, each [size,size].
 
     All share one window and one flip. The picture is antialiased; mask and depth are read at pixel
@@ -96,7 +96,7 @@ def crop(
     flip: bool = True,
     colour: str = "photometric",
     depth_range: Sequence[float] | None = None,
-) -> Row:
+) -> Arrays:
     """A random crop: image uint8 [h,w,3], and those of mask, depth and depth_valid [h,w] that the sample has.
 
     `size` is (h, w) of the crop. With `short`, the picture is first resized, without changing the
@@ -194,7 +194,7 @@ def _depth(
     corner: tuple[int, int],
     size: Size,
     limits: Sequence[float] | None,
-) -> Row:
+) -> Arrays:
     depth = _read(sample["depth"], large, corner, size, 0.0)
     valid = np.isfinite(depth) & (depth > 0)
     if "depth_valid" in sample:

@@ -29,7 +29,7 @@ from intern_jax.data.make import text as tokenizer_lib
 from intern_jax.data.make.image_ops import Background, Look, Window
 from intern_jax.data.schema.sample import Sample
 
-Row = dict[str, Any]  # arrays, and numbers of NumPy
+Arrays = dict[str, Any]  # arrays, and numbers of NumPy
 Pair = tuple[float, float]
 
 
@@ -49,7 +49,7 @@ def classification(
     grey_probability: float = 0.05,
     blur_probability: float = 0.0,
     background: Background = "random",
-) -> Row:
+) -> Arrays:
     """One view of a labelled picture: image and label (int32). Only training needs `rng`."""
     look = Look(color, color_probability, hue, grey_probability, blur_probability)
     if train:
@@ -62,13 +62,13 @@ def classification(
 @formatted(1)
 def eval_classification(
     sample: Sample, rng: np.random.Generator | None = None, *, size: int
-) -> Row:
+) -> Arrays:
     """The whole picture, resized, over grey: image and label (int32). Nothing is random."""
     return classification(sample, size=size, train=False)
 
 
 @formatted(1)
-def centre_crop(sample: Sample, rng: np.random.Generator | None = None, *, size: int) -> Row:
+def centre_crop(sample: Sample, rng: np.random.Generator | None = None, *, size: int) -> Arrays:
     """The middle square of the picture, whose short side is resized to `size` pixels: image and label (int32).
 
     It is GV-B's view of a picture, in training and in the test. Nothing is random.
@@ -100,7 +100,7 @@ def pair_views(
     grey_probability: float = 0.05,
     blur_probability: float = 0.0,
     background: Background = "random",
-) -> Row:
+) -> Arrays:
     """Two views and two texts of one concept: image1, image2, and tokens1, tokens2 int32 [context].
 
     The views show two pictures of the concept if it has several (image and views), or else one

@@ -27,6 +27,8 @@ from intern_jax.core.tree import GraftReport
 from intern_jax.models import zoo
 from intern_jax.weights import safetensors
 from intern_jax.weights.folder import load_model, save_model
+from intern_jax.weights.model import Head, Model
+from intern_jax.weights.preprocess import Preprocess
 from intern_jax.weights.published import names as published_names
 from intern_jax.weights.published import pth
 from intern_jax.weights.published.names import COUNTER, HEADS, SIGNATURES, WRAPPERS
@@ -65,6 +67,9 @@ def convert(
     task: str | None = None,
     classes: Sequence[str] = (),
     canvas: int | None = None,
+    resize: str | None = None,
+    crop: float | None = None,
+    interpolation: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> str:
@@ -79,15 +84,19 @@ def convert(
       prefix: the text before every name, if the file holds several networks of this kind.
       task: the BatchNorm set to write, for a network with sets.
       classes: names of the classifier's outputs, in order; without them no classifier is kept.
-      canvas, mean, std: of the model folder (see `save_model`); the default is that of the network and the layout.
+      canvas, resize, crop, interpolation, mean, std: how the model reads pictures (weights/preprocess.py). The default
+        is how the library of the file's layout evaluates such a network; a file does not say it.
 
-    Returns a description of the result in two lines. UserError for a file that does not fit.
+    Returns a description of the result, one fact per line. UserError for a file that does not fit.
     """
     if pathlib.Path(source).is_dir():
         return _folder_to_file(source, out, model, to, task)
     if model is None:
         raise UserError(f"{source}: name the network that it holds, such as --model=resnet50")
-    _check_pictures(canvas, mean, std)
+    given = {"canvas": canvas, "resize": resize, "crop": crop, "interpolation": interpolation}
+    given |= {"mean": mean, "std": std}
+    given = {name: value for name, value in given.items() if value is not None}
+    Preprocess(**{"canvas": 224} | given)  # a mistake shows before a large file is read
     try:
         found = from_published(state_of(_read(source)), model, layout, prefix, canvas)
         head = _checked_head(found, classes)
@@ -96,32 +105,19 @@ def convert(
     if to:
         written = _write(out, found.variables, model, to, task, found.head)
         return f"{found.summary()}\n{written}"
-    own = published_names.layout(model, found.layout)
-    variables = {name: {"backbone": tree} for name, tree in found.variables.items()}
-    variables["params"] |= {"head": {"linear": {"classifier": head}}} if head else {}
-    save_model(
-        out,
-        task="classification" if head else "backbone",
-        backbone=model,
-        variables=variables,
-        canvas=canvas or published_names.default_canvas(model),
-        mean=mean or own.mean,
-        std=std or own.std,
-        classes=classes,
-        provenance={"converted from": pathlib.Path(source).name, "names": found.summary()},
+    pictures = published_names.preprocess(model, found.layout, canvas)
+    pictures = dataclasses.replace(pictures, **given)
+    name = pathlib.Path(source).name
+    made = Model(
+        model,
+        found.variables,
+        name,
+        pictures,
+        head=head,
+        provenance={"converted from": name, "names": found.summary()},
     )
-    return f"{found.summary()}\n{out} written"
-
-
-def _check_pictures(canvas: Any, mean: Any, std: Any) -> None:
-    if type(canvas) not in (int, type(None)):
-        raise UserError(f"canvas: {canvas!r} is not a number of pixels, such as 224")
-    for name, values in (("mean", mean), ("std", std)):
-        if values is None:
-            continue
-        rgb = isinstance(values, list | tuple) and len(values) == 3
-        if not rgb or not all(isinstance(value, int | float) for value in values):
-            raise UserError(f"{name}: {values!r} is not three numbers, such as 0.5,0.5,0.5")
+    save_model(out, made)
+    return f"{found.summary()}\n{out} written\nreads {pictures}"
 
 
 def from_published(
@@ -345,7 +341,7 @@ def _find_head(
     return None, None
 
 
-def _checked_head(found: Published, classes: Sequence[str]) -> dict[str, np.ndarray] | None:
+def _checked_head(found: Published, classes: Sequence[str]) -> Head | None:
     """The classifier to keep; None if its outputs have no names."""
     if not classes:
         return None
@@ -354,7 +350,7 @@ def _checked_head(found: Published, classes: Sequence[str]) -> dict[str, np.ndar
     if len(found.head["bias"]) != len(classes):
         outputs = len(found.head["bias"])
         raise _Unfit(f"{len(classes)} classes are named, its classifier has {outputs} outputs")
-    return found.head
+    return Head.linear(classes, found.head["kernel"], found.head["bias"])
 
 
 def _float32(name: str, value: np.ndarray) -> np.ndarray:
@@ -373,10 +369,11 @@ def _folder_to_file(source, out, model, to, task) -> str:
     if not to:
         raise UserError(f"{source}: is a folder; say in which names to write it, such as --to=timm")
     opened = load_model(source)
-    if model is not None and dict(model) != opened.backbone:
-        raise UserError(f"{source}: holds {opened.backbone['name']}; leave --model out")
-    head = opened.variables["params"].get("head", {}).get("linear", {}).get("classifier")
-    return _write(out, opened.backbone_variables, opened.backbone, to, task, head)
+    if model is not None and dict(model) != opened.spec:
+        raise UserError(f"{source}: holds {opened.spec['name']}; leave --model out")
+    params = opened.head.variables["params"] if opened.head else {}
+    head = params.get("linear", {}).get("classifier")
+    return _write(out, opened.variables, opened.spec, to, task, head)
 
 
 def _write(out, variables, model, to, task, head) -> str:

@@ -14,7 +14,7 @@ from intern_jax.models.resnet import ResNet
 from intern_jax.models.transfer import Generalist
 from intern_jax.models.uninet import UniNet
 from intern_jax.models.vit import ViT
-from intern_jax.ops.images import MEAN, STD
+from intern_jax.weights.preprocess import Preprocess
 from intern_jax.weights.published import metanet_names, resnet_names, vit_names
 from intern_jax.weights.published.torch_names import Place, Rule, place_by_rules
 
@@ -26,15 +26,37 @@ Placer = Callable[[Any], Callable[[str], Place]]
 class Layout:
     """How one library names a family's arrays.
 
-    `prefix` is the text before every name in its files, and `head` the module of its classifier. `mean` and `std`
-    normalise the pictures of its models, unless the documentation of a file says otherwise.
+    `prefix` is the text before every name in its files, and `head` the module of its classifier. `preprocess` says how
+    its models read pictures where they are evaluated, unless a file's documentation says otherwise. Its canvas has no
+    meaning: see `preprocess` below.
     """
 
     placer: Placer
+    preprocess: Preprocess
     prefix: str = ""
     head: str | None = None
-    mean: Sequence[float] = MEAN
-    std: Sequence[float] = STD
+
+
+# Short side to `canvas / crop` pixels and the central square: what differs is the share and the filter.
+_SHORT = Preprocess(224, "short")  # gv-benchmark
+_TORCHVISION = Preprocess(
+    224, "short", 0.875
+)  # the first weights of each network; the second have 0.965
+_TIMM_RESNET = Preprocess(
+    224, "short", 0.95, "bicubic"
+)  # of "ResNet strikes back", timm's usual ones
+_TIMM_VIT = Preprocess(224, "short", 0.9, "bicubic")
+_DINO = Preprocess(224, "short", 0.875, "bicubic")
+_CLIP = Preprocess(
+    224,
+    "short",
+    1.0,
+    "bicubic",
+    (0.48145466, 0.4578275, 0.40821073),
+    (0.26862954, 0.26130258, 0.27577711),
+)
+# UniNet's authors resize whole pictures from this canvas on.
+_UNINET, _UNINET_WHOLE = Preprocess(224, "short", 0.875, "bicubic"), 320
 
 
 def _by_rules(rules: Sequence[Rule]) -> Placer:
@@ -61,20 +83,21 @@ def _generalist(network: Generalist) -> Callable[[str], Place]:
     return functools.partial(metanet_names.generalist_place, branch=layout.placer(branch))
 
 
-_TORCHVISION_RESNET = Layout(_by_rules(resnet_names.TORCHVISION), head="fc")
-_TIMM_VIT = Layout(_by_rules(vit_names.TIMM), head="head")
-_OPEN_CLIP_VIT = Layout(
-    _by_rules(vit_names.OPEN_CLIP),
-    prefix="visual.",
-    mean=(0.48145466, 0.4578275, 0.40821073),
-    std=(0.26862954, 0.26130258, 0.27577711),
-)
+_RESNET = _by_rules(resnet_names.TORCHVISION)
+_VIT = _by_rules(vit_names.TIMM)
 LAYOUTS: dict[Callable[..., Any], dict[str, Layout]] = {
-    MetaNet: {"gv_benchmark": Layout(_metanet, head="classifier")},
-    UniNet: {"gv_benchmark": Layout(_uninet, head="classifier")},
-    Generalist: {"gv_benchmark": Layout(_generalist, "model.", "classifier")},
-    ResNet: {"torchvision": _TORCHVISION_RESNET, "timm": _TORCHVISION_RESNET},
-    ViT: {"timm": _TIMM_VIT, "dino": _TIMM_VIT, "open_clip": _OPEN_CLIP_VIT},
+    MetaNet: {"gv_benchmark": Layout(_metanet, _SHORT, head="classifier")},
+    UniNet: {"gv_benchmark": Layout(_uninet, _UNINET, head="classifier")},
+    Generalist: {"gv_benchmark": Layout(_generalist, _SHORT, "model.", "classifier")},
+    ResNet: {
+        "torchvision": Layout(_RESNET, _TORCHVISION, head="fc"),
+        "timm": Layout(_RESNET, _TIMM_RESNET, head="fc"),
+    },
+    ViT: {
+        "timm": Layout(_VIT, _TIMM_VIT, head="head"),
+        "dino": Layout(_VIT, _DINO, head="head"),
+        "open_clip": Layout(_by_rules(vit_names.OPEN_CLIP), _CLIP, prefix="visual."),
+    },
 }
 
 # The keys under which training programs store a state dict; the first one in a file counts.
@@ -92,11 +115,10 @@ SIGNATURES = {
     r"blocks\.\d+\.downsample\.0\.weight": "a UniNet",
     r"stem\.0\.weight": "a MetaNet",
 }
-# The sides of the pictures for which networks without their own size were made.
-_CANVAS = {
-    **{f"uninet_b{i}": s for i, s in enumerate((160, 224, 256, 288, 320, 384, 448))},
-    **{"embedded": 64, "embedded_tiny": 64, "generalist": 64},
-}
+# Sides of the pictures that a network without a size of its own was made for.
+_CANVAS = {f"uninet_b{i}": s for i, s in enumerate((160, 224, 256, 288, 320, 384, 448))}
+# Networks of this project: no library's conventions hold for them.
+_OURS = {"embedded": 64, "embedded_tiny": 64}
 
 
 def layouts(model: Mapping[str, Any]) -> dict[str, Layout]:
@@ -112,10 +134,31 @@ def layout(model: Mapping[str, Any], name: str) -> Layout:
     return known[name]
 
 
+def preprocess(model: Mapping[str, Any], name: str, canvas: int | None = None) -> Preprocess:
+    """How a zoo spec's network reads pictures, by the conventions of the library whose layout a file has."""
+    main, usual = _main(model), layout(model, name).preprocess
+    canvas = canvas or default_canvas(model)
+    if main["name"] in _OURS:
+        return Preprocess(canvas)
+    if main["name"].startswith("clip_"):
+        usual = _CLIP
+    if main["name"] in zoo.UNINETS and canvas >= _UNINET_WHOLE:
+        usual = usual.whole
+    return dataclasses.replace(usual, canvas=canvas)
+
+
 def default_canvas(model: Mapping[str, Any]) -> int:
-    """The side, in pixels, of the pictures for which a zoo spec's network was made."""
-    own = getattr(zoo.build(model), "image_size", None)
-    return own or _CANVAS.get(model["name"], 224)
+    """Side in pixels of the pictures that a zoo spec's network was made for."""
+    own, name = getattr(zoo.build(model), "image_size", None), _main(model)["name"]
+    return own or _CANVAS.get(name) or _OURS.get(name, 224)
+
+
+def _main(model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The spec whose conventions hold: a generalist's are those of its (first) branch."""
+    branch = model.get("branch") or zoo.VARIANTS[model["name"]].get("branch")
+    if branch is None:
+        return model
+    return branch if isinstance(branch.get("name"), str) else next(iter(branch.values()))
 
 
 def places(layout: Layout, network: Any, paths: Iterable[str]) -> dict[str, Place] | None:

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from intern_jax.core.config import UserError
-from intern_jax.data.gvb.classification.rows import Row, Rows
+from intern_jax.data.gvb.classification.examples import Example, Examples
 from intern_jax.data.read import archives
 from intern_jax.data.read.archives import Member
 from intern_jax.data.read.decoding import decode
@@ -31,7 +31,7 @@ TRAIN_PICTURE = re.compile(r"n\d{8}_\d{1,7}\.JPEG")
 TEST_PICTURE = re.compile(r"ILSVRC2012_val_\d{8}\.JPEG")
 
 
-def imagenet(folder: pathlib.Path, split: str) -> Rows:
+def imagenet(folder: pathlib.Path, split: str) -> Examples:
     """ILSVRC2012_img_train.tar or _val.tar (test), and ILSVRC2012_devkit_t12/data for synsets and answers.
 
     Classes are WordNet ids in their order, as TFDS numbers them; keys are the pictures' names.
@@ -56,8 +56,8 @@ def imagenet(folder: pathlib.Path, split: str) -> Rows:
         tar = folder / "ILSVRC2012_img_val.tar"
         members = sorted(_indexed(tar, TEST_PICTURE, nested=False))
         found = list(zip(members, _answers(devkit, len(members), of_number, labels), strict=True))
-    rows = [Row(m.name, label, (str(tar), m.offset, m.size)) for m, label in found]
-    return Rows("imagenet", split, classes, rows, _picture, operator.itemgetter(0))
+    rows = [Example(m.name, label, (str(tar), m.offset, m.size)) for m, label in found]
+    return Examples("imagenet", split, classes, rows, _picture, operator.itemgetter(0))
 
 
 def _answers(

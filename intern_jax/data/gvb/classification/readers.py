@@ -16,12 +16,12 @@ from collections.abc import Callable
 
 from intern_jax.core.config import UserError
 from intern_jax.data.gvb.classification import folders, imagenet, packed, tfds_rows
+from intern_jax.data.gvb.classification.examples import Examples
 from intern_jax.data.gvb.classification.guides import FOLDERS, prepare
-from intern_jax.data.gvb.classification.rows import Rows
 from intern_jax.data.gvb.classification.tfds_rows import Prepared
 from intern_jax.data.sources.reader import Reader
 
-ReadFolder = Callable[[pathlib.Path, str], Rows]
+ReadFolder = Callable[[pathlib.Path, str], Examples]
 
 VALIDATION_IS_TEST = {"train": ("train",), "test": ("validation",)}
 # These sets have no split, or none that is the same everywhere: `ranked_split` draws ours from all their pictures.
@@ -78,7 +78,7 @@ ROWS: dict[str, tuple[ReadFolder | None, Prepared | None]] = {
 }
 
 
-def _open(name: str, root: pathlib.Path, split: str) -> Rows:
+def _open(name: str, root: pathlib.Path, split: str) -> Examples:
     read_folder, prepared = ROWS[name]
     folder = root / name
     if read_folder is not None and folder.is_dir():

@@ -13,7 +13,7 @@ import numpy as np
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_text
 from intern_jax.data.gvb.classification.class_names import CLASSES
-from intern_jax.data.gvb.classification.rows import Row, Rows, ranked_split
+from intern_jax.data.gvb.classification.examples import Example, Examples, ranked_split
 from intern_jax.data.sources.tfds import TfdsSource
 
 INDEX = "intern_jax.{}.json"
@@ -55,7 +55,7 @@ def find(root: pathlib.Path, prepared: Prepared) -> pathlib.Path | None:
     return max(numbers, key=numbers.__getitem__, default=None)
 
 
-def read(name: str, split: str, folder: pathlib.Path, prepared: Prepared) -> Rows:
+def read(name: str, split: str, folder: pathlib.Path, prepared: Prepared) -> Examples:
     """The rows of one split from the folder of a prepared version.
 
     Keys and labels need one pass over the records; they are kept beside the records for the next time.
@@ -74,14 +74,14 @@ def read(name: str, split: str, folder: pathlib.Path, prepared: Prepared) -> Row
         for at, (text, label) in enumerate(zip(texts, labels, strict=True)):
             key = prepared.key_of(classes[label], text)
             if key not in prepared.left_out:
-                rows.append(Row(key, label, (i, at)))
+                rows.append(Example(key, label, (i, at)))
     if prepared.draw is not None:
         drawn = ranked_split([r.key for r in rows], [r.label for r in rows], *prepared.draw)
         wanted = 0 if split == "train" else 2
         rows = [row for row, p in zip(rows, drawn, strict=True) if p == wanted]
     names = CLASSES.get(name, ())[: len(classes)] or classes
     pictures = _Pictures(folder, parts)
-    return Rows(name, split, names, rows, pictures, pictures.file_of)
+    return Examples(name, split, names, rows, pictures, pictures.file_of)
 
 
 class _Pictures:

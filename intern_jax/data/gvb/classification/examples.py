@@ -17,15 +17,15 @@ from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import Sample, check_labels
 
 
-class Row(NamedTuple):
-    """One example: its canonical key, its label, and the item (such as a path) that `Rows.picture` opens."""
+class Example(NamedTuple):
+    """One example: its canonical key, its label, and the item (such as a path) that `Examples.picture` opens."""
 
     key: str
     label: int
     item: Any
 
 
-class Rows:
+class Examples:
     """A classification source over rows, sorted by key, so that every form of a data set gives the same order.
 
     `picture(item, key)` returns the picture uint8 [H,W,3] of a row. `file_of(item)` is the path of the file that
@@ -39,7 +39,7 @@ class Rows:
         name: str,
         split: str,
         classes: Sequence[str],
-        rows: Iterable[Row],
+        rows: Iterable[Example],
         picture: Callable[[Any, str], np.ndarray],
         file_of: Callable[[Any], str],
     ):
