@@ -1,6 +1,6 @@
 """Score a ladder of backbones on benchmark rows: frozen at several label fractions, fine-tuned, and from scratch.
 
-Every score is one JSON record in `folder`, named by the digest of all that it depends on: a run that was killed
+Every score is one JSON record in WORKDIR/records, named by the digest of all that it depends on: a run that was killed
 goes on with the first record that is missing, and changed settings or data make new records. A row's test split is
 read once for each frozen backbone, and no setting is chosen by it.
 """
@@ -28,6 +28,7 @@ from intern_jax.benchmark.scores import record as record_lib
 from intern_jax.benchmark.scores import scoring
 from intern_jax.benchmark.scores.record import Record
 from intern_jax.core import config as config_lib
+from intern_jax.core.layout import Layout
 from intern_jax.data.batches.arrays import eval_arrays
 from intern_jax.data.schema.fingerprints import fingerprint
 from intern_jax.data.sources.subset import Subset
@@ -44,7 +45,7 @@ def run(
     cfg: Mapping[str, Any],
     ladder: Ladder,
     seed: int,
-    folder: pathlib.Path,
+    layout: Layout,
     mesh: jax.sharding.Mesh,
     versions: Mapping[str, str],
 ) -> list[Record]:
@@ -52,11 +53,11 @@ def run(
 
     cfg: settings.py's Benchmark or Gvb as plain values. `ladder`: {method: {"cls": ..., "dense": ...}}.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    layout.records.mkdir(parents=True, exist_ok=True)
     records = []
     for name in cfg["rows"]:
         started = time.time()
-        bench = RowBench(suite.find(name), cfg, seed, Recorder(folder, versions), mesh)
+        bench = RowBench(suite.find(name), cfg, seed, Recorder(layout, versions), mesh)
         made = bench.frozen(ladder)
         if cfg.get("scratch"):
             made += bench.scratch(ladder["random"])
@@ -72,19 +73,19 @@ def run(
 class Recorder:
     """Makes a record once, and reads it back after that."""
 
-    def __init__(self, folder: pathlib.Path, versions: Mapping[str, str]):
-        self.folder, self.versions = folder, dict(versions)
+    def __init__(self, layout: Layout, versions: Mapping[str, str]):
+        self.layout, self.versions = layout, dict(versions)
 
     def unfinished(self, key: Mapping[str, Any]) -> pathlib.Path:
         """A folder that the making of a record may leave things in, to go on from after a kill."""
-        return self.folder.parent / "unfinished" / config_lib.digest(key)[:16]
+        return self.layout.unfinished / config_lib.digest(key)[:16]
 
     def __call__(self, key: Mapping[str, Any], make) -> Record:
         """The record of `key`; `make()` computes what is not there yet."""
         digest = config_lib.digest(key)
         names = ("task", "split", "method", "head", "fraction", "seed", "draw")
         label = "-".join(str(key[name]) for name in names if name in key)
-        path = self.folder / f"{re.sub(UNSAFE, '_', label)}-{digest[:12]}.json"
+        path = self.layout.records / f"{re.sub(UNSAFE, '_', label)}-{digest[:12]}.json"
         if path.exists():
             return record_lib.read(path)
         started = time.time()

@@ -27,6 +27,7 @@ import numpy as np
 from intern_jax.core import hosts, keys, tree
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
+from intern_jax.core.layout import StageFiles
 from intern_jax.train import guard, optim, settings
 from intern_jax.train import state as state_lib
 from intern_jax.train.beginning import Beginning
@@ -190,7 +191,7 @@ def _checkpoints(
     if not cfg["checkpoint_every"]:
         yield None
         return
-    checkpoints = Checkpoints(folder / "checkpoints", cfg["keep"], cfg["keep_every"])
+    checkpoints = Checkpoints(StageFiles(folder).checkpoints, cfg["keep"], cfg["keep_every"])
     try:
         yield checkpoints
     finally:
@@ -219,7 +220,7 @@ class _Run:
         self.key = mesh_lib.put_everywhere(mesh, keys.key_for(cfg["seed"], "train"))
         self.writer = Writer(folder, clu=cfg["clu_writer"])
         self.progress = Progress(self.name, cfg["steps"], quiet=folder is None)
-        self.profile = Profile(folder and folder / "profile", cfg["profile"])
+        self.profile = Profile(folder and StageFiles(folder).profile, cfg["profile"])
         self.meter = Meter(0, mesh.size, mesh_lib.batch_rows(mesh)[1])
         self.stop = hosts.StopVote()
         self.compiling: concurrent.futures.Future | None = None

@@ -12,8 +12,8 @@ crop (side uniform in .45 to 1, aspect up to 4/3, antialiased bilinear) and a mi
   torch     DataLoader(num_workers=0) over a Dataset that does the same with Pillow by hand and torchvision's
             PILToTensor; the same windows and without torchvision's own overhead, so the stronger peer
 
-Rounds take turns (A-B-C-A-B-C ...); figures are medians over rounds. --torch-python names a Python that has torch,
-numpy and Pillow; without it that part is left out. Prints a Markdown table.
+Rounds take turns (A-B-C-A-B-C ...); figures are medians over rounds. --torch-python: a Python with torch, numpy and
+Pillow; by default that of `make peers`, and without either that part is left out. Prints a Markdown table.
 """
 
 import argparse
