@@ -45,8 +45,11 @@ class Part:
 
     def take(self, rows: np.ndarray) -> "Part":
         """The examples at `rows`."""
-        pick = lambda: {name: value[rows] for name, value in self.features.items()}  # noqa: E731
-        return Part(Subset(self.source, rows), pick)
+
+        def picked() -> Mapping[str, np.ndarray]:
+            return {name: value[rows] for name, value in self.features.items()}
+
+        return Part(Subset(self.source, rows), picked)
 
 
 @dataclasses.dataclass
