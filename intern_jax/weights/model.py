@@ -220,7 +220,9 @@ class Model:
             for row, size in zip(rows, sizes, strict=True)
         ]
 
-    def outputs(self, images: jax.Array, branch: str, names: Sequence[str]) -> dict[str, jax.Array]:
+    def outputs(
+        self, images: jax.Array | np.ndarray, branch: str, names: Sequence[str]
+    ) -> dict[str, jax.Array]:
         """Chosen outputs of canvases uint8 [B,S,S,3], in eval mode, left on the device.
 
         Compiled once per network, branch, names and shape.
