@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from intern_jax.benchmark.scores import cells, record
+from intern_jax.benchmark.scores.record import Record
 from intern_jax.core import tree
 from intern_jax.weights import safetensors
 from intern_jax.weights.folder import load_model, save_model
@@ -38,8 +40,9 @@ def main() -> None:
         save_model(args.out, load_model(DEFAULT), dtype="float16")
         return
     results = json.loads((args.run / "results.json").read_text())
-    gains = validation_gains(results["records"], candidates(results["config"]))
-    rung, seed = max(gains, key=gains.__getitem__)
+    records = record.read_run(args.run / "results.json")
+    gains = validation_gains(records, candidates(results["config"]))
+    rung, seed = max(gains, key=gains.get)
     stage = next(iter(results["config"]["benchmark"]["ladder"][rung].values()))
     product = next(s for s in results["stages"] if s["name"] == stage and s["seed"] == seed)
     folder = (args.run / product["history"]).parent
@@ -47,7 +50,7 @@ def main() -> None:
     spec = settings[stage].get("backbone") or settings["backbone"]
     arrays = tree.names(safetensors.load(folder / "model.safetensors"))
     model = Model.from_arrays(spec, arrays, stage)
-    scores = test_scores(results["records"], rung, seed)
+    scores = test_scores(cells.of_test(records), rung, seed)
     model = dataclasses.replace(
         model,
         preprocess=Preprocess(32),
@@ -57,12 +60,8 @@ def main() -> None:
             "gains": {f"{r}, seed {s}": round(g, 4) for (r, s), g in sorted(gains.items())},
             "trained_on": "the embedded images alone; their licences: data/embedded/CREDITS.md",
             "test_scores": scores,
-            "10% frozen loses to scratch with 10%": losses(
-                scores, results["records"], "scratch_10"
-            ),
-            "10% frozen loses to scratch with 100%": losses(
-                scores, results["records"], "scratch_100"
-            ),
+            "10% frozen loses to scratch with 10%": losses(scores, records, "scratch_10"),
+            "10% frozen loses to scratch with 100%": losses(scores, records, "scratch_100"),
             "versions": results["versions"],
         },
     )
@@ -76,47 +75,42 @@ def candidates(config: Mapping[str, Any]) -> list[str]:
 
 
 def validation_gains(
-    records: Sequence[Mapping[str, Any]], rungs: Sequence[str]
+    records: Sequence[Record], rungs: Sequence[str]
 ) -> dict[tuple[str, int], float]:
     """(rung, seed) -> mean over rows of the relative gain on "random"."""
-    held = [r for r in records if r.get("split") == "validation"]
-    base = {(r["task"], r["seed"]): r["score"] for r in held if r["method"] == "random"}
+    held = [one for one in records if one.split == "validation"]
+    base = {(one.task, one.seed): one.score for one in held if one.method == "random"}
     gains: dict[tuple[str, int], list[float]] = {}
-    for record in held:
-        if record["method"] not in rungs:
+    for one in held:
+        if one.method not in rungs:
             continue
-        zero = base[record["task"], record["seed"]]
-        sign = 1 if record["higher_is_better"] else -1
-        gain = sign * (record["score"] - zero) / abs(zero)
-        gains.setdefault((record["method"], record["seed"]), []).append(gain)
+        zero = base[one.task, one.seed]
+        sign = 1 if one.higher_is_better else -1
+        gains.setdefault((one.method, one.seed), []).append(sign * (one.score - zero) / abs(zero))
     return {key: float(np.mean(values)) for key, values in gains.items()}
 
 
-def test_scores(
-    records: Sequence[Mapping[str, Any]], rung: str, seed: int
-) -> dict[str, dict[str, float]]:
+def test_scores(records: Sequence[Record], rung: str, seed: int) -> dict[str, dict[str, float]]:
     """Per row: this model frozen at 10%, and scratch at 10% and 100%, means over draws."""
+    wanted = {
+        (rung, 0.1): "frozen_10",
+        ("scratch", 0.1): "scratch_10",
+        ("scratch", 1.0): "scratch_100",
+    }
     out: dict[str, dict[str, list[float]]] = {}
-    for record in records:
-        wanted = {
-            (rung, 0.1): "frozen_10",
-            ("scratch", 0.1): "scratch_10",
-            ("scratch", 1.0): "scratch_100",
-        }
-        name = wanted.get((record["method"], record["fraction"]))
-        if name and record["seed"] == seed and "split" not in record:
-            out.setdefault(record["task"], {}).setdefault(name, []).append(record["score"])
+    for one in records:
+        name = wanted.get((one.method, one.fraction))
+        if name and one.seed == seed:
+            out.setdefault(one.task, {}).setdefault(name, []).append(one.score)
     return {
         task: {name: round(float(np.mean(values)), 3) for name, values in by.items()}
         for task, by in out.items()
     }
 
 
-def losses(
-    scores: Mapping[str, Mapping[str, float]], records: Sequence[Mapping[str, Any]], rival: str
-) -> str:
+def losses(scores: Mapping[str, Mapping[str, float]], records: Sequence[Record], rival: str) -> str:
     """The rows on which this model, frozen at 10%, does not reach `rival`."""
-    higher = {record["task"]: record["higher_is_better"] for record in records}
+    higher = {one.task: one.higher_is_better for one in records}
     rows = [
         task
         for task, by in scores.items()

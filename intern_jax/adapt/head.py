@@ -61,10 +61,6 @@ class HeadFit:
         run = functools.partial(_outputs(self.stage), self.frozen, self.params, self.extra)
         return extract(run, features, PREDICT_BATCH)
 
-    def predict_image(self, image: np.ndarray) -> np.ndarray:
-        """The answer per pixel [H,W] of one picture uint8 [H,W,3]."""
-        return next(self.predict([{"image": image}], 1))[1]
-
     def predict(
         self, source: Source | list[Sample], batch_size: int = 8
     ) -> Iterator[tuple[int, np.ndarray]]:

@@ -90,7 +90,7 @@ def part(
         source,
         row.transform(),
         task=row.task,
-        outputs=row.record.outputs,
+        outputs=row.task_family.outputs,
         mesh=mesh,
         folder=folder,
         batch_size=batch_size,
@@ -156,7 +156,7 @@ def _knn(task: Task) -> Fitted:
 
 def _cached(task: Task) -> Fitted:
     """The family's usual head on outputs that the backbone made once."""
-    record, settings = task.row.record, task.settings
+    record, settings = task.row.task_family, task.settings
     names = (*record.outputs, *record.targets)
     fitted = head_lib.train_head(
         record.name,
@@ -197,7 +197,7 @@ def _on_pictures(task: Task) -> Fitted:
 
 def _on_features(task: Task, predict: Callable, facts: Mapping[str, Any] | None = None) -> Fitted:
     def summary(part: Part) -> dict[str, Any]:
-        inputs = {name: part.features[name] for name in task.row.record.outputs}
+        inputs = {name: part.features[name] for name in task.row.task_family.outputs}
         return scoring.score(task.row, predict(inputs), part.features, task.num_classes)
 
     return Fitted(summary, facts or {}, predict)

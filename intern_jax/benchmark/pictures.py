@@ -10,6 +10,7 @@ from intern_jax.benchmark import heads
 from intern_jax.benchmark.rows import suite
 from intern_jax.benchmark.runner import Ladder, Recorder, RowBench
 from intern_jax.core import config as config_lib
+from intern_jax.core.layout import Layout
 from intern_jax.data.batches.arrays import eval_arrays
 from intern_jax.data.make import text as tokenizer_lib
 from intern_jax.data.make.views import eval_classification
@@ -20,9 +21,7 @@ from intern_jax.tasks import task as tasks
 COUNT = 16  # pictures a file; the report draws as many as fit
 
 
-def of_rows(
-    cfg: Mapping[str, Any], ladder: Ladder, seed: int, folder: pathlib.Path, mesh: Any
-) -> list:
+def of_rows(cfg: Mapping[str, Any], ladder: Ladder, seed: int, layout: Layout, mesh: Any) -> list:
     """Test pictures with truth and the highest rung's frozen prediction at the middle fraction, one file per row.
 
     Rows whose answers are classes have none: the zero-shot words show theirs.
@@ -32,12 +31,12 @@ def of_rows(
     made = []
     for name in cfg["rows"]:
         row = suite.find(name)
-        if row.record.answer == "label":
+        if row.task_family.answer == "label":
             continue  # the zero-shot words show pictures of classes
-        path = folder / f"{name}.npz"
+        path = layout.pictures / f"{row.name}.npz"
         title = f"{name}: {rung}, frozen, {fraction:.0%} of the labels"
         if not path.exists():
-            bench = RowBench(row, cfg, seed, Recorder(folder, {}), mesh)
+            bench = RowBench(row, cfg, seed, Recorder(layout, {}), mesh)
             seen = bench.seen_by(ladder[rung][row.task])
             head = next(iter(heads.of_row(row, cfg["heads"])))
             fitted = bench.frozen_head(seen, head, bench.subset(fraction, 0), 0)
@@ -45,9 +44,9 @@ def of_rows(
             arrays = eval_arrays(chosen, config_lib.bind(row.transform()))
             out = fitted.predict(heads.part(row, seen.backbone, chosen, mesh).features)
             drawn = tasks.find(row.family).picture(out, arrays, bench.train.classes or ())
-            kind = row.record.answer
+            kind = row.task_family.answer
             _save(path, {"images": arrays["image"], "title": title, "kind": kind, **drawn})
-        made.append({"title": title, "npz": f"{folder.name}/{path.name}"})
+        made.append({"title": title, "npz": layout.below(path)})
     return made
 
 
@@ -58,11 +57,11 @@ def zero_shot(
     row_name: str,
     size: int,
     context: int,
-    folder: pathlib.Path,
+    layout: Layout,
 ) -> list:
     """Test pictures of a classification row with the three best of the class names as texts."""
     row = suite.find(row_name)
-    path = folder / f"zero_shot_{row_name}.npz"
+    path = layout.pictures / f"zero_shot_{row_name}.npz"
     title = f"{row_name}: zero-shot words of the amateur"
     if not path.exists():
         source = row.load("test")
@@ -75,7 +74,7 @@ def zero_shot(
         similarity = np.asarray(out["image"] @ out["text"].T)
         drawn = classification.words(similarity, arrays["label"], names)
         _save(path, {"images": arrays["image"], "title": title, "kind": "label", **drawn})
-    return [{"title": title, "npz": f"{folder.name}/{path.name}"}]
+    return [{"title": title, "npz": layout.below(path)}]
 
 
 def _spread(length: int, count: int) -> np.ndarray:

@@ -42,10 +42,11 @@ def subset(
     if not 0 < fraction <= 1:
         raise UserError(f"fraction: {fraction} is outside (0, 1]")
     order = ranked(keys, seed)
-    chosen = []
-    for rows in _by_class(order, labels):
-        # The small term keeps 0.29 * 50 = 14.499999999999998 at 14.5.
-        chosen.append(rows[: max(math.floor(fraction * len(rows) + 0.5 + 1e-9), 1)])
+    # The small term keeps 0.29 * 50 = 14.499999999999998 at 14.5.
+    chosen = [
+        rows[: max(math.floor(fraction * len(rows) + 0.5 + 1e-9), 1)]
+        for rows in _by_class(order, labels)
+    ]
     return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, np.int64)
 
 

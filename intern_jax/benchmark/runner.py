@@ -1,6 +1,6 @@
 """Score a ladder of backbones on benchmark rows: frozen at several label fractions, fine-tuned, and from scratch.
 
-Every score is one JSON record in `folder`, named by the digest of all that it depends on: a run that was killed
+Every score is one JSON record in WORKDIR/records, named by the digest of all that it depends on: a run that was killed
 goes on with the first record that is missing, and changed settings or data make new records. A row's test split is
 read once for each frozen backbone, and no setting is chosen by it.
 """
@@ -8,14 +8,13 @@ read once for each frozen backbone, and no setting is chosen by it.
 import dataclasses
 import functools
 import hashlib
-import json
 import logging
 import os
 import pathlib
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -25,10 +24,11 @@ from intern_jax.adapt import fit
 from intern_jax.benchmark import boxes as boxes_lib
 from intern_jax.benchmark import heads, protocol
 from intern_jax.benchmark.rows import suite
+from intern_jax.benchmark.scores import record as record_lib
 from intern_jax.benchmark.scores import scoring
-from intern_jax.benchmark.scores.table import table as table
+from intern_jax.benchmark.scores.record import Record
 from intern_jax.core import config as config_lib
-from intern_jax.core.files import write_json
+from intern_jax.core.layout import Layout
 from intern_jax.data.batches.arrays import eval_arrays
 from intern_jax.data.schema.fingerprints import fingerprint
 from intern_jax.data.sources.subset import Subset
@@ -45,19 +45,19 @@ def run(
     cfg: Mapping[str, Any],
     ladder: Ladder,
     seed: int,
-    folder: pathlib.Path,
+    layout: Layout,
     mesh: jax.sharding.Mesh,
     versions: Mapping[str, str],
-) -> list[dict[str, Any]]:
-    """All records of one seed, in the order of the rows; those with a "split" are not of the test split.
+) -> list[Record]:
+    """All records of one seed, in the order of the rows, those of held-out labels among them.
 
     cfg: settings.py's Benchmark or Gvb as plain values. `ladder`: {method: {"cls": ..., "dense": ...}}.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    layout.records.mkdir(parents=True, exist_ok=True)
     records = []
     for name in cfg["rows"]:
         started = time.time()
-        bench = RowBench(suite.find(name), cfg, seed, Recorder(folder, versions), mesh)
+        bench = RowBench(suite.find(name), cfg, seed, Recorder(layout, versions), mesh)
         made = bench.frozen(ladder)
         if cfg.get("scratch"):
             made += bench.scratch(ladder["random"])
@@ -70,33 +70,28 @@ def run(
     return records
 
 
-def test_records(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The records that belong into the table."""
-    return [record for record in records if "split" not in record]
-
-
 class Recorder:
     """Makes a record once, and reads it back after that."""
 
-    def __init__(self, folder: pathlib.Path, versions: Mapping[str, str]):
-        self.folder, self.versions = folder, dict(versions)
+    def __init__(self, layout: Layout, versions: Mapping[str, str]):
+        self.layout, self.versions = layout, dict(versions)
 
     def unfinished(self, key: Mapping[str, Any]) -> pathlib.Path:
         """A folder that the making of a record may leave things in, to go on from after a kill."""
-        return self.folder.parent / "unfinished" / config_lib.digest(key)[:16]
+        return self.layout.unfinished / config_lib.digest(key)[:16]
 
-    def __call__(self, key: Mapping[str, Any], make) -> dict[str, Any]:
+    def __call__(self, key: Mapping[str, Any], make) -> Record:
         """The record of `key`; `make()` computes what is not there yet."""
         digest = config_lib.digest(key)
         names = ("task", "split", "method", "head", "fraction", "seed", "draw")
         label = "-".join(str(key[name]) for name in names if name in key)
-        path = self.folder / f"{re.sub(UNSAFE, '_', label)}-{digest[:12]}.json"
+        path = self.layout.records / f"{re.sub(UNSAFE, '_', label)}-{digest[:12]}.json"
         if path.exists():
-            return json.loads(path.read_text())
+            return record_lib.read(path)
         started = time.time()
-        record = {**key, **make(), "config_digest": digest, "versions": self.versions}
-        record["seconds"] = round(time.time() - started, 2)
-        write_json(path, record)
+        fields = {**key, **make(), "config_digest": digest, "versions": self.versions}
+        record = record_lib.made(fields | {"seconds": round(time.time() - started, 2)})
+        record_lib.write(path, record)
         shutil.rmtree(self.unfinished(key), ignore_errors=True)
         return record
 
@@ -146,7 +141,7 @@ class RowBench:
 
     # --- frozen backbones ---------------------------------------------------------------------
 
-    def frozen(self, ladder: Ladder) -> list[dict[str, Any]]:
+    def frozen(self, ladder: Ladder) -> list[Record]:
         """Each of the family's heads on each rung's frozen features, each fraction, each draw."""
         records = []
         for method, by_task in ladder.items():
@@ -177,7 +172,7 @@ class RowBench:
         drawn = [self.subset(fraction, draw) for fraction, draw in self._draws()]
         return np.unique(np.concatenate(drawn))
 
-    def validation(self, ladder: Ladder) -> list[dict[str, Any]]:
+    def validation(self, ladder: Ladder) -> list[Record]:
         """Each rung's score on a held-out fifth of the training labels: what a model may be chosen by."""
         rows, held = protocol.split_validation(
             np.arange(len(self.train)), self.train.keys, self.train.labels, seed=self.seed
@@ -251,7 +246,7 @@ class RowBench:
         """The row's two splits as a frozen backbone sees them."""
         return _Seen(backbone, self)
 
-    def boxes(self, path: str | os.PathLike, method: str) -> dict[str, Any]:
+    def boxes(self, path: str | os.PathLike, method: str) -> Record:
         """The record of a detector's boxes in a file; its labels are the config's first fraction, draw 0."""
         fraction = self.cfg["fractions"][0]
         key = self._key(method, fraction, 0) | {
@@ -265,7 +260,7 @@ class RowBench:
 
     # --- trained backbones --------------------------------------------------------------------
 
-    def scratch(self, by_task: Mapping[str, Model]) -> list[dict[str, Any]]:
+    def scratch(self, by_task: Mapping[str, Model]) -> list[Record]:
         """The same network from random weights, with its learning rate tuned on held-out training labels."""
         cfg, spec = self.cfg["scratch"], by_task[self.row.task].spec
         records = []
@@ -280,7 +275,7 @@ class RowBench:
             records.append(self.record(key, make))
         return records
 
-    def finetune(self, ladder: Ladder) -> list[dict[str, Any]]:
+    def finetune(self, ladder: Ladder) -> list[Record]:
         """The chosen rung's backbone, trained with its head on a fraction of the labels."""
         cfg = self.cfg["finetune"]
         records = []
@@ -322,7 +317,7 @@ class RowBench:
                 "settings": settings,
             }
             make = functools.partial(self._trained_score, spec, None, settings, rows, held, seed=0)
-            scores.append(self.record(key, make)["score"])
+            scores.append(self.record(key, make).score)
         best = np.argmax(scores) if self.row.higher_is_better else np.argmin(scores)
         return rates[int(best)]
 

@@ -89,7 +89,7 @@ class DenseFit(Settings):
 class OnPictures(Settings):
     """A decoder with augmentation; its `settings` are the fields of models/heads' module."""
 
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = field({})
     transform: Transform
     cfg: DenseFit
 
@@ -149,7 +149,7 @@ def _read_head(family: str, head: str, given: Any, path: tuple[str, ...]) -> dic
 class Budget(Settings):
     """How long a network is trained, by family: `views` of pictures at all labels, in batches of `batch_size`."""
 
-    fractions: list[Fraction] = []
+    fractions: list[Fraction] = field([])
     views: dict[str, int] = field(say="{family: pictures seen}")
     batch_size: dict[str, int] = field(say="{family: rows}")
 
@@ -215,7 +215,7 @@ class Scores(Settings):
     def _each_row_has_a_head(self) -> "Scores":
         for row in self.found():
             # A row of a family without a task is scored by a file of answers, as detection by boxes.
-            if row.record.task and not heads_lib.of_row(row, self.heads):
+            if row.task_family.task and not heads_lib.of_row(row, self.heads):
                 raise wrong(f"none for row {row.name}; add {row.family} or {row.name}", "heads")
         return self
 
@@ -233,7 +233,7 @@ class ZeroShot(Settings):
     @pydantic.field_validator("row")
     @classmethod
     def _classes(cls, given: str) -> str:
-        known = [row.name for row in suite.ROWS.values() if row.record.answer == "label"]
+        known = [row.name for row in suite.ROWS.values() if row.task_family.answer == "label"]
         schema.one_of(given, known, "row of classification")
         return given
 

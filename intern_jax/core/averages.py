@@ -1,4 +1,4 @@
-"""Losses and measures as a sum and a count: split over micro-batches, processes or batches, they merge exactly."""
+"""Losses and metrics as a sum and a count, which merge exactly over micro-batches, processes and batches."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -11,9 +11,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def mean(values: jax.Array, valid: jax.Array | None = None) -> Average:
-    """The mean of `values` over the `valid` ones (bool, of the same shape; None: all).
+    """The mean of `values` where `valid` (bool, of the same shape; None: everywhere) is true.
 
-    Whatever stands where `valid` is false, NaN included, changes neither value nor gradient.
+    A value where `valid` is false, NaN included, changes neither the mean nor its gradient.
     """
     values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
     if valid is None:
@@ -23,7 +23,7 @@ def mean(values: jax.Array, valid: jax.Array | None = None) -> Average:
 
 
 def whole(value: jax.Array) -> Average:
-    """A scalar of the batch as a whole: a loss that couples rows, a temperature. Its count is 1."""
+    """A scalar of the whole batch, such as a loss that couples rows, or a temperature. Its count is 1."""
     value = jnp.asarray(value)
     value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
     return Average(total=value, count=jnp.ones_like(value))
@@ -41,7 +41,7 @@ def couples_rows(loss: Callable[..., Any]) -> bool:
 
 
 def merge(first: Mapping[str, Average], second: Mapping[str, Average]) -> dict[str, Average]:
-    """Both, by name; what both have is merged."""
+    """The averages of both dicts by name. A name in both gets the merged average."""
     both = {name: first[name].merge(second[name]) for name in first if name in second}
     return {**first, **second, **both}
 

@@ -131,8 +131,13 @@ class Layout:
 
     @property
     def table(self) -> pathlib.Path:
-        """GV-B's figures, unrounded; beside it a page of the same name with .html."""
+        """GV-B's figures, unrounded."""
         return self.workdir / "table.csv"
+
+    @property
+    def table_page(self) -> pathlib.Path:
+        """The page of GV-B's table."""
+        return self.workdir / "table.html"
 
     @property
     def mini_table(self) -> pathlib.Path:

@@ -1,7 +1,7 @@
-"""How many multiply-adds a function costs, read from its jaxpr: nothing runs, nothing is compiled.
+"""The number of multiply-adds of a function, read from its jaxpr without running or compiling it.
 
-Counted are matrix products and convolutions, each product with its addition as one, as papers do;
-normalisations, activations, softmax and pooling are not. Only what the results depend on counts.
+Matrix products and convolutions count, a product and its addition as one, as in papers.
+Normalisations, activations, softmax and pooling do not. Dead code does not count either.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,11 +13,11 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 
 def multiply_adds(jaxpr: ClosedJaxpr | Jaxpr, results: int | None = None) -> int:
-    """Multiply-adds of the first `results` results (None: all) of what `jax.make_jaxpr` gives.
+    """Multiply-adds of the first `results` outputs (None: all) of a jaxpr from `jax.make_jaxpr`.
 
-    A scan counts its body once a step. Of forms for several platforms the default counts (the
-    accelerators'), of other branches the dearest. ValueError for a loop of unknown length with
-    products inside.
+    The body of a scan counts once per iteration. Where platforms have different forms, the default
+    (the accelerators' form) counts; of other branches the most costly one. ValueError for a loop of
+    unknown length that holds products.
     """
     jaxpr = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
     return sum(_of_equation(equation) for equation in _live(jaxpr, jaxpr.outvars[:results]))
@@ -42,7 +42,7 @@ def _of_equation(equation: JaxprEqn) -> int:
         kernel = _array(equation.invars[1])
         outputs = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
         sums = _array(equation.outvars[0]).size * (kernel.size // outputs)
-        # Zeros between the rows of the map (a strided convolution's gradient) are not multiplied.
+        # The zeros inside a dilated map (in the gradient of a strided convolution) are not multiplied.
         return sums // prod(params["lhs_dilation"])
     if name == "cond":
         branches = [multiply_adds(branch) for branch in params["branches"]]

@@ -130,8 +130,11 @@ def confusion(classes_NxHxW: np.ndarray, rows: Rows, num_classes: int) -> np.nda
 
 
 def _miou(sums: np.ndarray) -> dict[str, np.ndarray | float]:
-    accuracy = 100 * segmentation.pixel_accuracy(sums)
-    return {"miou": 100 * segmentation.miou(sums), "pixel_accuracy": accuracy}
+    return {
+        "miou": 100 * segmentation.miou(sums),
+        "pixel_accuracy": 100 * segmentation.pixel_accuracy(sums),
+        "mean_class_accuracy": 100 * segmentation.mean_class_accuracy(sums),
+    }
 
 
 # --- depth ----------------------------------------------------------------------------------------
@@ -152,7 +155,7 @@ def depth_figures(metres_NxHxW: np.ndarray, rows: Rows, num_classes: int) -> np.
 
 def _image_mean(sums: np.ndarray) -> dict[str, np.ndarray]:
     names = depth.measures(np.zeros(len(depth.SUMS)))
-    mean = sums[..., 1:] / sums[..., :1]
+    mean = sums[..., 1:] / np.where(sums[..., :1] > 0, sums[..., :1], np.nan)
     return {name: mean[..., i] for i, name in enumerate(names)}
 
 

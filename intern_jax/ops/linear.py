@@ -1,8 +1,8 @@
-"""Products of the last axes of a map with a kernel, and their gradients.
+"""Products of the last axes of a map with a kernel, with a CPU form of their gradient.
 
-XLA:CPU turns a kernel's gradient that sums over several axes of a map, as autodiff writes it, into copies of both
-operands with the channels in front, strided and slow; with those axes made one there are none. Accelerators tile the
-last two axes, where the same reshape would be the copy.
+In autodiff's form, the gradient of the kernel sums over several axes of the map. XLA:CPU then copies both operands with
+the channels in front, which is strided and slow. If these axes are reshaped to one, it makes no copy. On accelerators,
+which tile the last two axes, the reshape itself would be a copy.
 """
 
 from functools import partial
@@ -15,9 +15,9 @@ from intern_jax.ops.forms import by_platform
 
 
 def linear(x: jax.Array, kernel: jax.Array, inputs: int = 1, form: str = "auto") -> jax.Array:
-    """Contract the last `inputs` axes of x [..., *I] with the first of kernel [*I, *O]; returns [..., *O].
+    """Contract the last `inputs` axes of x [..., *I] with the first ones of kernel [*I, *O]; returns [..., *O].
 
-    `form` forces the gradient's form, "cpu" or "native".
+    `form` forces the form of the gradient, "cpu" or "native".
     """
     return _linear(x, kernel, inputs, form)
 

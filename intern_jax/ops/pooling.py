@@ -1,7 +1,7 @@
-"""3x3 max-pooling; its gradient has two forms with one meaning.
+"""3x3 max-pooling, whose gradient has two forms with the same result.
 
-XLA:CPU looks for the largest of each window again, with its index, element by element; comparing nine shifted maps is
-faster. Accelerators have an operation for it.
+XLA:CPU searches each window again for its largest value, element by element. Comparing nine shifted maps is faster.
+Accelerators have an operation for it.
 """
 
 from functools import partial
@@ -16,9 +16,9 @@ SIDE = 3
 
 
 def max_pool(x_BxHxWxC: jax.Array, stride: int, form: str = "auto") -> jax.Array:
-    """The largest of each 3x3 window, padded with -inf on both sides; [B, ceil(H / stride), ceil(W / stride), C].
+    """The largest value of each 3x3 window [B, ceil(H / stride), ceil(W / stride), C]; the padding is -inf.
 
-    The gradient goes to the first of equals, row by row. `form` forces its form, "cpu" or "native".
+    Of equal values, the first one by row gets the gradient. `form` forces the gradient's form, "cpu" or "native".
     """
     return _pool(x_BxHxWxC, stride, form)
 

@@ -1,4 +1,4 @@
-"""What a run's stages are worth: the benchmark's ladder, a model folder, and pictures for the report."""
+"""Score a run's stages with the benchmark, save the model folder, and draw pictures for the report."""
 
 import dataclasses
 import logging
@@ -29,28 +29,26 @@ def score(
     layout: Layout,
     results: dict[str, Any],
 ) -> None:
-    """Add to `results` what one seed's stages are worth; the first seed also leaves a model and pictures."""
+    """Add the scores of one seed's stages to `results`; the first seed also writes a model and pictures."""
     results["stages"] += [product.summary() for product in products.values()]
     first = seed == settings["seeds"][0]
     if first:
         save_last(settings, products, layout.model)
     if not settings["benchmark"]:
         return
-    # One process is at work here: on its own devices, whatever the mesh of the stages spans.
+    # One process scores, on its own devices, whatever the mesh of the stages spans.
     sizes = settings["mesh"] if hosts.everywhere() == 1 else {}
     mesh = mesh_lib.make_mesh(**sizes, devices=jax.local_devices())
     ladder = build_ladder(settings, products, seed)
-    results["records"] += runner.run(
-        settings["benchmark"], ladder, seed, layout.records, mesh, versions()
-    )
+    results["records"] += runner.run(settings["benchmark"], ladder, seed, layout, mesh, versions())
     if first:
-        results["pictures"] = draw_pictures(settings, products, ladder, seed, mesh, layout.pictures)
+        results["pictures"] = draw_pictures(settings, products, ladder, seed, mesh, layout)
 
 
 def build_ladder(
     settings: Mapping[str, Any], products: Mapping[str, Product], seed: int
 ) -> dict[str, dict[str, Model]]:
-    """Backbones of the benchmark: {method: {"cls": ..., "dense": ...}}, beginning with a random one."""
+    """The benchmark's backbones {method: {"cls": ..., "dense": ...}}; the first is random."""
     spec = in_dtype(settings["backbone"], settings["compute_dtype"])
     random = Model.random(spec, seed)
     ladder = {"random": {"cls": random, "dense": random}}
@@ -67,10 +65,10 @@ def build_ladder(
 def save_last(
     settings: Mapping[str, Any], products: Mapping[str, Product], folder: pathlib.Path
 ) -> None:
-    """The last stage's backbone as a model folder, for `adapt --init` and `load`; none if it has no backbone."""
+    """Write the last stage's backbone as a model folder for `adapt --init` and `load`, if it has a backbone."""
     name = settings["stages"][-1]
     product, groups = products[name], settings[name]["data"]
-    # Of several canvases that of whole pictures: the dense group's is larger for its maps' sake.
+    # Of several canvases, take that of whole pictures; the dense group's canvas is larger because of its maps.
     group = group_of(groups, "cls", "pairs") or next(iter(groups))
     canvas, variables = groups[group]["transform"].get("size"), product.variables
     if not isinstance(canvas, int) or not any("/backbone/" in array for array in variables):
@@ -93,13 +91,13 @@ def draw_pictures(
     ladder: Mapping[str, Any],
     seed: int,
     mesh: jax.sharding.Mesh,
-    folder: pathlib.Path,
+    layout: Layout,
 ) -> list[dict[str, str]]:
-    """Predictions of the first seed for the report: dense rows, and the amateur's zero-shot words."""
+    """Draw predictions of the first seed for the report: dense rows, and the amateur's zero-shot words."""
     from intern_jax.benchmark import pictures  # matplotlib again
 
     cfg = settings["benchmark"]
-    made = pictures.of_rows(cfg, ladder, seed, folder, mesh)
+    made = pictures.of_rows(cfg, ladder, seed, layout, mesh)
     zero_shot = cfg.get("zero_shot")
     if zero_shot:
         product = products[zero_shot["stage"]]
@@ -114,6 +112,6 @@ def draw_pictures(
             zero_shot["row"],
             transform["size"],
             transform["context"],
-            folder,
+            layout,
         )
     return made

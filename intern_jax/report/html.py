@@ -10,12 +10,13 @@ import html
 import json
 import os
 import pathlib
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_text
+from intern_jax.core.layout import Layout
+from intern_jax.metrics import aggregate
 from intern_jax.report import pictures, plots
 from intern_jax.report.style import data_uri
 
@@ -49,21 +50,23 @@ code { font: 0.92em ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 def write_report(run_dir: str | os.PathLike[str]) -> pathlib.Path:
     """Writes run_dir/report.html from run_dir/results.json and returns its path.
 
-    results.json: {"table": text, "records": [...], "stages": [{"name", "seed", "digest", "seconds",
-    "history": path below run_dir}], "pictures": [{"title", "npz" or "png": path below run_dir}],
-    "config": ..., "versions": ..., "seconds": ...}; all but the file itself may be missing. Records
-    with a "split" are of held-out training labels: counted, not drawn beside the test scores.
+    results.json: {"scores": {"head", "rows", "stub", "notes"} (the table's cells), "records": [...],
+    "stages": [{"name", "seed", "digest", "seconds", "history": path below run_dir}], "pictures":
+    [{"title", "npz" or "png": path below run_dir}], "config": ..., "versions": ..., "seconds": ...};
+    all but the file itself may be missing. Records of another split than "test" are of held-out
+    training labels: counted, not drawn beside the test scores.
     Raises UserError for results.json missing or broken.
     """
     run_dir = pathlib.Path(run_dir)
-    path = run_dir / "results.json"
+    layout = Layout.of(run_dir)
+    path = layout.results
     try:
         results = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; a finished `run` writes it") from None
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); run again to write it anew") from None
-    out = run_dir / "report.html"
+    out = layout.report
     write_text(out, page(run_dir, results))
     return out
 
@@ -109,29 +112,23 @@ def _subtitle(results: Mapping[str, Any]) -> str:
 
 
 def _scores(results: Mapping[str, Any]) -> str:
-    table = results.get("table")
-    if not table:
+    sheet = results.get("scores")
+    if not sheet or not sheet["rows"]:
         return ""
-    # A Markdown table, and after an empty line a note.
-    top, _, note = table.strip().partition("\n\n")
-    rows = [[cell.strip() for cell in line.strip(" |").split("|")] for line in top.splitlines()]
-    if len(rows) < 3 or not top.startswith("|"):
-        return section_html("Scores", f"<pre>{html.escape(table)}</pre>")
-    return section_html("Scores", _table(rows[0], rows[2:]), note)
+    body = _table(sheet["head"], sheet["rows"], range(sheet["stub"], len(sheet["head"])))
+    return section_html("Scores", body, " ".join(sheet["notes"]))
 
 
 def _efficiency(results: Mapping[str, Any]) -> str:
-    test = [record for record in results.get("records", []) if "split" not in record]
+    test = [r for r in results.get("records", []) if r.get("split", "test") == "test"]
     image = plots.label_efficiency(test)
+    if image is None:
+        return ""
     note = (
-        "Score against the share of labels used, mean over seeds and draws with its standard "
-        "error. Dotted: the same network trained from scratch on most labels."
+        f"Score against the share of labels used. {aggregate.BARS} Dotted: the same network trained from "
+        f"scratch on most labels. {plots.FLIPPED}"
     )
-    return (
-        section_html("Label efficiency", image_html(image, "label efficiency"), note)
-        if image
-        else ""
-    )
+    return section_html("Label efficiency", image_html(image, "label efficiency"), note)
 
 
 def _curves(run_dir: pathlib.Path, results: Mapping[str, Any]) -> str:
@@ -161,7 +158,7 @@ def _pictures(run_dir: pathlib.Path, results: Mapping[str, Any]) -> Iterable[str
             continue
         listed.add(path)
         yield _picture(path, entry.get("title"))
-    for path in sorted((run_dir / "pictures").glob("*.npz")):
+    for path in sorted(Layout.of(run_dir).pictures.glob("*.npz")):
         if path.resolve() not in listed and not path.name.endswith(".tmp.npz"):
             yield _picture(path, None)
 
@@ -193,9 +190,8 @@ def _stages(results: Mapping[str, Any]) -> str:
         ]
         for stage in stages
     ]
-    return section_html(
-        "Stages", _table(["stage", "seed", "steps", "time", "starts from", "key"], rows)
-    )
+    head = ["stage", "seed", "steps", "time", "starts from", "key"]
+    return section_html("Stages", _table(head, rows, numeric=(1, 2)))
 
 
 def _details(results: Mapping[str, Any]) -> str:
@@ -212,24 +208,20 @@ def section_html(title: str, body: str, note: str = "") -> str:
     return f"<section><h2>{html.escape(title)}</h2>{lead}{body}</section>"
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    numeric = [
-        all(_looks_numeric(row[i]) for row in rows if i < len(row)) for i in range(len(head))
-    ]
+def _table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Collection[int] = ()
+) -> str:
+    """`numeric`: positions of the columns of numbers, which are aligned at the right."""
 
-    def cells(tag: str, row: list[str]) -> str:
+    def cells(tag: str, row: Sequence[str]) -> str:
         out = ""
         for i, cell in enumerate(row):
-            kind = ' class="number"' if i < len(numeric) and numeric[i] else ""
+            kind = ' class="number"' if i in numeric else ""
             out += f"<{tag}{kind}>{html.escape(cell)}</{tag}>"
         return f"<tr>{out}</tr>"
 
     body = "".join(cells("td", row) for row in rows)
     return f"<table><thead>{cells('th', head)}</thead><tbody>{body}</tbody></table>"
-
-
-def _looks_numeric(cell: str) -> bool:
-    return re.fullmatch(r"[-+<>±×x.,%()\d\s]*", cell) is not None
 
 
 def image_html(encoded: bytes, alt: str) -> str:

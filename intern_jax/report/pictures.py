@@ -30,7 +30,7 @@ IGNORE = 255
 _MAX_ROWS = 8
 _MAX_WORDS = 18
 _RIGHT, _WRONG = "#0b7a4b", "#b3261e"
-# Far apart in hue and lightness between neighbours, for masks; class 0 is the background.
+# Colours of masks; neighbours in the list differ much in hue and lightness. Class 0 is the background.
 _MASK_COLORS = (
     *("#8d99a6", "#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#00a8b5", "#f032e6"),
     *("#9acd32", "#806000", "#ffc400", "#469990", "#dc9bff", "#9a6324", "#800000", "#1fb98a"),
@@ -41,7 +41,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of a picture file; raises UserError for one that `render` cannot draw."""
+    """The arrays of a picture file; UserError for a file that `render` cannot draw."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -73,14 +73,14 @@ def kind(arrays: Arrays) -> str | None:
 
 
 def render(arrays: Arrays) -> bytes:
-    """One grid as a PNG, of at most 18 pictures with words or 8 rows with maps."""
+    """One grid as PNG bytes: at most 18 pictures with words, or 8 rows with maps."""
     draw = _DRAWN[str(kind(arrays))]
     with style(), matplotlib.rc_context({"axes.grid": False}):
         return png(draw(arrays), dpi=130)
 
 
 def _words(arrays: Arrays) -> Figure:
-    """Each picture over its best three words, the right one in green, and the truth."""
+    """Each picture above its three best words (the right one in green) and the truth."""
     count = min(len(arrays["images"]), _MAX_WORDS)
     figure, axes = _cells(count)
     truth = arrays.get("truth")
@@ -163,13 +163,13 @@ def _mask(arrays: Arrays) -> Figure:
 
 
 def overlay(image_HxWx3: np.ndarray, mask_HxW: np.ndarray) -> np.ndarray:
-    """Class colours over the picture in grey, uint8 [H,W,3]; ignored pixels dark."""
+    """Class colours over the grey picture, uint8 [H,W,3]; ignored pixels are dark."""
     grey = image_HxWx3.astype(float).mean(-1, keepdims=True)
     out = np.repeat(0.3 * grey, 3, axis=-1)
     for index in np.unique(mask_HxW):
         if index != IGNORE:
             color = np.array(matplotlib.colors.to_rgb(_color(int(index)))) * 255
-            # The background keeps the picture, so that what lies on it stands out.
+            # The background class is mostly transparent, so that the other classes stand out.
             share = 0.25 if index == 0 else 0.72
             blend = (1 - share) * grey + share * color
             out = np.where((mask_HxW == index)[..., None], blend, out)
@@ -187,7 +187,7 @@ def _map(arrays: Arrays) -> Figure:
     )
     valid = arrays["valid"][:_MAX_ROWS] if "valid" in arrays else truth > 0
     shown = np.where(valid, truth, np.nan)
-    # The truth sets the scale; a prediction beyond it saturates.
+    # The true depth sets the colour scale; a prediction outside it saturates.
     low, high = np.nanpercentile(shown, [1, 99]) if valid.any() else (0.0, 1.0)
     figure, axes = _triples(len(images))
     cmap = matplotlib.colormaps["viridis_r"].with_extremes(bad="#d9dde2")
@@ -210,7 +210,7 @@ def _map(arrays: Arrays) -> Figure:
 
 
 def _triples(count: int, legend: float = 0.0) -> tuple[Figure, np.ndarray]:
-    """A figure and its cells [count, 3], two triples a line where there are several."""
+    """A figure and its cells [count, 3]; a line holds two triples if there are several."""
     pairs = 2 if count > 1 else 1
     lines = -(-count // pairs)
     figure = Figure(

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
 
 import matplotlib
 from matplotlib.figure import Figure
-
-if TYPE_CHECKING:
-    from matplotlib.typing import RcKeyType
 
 INK = "#1f2933"
 MUTED = "#6b7785"
@@ -28,7 +23,7 @@ METHOD_COLORS = {
 # For what has no role of its own; told apart in the common forms of colour blindness.
 COLORS = ("#2353b0", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a4fbe", "#6b7785")
 
-_RC: dict[RcKeyType, Any] = {
+_RC = {
     "font.family": "sans-serif",
     "font.size": 9,
     "text.color": INK,
@@ -49,7 +44,7 @@ _RC: dict[RcKeyType, Any] = {
 }
 
 
-def style() -> AbstractContextManager[None]:
+def style() -> object:
     """A context in which figures take this look; the user's own settings stay as they are."""
     return matplotlib.rc_context(_RC)
 
@@ -64,11 +59,3 @@ def png(figure: Figure, dpi: int = 150) -> bytes:
 def data_uri(encoded: bytes) -> str:
     """A PNG as text that a page can hold."""
     return "data:image/png;base64," + base64.b64encode(encoded).decode()
-
-
-def method_color(method: str, position: int) -> str:
-    """The colour of a method: its own, or the next of the free ones."""
-    for name, color in METHOD_COLORS.items():
-        if method.startswith(name):
-            return color
-    return COLORS[position % len(COLORS)]

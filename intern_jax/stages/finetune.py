@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 
 from intern_jax.core import config as config_lib
+from intern_jax.core.tree import Rule
 from intern_jax.models import zoo
 from intern_jax.models.scanning import late_gathers
 from intern_jax.ops.images import MEAN, STD, normalise
@@ -43,8 +44,8 @@ class FineTune(Stage):
     """Train backbone and head together on one task's labels."""
 
     name = "finetune"
-    roles = {"backbone": Role()}
-    graft = [(r"(params|batch_stats)/backbone/(.*)", r"backbone/\1/backbone/\2")]
+    roles: Mapping[str, Role] = {"backbone": Role()}
+    graft: Sequence[Rule] = ((r"(params|batch_stats)/backbone/(.*)", r"backbone/\1/backbone/\2"),)
 
     def __init__(
         self,

@@ -151,7 +151,7 @@ def test_an_answer_is_the_resized_pictures_logits_at_its_own_size(fit):
 
 def test_answers_do_not_depend_on_the_batch(fit):
     alone = dict(fit.maps(TEST, 1))
-    classes = fit.predict_image(TEST[3]["image"])
+    ((_, classes),) = fit.predict([{"image": TEST[3]["image"]}], 1)
     np.testing.assert_array_equal(classes, alone[3].argmax(-1))
     assert classes.shape == TEST[3]["image"].shape[:2] and classes.dtype == np.uint8
     backwards = Subset(TEST, np.arange(len(TEST))[::-1])

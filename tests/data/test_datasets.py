@@ -162,7 +162,10 @@ def test_a_group_is_a_map_dataset():
             {"sources": [{"fn": "grain_parts:endless"}]},
             "endless: repeats without end; give one epoch",
         ),
-        ({"sources": [{"fn": "grain_parts:numbers"}]}, "numbers/0: int, no sample; map elements"),
+        (
+            {"sources": [{"fn": "grain_parts:numbers"}]},
+            "numbers/0: int is not a sample; map elements",
+        ),
         (
             {"sources": [{"fn": "intern_jax.data.embedded.tables:fashion_pool", "name": "x"}]},
             "tables:fashion_pool: no argument 'name'",

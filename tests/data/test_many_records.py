@@ -168,8 +168,8 @@ def test_mistakes_in_an_index(folder, tmp_path):
         ({"labels": [0, 1]}, "labels: 2 entries for 78 rows"),
         ({"rows": [1, 2], "keys": ["a"]}, "keys: 1 entries for 2 rows"),
         ({"labels": "floats.npy"}, r"labels: float64 \[78\]; give whole numbers"),
-        ({"labels": "objects.npy"}, "labels: .*objects.npy is no readable .npy file"),
-        ({"labels": "gone.npy"}, "labels: .*gone.npy is no readable .npy file"),
+        ({"labels": "objects.npy"}, "labels: .*objects.npy is not a readable .npy file"),
+        ({"labels": "gone.npy"}, "labels: .*gone.npy is not a readable .npy file"),
         ({"keys": "floats.npy"}, "keys: float64 .*give text of fixed width"),
         ([], "no JSON object; write the index again"),
     ):

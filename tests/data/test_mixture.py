@@ -150,7 +150,7 @@ def test_one_sample_is_enough():
         ({"sources": [{"fn": "mixture_parts:Numbers", "count": 0}]}, "'numbers' has no samples"),
         (
             {"sources": [{"fn": "builtins:list"}]},
-            "g.sources[0].fn: builtins:list gave list, no source",
+            "g.sources[0].fn: builtins:list gave list, not a source",
         ),
         (
             {"sources": [{"fn": "mixture_parts:Numbers", "count": 1, "weight": 0}]},

@@ -1,5 +1,7 @@
 """A task family from outside: how many dots a picture has. All that a family brings, in one file."""
 
+from typing import ClassVar
+
 import numpy as np
 
 from intern_jax.benchmark.rows.row import Row
@@ -13,7 +15,7 @@ from intern_jax.tasks.task import Task
 MOST = 3
 
 
-def check_count(sample, where, num_classes):
+def check_count(sample, where, _num_classes):
     """A float of at least 0."""
     if not isinstance(sample["count"], float) or sample["count"] < 0:
         raise UserError(f"{where}: {sample['count']!r}; give a float of at least 0")
@@ -37,9 +39,9 @@ class Counting(Task):
     """A linear layer on pooled features with one output."""
 
     name = "counting"
-    loss = {"fn": "counting:error"}
+    loss: ClassVar = {"fn": "counting:error"}
 
-    def output(self, features, size, num_classes, train, head="", settings=None):
+    def output(self, features, _size, _num_classes, _train, head="", settings=None):
         self.check_head(head, settings or {})
         return Linear(1, name="linear")(features["pooled"])
 
@@ -52,14 +54,14 @@ class Counting(Task):
     def prediction(self, out):
         return out[..., 0]
 
-    def answer(self, row, size, classes):
+    def answer(self, row, _size, _classes):
         return {"count": float(row[0])}
 
-    def picture(self, out, rows, classes):
+    def picture(self, out, rows, _classes):
         return {"truth": rows["count"], "prediction": out[..., 0], "unit": np.array("dots")}
 
 
-def differences(prediction, rows, num_classes):
+def differences(prediction, rows, _num_classes):
     """[1, |difference|] of each picture."""
     return np.stack([np.ones(len(prediction)), abs(prediction - rows["count"])], axis=1)
 

@@ -5,16 +5,21 @@ import subprocess
 import sys
 
 import counting
+import jax
 import ml_collections
 import numpy as np
 import pytest
 
+import intern_jax
 from intern_jax import families, pipeline
+from intern_jax.adapt import fit
 from intern_jax.core import config as config_lib
+from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.data.batches.stream import Segment, Stream
 from intern_jax.data.schema import sample as schema
 from intern_jax.report import pictures
+from intern_jax.weights.folder import save_model
 
 STEPS = 40
 
@@ -92,10 +97,39 @@ def test_the_report_draws_numbers(results):
     assert "dots" in page and "mean error" in page
 
 
+def test_a_model_of_it_is_adapted_saved_opened_and_asked(results, tmp_path):
+    _, folder = results
+    backbone = intern_jax.load(folder / "model")
+    fitted = fit.train_model(
+        backbone.spec,
+        counting.load(),
+        family="counting",
+        size=32,
+        flip=True,
+        cfg=fit.settings(10, 32, 3e-3),
+        seed=0,
+        mesh=mesh_lib.make_mesh(devices=jax.devices()[:1]),
+        init=backbone,
+    )
+    save_model(tmp_path / "dots", fitted.model(backbone, ()))
+    info = json.loads((tmp_path / "dots" / "model.json").read_text())
+    assert "counting:FAMILY" in json.dumps(info["head"])
+    assert "a counter of dots" in (tmp_path / "dots" / "card.md").read_text().lower()
+    opened = intern_jax.load(tmp_path / "dots", families=["counting:FAMILY"])
+    images = np.stack([counting.load("test")[i]["image"] for i in range(5)])
+    answers = [answer["count"] for answer in opened.predict(list(images))]
+    np.testing.assert_allclose(answers, fitted.predict(images)[:, 0], rtol=1e-5, atol=1e-5)
+    # A folder brings no code: whoever opens it names the family.
+    code = f"import intern_jax; intern_jax.load({str(tmp_path / 'dots')!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode and "counting" in done.stderr.splitlines()[-1]
+    assert "families=" in done.stderr.splitlines()[-1]
+
+
 def test_the_schema_takes_its_fields():
     sample = counting.load()[0]
     assert schema.check(sample, "here") is sample
-    with pytest.raises(UserError, match="here/count: -1.0; give a float of at least 0"):
+    with pytest.raises(UserError, match=r"here/count: -1\.0; give a float of at least 0"):
         schema.check({**sample, "count": -1.0}, "here")
 
 
@@ -112,7 +146,7 @@ def test_worker_processes_know_it():
 
 def test_names_that_are_taken_or_no_family_are_refused(monkeypatch):
     families.add("counting:FAMILY")  # once more changes nothing
-    with pytest.raises(UserError, match="counting:MAE is a Metric; name an intern_jax.families"):
+    with pytest.raises(UserError, match=r"counting:MAE is a Metric; name an intern_jax\.families"):
         families.add("counting:MAE")
     other = families.Family(name="depth", short="X", answer="map")
     monkeypatch.setattr(counting, "OTHER", other, raising=False)

@@ -116,7 +116,7 @@ def test_both_forms_of_the_operators_give_the_reference(platform, data, monkeypa
 def test_samplers_count_as_blocks():
     assert block_kinds(TINY)[:7] == ["mbconv", "l_dsm", "mbconv", "l_dsm", *["mbconv"] * 2, "l_dsm"]
     assert block_kinds(UniNet(**TINY))[8] == block_kinds(TINY)[11] == "lg_dsm"
-    assert UniNet(**TINY).stage_ends == [1, 3, 6, 8, 11, 14]
+    assert UniNet(**TINY).section_ends == [1, 3, 6, 8, 11, 14]
 
 
 def _mixed(params, x, stride, features):

@@ -10,6 +10,7 @@ import PIL.Image
 import pytest
 
 from intern_jax.core.config import UserError
+from intern_jax.metrics import aggregate
 from intern_jax.report import html, pictures, plots
 
 
@@ -26,10 +27,10 @@ def make_records(seeds: int = 3) -> list[dict]:
     rng = np.random.default_rng(0)
     level = {"random": 0.35, "amateur": 0.55, "expert": 0.65, "generalist": 0.7, "scratch": 0.45}
     rows = []
-    for task, metric, higher in (
-        ("emoji_style", "top1", True),
-        ("sprites_seg", "miou", True),
-        ("rooms_depth", "rmse", False),
+    for task, family, metric, title, unit, higher in (
+        ("emoji_style", "classification", "top1", "top-1", "%", True),
+        ("sprites_seg", "segmentation", "miou", "mIoU", "%", True),
+        ("paintings", "colour", "delta_e", "$\\Delta$ E_00", "", False),  # from outside
     ):
         for method, start in level.items():
             for fraction in (0.1, 1.0) if method == "scratch" else (0.01, 0.1, 1.0):
@@ -39,8 +40,13 @@ def make_records(seeds: int = 3) -> list[dict]:
                     rows.append(
                         {
                             "task": task,
-                            "method": method,
+                            "family": family,
                             "metric": metric,
+                            "metric_title": title,
+                            "unit": unit,
+                            "method": method,
+                            "head": "",
+                            "split": "test",
                             "fraction": fraction,
                             "seed": seed,
                             "draw": 0,
@@ -112,7 +118,12 @@ def run_dir(tmp_path: pathlib.Path) -> pathlib.Path:
     (run / "pictures" / "killed.tmp.npz").write_bytes(b"PK")
     (run / "pictures" / "damaged.npz").write_bytes(b"PK")
     results = {
-        "table": "| task | random | new |\n|---|---|---|\n| emoji | 12.3 ± 0.4 | <b> |\n\nA note.",
+        "scores": {
+            "head": ["task", "random", "new"],
+            "rows": [["emoji", "12.3 ± 0.4", "<b>"]],
+            "stub": 1,
+            "notes": ["A note."],
+        },
         "records": make_records(),
         "stages": stages,
         "pictures": [{"title": "Rooms", "npz": "pictures/rooms_depth.npz"}],
@@ -135,7 +146,8 @@ def test_report_holds_table_plots_and_pictures_and_needs_nothing_else(run_dir):
     # Two plots and three grids, all embedded.
     assert text.count("data:image/png;base64,") == 5
     assert 'src="http' not in text and "href=" not in text and "<script" not in text
-    assert '<td class="number">12.3 ± 0.4</td>' in text
+    assert '<td>emoji</td><td class="number">12.3 ± 0.4</td>' in text
+    assert aggregate.BARS in text
     assert "damaged.npz: not a picture file" in text and "killed" not in text
     assert "Rooms" in text and "Zero-shot: the three nearest words" in text
     assert "&lt;b&gt;" in text and "<p>A note.</p>" in text
@@ -181,14 +193,47 @@ def test_metrics_of_a_resumed_and_killed_run(tmp_path):
     assert plots.read_metrics(path) == {"loss": ((1, 2), (5.0, 3.0))}
 
 
-def test_summary_takes_the_error_over_draws_and_else_the_recorded_one():
-    rows = [{"fraction": 0.1, "score": s, "standard_error": 0.5} for s in (1.0, 2.0, 4.0)]
-    rows += [{"fraction": 1.0, "score": 7.0, "standard_error": 0.25}]
-    mean, error, count = plots.summarise(rows)[0.1]
-    assert mean == pytest.approx(7 / 3) and count == 3
-    # Sample deviation of 1, 2, 4 is sqrt(7/3).
-    assert error == pytest.approx(math.sqrt(7 / 3) / math.sqrt(3))
-    assert plots.summarise(rows)[1.0] == (7.0, 0.25, 1)
+def drawn_panels(records, monkeypatch):
+    """What label_efficiency draws of records, before it is drawn."""
+    found = []
+    monkeypatch.setattr(plots, "efficiency_panels", lambda panels, looks, **_: found.extend(panels))
+    plots.label_efficiency(records)
+    return found
+
+
+def test_points_and_bars_are_those_of_the_tables(monkeypatch):
+    (first, *_) = make_records(seeds=1)
+    scores = {0.01: (1.0, 2.0, 4.0), 0.1: (5.0, 6.0), 1.0: (7.0,)}
+    rows = [
+        first | {"fraction": fraction, "seed": seed, "score": score, "standard_error": 0.25}
+        for fraction, values in scores.items()
+        for seed, score in enumerate(values)
+    ]
+    lost = first | {"method": "lost", "score": None, "standard_error": None}
+    (panel,) = drawn_panels([*rows, lost], monkeypatch)
+    line, other = panel["lines"]
+    expected = [aggregate.of(values, [0.25] * len(values)) for values in scores.values()]
+    assert line["points"] == [
+        [fraction, found.mean, found.half_bar]
+        for fraction, found in zip(scores, expected, strict=True)
+    ]
+    # Half the interval of 1, 2, 4: 4.303 * sqrt(7 / 3) / sqrt(3); the deviation of two; the error of one.
+    bars = [half for _, _, half in line["points"]]
+    assert bars == pytest.approx(
+        [4.3027 * math.sqrt(7 / 3) / math.sqrt(3), math.sqrt(0.5), 0.25], 1e-4
+    )
+    assert other == {"label": "lost", "points": []}
+    assert (panel["metric"], panel["unit"], panel["higher_is_better"]) == ("top-1", "%", True)
+
+
+def test_each_head_of_a_method_is_a_line_of_its_own(monkeypatch):
+    (first, *_) = make_records(seeds=1)
+    rows = [first | {"head": "sgd", "score": 1.0}, first | {"head": "knn", "score": 3.0}]
+    rows.append(first | {"family": "depth", "task": "rooms", "head": "panoptic"})
+    classes, rooms = drawn_panels(rows, monkeypatch)
+    found = {line["label"]: line["points"][0][1] for line in classes["lines"]}
+    assert found == {"random sgd": 1.0, "random knn": 3.0}
+    assert [line["label"] for line in rooms["lines"]] == ["random"]
 
 
 def test_accuracies_are_told_from_losses():

@@ -99,7 +99,7 @@ def test_groups_continue_from_a_checkpoint(mesh, tmp_path):
         ({"judge": {"match": "jugde/"}}, "optim.groups.judge.match: 'jugde/' matches no trainable"),
         ({"judge": {"match": "judge/", "rate": 1}}, "rate: no such field"),
         ({"judge": {"learning_rate": 1.0}}, "optim.groups.judge.match"),
-        ({"judge": {"match": "("}}, "is no regular expression"),
+        ({"judge": {"match": "("}}, "is not a regular expression"),
         ({"a": {"match": "judge/"}, "b": {"match": "(maker|judge)/"}}, "and so does group 'a'"),
         ({"main": {"match": "judge/"}}, "the group of all others"),
     ],

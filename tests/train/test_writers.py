@@ -127,7 +127,7 @@ def test_a_writer_of_clu_that_fails_stops_nothing(tmp_path, caplog):
     writer.write(2, {"loss": 1.0})
     writer.close()
     assert [row["loss"] for row in rows(tmp_path)] == [2.0, 1.0]
-    assert caplog.text.count("KeptWriter fails (no room); training goes on") == 1
+    assert caplog.text.count("KeptWriter fails (no room); training continues") == 1
 
 
 @pytest.mark.usefixtures("clu")

@@ -428,14 +428,14 @@ def test_mistakes_of_the_command_are_one_line(tmp_path, capsys):
         ((*good, "--layout=clip"), "no 'clip' for resnet18; one of torchvision, timm"),
         ((*good, f"--classes={names}"), "2 classes are named, its classifier has 5 outputs"),
         ((*good, f"--classes={broken}"), "none.pth: cannot be read"),
-        ((*good, "--canvas=x"), "canvas: 'x' is no number of pixels"),
+        ((*good, "--canvas=x"), "canvas: 'x' is not a number of pixels"),
         ((*good, "--std=1"), "std: 1 is not three numbers"),
         ((*good, "--resize=middle"), "resize: no 'middle'; known: short, squash"),
         ((*good, "--crop=224"), "crop: 224 is no share"),
         ((*good, "--model.width=wide"), "cannot be built"),
         ((*good, "--colour=1"), "no argument 'colour'"),
         ((*good, "--model.wdth=4"), "has no such setting; did you mean width"),
-        ((f"--from={tmp_path}", "--out=m"), "is a folder; say in whose names"),
+        ((f"--from={tmp_path}", "--out=m"), "is a folder; say in which names"),
     ):
         assert cli.main(["convert", *argv]) == 2, argv
         err = capsys.readouterr().err

@@ -12,8 +12,8 @@ crop (side uniform in .45 to 1, aspect up to 4/3, antialiased bilinear) and a mi
   torch     DataLoader(num_workers=0) over a Dataset that does the same with Pillow by hand and torchvision's
             PILToTensor; the same windows and without torchvision's own overhead, so the stronger peer
 
-Rounds take turns (A-B-C-A-B-C ...); figures are medians over rounds. --torch-python names a Python that has torch,
-numpy and Pillow; without it that part is left out. Prints a Markdown table.
+Rounds take turns (A-B-C-A-B-C ...); figures are medians over rounds. --torch-python: a Python with torch, numpy and
+Pillow; by default that of `make peers`, and without either that part is left out. Prints a Markdown table.
 """
 
 import argparse
@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any
 
+from tools import peers
 from tools.bench import measured
 from tools.bench.measured import Measured
 from tools.bench.turns import Turn, answer
@@ -43,7 +44,7 @@ Counts = Generator[int, None, None]  # pictures made, again and again
 def main() -> None:
     """Make the pictures, run the parts in turn, print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--torch-python", type=pathlib.Path)
+    peers.add_flag(parser)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--core", type=int, default=0)

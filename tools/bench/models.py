@@ -11,10 +11,11 @@ sides take turns (A-B-A-B ...), figures are medians over rounds. Before its roun
 (2048 x 2048, on a GPU 8192 x 8192, in the compute's dtype): the share of that ceiling is 2 x multiply-adds x images/s
 over it, a train step counted as three forwards. --out has the share of a known device's data sheet peak too (`raw`).
 
---torch-python: a Python with torch and timm (ViT-S/16 and ResNet-50 are timm's). --metanet: a checkout of the public
-gv-benchmark, whose MetaNet is imported with stand-ins for mmcv and mmcls, unfrozen, its BatchNorm training; without it
-mn_b4 has no peer. Both sides have huge pages, as the command has, unless GLIBC_TUNABLES says otherwise
-(glibc.malloc.hugetlb=0). torch runs channels-last for the convolutional networks, which is faster for it here.
+--torch-python: a Python with torch and timm (ViT-S/16 and ResNet-50 are timm's); by default that of `make peers`.
+--metanet: a checkout of the public gv-benchmark, whose MetaNet is imported with stand-ins for mmcv and mmcls,
+unfrozen, its BatchNorm training; without it mn_b4 has no peer. Both sides have huge pages, as the command has, unless
+GLIBC_TUNABLES says otherwise (glibc.malloc.hugetlb=0). torch runs channels-last for the convolutional networks, which
+is faster for it here.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from collections.abc import Callable
 from typing import Any
 
 from intern_jax.core import memory
+from tools import peers
 from tools.bench import measured
 from tools.bench.measured import Cell, Measured
 from tools.bench.turns import Turn, answer, rate_of, rate_of_calls, use_cores
@@ -81,7 +83,7 @@ COLUMNS = (
 def main() -> None:
     """Every case in turn; prints a Markdown row as soon as one is done."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--torch-python", type=pathlib.Path)
+    peers.add_flag(parser)
     parser.add_argument("--metanet", type=pathlib.Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0)
@@ -334,10 +336,11 @@ def peer(name: str, size: int, args: argparse.Namespace) -> tuple[Any, int]:
     """(network to pooled features, their number)."""
     import torch
 
+    if importlib.util.find_spec("torchvision") is None:  # imported by the peers, and not used here
+        StandIn("torchvision")
     if name in METANETS:
         network = public_metanet(args.metanet, size, METANETS[name])
     else:
-        StandIn("torchvision")
         import timm
 
         settings = {"img_size": size} if name.startswith("vit") else {}
@@ -354,7 +357,6 @@ def public_metanet(folder: pathlib.Path, size: int, settings: dict[str, Any]) ->
         torch.nn.Module.__init__(self)
 
     base = type("BaseBackbone", (torch.nn.Module,), {"__init__": begin})
-    StandIn("torchvision")
     registry = types.SimpleNamespace(register_module=lambda: lambda cls: cls)
     StandIn("mmcls", BaseBackbone=base, BACKBONES=registry)
     StandIn("mmcv", _BatchNorm=torch.nn.modules.batchnorm._BatchNorm)

@@ -6,7 +6,8 @@
 Forms: `native`, XLA's own operation, as accelerators run it; `rows`, for depthwise, shifted multiply-adds whose kernel
 gradient is a loop over the rows of the map (what this package did first); `cpu`, what it does now; `torch`, channels
 last. float32, two threads. Each form is a process of its own, they take turns, figures are medians over rounds; the
-first call of a turn is not counted. "both" is the value and the gradients of everything.
+first call of a turn is not counted. "both" is the value and the gradients of everything. --torch-python: a Python with
+torch; by default that of `make peers`, and without either that form is left out.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from intern_jax.core import memory
+from tools import peers
 from tools.bench import measured
 from tools.bench.measured import Cell, Measured
 from tools.bench.turns import Turn, answer, rate_of_calls, use_cores
@@ -60,7 +62,7 @@ COLUMNS = (
 def main() -> None:
     """Every case; prints a Markdown row as soon as one is done."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--torch-python", type=pathlib.Path)
+    peers.add_flag(parser)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.5)
     parser.add_argument("--cases", default=",".join(CASES))

@@ -1,6 +1,6 @@
 """The published linear probe's grid as one program, beside the same sweep in PyTorch a setting at a time.
 
-    python -m tools.bench.sweep --torch-python=PATH [--steps=10000] [--rounds=20] [--threads=2] [--device=cpu|gpu]
+    python -m tools.bench.sweep [--torch-python=PATH] [--steps=10000] [--rounds=20] [--threads=2] [--device=cpu|gpu]
         [--out=FILE.json]
 
 18 settings (the published grid without learning rate 30), batches of 512 of 5,000 made features of 1280 dimensions, 100
@@ -12,7 +12,8 @@ backward, torch.optim.SGD and MultiStepLR for each setting after another, a roun
 Useful FLOPs are those of the logits and of the kernels' gradients, 4 x batch x features x classes a step and setting.
 Prints each side's FLOP/s over all its rounds, their ratio, the share of the ceiling (a product of two 2048 x 2048
 matrices in the same process), and the largest difference of a setting's test accuracy. --torch-python: a Python with
-torch. Both sides have huge pages, unless GLIBC_TUNABLES says otherwise (glibc.malloc.hugetlb=0).
+torch; by default that of `make peers`. Both sides have huge pages, unless GLIBC_TUNABLES says otherwise
+(glibc.malloc.hugetlb=0).
 """
 
 import argparse
@@ -28,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from tools import peers
 from tools.bench import measured
 from tools.bench.measured import Cell, Measured
 from tools.bench.turns import Turn, answer, rate_of, use_cores
@@ -49,7 +51,7 @@ COLUMNS = (
 def main() -> None:
     """Both sides in turns; prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--torch-python", type=pathlib.Path)
+    peers.add_flag(parser)
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)

@@ -8,8 +8,8 @@ from typing import Any
 from intern_jax import families
 from intern_jax.core import config as config_lib
 from intern_jax.families import Family
+from intern_jax.metrics import table as metrics
 
-LOWER_IS_BETTER = ("rmse", "image_rmse", "miss_rate")
 GVB = "intern_jax.data.gvb:load"
 
 
@@ -36,15 +36,15 @@ class Row:
     @property
     def higher_is_better(self) -> bool:
         """Whether a larger score is the better one."""
-        return self.metric not in LOWER_IS_BETTER
+        return metrics.find(self.metric, f"{self.name}.metric").higher_is_better
 
     @property
     def task(self) -> str:
         """The BatchNorm set, and generalist branch, of the row's family."""
-        return self.record.branch
+        return self.task_family.branch
 
     @property
-    def record(self) -> Family:
+    def task_family(self) -> Family:
         """The record of the row's family."""
         return families.find(self.family, f"{self.name}.family")
 
@@ -70,4 +70,4 @@ class Row:
         """The spec of the data transform for frozen features and for scoring."""
         if self.view == "crop":
             return {"fn": "intern_jax.data.make.views:centre_crop", "size": self.size}
-        return self.record.view(self.size, train=False, flip=self.flip)
+        return self.task_family.view(self.size, train=False, flip=self.flip)

@@ -1,7 +1,7 @@
-"""The embedded world: real images with real labels that need no download (see CARD.md).
+"""The embedded data: real images with real labels that ship with the package (see CARD.md).
 
-`load(name, **kwargs)` gives a source by name. Pictures are decoded once and kept in memory as
-read-only uint8 arrays; all sources are random-access, thread-safe and can be pickled.
+`load(name, **kwargs)` opens a source by name. Pictures are decoded once and kept in memory as
+read-only uint8 arrays. All sources are random-access, thread-safe and picklable.
 """
 
 import difflib
@@ -38,7 +38,7 @@ NAMES = {**PRETRAINING, **BENCHMARK}
 
 
 def check_arguments(name: str, **kwargs: Any) -> None:
-    """Refuse a name or arguments that `load` has no source for, without opening one."""
+    """Raise UserError for a name or arguments that `load` would refuse, without opening a source."""
     if name not in NAMES:
         near = difflib.get_close_matches(str(name), NAMES, 3) or sorted(NAMES)
         raise UserError(f"embedded source {name!r}: unknown; known: {', '.join(near)}")
@@ -54,7 +54,7 @@ def check_arguments(name: str, **kwargs: Any) -> None:
 
 @checked_by(check_arguments)
 def load(name: str, **kwargs: Any) -> Any:
-    """The source of that name; benchmark sources take split="train" | "test".
+    """The source of that name. Benchmark sources take split="train" or "test".
 
     Scenes also take seed, size (pixels) and length. Unknown names or arguments are a UserError.
     """

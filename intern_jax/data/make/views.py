@@ -1,8 +1,8 @@
 """Transforms: `transform(sample, rng, **settings) -> row`, a dict of arrays of fixed shape.
 
-All settings are plain values. Shared ones, with the weak augmentation's values as defaults:
+All settings are plain values. These are shared; their defaults make a weak augmentation:
   size              side of the square output in pixels
-  train             False: the whole picture, resized, over grey; nothing is random
+  train             False gives the whole picture, resized, over grey; nothing is random
   scale             (low, high): side of the crop window over the picture's sides, uniform; above
                     1 zooms out over background. RandomResizedCrop's areas (.2, 1): (.45, 1) here
   aspect            largest change of the window's aspect ratio (4/3 for ImageNet, 1 = none)
@@ -14,8 +14,8 @@ All settings are plain values. Shared ones, with the weak augmentation's values 
   blur_probability  share of views with Gaussian blur, sigma in [.1, 2] pixels
   background        "random" (uniform, gradient or blotches), "grey", or [r, g, b]: under
                     transparent parts and around a zoomed-out picture
-Rows' pictures are uint8 [size,size,3]. Windows keep the picture's own aspect ratio, so training and
-evaluation squeeze a picture that is not square alike.
+Pictures in rows are uint8 [size,size,3]. A window keeps the aspect ratio of its picture, so training
+and evaluation squeeze a picture that is not square in the same way.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ from intern_jax.data.make import text as tokenizer_lib
 from intern_jax.data.make.image_ops import Background, Look, Window
 from intern_jax.data.schema.sample import Sample
 
-Row = dict[str, Any]  # arrays, and numbers of NumPy
+Arrays = dict[str, Any]  # arrays, and numbers of NumPy
 Pair = tuple[float, float]
 
 
@@ -49,8 +49,8 @@ def classification(
     grey_probability: float = 0.05,
     blur_probability: float = 0.0,
     background: Background = "random",
-) -> Row:
-    """One view of a labelled picture: image, label (int32). `rng` is needed only for training."""
+) -> Arrays:
+    """One view of a labelled picture: image and label (int32). Only training needs `rng`."""
     look = Look(color, color_probability, hue, grey_probability, blur_probability)
     if train:
         image, _, _ = random_view(sample["image"], rng, size, scale, aspect, flip, look, background)
@@ -62,16 +62,16 @@ def classification(
 @formatted(1)
 def eval_classification(
     sample: Sample, rng: np.random.Generator | None = None, *, size: int
-) -> Row:
-    """The whole picture over grey, resized: image and label (int32). Nothing is random."""
+) -> Arrays:
+    """The whole picture, resized, over grey: image and label (int32). Nothing is random."""
     return classification(sample, size=size, train=False)
 
 
 @formatted(1)
-def centre_crop(sample: Sample, rng: np.random.Generator | None = None, *, size: int) -> Row:
-    """The short side resized to `size` pixels and the middle square of it: image and label (int32).
+def centre_crop(sample: Sample, rng: np.random.Generator | None = None, *, size: int) -> Arrays:
+    """The middle square of the picture, whose short side is resized to `size` pixels: image and label (int32).
 
-    GV-B's view of a picture, in training and test alike. Nothing is random.
+    It is GV-B's view of a picture, in training and in the test. Nothing is random.
     """
     image = sample["image"]
     height, width = image.shape[:2]
@@ -100,12 +100,12 @@ def pair_views(
     grey_probability: float = 0.05,
     blur_probability: float = 0.0,
     background: Background = "random",
-) -> Row:
+) -> Arrays:
     """Two views and two texts of one concept: image1, image2, and tokens1, tokens2 int32 [context].
 
-    The views show two different pictures of the concept where it has several (image and views),
-    else one picture twice. tokens1 is the label or caption, tokens2 another text of the sample or
-    an edit of the label (EDA). `tokenizer` is "embedded" or the path of a tokenizer.json.
+    The views show two pictures of the concept if it has several (image and views), or else one
+    picture twice. tokens1 is the label or caption; tokens2 is another text of the sample, or an edit of
+    the label (EDA). `tokenizer` is "embedded" or the path of a tokenizer.json.
     """
     words = tokenizer_lib.load(tokenizer)
     texts = _field(sample, "texts")
@@ -127,10 +127,10 @@ def pair_views(
 
 
 def augment_text(texts: Sequence[str], rng: np.random.Generator) -> str:
-    """Another text for a concept: one of its other texts, two words swapped, or words dropped.
+    """Another text for a concept: one of its other texts, or its first text with words swapped or dropped.
 
-    A word is dropped with probability .1. EDA (arXiv 1901.11196) as DeCLIP uses it, the concept's
-    tags in place of WordNet's synonyms. A text of one word is kept whole (reconstruction: the
+    A word is dropped with probability .1. This is EDA (arXiv 1901.11196) as in DeCLIP, with the
+    concept's tags instead of WordNet's synonyms. A text of one word is kept (a reconstruction: the
     original's edits are undefined there).
     """
     words = texts[0].split()
@@ -166,7 +166,7 @@ def random_view(
     The module's docstring tells the settings. Raises TypeError without a generator.
     """
     rng = image_ops.drawing(rng)
-    # One call for all draws: a generator's call costs more than the numbers.
+    # One call makes all draws: a call of the generator costs more than the numbers.
     u = rng.random(12).tolist()
     side = scale[0] + u[0] * (scale[1] - scale[0])
     stretch = aspect ** (2 * u[1] - 1)

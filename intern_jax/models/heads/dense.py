@@ -14,10 +14,11 @@ from intern_jax.models.layers import BatchNorm, Conv, Dtype
 
 
 class DenseHead(nn.Module):
-    """Maps layer1..layer4 to [B,H,W,K], at least float32.
+    """Maps layer1..layer4 to [B,H,W,K] in at least float32.
 
-    Every layer goes to `width` channels by a 1x1 and to the finest layer's size; their sum through
-    a 3x3 convolution, BatchNorm, ReLU, a 1x1, and bilinearly to the image's size.
+    A 1x1 convolution takes every layer to `width` channels, and a resize to the size of the finest
+    layer. Their sum passes a 3x3 convolution, BatchNorm, ReLU and a 1x1 convolution. The result is
+    resized bilinearly to the size of the image.
     """
 
     out_channels: int
@@ -41,7 +42,7 @@ class DenseHead(nn.Module):
 
 
 def resize(x_BxHxWxC: jax.Array, size: Sequence[int]) -> jax.Array:
-    """Bilinear resize to `size` (H, W), pixel centres aligned."""
+    """Resize bilinearly to `size` (H, W), with aligned pixel centres."""
     if x_BxHxWxC.shape[1:3] == tuple(size):
         return x_BxHxWxC
     batch, _, _, channels = x_BxHxWxC.shape

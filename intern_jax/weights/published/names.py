@@ -1,4 +1,4 @@
-"""Who names a network's arrays how: every family's layouts, and what else a library's files have of their own."""
+"""The layouts of each network family: how libraries name its arrays, and other properties of their files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from intern_jax.weights.preprocess import Preprocess
 from intern_jax.weights.published import metanet_names, resnet_names, vit_names
 from intern_jax.weights.published.torch_names import Place, Rule, place_by_rules
 
-# From a network to the function that places its arrays; that raises KeyError where there is no place.
+# From a network to the function that places its arrays, which raises KeyError if there is no place.
 Placer = Callable[[Any], Callable[[str], Place]]
 
 
@@ -26,9 +26,9 @@ Placer = Callable[[Any], Callable[[str], Place]]
 class Layout:
     """How one library names a family's arrays.
 
-    `prefix`: what its files have before every name; `head`: its classifier's module; `preprocess`: how its models
-    read pictures where they are evaluated, unless a file's own documentation says otherwise (its canvas is of no
-    meaning: see `preprocess`).
+    `prefix` is the text before every name in its files, and `head` the module of its classifier. `preprocess` says how
+    its models read pictures where they are evaluated, unless a file's documentation says otherwise. Its canvas has no
+    meaning: see `preprocess` below.
     """
 
     placer: Placer
@@ -100,13 +100,13 @@ LAYOUTS: dict[Callable[..., Any], dict[str, Layout]] = {
     },
 }
 
-# Where training programs put a state dict; the first that a file has is taken.
+# The keys under which training programs store a state dict; the first one in a file counts.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher", "module", "net", "student")
-# Classifiers of all layouts, and of mmcls ("head.fc").
+# The modules of classifiers in all layouts, and in mmcls ("head.fc").
 HEADS = ("classifier", "fc", "head.fc", "head")
-# BatchNorm's count of batches, which no network here needs: ignored, and written as 0.
+# BatchNorm's count of batches, which no network here needs. It is ignored on reading, and written as 0.
 COUNTER = "num_batches_tracked"
-# Names that tell a file's network, for a file that does not fit.
+# Names that identify the network of a file, for the message about a file that does not fit.
 SIGNATURES = {
     r"gv_global\..*": "gv-benchmark's two-branch network",
     r"layer1\.0\.conv1\.weight": "a ResNet",
@@ -122,12 +122,12 @@ _OURS = {"embedded": 64, "embedded_tiny": 64}
 
 
 def layouts(model: Mapping[str, Any]) -> dict[str, Layout]:
-    """The layouts of a zoo spec's network by name, the most usual first."""
+    """The layouts of a zoo spec's network by name, the most common one first."""
     return LAYOUTS[type(zoo.build(model))]
 
 
 def layout(model: Mapping[str, Any], name: str) -> Layout:
-    """One of them; UserError for another name."""
+    """The layout of that name; UserError if the network has none of that name."""
     known = layouts(model)
     if name not in known:
         raise UserError(f"layout: no {name!r} for {model['name']}; one of {', '.join(known)}")
@@ -162,9 +162,9 @@ def _main(model: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def places(layout: Layout, network: Any, paths: Iterable[str]) -> dict[str, Place] | None:
-    """The place of every path, without the layout's prefix; None where one of them has none.
+    """The place of every path, without the layout's prefix; None if one of the paths has no place.
 
-    The BatchNorm sets of a network share their places: a published file holds one set.
+    The BatchNorm sets of a network share their places, because a published file holds one set.
     """
     place, sets = layout.placer(network), sets_of(network)
     try:
@@ -174,12 +174,12 @@ def places(layout: Layout, network: Any, paths: Iterable[str]) -> dict[str, Plac
 
 
 def sets_of(network: Any) -> tuple[str, ...]:
-    """Names of a network's BatchNorm sets (models/layers.py)."""
+    """The names of a network's BatchNorm sets (models/layers.py)."""
     return tuple(getattr(network, "sets", ()))
 
 
 def split_set(path: str, sets: Sequence[str]) -> tuple[str, str | None]:
-    """A path without its BatchNorm set, and that set: ".../stem_norm/cls/scale" has "cls"."""
+    """(path without its BatchNorm set, that set or None); the set of ".../stem_norm/cls/scale" is "cls"."""
     *parents, last, leaf = path.split("/")
     if last in sets and "norm" in parents[-1]:
         return "/".join((*parents, leaf)), last

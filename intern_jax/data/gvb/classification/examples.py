@@ -1,7 +1,7 @@
-"""Classification samples behind a list of keys, and what every reader of a folder needs.
+"""The classification source behind a list of keys, and helpers for readers of folders.
 
-A data set ships lists (or class folders); a reader turns them into rows (key, label, where the
-picture lies) without opening a picture, and checks by listing folders that all of them are there.
+A data set ships lists or class folders. A reader turns them into rows (key, label, place of the
+picture) without opening a picture. It lists the folders to check that all pictures are there.
 """
 
 import hashlib
@@ -17,19 +17,19 @@ from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import Sample, check_labels
 
 
-class Row(NamedTuple):
-    """One example: its canonical key, its label, and what `Rows.picture` opens (such as a path)."""
+class Example(NamedTuple):
+    """One example: its canonical key, its label, and the item (such as a path) that `Examples.picture` opens."""
 
     key: str
     label: int
     item: Any
 
 
-class Rows:
-    """A classification source over rows that are sorted by their keys, so the same in any form.
+class Examples:
+    """A classification source over rows, sorted by key, so that every form of a data set gives the same order.
 
-    `picture(item, key)` gives uint8 [H,W,3] of a row; `file_of(item)` is the path of the file that holds it.
-    Both must be picklable for worker processes.
+    `picture(item, key)` returns the picture uint8 [H,W,3] of a row. `file_of(item)` is the path of the file that
+    holds it. Both must be picklable for worker processes.
     """
 
     family = "classification"
@@ -39,7 +39,7 @@ class Rows:
         name: str,
         split: str,
         classes: Sequence[str],
-        rows: Iterable[Row],
+        rows: Iterable[Example],
         picture: Callable[[Any, str], np.ndarray],
         file_of: Callable[[Any], str],
     ):
@@ -65,7 +65,7 @@ class Rows:
         return {"image": image, "label": int(self.labels[index]), "key": key}
 
     def fingerprint(self) -> str:
-        """Of keys, labels, classes and the files with the pictures, by name, size and modification time."""
+        """A digest of keys, labels, classes, and names, sizes and modification times of the picture files."""
         files = dict.fromkeys(map(self._file_of, self._items))
         rows = (self.keys, self.labels, self.classes)
         return fingerprints.combine(self.name, self.split, *rows, fingerprints.of_files(files))
@@ -79,11 +79,11 @@ def file_picture(path: str, _key: str) -> np.ndarray:
 def ranked_split(
     keys: Sequence[str], labels: Sequence[int], train: float, test: float
 ) -> np.ndarray:
-    """Which split each row of a set without splits of its own falls into: 0 train, 1 none, 2 test.
+    """The split of each row in a data set without splits: 0 train, 1 none, 2 test.
 
-    This rule is ours: in each class alone, rows stand by the sha256 of "split:<key>" in UTF-8; the
-    first `train` of them (a share, or a count where it is above 1) is for training, the last `test`
-    for testing, both rounded. The same on every machine and from every form of the data.
+    This rule is ours. Within each class, rows are sorted by the sha256 of "split:<key>" in UTF-8. The
+    first `train` of them (a share, or a count if above 1) are for training, the last `test` for
+    testing, both rounded. The split is the same on every machine and for every form of the data.
     """
     digests = [hashlib.sha256(f"split:{key}".encode()).digest() for key in keys]
     order = sorted(range(len(keys)), key=lambda i: (labels[i], digests[i]))
