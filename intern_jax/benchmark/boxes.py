@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from intern_jax.benchmark.rows.row import Row
-from intern_jax.core.config import UserError
+from intern_jax.core.config import UserError, did_you_mean
 from intern_jax.data.gvb.scenes.detection import DetectionSource
 from intern_jax.data.schema.sample import CorruptSample
 from intern_jax.metrics import detection, miss_rate, wider
 from intern_jax.metrics.detection import NOT_GIVEN, Detections, Objects
+from intern_jax.metrics.table import REPLICATES
 
-REPLICATES = 200
 FIELDS = ("image", "boxes", "scores", "labels")
 
 
@@ -33,6 +33,9 @@ def score(row: Row, source: DetectionSource, path: str | os.PathLike) -> dict[st
     """
     objects, extra = _objects(source)
     found = read(path, source)
+    if row.metric not in _MEASURES:
+        near = did_you_mean(row.metric, list(_MEASURES))
+        raise UserError(f"{row.name}.metric: no metric of boxes {row.metric!r}; {near}")
     measure = _MEASURES[row.metric](objects, found, extra)
     scores = {name: 100 * value for name, value in measure(None).items()}
     main = next(iter(scores))

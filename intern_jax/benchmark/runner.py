@@ -344,7 +344,8 @@ class RowBench:
         source = self.test if held is None else Subset(self.train, held)
         arrays = eval_arrays(source, config_lib.bind(self.row.transform()))
         out = model.predict(arrays["image"])
-        return scoring.score(self.row, out, arrays, self.num_classes) | self._rows_facts(rows)
+        found = scoring.score(self.row, out, arrays, self.num_classes) | self._rows_facts(rows)
+        return found if held is None else found | {"split": "validation"}
 
     # --- shared -------------------------------------------------------------------------------
 
@@ -369,7 +370,9 @@ class RowBench:
 
     @functools.cached_property
     def _formats(self) -> dict[str, int]:
-        transform = config_lib.format_of(config_lib.bind(self.row.transform()))
+        spec = self.row.transform()
+        # A family that is scored by files of answers has no transform.
+        transform = config_lib.format_of(config_lib.bind(spec)) if spec["fn"] else 1
         return {"scores": FORMAT, "transform": transform, "networks": zoo.FORMAT}
 
     def _rows_facts(self, rows: np.ndarray) -> dict[str, Any]:

@@ -11,6 +11,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
+from intern_jax.benchmark.scores import record
 from tools.bench import (  # noqa: E402
     chain,
     coco_map,
@@ -134,25 +135,29 @@ def of_scores():
     records = [
         {
             "task": task,
+            "family": family,
             "metric": metric,
             "method": method,
             "fraction": fraction,
+            "draw": 0,
             "score": base + 2 * seed + 10 * fraction,
             "standard_error": 0.5,
             "n_train": int(1000 * fraction),
             "n_test": 500,
             "seed": seed,
         }
-        for task, metric, base in (("leaf", "top1", 40.0), ("rooms_depth", "rmse", 0.8))
+        for task, family, metric, base in (
+            ("leaf", "classification", "top1", 40.0),
+            ("rooms_depth", "depth", "rmse", 0.8),
+        )
         for method, fraction in (
             *(("scratch", 0.1), ("scratch", 1.0), ("random", 0.1)),
             *(("generalist", 0.1), ("generalist", 0.01)),
         )
         for seed in (0, 1)
     ]
-    return scores.table(
-        [*records, records[0] | {"split": "validation", "score": 1e3}], title="T", **GIVEN
-    )
+    records.append(records[0] | {"split": "validation", "score": 1e3})
+    return scores.table([record.made(fields) for fields in records], title="T", **GIVEN)
 
 
 MADE = {
@@ -201,4 +206,4 @@ def test_scores_are_means_with_deviation_error_and_number():
     assert leaf[:3] == ["leaf", "top-1 % ↑", 500]
     assert leaf[3] == pytest.approx({"mean": 42.0, "sd": 2**0.5, "standard_error": 0.5, "n": 2})
     assert leaf[-1] == "1" and depth[3]["digits"] == 3
-    assert "| 42.0 ± 1.4 (0.5) |" in table.markdown() and table.columns[3]["fraction"] == 0.1
+    assert "| 42.0 sd 1.4 (0.5) |" in table.markdown() and table.columns[3]["fraction"] == 0.1

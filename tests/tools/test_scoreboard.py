@@ -270,7 +270,7 @@ def test_a_part_of_two_tables_has_a_column_of_runs(root):
         (
             {"mean": 13.5, "sd": 1.8, "standard_error": 2.2, "n": 15},
             {"digits": 1},
-            "13.5 ± 1.8 (2.2)",
+            "13.5 ± 1.0 (2.2)",
         ),
         ({"mean": 0.0, "half_interval": 1.25, "digits": 2}, {"digits": 1}, "0.00 ± 1.25"),
         ({"median": 0.988, "low": 0.935, "high": 1.023}, {"digits": 3}, "0.988 [0.935, 1.023]"),
@@ -287,7 +287,11 @@ def test_the_notation_is_said_of_the_spreads_that_are_there():
     assert Measured(**TABLE).notation() == "[low, high] the 95% t-interval"
     rows = [["vit", "train", {"mean": 1, "sd": 1, "standard_error": 1, "n": 2}, 1, 1]]
     found = Measured(**TABLE | {"rows": rows, "over": "seeds", "interval": ""}).notation()
-    assert found == "± the standard deviation over seeds; (c) the standard error over test images"
+    spread = (
+        "± half the 95% t-interval of the mean over seeds, from three or more values, taken as "
+    )
+    spread += "independent; 'sd' the standard deviation of two"
+    assert found == f"{spread}; (c) the standard error over test images"
 
 
 def test_what_a_program_writes_is_read_back_and_hides_the_paths_of_its_machine(root, monkeypatch):

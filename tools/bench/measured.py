@@ -91,7 +91,10 @@ class Measured:
         there = set().union(*cells) if cells else set()
         said = []
         if "sd" in there:
-            said.append(f"± the standard deviation over {self.over}")
+            said.append(
+                f"± half the 95% t-interval of the mean over {self.over}, from three or more values, taken as "
+                "independent; 'sd' the standard deviation of two"
+            )
         if "half_interval" in there:
             said.append(f"± half the {self.interval}")
         if any("low" in cell and statistic(cell) for cell in cells):
@@ -152,15 +155,26 @@ def text(cell: Cell, column: Column = PLAIN) -> str:
     which = statistic(cell)
     if not which:
         return " to ".join(limits) + unit
+    if "sd" in cell:
+        return _score(cell, how) + unit
     said = STATISTICS[which] + number(cell[which], how)
-    for name in ("sd", "half_interval"):
-        if name in cell:
-            said += f" ± {number(cell[name], how)}"
+    if "half_interval" in cell:
+        said += f" ± {number(cell['half_interval'], how)}"
     if limits:
         said += f" [{', '.join(limits)}]"
     if "standard_error" in cell:
         said += f" ({number(cell['standard_error'], how)})"
     return said + unit
+
+
+def _score(cell: Mapping[str, Any], how: Column) -> str:
+    """The mean of several scores, as every table of scores writes it."""
+    # Only pages have such cells; a peer's Python imports this file without the package's metrics.
+    from intern_jax.metrics import aggregate
+
+    mean, behind = aggregate.of_figures(cell).parts(how.get("digits", 1))
+    sign = "+" if how.get("style") == "signed" and cell["mean"] >= 0 else ""
+    return f"{sign}{mean} {behind}".strip()
 
 
 def number(value: float, how: Column = PLAIN) -> str:

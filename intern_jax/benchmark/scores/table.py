@@ -1,5 +1,6 @@
 """The table of a run: a row per task, a column per method and share of the labels, and what the labels are worth."""
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -15,9 +16,6 @@ TRAINED = ("finetune", "scratch")  # every other method is a head on a frozen ba
 ADAPTED_FRACTION = 0.1  # the label-equivalence factor is that of this many labels
 FROZEN_NOTE = "All but finetune and scratch are heads on a frozen backbone."
 FACTOR_NOTE = "x labels: how many times more labels scratch needs to match that column."
-Factors = Mapping[
-    tuple[str, str], str
-]  # the text of a factor by row and column, such as "generalist"
 
 
 def sheet(records: Iterable[Record]) -> Sheet:
@@ -26,29 +24,50 @@ def sheet(records: Iterable[Record]) -> Sheet:
     return sheet_of(cells_lib.of(records), notes=cells_lib.remarks(records))
 
 
-def sheet_of(
-    cells: Sequence[Cell], factors: Factors | None = None, notes: Sequence[str] = ()
-) -> Sheet:
-    """The table of cells, also of stored figures; `factors` replaces those that are computed from the cells."""
-    columns, adapted = _columns(cells), _adapted(cells)
-    labels, rows = _labels(cells), []
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Where each cell of a run's table stands.
+
+    columns  (name of a method, share of the labels), in order
+    adapted  names of the methods whose labels are compared with scratch's
+    rows     (task, its cell per column or None, its factor per name in `adapted`)
+    """
+
+    columns: list[tuple[str, float]]
+    adapted: list[str]
+    rows: list[tuple[str, list[Cell | None], list[str]]]
+
+    @property
+    def head(self) -> list[str]:
+        """The table's head."""
+        return [
+            *("task", "metric", "n test"),
+            *(f"{label} {percent(fraction)}" for label, fraction in self.columns),
+            *(f"x labels, {label} {percent(ADAPTED_FRACTION)}" for label in self.adapted),
+        ]
+
+
+def grid(cells: Sequence[Cell]) -> Grid:
+    """The table of cells."""
+    columns, adapted, labels = _columns(cells), _adapted(cells), _labels(cells)
+    rows = []
     for task in dict.fromkeys(cell.task for cell in cells):
         own = {(labels[_who(cell)], cell.fraction): cell for cell in cells if cell.task == task}
-        first = next(iter(own.values()))
+        worth = [_factor(own, label) for label in adapted]
+        rows.append((task, [own.get(column) for column in columns], worth))
+    return Grid(columns, adapted, rows)
+
+
+def sheet_of(cells: Sequence[Cell], notes: Sequence[str] = ()) -> Sheet:
+    """The table of cells as text, also of stored figures."""
+    placed, rows = grid(cells), []
+    for task, own, worth in placed.rows:
+        first = next(cell for cell in own if cell is not None)
         count = MISSING if math.isnan(first.n_test) else f"{first.n_test:.0f}"
-        shown = [own[column].text if column in own else MISSING for column in columns]
-        if factors is None:
-            worth = [_factor(own, label) for label in adapted]
-        else:
-            worth = [factors.get((task, label), MISSING) for label in adapted]
+        shown = [MISSING if cell is None else cell.text for cell in own]
         rows.append([task, first.metric.heading, count, *shown, *worth])
-    head = [
-        *("task", "metric", "n test"),
-        *(f"{label} {percent(fraction)}" for label, fraction in columns),
-        *(f"x labels, {label} {percent(ADAPTED_FRACTION)}" for label in adapted),
-    ]
-    found = [NOTE, FROZEN_NOTE, *([FACTOR_NOTE] if adapted else []), *notes]
-    return Sheet(head, rows, stub=2, notes=[" ".join(found)])
+    found = [NOTE, FROZEN_NOTE, *([FACTOR_NOTE] if placed.adapted else []), *notes]
+    return Sheet(placed.head, rows, stub=2, notes=[" ".join(found)])
 
 
 def _who(cell: Cell) -> tuple[str, str, str]:
