@@ -6,8 +6,8 @@
 
 A folder can come from anyone. It names no code and no other file, nothing in it is unpickled, and
 every array is checked against the shapes that its backbone and head must have before it is read.
-Of a network that is not in the zoo, and of a task family that does not ship, it holds as text the name
-of their author's code; who opens the folder gives that code.
+A network that is not in the zoo, and a task family that does not ship, are code of their author's. The folder
+holds the name of that code as text, and whoever opens the folder gives the code.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def save_model(
     """Writes a model folder and returns its path.
 
     `dtype`: "float32", or "float16" for half the file (parameters are float32 again once loaded).
-    Of code in the model's spec, and of a family that does not ship, the name is stored as text.
-    Raises UserError for a folder that holds something else, or arrays of the wrong shape.
+    Names of code, in the spec or of a family that does not ship, are stored as text.
+    UserError for a folder that holds something else, or arrays of the wrong shape.
     """
     folder = pathlib.Path(folder)
     if folder.exists() and not (folder / "model.json").exists() and any(folder.iterdir()):
@@ -138,11 +138,11 @@ def _tree(model: Model) -> dict[str, dict[str, Any]]:
 def load_model(
     folder: str | os.PathLike[str], backbone: Any = None, families: Sequence[str] = ()
 ) -> Model:
-    """Opens a model folder; raises UserError where it is missing, damaged or not plain data.
+    """Opens a model folder; UserError if it is missing, damaged or not plain data.
 
     `backbone`: for a network that is not in the zoo, the function that makes it of the stored settings, its dotted
-    name, or the module; NeedsFunction is raised where it is missing. `families`: dotted names of task families to
-    add; NeedsFamily is raised for a head of one that is not known.
+    name, or the module; NeedsFunction if it is missing. `families`: dotted names of task families to
+    add; NeedsFamily for a head of one that is not known.
     """
     folder = pathlib.Path(folder)
     if folder == DEFAULT and not (DEFAULT / "model.json").exists():

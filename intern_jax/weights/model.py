@@ -27,19 +27,19 @@ from intern_jax.tasks.task import Task, TaskHead
 from intern_jax.train.state import unbox
 from intern_jax.weights.preprocess import Image, Preprocess, as_arrays
 
-# How a model reads pictures that was never told: as the embedded images are read.
+# The preprocessing of a model that states none: that of the embedded images.
 USUAL = Preprocess(32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Head:
-    """What a model answers with.
+    """The part of a model that turns features into answers.
 
     family     name of the task family
     classes    names of the head's outputs, in order; none for a family without classes
-    decoder    one of the family's decoders (tasks/), "" for the usual one
-    settings   the decoder's fields, as plain values
-    variables  its collections, {"params": ..., "batch_stats": ...}
+    decoder    one of the family's decoders (tasks/); "" means the usual one
+    settings   fields of the decoder, as plain values
+    variables  collections of the head, {"params": ..., "batch_stats": ...}
     """
 
     family: str
@@ -69,33 +69,33 @@ class Head:
 
     @property
     def task(self) -> Task:
-        """What its family does; UserError for a family that no model here is trained for."""
+        """The Task of the family; UserError for a family that no model here is trained for."""
         return tasks.find(self.family)
 
     def build(self) -> TaskHead:
-        """The module; one object for one key."""
+        """The Flax module. Heads with equal keys share one object."""
         return _head_module(self.key)
 
     @property
     def key(self) -> str:
-        """All that the module depends on, as text."""
+        """Everything that the module depends on, as text."""
         return _frozen([self.family, len(self.classes), self.decoder, dict(self.settings)])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Model:
-    """A backbone, loaded, with a head or without.
+    """A loaded backbone, with or without a head.
 
-    spec        what builds the network: {"name": one of the zoo's, **settings}, or {"fn": dotted name, **arguments};
-                of a `network` that has no such name, plain values that tell it from others
-    variables   the backbone's collections, {"params": ..., "batch_stats": ...}
-    name        shown with its scores; part of the keys of cached features
-    preprocess  how it reads pictures
-    network     a network that is not of the zoo: a Flax module, or any object whose apply(variables,
-                images [B,H,W,3], train=False, task=branch) gives "pooled" [B,D] and, for dense families, the maps
-                "layer1" ... "layer4" [B,h,w,C] at strides 4, 8, 16, 32
-    head        what it answers with; None: it has features alone
-    provenance  anything plain that tells where the weights come from; shown on the card
+    spec        builds the network: {"name": a variant of the zoo, **settings}, or {"fn": dotted name, **arguments}.
+                A `network` without such a name has plain values that tell it from others.
+    variables   collections of the backbone, {"params": ..., "batch_stats": ...}
+    name        shown with the scores; part of the keys of cached features
+    preprocess  how the model reads pictures
+    network     a network that is not in the zoo: a Flax module, or any object with apply(variables,
+                images [B,H,W,3], train=False, task=branch). It gives "pooled" [B,D] and, for dense families, the maps
+                "layer1" ... "layer4" [B,h,w,C] at strides 4, 8, 16, 32.
+    head        turns features into answers; None for features alone
+    provenance  plain values that tell where the weights come from; shown on the card
     """
 
     spec: Mapping[str, Any]
@@ -137,7 +137,7 @@ class Model:
     # --- what it is -------------------------------------------------------------------------------
 
     def build(self) -> Any:
-        """The network; one object for one spec."""
+        """The network. Models of the zoo with equal specs share one module."""
         return _module(_frozen(self.spec)) if self.network is None else self.network
 
     @property
@@ -147,19 +147,19 @@ class Model:
 
     @property
     def branch(self) -> str:
-        """Which branch and BatchNorm set its features come from, unless another is asked for."""
+        """The branch, or BatchNorm set, that features come from by default."""
         return "cls" if self.head is None else families.find(self.head.family).branch
 
     @functools.cached_property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits of all that its features depend on: spec, preprocessing, every array.
+        """Sixteen hexadecimal digits of spec, preprocessing and every array, but not of the canvas.
 
-        Not the canvas: features of a picture of another size are told apart by the size.
+        A key that holds it also holds the size of the pictures.
         """
         facts: dict[str, Any] = {"spec": self.spec}
         plain, usual = self.preprocess.plain, USUAL.plain
         for name in ("mean", "std", "resize", "crop", "interpolation"):
-            # What is usual has no entry: digests from before there was a choice stay.
+            # A usual value has no entry, so digests from before there was a choice stay valid.
             if name in ("mean", "std") or plain[name] != usual[name]:
                 facts[name] = plain[name]
         total = hashlib.sha256(_frozen(facts).encode())

@@ -1,4 +1,4 @@
-"""What a command line may name to start from: a model folder, a network of the zoo, or what ships."""
+"""A command line names a start: a model folder, a network of the zoo, or nothing for the weights that ship."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""How a model reads pictures: a path, PIL image or array to uint8 RGB [S,S,3], and by what it is normalised.
+"""How a model reads pictures: from a path, PIL image or array to uint8 RGB [S,S,3], with mean and deviation.
 
-Legend: H, W a picture's height and width, S the side of a model's canvas.
+Legend: H, W height and width of a picture, S side of the canvas that a model reads.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ INTERPOLATION = {
 }
 MAX_CANVAS = 4096
 MIN_CROP = 0.01
-# A resized picture of more pixels is never made whole: it is a narrow strip, and most of it is cut away.
+# A resized picture with more pixels is never made whole. It is a narrow strip, most of which is cut away.
 MAX_PIXELS = 2**26
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-    """From a picture to what a network reads; plain data, checked when it is made (UserError).
+    """The way from a picture to the input of a network, as plain data. Making one checks it (UserError).
 
     canvas         side S in pixels of the square that the network reads
-    resize         one of RESIZE: to which form the picture is resized
-    crop           share of the resized short side that the central square keeps, as timm's crop_pct: the picture is
-                   resized to floor(S / crop) pixels and its middle, [S,S], is cut out
-    interpolation  one of INTERPOLATION, antialiased, as Pillow's
-    mean, std      per channel, of pixel values in [0, 1]: the picture is normalised by them
+    resize         one of RESIZE
+    crop           share of the resized short side that the central square keeps, as crop_pct in timm. The picture is
+                   resized to floor(S / crop) pixels, and the square [S,S] in its middle is cut out.
+    interpolation  one of INTERPOLATION, antialiased, as in Pillow
+    mean, std      mean and deviation per channel of pixel values in [0, 1], for the normalisation
     """
 
     canvas: int
@@ -58,7 +58,7 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         if not (is_number(self.canvas) and self.canvas == int(self.canvas)):
-            raise UserError(f"canvas: {self.canvas!r} is no number of pixels, such as 224")
+            raise UserError(f"canvas: {self.canvas!r} is not a number of pixels, such as 224")
         if not 1 <= self.canvas <= MAX_CANVAS:
             raise UserError(f"canvas: {self.canvas} is outside 1 ... {MAX_CANVAS} pixels")
         for field, known in (("resize", RESIZE), ("interpolation", INTERPOLATION)):
@@ -66,7 +66,7 @@ class Preprocess:
             if not isinstance(value, str) or value not in known:
                 raise UserError(f"{field}: no {value!r}; {did_you_mean(str(value), list(known))}")
         if not (is_number(self.crop) and MIN_CROP <= self.crop <= 1):
-            raise UserError(f"crop: {self.crop!r} is no share in [{MIN_CROP}, 1], such as 0.875")
+            raise UserError(f"crop: {self.crop!r} is not a share in [{MIN_CROP}, 1], such as 0.875")
         for field in ("mean", "std"):
             values = getattr(self, field)
             three = isinstance(values, list | tuple) and len(values) == 3
@@ -80,7 +80,7 @@ class Preprocess:
 
     @classmethod
     def of(cls, plain: Any) -> Preprocess:
-        """From a dict of its fields, such as JSON has; all of them and no others."""
+        """From a dict of all fields, such as one from JSON; UserError for a missing or unknown field."""
         known = [field.name for field in dataclasses.fields(cls)]
         if not isinstance(plain, Mapping):
             raise UserError(f"must be an object with {', '.join(known)}, is {plain!r:.80}")
@@ -100,7 +100,7 @@ class Preprocess:
 
     @property
     def whole(self) -> Preprocess:
-        """The same with all of the picture on the canvas, as answers per pixel need it."""
+        """The same with all of the picture on the canvas, as an answer per pixel needs it."""
         return dataclasses.replace(self, resize="squash", crop=1.0)
 
     @property
@@ -109,9 +109,9 @@ class Preprocess:
         return self.resize == "squash" and self.crop == 1
 
     def view(self, image: np.ndarray) -> np.ndarray:
-        """A picture uint8 [H,W,3], or [H,W,4] with transparency (over grey), as uint8 RGB [S,S,3].
+        """The canvas uint8 RGB [S,S,3] of a picture uint8 [H,W,3], or [H,W,4] with transparency, which lies over grey.
 
-        With "short" the same bits as torchvision's Resize and CenterCrop give of a PIL image.
+        With "short" it equals torchvision's Resize and CenterCrop of a PIL image, bit for bit.
         """
         im, size, resample = _opaque(image), self.canvas, INTERPOLATION[self.interpolation]
         width, height = self._resized(im.size)
@@ -184,7 +184,7 @@ def _as_array(image: Image, where: str) -> np.ndarray:
 
 
 def _opaque(image: np.ndarray) -> PIL.Image.Image:
-    """Before resizing: edges then blend with grey and not with hidden colours."""
+    """The picture over grey. This comes before the resize, so that edges do not blend with hidden colours."""
     im = image_of(image)
     if image.shape[2] == 3:
         return im

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import intern_jax
-from intern_jax.adapt import fit
+from intern_jax import families
 from intern_jax.adapt.folder import adapt_folder
 from intern_jax.benchmark.rows import suite
 from intern_jax.core import config as config_lib
@@ -54,7 +54,7 @@ def test_their_features_know_more_than_random_ones(model):
 
 
 def features_of(backbone, source, rows):
-    transform = fit.task_transform("classification", 32, False, train=False)
+    transform = families.find("classification").view(32, train=False, flip=False)
     images = eval_arrays(Subset(source, rows), config_lib.bind(transform))["image"]
     return np.asarray(backbone.outputs(images, "cls", ("pooled",))["pooled"])
 
