@@ -15,6 +15,7 @@ import argparse
 import functools
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -83,7 +84,8 @@ def views(out: pathlib.Path) -> None:
             pixels = (image * np.array(std) + np.array(mean)) * 255
             assert np.abs(pixels - pixels.round()).max() < 1e-3
             found[f"{library}/{name}"] = pixels.round().astype(np.uint8)
-    np.savez_compressed(out / "views.npz", **found)
+    arrays: dict[str, Any] = dict(found)
+    np.savez_compressed(out / "views.npz", **arrays)
 
 
 def plain_files(out: pathlib.Path) -> None:

@@ -19,7 +19,8 @@ def table() -> str:
     lines = ["| kind | name | what it is |", "|---|---|---|"]
     for kind, found in names.PUBLIC.items():
         for name in found:
-            said = inspect.getdoc(config.resolve(name)).split("\n\n")[0].replace("\n", " ")
+            text = inspect.getdoc(config.resolve(name)) or ""
+            said = text.split("\n\n")[0].replace("\n", " ")
             first = said.split(". ")[0].rstrip(".").replace("|", "\\|")
             lines.append(f"| {kind} | `{name}` | {first} |")
     return "\n".join(lines)

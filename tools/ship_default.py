@@ -42,7 +42,7 @@ def main() -> None:
     results = json.loads((args.run / "results.json").read_text())
     records = record.read_run(args.run / "results.json")
     gains = validation_gains(records, candidates(results["config"]))
-    rung, seed = max(gains, key=gains.get)
+    rung, seed = max(gains, key=gains.__getitem__)
     stage = next(iter(results["config"]["benchmark"]["ladder"][rung].values()))
     product = next(s for s in results["stages"] if s["name"] == stage and s["seed"] == seed)
     folder = (args.run / product["history"]).parent

@@ -115,7 +115,7 @@ def key(
 
 def _digest(array: np.ndarray) -> str:
     total = hashlib.sha256(f"{array.dtype} {array.shape}\n".encode())
-    total.update(np.ascontiguousarray(array))
+    total.update(np.ascontiguousarray(array).data)
     return total.hexdigest()
 
 
@@ -214,13 +214,14 @@ class _Extractor:
         """The outputs and other fields of the rows of one span."""
         out: Rows = {}
         # A batch is dispatched before the previous one is fetched, so the device is never idle.
-        waiting = None
+        waiting: tuple[_Batch, dict[str, jax.Array]] | None = None
         for batch in self._read(span):
             made = self._features(batch.rows.pop("image"))
             if waiting is not None:
                 self._keep(out, span, *waiting)
             waiting = batch, made
-        self._keep(out, span, *waiting)
+        if waiting is not None:
+            self._keep(out, span, *waiting)
         return out
 
     def _read(self, span: slice) -> Iterator["_Batch"]:

@@ -68,7 +68,7 @@ def settings(steps: int, batch_size: int, learning_rate: float) -> dict[str, Any
 
 
 @functools.lru_cache(maxsize=4)
-def _trainer(arguments: str, mesh: jax.sharding.Mesh) -> Trainer:
+def _trainer(arguments: str, mesh: jax.sharding.Mesh) -> Trainer[FineTune]:
     # Fits of one shape share one compiled step, whatever their data, length, rate and seed.
     return Trainer(FineTune(**json.loads(arguments)), {"optim": OPTIM}, mesh)
 

@@ -45,7 +45,7 @@ class HeadFit:
 
     def __init__(
         self,
-        trainer: Trainer,
+        trainer: Trainer[FrozenBackbone],
         state: TrainState,
         history: list[dict[str, float]],
         whole: Mapping[str, int | None],
@@ -132,6 +132,8 @@ def train_head(
     if cached is not None:
         trainer = _trainer_of_cached(*_key(family, num_classes, made, cfg, size), mesh)
         stream: Any = ArrayStream(cached, cfg["batch_size"], seed)
+    elif source is None:
+        raise TypeError("train_head: give cached outputs, or a source")
     else:
         trainer = _trainer_of_pictures(backbone, *_key(family, num_classes, made, cfg, None), mesh)
         group = {"batch_size": cfg["batch_size"], "transform": dict(transform or {})}
@@ -191,7 +193,9 @@ def _key(
 
 
 @functools.lru_cache(maxsize=4)
-def _trainer_of_cached(arguments: str, loop: str, mesh: jax.sharding.Mesh) -> Trainer:
+def _trainer_of_cached(
+    arguments: str, loop: str, mesh: jax.sharding.Mesh
+) -> Trainer[FrozenBackbone]:
     """One compiled step for all fits of a head, whatever their data, length, rate and seed."""
     given = json.loads(arguments)
     return Trainer(FrozenBackbone(**given | {"size": tuple(given["size"])}), json.loads(loop), mesh)
@@ -200,7 +204,7 @@ def _trainer_of_cached(arguments: str, loop: str, mesh: jax.sharding.Mesh) -> Tr
 @functools.lru_cache(maxsize=1)  # a trainer holds the backbone on the device
 def _trainer_of_pictures(
     backbone: Model | None, arguments: str, loop: str, mesh: jax.sharding.Mesh
-) -> Trainer:
+) -> Trainer[FrozenBackbone]:
     """The same of a head on one backbone."""
     stage = FrozenBackbone(**json.loads(arguments), backbone=backbone)
     return Trainer(stage, json.loads(loop), mesh)
@@ -222,9 +226,8 @@ def statistics(
     made: dict[int, np.ndarray] = {}
     for index, prediction in predictions:
         sample = read_scored(source, index)
-        made[index] = metric.statistics(
-            *task.whole_picture(prediction, sample, source), num_classes
-        )[0]
+        whole = task.whole_picture(prediction, sample, source)
+        made[index] = metric.of_images(*whole, num_classes)[0]
     missing = set(range(len(source))) - made.keys()
     if missing:
         raise UserError(f"{source.name}: no prediction of sample {min(missing)}; predict all")

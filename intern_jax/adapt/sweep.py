@@ -114,7 +114,8 @@ def fit_sweep(
     run = functools.partial(
         train, steps=steps, batch_size=batch_size, seed=seed, most=len(features)
     )
-    table, ranked = (), [FIXED]
+    table: tuple[dict[str, Any], ...] = ()
+    ranked = [FIXED]
     if held.any():
         kernels, biases = run(x[~held], y[~held], num_classes, grid)
         right, loss = scores(kernels, biases, x[held], y[held])
@@ -277,7 +278,7 @@ def _steps(state, begin, end, batch_size, x, y, draws, factors, rates, decays, m
             "bias": grad.sum(axis=-1),
             "rest": jnp.zeros(count),
         }
-        out = {}
+        out: dict[str, jax.Array] = {}
         for name, g in grads.items():
             rate, decay, momentum = (
                 v.reshape(-1, *[1] * (g.ndim - 1)) for v in (rates * factors[t], decays, momenta)

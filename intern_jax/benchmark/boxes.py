@@ -20,7 +20,7 @@ from intern_jax.core.config import UserError
 from intern_jax.data.gvb.scenes.detection import DetectionSource
 from intern_jax.data.schema.sample import CorruptSample
 from intern_jax.metrics import detection, miss_rate, wider
-from intern_jax.metrics.detection import Detections, Objects
+from intern_jax.metrics.detection import NOT_GIVEN, Detections, Objects
 
 REPLICATES = 200
 FIELDS = ("image", "boxes", "scores", "labels")
@@ -124,7 +124,7 @@ def _objects(source: DetectionSource) -> tuple[Objects, dict[str, np.ndarray]]:
         labels=column["labels"],
         num_classes=len(source.classes),
         ignore=column["ignore"],
-        visible=column.get("visibility"),
+        visible=column.get("visibility", NOT_GIVEN),
     )
     return objects, column
 

@@ -45,8 +45,11 @@ class Part:
 
     def take(self, rows: np.ndarray) -> "Part":
         """The examples at `rows`."""
-        pick = lambda: {name: value[rows] for name, value in self.features.items()}  # noqa: E731
-        return Part(Subset(self.source, rows), pick)
+
+        def picked() -> Mapping[str, np.ndarray]:
+            return {name: value[rows] for name, value in self.features.items()}
+
+        return Part(Subset(self.source, rows), picked)
 
 
 @dataclasses.dataclass
@@ -66,13 +69,20 @@ class Task:
     folder: pathlib.Path | None = None  # of checkpoints, for a fit that takes long
 
 
+def _reads_pictures(_features: Mapping[str, np.ndarray]) -> np.ndarray:
+    raise TypeError("the head reads pictures, and not a backbone's outputs")
+
+
 @dataclasses.dataclass
 class Fitted:
-    """A trained head: `summary` of a part, and what its record says of it."""
+    """A trained head: `summary` of a part, and what its record says of it.
+
+    `predict`: outputs [N,...] of a backbone's outputs [N,...] by name; TypeError from a head that reads pictures.
+    """
 
     summary: Callable[[Part], dict[str, Any]]
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    predict: Callable[[Mapping[str, np.ndarray]], np.ndarray] | None = None
+    predict: Callable[[Mapping[str, np.ndarray]], np.ndarray] = _reads_pictures
 
 
 def part(

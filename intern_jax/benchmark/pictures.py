@@ -10,6 +10,7 @@ from intern_jax.benchmark import heads
 from intern_jax.benchmark.rows import suite
 from intern_jax.benchmark.runner import Ladder, Recorder, RowBench
 from intern_jax.core import config as config_lib
+from intern_jax.core.layout import Layout
 from intern_jax.data.batches.arrays import eval_arrays
 from intern_jax.data.make import text as tokenizer_lib
 from intern_jax.data.make.views import eval_classification
@@ -20,9 +21,7 @@ from intern_jax.tasks import task as tasks
 COUNT = 16  # pictures a file; the report draws as many as fit
 
 
-def of_rows(
-    cfg: Mapping[str, Any], ladder: Ladder, seed: int, folder: pathlib.Path, mesh: Any
-) -> list:
+def of_rows(cfg: Mapping[str, Any], ladder: Ladder, seed: int, layout: Layout, mesh: Any) -> list:
     """Test pictures with truth and the highest rung's frozen prediction at the middle fraction, one file per row.
 
     Rows whose answers are classes have none: the zero-shot words show theirs.
@@ -34,10 +33,10 @@ def of_rows(
         row = suite.find(name)
         if row.task_family.answer == "label":
             continue  # the zero-shot words show pictures of classes
-        path = folder / f"{name}.npz"
+        path = layout.pictures / f"{row.name}.npz"
         title = f"{name}: {rung}, frozen, {fraction:.0%} of the labels"
         if not path.exists():
-            bench = RowBench(row, cfg, seed, Recorder(folder, {}), mesh)
+            bench = RowBench(row, cfg, seed, Recorder(layout, {}), mesh)
             seen = bench.seen_by(ladder[rung][row.task])
             head = next(iter(heads.of_row(row, cfg["heads"])))
             fitted = bench.frozen_head(seen, head, bench.subset(fraction, 0), 0)
@@ -47,7 +46,7 @@ def of_rows(
             drawn = tasks.find(row.family).picture(out, arrays, bench.train.classes or ())
             kind = row.task_family.answer
             _save(path, {"images": arrays["image"], "title": title, "kind": kind, **drawn})
-        made.append({"title": title, "npz": f"{folder.name}/{path.name}"})
+        made.append({"title": title, "npz": layout.below(path)})
     return made
 
 
@@ -58,11 +57,11 @@ def zero_shot(
     row_name: str,
     size: int,
     context: int,
-    folder: pathlib.Path,
+    layout: Layout,
 ) -> list:
     """Test pictures of a classification row with the three best of the class names as texts."""
     row = suite.find(row_name)
-    path = folder / f"zero_shot_{row_name}.npz"
+    path = layout.pictures / f"zero_shot_{row_name}.npz"
     title = f"{row_name}: zero-shot words of the amateur"
     if not path.exists():
         source = row.load("test")
@@ -75,7 +74,7 @@ def zero_shot(
         similarity = np.asarray(out["image"] @ out["text"].T)
         drawn = classification.words(similarity, arrays["label"], names)
         _save(path, {"images": arrays["image"], "title": title, "kind": "label", **drawn})
-    return [{"title": title, "npz": f"{folder.name}/{path.name}"}]
+    return [{"title": title, "npz": layout.below(path)}]
 
 
 def _spread(length: int, count: int) -> np.ndarray:
@@ -86,5 +85,6 @@ def _spread(length: int, count: int) -> np.ndarray:
 def _save(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp.npz")
-    np.savez_compressed(temporary, **{k: np.asarray(v) for k, v in arrays.items()})
+    made: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items()}
+    np.savez_compressed(temporary, **made)
     temporary.replace(path)

@@ -3,6 +3,7 @@
 GV-B does not say how its 10% were drawn; this rule is a reconstruction that anyone can repeat.
 """
 
+import collections
 import hashlib
 import math
 import os
@@ -24,8 +25,7 @@ def ranked(keys: Sequence[str], seed: int | str) -> np.ndarray:
     set, its size or the machine. UserError for a key that occurs twice.
     """
     if len(set(keys)) != len(keys):
-        seen: set[str] = set()
-        twice = next(k for k in keys if k in seen or seen.add(k))
+        twice = next(key for key, count in collections.Counter(keys).items() if count > 1)
         raise UserError(f"keys: '{twice}' occurs twice; a data set's keys must be unique")
     digests = [hashlib.sha256(f"{seed}:{key}".encode()).digest() for key in keys]
     return np.array(sorted(range(len(keys)), key=digests.__getitem__), np.int64)

@@ -1,6 +1,6 @@
 """Score a ladder of backbones on benchmark rows: frozen at several label fractions, fine-tuned, and from scratch.
 
-Every score is one JSON record in `folder`, named by the digest of all that it depends on: a run that was killed
+Every score is one JSON record in WORKDIR/records, named by the digest of all that it depends on: a run that was killed
 goes on with the first record that is missing, and changed settings or data make new records. A row's test split is
 read once for each frozen backbone, and no setting is chosen by it.
 """
@@ -28,6 +28,7 @@ from intern_jax.benchmark.scores import record as record_lib
 from intern_jax.benchmark.scores import scoring
 from intern_jax.benchmark.scores.record import Record
 from intern_jax.core import config as config_lib
+from intern_jax.core.layout import Layout
 from intern_jax.data.batches.arrays import eval_arrays
 from intern_jax.data.schema.fingerprints import fingerprint
 from intern_jax.data.sources.subset import Subset
@@ -44,7 +45,7 @@ def run(
     cfg: Mapping[str, Any],
     ladder: Ladder,
     seed: int,
-    folder: pathlib.Path,
+    layout: Layout,
     mesh: jax.sharding.Mesh,
     versions: Mapping[str, str],
 ) -> list[Record]:
@@ -52,11 +53,11 @@ def run(
 
     cfg: settings.py's Benchmark or Gvb as plain values. `ladder`: {method: {"cls": ..., "dense": ...}}.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    layout.records.mkdir(parents=True, exist_ok=True)
     records = []
     for name in cfg["rows"]:
         started = time.time()
-        bench = RowBench(suite.find(name), cfg, seed, Recorder(folder, versions), mesh)
+        bench = RowBench(suite.find(name), cfg, seed, Recorder(layout, versions), mesh)
         made = bench.frozen(ladder)
         if cfg.get("scratch"):
             made += bench.scratch(ladder["random"])
@@ -72,19 +73,19 @@ def run(
 class Recorder:
     """Makes a record once, and reads it back after that."""
 
-    def __init__(self, folder: pathlib.Path, versions: Mapping[str, str]):
-        self.folder, self.versions = folder, dict(versions)
+    def __init__(self, layout: Layout, versions: Mapping[str, str]):
+        self.layout, self.versions = layout, dict(versions)
 
     def unfinished(self, key: Mapping[str, Any]) -> pathlib.Path:
         """A folder that the making of a record may leave things in, to go on from after a kill."""
-        return self.folder.parent / "unfinished" / config_lib.digest(key)[:16]
+        return self.layout.unfinished / config_lib.digest(key)[:16]
 
     def __call__(self, key: Mapping[str, Any], make) -> Record:
         """The record of `key`; `make()` computes what is not there yet."""
         digest = config_lib.digest(key)
         names = ("task", "split", "method", "head", "fraction", "seed", "draw")
         label = "-".join(str(key[name]) for name in names if name in key)
-        path = self.folder / f"{re.sub(UNSAFE, '_', label)}-{digest[:12]}.json"
+        path = self.layout.records / f"{re.sub(UNSAFE, '_', label)}-{digest[:12]}.json"
         if path.exists():
             return record_lib.read(path)
         started = time.time()
@@ -103,7 +104,13 @@ class RowBench:
     cfg: Mapping[str, Any]
     seed: int
     record: Recorder
-    mesh: jax.sharding.Mesh
+    mesh: jax.sharding.Mesh | None  # None where boxes are scored, which are in a file
+
+    @property
+    def fits_on(self) -> jax.sharding.Mesh:
+        """The devices on which heads and models are fitted."""
+        assert self.mesh is not None
+        return self.mesh
 
     @functools.cached_property
     def train(self) -> Any:
@@ -205,13 +212,13 @@ class RowBench:
         self, seen: "_Seen", head: str, rows: np.ndarray, draw: int, folder: pathlib.Path
     ) -> dict[str, Any]:
         fitted = self.frozen_head(seen, head, rows, draw, folder)
-        return fitted.summary(seen.test) | fitted.facts
+        return {**fitted.summary(seen.test), **fitted.facts}
 
     def _held_out_score(
         self, seen: "_Seen", head: str, rows: np.ndarray, held: np.ndarray
     ) -> dict[str, Any]:
         fitted = self.frozen_head(seen, head, rows, 0)
-        return fitted.summary(seen.train.take(held)) | fitted.facts
+        return {**fitted.summary(seen.train.take(held)), **fitted.facts}
 
     def frozen_head(
         self,
@@ -236,7 +243,7 @@ class RowBench:
                 held=held,
                 num_classes=self.num_classes,
                 seed=draw,
-                mesh=self.mesh,
+                mesh=self.fits_on,
                 folder=folder,
             )
         )
@@ -331,7 +338,7 @@ class RowBench:
             flip=self.row.flip,
             cfg=fit.settings(**settings),
             seed=self.seed if seed is None else seed,
-            mesh=self.mesh,
+            mesh=self.fits_on,
             init=backbone,
         )
         source = self.test if held is None else Subset(self.train, held)
@@ -384,7 +391,7 @@ class _Seen:
             bench.row,
             self.backbone,
             source,
-            bench.mesh,
+            bench.fits_on,
             folder=bench.cfg.get("features"),
             batch_size=bench.cfg.get("batch_size", 128),
         )

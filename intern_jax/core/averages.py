@@ -31,7 +31,8 @@ def whole(value: jax.Array) -> Average:
 
 def coupling(loss: F) -> F:
     """Mark a loss that couples the rows of a batch: accumulation over micro-batches would change it."""
-    loss.couples_rows = True  # type: ignore[attr-defined]
+    marked: Any = loss
+    marked.couples_rows = True
     return loss
 
 

@@ -131,8 +131,13 @@ class Layout:
 
     @property
     def table(self) -> pathlib.Path:
-        """GV-B's figures, not rounded; a page with the suffix .html lies beside it."""
+        """GV-B's figures, not rounded."""
         return self.workdir / "table.csv"
+
+    @property
+    def table_page(self) -> pathlib.Path:
+        """The page of GV-B's table."""
+        return self.workdir / "table.html"
 
     @property
     def mini_table(self) -> pathlib.Path:

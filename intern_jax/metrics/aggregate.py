@@ -76,6 +76,8 @@ def of(scores: Sequence[float], errors: Sequence[float] = ()) -> Aggregate:
 
 def of_figures(figures: Mapping[str, Any]) -> Aggregate:
     """The aggregate of stored figures {"mean", "sd", "standard_error", "n"}; the middle two may be missing or None."""
-    known = {name: figures.get(name) for name in ("sd", "standard_error")}
-    known = {name: math.nan if value is None else float(value) for name, value in known.items()}
-    return Aggregate(mean=float(figures["mean"]), n=int(figures.get("n", 1)), **known)
+    sd, error = (
+        math.nan if (value := figures.get(name)) is None else float(value)
+        for name in ("sd", "standard_error")
+    )
+    return Aggregate(float(figures["mean"]), sd, error, int(figures.get("n", 1)))

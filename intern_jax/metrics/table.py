@@ -9,6 +9,7 @@ N images, H, W size, K classes. Percentages are in percent, as tables show them.
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -54,16 +55,25 @@ class Metric:
         """↑ where higher is better, else ↓."""
         return "↑" if self.higher_is_better else "↓"
 
-    def summary(self, per_image: np.ndarray) -> dict[str, object]:
+    def of_images(self, prediction: np.ndarray, rows: Rows, num_classes: int) -> np.ndarray:
+        """Statistics [N,...] of N images. UserError for a metric of boxes."""
+        if self.statistics is None:
+            raise self._needs_boxes()
+        return self.statistics(prediction, rows, num_classes)
+
+    def _needs_boxes(self) -> UserError:
+        return UserError(f"metric {self.name}: needs boxes; give them by --boxes=ROW=FILE")
+
+    def summary(self, per_image: np.ndarray) -> dict[str, Any]:
         """{"score", "standard_error", "scores": {figure: value}, "n_test"} of statistics [N,...]."""
         if self.figures is None:
-            raise UserError(f"metric {self.name}: needs boxes; give them by --boxes=ROW=FILE")
-        scores = {name: float(v) for name, v in self.figures(per_image.sum(axis=0)).items()}
+            raise self._needs_boxes()
+        figures = self.figures
+        scores = {name: float(v) for name, v in figures(per_image.sum(axis=0)).items()}
         first = next(iter(scores))
         if self.error == "binomial":
             error = 100 * uncertainty.binomial_error(scores[first] / 100, len(per_image))
         else:
-            figures = self.figures
             error = uncertainty.bootstrap_error(
                 per_image, lambda sums: np.asarray(figures(sums)[first]), replicates=REPLICATES
             )

@@ -132,7 +132,7 @@ def _scan(
     x, statistics = jax.lax.scan(_remat(body, policy, items), x, items)
     for index, block in enumerate(run):
         for name, stacked in statistics.items():
-            own = jax.tree.map(lambda array: array[index], stacked)  # noqa: B023
+            own = jax.tree.map(lambda array, index=index: array[index], stacked)
             block.put_variable(STATISTICS, name, own)
     return x
 

@@ -150,9 +150,8 @@ class Generalist(nn.Module):
 
     def _transfer(self, main):
         dtype = getattr(main, "dtype", None)
-        return Transfer(
-            main.layer_channels, main.layer_strides, self.parity, tuple(self.sets), dtype
-        )
+        sets = tuple(self.sets or ())
+        return Transfer(main.layer_channels, main.layer_strides, self.parity, sets, dtype)
 
     def __call__(
         self, images: jax.Array, train: bool, task: str | None = None

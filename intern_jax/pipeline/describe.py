@@ -21,6 +21,7 @@ from intern_jax import pipeline
 from intern_jax.core import config as config_lib
 from intern_jax.core import macs, tree
 from intern_jax.core.config import UserError
+from intern_jax.core.layout import StageFiles
 from intern_jax.models import zoo
 from intern_jax.train import checkpoint
 from intern_jax.weights import folder, safetensors
@@ -110,13 +111,14 @@ def describe_checkpoint(path: str | os.PathLike[str]) -> str:
         info = folder.read_info(path / "model.json")
         facts = [[name, json.dumps(value)] for name, value in info.items()]
         return f"{_columns(facts)}\n\n{_safetensors(path / 'weights.safetensors')}"
-    if (path / "model.safetensors").exists():
-        done = json.loads((path / "done.json").read_text()) if (path / "done.json").exists() else {}
+    files = StageFiles(path)
+    if files.model.exists():
+        done = json.loads(files.done.read_text()) if files.done.exists() else {}
         facts = [[name, json.dumps(value)] for name, value in done.items()]
-        return f"{_columns(facts)}\n\n{_safetensors(path / 'model.safetensors')}"
+        return f"{_columns(facts)}\n\n{_safetensors(files.model)}"
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; name a checkpoint or a model folder")
-    return _run_checkpoint(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
+    return _run_checkpoint(files.checkpoints if files.checkpoints.is_dir() else path)
 
 
 def _safetensors(path: pathlib.Path) -> str:

@@ -40,11 +40,9 @@ def score(
     sizes = settings["mesh"] if hosts.everywhere() == 1 else {}
     mesh = mesh_lib.make_mesh(**sizes, devices=jax.local_devices())
     ladder = build_ladder(settings, products, seed)
-    results["records"] += runner.run(
-        settings["benchmark"], ladder, seed, layout.records, mesh, versions()
-    )
+    results["records"] += runner.run(settings["benchmark"], ladder, seed, layout, mesh, versions())
     if first:
-        results["pictures"] = draw_pictures(settings, products, ladder, seed, mesh, layout.pictures)
+        results["pictures"] = draw_pictures(settings, products, ladder, seed, mesh, layout)
 
 
 def build_ladder(
@@ -93,13 +91,13 @@ def draw_pictures(
     ladder: Mapping[str, Any],
     seed: int,
     mesh: jax.sharding.Mesh,
-    folder: pathlib.Path,
+    layout: Layout,
 ) -> list[dict[str, str]]:
     """Draw predictions of the first seed for the report: dense rows, and the amateur's zero-shot words."""
     from intern_jax.benchmark import pictures  # matplotlib again
 
     cfg = settings["benchmark"]
-    made = pictures.of_rows(cfg, ladder, seed, folder, mesh)
+    made = pictures.of_rows(cfg, ladder, seed, layout, mesh)
     zero_shot = cfg.get("zero_shot")
     if zero_shot:
         product = products[zero_shot["stage"]]
@@ -114,6 +112,6 @@ def draw_pictures(
             zero_shot["row"],
             transform["size"],
             transform["context"],
-            folder,
+            layout,
         )
     return made

@@ -176,7 +176,7 @@ def _cell(kinds: list[str], inner: str) -> str:
 def _radar(data: Mapping[str, Any] | None, looks: plots.Looks) -> str:
     title = "Against a published row"
     drawn = plots.radar(data, looks) if data else None
-    if drawn is None:
+    if data is None or drawn is None:
         note = "Drawn where a method has three or more data sets at the published share of labels."
         return section_html(title, "", note)
     against = data["against"].rstrip("†")

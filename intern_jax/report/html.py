@@ -15,6 +15,7 @@ from typing import Any
 
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_text
+from intern_jax.core.layout import Layout
 from intern_jax.metrics import aggregate
 from intern_jax.report import pictures, plots
 from intern_jax.report.style import data_uri
@@ -57,14 +58,15 @@ def write_report(run_dir: str | os.PathLike[str]) -> pathlib.Path:
     is missing or broken.
     """
     run_dir = pathlib.Path(run_dir)
-    path = run_dir / "results.json"
+    layout = Layout.of(run_dir)
+    path = layout.results
     try:
         results = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; a finished `run` writes it") from None
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); run again to write it anew") from None
-    out = run_dir / "report.html"
+    out = layout.report
     write_text(out, page(run_dir, results))
     return out
 
@@ -156,7 +158,7 @@ def _pictures(run_dir: pathlib.Path, results: Mapping[str, Any]) -> Iterable[str
             continue
         listed.add(path)
         yield _picture(path, entry.get("title"))
-    for path in sorted((run_dir / "pictures").glob("*.npz")):
+    for path in sorted(Layout.of(run_dir).pictures.glob("*.npz")):
         if path.resolve() not in listed and not path.name.endswith(".tmp.npz"):
             yield _picture(path, None)
 

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from intern_jax.metrics import aggregate
@@ -24,16 +25,19 @@ Record = Mapping[str, Any]
 RADAR_TOP = 2.0
 FLIPPED = "Where lower is better the axis is flipped."
 SCRATCH = "scratch"  # the method that others are compared with
-Looks = dict[str, dict[str, str]]  # {label of a line: colour, dash and marker}
-Series = dict[str, tuple[list[float], list[float]]]
+Looks = dict[str, dict[str, Any]]  # {label of a line: colour, dash and marker}
+Points = tuple[Sequence[float], Sequence[float]]
+Series = dict[str, Points]
 # The style of a published figure among curves.
-_PUBLISHED = {
+_PUBLISHED: dict[str, Any] = {
     **{"linestyle": "none", "marker": "D", "markersize": 6.5},
     **{"markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 1.3},
 }
 # Scalars that describe the run and not what is learned.
-_OPERATIONAL = ("step", "gradient_norm", "learning_rate", "bad_steps", "bad_total", "scale")
-_OPERATIONAL += ("images_per_second", "data_wait", "mfu", "logit_scale")
+_OPERATIONAL = (
+    *("step", "gradient_norm", "learning_rate", "bad_steps", "bad_total", "scale"),
+    *("images_per_second", "data_wait", "mfu", "logit_scale"),
+)
 
 
 def read_metrics(path: pathlib.Path) -> Series:
@@ -55,8 +59,10 @@ def read_metrics(path: pathlib.Path) -> Series:
                 continue
             if math.isfinite(value):
                 found[name][row["step"]] = float(value)
+    in_order = {name: sorted(points.items()) for name, points in found.items()}
     return {
-        name: tuple(zip(*sorted(points.items()), strict=True)) for name, points in found.items()
+        name: (tuple(step for step, _ in points), tuple(value for _, value in points))
+        for name, points in in_order.items()
     }
 
 
@@ -81,12 +87,12 @@ def learning_curves(histories: Mapping[str, Series]) -> bytes | None:
         return png(figure)
 
 
-def _is_measure(name: str, points: tuple[list[float], list[float]]) -> bool:
+def _is_measure(name: str, points: Points) -> bool:
     """Whether a scalar is a share such as an accuracy: its values are in [0, 1] and do not fall overall."""
     values = np.asarray(points[1], float)
     third = max(len(values) // 3, 1)
     rises = values[-third:].mean() >= values[:third].mean()
-    return name != "loss" and rises and bool(((values >= 0) & (values <= 1)).all())
+    return name != "loss" and bool(rises) and bool(((values >= 0) & (values <= 1)).all())
 
 
 def _curves(axis: Axes, title: str, terms: Series) -> None:
@@ -286,6 +292,7 @@ def radar(data: Mapping[str, Any], looks: Looks) -> bytes | None:
         # Fixed margins leave room for the names left, right and above, and for the legend.
         figure = Figure(figsize=(10.0, 5.8))
         axis = figure.add_axes((0.15, 0.07, 0.5, 0.86), projection="polar")
+        assert isinstance(axis, PolarAxes)  # by its projection
         axis.set_theta_zero_location("N")
         axis.set_theta_direction(-1)
         axis.set_ylim(0, top)
@@ -341,7 +348,7 @@ def _grid(count: int, columns: int, height: float) -> tuple[Figure, Sequence[Axe
     rows = math.ceil(count / columns)
     width = {1: 5.5, 4: 12.0}.get(columns, 10.5)
     figure = Figure(figsize=(width, rows * height), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis in axes[count:]:
         axis.set_visible(False)
     return figure, axes[:count]

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
 
 INK = "#1f2933"
 MUTED = "#6b7785"
@@ -23,7 +28,7 @@ METHOD_COLORS = {
 # Colours for other labels; they differ in the common forms of colour blindness.
 COLORS = ("#2353b0", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a4fbe", "#6b7785")
 
-_RC = {
+_RC: dict[RcKeyType, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
     "text.color": INK,
@@ -44,7 +49,7 @@ _RC = {
 }
 
 
-def style() -> object:
+def style() -> AbstractContextManager[None]:
     """A context in which figures have this style; the user's own settings are not changed."""
     return matplotlib.rc_context(_RC)
 

@@ -6,7 +6,7 @@ step makes its outputs in eval mode (pictures that differ at every step), or tho
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -49,9 +49,8 @@ class FrozenBackbone(Stage):
         self.backbone, self.size = backbone, size
         self.frozen = {} if backbone is None else backbone.variables
         self.model = TaskHead(family, num_classes, head, settings)
-        recipe = self.task.recipe(head)
-        self.weights = recipe.weights
-        self.loss_of = config_lib.bind(recipe.loss)
+        loss, self.weights = self.task.recipe(head)
+        self.loss_of = config_lib.bind(loss)
         self.batch_coupled = couples_rows(self.loss_of)
 
     def init(self, key, batch):
@@ -73,7 +72,7 @@ class FrozenBackbone(Stage):
         out = self.backbone.build().apply(frozen, pictures, train=False, task=branch)
         return jax.lax.stop_gradient({name: out[name] for name in names if name in out})
 
-    def _size(self, rows: Mapping[str, jax.Array]) -> tuple[int, int]:
+    def _size(self, rows: Mapping[str, jax.Array]) -> Sequence[int]:
         return self.size or rows["image"].shape[1:3]
 
     def loss(self, context):
@@ -102,8 +101,9 @@ class FrozenBackbone(Stage):
         self, frozen: Any, params: Any, extra: Any, rows: Mapping[str, jax.Array]
     ) -> jax.Array:
         """The head's output of rows."""
-        features = self.features(frozen, rows)
-        return self.model.apply({"params": params, **extra}, features, self._size(rows), False)
+        features, variables = self.features(frozen, rows), {"params": params, **extra}
+        out: Any = self.model.apply(variables, features, self._size(rows), False)
+        return out
 
     @functools.cached_property
     def finished(self):

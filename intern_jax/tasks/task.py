@@ -100,10 +100,10 @@ class Task:
         """A decoder's settings with what a data set says of itself, where the settings do not say it."""
         return dict(settings)
 
-    def recipe(self, head: str) -> Recipe:
-        """How the head of that name is trained."""
+    def recipe(self, head: str) -> tuple[Mapping[str, Any], Mapping[str, float]]:
+        """How the head of that name is trained: the spec of its loss, and weights of its terms."""
         found = self.recipes.get(head, Recipe())
-        return found if found.loss else dataclasses.replace(found, loss=self.loss)
+        return found.loss or self.loss, found.weights
 
     # --- training ---------------------------------------------------------------------------------
 

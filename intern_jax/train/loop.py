@@ -19,7 +19,7 @@ import logging
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -27,6 +27,7 @@ import numpy as np
 from intern_jax.core import hosts, keys, tree
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
+from intern_jax.core.layout import StageFiles
 from intern_jax.train import guard, optim, settings
 from intern_jax.train import state as state_lib
 from intern_jax.train.beginning import Beginning
@@ -41,6 +42,7 @@ from intern_jax.train.step import check_accumulation, scalars_of
 from intern_jax.train.writers import Progress, Writer
 
 log = logging.getLogger(__name__)
+S = TypeVar("S", bound=Stage)
 
 # How many steps the host may be ahead of the device: enough to keep it busy, but few enough that data waits, stops
 # and profiles are seen when they happen.
@@ -109,10 +111,10 @@ def fit(
     )
 
 
-class Trainer:
+class Trainer(Generic[S]):
     """A stage with its compiled step. Its fits may differ in length, rate, seed and data, but not in shapes."""
 
-    def __init__(self, stage: Stage, cfg: Mapping[str, Any], mesh: jax.sharding.Mesh):
+    def __init__(self, stage: S, cfg: Mapping[str, Any], mesh: jax.sharding.Mesh):
         self.stage, self.cfg, self.mesh = stage, settings.check(cfg), mesh
         self._given = dict(cfg)
         check_accumulation(stage, self.cfg["accumulate"])
@@ -189,7 +191,7 @@ def _checkpoints(
     if not cfg["checkpoint_every"]:
         yield None
         return
-    checkpoints = Checkpoints(folder / "checkpoints", cfg["keep"], cfg["keep_every"])
+    checkpoints = Checkpoints(StageFiles(folder).checkpoints, cfg["keep"], cfg["keep_every"])
     try:
         yield checkpoints
     finally:
@@ -218,7 +220,7 @@ class _Run:
         self.key = mesh_lib.put_everywhere(mesh, keys.key_for(cfg["seed"], "train"))
         self.writer = Writer(folder, clu=cfg["clu_writer"])
         self.progress = Progress(self.name, cfg["steps"], quiet=folder is None)
-        self.profile = Profile(folder and folder / "profile", cfg["profile"])
+        self.profile = Profile(folder and StageFiles(folder).profile, cfg["profile"])
         self.meter = Meter(0, mesh.size, mesh_lib.batch_rows(mesh)[1])
         self.stop = hosts.StopVote()
         self.compiling: concurrent.futures.Future | None = None

@@ -16,10 +16,10 @@ from rich.text import Text
 
 from intern_jax.core import hosts
 from intern_jax.core.config import UserError
+from intern_jax.core.layout import StageFiles
 
 log = logging.getLogger(__name__)
 LOG_EVERY_SECONDS = 15.0
-ROWS = "metrics.jsonl"
 
 
 class Writer:
@@ -43,7 +43,7 @@ class Writer:
             make = CluWriter.maker(clu)
             self.clu = CluWriter(clu, make, folder / "clu") if hosts.is_main() else None
         self.files = _Files(folder) if hosts.is_main() else None
-        self.history = _read(folder / ROWS)
+        self.history = _read(StageFiles(folder).metrics)
         if start is not None:
             self.cut(start)
 
@@ -76,7 +76,7 @@ class _Files:
     """A run's rows as metrics.jsonl and in TensorBoard's event files, as far as the disk has room."""
 
     def __init__(self, folder: pathlib.Path):
-        self.path, self.boards = folder / ROWS, folder / "tensorboard"
+        self.path, self.boards = StageFiles(folder).metrics, folder / "tensorboard"
         self.file: TextIO | None = None
         self.board: _Board | None = None
         self._failing = False

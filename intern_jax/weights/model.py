@@ -220,7 +220,9 @@ class Model:
             for row, size in zip(rows, sizes, strict=True)
         ]
 
-    def outputs(self, images: jax.Array, branch: str, names: Sequence[str]) -> dict[str, jax.Array]:
+    def outputs(
+        self, images: jax.Array | np.ndarray, branch: str, names: Sequence[str]
+    ) -> dict[str, jax.Array]:
         """Chosen outputs of canvases uint8 [B,S,S,3], in eval mode, left on the device.
 
         Compiled once per network, branch, names and shape.
@@ -301,7 +303,8 @@ def _answers(same: Same, branch: str, mean: tuple, std: tuple, head: str) -> Cal
     @jax.jit
     def apply(backbone, variables, images):
         x = normalise(images, mean, std)
-        out = same.module.apply(backbone, x, train=False, task=branch)
-        return task.finish(module.apply(variables, out, x.shape[1:3]))
+        features = same.module.apply(backbone, x, train=False, task=branch)
+        out: Any = module.apply(variables, features, x.shape[1:3])
+        return task.finish(out)
 
     return apply

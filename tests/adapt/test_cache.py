@@ -175,11 +175,12 @@ def test_what_the_values_depend_on_is_in_the_name(backbone):
     jax.tree.leaves(variables)[0].flat[0] += 1e-3
     relabelled = Pictures()
     relabelled.labels = relabelled.labels[::-1]
+    pictures = dataclasses.replace(backbone.preprocess, mean=(0.1, 0.2, 0.3))
     for one, of, transform, outputs in [
         (backbone, source, LABELLED, ("pooled",)),
         (dataclasses.replace(backbone, name="other"), source, LABELLED, ("pooled",)),
         (dataclasses.replace(backbone, variables=variables), source, LABELLED, ("pooled",)),
-        (dataclasses.replace(backbone, mean=(0.1, 0.2, 0.3)), source, LABELLED, ("pooled",)),
+        (dataclasses.replace(backbone, preprocess=pictures), source, LABELLED, ("pooled",)),
         (backbone, Pictures(20), LABELLED, ("pooled",)),
         (backbone, relabelled, LABELLED, ("pooled",)),
         (backbone, source, LABELLED | {"size": 24}, ("pooled",)),

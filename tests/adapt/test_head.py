@@ -164,7 +164,7 @@ def test_answers_do_not_depend_on_the_batch(fit):
             np.testing.assert_array_equal(logits.argmax(-1), own.argmax(-1))
 
 
-def test_fits_follow_their_seed(fit):
+def test_fits_follow_their_seed():
     short = SEGMENTATION["cfg"] | {"steps": 2}
     made = [tree.names(train(Blocks(40), seed, cfg=short).params) for seed in (1, 1, 2)]
     for name, array in made[0].items():

@@ -2,6 +2,7 @@
 
 import csv as csv_lib
 import io
+import itertools
 import json
 import math
 
@@ -222,7 +223,7 @@ def test_text_keeps_to_its_width_and_holds_the_cells_of_markdown():
         if " KITTI " in line
     ]
     cells_of_kitti = list(cells(markdown(rows))["KITTI"].values())[3:]
-    assert sum(kitti, []) == " ".join(cells_of_kitti).split()
+    assert [*itertools.chain(*kitti)] == " ".join(cells_of_kitti).split()
 
 
 def test_names_break_neither_line_nor_cell_nor_page():

@@ -16,6 +16,7 @@ from intern_jax.benchmark.runner import Recorder
 from intern_jax.benchmark.scores import cells, render, table
 from intern_jax.benchmark.scores import record as record_lib
 from intern_jax.core.config import UserError
+from intern_jax.core.layout import Layout
 from intern_jax.families import table as families_table
 from intern_jax.metrics.table import Metric
 from intern_jax.report import html
@@ -184,7 +185,7 @@ def test_a_damaged_file_is_named_in_one_line(tmp_path, content, message):
 
 
 def test_a_missing_file_or_folder_is_named(tmp_path):
-    with pytest.raises(UserError, match="nothing.json: cannot be read .*; delete the file"):
+    with pytest.raises(UserError, match=r"nothing\.json: cannot be read .*; delete the file"):
         record_lib.read(tmp_path / "nothing.json")
     with pytest.raises(UserError, match="nowhere: no such folder; a benchmark run makes it"):
         record_lib.read_folder(tmp_path / "nowhere")
@@ -212,11 +213,13 @@ def test_a_record_is_made_once_and_a_record_of_version_1_is_not_made_anew(tmp_pa
         return {"score": 0.5, "standard_error": 0.01, "scores": {"rmse": 0.5}, "l2": 0.1}
 
     key = {name: value for name, value in NEW.items() if name != "score"} | {"head": "a b/c"}
-    recorder = Recorder(tmp_path, {"intern_jax": "0.1"})
+    layout = Layout.of(tmp_path)
+    layout.records.mkdir()
+    recorder = Recorder(layout, {"intern_jax": "0.1"})
     first, again = recorder(key, make), recorder(key, make)
     assert len(calls) == 1 and first.plain() == again.plain()
     assert first.facts == {"l2": 0.1} and first.versions == {"intern_jax": "0.1"}
-    (path,) = tmp_path.glob("*.json")
+    (path,) = layout.records.glob("*.json")
     assert path.name == f"rooms_depth-amateur-a_b_c-0.1-0-1-{first.config_digest[:12]}.json"
     old = {**key, "higher_is_better": False, "score": 0.7, "versions": {"intern_jax": "0.0"}}
     write(path, old)
@@ -263,7 +266,7 @@ def test_a_record_of_an_unknown_metric_and_family_is_shown_whole(tmp_path):
 
 
 def test_a_row_names_a_metric_and_a_config_a_family_by_dotted_names(tmp_path, monkeypatch):
-    def statistics(prediction, rows, num_classes):
+    def statistics(prediction, rows, _num_classes):
         return np.stack([np.ones(len(prediction)), (prediction - rows["tint"]) ** 2], axis=1)
 
     def figures(sums):
@@ -281,7 +284,9 @@ def test_a_row_names_a_metric_and_a_config_a_family_by_dotted_names(tmp_path, mo
     per_image = statistics(np.array([0.1, 0.2]), {"tint": np.array([0.2, 0.1])}, 0)
     key = {"task": row.name, "family": row.family, "metric": row.metric, "method": "ours"}
     key |= {"fraction": 0.1, "seed": 0, "draw": 0}
-    made = Recorder(tmp_path, {})(key, lambda: module.PSNR.summary(per_image))
+    layout = Layout.of(tmp_path)
+    layout.records.mkdir()
+    made = Recorder(layout, {})(key, lambda: module.PSNR.summary(per_image))
     assert (made.metric, made.family_short, made.score) == ("psnr", "COL", pytest.approx(20.0))
     assert table.sheet([made]).rows == [["paintings", "PSNR dB ↑", "2", "20.00 (0.00)"]]
     with pytest.raises(UserError, match="outside:COLOUR is a Family, no Metric"):

@@ -32,9 +32,10 @@ def ask(tmp_path_factory) -> Callable[..., Answer]:
         folder = tmp_path_factory.mktemp(name)
         np.savez(folder / "asked.npz", **arrays)
         script = pathlib.Path(__file__).parent / "scripts" / f"{name}.py"
-        # -I: their packages alone, nothing of this environment.
+        # -I: their packages alone, nothing of this environment. One thread: beside others, two wait for one another.
         command = [python, "-I", script, folder / "answer.npz", folder / "asked.npz", *arguments]
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        env = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         with np.load(folder / "answer.npz", allow_pickle=False) as answer:
             return dict(answer)

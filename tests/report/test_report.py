@@ -196,7 +196,7 @@ def test_metrics_of_a_resumed_and_killed_run(tmp_path):
 def drawn_panels(records, monkeypatch):
     """What label_efficiency draws of records, before it is drawn."""
     found = []
-    monkeypatch.setattr(plots, "efficiency_panels", lambda panels, looks, **_: found.extend(panels))
+    monkeypatch.setattr(plots, "efficiency_panels", lambda panels, *_, **__: found.extend(panels))
     plots.label_efficiency(records)
     return found
 

@@ -49,8 +49,10 @@ class Views(Stage):
         return Tower().init(key, batch["task"]["image"])
 
     def embed(self, context):
+        def see(params, x):
+            return unit(Tower().apply({"params": params}, x))
+
         images = context.batch["task"]["image"]
-        see = lambda params, x: unit(Tower().apply({"params": params}, x))  # noqa: E731
         one, other = see(context.params, images), see(context.params, images[:, :, ::-1])
         followed = jax.lax.stop_gradient(see(context.average, images))
         apart = mean(((one - followed) ** 2).sum(-1))

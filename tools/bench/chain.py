@@ -80,10 +80,10 @@ def main() -> None:
                     turns[name].append(found)
     note = f"The other checkout: commit {measured.commit(sides['other'])}. {args.steps} steps per turn."
     results: dict[str, Any] = {stage: compare(turns, stage) for stage in stages}
-    found = table(results, args.pairs, {"notes": [note], **given})
-    print(found.markdown())
+    made = table(results, args.pairs, {"notes": [note], **given})
+    print(made.markdown())
     if args.out:
-        found.write(args.out)
+        made.write(args.out)
 
 
 def table(

@@ -11,7 +11,7 @@ import grain
 import numpy as np
 
 from intern_jax.data.batches.mixture import Groups
-from intern_jax.data.make.views import Row, classification
+from intern_jax.data.make.views import Arrays, classification
 from intern_jax.data.schema.sample import Sample
 
 
@@ -45,7 +45,7 @@ class Held(RuntimeError):
         self.lock = threading.Lock()
 
 
-def failing(sample: Sample, rng: np.random.Generator, size: int) -> Row:
+def failing(sample: Sample, rng: np.random.Generator, size: int) -> Arrays:
     """A view; of class 1, of which no source's first sample is, an error that cannot be pickled."""
     if sample["label"] == 1:
         raise Held("cannot go on")

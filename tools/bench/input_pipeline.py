@@ -12,8 +12,8 @@ crop (side uniform in .45 to 1, aspect up to 4/3, antialiased bilinear) and a mi
   torch     DataLoader(num_workers=0) over a Dataset that does the same with Pillow by hand and torchvision's
             PILToTensor; the same windows and without torchvision's own overhead, so the stronger peer
 
-Rounds take turns (A-B-C-A-B-C ...); figures are medians over rounds. --torch-python names a Python that has torch,
-numpy and Pillow; without it that part is left out. Prints a Markdown table.
+Rounds take turns (A-B-C-A-B-C ...); figures are medians over rounds. --torch-python: a Python with torch, numpy and
+Pillow; by default that of `make peers`, and without either that part is left out. Prints a Markdown table.
 """
 
 import argparse
@@ -103,7 +103,7 @@ def compare(args: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
 def table(result: dict[str, Any], given: dict[str, Any]) -> Measured:
     """The measurement of `compare`'s result."""
     rates, versions = result["images_per_second"], result["versions"]
-    columns = [{"name": "what"}]
+    columns: list[dict[str, Any]] = [{"name": "what"}]
     columns += [{"name": name, "unit": "images/s", "digits": 0} for name in PARTS]
     columns += [{"name": f"pipeline / {name}", "digits": 2} for name in ("decode", "torch")]
     ratios = (result["pipeline_over_decode"], result["pipeline_over_torch"])
@@ -226,8 +226,8 @@ def torch_part(folder: pathlib.Path) -> tuple[Callable[[], Counts], dict[str, st
 
         def __getitem__(self, index):
             path = self.paths[index]
-            with Image.open(path) as picture:
-                picture = picture.convert("RGB")
+            with Image.open(path) as opened:
+                picture = opened.convert("RGB")
             box = crop(*picture.size, random.random)
             picture = picture.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=box)
             if random.random() < 0.5:

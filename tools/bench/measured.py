@@ -42,8 +42,10 @@ SPREADS = ("sd", "half_interval", "low", "high", "standard_error")
 STYLES = ("percent", "signed", "duration")
 WORDS = ("title", "command", "machine", "date")
 # In the order in which they are written.
-FIELDS = ("title", "command", "machine", "load", "date", "commit", "key", "columns", "rows")
-FIELDS += ("over", "interval", "notes", "raw")
+FIELDS = (
+    *("title", "command", "machine", "load", "date", "commit", "key", "columns", "rows"),
+    *("over", "interval", "notes", "raw"),
+)
 LEFT_OUT = {"load": "", "key": 1, "over": "", "interval": "", "notes": (), "raw": None}
 NONE = "-"
 

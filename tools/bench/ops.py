@@ -6,7 +6,8 @@
 Forms: `native`, XLA's own operation, as accelerators run it; `rows`, for depthwise, shifted multiply-adds whose kernel
 gradient is a loop over the rows of the map (what this package did first); `cpu`, what it does now; `torch`, channels
 last. float32, two threads. Each form is a process of its own, they take turns, figures are medians over rounds; the
-first call of a turn is not counted. "both" is the value and the gradients of everything.
+first call of a turn is not counted. "both" is the value and the gradients of everything. --torch-python: a Python with
+torch; by default that of `make peers`, and without either that form is left out.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from typing import Any
 from intern_jax.core import memory
 from tools import peers
 from tools.bench import measured
-from tools.bench.measured import Cell, Measured
+from tools.bench.measured import Cell, Column, Measured
 from tools.bench.turns import Turn, answer, rate_of_calls, use_cores
 
 # Operator -> cases: a map [B,H,W,C], kernel side, stride, and output channels of a convolution; or [B,N,heads,D].
@@ -50,7 +51,7 @@ FORMS = {
 }
 
 EVERY = ("native", "rows", "cpu", "torch")
-COLUMNS = (
+COLUMNS: tuple[Column, ...] = (
     {"name": "operator"},
     {"name": "case"},
     {"name": "mode"},

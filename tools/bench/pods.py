@@ -23,7 +23,7 @@ import time
 from typing import Any
 
 from tools.bench import measured
-from tools.bench.measured import Cell, Measured
+from tools.bench.measured import Cell, Column, Measured
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LIMIT = 30 * 60
@@ -50,7 +50,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "dense": True,
     },
 }
-COLUMNS = (
+COLUMNS: tuple[Column, ...] = (
     *({"name": name} for name in ("step", "chips", "remat, scan", "mesh", "images")),
     *({"name": n, "unit": "GiB", "digits": 2} for n in ("arguments", "temporaries", "peak")),
     {"name": "fits"},

@@ -46,8 +46,10 @@ COLUMNS = (
     {"name": "whole process", "unit": "s", "digits": 1},
     {"name": "peak memory", "unit": "MB"},
 )
-KEYS = ("shuffle", "manifest", "import_s", "open_s", "seek_and_first_batch_s", "process_s")
-KEYS += ("peak_rss_mb",)
+KEYS = (
+    *("shuffle", "manifest", "import_s", "open_s", "seek_and_first_batch_s", "process_s"),
+    "peak_rss_mb",
+)
 
 
 def main() -> None:

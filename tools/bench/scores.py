@@ -77,7 +77,7 @@ def table(records: Sequence[Record], **given: Any) -> Measured:
         factors = [_factor(of_task, s) for s in compared]
         heading = metrics.find(first["metric"]).heading
         rows.append([task, heading, first["n_test"], *scores, *factors])
-    columns = [{"name": "task"}, {"name": "metric"}, {"name": "n test"}]
+    columns: list[dict[str, Any]] = [{"name": "task"}, {"name": "metric"}, {"name": "n test"}]
     columns += [
         {"name": f"{m} {100 * f:g}%", "digits": 1, "method": m, "fraction": f} for m, f in shown
     ]
@@ -120,9 +120,12 @@ def _factor(of_task: Mapping[Shown, Sequence[Record]], shown: Shown) -> Cell:
         [float(np.mean([record[field] for record in records])) for records in scratch]
         for field in ("n_train", "score")
     )
-    own = [np.mean([record[field] for record in of_task[shown]]) for field in ("score", "n_train")]
+    score, n_train = (
+        float(np.mean([record[field] for record in of_task[shown]]))
+        for field in ("score", "n_train")
+    )
     better = metrics.find(of_task[shown][0]["metric"]).higher_is_better
-    return str(label_efficiency.label_equivalence(labels, scores, *map(float, own), better))
+    return str(label_efficiency.label_equivalence(labels, scores, score, n_train, better))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def make(root: pathlib.Path) -> dict[pathlib.Path, str]:
     tables, texts = read.tables(root), read.texts(root)
     if FRONT not in texts:
         raise UserError(f"{root / read.TEXT / FRONT}: is missing; it is the front page's text")
-    homes = _homes(texts, tables)
+    homes = _homes(texts)
     if homeless := sorted(tables.keys() - homes.keys()):
         raise UserError(
             f"{root / read.DATA / homeless[0]}.json: no page shows it; write "
@@ -57,7 +57,7 @@ def others(root: pathlib.Path, made: Iterable[pathlib.Path]) -> set[pathlib.Path
     return {*(root / read.FOLDER).glob("*.md")} - {*made, root / read.FOLDER / README}
 
 
-def _homes(texts: Mapping[str, str], tables: Mapping[str, Measured]) -> dict[str, str]:
+def _homes(texts: Mapping[str, str]) -> dict[str, str]:
     """The page on which each file of figures stands with its provenance; the front page is none."""
     homes: dict[str, str] = {}
     for page, template in texts.items():

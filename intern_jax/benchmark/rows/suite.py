@@ -63,8 +63,8 @@ def listing(names: Sequence[str], data: str | os.PathLike) -> str:
         classes = str(row.num_classes or "-")
         facts = (row.name, row.family, row.metric, classes, row.sizes, row.licence, row.key)
         lines.append((*facts, found if ready else "not ready"))
-    head = ("row", "family", "metric", "classes", "train / test", "licence", "an example is")
-    head += (f"below {data}",)
+    facts = ("row", "family", "metric", "classes", "train / test", "licence", "an example is")
+    head = (*facts, f"below {data}")
     table = [head, *lines]
     widths = [max(len(line[i]) for line in table) for i in range(len(head))]
     rows = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in table]

@@ -81,7 +81,8 @@ def of(records: Iterable[Record], figures: Mapping[str, Sequence[str]] | None = 
 
 
 def _cell(records: Sequence[Record], figure: str) -> Cell:
-    first, values = records[0], [record.figure(figure) for record in records]
+    first = records[0]
+    values = [value for record in records if (value := record.figure(figure)) is not None]
     # A record's error is of its score: of the one figure of several that equals it.
     main = not figure or all(record.score == record.figure(figure) for record in records)
     return Cell(

@@ -58,7 +58,8 @@ def text(sheet: Sheet, width: int | None = None) -> str:
     if not sheet.rows:
         return EMPTY
     columns = list(zip(sheet.head, *sheet.rows, strict=True))
-    stub, blocks = columns[: sheet.stub], []
+    stub = columns[: sheet.stub]
+    blocks: list[list[tuple[str, ...]]] = []
     for column in columns[sheet.stub :]:
         if not blocks or (width and _width([*stub, *blocks[-1], column]) > width):
             blocks.append([])

@@ -22,4 +22,4 @@ def score(
         raise UserError(f"{row.name}: the model's outputs are not finite; lower its learning rate")
     metric = table.find(row.metric, f"{row.name}.metric")
     prediction = tasks.find(row.family).prediction(out)
-    return metric.summary(metric.statistics(prediction, arrays, num_classes))
+    return metric.summary(metric.of_images(prediction, arrays, num_classes))

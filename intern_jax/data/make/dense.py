@@ -295,5 +295,10 @@ def bilinear(array: np.ndarray, size: Size) -> np.ndarray:
         share = (at - low).astype(array.dtype)
         share = share.reshape((1,) * axis + (count,) + (1,) * (array.ndim - axis - 1))
         high = np.minimum(low + 1, side - 1)
-        array = array.take(low, axis) * (1 - share) + array.take(high, axis) * share
+        # In place: the maps of many classes at a large picture's size are gigabytes.
+        made, upper = array.take(low, axis), array.take(high, axis)
+        made *= 1 - share
+        upper *= share
+        made += upper
+        array = made
     return array

@@ -93,10 +93,10 @@ def convert(
         return _folder_to_file(source, out, model, to, task)
     if model is None:
         raise UserError(f"{source}: name the network that it holds, such as --model=resnet50")
-    given = {"canvas": canvas, "resize": resize, "crop": crop, "interpolation": interpolation}
-    given |= {"mean": mean, "std": std}
-    given = {name: value for name, value in given.items() if value is not None}
-    Preprocess(**{"canvas": 224} | given)  # a mistake shows before a large file is read
+    named: dict[str, Any] = {"canvas": canvas, "resize": resize, "crop": crop}
+    named |= {"interpolation": interpolation, "mean": mean, "std": std}
+    given = {name: value for name, value in named.items() if value is not None}
+    Preprocess(**({"canvas": 224} | given))  # a mistake shows before a large file is read
     try:
         found = from_published(state_of(_read(source)), model, layout, prefix, canvas)
         head = _checked_head(found, classes)
