@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
             "seeds": (0,),
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             "compute_dtype": "auto",
-            "workers": 0,  # processes a host that make batches; 0: threads. Batches are the same
+            "workers": 0,  # processes per host that make batches; 0 uses threads. Batches are the same
             "backbone": {"name": "embedded"},
             "stages": ("amateur", "expert_cls", "expert_dense", "generalist"),
             "amateur": amateur(steps=280),

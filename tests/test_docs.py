@@ -1,5 +1,6 @@
 """The documents name what is there: files, make targets, and the names that a config may use."""
 
+import ast
 import pathlib
 import re
 
@@ -69,6 +70,19 @@ def blocks(path: pathlib.Path) -> list[str]:
     fenced = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
     lines = "\n".join([*fenced, *re.findall(r"^    (.*)$", text, re.MULTILINE)]).splitlines()
     return [line.split("#")[0] for line in lines if line.startswith("make ")]
+
+
+def test_the_tree_names_every_room():
+    source = ast.parse((ROOT / "tests" / "test_imports.py").read_text())
+    (rooms,) = [
+        ast.literal_eval(node.value)
+        for node in source.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "ROOMS"
+    ]
+    named = spans(ROOT / "docs" / "architecture.md")
+    for room in rooms:
+        path = room.replace(".", "/")
+        assert {f"{path}/", f"{path}.py"} & {*named}, f"docs/architecture.md: no room {path}"
 
 
 def test_the_table_of_names_is_that_of_the_package():

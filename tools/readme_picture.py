@@ -38,6 +38,7 @@ def draw(run: pathlib.Path) -> PIL.Image.Image:
 
 
 def main() -> None:
+    """Draw the picture at two thirds of its size, with few colours."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=pathlib.Path, help="the folder of a finished quickstart")
     parser.add_argument("out", type=pathlib.Path, help="the PNG to write")
@@ -46,7 +47,10 @@ def main() -> None:
     small = sheet.resize(
         (sheet.width * 2 // 3, sheet.height * 2 // 3), PIL.Image.Resampling.LANCZOS
     )
-    small.quantize(COLORS).save(args.out, optimize=True)
+    palette = small.quantize(COLORS)
+    small.quantize(palette=palette, dither=PIL.Image.Dither.FLOYDSTEINBERG).save(
+        args.out, optimize=True
+    )
 
 
 if __name__ == "__main__":

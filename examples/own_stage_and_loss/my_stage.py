@@ -1,4 +1,4 @@
-"""A stage of one's own: which way is up? A backbone learns to tell how far a picture is turned.
+"""Your own stage: a backbone learns to tell by how many quarter turns a picture is rotated.
 
 RotNet (arXiv 1803.07728): no labels are read. Legend: B batch, S side of the pictures.
 """
@@ -22,7 +22,7 @@ TURNS = 4
 
 
 class Turned(nn.Module):
-    """A backbone and a classifier of the quarter turns. "backbone" is the name that other stages start from."""
+    """A backbone and a classifier of the quarter turns. Other stages start from the name "backbone"."""
 
     backbone_spec: Mapping[str, Any]
 
@@ -35,7 +35,7 @@ class Turned(nn.Module):
 
 
 class Rotations(Stage):
-    """Reads groups of pictures; may start from an earlier stage's backbone, bound to the role of that name."""
+    """A stage that reads groups of pictures. An earlier stage's backbone may be bound to the role "backbone"."""
 
     kinds = ("cls",)
     roles: Mapping[str, Role] = {"backbone": Role()}
@@ -64,7 +64,7 @@ class Rotations(Stage):
                 mutable=list(extra),
                 rngs={"dropout": context.key},
             )
-            # A pass returns the collections that it wrote; the others stay.
+            # A forward pass returns the collections that it wrote; the others stay.
             extra = {**extra, **new}
             right = mean(jnp.argmax(logits, axis=-1) == label)
             terms = averages.merge(terms, {"rotation": self.measured(logits, label)})
@@ -80,6 +80,6 @@ class Rotations(Stage):
 
 
 def turned(images_BxSxSx3: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Every picture at all four quarter turns [4B,S,S,3], and which turn it is [4B]."""
+    """(every picture at all four quarter turns [4B,S,S,3], the number of its turns [4B])."""
     every = [jnp.rot90(images_BxSxSx3, turns, axes=(1, 2)) for turns in range(TURNS)]
     return jnp.concatenate(every), jnp.repeat(jnp.arange(TURNS), len(images_BxSxSx3))

@@ -1,12 +1,12 @@
 """Every file name of a workdir in one object.
 
-WORKDIR/results.json, report.html     what a run was worth, for programs and for people
+WORKDIR/results.json, report.html     the results of a run, for programs and for people
 WORKDIR/records/*.json                one file per score
 WORKDIR/seed0/STAGE-KEY/              a stage: key.json, model.safetensors, done.json, and what the loop writes
 WORKDIR/model/                        the last stage's backbone as a model folder
 WORKDIR/pictures/*.npz                predictions that the report draws
 WORKDIR/compiled/, unfinished/        compiled programs; checkpoints of fits that are not done
-WORKDIR/features/, lists/             of `benchmark`: frozen features, and which labels a fraction holds
+WORKDIR/features/, lists/             of `benchmark`: frozen features, and the labels in each fraction
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ class StageFiles:
 
     @property
     def key(self) -> pathlib.Path:
-        """What the stage's key is the digest of."""
+        """The content whose digest is the stage's key."""
         return self.folder / "key.json"
 
     @property
@@ -37,17 +37,17 @@ class StageFiles:
 
     @property
     def metrics(self) -> pathlib.Path:
-        """A line of JSON per logged step."""
+        """The scalars: one line of JSON per logged step."""
         return self.folder / "metrics.jsonl"
 
     @property
     def checkpoints(self) -> pathlib.Path:
-        """A folder per saved step."""
+        """The checkpoints: one folder per saved step."""
         return self.folder / "checkpoints"
 
     @property
     def profile(self) -> pathlib.Path:
-        """Traces of profiled steps."""
+        """The traces of profiled steps."""
         return self.folder / "profile"
 
 
@@ -59,11 +59,11 @@ class Layout:
 
     @classmethod
     def of(cls, workdir: str | os.PathLike[str]) -> "Layout":
-        """The layout of a folder, there or not."""
+        """The layout of a folder, which need not exist."""
         return cls(pathlib.Path(workdir))
 
     def make(self) -> "Layout":
-        """Make the workdir itself."""
+        """Create the workdir."""
         self.workdir.mkdir(parents=True, exist_ok=True)
         return self
 
@@ -72,11 +72,11 @@ class Layout:
         return self.workdir / f"seed{seed}"
 
     def stage(self, seed: int, name: str, key: str) -> StageFiles:
-        """One stage's files."""
+        """The files of one stage."""
         return StageFiles(self.seed(seed) / f"{name}-{key}")
 
     def below(self, path: pathlib.Path) -> str:
-        """A path as the workdir's files name it: relative, with slashes."""
+        """A path in the form in which files of the workdir name it: relative, with slashes."""
         return path.relative_to(self.workdir).as_posix()
 
     @property
@@ -91,12 +91,12 @@ class Layout:
 
     @property
     def records(self) -> pathlib.Path:
-        """A file per score."""
+        """The records: one file per score."""
         return self.workdir / "records"
 
     @property
     def unfinished(self) -> pathlib.Path:
-        """What long fits go on from after a kill."""
+        """The checkpoints from which long fits resume after a kill."""
         return self.workdir / "unfinished"
 
     @property
@@ -131,7 +131,7 @@ class Layout:
 
     @property
     def table(self) -> pathlib.Path:
-        """GV-B's figures, unrounded."""
+        """GV-B's figures, not rounded."""
         return self.workdir / "table.csv"
 
     @property
@@ -141,5 +141,5 @@ class Layout:
 
     @property
     def mini_table(self) -> pathlib.Path:
-        """The mini rows' figures, unrounded."""
+        """The figures of the mini rows, not rounded."""
         return self.workdir / "mini.csv"

@@ -1,6 +1,6 @@
-"""Dotted names that a config may use: their stable addresses, and where they stood in earlier versions.
+"""The dotted names that a config may use: their stable addresses, and their addresses in earlier versions.
 
-An old name works, and one line says the new one. Checked configs, keys and records have the new names only.
+An old name works, and one line says the new one. Checked configs, keys and records hold the new names only.
 """
 
 import functools
@@ -10,7 +10,7 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-# What a config may name of this package, by use. Whatever else is a public function may be named too, but can move.
+# The names in this package that a config may use, by kind. Other public functions may be named too, but can move.
 PUBLIC: dict[str, tuple[str, ...]] = {
     "stages": (
         "intern_jax.stages.amateur:Amateur",
@@ -44,7 +44,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     ),
 }
 
-# Modules that moved: what was named in the first as module:NAME is in the second.
+# Modules that moved: a name in the first module is now in the second.
 MOVED: dict[str, str] = {
     "intern_jax.data.sources": "intern_jax.data.sources.folder",
     "intern_jax.data.transforms": "intern_jax.data.make.views",
@@ -53,7 +53,7 @@ MOVED: dict[str, str] = {
     "intern_jax.data.tfds_source": "intern_jax.data.sources.tfds",
     "intern_jax.adapt.backbone": "intern_jax.weights.model",
 }
-# Names that moved to a module of their own, or are called otherwise now.
+# Single names that moved to another module, or have another name now.
 RENAMED: dict[str, str] = {
     "intern_jax.data.transforms:dense": "intern_jax.data.make.dense:dense",
     "intern_jax.data.sources:ArrayRecordSource": "intern_jax.data.sources.array_record:ArrayRecordSource",
@@ -65,7 +65,7 @@ RENAMED: dict[str, str] = {
 
 
 def current(name: str) -> str:
-    """The address of a dotted name today; a name that did not move is returned as it is."""
+    """The present address of a dotted name; a name that did not move is returned unchanged."""
     module, colon, attribute = name.partition(":")
     found = RENAMED.get(name) or (f"{MOVED[module]}:{attribute}" if module in MOVED else name)
     if colon and found != name:
@@ -75,7 +75,7 @@ def current(name: str) -> str:
 
 
 def all_current(settings: Any) -> Any:
-    """Plain settings with every {"fn": name} in them at today's address."""
+    """Plain settings in which every {"fn": name} has its present address."""
     if isinstance(settings, Mapping):
         return {
             key: current(value) if key == "fn" and isinstance(value, str) else all_current(value)
@@ -88,5 +88,5 @@ def all_current(settings: Any) -> Any:
 
 @functools.cache
 def _told(old: str, new: str) -> None:
-    """Say it once per name."""
+    """Log the new name, once per old name."""
     log.warning("%s is an old name; write %s", old, new)

@@ -79,7 +79,7 @@ def rules(stage: Stage, graft: Mapping[str, Any] | None) -> list[tuple[str, str]
 
 
 def head_classes(sources: Mapping[str, Any]) -> dict[str, list[tuple[str, int]]]:
-    """Each group's sources with the classes of their heads: 0 where the answers of a family are no classes."""
+    """For each group, (source, number of classes) of its heads; 0 for a family whose answers are not classes."""
     return {
         group: [(s.name, len(s.classes) if families.find(s.family).classes else 0) for s in opened]
         for group, opened in sources.items()
@@ -120,6 +120,6 @@ def spec_of(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def group_of(groups: Iterable[str], *kinds: str) -> str | None:
-    """The first group of the first of these kinds that has one; None where none has."""
+    """The first group of the first of these kinds that has a group; None if none has."""
     groups = list(groups)
     return next((g for kind in kinds for g in groups if kind_of(g) == kind), None)

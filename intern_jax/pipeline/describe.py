@@ -105,7 +105,7 @@ def describe_checkpoint(path: str | os.PathLike[str]) -> str:
     if path.is_file() and path.suffix == ".safetensors":
         return _safetensors(path)
     if (path / "model.json").exists():
-        # The content can be described without the code of its author's own.
+        # The content can be described without the code of its author.
         with contextlib.suppress(folder.NeedsCode):
             folder.load_model(path)
         info = folder.read_info(path / "model.json")

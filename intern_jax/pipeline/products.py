@@ -26,7 +26,7 @@ class Product:
 
     @property
     def folder(self) -> pathlib.Path:
-        """Where all of its files lie."""
+        """The folder of all its files."""
         return self.files.folder
 
     @property

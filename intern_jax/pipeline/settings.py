@@ -134,7 +134,7 @@ class Run(Settings):
     @pydantic.field_validator("families")
     @classmethod
     def _added(cls, given: list[str]) -> list[str]:
-        # First of all fields: the others may name these families.
+        # This field comes first, because the others may name these families.
         return added(given)
 
     @pydantic.field_validator("seeds", "stages")

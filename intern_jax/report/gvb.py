@@ -62,7 +62,7 @@ _EFFICIENCY = (
 def write_page(
     data: Mapping[str, Any], out: str | os.PathLike[str], title: str = "GV-B"
 ) -> pathlib.Path:
-    """Writes the page of `data`, as benchmark/scores/page.py makes it, to the file `out`; returns its path."""
+    """Write the page of `data` (from benchmark/scores/page.py) to the file `out`, and return its path."""
     out = pathlib.Path(out)
     write_text(out, page(data, title))
     return out
@@ -106,7 +106,7 @@ def _subtitle(data: Mapping[str, Any]) -> str:
 
 
 def _spans(data: Mapping[str, Any]) -> list[int]:
-    """The number of the data set that each cell of a row is of."""
+    """For each cell of a row, the number of its data set."""
     return [i for i, column in enumerate(data["columns"]) for _ in column["figures"]]
 
 
@@ -116,7 +116,7 @@ def _table(data: Mapping[str, Any]) -> str:
 
 
 def _head(data: Mapping[str, Any]) -> str:
-    """Three rows: families, data sets, and what their figures are; the mean follows the columns that it is of."""
+    """Three head rows: families, data sets and metrics; a mean follows the columns over which it is taken."""
     columns, average, unit = data["columns"], data["average"], html.escape(data["average"]["unit"])
     families, titles, figures = ["<th></th>"], ["<th></th>"], ["<th></th>"]
     for family in dict.fromkeys(column["family"] for column in columns):

@@ -1,7 +1,7 @@
 """report.html of a run: table, label efficiency, learning curves and pictures in one file.
 
-Reads what the run left in its folder, nothing else: results.json, the metrics of each stage, and
-pictures/*.npz. The page needs no network and no file beside it.
+It reads only the files in the run's folder: results.json, the metrics of each stage, and
+pictures/*.npz. The page needs no network and no other file.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ code { font: 0.92em ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 
 
 def write_report(run_dir: str | os.PathLike[str]) -> pathlib.Path:
-    """Writes run_dir/report.html from run_dir/results.json and returns its path.
+    """Write run_dir/report.html from run_dir/results.json and return its path.
 
-    results.json: {"scores": {"head", "rows", "stub", "notes"} (the table's cells), "records": [...],
+    results.json is {"scores": {"head", "rows", "stub", "notes"} (the table's cells), "records": [...],
     "stages": [{"name", "seed", "digest", "seconds", "history": path below run_dir}], "pictures":
     [{"title", "npz" or "png": path below run_dir}], "config": ..., "versions": ..., "seconds": ...};
-    all but the file itself may be missing. Records of another split than "test" are of held-out
-    training labels: counted, not drawn beside the test scores.
-    Raises UserError for results.json missing or broken.
+    every part may be missing. Records of another split than "test" belong to held-out training
+    labels; they are counted, but not drawn beside the test scores. UserError for a results.json that
+    is missing or broken.
     """
     run_dir = pathlib.Path(run_dir)
     layout = Layout.of(run_dir)
@@ -169,7 +169,7 @@ def _picture(path: pathlib.Path, title: str | None) -> str:
     try:
         arrays = pictures.read(path)
     except UserError as error:
-        # Scores are worth showing even where a picture is damaged.
+        # The report shows the scores even if a picture is damaged.
         return section_html(title or path.stem, "", str(error))
     title = title or str(arrays.get("title", path.stem.replace("_", " ")))
     return section_html(title, image_html(pictures.render(arrays), title))
@@ -211,7 +211,7 @@ def section_html(title: str, body: str, note: str = "") -> str:
 def _table(
     head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Collection[int] = ()
 ) -> str:
-    """`numeric`: positions of the columns of numbers, which are aligned at the right."""
+    """An HTML table; `numeric` are the positions of number columns, which are aligned at the right."""
 
     def cells(tag: str, row: Sequence[str]) -> str:
         out = ""
@@ -229,7 +229,7 @@ def image_html(encoded: bytes, alt: str) -> str:
 
 
 def _inside(run_dir: pathlib.Path, name: str | None) -> pathlib.Path | None:
-    """The file of that name below run_dir, or None: a report shows only its own run."""
+    """The file of that name below run_dir, or None if it is elsewhere: a report shows only its own run."""
     if not name:
         return None
     path = (run_dir / name).resolve()

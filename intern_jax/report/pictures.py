@@ -1,13 +1,14 @@
-"""Grids of pictures with what a model says of them, from .npz files, as PNG bytes.
+"""Grids of pictures with a model's predictions, from .npz files, as PNG bytes.
 
-A file holds `images` uint8 [N,H,W,3], `kind`, a kind of answer (families/family.py: ANSWERS), and by kind:
+A file holds `images` uint8 [N,H,W,3], `kind`, a kind of answer (families/family.py: ANSWERS), and depending on it:
 
     label    words str [N,K], scores float [N,K], truth str [N]
     number   truth float [N], prediction float [N]
     mask     truth int [N,H,W], prediction int [N,H,W], classes str [C]; 255 is ignored
     map      truth float [N,H,W], prediction float [N,H,W], valid bool [N,H,W] (optional)
 
-Numbers and maps may have a `unit`, a string, and any file a `title`. `read` refuses anything else, and pickled arrays.
+Numbers and maps may have a `unit`, and any file a `title`; both are strings. `read` refuses anything else, and
+pickled arrays.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
 def kind(arrays: Arrays) -> str | None:
     """The kind of answer that a picture file shows (families/family.py: ANSWERS), or None.
 
-    It is the array "kind"; a file without one has words, or a map by its numbers.
+    It is the array "kind". In a file without it, the names and types of the other arrays tell the kind.
     """
     if "kind" in arrays:
         return str(arrays["kind"])
@@ -92,7 +93,7 @@ def _words(arrays: Arrays) -> Figure:
 
 
 def _cells(count: int) -> tuple[Figure, np.ndarray]:
-    """A figure with room for pictures, each with a few lines below: its cells, at least `count`."""
+    """A figure and its cells, at least `count`: each has room for a picture with a few lines below."""
     columns = min(count, 6)
     rows = -(-count // columns)
     figure = Figure(figsize=(1.45 * columns + 0.2, 1.95 * rows + 0.1), layout="constrained")
@@ -131,7 +132,7 @@ def _below(axis: Axes, line: int, text: str, color: str, weight: str) -> None:
 
 
 def _numbers(arrays: Arrays) -> Figure:
-    """Each picture over its predicted number and the true one."""
+    """Each picture above its predicted number and the true one."""
     count = min(len(arrays["images"]), _MAX_WORDS)
     figure, axes = _cells(count)
     unit = f" {arrays['unit']}" if "unit" in arrays else ""
@@ -143,7 +144,7 @@ def _numbers(arrays: Arrays) -> Figure:
 
 
 def _mask(arrays: Arrays) -> Figure:
-    """Picture, true mask and predicted mask over the picture, with a legend of the classes seen."""
+    """Picture, true mask and predicted mask drawn over the picture, with a legend of the visible classes."""
     truth, prediction = arrays["truth"], arrays["prediction"]
     images, truth, prediction = (a[:_MAX_ROWS] for a in (arrays["images"], truth, prediction))
     classes = arrays.get("classes")
@@ -181,13 +182,13 @@ def _color(index: int) -> str:
 
 
 def _map(arrays: Arrays) -> Figure:
-    """Picture, true and predicted map; one colour scale for all."""
+    """Picture, true map and predicted map, with one colour scale for all."""
     images, truth, prediction = (
         arrays[name][:_MAX_ROWS] for name in ("images", "truth", "prediction")
     )
     valid = arrays["valid"][:_MAX_ROWS] if "valid" in arrays else truth > 0
     shown = np.where(valid, truth, np.nan)
-    # The true depth sets the colour scale; a prediction outside it saturates.
+    # The true values set the colour scale; a prediction outside it saturates.
     low, high = np.nanpercentile(shown, [1, 99]) if valid.any() else (0.0, 1.0)
     figure, axes = _triples(len(images))
     cmap = matplotlib.colormaps["viridis_r"].with_extremes(bad="#d9dde2")

@@ -28,12 +28,12 @@ SCRATCH = "scratch"  # the method that others are compared with
 Looks = dict[str, dict[str, Any]]  # {label of a line: colour, dash and marker}
 Points = tuple[Sequence[float], Sequence[float]]
 Series = dict[str, Points]
-# How the figure of a published row stands among curves.
+# The style of a published figure among curves.
 _PUBLISHED: dict[str, Any] = {
     **{"linestyle": "none", "marker": "D", "markersize": 6.5},
     **{"markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 1.3},
 }
-# Scalars that tell of the run and not of what is learned.
+# Scalars that describe the run and not what is learned.
 _OPERATIONAL = (
     *("step", "gradient_norm", "learning_rate", "bad_steps", "bad_total", "scale"),
     *("images_per_second", "data_wait", "mfu", "logit_scale"),
@@ -41,10 +41,10 @@ _OPERATIONAL = (
 
 
 def read_metrics(path: pathlib.Path) -> Series:
-    """Scalars of a JSONL metrics file: {name: (steps, values)}.
+    """The scalars of a JSONL metrics file: {name: (steps, values)}.
 
-    A resumed run may have written a step twice; the later line counts. Lines that a kill cut short
-    and values that are not finite are left out.
+    A resumed run may have written a step twice; the later line counts. Lines that a kill cut off, and
+    values that are not finite, are left out.
     """
     found: dict[str, dict[float, float]] = defaultdict(dict)
     for line in path.read_text().splitlines():
@@ -67,9 +67,9 @@ def read_metrics(path: pathlib.Path) -> Series:
 
 
 def learning_curves(histories: Mapping[str, Series]) -> bytes | None:
-    """A panel of losses for each history, by its title, and one of measures where it has any.
+    """For each history {title: scalars}, a panel of its losses, and one of its measures if it has any.
 
-    The total loss is strong, each term of it thin. None where nothing was learned.
+    The line of the total loss is thick, that of each term thin. None if there are no scalars.
     """
     panels = []
     for title, series in histories.items():
@@ -88,7 +88,7 @@ def learning_curves(histories: Mapping[str, Series]) -> bytes | None:
 
 
 def _is_measure(name: str, points: Points) -> bool:
-    """Whether a scalar is a share such as an accuracy: it stays in [0, 1] and does not fall."""
+    """Whether a scalar is a share such as an accuracy: its values are in [0, 1] and do not fall overall."""
     values = np.asarray(points[1], float)
     third = max(len(values) // 3, 1)
     rises = values[-third:].mean() >= values[:third].mean()
@@ -116,11 +116,11 @@ def _curves(axis: Axes, title: str, terms: Series) -> None:
 
 
 def label_efficiency(records: Sequence[Record]) -> bytes | None:
-    """Score against the fraction of labels, one panel per task, from the records of a results.json.
+    """Score over the fraction of labels, one panel per task, from the records of a results.json.
 
-    A line is a method, or one of its heads where it has several in a family. Points and bars are those of
-    metrics/aggregate.py. The score of the network trained from scratch on most labels is carried across its panel, to
-    see where a line crosses it. None where there is no record.
+    A line is a method, or one of its heads if it has several in a family. metrics/aggregate.py computes points and
+    bars. A horizontal line shows the score of the network trained from scratch on the most labels, to show where other
+    lines cross it. None if there is no record.
     """
     labels = _labels(records)
     tasks: dict[str, list[Record]] = defaultdict(list)
@@ -150,7 +150,7 @@ def _who(record: Record) -> tuple[str, str, str]:
 
 
 def _labels(records: Sequence[Record]) -> dict[tuple[str, str, str], str]:
-    """Names of lines by family, method and head."""
+    """{(family, method, head): the name of its line}."""
     found = dict.fromkeys(map(_who, records))
     several = Counter((family, method) for family, method, _ in found)
     return {
@@ -178,7 +178,7 @@ def _number(value: float | None) -> float:
 
 
 def _label_axis(axis: Axes, fractions: Sequence[float]) -> None:
-    """A logarithmic axis of label fractions with a tick at each."""
+    """A logarithmic axis of label fractions with one tick per fraction."""
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(FixedLocator(fractions))
     axis.xaxis.set_minor_locator(NullLocator())
@@ -188,9 +188,9 @@ def _label_axis(axis: Axes, fractions: Sequence[float]) -> None:
 
 
 def line_looks(labels: Sequence[str]) -> Looks:
-    """Colour, dash and marker of each label, told apart as long as they last.
+    """A colour, dash and marker per label; they are distinct while there are enough.
 
-    A role's colour goes to its first label; scratch is dashed, with squares.
+    The first label of a role gets the role's colour. Scratch is dashed, with squares.
     """
     own: dict[str, tuple[str, str]] = {}
     for role, color in METHOD_COLORS.items():
@@ -210,11 +210,11 @@ def line_looks(labels: Sequence[str]) -> Looks:
 def efficiency_panels(
     panels: Sequence[Mapping[str, Any]], looks: Looks, against: str = "", columns: int = 4
 ) -> bytes | None:
-    """Small multiples of given points over the fraction of labels; `against` names the published figures.
+    """Small panels of given points over the fraction of labels; `against` names the published figures.
 
-    A panel: {"title", "metric", "unit", "higher_is_better", "published": {"fraction", "value"} or missing, "lines":
-    [{"label", "points": [[fraction, mean, half a bar], ...]}]}; `looks`: line_looks of the labels. None where there is
-    no point.
+    A panel is {"title", "metric", "unit", "higher_is_better", "published": {"fraction", "value"} or missing, "lines":
+    [{"label", "points": [[fraction, mean, half a bar], ...]}]}. `looks` are `line_looks` of the labels. None if there
+    is no point.
     """
     panels = [panel for panel in panels if any(line["points"] for line in panel["lines"])]
     if not panels:
@@ -235,22 +235,22 @@ def efficiency_panels(
 
 
 def _legend(names: Sequence[str], looks: Looks) -> tuple[list[Line2D], list[str]]:
-    """Handles and texts: free of markup, and short enough to leave room for the plot."""
+    """Handles and texts of a legend, without markup, and short enough to leave room for the plot."""
     short = [name if len(name) <= 32 else f"{name[:31]}…" for name in names]
-    # Matplotlib would leave out a text that begins with "_", and read mathematics between "$".
+    # Matplotlib leaves out a text that begins with "_".
     texts = [_plain(re.sub("^_", " _", name)) for name in short]
     return [Line2D([], [], markersize=4, **looks[name]) for name in names], texts
 
 
 def _plain(text: str) -> str:
-    """A text in which Matplotlib sees no mathematics."""
+    """The text with its "$" signs escaped, between which Matplotlib would read mathematics."""
     return text.replace("$", r"\$")
 
 
 def _panel(axis: Axes, panel: Mapping[str, Any], looks: Looks) -> None:
     published = panel.get("published")
     fractions = {published["fraction"]} if published else set()
-    # Points of one fraction would hide each other: side by side, and within the axis however many there are.
+    # Points of the same fraction would hide each other, so they stand side by side, inside the axis for any number.
     count = len(panel["lines"])
     for position, line in enumerate(panel["lines"]):
         shift = min(1.05, 1.4 ** (1 / count)) ** (position - (count - 1) / 2)
@@ -278,10 +278,10 @@ def _panel(axis: Axes, panel: Mapping[str, Any], looks: Looks) -> None:
 
 
 def radar(data: Mapping[str, Any], looks: Looks) -> bytes | None:
-    """Lines around a circle of data sets; the published row that they are divided by is the circle at 1.
+    """A radar plot over data sets: values are ratios to a published row, which is the circle at 1.
 
-    data: {"against", "axes": [title], "lines": [{"label", "values": [ratio or None]}]}. Values past RADAR_TOP are drawn
-    on it. None where there is no line.
+    `data` is {"against", "axes": [title], "lines": [{"label", "values": [ratio or None]}]}. Values above RADAR_TOP are
+    drawn at RADAR_TOP. None if there is no line.
     """
     if not data or not data["lines"]:
         return None
@@ -289,7 +289,7 @@ def radar(data: Mapping[str, Any], looks: Looks) -> bytes | None:
     top = max(v for line in data["lines"] for v in line["values"] if v is not None)
     top = min(max(1.1, 1.05 * top), RADAR_TOP)
     with style():
-        # Fixed margins: room for the names left, right and above, and for the legend.
+        # Fixed margins leave room for the names left, right and above, and for the legend.
         figure = Figure(figsize=(10.0, 5.8))
         axis = figure.add_axes((0.15, 0.07, 0.5, 0.86), projection="polar")
         assert isinstance(axis, PolarAxes)  # by its projection
@@ -314,7 +314,7 @@ def radar(data: Mapping[str, Any], looks: Looks) -> bytes | None:
 
 
 def _around(axis: Axes, data: Mapping[str, Any], angles: np.ndarray, top: float) -> None:
-    """Names of the data sets around the circle, and the values of its rings between the last and the first."""
+    """The names of the data sets around the circle, and the values of the rings between the last and first name."""
     axis.set_xticks(angles, [""] * len(angles))
     for angle, name in zip(angles, data["axes"], strict=True):
         side = math.sin(angle)
@@ -329,7 +329,7 @@ def _around(axis: Axes, data: Mapping[str, Any], angles: np.ndarray, top: float)
     rings = [value for value in axis.get_yticks() if 0 < value <= top]
     axis.set_yticks(rings, [""] * len(rings))
     for value in rings:
-        # Above the lines, which would cross the axis's own labels.
+        # Drawn above the lines, which would cross the axis's own labels.
         axis.text(
             -angles[1] / 2,
             value,

@@ -171,7 +171,7 @@ def describe(report: Report) -> str:
     chip = chips.chip_of(report.topology)
     mesh = ", ".join(f"{axis} {size}" for axis, size in report.mesh.items())
     lines = [
-        f"{report.name} on {report.topology}: mesh {mesh}; {report.images:,} images a step; "
+        f"{report.name} on {report.topology}: mesh {mesh}; {report.images:,} images per step; "
         f"{report.parameters:,} parameters",
         f"lowered in {report.lower_seconds:.1f} s, compiled in {report.compile_seconds:.1f} s",
         "",

@@ -223,8 +223,8 @@ class _Gradient:
 class _Places:
     """The shardings inside the step; None lets the compiler choose.
 
-    `whole`, `frozen` and `average` are those of parameters, frozen arrays and average in use, `parts`
-    those of the gradients, and `late` those of parameters that layers gather.
+    `whole`, `frozen` and `average` are those of parameters, frozen arrays and average in use. `parts`
+    are those of the gradients, and `late` those of parameters that layers gather.
     """
 
     whole: Any = None

@@ -54,7 +54,7 @@ def check_arguments(name: str, **kwargs: Any) -> None:
 
 @checked_by(check_arguments)
 def load(name: str, **kwargs: Any) -> Any:
-    """The source of that name. Benchmark sources take split="train" or "test".
+    """The embedded source of that name. Benchmark sources take split="train" or "test".
 
     Scenes also take seed, size (pixels) and length. Unknown names or arguments are a UserError.
     """

@@ -99,9 +99,9 @@ def crop(
 ) -> Arrays:
     """A random crop: image uint8 [h,w,3], and those of mask, depth and depth_valid [h,w] that the sample has.
 
-    `size` is (h, w) of the crop. With `short`, the picture is first resized, without changing the
-    ratio of its sides, until its short side has `short` or its long side has `long` pixels. `ratio` is
-    the range (low, high) of a uniform factor on that. Up to ten crops are drawn until every class has
+    `size` is (h, w) of the crop. With `short`, the picture is first resized until its short side has
+    `short` or its long side has `long` pixels; the ratio of its sides stays. `ratio` is the range
+    (low, high) of a uniform factor on that. Up to ten crops are drawn until every class has
     less than `max_share` of the labelled pixels. `colour` is "photometric", "gamma" (see below) or
     "none". Depths outside `depth_range` (metres) are not valid; resizing does not change depths. The
     area outside the picture has the mean colour, mask 255 and depth_valid False.

@@ -101,7 +101,7 @@ get the Kinetics-700 (2020) videos and lists (https://github.com/cvdfoundation/k
 them out as ROOT/kinetics700/annotations/{{train,val}}.csv, ROOT/kinetics700/videos/{{train,val}}/ID_000010_000020.mp4
 cd ROOT/kinetics700 && mkdir -p frames/train frames/val
 for v in videos/*/*.mp4; do f=frames/${{v#videos/}}; {MIDDLE_FRAME} "${{f%.mp4}}.jpg"; done
-name the videos that are lost in ROOT/kinetics700/missing.txt, one a line: ID_000010_000020""",
+name the videos that are lost in ROOT/kinetics700/missing.txt, one per line: ID_000010_000020""",
 }
 
 # The packages that TFDS needs to prepare a data set.

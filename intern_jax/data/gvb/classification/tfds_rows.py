@@ -34,7 +34,7 @@ class Prepared:
     """How a row is read from TFDS.
 
     The fields are the builder (with a version, if older ones do not work), the feature that makes the
-    key, the TFDS splits that make up ours, and the shares for `ranked_split`, if it draws our split.
+    key, and the TFDS splits that make up ours. If `ranked_split` draws our split, its shares follow.
     """
 
     builder: str
