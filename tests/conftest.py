@@ -1,11 +1,35 @@
-"""Settings of every test: CPU only, no silent broadcasting over ranks, absl flags parsed."""
+"""Settings of every test: CPU only, compiled programs kept between runs, no silent broadcasting over ranks."""
 
 import os
+import pathlib
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+KEPT = pathlib.Path(__file__).parents[1] / ".cache" / "compiled"
+MOST_BYTES = 2**30  # of the programs kept
+
+# Before jax is imported, and in the environment: the processes that tests start find the programs too.
+os.environ |= {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": str(KEPT),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",
+}
 
 import jax
+import pytest
 from absl import flags
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Forget the programs that no run has read for longest, where there are too many."""
+    if hasattr(session.config, "workerinput") or not KEPT.is_dir():
+        return
+    files = [(path, path.stat()) for path in KEPT.iterdir()]
+    total = sum(stat.st_size for _, stat in files)
+    for path, stat in sorted(files, key=lambda file: max(file[1].st_atime, file[1].st_mtime)):
+        if total <= MOST_BYTES:
+            return
+        path.unlink(missing_ok=True)
+        total -= stat.st_size

@@ -369,10 +369,15 @@ def compile_regex(text: str, where: str = "") -> re.Pattern[str]:
 
 
 def enable_compilation_cache(folder: str | os.PathLike[str]) -> None:
-    """Keep compiled programs in `folder`, so that a restart with the same shapes compiles nothing."""
+    """Keep compiled programs in `folder`, so that a restart with the same shapes compiles nothing.
+
+    A folder that the environment names as JAX_COMPILATION_CACHE_DIR is used in its place: many runs may share it.
+    """
     import jax
 
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update(
+        "jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(folder)
+    )
     # Small programs are kept too: a restart has dozens of them and waits for each.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     # XLA's own caches would put the folder's path into every key, so a copied or moved folder would be useless.

@@ -90,7 +90,10 @@ def create(
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
     )
-    init = jax.jit(lambda key: begin(unbox(boxed(key))), out_shardings=shardings)
+    options = mesh_lib.options_of_one_run(mesh)
+    init = jax.jit(
+        lambda key: begin(unbox(boxed(key))), out_shardings=shardings, compiler_options=options
+    )
     return init, abstract
 
 

@@ -1,10 +1,13 @@
 """Micro-batches give the whole batch's update: rare sources, empty groups, masked pixels, cached embeddings."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from toy import QUICK
 
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
@@ -25,6 +28,7 @@ VIT = {"name": "vit_ti_16", "width": 16, "depth": 4, "heads": 1, "patch": 8, "im
 TEXT = {"vocab_size": 64, "context": 8, "width": 16, "layers": 1, "heads": 2}
 ROWS, SIZE = 8, 16
 NARROW = {"width": 8}
+DESCENT = optim.build({"name": "sgd", "momentum": 0.0})
 # One row in eight is of the seldom source, and none of the absent one.
 CLASSES = {
     "cls": [("often", 5), ("seldom", 3), ("absent", 4)],
@@ -128,12 +132,12 @@ STAGES = {
 }
 
 
-def update(name: str, parts: int, dtype: type) -> dict[str, np.ndarray]:
-    """Each parameter's gradient and the scalars of one step of plain descent."""
+@functools.lru_cache(maxsize=1)
+def begun(name: str, dtype: type) -> tuple:
+    """A stage with its batch, and its state and frozen arrays before the first step."""
     make, batch = STAGES[name]
     stage, batch = make(), batch()
-    tx = optim.build({"name": "sgd", "momentum": 0.0})
-    init, _ = state_lib.create(stage, tx, mesh_lib.make_mesh(data=1), batch, ema=False)
+    init, _ = state_lib.create(stage, DESCENT, mesh_lib.make_mesh(data=1), batch, ema=False)
 
     def wide(tree):
         return jax.tree.map(
@@ -141,10 +145,16 @@ def update(name: str, parts: int, dtype: type) -> dict[str, np.ndarray]:
         )
 
     state, frozen = wide(init(jax.random.key(0))), wide(state_lib.unbox(stage.frozen))
-    before = jax.device_get(state.params)
-    step = make_step(stage, tx, parts)
-    state, out = step(state, frozen, batch, jax.random.key(1), {"main": dtype(1)})
-    moved = jax.tree.map(np.subtract, before, jax.device_get(state.params))
+    return stage, batch, jax.device_get(state), frozen
+
+
+def update(name: str, parts: int, dtype: type) -> dict[str, np.ndarray]:
+    """Each parameter's gradient and the scalars of one step of plain descent."""
+    stage, batch, before, frozen = begun(name, dtype)
+    arguments = (before, frozen, batch, jax.random.key(1), {"main": dtype(1)})
+    step = make_step(stage, DESCENT, parts).lower(*arguments).compile(QUICK)
+    state, out = step(*arguments)
+    moved = jax.tree.map(np.subtract, before.params, jax.device_get(state.params))
     return {"gradient": moved, "scalars": jax.device_get(out)}
 
 
