@@ -3,20 +3,20 @@
 import os
 import pathlib
 
-KEPT = pathlib.Path(__file__).parents[1] / ".cache" / "compiled"
-MOST_BYTES = 2**30  # of the programs kept
-
 # Before jax is imported, and in the environment: the processes that tests start find the programs too.
-os.environ |= {
-    "JAX_PLATFORMS": "cpu",
-    "JAX_COMPILATION_CACHE_DIR": str(KEPT),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",
-}
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+    pathlib.Path(__file__).parents[1] / ".cache" / "compiled"
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
 
 import jax
 import pytest
 from absl import flags
+
+KEPT = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+MOST_BYTES = 2**30  # of the programs kept
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()

@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from intern_jax.benchmark.scores import record
+from intern_jax.benchmark.scores import record  # noqa: E402
 from tools.bench import (  # noqa: E402
     chain,
     coco_map,
