@@ -48,7 +48,7 @@ def cached(
     source: Source,
     transform: Mapping[str, Any],
     *,
-    task: str,
+    branch: str,
     outputs: tuple[str, ...],
     mesh: jax.sharding.Mesh,
     folder: str | os.PathLike | None = None,
@@ -57,7 +57,7 @@ def cached(
     """The `outputs` of the backbone, and the transform's other fields, for all samples in the source's order: [N,...].
 
     `transform` is the spec of a transform that makes an "image", uint8 [S,S,3]; its other fields (label, mask, depth,
-    depth_valid) are returned unchanged. `task` is that of the backbone: "cls" (float32) or "dense" (float16). Threads
+    depth_valid) are returned unchanged. `branch` is one of the backbone: "cls" (float32) or "dense" (float16). Threads
     read pictures while the device computes. Batches are sharded over the mesh's data axes; the last one is padded, and
     none is larger than the source needs. With `folder`, values are read from a cache below it, or written to one; a
     damaged shard is computed again.
@@ -65,17 +65,17 @@ def cached(
     UserError for no samples, a corrupt sample (a scored set must be whole), values that are not finite, or a mesh of
     several processes (one process caches, on a mesh of its own devices).
     """
-    if task not in DTYPES:
-        raise UserError(f"task: no '{task}'; a backbone's are {', '.join(DTYPES)}")
+    if branch not in DTYPES:
+        raise UserError(f"branch: no '{branch}'; a backbone's are {', '.join(DTYPES)}")
     if not len(source):
         raise UserError(f"{source.name}: no samples; nothing to extract")
     if mesh.is_multi_process:
         raise UserError("mesh: spans processes; cache features on a mesh of one process's devices")
     store = None
     if folder is not None:
-        store = _Store(pathlib.Path(folder), key(backbone, source, transform, task, outputs))
+        store = _Store(pathlib.Path(folder), key(backbone, source, transform, branch, outputs))
     spans = [slice(i, min(i + SHARD, len(source))) for i in range(0, len(source), SHARD)]
-    with _Extractor(backbone, source, transform, task, outputs, mesh, batch_size) as extractor:
+    with _Extractor(backbone, source, transform, branch, outputs, mesh, batch_size) as extractor:
         return _whole(len(source), spans, lambda span: _shard(store, extractor, span))
 
 
@@ -83,7 +83,7 @@ def key(
     backbone: Model,
     source: Source,
     transform: Mapping[str, Any],
-    task: str,
+    branch: str,
     outputs: tuple[str, ...],
 ) -> dict[str, Any]:
     """All that a cache's values depend on, as plain data; its digest is the name of the cache's folder."""
@@ -101,9 +101,9 @@ def key(
             "count": len(source),
             "fingerprint": fingerprint(source),
         },
-        "task": task,
+        "task": branch,
         "outputs": list(outputs),
-        "dtype": np.dtype(DTYPES[task]).name,
+        "dtype": np.dtype(DTYPES[branch]).name,
         "formats": {
             "cache": FORMAT,
             "transform": config_lib.format_of(config_lib.bind(transform)),
@@ -187,8 +187,8 @@ class _Store:
 class _Extractor:
     """Computes the outputs of spans of rows. It is a context manager, which ends its reading threads."""
 
-    def __init__(self, backbone, source, transform, task, outputs, mesh, batch_size):
-        self.source, self.mesh, self.task, self.outputs = source, mesh, task, outputs
+    def __init__(self, backbone, source, transform, branch, outputs, mesh, batch_size):
+        self.source, self.mesh, self.branch, self.outputs = source, mesh, branch, outputs
         self.transform = config_lib.bind(transform)
         self.backbone = backbone
         needed = 1 << (len(source) - 1).bit_length()
@@ -245,8 +245,8 @@ class _Extractor:
         missing = self.batch - len(images)
         images = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
         images = mesh_lib.put_batch(self.mesh, images)
-        made = self.placed.outputs(images, self.task, self.outputs)
-        return {name: value.astype(DTYPES[self.task]) for name, value in made.items()}
+        made = self.placed.outputs(images, self.branch, self.outputs)
+        return {name: value.astype(DTYPES[self.branch]) for name, value in made.items()}
 
     def _keep(self, out: Rows, span: slice, batch: "_Batch", made: dict[str, jax.Array]) -> None:
         count = batch.stop - batch.start

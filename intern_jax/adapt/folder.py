@@ -128,7 +128,7 @@ def _probe(
     """Logits of the held-out pictures, and the model with the probe as its head."""
     mesh = mesh_lib.make_mesh(data=1)
     known, asked = (
-        cached(model, part, transform, task="cls", outputs=("pooled",), mesh=mesh)
+        cached(model, part, transform, branch="cls", outputs=("pooled",), mesh=mesh)
         for part in (train, held)
     )
     classes = tuple(train.classes or ())

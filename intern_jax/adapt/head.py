@@ -102,62 +102,82 @@ def _outputs(stage: FrozenBackbone) -> Any:
     return jax.jit(stage.output)
 
 
-def train_head(
+def train_on_outputs(
+    rows: Mapping[str, np.ndarray],
+    size: int,
+    *,
     family: str,
     num_classes: int,
-    *,
     cfg: Mapping[str, Any],
     seed: int,
     mesh: jax.sharding.Mesh,
     head: Mapping[str, Any] | None = None,
-    cached: Mapping[str, np.ndarray] | None = None,
-    size: int | None = None,
-    backbone: Model | None = None,
-    source: Source | None = None,
-    transform: Mapping[str, Any] | None = None,
+) -> HeadFit:
+    """Train a task's head on outputs that the backbone made once.
+
+    `rows`: those outputs and the family's targets by field [N,...], of pictures of `size` pixels. `head`: {"name":
+    one of the family's decoders, "settings": {...}}; None: the usual one. `cfg`: steps, batch_size, optim
+    (train/optim.py), and where wanted accumulate, log_every. UserError for settings that do not exist.
+    """
+    made = _checked(head, family, None, cfg)
+    trainer = _trainer_of_outputs(*_key(family, num_classes, made, cfg, size), mesh)
+    stream = ArrayStream(rows, cfg["batch_size"], seed)
+    fitted = trainer.fit(stream, seed=seed, **_changes(cfg))
+    return HeadFit(trainer, fitted.state, fitted.history, {})
+
+
+def train_on_pictures(
+    backbone: Model,
+    source: Source,
+    transform: Mapping[str, Any],
+    *,
+    family: str,
+    num_classes: int,
+    cfg: Mapping[str, Any],
+    seed: int,
+    mesh: jax.sharding.Mesh,
+    head: Mapping[str, Any] | None = None,
     workdir: str | os.PathLike | None = None,
 ) -> HeadFit:
-    """Train a task's head: on `cached` arrays, or on `source`'s pictures by `transform` through `backbone`.
+    """Train a task's head on the frozen backbone's outputs of augmented pictures: every row of `source`.
 
-    `cached`: the backbone's outputs and the family's targets, by field [N,...], of pictures of `size` pixels.
-    `transform`: a data transform's spec; its `short` and `long` also size the whole pictures of a test.
-    `head`: {"name": one of the family's decoders, "settings": {...}}; None: the usual one.
-    `cfg`: steps, batch_size, optim (train/optim.py), and where wanted accumulate, log_every, threads (of the data),
-    checkpoint_every; configs/gvb.py has examples. With `workdir` and checkpoint_every a fit that was killed goes on
-    from its newest checkpoint. Raises UserError for settings that do not exist.
+    `transform`: a data transform's spec; its `short` and `long` also size the whole pictures of a test. `head`, `cfg`:
+    as for `train_on_outputs`; `cfg` may also have threads (of the data) and checkpoint_every. With that and `workdir`
+    a fit that was killed resumes from its newest checkpoint. configs/gvb.py has examples.
     """
-    made = _checked_head(head or {}, family, source)
-    _check_cfg(cfg)
-    whole = {name: (transform or {}).get(name) for name in ("short", "long")}
-    if cached is not None:
-        trainer = _trainer_of_cached(*_key(family, num_classes, made, cfg, size), mesh)
-        stream: Any = ArrayStream(cached, cfg["batch_size"], seed)
-    elif source is None:
-        raise TypeError("train_head: give cached outputs, or a source")
-    else:
-        trainer = _trainer_of_pictures(backbone, *_key(family, num_classes, made, cfg, None), mesh)
-        group = {"batch_size": cfg["batch_size"], "transform": dict(transform or {})}
-        # Of several processes one fits alone, on a mesh of its own devices: it makes all rows.
-        stream = Stream(
-            {"task": build_group(group, seed, sources=[source])},
-            [Segment(seed=seed)],
-            rows=mesh_lib.batch_rows(mesh),
-            threads=cfg.get("threads", 2),
-        )
+    made = _checked(head, family, source, cfg)
+    trainer = _trainer_of_pictures(backbone, *_key(family, num_classes, made, cfg, None), mesh)
+    group = {"batch_size": cfg["batch_size"], "transform": dict(transform)}
+    # Of several processes one fits alone, on a mesh of its own devices: it makes all rows.
+    stream = Stream(
+        {"task": build_group(group, seed, sources=[source])},
+        [Segment(seed=seed)],
+        rows=mesh_lib.batch_rows(mesh),
+        threads=cfg.get("threads", 2),
+    )
+    every = cfg.get("checkpoint_every") if workdir else None
     try:
         fitted = trainer.fit(
-            stream,
-            seed=seed,
-            steps=cfg["steps"],
-            log_every=cfg.get("log_every", max(cfg["steps"] // 20, 1)),
-            optim=cfg["optim"],
-            workdir=workdir,
-            checkpoint_every=cfg.get("checkpoint_every") if workdir else None,
+            stream, seed=seed, workdir=workdir, checkpoint_every=every, **_changes(cfg)
         )
     finally:
-        if cached is None:
-            stream.close()
+        stream.close()
+    whole = {name: transform.get(name) for name in ("short", "long")}
     return HeadFit(trainer, fitted.state, fitted.history, whole)
+
+
+def _changes(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """What differs between fits that share a compiled step."""
+    steps = cfg["steps"]
+    every = cfg.get("log_every", max(steps // 20, 1))
+    return {"steps": steps, "log_every": every, "optim": cfg["optim"]}
+
+
+def _checked(
+    head: Mapping[str, Any] | None, family: str, source: Source | None, cfg: Mapping[str, Any]
+) -> dict[str, Any]:
+    _check_cfg(cfg)
+    return _checked_head(head or {}, family, source)
 
 
 def _checked_head(head: Mapping[str, Any], family: str, source: Source | None) -> dict[str, Any]:
@@ -193,7 +213,7 @@ def _key(
 
 
 @functools.lru_cache(maxsize=4)
-def _trainer_of_cached(
+def _trainer_of_outputs(
     arguments: str, loop: str, mesh: jax.sharding.Mesh
 ) -> Trainer[FrozenBackbone]:
     """One compiled step for all fits of a head, whatever their data, length, rate and seed."""
@@ -203,7 +223,7 @@ def _trainer_of_cached(
 
 @functools.lru_cache(maxsize=1)  # a trainer holds the backbone on the device
 def _trainer_of_pictures(
-    backbone: Model | None, arguments: str, loop: str, mesh: jax.sharding.Mesh
+    backbone: Model, arguments: str, loop: str, mesh: jax.sharding.Mesh
 ) -> Trainer[FrozenBackbone]:
     """The same of a head on one backbone."""
     stage = FrozenBackbone(**json.loads(arguments), backbone=backbone)

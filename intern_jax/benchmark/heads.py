@@ -1,14 +1,15 @@
 """What is trained on a frozen backbone for one row: a head by its name in the config, and the statistics it gives.
 
-| name | family | what |
-|---|---|---|
-| lbfgs | classification | logistic regression on standardised features (adapt/probe.py) |
-| sgd | classification | the published linear probe and its grid (adapt/sweep.py) |
-| knn | classification | the vote of the nearest neighbours (adapt/knn.py) |
-| panoptic | segmentation, depth | a light decoder on cached maps (models/heads/dense.py) |
-| deeplabv3 | segmentation | DeepLabV3, on augmented pictures |
-| depth | depth | the depth decoder, on augmented pictures |
-| usual | any other that has a task | the family's usual head, on cached outputs of the backbone |
+Rows whose answers are classes of whole pictures have probes on cached features:
+
+| name | what |
+|---|---|
+| lbfgs | logistic regression on standardised features (adapt/probe.py) |
+| sgd | the published linear probe and its grid (adapt/sweep.py) |
+| knn | the vote of the nearest neighbours (adapt/knn.py) |
+
+Rows of other families have the decoders of the family's Task by their names (tasks/): on cached outputs of the
+backbone, or on augmented pictures where the decoder's recipe says so. A family without decoders has one head, called "usual".
 """
 
 import dataclasses
@@ -29,6 +30,7 @@ from intern_jax.benchmark.rows.row import Row
 from intern_jax.benchmark.scores import scoring
 from intern_jax.data.sources.subset import Subset
 from intern_jax.metrics import table as metrics
+from intern_jax.tasks import task as tasks
 from intern_jax.weights.model import Model
 
 
@@ -53,7 +55,7 @@ class Part:
 
 
 @dataclasses.dataclass
-class Task:
+class Job:
     """What a head learns: `rows` of `train`; `held`, a mask over rows, is what settings may be chosen by."""
 
     row: Row
@@ -69,20 +71,16 @@ class Task:
     folder: pathlib.Path | None = None  # of checkpoints, for a fit that takes long
 
 
-def _reads_pictures(_features: Mapping[str, np.ndarray]) -> np.ndarray:
-    raise TypeError("the head reads pictures, and not a backbone's outputs")
-
-
 @dataclasses.dataclass
 class Fitted:
     """A trained head: `summary` of a part, and what its record says of it.
 
-    `predict`: outputs [N,...] of a backbone's outputs [N,...] by name; TypeError from a head that reads pictures.
+    `predict`: outputs [N,...] of a backbone's outputs [N,...] by name; None of a head that reads pictures.
     """
 
     summary: Callable[[Part], dict[str, Any]]
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    predict: Callable[[Mapping[str, np.ndarray]], np.ndarray] = _reads_pictures
+    predict: Callable[[Mapping[str, np.ndarray]], np.ndarray] | None = None
 
 
 def part(
@@ -99,7 +97,7 @@ def part(
         backbone,
         source,
         row.transform(),
-        task=row.task,
+        branch=row.branch,
         outputs=row.task_family.outputs,
         mesh=mesh,
         folder=folder,
@@ -113,118 +111,130 @@ def of_row(row: Row, heads: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any
     return heads.get(row.name, heads.get(row.family, {}))
 
 
-def train(task: Task) -> Fitted:
-    """Train the head that the task names."""
-    return _cached(task) if task.head == USUAL else HEADS[task.head][1](task)
+def train(job: Job) -> Fitted:
+    """Train the head that the job names."""
+    if job.head in PROBES:
+        return PROBES[job.head](job)
+    name = "" if job.head == USUAL else job.head
+    train_on = _on_outputs if on_outputs(job.row, job.head) else _on_pictures
+    return train_on(job, name)
 
 
-def _lbfgs(task: Task) -> Fitted:
+def on_outputs(row: Row, head: str) -> bool:
+    """Whether a head of a row is trained on outputs that the backbone made once, and not on pictures."""
+    name = "" if head == USUAL else head
+    return head in PROBES or not tasks.find(row.family).recipe(name).on_pictures
+
+
+def _lbfgs(job: Job) -> Fitted:
     probe = fit_probe(
-        task.train.features["pooled"],
-        task.train.features["label"],
-        task.num_classes,
-        rows=task.rows,
-        l2_grid=task.settings["l2"],
-        held=_none_held(task),
+        job.train.features["pooled"],
+        _labels(job),
+        job.num_classes,
+        rows=job.rows,
+        l2_grid=job.settings["l2"],
+        held=_none_held(job),
     )
     chosen = {"l2": float(probe.l2), "validation_score": probe.validation_score}
-    return _on_features(task, lambda f: probe.logits(f["pooled"]), chosen)
+    return _on_features(job, lambda f: probe.logits(f["pooled"]), chosen)
 
 
-def _none_held(task: Task) -> np.ndarray:
-    return np.zeros(len(task.rows), bool) if task.held is None else task.held
+def _labels(job: Job) -> np.ndarray:
+    """The classes of all training examples, int [N]."""
+    return job.train.features[job.row.task_family.targets[0]]
 
 
-def _sgd(task: Task) -> Fitted:
+def _none_held(job: Job) -> np.ndarray:
+    return np.zeros(len(job.rows), bool) if job.held is None else job.held
+
+
+def _sgd(job: Job) -> Fitted:
     probe = sweep.fit_sweep(
-        task.train.features["pooled"],
-        task.train.features["label"],
-        task.num_classes,
-        rows=task.rows,
-        held=task.held,
-        seed=task.seed,
-        **task.settings,
+        job.train.features["pooled"],
+        _labels(job),
+        job.num_classes,
+        rows=job.rows,
+        held=job.held,
+        seed=job.seed,
+        **job.settings,
     )
     facts = {
         "chosen": dataclasses.asdict(probe.chosen),
         "validation_score": probe.validation_score,
         "search": list(probe.table),
     }
-    return _on_features(task, lambda f: probe.logits(f["pooled"]), facts)
+    return _on_features(job, lambda f: probe.logits(f["pooled"]), facts)
 
 
-def _knn(task: Task) -> Fitted:
+def _knn(job: Job) -> Fitted:
     neighbours = knn.fit_knn(
-        task.train.features["pooled"],
-        task.train.features["label"],
-        task.num_classes,
-        rows=task.rows,
-        **task.settings,
+        job.train.features["pooled"],
+        _labels(job),
+        job.num_classes,
+        rows=job.rows,
+        **job.settings,
     )
-    return _on_features(task, lambda f: neighbours.logits(f["pooled"]))
+    return _on_features(job, lambda f: neighbours.logits(f["pooled"]))
 
 
-def _cached(task: Task) -> Fitted:
-    """The family's usual head on outputs that the backbone made once."""
-    record, settings = task.row.task_family, task.settings
-    names = (*record.outputs, *record.targets)
-    fitted = head_lib.train_head(
-        record.name,
-        task.num_classes,
-        cached={name: task.train.features[name][task.rows] for name in names},
-        size=task.row.size,
+def _on_outputs(job: Job, name: str) -> Fitted:
+    """A head on outputs that the backbone made once."""
+    family, settings = job.row.task_family, job.settings
+    fields = (*family.outputs, *family.targets)
+    fitted = head_lib.train_on_outputs(
+        {field: job.train.features[field][job.rows] for field in fields},
+        job.row.size,
+        family=family.name,
+        num_classes=job.num_classes,
+        head={"name": name},
         cfg=fit.settings(settings["steps"], settings["batch_size"], settings["learning_rate"]),
-        seed=task.seed,
-        mesh=task.mesh,
+        seed=job.seed,
+        mesh=job.mesh,
     )
-    return _on_features(task, fitted.outputs_of)
+    return _on_features(job, fitted.outputs_of)
 
 
-def _on_pictures(task: Task) -> Fitted:
+def _on_pictures(job: Job, name: str) -> Fitted:
     """A decoder that sees other pictures at every step, and answers whole ones."""
-    settings = task.settings
-    fitted = head_lib.train_head(
-        task.row.family,
-        task.num_classes,
-        head={"name": task.head, "settings": settings["settings"]},
-        backbone=task.backbone,
-        source=Subset(task.train.source, task.rows),
-        transform=settings["transform"],
+    settings = job.settings
+    fitted = head_lib.train_on_pictures(
+        job.backbone,
+        Subset(job.train.source, job.rows),
+        settings["transform"],
+        family=job.row.family,
+        num_classes=job.num_classes,
+        head={"name": name, "settings": settings["settings"]},
         cfg={name: value for name, value in settings["cfg"].items() if value is not None},
-        seed=task.seed,
-        mesh=task.mesh,
-        workdir=task.folder,
+        seed=job.seed,
+        mesh=job.mesh,
+        workdir=job.folder,
     )
-    metric = metrics.find(task.row.metric, f"{task.row.name}.metric")
+    metric = metrics.find(job.row.metric, f"{job.row.name}.metric")
 
     def summary(part: Part) -> dict[str, Any]:
         predictions = fitted.predict(part.source)
-        family, k = task.row.family, task.num_classes
+        family, k = job.row.family, job.num_classes
         return metric.summary(head_lib.statistics(metric, predictions, part.source, family, k))
 
     return Fitted(summary)
 
 
-def _on_features(task: Task, predict: Callable, facts: Mapping[str, Any] | None = None) -> Fitted:
+def _on_features(job: Job, predict: Callable, facts: Mapping[str, Any] | None = None) -> Fitted:
     def summary(part: Part) -> dict[str, Any]:
-        inputs = {name: part.features[name] for name in task.row.task_family.outputs}
-        return scoring.score(task.row, predict(inputs), part.features, task.num_classes)
+        inputs = {name: part.features[name] for name in job.row.task_family.outputs}
+        return scoring.score(job.row, predict(inputs), part.features, job.num_classes)
 
     return Fitted(summary, facts or {}, predict)
 
 
-HEADS: dict[str, tuple[tuple[str, ...], Callable[[Task], Fitted]]] = {
-    "lbfgs": (("classification",), _lbfgs),
-    "sgd": (("classification",), _sgd),
-    "knn": (("classification",), _knn),
-    "panoptic": (("segmentation", "depth"), _cached),
-    "deeplabv3": (("segmentation",), _on_pictures),
-    "depth": (("depth",), _on_pictures),
-}
+PROBES: dict[str, Callable[[Job], Fitted]] = {"lbfgs": _lbfgs, "sgd": _sgd, "knn": _knn}
 USUAL = "usual"
 
 
-def of_family(family: str) -> tuple[str, ...]:
-    """Names of the heads that a family's rows can be scored with; none for one without a task."""
-    own = tuple(name for name, (served, _) in HEADS.items() if family in served)
-    return own or ((USUAL,) if families.find(family).task else ())
+def of_family(name: str) -> tuple[str, ...]:
+    """Names of the heads that a family's rows can be scored with; none for a family without a task."""
+    family = families.find(name)
+    if not family.task:
+        return ()
+    probes = tuple(PROBES) if family.answer == "label" else ()
+    return (*probes, *tasks.find(name).decoders) or (USUAL,)

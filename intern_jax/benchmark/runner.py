@@ -32,7 +32,9 @@ from intern_jax.core.layout import Layout
 from intern_jax.data.batches.arrays import eval_arrays
 from intern_jax.data.schema.fingerprints import fingerprint
 from intern_jax.data.sources.subset import Subset
+from intern_jax.metrics import table as metrics
 from intern_jax.models import zoo
+from intern_jax.tasks import task as tasks
 from intern_jax.weights.model import Model
 
 log = logging.getLogger(__name__)
@@ -151,7 +153,7 @@ class RowBench:
         """Each of the family's heads on each rung's frozen features, each fraction, each draw."""
         records = []
         for method, by_task in ladder.items():
-            seen = _Seen(by_task[self.row.task], self)
+            seen = _Seen(by_task[self.row.branch], self)
             for head in self._heads():
                 for fraction, draw in self._draws():
                     rows = self.subset(fraction, draw)
@@ -185,7 +187,7 @@ class RowBench:
         )
         records = []
         for method, by_task in ladder.items():
-            seen = _Seen(by_task[self.row.task], self)
+            seen = _Seen(by_task[self.row.branch], self)
             for head in self._heads():
                 key = self._frozen_key(method, head, 1.0, 0, seen.backbone)
                 make = functools.partial(self._held_out_score, seen, head, rows, held)
@@ -233,7 +235,7 @@ class RowBench:
         if labels is not None:
             held = protocol.held_out(rows, keys, labels, self.num_classes, draw)
         return heads.train(
-            heads.Task(
+            heads.Job(
                 row=self.row,
                 head=head,
                 settings=self._heads()[head],
@@ -268,7 +270,7 @@ class RowBench:
 
     def scratch(self, by_task: Mapping[str, Model]) -> list[Record]:
         """The same network from random weights, with its learning rate tuned on held-out training labels."""
-        cfg, spec = self.cfg["scratch"], by_task[self.row.task].spec
+        cfg, spec = self.cfg["scratch"], by_task[self.row.branch].spec
         records = []
         for fraction in cfg["fractions"]:
             settings = self._budget(cfg, fraction, self._tuned_rate(cfg, spec))
@@ -286,7 +288,7 @@ class RowBench:
         cfg = self.cfg["finetune"]
         records = []
         for fraction in cfg.get("fractions", ()):
-            backbone = ladder[cfg["rung"]][self.row.task]
+            backbone = ladder[cfg["rung"]][self.row.branch]
             settings = self._budget(cfg, fraction, cfg["learning_rate"])
             key = self._key("finetune", fraction, self.seed) | {
                 "backbone": backbone.name,
@@ -373,7 +375,18 @@ class RowBench:
         spec = self.row.transform()
         # A family that is scored by files of answers has no transform.
         transform = config_lib.format_of(config_lib.bind(spec)) if spec["fn"] else 1
-        return {"scores": FORMAT, "transform": transform, "networks": zoo.FORMAT}
+        own = {name: n for name, n in self._own_formats().items() if n != 1}
+        return own | {"scores": FORMAT, "transform": transform, "networks": zoo.FORMAT}
+
+    def _own_formats(self) -> dict[str, int]:
+        """Formats of the row's metric and losses: keys from before they counted have none, and these are 1."""
+        metric = metrics.find(self.row.metric)
+        found = {f"metric {metric.name}": config_lib.format_of(metric.statistics)}
+        if self.row.task_family.task:
+            task = tasks.find(self.row.family)
+            losses = [task.recipe(name).loss for name in ("", *task.decoders)]
+            found |= config_lib.formats_in(losses)
+        return found
 
     def _rows_facts(self, rows: np.ndarray) -> dict[str, Any]:
         return {

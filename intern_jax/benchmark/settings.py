@@ -13,6 +13,8 @@ from intern_jax.core import schema
 from intern_jax.core.config import UserError
 from intern_jax.core.schema import Settings, field, wrong
 from intern_jax.data.batches.settings import Transform
+from intern_jax.families.family import BRANCHES
+from intern_jax.metrics import table as metrics
 from intern_jax.tasks import task as tasks
 from intern_jax.train.settings import PeakOptim
 
@@ -31,16 +33,6 @@ Path = Annotated[str | None, pydantic.BeforeValidator(lambda value: value or Non
 
 def none_if_empty(value: Any) -> Any:
     return None if value == {} else value
-
-
-def added(dotted: list[str]) -> list[str]:
-    """Make the families of these dotted names known; a mistake is one of the field's."""
-    for position, name in enumerate(dotted):
-        try:
-            families.add(name)
-        except UserError as error:
-            raise wrong(str(error), position) from None
-    return dotted
 
 
 # --- heads ----------------------------------------------------------------------------------------
@@ -94,15 +86,7 @@ class OnPictures(Settings):
     cfg: DenseFit
 
 
-HEADS: dict[str, type[Settings]] = {
-    "lbfgs": Lbfgs,
-    "sgd": Sgd,
-    "knn": Knn,
-    "panoptic": Cached,
-    "usual": Cached,
-    "deeplabv3": OnPictures,
-    "depth": OnPictures,
-}
+PROBES: dict[str, type[Settings]] = {"lbfgs": Lbfgs, "sgd": Sgd, "knn": Knn}
 
 
 def _read_heads(given: Any) -> dict[str, dict[str, Any]]:
@@ -111,7 +95,7 @@ def _read_heads(given: Any) -> dict[str, dict[str, Any]]:
         raise wrong(f"{given!r}; write {{family or row: {{head: settings}}}}")
     made: dict[str, dict[str, Any]] = {}
     for place, by_head in given.items():
-        family = _family(place)
+        family, place = _placed(place)
         if not isinstance(by_head, Mapping):
             raise wrong(f"{by_head!r}; write {{head: settings}}", place)
         made[place] = {}
@@ -124,22 +108,30 @@ def _read_heads(given: Any) -> dict[str, dict[str, Any]]:
     return made
 
 
-def _family(place: str) -> str:
-    """The family that a place names, itself or by one of its rows."""
+def _placed(place: str) -> tuple[str, str]:
+    """(family, key) of a place in `heads`: a family, or a row by its name or dotted name."""
     if place in families.names():
-        return place
+        return place, place
     if place not in suite.ROWS and ":" not in place:
         schema.one_of(place, [*families.names(), *suite.ROWS], "family or row")
-    return suite.find(place).family
+    try:
+        row = suite.find(place)
+    except UserError as error:
+        raise wrong(str(error), place) from None
+    return row.family, row.name
 
 
 def _read_head(family: str, head: str, given: Any, path: tuple[str, ...]) -> dict[str, Any]:
-    settings = schema.nested(HEADS[head], given, path)
-    if HEADS[head] is OnPictures:
-        try:
-            tasks.find(family).check_head(head, settings["settings"])
-        except UserError as error:
-            raise wrong(str(error), *path) from None
+    if head in PROBES:
+        return schema.nested(PROBES[head], given, path)
+    task, name = tasks.find(family), "" if head == heads_lib.USUAL else head
+    if not task.recipe(name).on_pictures:
+        return schema.nested(Cached, given, path)
+    settings = schema.nested(OnPictures, given, path)
+    try:
+        task.check_head(name, settings["settings"])
+    except UserError as error:
+        raise wrong(str(error), *path) from None
     return settings
 
 
@@ -178,14 +170,22 @@ class FineTune(Budget):
     learning_rate: float = field(gt=0.0, say="a number above 0")
 
 
+def _check_metric(row: Row) -> None:
+    """Refuse a row whose metric is none of its family's."""
+    family = row.task_family
+    known = [metrics.find(name, f"family {family.name}").name for name in family.metrics]
+    if metrics.find(row.metric, f"{row.name}.metric").name not in known:
+        raise UserError(
+            f"{row.name}.metric: {row.metric!r} is none of {family.name}'s: {', '.join(known)}"
+        )
+
+
 # --- the whole ------------------------------------------------------------------------------------
 
 
 class Scores(Settings):
     """What both kinds of benchmark have: which rows, labels and heads."""
 
-    # First of all fields: the others may name these families.
-    families: list[str] = field([], say="dotted names of families, package.module:FAMILY")
     rows: list[str]
     fractions: list[Fraction] = field(min_length=1, say="at least one fraction")
     draws: int = field(1, ge=1)
@@ -198,17 +198,16 @@ class Scores(Settings):
         128, ge=1
     )  # pictures in one pass of a frozen backbone; changes no result
 
-    @pydantic.field_validator("families")
-    @classmethod
-    def _added(cls, given: list[str]) -> list[str]:
-        return added(given)
-
     @pydantic.field_validator("rows")
     @classmethod
     def _rows(cls, given: list[str]) -> list[str]:
         for position, name in enumerate(given):
             if name not in suite.ROWS and ":" not in name:
                 schema.one_of(name, sorted(suite.ROWS), "row", position)
+            try:
+                _check_metric(suite.find(name))
+            except UserError as error:
+                raise wrong(str(error), position) from None
         return given
 
     @pydantic.model_validator(mode="after")
@@ -253,9 +252,10 @@ class Benchmark(Scores):
         for rung, by_task in given.items():
             if rung == "random":
                 raise wrong("the lowest rung, which is always there; name it otherwise", rung)
-            for task in by_task:
-                if task not in ("cls", "dense"):
-                    raise wrong("no such task; known: cls, dense", rung, task)
+            for branch in by_task:
+                if branch not in BRANCHES:
+                    known = ", ".join(BRANCHES)
+                    raise wrong(f"no such task; known: {known}", rung, branch)
         return given
 
     @pydantic.model_validator(mode="after")
@@ -264,9 +264,14 @@ class Benchmark(Scores):
         if self.finetune:
             schema.one_of(self.finetune.rung, rungs, "rung", "finetune", "rung")
         for row in self.found():
+            if not row.task_family.task:
+                raise wrong(
+                    f"row {row.name} is scored by a file of answers; use `benchmark --boxes`",
+                    "rows",
+                )
             for rung, by_task in self.ladder.items():
-                if row.task not in by_task:
-                    raise wrong(f"missing; row {row.name} needs it", "ladder", rung, row.task)
+                if row.branch not in by_task:
+                    raise wrong(f"missing; row {row.name} needs it", "ladder", rung, row.branch)
             for part in ("scratch", "finetune"):
                 self._check_budget(part, row)
         return self
@@ -283,5 +288,12 @@ class Benchmark(Scores):
 class Gvb(Scores):
     """A benchmark of one backbone; no rows: every data set of GV-B that is there."""
 
+    families: list[str] = field([], say="dotted names of families, package.module:FAMILY")
     label: str = ""  # the line's name in the table; "": the backbone's
     seed: int = 0  # of random weights, where --init is a variant's name
+
+    @classmethod
+    def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Make the families known before the fields that may name them are read."""
+        families.add_of_config(given)
+        return given

@@ -50,8 +50,12 @@ class Family:
     title: str = ""
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier():
-            raise ValueError(f"family {self.name!r}: a name has letters, digits and _ only")
+        # A group is called NAME_SUFFIX, and the joint kinds of groups are called as the branches.
+        if not (self.name.isidentifier() and self.name.isalnum()) or self.name in BRANCHES:
+            raise ValueError(
+                f"family {self.name!r}: a name has letters and digits only, and is none of "
+                f"{', '.join(BRANCHES)}"
+            )
         if self.answer not in ANSWERS:
             raise ValueError(
                 f"family {self.name}: answer {self.answer!r}; known: {', '.join(ANSWERS)}"

@@ -3,10 +3,12 @@
 A process knows the families that it was told of. Whoever starts another process tells it `outside()`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from intern_jax.core import config
 from intern_jax.core.config import UserError
+from intern_jax.core.schema import wrong
 from intern_jax.families import fields
 from intern_jax.families.family import Family
 
@@ -98,15 +100,22 @@ def add(dotted: str | Iterable[str]) -> None:
         family = config.resolve(name)
         if not isinstance(family, Family):
             kind = type(family).__name__
-            raise UserError(f"families: {name} is a {kind}; name an intern_jax.families.Family")
+            raise UserError(f"{name} is a {kind}; name an intern_jax.families.Family")
         here = _families.get(family.name)
         if here is not None and here != family:
-            raise UserError(
-                f"families: {name} is called {family.name!r}, as another family is; rename it"
-            )
+            raise UserError(f"{name} is called {family.name!r}, as another family is; rename it")
         _check_fields(family, name)
         _families[family.name] = family
         _outside[family.name] = name
+
+
+def add_of_config(given: Mapping[str, Any]) -> None:
+    """Make the families of a config's field `families` known; a mistake is one of that field."""
+    for position, name in enumerate(given.get("families") or ()):
+        try:
+            add(str(name))
+        except UserError as error:
+            raise wrong(str(error), "families", position) from None
 
 
 def _check_fields(family: Family, dotted: str) -> None:
@@ -114,7 +123,7 @@ def _check_fields(family: Family, dotted: str) -> None:
         for other in _families.values():
             if other.name != family.name and other.fields.get(field, check) != check:
                 raise UserError(
-                    f"families: {dotted} has a field {field!r}, as {other.name} has with another "
+                    f"{dotted} has a field {field!r}, as {other.name} has with another "
                     "check; rename it"
                 )
 

@@ -93,7 +93,8 @@ def find(name: str, where: str = "metric") -> Metric:
     if ":" in name:
         found = config.resolve(name)
         if not isinstance(found, Metric):
-            raise UserError(f"{where}: {name} is a {type(found).__name__}, no Metric")
+            kind = type(found).__name__
+            raise UserError(f"{where}: {name} is a {kind}; name a Metric (metrics/table.py)")
         return found
     if name not in METRICS:
         raise UserError(f"{where}: no metric {name!r}; {config.did_you_mean(name, list(METRICS))}")

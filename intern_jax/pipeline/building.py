@@ -34,7 +34,9 @@ def build_stage(
     """
     bound = {role: name for role, name in (entry.get("start") or {}).items() if name}
     teachers = {role: dict(specs[name]) for role, name in bound.items()} if specs else {}
-    given = {"backbone": spec, "classes": head_classes(sources), "teachers": teachers}
+    # What a stage declares may follow from its groups, also where their sources are not open yet.
+    classes = head_classes(sources) if sources else {group: [] for group in entry["data"]}
+    given = {"backbone": spec, "classes": classes, "teachers": teachers}
     stage = _construct(entry["stage"], given)
     frozen = {role: spec for role, spec in teachers.items() if role in frozen_roles(stage)}
     # Only a stage that is made says which roles are frozen, so one that asks for teachers is made a second time.
@@ -81,9 +83,13 @@ def rules(stage: Stage, graft: Mapping[str, Any] | None) -> list[tuple[str, str]
 def head_classes(sources: Mapping[str, Any]) -> dict[str, list[tuple[str, int]]]:
     """For each group, (source, number of classes) of its heads; 0 for a family whose answers are not classes."""
     return {
-        group: [(s.name, len(s.classes) if families.find(s.family).classes else 0) for s in opened]
+        group: [(s.name, _classes(s, f"data.{group} ({s.name})")) for s in opened]
         for group, opened in sources.items()
     }
+
+
+def _classes(source: Any, where: str) -> int:
+    return len(source.classes) if families.find(source.family, f"{where}/family").classes else 0
 
 
 def evaluations(

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from intern_jax.benchmark.settings import Benchmark, added, none_if_empty
+from intern_jax import families
+from intern_jax.benchmark.settings import Benchmark, none_if_empty
 from intern_jax.core import config as config_lib
 from intern_jax.core import schema
 from intern_jax.core.config import UserError
@@ -131,11 +132,11 @@ class Run(Settings):
     )
     benchmark: Annotated[Benchmark | None, pydantic.BeforeValidator(none_if_empty)] = None
 
-    @pydantic.field_validator("families")
     @classmethod
-    def _added(cls, given: list[str]) -> list[str]:
-        # This field comes first, because the others may name these families.
-        return added(given)
+    def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Make the families known before the fields that may name them are read."""
+        families.add_of_config(given)
+        return given
 
     @pydantic.field_validator("seeds", "stages")
     @classmethod

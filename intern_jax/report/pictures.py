@@ -51,10 +51,14 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     images = arrays.get("images")
     if images is None or images.dtype != np.uint8 or images.ndim != 4 or not len(images):
         raise UserError(f"{path}: images: must be uint8 [N,H,W,3]; run the stage again")
-    if kind(arrays) is None:
+    found = kind(arrays)
+    if found is None:
         raise UserError(f"{path}: holds {', '.join(arrays)}; needs words or truth and prediction")
-    if kind(arrays) not in _DRAWN:
-        raise UserError(f"{path}: kind {kind(arrays)!r}; drawn are {', '.join(_DRAWN)}")
+    if found not in _DRAWN:
+        raise UserError(f"{path}: kind {found!r}; drawn are {', '.join(_DRAWN)}")
+    for name in _ARRAYS[found]:
+        if name not in arrays:
+            raise UserError(f"{path}: no {name}, which a picture of kind {found!r} needs")
     return arrays
 
 
@@ -186,10 +190,13 @@ def _map(arrays: Arrays) -> Figure:
     images, truth, prediction = (
         arrays[name][:_MAX_ROWS] for name in ("images", "truth", "prediction")
     )
-    valid = arrays["valid"][:_MAX_ROWS] if "valid" in arrays else truth > 0
+    # A file without its kind is of depth, as all maps once were: metres, known where they are positive.
+    known = np.isfinite(truth) if "kind" in arrays else truth > 0
+    valid = arrays["valid"][:_MAX_ROWS] if "valid" in arrays else known
     shown = np.where(valid, truth, np.nan)
     # The true values set the colour scale; a prediction outside it saturates.
     low, high = np.nanpercentile(shown, [1, 99]) if valid.any() else (0.0, 1.0)
+    unit = str(arrays.get("unit", "" if "kind" in arrays else "metres"))
     figure, axes = _triples(len(images))
     cmap = matplotlib.colormaps["viridis_r"].with_extremes(bad="#d9dde2")
     for i, image in enumerate(images):
@@ -203,7 +210,7 @@ def _map(arrays: Arrays) -> Figure:
         shrink=0.6,
         aspect=25,
         extend="both",
-        label=str(arrays.get("unit", "metres")),
+        label=unit,
     )
     bar.outline.set_visible(False)
     bar.ax.invert_yaxis()
@@ -230,4 +237,10 @@ def _show(axis: Axes, image: np.ndarray) -> None:
     axis.axis("off")
 
 
+_ARRAYS = {
+    "label": ("words", "scores"),
+    "number": ("truth", "prediction"),
+    "mask": ("truth", "prediction"),
+    "map": ("truth", "prediction"),
+}
 _DRAWN = {"label": _words, "number": _numbers, "mask": _mask, "map": _map}

@@ -9,7 +9,7 @@ Accumulation keeps every mean over rows, but BatchNorm, where it is not held `st
 Legend: B batch, H, W image size, K classes of one source.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,14 +24,13 @@ from intern_jax.models import zoo
 from intern_jax.models.scanning import late_gathers
 from intern_jax.ops.images import normalise
 from intern_jax.tasks import task as tasks
-from intern_jax.tasks.multi_head import CLS, DENSE, MultiHead, kinds
+from intern_jax.tasks.multi_head import CLS, DENSE, MultiHead, kinds, served
 from intern_jax.train.stage import Averages, Context, Role, Stage, kind_of
 
 # A loss by task: called with (output, target, valid), it returns an Average over what is valid.
 LOSSES: dict[str, Mapping[str, Any]] = {
     name: tasks.find(name).loss for name in ("classification", "segmentation", "depth")
 }
-DEPTH = "depth"  # the one term of all sources with depth
 
 
 class Expert(Stage):
@@ -61,7 +60,8 @@ class Expert(Stage):
         self.trainable, self.still = trainable, still
         self.sources = {group: list(sources) for group, sources in classes.items()}
         self.kinds = kinds()
-        self.losses, used = _bound_losses(losses)
+        present = [kind for kind in self.kinds if self.groups(self.sources, kind)]
+        self.losses, used = _bound_losses(losses, present)
         self.functions = sorted(spec["fn"] for spec in used.values())
         self.gather_late = late_gathers(zoo.from_config(backbone))
         heads = {kind: self._heads(kind) for kind in self.kinds}
@@ -78,7 +78,7 @@ class Expert(Stage):
     @staticmethod
     def _check_terms(heads: Mapping[str, Mapping[str, int]]) -> None:
         """Refuse a name that would be two terms of the loss."""
-        names = {DEPTH: DENSE}
+        names = dict.fromkeys(served(DENSE)[1:], DENSE)
         for kind, own in sorted(heads.items(), key=lambda pair: pair[0] == CLS):
             for name in own:
                 if names.setdefault(name, kind) != kind:
@@ -145,18 +145,20 @@ class Expert(Stage):
 
     def _score(self, group: str, out: Any, rows: Any) -> tuple[Averages, Averages]:
         """Terms and metrics of one group's outputs, each source's over its own rows."""
-        kind = kind_of(group)
-        family = {CLS: "classification", DENSE: "segmentation"}.get(kind, kind)
-        terms, metrics = {}, {}
+        terms: dict[str, Average] = {}
+        metrics: dict[str, Average] = {}
+        first, *shared = served(kind_of(group))
+        task = tasks.find(first)
         for index, (name, k) in enumerate(self.sources[group]):
-            if kind == DENSE and not k:
-                continue  # a source with depth alone
-            mine, task = rows["source"] == index, tasks.find(family)
-            terms[name] = task.score(self.losses[family], out[name], rows, mine)
+            if shared and not k:
+                continue  # a source that has the shared term alone
+            mine = rows["source"] == index
+            terms[name] = task.score(self.losses[first], out[name], rows, mine)
             for measure, value in task.measures(out[name], rows, mine).items():
                 metrics[f"{name}_{measure}"] = value
-        if kind == DENSE:
-            terms[DEPTH] = tasks.find(DEPTH).score(self.losses[DEPTH], out["log_depth"], rows)
+        for family in shared:
+            # One term of all rows: their targets say where they count.
+            terms[family] = tasks.find(family).score(self.losses[family], out[family], rows)
         return terms, metrics
 
     def predict(self, params: Any, extra: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,11 +171,15 @@ class Expert(Stage):
         }
 
 
-def _bound_losses(given: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The losses by family, and their specs: the usual ones, and those given in their place."""
-    usual = {f.name: tasks.find(f.name).loss for f in families.known() if f.task}
+def _bound_losses(
+    given: Mapping[str, Mapping[str, Any]], kinds_used: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The losses by family, and their specs: of the shipped families, of the kinds in use, and those given."""
+    used = [family for kind in kinds_used for family in served(kind)]
+    specs = {**LOSSES, **{name: tasks.find(name).loss for name in used}}
     for family in given:
-        if family not in usual:
-            raise UserError(f"stage.losses.{family}: no such task; known: {', '.join(usual)}")
-    specs = {**usual, **given}
+        if family not in families.names() or not families.find(family).task:
+            known = ", ".join(f.name for f in families.known() if f.task)
+            raise UserError(f"stage.losses.{family}: no such task; known: {known}")
+    specs |= given
     return {name: config_lib.bind(spec) for name, spec in specs.items()}, specs

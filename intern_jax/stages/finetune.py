@@ -61,7 +61,9 @@ class FineTune(Stage):
         self.pictures = functools.partial(normalise, mean=mean, std=std)
         self.model = TaskModel(dict(backbone), family, num_classes, head_settings)
         self.gather_late = late_gathers(zoo.from_config(backbone))
-        self.loss_of = config_lib.bind(self.task.loss)
+        recipe = self.task.recipe()
+        self.weights = recipe.weights
+        self.loss_of = config_lib.bind(recipe.loss)
 
     def init(self, key, batch):
         images = self.pictures(batch["task"]["image"])

@@ -49,8 +49,9 @@ class FrozenBackbone(Stage):
         self.backbone, self.size = backbone, size
         self.frozen = {} if backbone is None else backbone.variables
         self.model = TaskHead(family, num_classes, head, settings)
-        loss, self.weights = self.task.recipe(head)
-        self.loss_of = config_lib.bind(loss)
+        recipe = self.task.recipe(head)
+        self.weights = recipe.weights
+        self.loss_of = config_lib.bind(recipe.loss)
         self.batch_coupled = couples_rows(self.loss_of)
 
     def init(self, key, batch):

@@ -22,7 +22,7 @@ class Depth(Task):
     decoders: Mapping[str, type[nn.Module]] = {"panoptic": DenseHead, "depth": DepthDecoder}
     # BTS's loss, and its factor on it.
     recipes: Mapping[str, Recipe] = {
-        "depth": Recipe({"fn": "intern_jax.losses.depth:silog"}, {"depth": 10.0})
+        "depth": Recipe({"fn": "intern_jax.losses.depth:silog"}, {"depth": 10.0}, on_pictures=True)
     }
 
     def channels(self, num_classes: int) -> int:

@@ -13,13 +13,22 @@ from intern_jax.models.heads.dense import DenseHead
 from intern_jax.models.heads.linear import Linear
 from intern_jax.tasks.task import TaskHead
 
-# Kinds of groups beside the families themselves: classification's sources, and those with masks and depth together.
+# Kinds of groups beside the families themselves, and the families of their sources: classification's, and those with
+# masks and depth together.
 CLS, DENSE = "cls", "dense"
+JOINT = {CLS: ("classification",), DENSE: ("segmentation", "depth")}
 
 
 def kinds() -> tuple[str, ...]:
-    """The kinds of groups that have heads here: the two joint ones, and every family with a task."""
-    return (CLS, DENSE, *(family.name for family in families.known() if family.task))
+    """The kinds of groups that have heads here: the joint ones, and every other family with a task."""
+    joint = [name for served in JOINT.values() for name in served]
+    others = (f.name for f in families.known() if f.task and f.name not in joint)
+    return (*JOINT, *others)
+
+
+def served(kind: str) -> tuple[str, ...]:
+    """The families of a kind's sources."""
+    return JOINT.get(kind, (kind,))
 
 
 class MultiHead(nn.Module):
@@ -68,14 +77,14 @@ class MultiHead(nn.Module):
         return {name: head(pooled) for name, head in self.heads.items()}
 
     def _dense(self, images: jax.Array, train: bool) -> dict[str, jax.Array]:
-        """Logits [B,H,W,K] of every segmentation source, and "log_depth" [B,H,W,1] in log metres."""
+        """Logits [B,H,W,K] of every segmentation source, and "depth" [B,H,W,1] in log metres."""
         maps = self.backbone(images, train=train, task=DENSE)
         out = self.decoder(maps, images.shape[1:3], train=train)
         split, first = {}, 0
         for name, k in self.dense_classes.items():
             split[name] = out[..., first : first + k]
             first += k
-        return split | {"log_depth": out[..., first:]}
+        return split | {"depth": out[..., first:]}
 
     def everything(self, images: Mapping[str, jax.Array]) -> None:
         """Touch every parameter once, for initialisation; `images` by kind."""

@@ -22,7 +22,9 @@ class Segmentation(Task):
     loss: Mapping[str, Any] = {"fn": "intern_jax.losses.segmentation:pixel_cross_entropy"}
     decoders: Mapping[str, type[nn.Module]] = {"panoptic": DenseHead, "deeplabv3": DeepLabV3}
     # MMSegmentation's weight of an auxiliary head.
-    recipes: Mapping[str, Recipe] = {"deeplabv3": Recipe(weights={AUXILIARY: 0.4})}
+    recipes: Mapping[str, Recipe] = {
+        "deeplabv3": Recipe(weights={AUXILIARY: 0.4}, on_pictures=True)
+    }
 
     def score(
         self, loss: Loss, out: jax.Array, rows: Rows, mine: jax.Array | None = None

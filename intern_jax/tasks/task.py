@@ -1,7 +1,7 @@
 """What a task family is to a network: its head, loss, answer and picture.
 
-Each file of this room has one family's Task, an object without state. `find` gives it by the family's name; a family
-from outside brings its own. Legend: N rows, D features, H, W size in pixels, K classes.
+A family's file in this room has its Task, an object without state. `find` gives it by the family's name; a family from
+outside brings its own. Legend: N rows, D features, H, W size in pixels, K classes.
 """
 
 import dataclasses
@@ -26,14 +26,20 @@ Loss = Callable[..., Average]
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a decoder is trained: a loss in place of the family's, and weights of its terms."""
+    """How a decoder is trained: a loss in place of the family's, weights of its terms, and on what.
 
-    loss: Mapping[str, Any] | None = None
+    on_pictures   on pictures that are augmented anew at every step; else on outputs that the backbone made once
+    """
+
+    loss: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    on_pictures: bool = False
 
 
 class Task:
-    """What one family does. Subclasses set `name` and override; they must have a head, loss and answer.
+    """What one family does. Subclasses set `name` and override.
+
+    They need `loss`, `score`, `picture`, and `answer` (or `decide`, of pixels); without decoders `output` too.
 
     name      the family's
     loss      the usual loss as a spec {"fn": dotted name}: (output, target, valid or None) -> Average
@@ -94,16 +100,18 @@ class Task:
         for name in settings:
             if name not in known:
                 near = config.did_you_mean(name, known)
-                raise UserError(f"head.settings.{name}: {head or self.usual} has none; {near}")
+                raise UserError(
+                    f"head.settings.{name}: {head or self.usual or self.name} has none; {near}"
+                )
 
     def suited(self, head: str, settings: Mapping[str, Any], source: Any) -> dict[str, Any]:
         """A decoder's settings with what a data set says of itself, where the settings do not say it."""
         return dict(settings)
 
-    def recipe(self, head: str) -> tuple[Mapping[str, Any], Mapping[str, float]]:
-        """How the head of that name is trained: the spec of its loss, and weights of its terms."""
-        found = self.recipes.get(head, Recipe())
-        return found.loss or self.loss, found.weights
+    def recipe(self, head: str = "") -> Recipe:
+        """How the head of that name is trained, "" for the usual one; with its loss."""
+        found = self.recipes.get(head or self.usual, Recipe())
+        return dataclasses.replace(found, loss=found.loss or self.loss)
 
     # --- training ---------------------------------------------------------------------------------
 
@@ -163,7 +171,12 @@ def find(name: str) -> Task:
         raise UserError(f"family {name}: no model is trained for it here; there are: {able}")
     made = config.resolve(family.task)
     if not isinstance(made, Task):
-        raise UserError(f"family {name}: {family.task} is a {type(made).__name__}, no Task")
+        kind = type(made).__name__
+        raise UserError(f"family {name}: {family.task} is a {kind}; name an object of a Task")
+    if made.name != name:
+        raise UserError(
+            f"family {name}: {family.task} is the task of {made.name!r}; correct its name"
+        )
     return made
 
 

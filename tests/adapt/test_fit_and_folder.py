@@ -11,7 +11,7 @@ import intern_jax
 from intern_jax.adapt import fit
 from intern_jax.adapt import folder as folder_lib
 from intern_jax.adapt.folder import adapt_folder
-from intern_jax.adapt.head import train_head
+from intern_jax.adapt.head import train_on_outputs
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.data.sources.folder import ImageFolder
@@ -110,11 +110,11 @@ def test_frozen_head_learns_on_cached_maps():
     maps = jax.device_get(Model.random(TINY, 0).outputs(images, "dense", LAYERS))
     assert set(maps) == set(LAYERS)
     mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
-    model = train_head(
-        "segmentation",
-        2,
-        cached={**maps, "mask": mask},
-        size=32,
+    model = train_on_outputs(
+        {**maps, "mask": mask},
+        32,
+        family="segmentation",
+        num_classes=2,
         cfg=fit.settings(60, 8, 1e-2),
         seed=0,
         mesh=mesh,

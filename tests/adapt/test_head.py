@@ -91,7 +91,7 @@ TEST = Blocks(11, first=1000)
 
 def train(source, seed=0, **changes):
     arguments = SEGMENTATION | changes
-    return head_lib.train_head(backbone=TINY, source=source, seed=seed, mesh=MESH, **arguments)
+    return head_lib.train_on_pictures(TINY, source, seed=seed, mesh=MESH, **arguments)
 
 
 def statistics(predictions, source, family, num_classes):
@@ -175,7 +175,7 @@ def test_fits_follow_their_seed():
 def test_depth_learns_and_keeps_its_limits():
     test = Blocks(8, first=1000, family="depth")
     source = Blocks(40, family="depth")
-    fit = head_lib.train_head(backbone=TINY, source=source, seed=0, mesh=MESH, **DEPTH)
+    fit = head_lib.train_on_pictures(TINY, source, seed=0, mesh=MESH, **DEPTH)
     losses = [row["loss"] for row in fit.history]
     assert np.mean(losses[-3:]) < 0.6 * losses[0]
     assert fit.history[0]["loss"] == pytest.approx(10 * fit.history[0]["depth"])

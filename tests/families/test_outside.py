@@ -1,6 +1,9 @@
 """A family from outside goes through expert, benchmark, fine-tune, prediction and report by its dotted name alone."""
 
+import dataclasses
 import json
+import os
+import pathlib
 import subprocess
 import sys
 
@@ -18,7 +21,9 @@ from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.data.batches.stream import Segment, Stream
 from intern_jax.data.schema import sample as schema
+from intern_jax.families import table
 from intern_jax.report import pictures
+from intern_jax.stages.expert import Expert
 from intern_jax.weights.folder import save_model
 
 STEPS = 40
@@ -62,6 +67,17 @@ def get_config() -> ml_collections.ConfigDict:
             },
         }
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def known():
+    """The family is known to this process while these tests run, and no longer."""
+    kept = dict(table._families), dict(table._outside)
+    families.add("counting:FAMILY")
+    yield
+    for now, before in zip((table._families, table._outside), kept, strict=True):
+        now.clear()
+        now.update(before)
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +178,54 @@ def test_names_that_are_taken_or_no_family_are_refused(monkeypatch):
         families.find("countin")
 
 
-def test_records_of_families_load_no_jax():
+def test_records_of_families_load_no_network():
     code = "import sys, intern_jax.families; assert 'jax' not in sys.modules"
     assert not subprocess.run([sys.executable, "-c", code]).returncode
+    code = "import sys, intern_jax.families as f; f.add('counting:FAMILY'); assert 'flax' not in sys.modules"
+    folder = str(pathlib.Path(__file__).parent)
+    added = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": folder})
+    assert not added.returncode
+
+
+def test_other_stages_do_not_depend_on_it():
+    """A family that is known, and not used, changes no stage's key."""
+    stage = Expert({"name": "embedded_tiny"}, {"cls": [("toys", 3)]})
+    assert "counting_task:error" not in stage.functions
+    used = Expert({"name": "embedded_tiny"}, {"counting": [("dots", 0)]})
+    assert "counting_task:error" in used.functions
+
+
+@pytest.mark.parametrize("name", ["dot_count", "cls", "dense", "two words"])
+def test_names_that_no_group_could_have_are_refused(name):
+    with pytest.raises(ValueError, match="letters and digits only"):
+        families.Family(name=name, short="X", answer="label")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rows": ("counting:NOPE",)}, r"config\.benchmark\.rows.*counting has no 'NOPE'"),
+        ({"heads": {"counting": {"lbfgs": {"l2": (1.0,)}}}}, "no head 'lbfgs' for counting"),
+        ({"heads": {"fashion": {"lbfgs": {"l2": (1.0,)}}}}, "none for row dots; add counting"),
+        ({"rows": ("counting:WRONG",)}, r"wrong\.metric: 'top1' is none of counting's"),
+        ({"rows": ("voc07_12",)}, "row voc07_12 is scored by a file of answers"),
+    ],
+)
+def test_mistakes_in_rows_show_before_training(change, said, monkeypatch):
+    wrong = dataclasses.replace(counting.ROW, name="wrong", metric="top1")
+    monkeypatch.setattr(counting, "WRONG", wrong, raising=False)
+    config = get_config()
+    for name, value in change.items():
+        del config.benchmark[name]
+        config.benchmark[name] = value
+    with pytest.raises(UserError, match=said):
+        pipeline.check(config)
+
+
+def test_a_row_has_heads_under_its_dotted_name():
+    config = get_config()
+    settings = dict(config.benchmark.heads.counting)
+    del config.benchmark["heads"]
+    config.benchmark.heads = ml_collections.ConfigDict()
+    config.benchmark.heads["counting:ROW"] = settings
+    assert list(pipeline.check(config)["benchmark"]["heads"]) == ["dots"]

@@ -39,7 +39,7 @@ class Row:
         return metrics.find(self.metric, f"{self.name}.metric").higher_is_better
 
     @property
-    def task(self) -> str:
+    def branch(self) -> str:
         """The BatchNorm set, and generalist branch, of the row's family."""
         return self.task_family.branch
 

@@ -42,7 +42,8 @@ def find(name: str, where: str = "config") -> Row:
     if ":" in name:
         row = config_lib.resolve(name)
         if not isinstance(row, Row):
-            raise UserError(f"{where}.rows: {name} is a {type(row).__name__}, no Row")
+            kind = type(row).__name__
+            raise UserError(f"{where}.rows: {name} is a {kind}; name a Row (benchmark/rows/row.py)")
         return row
     if name not in ROWS:
         raise UserError(f"{where}.rows: no row '{name}'; known: {', '.join(sorted(ROWS))}")

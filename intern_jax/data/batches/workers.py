@@ -41,7 +41,7 @@ ALIGNMENT = 64  # bytes, the size of a cache line
 SHARED = pathlib.Path("/dev/shm")
 
 # Per array of a batch: (group, field, dtype, shape, offset in the block).
-Layout = list[tuple[str, str, str, tuple[int, ...], int]]
+Placement = list[tuple[str, str, str, tuple[int, ...], int]]
 
 
 class Workers:
@@ -180,7 +180,7 @@ def _reserve(name: str, size: int) -> None:
             os.posix_fallocate(file.fileno(), 0, size)
 
 
-def _read(layout: Layout, block: SharedMemory) -> Batch:
+def _read(layout: Placement, block: SharedMemory) -> Batch:
     # The arrays are copied, because the block is reused, and a caller may keep an array or share it with a device.
     batch: Batch = {}
     for group, field, dtype, shape, offset in layout:
@@ -244,8 +244,8 @@ def _describe(error: Exception) -> tuple[str, str, str, str]:
     return "error", type(error).__name__, str(error), traceback.format_exc()
 
 
-def _lay_out(batch: Batch) -> tuple[Layout, int]:
-    layout: Layout = []
+def _lay_out(batch: Batch) -> tuple[Placement, int]:
+    layout: Placement = []
     size = 0
     for group, fields in batch.items():
         for field, value in fields.items():
@@ -259,6 +259,6 @@ def _lay_out(batch: Batch) -> tuple[Layout, int]:
     return layout, max(size, 1)
 
 
-def _write(batch: Batch, layout: Layout, block: SharedMemory) -> None:
+def _write(batch: Batch, layout: Placement, block: SharedMemory) -> None:
     for group, field, dtype, shape, offset in layout:
         np.ndarray(shape, dtype, buffer=block.buf, offset=offset)[...] = batch[group][field]

@@ -221,6 +221,8 @@ def _convert(field: str, value: Any, size: tuple[int, int]) -> Any:
         "depth": np.float32,
         "box_labels": np.int32,
         "depth_valid": np.bool_,
-    }[field]
+    }.get(field)
+    if dtype is None:
+        return value  # of a family from outside, whose check says what it takes
     value = np.asarray(value, dtype)
     return value[..., 0] if value.ndim == 3 else value
