@@ -116,7 +116,12 @@ def _check_call(
     try:
         inspect.signature(function).bind(*[None] * positional, **dict.fromkeys(keywords))
     except (TypeError, ValueError) as error:
-        raise UserError(f"{name}: {error}; give it beside fn") from None
+        raise UserError(f"{name}: {call_fault(error)}; give it beside fn") from None
+
+
+def call_fault(error: Exception) -> str:
+    """What does not fit a call, in the same words for every version of Python."""
+    return str(error).replace("required keyword-only argument", "required argument")
 
 
 def parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -15,6 +15,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch_state
+from compiling import QUICK
 
 import intern_jax
 from intern_jax import __main__ as cli
@@ -31,7 +32,6 @@ from intern_jax.weights.published.torch_names import published_shape
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 FILES = FIXTURES / "weights"
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
 _B4 = {
     "operators": ["mbconv"] * 4 + ["sa"] * 2,
