@@ -118,7 +118,8 @@ class Preprocess:
     def view(self, image: np.ndarray) -> np.ndarray:
         """The canvas uint8 RGB [S,S,3] of a picture uint8 [H,W,3], or [H,W,4] with transparency, which lies over grey.
 
-        With "short" it equals torchvision's Resize and CenterCrop of a PIL image, bit for bit.
+        With "short" it equals torchvision's Resize and CenterCrop of a PIL image, bit for bit: converted networks need
+        it. They round to whole pixels. GV-B's centre_crop (data/make/views.py) does not: it is up to half a pixel away.
         """
         im, size, resample = _opaque(image), self.canvas, INTERPOLATION[self.interpolation]
         width, height = self._resized(im.size)

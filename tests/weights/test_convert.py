@@ -456,8 +456,8 @@ CONVENTIONS = {
     ("uninet_b0", "gv_benchmark"): (160, "short", 182, "bicubic", images.MEAN),
     ("uninet_b3", "gv_benchmark"): (288, "short", 329, "bicubic", images.MEAN),
     ("uninet_b5", "gv_benchmark"): (384, "squash", 384, "bicubic", images.MEAN),
-    ("embedded", "gv_benchmark"): (64, "squash", 64, "bilinear", images.MEAN),
-    ("generalist", "gv_benchmark"): (64, "squash", 64, "bilinear", images.MEAN),
+    ("embedded", "gv_benchmark"): (32, "squash", 32, "bilinear", images.MEAN),
+    ("generalist", "gv_benchmark"): (32, "squash", 32, "bilinear", images.MEAN),
 }
 
 
