@@ -160,6 +160,18 @@ def test_the_card_tells_classes_and_provenance(saved):
     assert "cat, dog, owl" in card and "noise \\| of a test" in card and "embedded_tiny" in card
 
 
+def test_text_of_anyone_stays_in_its_cell_of_the_card(tmp_path):
+    classes = ("a|b", "two\nlines", "<img src=x>")
+    provenance = {"k|ey\n| x |": "[link](http://x) `code` \\|", "list": [1, "a|b"]}
+    head = dataclasses.replace(made("classification").head, classes=classes)
+    folder = save(tmp_path / "m", head=head, provenance=provenance)
+    lines = (folder / "card.md").read_text("utf-8").splitlines()
+    assert r"| Classes | a\|b, two lines, &lt;img src=x> |" in lines
+    assert r"| k\|ey \| x \| | \[link](http://x) \`code\` \\\| |" in lines
+    assert r'| list | \[1, "a\|b"] |' in lines
+    assert intern_jax.load(folder).classes == classes
+
+
 def test_saving_refuses_a_folder_of_other_things_and_wrong_arrays(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(UserError, match="holds other files"):

@@ -91,6 +91,7 @@ def test_the_folder_holds_its_name_as_text_and_its_card_says_what_it_is(saved):
     }
     card = (saved[0] / "card.md").read_text()
     assert card.startswith("# A light meter of intern_jax") and "[one number]" in card
+    assert 'intern_jax.load("THIS_FOLDER", families=["my_lights:FAMILY"])' in card
 
 
 def test_who_opens_it_gives_the_family_or_knows_it(saved, monkeypatch):
