@@ -39,6 +39,8 @@ class UserError(Exception):
 def resolve(name: str) -> Any:
     """The object behind "package.module:attribute"; UserError with the near names if unknown."""
     name = names.current(str(name))
+    if name in names.GONE:
+        raise UserError(f"{name!r}: there is no such function any more; use {names.GONE[name]}")
     module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute or module_name.startswith("."):
         raise UserError(f"{name!r}: not the name of a function; write package.module:function")

@@ -113,7 +113,7 @@ def describe_checkpoint(path: str | os.PathLike[str]) -> str:
         return f"{_columns(facts)}\n\n{_safetensors(path / 'weights.safetensors')}"
     files = StageFiles(path)
     if files.model.exists():
-        done = json.loads(files.done.read_text()) if files.done.exists() else {}
+        done = json.loads(files.done.read_text("utf-8")) if files.done.exists() else {}
         facts = [[name, json.dumps(value)] for name, value in done.items()]
         return f"{_columns(facts)}\n\n{_safetensors(files.model)}"
     if not path.is_dir():

@@ -61,7 +61,7 @@ def write_report(run_dir: str | os.PathLike[str]) -> pathlib.Path:
     layout = Layout.of(run_dir)
     path = layout.results
     try:
-        results = json.loads(path.read_text())
+        results = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; a finished `run` writes it") from None
     except ValueError as error:
