@@ -104,6 +104,31 @@ def test_a_score_that_is_not_finite_has_no_factor():
     assert row["generalist 10%"] == "nan (0.5)" and row["x labels, generalist 10%"] == "-"
 
 
+def test_shares_of_equally_many_labels_count_once():
+    """0.1 and 0.3 of a tiny row may be the same number of images."""
+    few = [
+        record("tiny", "scratch", 0.1, 30.0, n_train=2),
+        record("tiny", "scratch", 0.3, 50.0, n_train=2),
+        record("tiny", "scratch", 1.0, 60.0, n_train=8),
+        record("tiny", "generalist", 0.1, 50.0, n_train=2),
+    ]
+    # 50 lies half way from the mean of 30 and 50 to 60, and so half way in the logarithm from 2 to 8 images.
+    (row,) = cells(text(few))
+    assert row["x labels, generalist 10%"] == "2"
+
+
+@pytest.mark.parametrize("method", ["scratch", "generalist"])
+def test_a_share_of_no_labels_has_no_factor(method):
+    rows = [
+        record("tiny", "scratch", 0.1, 30.0),
+        record("tiny", "scratch", 1.0, 60.0),
+        record("tiny", "generalist", 0.1, 50.0),
+    ]
+    bare = [r.model_copy(update={"n_train": 0}) if r.method == method else r for r in rows]
+    (row,) = cells(text(bare))
+    assert row["generalist 10%"] == "50.0 (0.5)" and row["x labels, generalist 10%"] == "-"
+
+
 def test_no_factor_without_scratch_and_no_failure_without_records():
     header = text(RECORDS[2:8]).splitlines()[0]
     assert "x labels" not in header and "x labels" not in text(RECORDS[2:8])

@@ -118,7 +118,17 @@ def _factor(own: Mapping[tuple[str, float], Cell], label: str) -> str:
     labels = [cell.n_train for cell in cells]
     if not np.isfinite(labels).all():
         labels = [cell.fraction for cell in cells]
+    if min(labels) <= 0:
+        return MISSING
+    # Of a small row, two shares may be equally many images: the mean of their scores counts.
+    by_labels: dict[float, list[float]] = {}
+    for count, score in zip(labels[1:], scores[1:], strict=True):
+        by_labels.setdefault(count, []).append(score)
     factor = label_efficiency.label_equivalence(
-        labels[1:], scores[1:], scores[0], labels[0], adapted.metric.higher_is_better
+        list(by_labels),
+        [float(np.mean(same)) for same in by_labels.values()],
+        scores[0],
+        labels[0],
+        adapted.metric.higher_is_better,
     )
     return str(factor)
