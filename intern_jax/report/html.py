@@ -50,12 +50,11 @@ code { font: 0.92em ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 def write_report(run_dir: str | os.PathLike[str]) -> pathlib.Path:
     """Write run_dir/report.html from run_dir/results.json and return its path.
 
-    results.json is {"scores": {"head", "rows", "stub", "notes"} (the table's cells), "records": [...],
-    "stages": [{"name", "seed", "digest", "seconds", "history": path below run_dir}], "pictures":
-    [{"title", "npz" or "png": path below run_dir}], "config": ..., "versions": ..., "seconds": ...};
-    every part may be missing. Records of another split than "test" belong to held-out training
-    labels; they are counted, but not drawn beside the test scores. UserError for a results.json that
-    is missing or broken.
+    results.json is {"scores": {"head", "rows", "stub", "notes"} (the table's cells), "efficiency": [the panels of
+    plots.efficiency_panels], "records": [...], "stages": [{"name", "seed", "digest", "seconds", "history": path below
+    run_dir}], "pictures": [{"title", "npz" or "png": path below run_dir}], "config": ..., "versions": ..., "seconds":
+    ...}; every part may be missing. Scores are drawn as the parts "scores" and "efficiency" have them; records are only
+    counted. UserError for a results.json that is missing or broken.
     """
     run_dir = pathlib.Path(run_dir)
     layout = Layout.of(run_dir)
@@ -120,8 +119,9 @@ def _scores(results: Mapping[str, Any]) -> str:
 
 
 def _efficiency(results: Mapping[str, Any]) -> str:
-    test = [r for r in results.get("records", []) if r.get("split", "test") == "test"]
-    image = plots.label_efficiency(test)
+    panels = results.get("efficiency", [])
+    labels = [line["label"] for panel in panels for line in panel["lines"]]
+    image = plots.efficiency_panels(panels, plots.line_looks(labels), columns=3)
     if image is None:
         return ""
     note = (

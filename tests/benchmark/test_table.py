@@ -163,6 +163,38 @@ def test_a_method_of_several_heads_has_a_column_for_each():
     assert rooms["ours 10%"] == "0.500 (0.020)" and rooms["ours sgd 10%"] == "-"
 
 
+def test_points_and_bars_of_a_plot_are_those_of_the_table():
+    scores = {0.01: (1.0, 2.0, 4.0), 0.1: (5.0, 6.0), 1.0: (7.0,)}
+    rows = [
+        record("a", "m", fraction, score, seed=seed, standard_error=0.25)
+        for fraction, values in reversed(scores.items())
+        for seed, score in enumerate(values)
+    ]
+    older = record("a", "m", 1.0, 90.0, standard_error=9.0)
+    held_out = record("a", "m", 0.1, 99.0, seed=2, split="validation")
+    lost = record("a", "lost", 0.1, None, standard_error=None)
+    (panel,) = table.panels(cells_lib.of([older, *rows, held_out, lost]))
+    line, other = panel["lines"]
+    assert [point[:2] for point in line["points"]] == [[0.01, 7 / 3], [0.1, 5.5], [1.0, 7.0]]
+    # Half the interval of 1, 2, 4: 4.303 * sqrt(7 / 3) / sqrt(3); the deviation of two; the error of one.
+    bars = [half for _, _, half in line["points"]]
+    assert bars == pytest.approx(
+        [4.3027 * math.sqrt(7 / 3) / math.sqrt(3), math.sqrt(0.5), 0.25], 1e-4
+    )
+    assert other == {"label": "lost", "points": []}
+    assert (panel["metric"], panel["unit"], panel["higher_is_better"]) == ("top-1", "%", True)
+
+
+def test_each_head_of_a_method_is_a_line_of_its_own():
+    rows = [record("emoji", "m", 0.1, 1.0, head="sgd"), record("emoji", "m", 0.1, 3.0, head="knn")]
+    rows.append(record("rooms", "m", 0.1, 0.5, head="panoptic", **DEPTH))
+    classes, rooms = table.panels(cells_lib.of(rows))
+    found = {line["label"]: line["points"][0][1] for line in classes["lines"]}
+    assert found == {"m sgd": 1.0, "m knn": 3.0}
+    assert [line["label"] for line in rooms["lines"]] == ["m"]
+    assert rooms["higher_is_better"] is False and rooms["unit"] == "m"
+
+
 def test_held_out_scores_are_not_shown_and_of_one_draw_the_last_counts():
     rows = [
         record("a", "m", 0.1, 10.0),

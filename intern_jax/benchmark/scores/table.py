@@ -3,13 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from intern_jax.benchmark.scores import cells as cells_lib
 from intern_jax.benchmark.scores.cells import Cell, percent
 from intern_jax.benchmark.scores.record import Record
-from intern_jax.benchmark.scores.render import MISSING, NOTE, Sheet
+from intern_jax.benchmark.scores.render import MISSING, NOTE, Sheet, printable
 from intern_jax.metrics import label_efficiency
 
 TRAINED = ("finetune", "scratch")  # every other method is a head on a frozen backbone
@@ -68,6 +69,34 @@ def sheet_of(cells: Sequence[Cell], notes: Sequence[str] = ()) -> Sheet:
         rows.append([task, first.metric.heading, count, *shown, *worth])
     found = [NOTE, FROZEN_NOTE, *([FACTOR_NOTE] if placed.adapted else []), *notes]
     return Sheet(placed.head, rows, stub=2, notes=[" ".join(found)])
+
+
+def panels(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """What a plot of label efficiency shows, one panel per task, as plots.efficiency_panels takes it.
+
+    {"title": task, "metric", "unit", "higher_is_better", "lines": [{"label", "points": [[fraction, mean, half a bar],
+    ...]}]}. A line is a method, or one of its heads where it has several in a family. A mean that is not finite has no
+    point.
+    """
+    labels, found = _labels(cells), []
+    for task in dict.fromkeys(cell.task for cell in cells):
+        own = [cell for cell in cells if cell.task == task]
+        points: dict[str, list[list[float]]] = {labels[_who(cell)]: [] for cell in own}
+        for cell in sorted(own, key=lambda cell: cell.fraction):
+            if math.isfinite(cell.aggregate.mean):
+                point = [cell.fraction, cell.aggregate.mean, cell.aggregate.half_bar]
+                points[labels[_who(cell)]].append(point)
+        metric = own[0].metric
+        found.append(
+            {
+                "title": printable(task),
+                "metric": printable(metric.title),
+                "unit": printable(metric.unit),
+                "higher_is_better": metric.higher_is_better,
+                "lines": [{"label": printable(n), "points": p} for n, p in points.items()],
+            }
+        )
+    return found
 
 
 def _who(cell: Cell) -> tuple[str, str, str]:
