@@ -16,6 +16,7 @@ from typing import Any
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_text
 from intern_jax.core.layout import Layout
+from intern_jax.core.texts import duration
 from intern_jax.metrics import aggregate
 from intern_jax.report import pictures, plots
 from intern_jax.report.style import data_uri
@@ -104,7 +105,7 @@ def _subtitle(results: Mapping[str, Any]) -> str:
         tasks = {record["task"] for record in records}
         parts.append(f"{len(records)} scores on {len(tasks)} tasks")
     if "seconds" in results:
-        parts.append(_duration(results["seconds"]))
+        parts.append(duration(results["seconds"]))
     if version := results.get("versions", {}).get("intern_jax"):
         parts.append(f"intern_jax {version}")
     return " · ".join(parts)
@@ -184,7 +185,7 @@ def _stages(results: Mapping[str, Any]) -> str:
             stage["name"],
             str(stage.get("seed", "")),
             str(stage.get("steps", "")),
-            _duration(stage["seconds"]) if "seconds" in stage else "",
+            duration(stage["seconds"]) if "seconds" in stage else "",
             str(stage.get("graft", "")),
             stage.get("digest", ""),
         ]
@@ -234,9 +235,3 @@ def _inside(run_dir: pathlib.Path, name: str | None) -> pathlib.Path | None:
         return None
     path = (run_dir / name).resolve()
     return path if path.is_relative_to(run_dir.resolve()) and path.is_file() else None
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

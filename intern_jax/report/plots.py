@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from intern_jax.core.texts import percent
 from intern_jax.report.style import COLORS, INK, METHOD_COLORS, MUTED, png, style
 
 RADAR_TOP = 2.0
@@ -118,7 +119,7 @@ def _label_axis(axis: Axes, fractions: Sequence[float]) -> None:
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(FixedLocator(fractions))
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value)))
     axis.set_xlim(min(fractions) / 1.35, max(fractions) * 1.35)
     axis.set_xlabel("labels used")
 

@@ -12,10 +12,11 @@ import numpy as np
 from intern_jax.benchmark.rows import published as published_lib
 from intern_jax.benchmark.rows.published import AVERAGE, AVERAGED, CAVEAT, COLUMNS, Column
 from intern_jax.benchmark.scores import cells as cells_lib
-from intern_jax.benchmark.scores.cells import Cell, percent
+from intern_jax.benchmark.scores.cells import Cell
 from intern_jax.benchmark.scores.record import Record
 from intern_jax.benchmark.scores.render import NOTE
 from intern_jax.core.config import UserError
+from intern_jax.core.texts import percent
 from intern_jax.metrics.aggregate import Aggregate
 from intern_jax.metrics.table import Metric
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from intern_jax.benchmark.scores import cells as cells_lib
-from intern_jax.benchmark.scores.cells import Cell, percent
+from intern_jax.benchmark.scores.cells import Cell
 from intern_jax.benchmark.scores.record import Record
 from intern_jax.benchmark.scores.render import MISSING, NOTE, Sheet, printable
+from intern_jax.core.texts import percent
 from intern_jax.metrics import label_efficiency
 
 TRAINED = ("finetune", "scratch")  # every other method is a head on a frozen backbone
