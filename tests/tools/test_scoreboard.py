@@ -296,8 +296,8 @@ def test_the_notation_is_said_of_the_spreads_that_are_there():
     spread = (
         "± half the 95% t-interval of the mean over seeds, from three or more values, taken as "
     )
-    spread += "independent; 'sd' the standard deviation of two"
-    assert found == f"{spread}; (c) the standard error over test images"
+    spread += "independent. 'sd' the standard deviation of two"
+    assert found == f"{spread}. (c) the standard error over test images"
 
 
 def test_what_a_program_writes_is_read_back_and_hides_the_paths_of_its_machine(root, monkeypatch):

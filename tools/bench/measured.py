@@ -89,16 +89,16 @@ class Measured:
         said = []
         if "sd" in there:
             said.append(
-                f"± half the 95% t-interval of the mean over {self.over}, from three or more values, taken as "
-                "independent; 'sd' the standard deviation of two"
+                f"± half the 95% t-interval of the mean over {self.over}, from three or more values, taken as independent"
             )
+            said.append("'sd' the standard deviation of two")
         if "half_interval" in there:
             said.append(f"± half the {self.interval}")
         if any("low" in cell and statistic(cell) for cell in cells):
             said.append(f"[low, high] the {self.interval}")
         if "standard_error" in there:
             said.append("(c) the standard error over test images")
-        return "; ".join(said)
+        return ". ".join(said)
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the form as JSON, one row per line; ValueError if it is not right."""
