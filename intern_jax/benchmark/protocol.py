@@ -86,7 +86,7 @@ def held_out(
 ) -> np.ndarray | None:
     """Mask over `rows` of the labels that hyper-parameters are chosen by, or None: too few labels.
 
-    A fifth by `split_validation` where there are at least five labels a class on average; with
+    A fifth by `split_validation` where there are at least five labels per class on average; with
     fewer the published fixed setting is used.
     """
     if len(rows) < LABELS_A_CLASS * num_classes:
@@ -152,7 +152,7 @@ def read_list(path: str | os.PathLike, source: Any) -> np.ndarray:
             )
         found[row] = None
     if not found:
-        raise UserError(f"{path}: lists no example; write one key a line")
+        raise UserError(f"{path}: lists no example; write one key per line")
     return np.sort(np.array(list(found), np.int64))
 
 

@@ -89,7 +89,8 @@ class Measured:
         said = []
         if "sd" in there:
             said.append(
-                f"± half the 95% t-interval of the mean over {self.over}, from three or more values, taken as independent"
+                f"± half the 95% t-interval of the mean over {self.over}, from three or more values, "
+                "taken as independent"
             )
             said.append("'sd' the standard deviation of two")
         if "half_interval" in there:

@@ -1,7 +1,7 @@
 """GV-B's records as lines over its 26 data sets, beside the published rows.
 
 A line of the table is one method at one share of the labels. Its classification head, and any other family's head,
-stands with it; where a method was scored with several heads of one family, each further head has a line of its own.
+stands with it. Where a method was scored with several heads of one family, each further head has its own line.
 """
 
 import dataclasses
