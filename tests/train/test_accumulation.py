@@ -19,7 +19,7 @@ from intern_jax.stages.generalist import Generalist
 from intern_jax.train import optim
 from intern_jax.train import state as state_lib
 from intern_jax.train.programs import Programs
-from intern_jax.train.settings import DEFAULTS
+from intern_jax.train.settings import Train
 from intern_jax.train.step import make_step
 from intern_jax.weights.model import Model
 
@@ -203,7 +203,7 @@ def test_the_loss_of_a_seldom_source_does_not_fall_with_micro_batches():
 
 
 def programs(stage, batch):
-    cfg = DEFAULTS | {"accumulate": 2, "optim": {"learning_rate": 0.1}}
+    cfg = Train().model_dump() | {"accumulate": 2, "optim": {"learning_rate": 0.1}}
     return Programs.build(stage, cfg, mesh_lib.make_mesh(data=1), batch)
 
 
