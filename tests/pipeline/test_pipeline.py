@@ -72,6 +72,8 @@ def test_run_leaves_table_records_and_report(finished):
     assert written["table"] == results["table"] and "furniture" in results["table"]
     page = (workdir / "report.html").read_text()
     assert "<img" in page and "furniture" in page
+    assert {panel["title"] for panel in written["efficiency"]} == {"furniture", "rooms_depth"}
+    assert "Label efficiency" in page
     assert written["versions"]["jax"] and written["config"]["seeds"] == [0]
 
 
