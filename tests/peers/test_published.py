@@ -69,4 +69,4 @@ def close(ours, theirs: np.ndarray) -> None:
     """Equal up to float32's rounding through a deep network; theirs is float64."""
     spread = np.abs(theirs - theirs.mean()).max()
     assert theirs.std() > 0.01 * spread  # not one value everywhere
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * spread)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * spread)
