@@ -37,7 +37,7 @@ def get_config() -> ml_collections.ConfigDict:
     benchmark.fractions = (0.01, 0.1, 1.0)
     benchmark.draws = 5
     benchmark.validation = True
-    # Half of the quickstart's: of the 147 dense heads a seed each then takes about three seconds.
+    # Half of the quickstart's: a seed has 147 dense heads, and each then takes about three seconds.
     for family in ("segmentation", "depth"):
         benchmark.heads[family].panoptic.batch_size = 16
     benchmark.scratch.fractions = (0.1, 0.3, 1.0)

@@ -23,10 +23,10 @@ def load(
 ) -> Model:
     """Opens a model folder, or the small generalist that ships with the package.
 
-    A folder names no code that would be run; whoever opens it gives what it needs of its author's own:
-    `backbone`: the function or class that makes the network of the settings that the folder holds, its dotted
-    name ("my_module:Net"), or the Flax module itself;
-    `families`: dotted names of task families ("my_module:FAMILY").
+    A folder holds no code. If its author wrote the network or the task family, give that code here:
+    `backbone`: the Flax module, or the function or class that makes it of the settings in the folder; also by name,
+    such as "my_module:Net".
+    `families`: names of task families, such as ["my_module:FAMILY"].
     Raises `intern_jax.core.config.UserError` for a folder that is missing, damaged or not to be
     trusted. Nothing heavy is imported before the call.
     """

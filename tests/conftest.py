@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import sys
 
 # Before jax is imported, and in the environment: the processes that tests start find the programs too.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -18,6 +19,8 @@ from absl import flags
 KEPT = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
 MOST_BYTES = 2**30  # of the programs kept
 
+# What tests of several folders share (compiling.py): pytest's importlib mode adds no folder.
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
 jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()
 

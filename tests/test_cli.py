@@ -87,7 +87,7 @@ def test_inspect_model_tells_stages_parameters_cost_and_outputs(capsys):
     (stage,) = [line for line in out.splitlines() if line.startswith("section 5")]
     assert stage.split()[2:8] == ["sa", "12", "384", "5", "2", "layer4"]
     assert "parameters      30,424,992" in out and "multiply-adds   3.16" in out
-    assert "layer4  7 x 7 x 384" in out and "MB a picture" in out
+    assert "layer4  7 x 7 x 384" in out and "MB per picture" in out
     assert out.count("\n") < 30
 
 

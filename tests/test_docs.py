@@ -9,7 +9,8 @@ import pytest
 from intern_jax.core import config, names
 
 ROOT = pathlib.Path(__file__).parents[1]
-DOCS = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md", ROOT / "README.md"])
+PLACES = ("*.md", "docs/*.md", "examples/*.md", "benchmarks/*.md")
+DOCS = sorted(path for place in PLACES for path in ROOT.glob(place))
 BEGIN, END = "<!-- names: begin -->", "<!-- names: end -->"
 
 

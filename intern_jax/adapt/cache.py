@@ -62,8 +62,8 @@ def cached(
     none is larger than the source needs. With `folder`, values are read from a cache below it, or written to one; a
     damaged shard is computed again.
 
-    UserError for no samples, a corrupt sample (a scored set must be whole), values that are not finite, or a mesh of
-    several processes (one process caches, on a mesh of its own devices).
+    UserError for no samples, values that are not finite, and a corrupt sample: a scored set must be whole. UserError
+    for a mesh of several processes too: one process caches, on a mesh of its own devices.
     """
     if branch not in DTYPES:
         raise UserError(f"branch: no '{branch}'; a backbone's are {', '.join(DTYPES)}")

@@ -41,7 +41,6 @@ def adapt_folder(
     flip: bool = True,
     seed: int = 0,
     backbone: str | Callable[..., Any] | None = None,
-    families: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Learn the classes of DIR/<class>/*.jpg from a model folder's backbone, and save a model folder.
 
@@ -49,15 +48,15 @@ def adapt_folder(
     `method`: "probe" (frozen backbone, linear head by L-BFGS) or "finetune" (all weights, `steps` of
     `batch_size` at `learning_rate`). A `validation` share of each class is held out and scored with a 95%
     Wilson interval; the saved probe is fitted on the training part only, so the score is that model's.
-    `backbone`: "my_module:Net", or that function, where init's network is its author's own; `families`:
-    "my_module:FAMILY", where its head's family is.
+    `canvas`: side in pixels of the pictures, if not the start's. `l2`: penalties that the probe chooses from.
+    `backbone`: "my_module:Net", or that function, where init's network is its author's own.
     """
     if method not in ("probe", "finetune"):
         raise UserError(f"method: no '{method}'; use probe or finetune")
     if not 0 < validation < 1:
         raise UserError(f"validation: {validation} is outside (0, 1); 0.2 holds out a fifth")
     source = ImageFolder(data)
-    model = start(init, seed, backbone, families)
+    model = start(init, seed, backbone)
     pictures = dataclasses.replace(model.preprocess, canvas=canvas or model.preprocess.canvas)
     if method == "finetune":
         # What the network learns to read: the augmented views squeeze a picture into the square.

@@ -1,8 +1,8 @@
 """Linear probe: multinomial logistic regression on frozen features, fitted by L-BFGS.
 
-The objective is
-    mean cross-entropy of the labelled rows + l2 / 2 * |kernel|^2,      without a penalty on the bias,
-which is that of scikit-learn's LogisticRegression with C = 1 / (l2 * rows).
+The objective is that of scikit-learn's LogisticRegression with C = 1 / (l2 * rows); the bias has no penalty:
+    mean cross-entropy of the labelled rows + l2 / 2 * |kernel|^2
+
 Legend: N rows, D features, K classes, L values of l2.
 """
 

@@ -104,8 +104,8 @@ def fit_sweep(
     (`batch_order`); if there are fewer rows than `batch_size`, a batch repeats some. A setting that diverges ranks
     last. If the chosen one diverges in the final fit, the next best is taken.
 
-    UserError for no rows, labels out of range, features that are not finite, a mask of another length or one that
-    leaves no row to train on, or if every setting diverges.
+    UserError for no rows, labels out of range or features that are not finite. UserError for a mask of another length,
+    a mask that leaves no row to train on, and if every setting diverges.
     """
     picked = np.arange(len(features)) if rows is None else np.asarray(rows)
     x, y = np.asarray(features[picked], np.float32), np.asarray(labels)[picked].astype(np.int32)

@@ -8,9 +8,9 @@ Rows whose answers are classes of whole pictures have probes on cached features:
 | sgd | the published linear probe and its grid (adapt/sweep.py) |
 | knn | the vote of the nearest neighbours (adapt/knn.py) |
 
-Rows of other families have the decoders of the family's Task by their names (tasks/). They are trained on cached outputs
-of the backbone, or on augmented pictures where the decoder's recipe says so. A family without decoders has one head,
-called "usual".
+Rows of other families have the decoders of the family's Task by their names (tasks/). They are trained on cached
+outputs of the backbone, or on augmented pictures where the decoder's recipe says so. A family without decoders has one
+head, called "usual".
 """
 
 import dataclasses

@@ -39,6 +39,8 @@ class UserError(Exception):
 def resolve(name: str) -> Any:
     """The object behind "package.module:attribute"; UserError with the near names if unknown."""
     name = names.current(str(name))
+    if name in names.GONE:
+        raise UserError(f"{name!r}: there is no such function any more; use {names.GONE[name]}")
     module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute or module_name.startswith("."):
         raise UserError(f"{name!r}: not the name of a function; write package.module:function")
@@ -116,7 +118,12 @@ def _check_call(
     try:
         inspect.signature(function).bind(*[None] * positional, **dict.fromkeys(keywords))
     except (TypeError, ValueError) as error:
-        raise UserError(f"{name}: {error}; give it beside fn") from None
+        raise UserError(f"{name}: {call_fault(error)}; give it beside fn") from None
+
+
+def call_fault(error: Exception) -> str:
+    """What does not fit a call, in the same words for every version of Python."""
+    return str(error).replace("required keyword-only argument", "required argument")
 
 
 def parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

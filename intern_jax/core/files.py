@@ -1,8 +1,10 @@
 """Atomic writes: after a kill a file holds the old content or the new, never a part of it."""
 
 import json
+import math
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -14,5 +16,14 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
-    """Replace the content of `path` by plain data as indented JSON, atomically."""
-    write_text(path, json.dumps(content, indent=1) + "\n")
+    """Replace the content of `path` by plain data as indented strict JSON, atomically: what is not finite is null."""
+    write_text(path, json.dumps(strict(content), indent=1, allow_nan=False) + "\n")
+
+
+def strict(value: Any) -> Any:
+    """Plain data with null for numbers that are not finite, which strict JSON has not."""
+    if isinstance(value, Mapping):
+        return {name: strict(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,7 +1,7 @@
 """CityPersons' log-average miss rate MR^-2, lower is better. N images, G persons, D detections, F = 9 rates of alarms.
 
-The geometric mean of the share of persons missed at nine rates of false alarms an image from .01 to 1 (Dollar et al.,
-PAMI 2012), in the four setups of the evaluation code of CityPersons (Zhang et al., arXiv 1702.05693).
+It is the geometric mean of the share of persons missed at nine rates of false alarms per image, from .01 to 1 (Dollar
+et al., PAMI 2012). The four setups are those of CityPersons' evaluation code (Zhang et al., arXiv 1702.05693).
 """
 
 import dataclasses

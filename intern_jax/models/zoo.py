@@ -136,6 +136,10 @@ _TABLES = {MetaNet: METANETS, UniNet: UNINETS, ResNet: RESNETS, ViT: VITS, Gener
 VARIANTS = {name: settings for table in _TABLES.values() for name, settings in table.items()}
 _FAMILIES = {name: family for family, table in _TABLES.items() for name in table}
 
+# Sides in pixels of the pictures that these networks were made for; others of the zoo without an `image_size`: 224.
+_SIDES = dict(zip(UNINETS, (160, 224, 256, 288, 320, 384, 448), strict=True))
+_SIDES |= {"embedded": 32, "embedded_tiny": 32}
+
 
 def build(spec: Mapping[str, Any]) -> Backbone:
     """The backbone of {"name": ..., **settings}; an unknown name, field or value is a UserError.
@@ -155,6 +159,20 @@ def from_config(spec: Mapping[str, Any]) -> Backbone:
         return build(spec)
     family, settings = _resolved(spec, trusted=True)
     return own.make(family, settings, spec)
+
+
+def usual_side(spec: Mapping[str, Any], network: Any) -> int:
+    """Side in pixels of the pictures that a spec's network was made for; 32 for an author's own without one."""
+    name = main_spec(spec).get("name")
+    return getattr(network, "image_size", None) or _SIDES.get(str(name), 224 if name else 32)
+
+
+def main_spec(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The spec whose conventions hold: a generalist's are those of its (first) branch."""
+    branch = spec.get("branch") or VARIANTS.get(str(spec.get("name")), {}).get("branch")
+    if not isinstance(branch, Mapping):
+        return spec
+    return branch if _is_spec(branch) else next(iter(branch.values()))
 
 
 def names_code(spec: Mapping[str, Any]) -> bool:

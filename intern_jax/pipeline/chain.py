@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from intern_jax.benchmark.scores import render, table
+from intern_jax.benchmark.scores import cells, render, table
 from intern_jax.core import config as config_lib
 from intern_jax.core import hosts
 from intern_jax.core import mesh as mesh_lib
@@ -61,9 +61,11 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[s
                 scores.score(settings, products, seed, layout, results)
     with hosts.main_alone("report") as here:
         if here:
-            sheet = table.sheet(results["records"])
-            results["records"] = [record.plain() for record in results["records"]]
+            records = results["records"]
+            sheet = table.sheet(records)
+            results["records"] = [record.plain() for record in records]
             results |= {"table": render.text(sheet), "scores": sheet.plain()}
+            results["efficiency"] = table.panels(cells.of(records))
             results["seconds"] = round(time.time() - started, 1)
             write_json(layout.results, results)
             # Imported here: matplotlib imports slowly, and a training that resumes does not need it.

@@ -54,9 +54,9 @@ def describe_model(name: str) -> str:
     if branch:
         lines += ["", f"each branch, {branch['name']}", _parts(zoo.build(branch))]
     lines += ["", f"parameters      {total:,}"]
-    lines += [f"multiply-adds   {cost / 1e9:.3f} G a picture, for the pooled features"]
+    lines += [f"multiply-adds   {cost / 1e9:.3f} G per picture, for the pooled features"]
     lines += [
-        f"activations     {held / 1e6:.2f} MB a picture: the outputs of all blocks, in float32"
+        f"activations     {held / 1e6:.2f} MB per picture: the outputs of all blocks, in float32"
     ]
     shapes = [[name, _shape(leaf.shape[1:])] for name, leaf in out.items()]
     return "\n".join([*lines, "", _columns([["output", "shape"], *shapes])])
@@ -113,7 +113,7 @@ def describe_checkpoint(path: str | os.PathLike[str]) -> str:
         return f"{_columns(facts)}\n\n{_safetensors(path / 'weights.safetensors')}"
     files = StageFiles(path)
     if files.model.exists():
-        done = json.loads(files.done.read_text()) if files.done.exists() else {}
+        done = json.loads(files.done.read_text("utf-8")) if files.done.exists() else {}
         facts = [[name, json.dumps(value)] for name, value in done.items()]
         return f"{_columns(facts)}\n\n{_safetensors(files.model)}"
     if not path.is_dir():

@@ -181,5 +181,5 @@ def status(files: StageFiles, name: str, content: Mapping[str, Any]) -> str:
     if not siblings:
         return "new"
     newest = max(siblings, key=lambda path: path.stat().st_mtime)
-    changes = config_lib.diff(json.loads(newest.read_text()), content)
+    changes = config_lib.diff(json.loads(newest.read_text("utf-8")), content)
     return "recomputed, because " + "; ".join(changes)

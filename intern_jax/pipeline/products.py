@@ -47,7 +47,7 @@ class Product:
 
     def summary(self) -> dict[str, Any]:
         """The stage's entry in results.json."""
-        done = json.loads(self.files.done.read_text())
+        done = json.loads(self.files.done.read_text("utf-8"))
         return {
             "name": self.name,
             "seed": self.seed,

@@ -21,6 +21,16 @@ from intern_jax.weights.preprocess import Preprocess
 
 log = logging.getLogger("intern_jax.pipeline")
 
+# How the transforms that ship resize a picture of which nothing is cut at random (weights/preprocess.py: RESIZE).
+RESIZE = {
+    "intern_jax.data.make.views:classification": "squash",
+    "intern_jax.data.make.views:eval_classification": "squash",
+    "intern_jax.data.make.views:pair_views": "squash",
+    "intern_jax.data.make.views:centre_crop": "short",
+    "intern_jax.data.make.dense:dense": "squash",
+}
+OWN_VIEW = "intern_jax.weights.preprocess:classification"
+
 
 def score(
     settings: Mapping[str, Any],
@@ -74,8 +84,8 @@ def save_last(
     product, groups = products[name], settings[name]["data"]
     # Of several canvases, take that of whole pictures; the dense group's canvas is larger because of its maps.
     group = group_of(groups, "cls", "pairs") or next(iter(groups))
-    canvas, variables = groups[group]["transform"].get("size"), product.variables
-    if not isinstance(canvas, int) or not any("/backbone/" in array for array in variables):
+    pictures, variables = _reads(groups[group]["transform"], name), product.variables
+    if pictures is None or not any("/backbone/" in array for array in variables):
         log.info("%s: no backbone of pictures of one size; no model folder is written", name)
         return
     backbone = Model.from_arrays(product.spec, variables, name)
@@ -83,10 +93,28 @@ def save_last(
         folder,
         dataclasses.replace(
             backbone,
-            preprocess=Preprocess(canvas),
+            preprocess=pictures,
             provenance={"stage": f"{name}, seed {product.seed}, key {product.key}"},
         ),
     )
+
+
+def _reads(transform: Mapping[str, Any], stage: str) -> Preprocess | None:
+    """How a model reads pictures that was trained with this transform; None for pictures of several sizes."""
+    given = dict(transform)
+    function = given.pop("fn")
+    if function == OWN_VIEW:
+        return Preprocess(**given)
+    if not isinstance(given.get("size"), int):
+        return None
+    if function not in RESIZE:
+        log.info(
+            "%s: how %s resizes a picture is not known; the model folder says 'squash': "
+            "correct preprocess in its model.json if that is wrong",
+            stage,
+            function,
+        )
+    return Preprocess(given["size"], RESIZE.get(function, "squash"))
 
 
 def draw_pictures(

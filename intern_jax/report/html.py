@@ -16,6 +16,7 @@ from typing import Any
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_text
 from intern_jax.core.layout import Layout
+from intern_jax.core.texts import duration
 from intern_jax.metrics import aggregate
 from intern_jax.report import pictures, plots
 from intern_jax.report.style import data_uri
@@ -50,18 +51,17 @@ code { font: 0.92em ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 def write_report(run_dir: str | os.PathLike[str]) -> pathlib.Path:
     """Write run_dir/report.html from run_dir/results.json and return its path.
 
-    results.json is {"scores": {"head", "rows", "stub", "notes"} (the table's cells), "records": [...],
-    "stages": [{"name", "seed", "digest", "seconds", "history": path below run_dir}], "pictures":
-    [{"title", "npz" or "png": path below run_dir}], "config": ..., "versions": ..., "seconds": ...};
-    every part may be missing. Records of another split than "test" belong to held-out training
-    labels; they are counted, but not drawn beside the test scores. UserError for a results.json that
-    is missing or broken.
+    results.json is {"scores": {"head", "rows", "stub", "notes"} (the table's cells), "efficiency": [the panels of
+    plots.efficiency_panels], "records": [...], "stages": [{"name", "seed", "digest", "seconds", "history": path below
+    run_dir}], "pictures": [{"title", "npz" or "png": path below run_dir}], "config": ..., "versions": ..., "seconds":
+    ...}; every part may be missing. Scores are drawn as the parts "scores" and "efficiency" have them; records are only
+    counted. UserError for a results.json that is missing or broken.
     """
     run_dir = pathlib.Path(run_dir)
     layout = Layout.of(run_dir)
     path = layout.results
     try:
-        results = json.loads(path.read_text())
+        results = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; a finished `run` writes it") from None
     except ValueError as error:
@@ -105,7 +105,7 @@ def _subtitle(results: Mapping[str, Any]) -> str:
         tasks = {record["task"] for record in records}
         parts.append(f"{len(records)} scores on {len(tasks)} tasks")
     if "seconds" in results:
-        parts.append(_duration(results["seconds"]))
+        parts.append(duration(results["seconds"]))
     if version := results.get("versions", {}).get("intern_jax"):
         parts.append(f"intern_jax {version}")
     return " · ".join(parts)
@@ -120,8 +120,9 @@ def _scores(results: Mapping[str, Any]) -> str:
 
 
 def _efficiency(results: Mapping[str, Any]) -> str:
-    test = [r for r in results.get("records", []) if r.get("split", "test") == "test"]
-    image = plots.label_efficiency(test)
+    panels = results.get("efficiency", [])
+    labels = [line["label"] for panel in panels for line in panel["lines"]]
+    image = plots.efficiency_panels(panels, plots.line_looks(labels), columns=3)
     if image is None:
         return ""
     note = (
@@ -184,7 +185,7 @@ def _stages(results: Mapping[str, Any]) -> str:
             stage["name"],
             str(stage.get("seed", "")),
             str(stage.get("steps", "")),
-            _duration(stage["seconds"]) if "seconds" in stage else "",
+            duration(stage["seconds"]) if "seconds" in stage else "",
             str(stage.get("graft", "")),
             stage.get("digest", ""),
         ]
@@ -234,9 +235,3 @@ def _inside(run_dir: pathlib.Path, name: str | None) -> pathlib.Path | None:
         return None
     path = (run_dir / name).resolve()
     return path if path.is_relative_to(run_dir.resolve()) and path.is_file() else None
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

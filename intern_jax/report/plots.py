@@ -7,7 +7,7 @@ import json
 import math
 import pathlib
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,10 +18,9 @@ from matplotlib.lines import Line2D
 from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from intern_jax.metrics import aggregate
+from intern_jax.core.texts import percent
 from intern_jax.report.style import COLORS, INK, METHOD_COLORS, MUTED, png, style
 
-Record = Mapping[str, Any]
 RADAR_TOP = 2.0
 FLIPPED = "Where lower is better the axis is flipped."
 SCRATCH = "scratch"  # the method that others are compared with
@@ -115,74 +114,12 @@ def _curves(axis: Axes, title: str, terms: Series) -> None:
     axis.legend(fontsize=7.5, loc="best", handlelength=1.4)
 
 
-def label_efficiency(records: Sequence[Record]) -> bytes | None:
-    """Score over the fraction of labels, one panel per task, from the records of a results.json.
-
-    A line is a method, or one of its heads if it has several in a family. metrics/aggregate.py computes points and
-    bars. A horizontal line shows the score of the network trained from scratch on the most labels, to show where other
-    lines cross it. None if there is no record.
-    """
-    labels = _labels(records)
-    tasks: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        tasks[record["task"]].append(record)
-    panels = [
-        {
-            "title": task,
-            "metric": rows[0].get("metric_title") or rows[0]["metric"],
-            "unit": rows[0].get("unit", ""),
-            "higher_is_better": rows[0]["higher_is_better"],
-            "lines": [
-                {
-                    "label": label,
-                    "points": _points([row for row in rows if labels[_who(row)] == label]),
-                }
-                for label in dict.fromkeys(labels[_who(row)] for row in rows)
-            ],
-        }
-        for task, rows in tasks.items()
-    ]
-    return efficiency_panels(panels, line_looks(list(labels.values())), columns=3)
-
-
-def _who(record: Record) -> tuple[str, str, str]:
-    return record.get("family", ""), record["method"], record.get("head", "")
-
-
-def _labels(records: Sequence[Record]) -> dict[tuple[str, str, str], str]:
-    """{(family, method, head): the name of its line}."""
-    found = dict.fromkeys(map(_who, records))
-    several = Counter((family, method) for family, method, _ in found)
-    return {
-        (family, method, head): f"{method} {head}" if several[family, method] > 1 else method
-        for family, method, head in found
-    }
-
-
-def _points(records: Sequence[Record]) -> list[list[float]]:
-    """[fraction, mean, half a bar] by fraction; a mean that is not finite has no point."""
-    points = []
-    for fraction in sorted({float(record["fraction"]) for record in records}):
-        rows = [record for record in records if record["fraction"] == fraction]
-        scores, errors = (
-            [_number(row.get(n)) for row in rows] for n in ("score", "standard_error")
-        )
-        found = aggregate.of(scores, errors)
-        if math.isfinite(found.mean):
-            points.append([fraction, found.mean, found.half_bar])
-    return points
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
 def _label_axis(axis: Axes, fractions: Sequence[float]) -> None:
     """A logarithmic axis of label fractions with one tick per fraction."""
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(FixedLocator(fractions))
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value)))
     axis.set_xlim(min(fractions) / 1.35, max(fractions) * 1.35)
     axis.set_xlabel("labels used")
 
@@ -211,6 +148,8 @@ def efficiency_panels(
     panels: Sequence[Mapping[str, Any]], looks: Looks, against: str = "", columns: int = 4
 ) -> bytes | None:
     """Small panels of given points over the fraction of labels; `against` names the published figures.
+
+    A dotted line goes on from scratch with the most labels, to show where other lines cross it.
 
     A panel is {"title", "metric", "unit", "higher_is_better", "published": {"fraction", "value"} or missing, "lines":
     [{"label", "points": [[fraction, mean, half a bar], ...]}]}. `looks` are `line_looks` of the labels. None if there

@@ -133,9 +133,6 @@ class Train(Settings):
         return given
 
 
-DEFAULTS: dict[str, Any] = Train().model_dump()
-
-
 def check(cfg: Mapping[str, Any], where: str = "train") -> dict[str, Any]:
     """The loop's settings with all defaults filled in; an unknown field or a wrong value is a UserError."""
     return schema.checked(Train, cfg, where)

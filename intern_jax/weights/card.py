@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from intern_jax import families
 from intern_jax.families.family import ANSWERS
+from intern_jax.models import own
 from intern_jax.weights.preprocess import Preprocess
 
 # What `predict` gives of one picture, by the family's kind of answer.
@@ -30,29 +32,45 @@ def card(info: Mapping[str, Any], parameters: int) -> str:
         use = f'model.predict("picture.jpg")  # {answer}'
     shown = ", ".join(classes[:20]) + (f", ... ({len(classes)} in all)" if classes[20:] else "")
     facts = {
-        "Backbone": f"`{json.dumps(info['backbone'])}`",
         "Numbers stored": f"{parameters:,}",
         "Reads": f"{pictures.canvas} x {pictures.canvas} RGB pictures: {pictures}",
         "Classes": shown or "none",
         "Written by": f"intern_jax {info['version']}",
     }
-    facts |= {key: _plain(value) for key, value in info["provenance"].items()}
-    rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
+    facts |= info["provenance"]
+    rows = "\n".join(f"| {_cell(key)} | {_cell(value)} |" for key, value in facts.items())
     return f"""# {title.capitalize()} of intern_jax
 
 | | |
 |---|---|
+| Backbone | {_code(info["backbone"])} |
 {rows}
 
 ```python
 import intern_jax
 
-model = intern_jax.load("THIS_FOLDER")
+model = intern_jax.load({_arguments(info)})
 {use}
 ```
 """
 
 
-def _plain(value: Any) -> str:
+def _arguments(info: Mapping[str, Any]) -> str:
+    """What `load` is given, with the code of the author's that the folder needs."""
+    backbone, family = own.text_in(info["backbone"]), (info["head"] or {}).get("own")
+    given = ['"THIS_FOLDER"']
+    given += [f'backbone="{backbone}"'] if backbone else []
+    given += [f'families=["{family}"]'] if family else []
+    return ", ".join(given)
+
+
+def _cell(value: Any) -> str:
+    """Text of anyone in a table: one line, no markup, no cell of its own."""
     text = value if isinstance(value, str) else json.dumps(value)
-    return " ".join(text.split()).replace("|", "\\|")
+    text = re.sub(r"([\\\\`|\[])", r"\\\1", " ".join(text.split()))
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _code(value: Any) -> str:
+    """Plain data in a table, as code."""
+    return f"`{json.dumps(value)}`".replace("|", "\\|")

@@ -5,6 +5,7 @@ model.json has a format number. A folder of version 1 is read as one of version 
 
 from __future__ import annotations
 
+import json
 import pathlib
 import re
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from typing import Any, NoReturn
 from intern_jax import families
 from intern_jax.core.config import UserError
 from intern_jax.families import Family
+from intern_jax.models import zoo
+from intern_jax.models.transfer import Generalist
 from intern_jax.weights.preprocess import Preprocess, is_number
 
 NAME, VERSION = "intern_jax.model", 2
@@ -46,10 +49,15 @@ _TASKS_1 = ("classification", "segmentation", "depth", "backbone")
 _PLACED = ("mask", "map", "boxes")
 # Files that other programs would unpickle or run: never read here, and no part of a model folder.
 _CODE_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".npy", ".npz", ".py", ".so")
+_NUMBER = re.compile("[1-9][0-9]{0,5}")
 _NAMES_CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]")
 _OWN = re.compile(r"[\w.]{1,100}:[\w.<>]{1,100}")
+_OWN_AT = re.compile(r"backbone(\.branch(\.\w+)?)?")
 # Larger settings than any real network has: they would only exhaust memory.
 _MAX_SETTING = 65536
+_MAX_DEPTH = 8
+# More than any real network has. To trace one block takes about a hundredth of a second.
+_MAX_BLOCKS, _MAX_PASSES = 1000, 4000
 
 
 def check_files(folder: pathlib.Path, names: tuple[str, ...]) -> list[pathlib.Path]:
@@ -77,7 +85,7 @@ def upgraded(path: pathlib.Path, info: Any) -> dict[str, Any]:
         _fail(path, "must hold one JSON object; save the model anew")
     found = info.get("format")
     name, _, number = found.partition("/") if isinstance(found, str) else ("", "", "")
-    if name != NAME or not number.isdecimal() or int(number) < 1:
+    if name != NAME or not _NUMBER.fullmatch(number):
         _fail(path, f"format is {found!r:.80}, this version reads {FORMAT!r}; save it anew")
     if int(number) > VERSION:
         _fail(path, f"format is {found!r:.80}, newer than {FORMAT!r}; install a newer intern_jax")
@@ -89,9 +97,9 @@ def _from_version_1(path: pathlib.Path, info: Mapping[str, Any]) -> dict[str, An
     _check_fields(path, "", info, _FIELDS_1)
     task, width = info["task"], info["dense_width"]
     if task not in _TASKS_1:
-        _fail(path, f"task: {task!r} is unknown; one of {', '.join(_TASKS_1)}")
+        _fail(path, f"task: {task!r:.80} is unknown; one of {', '.join(_TASKS_1)}")
     if not 1 <= width <= 4096:
-        _fail(path, f"dense_width: {width} is outside 1 ... 4096")
+        _fail(path, f"dense_width: {width!r:.80} is outside 1 ... 4096")
     dense = task in ("segmentation", "depth")
     head = {
         "family": task,
@@ -120,6 +128,49 @@ def check_info(path: pathlib.Path, info: Mapping[str, Any]) -> None:
         _fail(path, f"preprocess.{error}")
     if info["head"] is not None:
         _check_head(path, info["head"], pictures)
+    _check_text(path, info)
+
+
+def check_size(path: pathlib.Path, backbone: Mapping[str, Any], arrays: int) -> None:
+    """Refuses a zoo network that is larger than its file of `arrays`, because to build it could take hours."""
+    blocks, passes = _blocks(backbone)
+    if blocks > arrays:
+        _fail(
+            path,
+            f"backbone: {blocks} blocks, but the weights are {arrays} arrays; both must be of one model",
+        )
+    if blocks > _MAX_BLOCKS or passes > _MAX_PASSES:
+        _fail(path, f"backbone: {blocks} blocks are more than any real network has")
+
+
+def _blocks(spec: Mapping[str, Any]) -> tuple[int, int]:
+    """Blocks of a zoo network, and how often one of them is run to make its arrays; (0, 0) for another network."""
+    settings = {**zoo.VARIANTS.get(str(spec.get("name")), {}), **spec}
+    branch, names = settings.get("branch"), settings.get("branches", Generalist.branches)
+    if isinstance(branch, Mapping):
+        one = isinstance(branch.get("name", branch.get("own")), str)
+        count = len(names) if isinstance(names, list | tuple) else 0
+        specs = [branch] * count if one else [b for b in branch.values() if isinstance(b, Mapping)]
+        found = [_blocks(one) for one in specs]
+        blocks = sum(blocks for blocks, _ in found)
+        return blocks, count * (sum(passes for _, passes in found) + count)
+    if "name" not in spec:
+        return 0, 0
+    repeats = settings.get("repeats", ())
+    rows = [*repeats] if isinstance(repeats, list | tuple) else []
+    rows += [settings["depth"]] if "depth" in settings else []
+    blocks = sum(max(int(row), 1) for row in rows if is_number(row))
+    return blocks, blocks
+
+
+def _check_text(path: pathlib.Path, info: Mapping[str, Any]) -> None:
+    """Refuses what cannot be written as JSON in UTF-8."""
+    try:
+        json.dumps(info, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        _fail(path, f"{error.object[error.start - 20 : error.end]!r} is no UTF-8 text; rename it")
+    except (TypeError, ValueError, RecursionError) as error:
+        _fail(path, f"not plain data ({error}); give numbers, texts, lists and dicts")
 
 
 def _check_head(path: pathlib.Path, head: Mapping[str, Any], pictures: Preprocess) -> None:
@@ -131,6 +182,9 @@ def _check_head(path: pathlib.Path, head: Mapping[str, Any], pictures: Preproces
     classes = head["classes"]
     if not all(isinstance(name, str) for name in classes):
         _fail(path, "classes: must be names")
+    for name in classes:
+        if name.encode("utf-8", "replace").decode() != name:
+            _fail(path, f"classes: {name!r:.80} is no UTF-8 text; rename it")
     if len(set(classes)) != len(classes):
         _fail(path, "classes: a name stands twice")
     # A family that is not known here is told of by who opens the folder.
@@ -159,7 +213,7 @@ def _check_fields(
     optional: tuple[str, ...] = (),
 ) -> None:
     for name in sorted(info.keys() - fields.keys()):
-        _fail(path, f"{where}{name}: unknown field (known: {', '.join(fields)}); remove it")
+        _fail(path, f"{where}{name:.80}: unknown field (known: {', '.join(fields)}); remove it")
     for name, kind in fields.items():
         if name not in info:
             _fail(path, f"{where}{name}: missing; save the model anew")
@@ -169,30 +223,34 @@ def _check_fields(
             _fail(path, f"{where}{name}: must be a {kind.__name__}, is {info[name]!r:.80}")
 
 
-def _check_setting(path: pathlib.Path, where: str, value: Any) -> None:
+def _check_setting(path: pathlib.Path, where: str, value: Any, depth: int = 0) -> None:
     """Refuses what is no small plain value, and strings that could name code or a file."""
+    if depth > _MAX_DEPTH:
+        _fail(path, f"{where}: lists and dicts inside each other, more than {_MAX_DEPTH} of them")
     if isinstance(value, dict):
         for key, item in value.items():
             if key == "fn":
                 _fail(path, f"{where}.fn: a model folder can name no code; remove it")
             if key == "own":
+                if not _OWN_AT.fullmatch(where):
+                    _fail(path, f"{where}.own: only a backbone, branch or head names code here")
                 _check_own(path, f"{where}.own", item)
                 continue
-            _check_setting(path, f"{where}.{key}", item)
+            _check_setting(path, f"{where}.{key:.80}", item, depth + 1)
     elif isinstance(value, list | tuple):
         if len(value) > 1024:
             _fail(path, f"{where}: {len(value)} items are too many")
         for position, item in enumerate(value):
-            _check_setting(path, f"{where}[{position}]", item)
+            _check_setting(path, f"{where}[{position}]", item, depth + 1)
     elif isinstance(value, str):
         if _NAMES_CODE.search(value):
-            _fail(path, f"{where}: {value!r} names code; only plain settings are read")
+            _fail(path, f"{where}: {value!r:.80} names code; only plain settings are read")
         if "/" in value or "\\" in value or ".." in value:
-            _fail(path, f"{where}: {value!r} names a file; only plain settings are read")
+            _fail(path, f"{where}: {value!r:.80} names a file; only plain settings are read")
     elif value is None or isinstance(value, bool):
         return
     elif not is_number(value) or abs(value) > _MAX_SETTING:
-        _fail(path, f"{where}: {value!r} is no plausible setting")
+        _fail(path, f"{where}: {value!r:.80} is no plausible setting")
 
 
 def _check_own(path: pathlib.Path, where: str, value: Any) -> None:
@@ -201,5 +259,10 @@ def _check_own(path: pathlib.Path, where: str, value: Any) -> None:
         _fail(path, f"{where}: {value!r:.80} is no module:name")
 
 
+def one_line(text: str) -> str:
+    """A text of a file from anyone, as one line of characters that a terminal shows."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
 def _fail(path: pathlib.Path, problem: str) -> NoReturn:
-    raise UserError(f"{path}: {problem}")
+    raise UserError(f"{path}: {one_line(problem)}")

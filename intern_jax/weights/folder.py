@@ -12,6 +12,7 @@ holds the name of that code as text, and whoever opens the folder gives the code
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -35,10 +36,18 @@ from intern_jax.models import own
 from intern_jax.version import __version__
 from intern_jax.weights import safetensors
 from intern_jax.weights.card import card
-from intern_jax.weights.checks import FORMAT, check_files, check_info, upgraded
+from intern_jax.weights.checks import (
+    FORMAT,
+    check_files,
+    check_info,
+    check_size,
+    one_line,
+    upgraded,
+)
 from intern_jax.weights.model import Head, Model
 from intern_jax.weights.preprocess import Preprocess
 
+FILES = ("model.json", "weights.safetensors", "card.md")
 DEFAULT = pathlib.Path(__file__).parent / "default"
 
 
@@ -85,8 +94,7 @@ def save_model(
     UserError for a folder that holds something else, or arrays of the wrong shape.
     """
     folder = pathlib.Path(folder)
-    if folder.exists() and not (folder / "model.json").exists() and any(folder.iterdir()):
-        raise UserError(f"{folder}: holds other files already; name a new folder")
+    _check_free(folder)
     info: dict[str, Any] = {
         "format": FORMAT,
         "version": __version__,
@@ -98,14 +106,28 @@ def save_model(
     check_info(folder / "model.json", info | {"weights_sha256": ""})
     arrays = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), _tree(model))
     shapes = {name: leaf.shape for name, leaf in tree_lib.names(arrays).items()}
+    check_size(folder / "model.json", info["backbone"], len(shapes))
     _check_shapes(folder, shapes, _expected_shapes(folder / "model.json", model))
+    text = card(info, sum(np.size(v) for v in jax.tree.leaves(arrays)))
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "weights.safetensors"
     safetensors.save(weights, arrays, {"version": __version__})
     info["weights_sha256"] = _sha256(weights)
-    (folder / "card.md").write_text(card(info, sum(np.size(v) for v in jax.tree.leaves(arrays))))
+    write_text(folder / "card.md", text)
+    # Last, so that a folder with it is whole.
     write_text(folder / "model.json", json.dumps(info, indent=1) + "\n")
     return folder
+
+
+def _check_free(folder: pathlib.Path) -> None:
+    """Refuses a folder of other things; one of a model, also of one that was written in part, is written anew."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: a file; name a new folder")
+    known = {name + end for name in FILES for end in ("", ".tmp")}
+    with contextlib.suppress(FileNotFoundError):
+        found = {path.name for path in folder.iterdir()}
+        if "model.json" not in found and found - known:
+            raise UserError(f"{folder}: holds other files already; name a new folder")
 
 
 def _head_info(head: Head | None) -> dict[str, Any] | None:
@@ -136,20 +158,28 @@ def _tree(model: Model) -> dict[str, dict[str, Any]]:
 
 
 def load_model(
-    folder: str | os.PathLike[str], backbone: Any = None, families: Sequence[str] = ()
+    folder: str | os.PathLike[str],
+    backbone: Any = None,
+    families: Sequence[str] = (),
+    head: bool = True,
 ) -> Model:
     """Opens a model folder; UserError if it is missing, damaged or not plain data.
 
     `backbone`: for a network that is not in the zoo, the function that makes it of the stored settings, its dotted
     name, or the module; NeedsFunction if it is missing. `families`: dotted names of task families to
-    add; NeedsFamily for a head of one that is not known.
+    add; NeedsFamily for a head of one that is not known. `head`: False leaves the head out, and so needs no family.
     """
     folder = pathlib.Path(folder)
     if folder == DEFAULT and not (DEFAULT / "model.json").exists():
         raise UserError("no model ships with this version; give the path of a model folder")
     families_lib.add(families)
-    path, weights = check_files(folder, ("model.json", "weights.safetensors"))
+    path, weights = check_files(folder, FILES[:2])
     info = read_info(path)
+    shapes = _stored_shapes(weights)
+    check_size(path, info["backbone"], len(shapes))
+    if not head:
+        info["head"] = None
+        shapes = {name: shape for name, shape in shapes.items() if name.split("/")[1:2] != ["head"]}
     _check_family(path, info["head"])
     spec, network = _given_network(path, info["backbone"], backbone)
     model = Model(
@@ -161,16 +191,16 @@ def load_model(
         _head(info["head"]),
         info["provenance"],
     )
-    header = safetensors.read_header(weights)
-    shapes = {
-        name: tuple(entry.get("shape", ()))
-        for name, entry in header.items()
-        if name != "__metadata__"
-    }
     _check_shapes(weights, shapes, _expected_shapes(path, model))
     if _sha256(weights) != info["weights_sha256"]:
         raise UserError(f"{weights}: damaged, its digest is not model.json's; copy it again")
     return _with_arrays(model, safetensors.load(weights))
+
+
+def _stored_shapes(weights: pathlib.Path) -> dict[str, tuple[int, ...]]:
+    """{name: shape} of a file's arrays, from its header alone."""
+    header = safetensors.read_header(weights)
+    return {name: tuple(v["shape"]) for name, v in header.items() if name != "__metadata__"}
 
 
 def read_info(path: pathlib.Path) -> dict[str, Any]:
@@ -178,7 +208,7 @@ def read_info(path: pathlib.Path) -> dict[str, Any]:
     try:
         info = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error}); copy the folder again") from None
+        raise UserError(f"{path}: not JSON ({one_line(str(error))}); copy it again") from None
     info = upgraded(path, info)
     check_info(path, info)
     return info
@@ -247,10 +277,10 @@ def _expected_shapes(path: pathlib.Path, model: Model) -> dict[str, tuple[int, .
             init = functools.partial(model.head.build().init, size=(side, side))
             parts["head"] = jax.eval_shape(init, key, features)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {one_line(str(error))}") from None
     except Exception as error:
         # Settings from anywhere make modules fail in any way; all of them are one mistake.
-        reason = str(error).split("\n")[0][:200]
+        reason = one_line(str(error).split("\n")[0][:200])
         raise UserError(
             f"{path}: its network cannot be built ({reason}); check backbone and head"
         ) from None
@@ -272,7 +302,7 @@ def _check_shapes(path: pathlib.Path, found: Mapping[str, tuple], expected: Mapp
             problem = f"{name}: shape {list(found[name])}, expected {list(expected[name])}"
         else:
             continue
-        raise UserError(f"{path}: {problem}; weights and model.json must be of one model")
+        raise UserError(f"{path}: {one_line(problem)}; weights and model.json must be of one model")
 
 
 def _sha256(path: pathlib.Path) -> str:

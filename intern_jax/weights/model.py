@@ -110,13 +110,15 @@ class Model:
 
     @classmethod
     def random(cls, spec: Mapping[str, Any], seed: int) -> Model:
-        """An untrained backbone: the ladder's lowest rung."""
+        """An untrained backbone, which reads whole pictures of its usual size: the ladder's lowest rung."""
         module = _module(_frozen(spec))
-        images = jnp.zeros((2, 32, 32, 3), jnp.float32)
+        side = zoo.usual_side(spec, module)
+        images = jnp.zeros((2, side, side, 3), jnp.float32)
         variables = jax.jit(functools.partial(module.init, train=False))(
             {"params": jax.random.key(seed)}, images
         )
-        return cls(spec, jax.device_get(unbox(variables)), f"random-{seed}")
+        pictures = dataclasses.replace(USUAL, canvas=side)
+        return cls(spec, jax.device_get(unbox(variables)), f"random-{seed}", pictures)
 
     @classmethod
     def from_arrays(

@@ -58,20 +58,27 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         if not (is_number(self.canvas) and self.canvas == int(self.canvas)):
-            raise UserError(f"canvas: {self.canvas!r} is not a number of pixels, such as 224")
+            raise UserError(f"canvas: {self.canvas!r:.80} is not a number of pixels, such as 224")
         if not 1 <= self.canvas <= MAX_CANVAS:
             raise UserError(f"canvas: {self.canvas} is outside 1 ... {MAX_CANVAS} pixels")
         for field, known in (("resize", RESIZE), ("interpolation", INTERPOLATION)):
             value = getattr(self, field)
             if not isinstance(value, str) or value not in known:
-                raise UserError(f"{field}: no {value!r}; {did_you_mean(str(value), list(known))}")
+                raise UserError(
+                    f"{field}: no {value!r:.80}; {did_you_mean(str(value), list(known))}"
+                )
         if not (is_number(self.crop) and MIN_CROP <= self.crop <= 1):
-            raise UserError(f"crop: {self.crop!r} is not a share in [{MIN_CROP}, 1], such as 0.875")
+            raise UserError(
+                f"crop: {self.crop!r:.80} is not a share in [{MIN_CROP}, 1], such as 0.875"
+            )
         for field in ("mean", "std"):
             values = getattr(self, field)
+            values = values.tolist() if isinstance(values, np.ndarray) else values
             three = isinstance(values, list | tuple) and len(values) == 3
             if not three or not all(map(is_number, values)):
-                raise UserError(f"{field}: {values!r} is not three numbers, such as 0.5,0.5,0.5")
+                raise UserError(
+                    f"{field}: {values!r:.80} is not three numbers, such as 0.5,0.5,0.5"
+                )
             object.__setattr__(self, field, tuple(map(float, values)))
         if min(self.std) <= 0:
             raise UserError(f"std: {list(self.std)} must be above zero")
@@ -111,7 +118,8 @@ class Preprocess:
     def view(self, image: np.ndarray) -> np.ndarray:
         """The canvas uint8 RGB [S,S,3] of a picture uint8 [H,W,3], or [H,W,4] with transparency, which lies over grey.
 
-        With "short" it equals torchvision's Resize and CenterCrop of a PIL image, bit for bit.
+        With "short" it equals torchvision's Resize and CenterCrop of a PIL image, bit for bit: converted networks need
+        it. They round to whole pixels. GV-B's centre_crop (data/make/views.py) does not: it is up to half a pixel away.
         """
         im, size, resample = _opaque(image), self.canvas, INTERPOLATION[self.interpolation]
         width, height = self._resized(im.size)
@@ -194,6 +202,10 @@ def _opaque(image: np.ndarray) -> PIL.Image.Image:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number, and no bool."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+    """Whether a value is a finite number, of Python or NumPy, and no bool. An integer beyond all floats is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False

@@ -16,6 +16,7 @@ from intern_jax.benchmark.runner import Recorder
 from intern_jax.benchmark.scores import cells, render, table
 from intern_jax.benchmark.scores import record as record_lib
 from intern_jax.core.config import UserError
+from intern_jax.core.files import write_json
 from intern_jax.core.layout import Layout
 from intern_jax.families import table as families_table
 from intern_jax.metrics.table import Metric
@@ -144,9 +145,21 @@ def test_the_records_of_a_run_are_read_from_its_results(tmp_path):
         record_lib.read_run(write(path, {"table": "x"}))
 
 
+def test_a_setting_or_time_that_is_not_finite_does_not_spoil_a_runs_records(tmp_path):
+    new = record_lib.made(NEW | {"score": math.nan}).plain()
+    stages = [{"name": "amateur", "seconds": math.inf, "limits": (-math.inf, 1.0)}]
+    path = tmp_path / "results.json"
+    write_json(path, {"config": {"clip": math.nan}, "stages": stages, "records": [new]})
+    content = json.loads(path.read_text(), parse_constant=loud)
+    assert content["config"] == {"clip": None} and content["stages"][0]["limits"] == [None, 1.0]
+    (found,) = record_lib.read_run(path)
+    assert math.isnan(found.score)
+
+
 # --- mistakes -------------------------------------------------------------------------------------
 
 V2 = record_lib.made(NEW).plain()
+FAMILYLESS = {name: value for name, value in V2.items() if name != "family"}
 AGAIN = r" \(or delete the file and run again\)$"
 
 
@@ -168,7 +181,8 @@ AGAIN = r" \(or delete the file and run again\)$"
         (V2 | {"scores": {"a": "b"}}, r": record\.scores\.a: 'b'; write a number" + AGAIN),
         (V2 | {"digits": -1}, r": record\.digits: -1; write a whole number of 0 to 15" + AGAIN),
         (V2 | {"scroe": 1}, r": record\.scroe: no such field; did you mean score.*" + AGAIN),
-        ({"task": "a", "method": "b"}, r": record\.family: missing; write the name of .*" + AGAIN),
+        (FAMILYLESS, r": record\.family: missing; write the name of .*" + AGAIN),
+        ({"task": "a", "method": "b"}, r": no record of a score; delete the file and run again"),
         (V2 | {"record_version": 3}, r": record_version 3, known: 1 to 2; update intern_jax, or"),
         (V2 | {"record_version": "2"}, r": record_version '2', known: 1 to 2"),
         (
@@ -198,6 +212,7 @@ def test_records_are_read_from_below_a_folder_the_oldest_first(tmp_path):
         os.utime(path, (1000 - age, 1000 - age))
     write(tmp_path / "config.json", {"config": {}})
     write(tmp_path / "list.json", [1])
+    write(tmp_path / "plan.json", {"task": "label the rest", "score": "high"})
     write(tmp_path / "half.json.tmp", "{")
     assert [one.score for one in record_lib.read_folder(tmp_path)] == [30.0, 20.0, 10.0]
 
@@ -260,6 +275,7 @@ def test_a_record_of_an_unknown_metric_and_family_is_shown_whole(tmp_path):
     assert row == ["paintings", "PSNR dB ↑", "40", "21.00 ± 2.48 (0.25)"]
     assert "paintings,,colour,psnr,dB,True" in render.csv(cells.of(records))
     results = {"records": [one.plain() for one in records], "scores": sheet.plain()}
+    results["efficiency"] = table.panels(cells.of(records))
     write(tmp_path / "results.json", results)
     page = html.write_report(tmp_path).read_text()
     assert "21.00 ± 2.48 (0.25)" in page and page.count("data:image/png") == 1

@@ -104,6 +104,31 @@ def test_a_score_that_is_not_finite_has_no_factor():
     assert row["generalist 10%"] == "nan (0.5)" and row["x labels, generalist 10%"] == "-"
 
 
+def test_shares_of_equally_many_labels_count_once():
+    """0.1 and 0.3 of a tiny row may be the same number of images."""
+    few = [
+        record("tiny", "scratch", 0.1, 30.0, n_train=2),
+        record("tiny", "scratch", 0.3, 50.0, n_train=2),
+        record("tiny", "scratch", 1.0, 60.0, n_train=8),
+        record("tiny", "generalist", 0.1, 50.0, n_train=2),
+    ]
+    # 50 lies half way from the mean of 30 and 50 to 60, and so half way in the logarithm from 2 to 8 images.
+    (row,) = cells(text(few))
+    assert row["x labels, generalist 10%"] == "2"
+
+
+@pytest.mark.parametrize("method", ["scratch", "generalist"])
+def test_a_share_of_no_labels_has_no_factor(method):
+    rows = [
+        record("tiny", "scratch", 0.1, 30.0),
+        record("tiny", "scratch", 1.0, 60.0),
+        record("tiny", "generalist", 0.1, 50.0),
+    ]
+    bare = [r.model_copy(update={"n_train": 0}) if r.method == method else r for r in rows]
+    (row,) = cells(text(bare))
+    assert row["generalist 10%"] == "50.0 (0.5)" and row["x labels, generalist 10%"] == "-"
+
+
 def test_no_factor_without_scratch_and_no_failure_without_records():
     header = text(RECORDS[2:8]).splitlines()[0]
     assert "x labels" not in header and "x labels" not in text(RECORDS[2:8])
@@ -136,6 +161,38 @@ def test_a_method_of_several_heads_has_a_column_for_each():
     emoji, rooms = cells(text(made))
     assert emoji["ours sgd 10%"] == "50.0 (0.5)" and emoji["ours knn 10%"] == "60.0 (0.5)"
     assert rooms["ours 10%"] == "0.500 (0.020)" and rooms["ours sgd 10%"] == "-"
+
+
+def test_points_and_bars_of_a_plot_are_those_of_the_table():
+    scores = {0.01: (1.0, 2.0, 4.0), 0.1: (5.0, 6.0), 1.0: (7.0,)}
+    rows = [
+        record("a", "m", fraction, score, seed=seed, standard_error=0.25)
+        for fraction, values in reversed(scores.items())
+        for seed, score in enumerate(values)
+    ]
+    older = record("a", "m", 1.0, 90.0, standard_error=9.0)
+    held_out = record("a", "m", 0.1, 99.0, seed=2, split="validation")
+    lost = record("a", "lost", 0.1, None, standard_error=None)
+    (panel,) = table.panels(cells_lib.of([older, *rows, held_out, lost]))
+    line, other = panel["lines"]
+    assert [point[:2] for point in line["points"]] == [[0.01, 7 / 3], [0.1, 5.5], [1.0, 7.0]]
+    # Half the interval of 1, 2, 4: 4.303 * sqrt(7 / 3) / sqrt(3); the deviation of two; the error of one.
+    bars = [half for _, _, half in line["points"]]
+    assert bars == pytest.approx(
+        [4.3027 * math.sqrt(7 / 3) / math.sqrt(3), math.sqrt(0.5), 0.25], 1e-4
+    )
+    assert other == {"label": "lost", "points": []}
+    assert (panel["metric"], panel["unit"], panel["higher_is_better"]) == ("top-1", "%", True)
+
+
+def test_each_head_of_a_method_is_a_line_of_its_own():
+    rows = [record("emoji", "m", 0.1, 1.0, head="sgd"), record("emoji", "m", 0.1, 3.0, head="knn")]
+    rows.append(record("rooms", "m", 0.1, 0.5, head="panoptic", **DEPTH))
+    classes, rooms = table.panels(cells_lib.of(rows))
+    found = {line["label"]: line["points"][0][1] for line in classes["lines"]}
+    assert found == {"m sgd": 1.0, "m knn": 3.0}
+    assert [line["label"] for line in rooms["lines"]] == ["m"]
+    assert rooms["higher_is_better"] is False and rooms["unit"] == "m"
 
 
 def test_held_out_scores_are_not_shown_and_of_one_draw_the_last_counts():

@@ -152,7 +152,10 @@ def test_a_group_is_a_map_dataset():
             {"sources": [{**SPEC, "labels": [9] * 24}]},
             "pictures/label: 9 at index 0 is outside 0..4",
         ),
-        ({"sources": [{**SPEC, "family": "words"}]}, "pictures/no family 'words'; known: classif"),
+        (
+            {"sources": [{**SPEC, "family": "words"}]},
+            "pictures/family: no family 'words'; known: classif",
+        ),
         ({"sources": [{**SPEC, "colour": 1}]}, "grain_parts:pictures: no argument 'colour'"),
         (
             {"sources": [{"fn": "grain_parts:pictures"}]},

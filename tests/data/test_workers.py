@@ -291,5 +291,5 @@ def test_mistakes():
     with pytest.raises(UserError, match="stream/ready: ready batches stay in this process"):
         Stream({"ready": Ready(), **groups()}, workers=1)
     config = {"cls": {**groups()["cls"], "transform": lambda *_: {"x": 1}}}
-    with pytest.raises(UserError, match=r"no plain value; name functions as package\.module:fn"):
+    with pytest.raises(UserError, match=r"not a plain value; name functions as package\.module:fn"):
         Stream(config, workers=1)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.core import meta
+from metanet_fixture import quick_jit
 
 from intern_jax.core import averages, tree
 from intern_jax.core.config import UserError
@@ -91,13 +92,13 @@ def test_deeplab_is_pytorchs(made, dtype, tolerance):
             scale = np.abs(expected).max() if scale is None else scale
             np.testing.assert_allclose(value, expected, rtol=0, atol=tolerance * max(scale, 1.0))
 
-        out = jax.jit(functools.partial(HEAD.apply, size=SIZE, train=False))(
+        out = quick_jit(functools.partial(HEAD.apply, size=SIZE, train=False))(
             {"params": params, **extra}, maps
         )
         assert out.dtype == dtype
         close(out, nhwc(made["eval/logits"]))
 
-        run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+        run = quick_jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
         (value, (out, auxiliary, stats)), grads = run(params, maps, extra, made["label"])
         close(value, made["train/loss"])
         close(out, nhwc(made["train/logits"]))
@@ -114,10 +115,18 @@ def test_deeplab_is_pytorchs(made, dtype, tolerance):
             close(grads[1][name], nhwc(made[f"grad/{name}"]))
 
 
+def init(head, maps, size):
+    """A function of no arguments that makes the first variables, as in training."""
+    keys = {name: jax.random.key(i, impl="rbg") for i, name in enumerate(("params", "dropout"))}
+    return lambda: meta.unbox(head.init(keys, maps, size, True))
+
+
 def started(head, maps, size):
-    """Initial variables, as in training."""
-    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    return meta.unbox(jax.jit(lambda: head.init(keys, maps, size, True))())
+    return quick_jit(init(head, maps, size))()
+
+
+def shapes(head, maps, size):
+    return jax.eval_shape(init(head, maps, size))
 
 
 def test_deeplab_drops_whole_channels():
@@ -155,7 +164,7 @@ def test_depth_stays_between_the_limits_and_reads_every_level():
     head = DepthDecoder(min_depth=0.5, max_depth=8.0, bins=16, width=8)
     maps = maps_of(size, rng)
     variables = started(head, maps, size)
-    run = jax.jit(lambda variables, maps: jnp.exp(head.apply(variables, maps, size, False)))
+    run = quick_jit(lambda variables, maps: jnp.exp(head.apply(variables, maps, size, False)))
     depth = run(variables, maps)
     assert depth.shape == (2, *size, 1) and depth.dtype == np.float32
     assert 0.5 < depth.min() < depth.max() < 8.0
@@ -173,12 +182,12 @@ def test_depth_stays_between_the_limits_and_reads_every_level():
 
 def test_task_head_finds_its_decoder():
     maps = maps_of((32, 32), np.random.default_rng(0))
-    old = started(TaskHead("segmentation", 3, settings={"width": 16}), maps, (32, 32))["params"]
+    old = shapes(TaskHead("segmentation", 3, settings={"width": 16}), maps, (32, 32))["params"]
     assert set(old) == {"decoder"} and old["decoder"]["conv"]["kernel"].shape[-1] == 16
-    same = started(DenseHead(3, width=16), maps, (32, 32))["params"]
+    same = shapes(DenseHead(3, width=16), maps, (32, 32))["params"]
     assert tree.names(same).keys() == tree.names(old["decoder"]).keys()
     head = TaskHead("segmentation", 3, head="deeplabv3", settings={"width": 8})
-    made = started(head, maps, (32, 32))["params"]["decoder"]
+    made = shapes(head, maps, (32, 32))["params"]["decoder"]
     assert made["bottleneck"]["conv"]["kernel"].shape == (3, 3, 40, 8)
     assert made["predict"]["kernel"].shape == (8, 3)
 

@@ -75,7 +75,7 @@ STRUCTURE = {
     ),
     "unknown group": (
         lambda c: c["expert_cls"].update(data={"classes": group(c)}),
-        "config.expert_cls.data.classes: intern_jax.stages.expert:Expert reads no such family",
+        "config.expert_cls.data.classes: intern_jax.stages.expert:Expert reads no such kind",
     ),
     "a stage that is not described": (
         lambda c: c.update(stages=("amateur", "novice")),

@@ -23,39 +23,32 @@ def metrics_lines(steps: int, terms: tuple[str, ...]) -> str:
     return "\n".join(json.dumps(row) for row in rows) + "\n"
 
 
-def make_records(seeds: int = 3) -> list[dict]:
-    rng = np.random.default_rng(0)
+def make_panels() -> list[dict]:
+    """Panels of label efficiency: scratch at two shares of the labels, the others at three."""
     level = {"random": 0.35, "amateur": 0.55, "expert": 0.65, "generalist": 0.7, "scratch": 0.45}
-    rows = []
-    for task, family, metric, title, unit, higher in (
-        ("emoji_style", "classification", "top1", "top-1", "%", True),
-        ("sprites_seg", "segmentation", "miou", "mIoU", "%", True),
-        ("paintings", "colour", "delta_e", "$\\Delta$ E_00", "", False),  # from outside
+    panels = []
+    for task, metric, unit, higher in (
+        ("emoji_style", "top-1", "%", True),
+        ("sprites_seg", "mIoU", "%", True),
+        ("paintings", "$\\Delta$ E_00", "", False),  # from outside
     ):
+        lines = []
         for method, start in level.items():
-            for fraction in (0.1, 1.0) if method == "scratch" else (0.01, 0.1, 1.0):
-                for seed in range(seeds):
-                    gain = 0.12 * math.log10(fraction / 0.01) + 0.02 * rng.standard_normal()
-                    score = start + gain if higher else 1.4 - start - gain
-                    rows.append(
-                        {
-                            "task": task,
-                            "family": family,
-                            "metric": metric,
-                            "metric_title": title,
-                            "unit": unit,
-                            "method": method,
-                            "head": "",
-                            "split": "test",
-                            "fraction": fraction,
-                            "seed": seed,
-                            "draw": 0,
-                            "higher_is_better": higher,
-                            "score": score,
-                            "standard_error": 0.013,
-                        }
-                    )
-    return rows
+            fractions = (0.1, 1.0) if method == "scratch" else (0.01, 0.1, 1.0)
+            scores = [start + 0.12 * math.log10(fraction / 0.01) for fraction in fractions]
+            scores = scores if higher else [1.4 - score for score in scores]
+            points = [[f, score, 0.013] for f, score in zip(fractions, scores, strict=True)]
+            lines.append({"label": method, "points": points})
+        panels.append(
+            {
+                "title": task,
+                "metric": metric,
+                "unit": unit,
+                "higher_is_better": higher,
+                "lines": lines,
+            }
+        )
+    return panels
 
 
 def word_arrays(count: int = 8) -> dict[str, np.ndarray]:
@@ -124,7 +117,8 @@ def run_dir(tmp_path: pathlib.Path) -> pathlib.Path:
             "stub": 1,
             "notes": ["A note."],
         },
-        "records": make_records(),
+        "records": [{"task": "emoji_style"}, {"task": "paintings"}],
+        "efficiency": make_panels(),
         "stages": stages,
         "pictures": [{"title": "Rooms", "npz": "pictures/rooms_depth.npz"}],
         "config": {"seeds": [0]},
@@ -153,18 +147,13 @@ def test_report_holds_table_plots_and_pictures_and_needs_nothing_else(run_dir):
     assert "&lt;b&gt;" in text and "<p>A note.</p>" in text
 
 
-def test_scores_on_held_out_labels_are_not_drawn_among_those_on_the_test_split(
-    run_dir, monkeypatch
-):
+def test_older_results_without_panels_have_a_report_without_that_plot(run_dir):
     path = run_dir / "results.json"
     results = json.loads(path.read_text())
-    test = list(results["records"])
-    results["records"] += [record | {"split": "validation", "score": 99.0} for record in test]
+    del results["efficiency"]
     path.write_text(json.dumps(results))
-    drawn = []
-    monkeypatch.setattr(plots, "label_efficiency", lambda records: drawn.extend(records))
-    html.write_report(run_dir)
-    assert drawn == test
+    text = html.write_report(run_dir).read_text()
+    assert text.count("data:image/png;base64,") == 4 and "Label efficiency" not in text
 
 
 def test_report_is_written_of_a_run_without_benchmark_or_metrics(tmp_path):
@@ -193,49 +182,6 @@ def test_metrics_of_a_resumed_and_killed_run(tmp_path):
     assert plots.read_metrics(path) == {"loss": ((1, 2), (5.0, 3.0))}
 
 
-def drawn_panels(records, monkeypatch):
-    """What label_efficiency draws of records, before it is drawn."""
-    found = []
-    monkeypatch.setattr(plots, "efficiency_panels", lambda panels, *_, **__: found.extend(panels))
-    plots.label_efficiency(records)
-    return found
-
-
-def test_points_and_bars_are_those_of_the_tables(monkeypatch):
-    (first, *_) = make_records(seeds=1)
-    scores = {0.01: (1.0, 2.0, 4.0), 0.1: (5.0, 6.0), 1.0: (7.0,)}
-    rows = [
-        first | {"fraction": fraction, "seed": seed, "score": score, "standard_error": 0.25}
-        for fraction, values in scores.items()
-        for seed, score in enumerate(values)
-    ]
-    lost = first | {"method": "lost", "score": None, "standard_error": None}
-    (panel,) = drawn_panels([*rows, lost], monkeypatch)
-    line, other = panel["lines"]
-    expected = [aggregate.of(values, [0.25] * len(values)) for values in scores.values()]
-    assert line["points"] == [
-        [fraction, found.mean, found.half_bar]
-        for fraction, found in zip(scores, expected, strict=True)
-    ]
-    # Half the interval of 1, 2, 4: 4.303 * sqrt(7 / 3) / sqrt(3); the deviation of two; the error of one.
-    bars = [half for _, _, half in line["points"]]
-    assert bars == pytest.approx(
-        [4.3027 * math.sqrt(7 / 3) / math.sqrt(3), math.sqrt(0.5), 0.25], 1e-4
-    )
-    assert other == {"label": "lost", "points": []}
-    assert (panel["metric"], panel["unit"], panel["higher_is_better"]) == ("top-1", "%", True)
-
-
-def test_each_head_of_a_method_is_a_line_of_its_own(monkeypatch):
-    (first, *_) = make_records(seeds=1)
-    rows = [first | {"head": "sgd", "score": 1.0}, first | {"head": "knn", "score": 3.0}]
-    rows.append(first | {"family": "depth", "task": "rooms", "head": "panoptic"})
-    classes, rooms = drawn_panels(rows, monkeypatch)
-    found = {line["label"]: line["points"][0][1] for line in classes["lines"]}
-    assert found == {"random sgd": 1.0, "random knn": 3.0}
-    assert [line["label"] for line in rooms["lines"]] == ["random"]
-
-
 def test_accuracies_are_told_from_losses():
     steps = tuple(range(9))
     rising, falling = tuple(t / 9 for t in steps), tuple(1 - t / 9 for t in steps)
@@ -248,7 +194,9 @@ def test_accuracies_are_told_from_losses():
 def test_plots_of_nothing_are_none():
     assert plots.learning_curves({}) is None
     assert plots.learning_curves({"a": {"images_per_second": ((1,), (2.0,))}}) is None
-    assert plots.label_efficiency([]) is None
+    assert plots.efficiency_panels([], {}) is None
+    nothing = make_panels()[0] | {"lines": [{"label": "lost", "points": []}]}
+    assert plots.efficiency_panels([nothing], plots.line_looks(["lost"])) is None
 
 
 @pytest.mark.parametrize(

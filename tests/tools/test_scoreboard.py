@@ -283,6 +283,12 @@ def test_cells_read_as_the_form_says(cell, column, text):
     assert measured.text(cell, column) == text
 
 
+def test_a_bar_ends_no_cell():
+    columns = [{"name": "a|b"}, {"name": "c", "unit": "x|y"}]
+    assert measured.head(columns).splitlines()[0] == r"| a\|b | c, x\|y |"
+    assert measured.line(["`p | q`", 1], columns) == r"| `p \| q` | 1 |"
+
+
 def test_the_notation_is_said_of_the_spreads_that_are_there():
     assert Measured(**TABLE).notation() == "[low, high] the 95% t-interval"
     rows = [["vit", "train", {"mean": 1, "sd": 1, "standard_error": 1, "n": 2}, 1, 1]]
@@ -290,8 +296,8 @@ def test_the_notation_is_said_of_the_spreads_that_are_there():
     spread = (
         "± half the 95% t-interval of the mean over seeds, from three or more values, taken as "
     )
-    spread += "independent; 'sd' the standard deviation of two"
-    assert found == f"{spread}; (c) the standard error over test images"
+    spread += "independent. 'sd' the standard deviation of two"
+    assert found == f"{spread}. (c) the standard error over test images"
 
 
 def test_what_a_program_writes_is_read_back_and_hides_the_paths_of_its_machine(root, monkeypatch):

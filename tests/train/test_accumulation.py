@@ -19,7 +19,7 @@ from intern_jax.stages.generalist import Generalist
 from intern_jax.train import optim
 from intern_jax.train import state as state_lib
 from intern_jax.train.programs import Programs
-from intern_jax.train.settings import DEFAULTS
+from intern_jax.train.settings import Train
 from intern_jax.train.step import make_step
 from intern_jax.weights.model import Model
 
@@ -192,18 +192,18 @@ def test_the_loss_of_a_seldom_source_does_not_fall_with_micro_batches():
     stage = Expert(backbone=VIT, classes={"cls": CLASSES["cls"]})
     tx = optim.build({"name": "sgd", "momentum": 0.0})
     loss = {}
+    init, _ = state_lib.create(stage, tx, mesh_lib.make_mesh(data=1), batch, ema=False)
+    rates = {"main": np.float32(0.1)}
+    arguments = (jax.device_get(init(jax.random.key(0))), {}, batch, jax.random.key(1), rates)
     for parts in (1, 4):
-        init, _ = state_lib.create(stage, tx, mesh_lib.make_mesh(data=1), batch, ema=False)
-        step = make_step(stage, tx, parts)
-        rates = {"main": np.float32(0.1)}
-        _, out = step(init(jax.random.key(0)), {}, batch, jax.random.key(1), rates)
+        _, out = make_step(stage, tx, parts).lower(*arguments).compile(QUICK)(*arguments)
         loss[parts] = float(out["seldom"])
         assert float(out["absent"]) == 0
     assert loss[4] == pytest.approx(loss[1], rel=1e-5) and loss[1] > 0.1
 
 
 def programs(stage, batch):
-    cfg = DEFAULTS | {"accumulate": 2, "optim": {"learning_rate": 0.1}}
+    cfg = Train().model_dump() | {"accumulate": 2, "optim": {"learning_rate": 0.1}}
     return Programs.build(stage, cfg, mesh_lib.make_mesh(data=1), batch)
 
 
@@ -237,12 +237,11 @@ def test_collecting_the_counts_costs_no_second_forward_pass():
     make, batch = STAGES["fine-tune"]
     stage, batch = make(), batch()
     tx = optim.build({"name": "sgd"})
-    init, _ = state_lib.create(stage, tx, mesh_lib.make_mesh(data=1), batch, ema=False)
-    state, rates = init(jax.random.key(0)), {"main": np.float32(0.1)}
-    flops = {}
+    _, state = state_lib.create(stage, tx, mesh_lib.make_mesh(data=1), batch, ema=False)
+    flops, rates = {}, {"main": np.float32(0.1)}
     for parts in (1, 4):
         step = make_step(stage, tx, parts)
         lowered = step.lower(state, {}, batch, jax.random.key(1), rates)
-        flops[parts] = lowered.compile().cost_analysis()["flops"]
+        flops[parts] = lowered.compile(QUICK).cost_analysis()["flops"]
     # XLA counts the body of a loop once.
     assert flops[4] < 1.1 * flops[1] / 4 + 2e5, flops

@@ -15,6 +15,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch_state
+from compiling import QUICK
 
 import intern_jax
 from intern_jax import __main__ as cli
@@ -31,7 +32,6 @@ from intern_jax.weights.published.torch_names import published_shape
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 FILES = FIXTURES / "weights"
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
 _B4 = {
     "operators": ["mbconv"] * 4 + ["sa"] * 2,
@@ -435,6 +435,17 @@ def test_mistakes_of_the_command_are_one_line(tmp_path, capsys):
         ((*good, "--model.width=wide"), "cannot be built"),
         ((*good, "--colour=1"), "no argument 'colour'"),
         ((*good, "--model.wdth=4"), "has no such setting; did you mean width"),
+        ((*good, "--task=cls"), "--task has no effect to a model folder; leave it out"),
+        ((*good, "--to=timm", f"--classes={names}"), "--classes has no effect to a file"),
+        (
+            (*good, "--to=timm", "--crop=0.9", "--std=1,1,1"),
+            "--crop, --std has no effect to a file",
+        ),
+        (
+            (f"--from={tmp_path}", "--out=m", "--layout=timm", "--prefix=a.", "--canvas=32"),
+            "--layout, --prefix, --canvas has no effect from a model folder",
+        ),
+        ((f"--from={tmp_path}", "--out=m", f"--classes={names}"), "--classes has no effect from"),
         ((f"--from={tmp_path}", "--out=m"), "is a folder; say in which names"),
     ):
         assert cli.main(["convert", *argv]) == 2, argv
@@ -456,8 +467,8 @@ CONVENTIONS = {
     ("uninet_b0", "gv_benchmark"): (160, "short", 182, "bicubic", images.MEAN),
     ("uninet_b3", "gv_benchmark"): (288, "short", 329, "bicubic", images.MEAN),
     ("uninet_b5", "gv_benchmark"): (384, "squash", 384, "bicubic", images.MEAN),
-    ("embedded", "gv_benchmark"): (64, "squash", 64, "bilinear", images.MEAN),
-    ("generalist", "gv_benchmark"): (64, "squash", 64, "bilinear", images.MEAN),
+    ("embedded", "gv_benchmark"): (32, "squash", 32, "bilinear", images.MEAN),
+    ("generalist", "gv_benchmark"): (32, "squash", 32, "bilinear", images.MEAN),
 }
 
 

@@ -4,7 +4,10 @@ import dataclasses
 import functools
 import json
 import os
+import pathlib
 import pickle
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -157,6 +160,18 @@ def test_the_card_tells_classes_and_provenance(saved):
     assert "cat, dog, owl" in card and "noise \\| of a test" in card and "embedded_tiny" in card
 
 
+def test_text_of_anyone_stays_in_its_cell_of_the_card(tmp_path):
+    classes = ("a|b", "two\nlines", "<img src=x>")
+    provenance = {"k|ey\n| x |": "[link](http://x) `code` \\|", "list": [1, "a|b"]}
+    head = dataclasses.replace(made("classification").head, classes=classes)
+    folder = save(tmp_path / "m", head=head, provenance=provenance)
+    lines = (folder / "card.md").read_text("utf-8").splitlines()
+    assert r"| Classes | a\|b, two lines, &lt;img src=x> |" in lines
+    assert r"| k\|ey \| x \| | \[link](http://x) \`code\` \\\| |" in lines
+    assert r'| list | \[1, "a\|b"] |' in lines
+    assert intern_jax.load(folder).classes == classes
+
+
 def test_saving_refuses_a_folder_of_other_things_and_wrong_arrays(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(UserError, match="holds other files"):
@@ -181,6 +196,41 @@ def test_saving_refuses_a_folder_of_other_things_and_wrong_arrays(tmp_path):
         UserError, match=r"answers for the whole picture.*resize 'squash' and crop 1"
     ):
         save(tmp_path / "m", "segmentation", preprocess=Preprocess(SIZE, "short"))
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_model_that_was_written_in_part_is_written_anew(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("intern_jax.weights.folder.write_text", full)
+        with pytest.raises(OSError, match="no space"):
+            save(tmp_path / "m")
+    (tmp_path / "m" / "model.json.tmp").write_text("{")
+    assert not (tmp_path / "m" / "model.json").exists()
+    assert intern_jax.load(save(tmp_path / "m")).classes == CLASSES
+    (tmp_path / "f").write_text("x")
+    with pytest.raises(UserError, match="f: a file; name a new folder"):
+        save(tmp_path / "f")
+
+
+def test_files_are_utf_8_in_any_locale(tmp_path):
+    """In a process of its own, because Python reads the locale once."""
+    code = (
+        "import sys, test_model_folder as t\n"
+        "t.save_with_head(sys.argv[1], classes=('caf\\u00e9', 'dog', 'owl'))"
+    )
+    where = [str(pathlib.Path(intern_jax.__file__).parents[1]), str(pathlib.Path(__file__).parent)]
+    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    env = {**os.environ, **plain, "PYTHONPATH": os.pathsep.join(where)}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "m")], env=env, check=True)
+    assert "café, dog, owl" in (tmp_path / "m" / "card.md").read_text("utf-8")
+
+
+def test_classes_of_half_a_character_are_not_saved(tmp_path):
+    with pytest.raises(UserError, match=r"classes: '\\ud800' is no UTF-8 text"):
+        save_with_head(tmp_path / "m", classes=("\ud800", "dog", "owl"))
     assert not (tmp_path / "m").exists()
 
 
@@ -248,6 +298,18 @@ def drop(tree):
     del head[name]
 
 
+def many_arrays(path):
+    edit(backbone={"name": "vit_ti_16", "depth": 65536})(path)
+    tree = {f"a{i}": np.zeros(0, np.uint8) for i in range(66000)}
+    safetensors.save(path / "weights.safetensors", tree)
+
+
+def shape_of_a_number(path):
+    header = json.dumps({"a": {"dtype": "F32", "shape": 5, "data_offsets": [0, 4]}}).encode()
+    content = len(header).to_bytes(8, "little") + header + bytes(4)
+    (path / "weights.safetensors").write_bytes(content)
+
+
 HOSTILE = {
     "names code": (with_backbone(activation="os:system"), "names code"),
     "fn key": (with_backbone(settings={"fn": "x"}), "can name no code"),
@@ -258,14 +320,29 @@ HOSTILE = {
     "setting of another type": (with_backbone(features="many"), "cannot be built"),
     "huge setting": (with_backbone(features=10**9), "no plausible setting"),
     "endless setting": (with_backbone(features=float("inf")), "no plausible setting"),
+    "setting beyond all floats": (with_backbone(features=10**400), "no plausible setting"),
+    "deep setting": (with_backbone(x=[[[[[[[[[[]]]]]]]]]]), "inside each other"),
+    "own in a list": (with_backbone(branch=[{"own": "os:system"}]), "only a backbone, branch or"),
+    "own in a setting": (edit(head={"settings": {"own": "a:b"}}), "only a backbone, branch or"),
+    "deep ViT": (edit(backbone={"name": "vit_ti_16", "depth": 65536}), "65536 blocks, but the we"),
+    "long MetaNet": (with_backbone(repeats=[1, 1, 60000, -60000]), "60003 blocks, but the weights"),
+    "many branches": (
+        edit(backbone={"name": "generalist", "branches": [f"b{i}" for i in range(1000)]}),
+        "4000 blocks, but the weights",
+    ),
+    "deep ViT of many arrays": (many_arrays, "65536 blocks are more than any real network has"),
     "extra field": (edit(weights="/etc/passwd"), "weights: unknown field"),
     "missing field": (without("preprocess"), "preprocess: missing"),
     "other format": (edit(format="torch"), "format is 'torch'"),
     "newer format": (edit(format="intern_jax.model/3"), "newer than .*install a newer intern_jax"),
+    "format of many digits": (edit(format="intern_jax.model/" + "9" * 5000), "format is "),
+    "format of other digits": (edit(format="intern_jax.model/\u0662"), "format is "),
     "no format": (edit(format=["intern_jax.model/2"]), "format is "),
     "format zero": (edit(format="intern_jax.model/0"), "format is "),
     "zero canvas": (edit(preprocess={"canvas": 0}), "preprocess.canvas: 0 is outside 1 "),
     "huge canvas": (edit(preprocess={"canvas": 10**6}), "preprocess.canvas"),
+    "canvas beyond all floats": (edit(preprocess={"canvas": 10**400}), "preprocess.canvas"),
+    "mean beyond all floats": (edit(preprocess={"mean": [10**400, 0, 0]}), "preprocess.mean"),
     "bool canvas": (edit(preprocess={"canvas": True}), "preprocess.canvas"),
     "zero std": (edit(preprocess={"std": [0.1, 0.0, 0.1]}), "preprocess.std"),
     "std of text": (edit(preprocess={"std": ["a", "b", "c"]}), "preprocess.std"),
@@ -277,6 +354,9 @@ HOSTILE = {
     "unknown filter": (edit(preprocess={"interpolation": ["bicubic"]}), "preprocess.interpolation"),
     "extra preprocessing": (edit(preprocess={"fn": "os:system"}), "preprocess.fn: unknown field"),
     "no preprocessing": (edit(preprocess=[]), "preprocess: must be a dict"),
+    "a class of half a character": (edit(head={"classes": ["\ud800", "b", "c"]}), "no UTF-8 text"),
+    "half a character": (edit(provenance={"from": "\ud800"}), "no UTF-8 text"),
+    "a field of two lines": (edit(**{"a\nb": 1}), r"a\?b: unknown field"),
     "classes of numbers": (edit(head={"classes": [1, 2, 3]}), "classes"),
     "more classes": (edit(head={"classes": [*CLASSES, "elk"]}), r"shape .*expected"),
     "another family": (edit(head={"family": "poetry"}), "head.family: no family 'poetry'"),
@@ -300,6 +380,7 @@ HOSTILE = {
         lambda p: (p / "weights.safetensors").write_bytes(pickle.dumps({"a": 1})),
         "not a safetensors file",
     ),
+    "a shape that is none": (shape_of_a_number, "broken header"),
     "wrong shape": (rewrite_weights(grow), r"shape \[.*expected"),
     "missing array": (rewrite_weights(drop), "missing"),
     "extra array": (rewrite_weights(lambda t: t.update(x=np.zeros(1))), "not an array of"),

@@ -8,17 +8,20 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
 from flax.core import meta
 
 import intern_jax
 from intern_jax import __main__ as cli
 from intern_jax import families
+from intern_jax.adapt.folder import adapt_folder
 from intern_jax.core import config as config_lib
 from intern_jax.core.config import UserError
 from intern_jax.families import table
 from intern_jax.weights.folder import NeedsFamily, save_model
 from intern_jax.weights.model import Head, Model
+from intern_jax.weights.opening import start
 
 CODE = """
 from intern_jax.families import Family
@@ -88,6 +91,7 @@ def test_the_folder_holds_its_name_as_text_and_its_card_says_what_it_is(saved):
     }
     card = (saved[0] / "card.md").read_text()
     assert card.startswith("# A light meter of intern_jax") and "[one number]" in card
+    assert 'intern_jax.load("THIS_FOLDER", families=["my_lights:FAMILY"])' in card
 
 
 def test_who_opens_it_gives_the_family_or_knows_it(saved, monkeypatch):
@@ -110,6 +114,23 @@ def test_who_opens_it_gives_the_family_or_knows_it(saved, monkeypatch):
     forget(monkeypatch)
     families.add("my_lights:FAMILY")
     assert intern_jax.load(folder).predict(PICTURES) == found
+
+
+def test_who_starts_from_it_needs_no_family(saved, tmp_path):
+    """Only the backbone is used; the new head is a classifier."""
+    folder, _ = saved
+    model = start(folder)
+    assert model.head is None and model.features(PICTURES).shape == (3, 8)
+    rng = np.random.default_rng(0)
+    for name in ("day", "night"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for index in range(4):
+            pixels = rng.integers(0, 128, (20, 20, 3)) + 120 * (name == "day")
+            image = PIL.Image.fromarray(pixels.astype(np.uint8))
+            image.save(tmp_path / "data" / name / f"{index}.png")
+    adapt_folder(tmp_path / "data", tmp_path / "out", init=folder, l2=(0.1,))
+    assert intern_jax.load(tmp_path / "out").classes == ("day", "night")
+    assert "brightness" not in families.names()
 
 
 def test_no_folder_gets_code_resolved(saved, monkeypatch, capsys):

@@ -57,7 +57,8 @@ def saved(tmp_path_factory, variables):
 def test_it_holds_settings_and_a_name_as_text(saved):
     stored = json.loads((saved / "model.json").read_text())["backbone"]
     assert stored == {"own": "my_net:MyNet", "width": 4, "features": 8}
-    assert "my_net:MyNet" in (saved / "card.md").read_text()
+    card = (saved / "card.md").read_text("utf-8")
+    assert 'intern_jax.load("THIS_FOLDER", backbone="my_net:MyNet")' in card
 
 
 def test_load_asks_for_the_function_in_one_line(saved):

@@ -100,6 +100,10 @@ def test_it_is_a_transform_of_labelled_pictures():
         ("canvas", 0, "canvas: 0 is outside 1 ... 4096"),
         ("canvas", 22.5, "canvas: 22.5 is not a number of pixels"),
         ("canvas", True, "canvas: True is not a number"),
+        ("canvas", 10**400, "canvas: 1000000.* is not a number"),
+        ("canvas", np.bool_(True), "canvas: .* is not a number"),
+        ("mean", (10**400, 0, 0), "mean: .* is not three numbers"),
+        ("std", np.ones((3, 1)), "std: .* is not three numbers"),
         ("resize", "sqash", "resize: no 'sqash'; did you mean squash?"),
         ("resize", ["short"], "resize: no"),
         ("interpolation", "nearest", "interpolation: no 'nearest'; known: bicubic, bilinear"),
@@ -114,6 +118,14 @@ def test_it_is_a_transform_of_labelled_pictures():
 def test_a_mistake_is_one_line(field, value, message):
     with pytest.raises(UserError, match=message):
         Preprocess(**{"canvas": 32, field: value})
+
+
+def test_numbers_may_be_numpy_s():
+    made = Preprocess(
+        np.int64(24), crop=np.float32(0.5), mean=np.zeros(3), std=(np.float32(1), 1, np.int32(2))
+    )
+    assert made == Preprocess(24, crop=0.5, mean=(0, 0, 0), std=(1, 1, 2))
+    assert json.loads(json.dumps(made.plain)) == made.plain
 
 
 def test_paths_pil_images_and_arrays_are_the_same_picture(tmp_path):

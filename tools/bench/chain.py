@@ -4,7 +4,7 @@
 
 A turn is the real command, `python -m intern_jax run`, with the quickstart's stages, few steps and no benchmark. Each
 side has its own workdir, whose compiled programs stay; a turn before the first pair fills it and is not counted. A
-stage's step time is the median over its logged intervals but the first; the ratio is this checkout's over the other's,
+stage's step time is the median over its logged intervals but the first. The ratio is this checkout's over the other's,
 pair by pair, with the 95% interval of the median by order statistics.
 """
 

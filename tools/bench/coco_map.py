@@ -90,7 +90,7 @@ def compare(args: argparse.Namespace, given: str, folder: str, shape: tuple) -> 
 
 
 def serve(side: str, given: str, folder: str, shape: tuple) -> None:
-    """Answer each line of seconds by calls a second."""
+    """Answer each line of seconds by calls per second."""
     use_cores(2)
     call = (ours if side == "ours" else peer)(given, pathlib.Path(folder), shape)
     answer({"figures": call()}, lambda seconds: rate_of_calls(call, seconds))

@@ -1,4 +1,4 @@
-"""Pictures a second on one core: bare JPEG decoding, this pipeline, and a torch DataLoader, side by side.
+"""Pictures per second on one core: bare JPEG decoding, this pipeline, and a torch DataLoader, side by side.
 
     python -m tools.bench.input_pipeline [--torch-python=PATH] [--rounds=7] [--seconds=4] [--core=0] [--images=256]
                                          [--out=FILE.json]
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def compare(args: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
-    """Every part's pictures a second, a round each in turn."""
+    """Every part's pictures per second, one round each in turn."""
     pythons = {"decode": sys.executable, "pipeline": sys.executable}
     if args.torch_python:
         pythons["torch"] = str(args.torch_python)
@@ -146,7 +146,7 @@ def serve(part: Callable, folder: pathlib.Path, core: int) -> None:
 
 
 def measure(begin: Callable[[], Counts], seconds: float) -> float:
-    """Pictures a second of a fresh iterator, once it has passed what it made ahead."""
+    """Pictures per second of a fresh iterator, once it has passed what it made ahead."""
     counts = begin()
     try:
         warm = time.perf_counter() + seconds / 4

@@ -48,6 +48,7 @@ FIELDS = (
 )
 LEFT_OUT = {"load": "", "key": 1, "over": "", "interval": "", "notes": (), "raw": None}
 NONE = "-"
+BAR = r"\|"  # a bar inside a cell of a Markdown table, also in a span of code
 
 Cell = Any
 Column = Mapping[str, Any]
@@ -77,10 +78,6 @@ class Measured:
         pairs = zip(row, self.columns, strict=True)
         return " ".join(text(cell, column) for cell, column in list(pairs)[: self.key])
 
-    def index(self, column: str) -> int:
-        """The position of a column; ValueError if there is none of that name."""
-        return [c["name"] for c in self.columns].index(column)
-
     def markdown(self) -> str:
         """The whole table."""
         return "\n".join([head(self.columns), *(line(row, self.columns) for row in self.rows)])
@@ -92,16 +89,17 @@ class Measured:
         said = []
         if "sd" in there:
             said.append(
-                f"± half the 95% t-interval of the mean over {self.over}, from three or more values, taken as "
-                "independent; 'sd' the standard deviation of two"
+                f"± half the 95% t-interval of the mean over {self.over}, from three or more values, "
+                "taken as independent"
             )
+            said.append("'sd' the standard deviation of two")
         if "half_interval" in there:
             said.append(f"± half the {self.interval}")
         if any("low" in cell and statistic(cell) for cell in cells):
             said.append(f"[low, high] the {self.interval}")
         if "standard_error" in there:
             said.append("(c) the standard error over test images")
-        return "; ".join(said)
+        return ". ".join(said)
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the form as JSON, one row per line; ValueError if it is not right."""
@@ -130,13 +128,14 @@ def dumps(form: Mapping[str, Any]) -> str:
 def head(columns: Sequence[Column]) -> str:
     """The two first lines of a Markdown table."""
     names = [", ".join(filter(None, (column["name"], column.get("unit")))) for column in columns]
+    names = [name.replace("|", BAR) for name in names]
     return f"| {' | '.join(names)} |\n|{'---|' * len(names)}"
 
 
 def line(row: Sequence[Cell], columns: Sequence[Column]) -> str:
     """A row of a Markdown table."""
     cells = (text(cell, column) for cell, column in zip(row, columns, strict=True))
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(cell.replace('|', BAR) for cell in cells)} |"
 
 
 def text(cell: Cell, column: Column = PLAIN) -> str:
@@ -181,6 +180,9 @@ def number(value: float, how: Column = PLAIN) -> str:
     """A number in a column's style and digits."""
     digits, style = how.get("digits"), how.get("style")
     if style == "duration":
+        # Imported here, as above.
+        from intern_jax.core.texts import duration
+
         return duration(value)
     if style == "percent":
         return f"{value:.{digits or 0}%}"
@@ -190,16 +192,6 @@ def number(value: float, how: Column = PLAIN) -> str:
     if isinstance(value, int):
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
     return f"{value:g}".replace("e-0", "e-")
-
-
-def duration(seconds: float) -> str:
-    """Seconds in hours and minutes: "2 h 11 min", "5 min 40 s", "58 min", "6.8 s"."""
-    if seconds < 60:
-        return f"{seconds:g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = [f"{hours} h"] * bool(hours) + [f"{minutes} min"] * bool(minutes)
-    return " ".join(parts + [f"{rest} s"] * bool(rest))
 
 
 def statistic(cell: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Images a second of whole networks, forward and train step, beside PyTorch on the same machine.
+"""Images per second of whole networks, forward and train step, beside PyTorch on the same machine.
 
     python -m tools.bench.models --torch-python=PATH [--metanet=FOLDER] [--rounds=5] [--seconds=5] [--threads=2]
                                  [--cases=vit_s_16,mn_b4,resnet50] [--sizes=224,64] [--out=FILE.json]
@@ -113,7 +113,7 @@ def main() -> None:
 
 
 def compare(args: argparse.Namespace, name: str, size: int, mode: str) -> dict[str, Any]:
-    """One network, size and mode: both sides' images a second, in turns."""
+    """One network, size and mode: both sides' images per second, in turns."""
     pythons = {"ours": sys.executable}
     if args.torch_python and (name in PEERS or args.metanet):
         pythons["torch"] = str(args.torch_python)

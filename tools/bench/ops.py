@@ -123,7 +123,7 @@ def compare(
 
 
 def serve(operator: str, index: int, mode: str, form: str) -> None:
-    """Answer each line of seconds by calls a second."""
+    """Answer each line of seconds by calls per second."""
     use_cores(2)
     make = torch_call if form == "torch" else jax_call
     call = make(operator, CASES[operator][index], mode, form)

@@ -1,17 +1,19 @@
-"""The published linear probe's grid as one program, beside the same sweep in PyTorch a setting at a time.
+"""The published linear probe's grid as one program, beside the same sweep in PyTorch, one setting at a time.
 
     python -m tools.bench.sweep [--torch-python=PATH] [--steps=10000] [--rounds=20] [--threads=2] [--device=cpu|gpu]
         [--out=FILE.json]
 
-18 settings (the published grid without learning rate 30), batches of 512 of 5,000 made features of 1280 dimensions, 100
-classes (`make`; the best settings get about three in four of 10,000 test rows right). Both sides start from the
-same kernel, take the same batches and run the whole sweep of --steps iterations; each is a process of its own that
-works only while it is asked to, in --rounds turns. torch's side is what one would write: a Linear, cross_entropy,
-backward, torch.optim.SGD and MultiStepLR for each setting after another, a round being its share of all their steps.
+The sweep has 18 settings: the published grid without learning rate 30. `make` makes 5,000 features of 1280 dimensions
+in 100 classes, in batches of 512. The best settings get about three in four of 10,000 test rows right. Both sides
+start from the same kernel, take the same batches and run the whole sweep of --steps iterations. Each is a process of
+its own that works only while it is asked to, in --rounds turns. torch's side is what one would write: a Linear,
+cross_entropy, backward, torch.optim.SGD and MultiStepLR, one setting after another. A round is its share of all their
+steps.
 
-Useful FLOPs are those of the logits and of the kernels' gradients, 4 x batch x features x classes a step and setting.
-Prints each side's FLOP/s over all its rounds, their ratio, the share of the ceiling (a product of two 2048 x 2048
-matrices in the same process), and the largest difference of a setting's test accuracy. --torch-python: a Python with
+Useful FLOPs are those of the logits and of the kernels' gradients: 4 x batch x features x classes per step and setting.
+It prints each side's FLOP/s over all its rounds, their ratio, and the largest difference of a setting's test accuracy.
+It also prints each side's share of the ceiling, a product of two 2048 x 2048 matrices in the same process.
+--torch-python: a Python with
 torch; by default that of `make peers`. Both sides have huge pages, unless GLIBC_TUNABLES says otherwise
 (glibc.malloc.hugetlb=0).
 """

@@ -4,8 +4,8 @@
 
 The quickstart's amateur. The step is timed as it is and with the check taken out (its condition is a constant, so
 that the compiler drops what depends on it), in turns; medians. Digests and saves are timed on the same state. Prints
-one line of JSON. `digest_and_check` is their share of the time of a step, digests spread over the steps between two
-saves of the quickstart; `blocking` the share of the time between two saves in which the loop waits for the save.
+one line of JSON. `digest_and_check` is their share of the time of a step; digests are spread over the steps between two
+saves of the quickstart. `blocking` is the share of the time between two saves in which the loop waits for the save.
 --out writes a table of the same figures.
 """
 
@@ -117,7 +117,7 @@ def check_of(name: str) -> Any:
 
 
 def steps(run: list[Any], count: int) -> float:
-    """Seconds a step, of `count`; the state goes on."""
+    """Seconds per step, of `count`; the state goes on."""
     step, state, rest = run
     began = time.perf_counter()
     for _ in range(count):

@@ -41,7 +41,7 @@ class Turn:
         self.facts = json.loads(self._said.readline())
 
     def round(self, seconds: float) -> float:
-        """Pictures a second over about so many seconds."""
+        """Pictures per second over about so many seconds."""
         self._asked.write(f"{seconds}\n")
         self._asked.flush()
         return float(self._said.readline())
@@ -60,7 +60,7 @@ def use_cores(count: int) -> None:
 
 
 def rate_of_calls(call: Callable[[], Any], seconds: float, made: int = 1) -> float:
-    """What `call` makes a second, `made` at a time, over about so many seconds.
+    """What `call` makes per second, `made` at a time, over about so many seconds.
 
     Its first call is not counted: while another side worked, a virtual machine may have lent this one's memory out.
     """
@@ -73,7 +73,7 @@ def rate_of_calls(call: Callable[[], Any], seconds: float, made: int = 1) -> flo
 
 
 def rate_of(side: int, multiply: Callable[[], Any]) -> float:
-    """FLOPs a second of a product of two side x side matrices, the best of ten."""
+    """FLOPs per second of a product of two side x side matrices, the best of ten."""
     multiply()
     times = []
     for _ in range(10):

@@ -9,12 +9,16 @@ a whole new process per side, in turn (A-B-B-A ...), for each workload:
   jpeg        256 synthetic JPEGs (input_pipeline.py's) to 224 x 224, batches of 64
   quickstart  the two groups of the quickstart's generalist
 
-and measures: images per second over `seconds` after a warm-up of a quarter; `start`, seconds from making the stream
-to its first batch; `again`, seconds from an end of reading to the first batch of another step, as after a roll-back;
-`memory`, the proportional set size of the process and its workers in MiB. Figures are medians over rounds, with the
-interquartile range of images per second; `ratio` is the median over rounds of ours / grain. Then, once: batches of a
-step under other numbers of workers, the state of Grain's iterator under another number, an error that cannot be
-pickled, and what happens when a process is killed or told to end; --faults writes these as a table of their own.
+It measures images per second over `seconds`, after a warm-up of a quarter, and further figures:
+
+  start       seconds from making the stream to its first batch
+  again       seconds from an end of reading to the first batch of another step, as after a roll-back
+  memory      the proportional set size of the process and its workers, in MiB
+
+Figures are medians over rounds, with the interquartile range of images per second; `ratio` is the median over rounds of
+ours / grain. Then it looks once at batches of a step under other numbers of workers, and at the state of Grain's
+iterator under another number. It raises an error that cannot be pickled, and kills processes or tells them to end.
+--faults writes what it saw as a table of its own.
 """
 
 import argparse

@@ -116,8 +116,3 @@ def remarks(records: Iterable[Record]) -> list[str]:
     if len(versions) > 1:
         found.append(f"The records are of several versions of intern_jax: {', '.join(versions)}.")
     return found
-
-
-def percent(fraction: float) -> str:
-    """A share of the labels as tables show it."""
-    return f"{100 * fraction:g}%"

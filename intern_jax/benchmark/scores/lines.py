@@ -1,7 +1,7 @@
 """GV-B's records as lines over its 26 data sets, beside the published rows.
 
 A line of the table is one method at one share of the labels. Its classification head, and any other family's head,
-stands with it; where a method was scored with several heads of one family, each further head has a line of its own.
+stands with it. Where a method was scored with several heads of one family, each further head has its own line.
 """
 
 import dataclasses
@@ -12,10 +12,11 @@ import numpy as np
 from intern_jax.benchmark.rows import published as published_lib
 from intern_jax.benchmark.rows.published import AVERAGE, AVERAGED, CAVEAT, COLUMNS, Column
 from intern_jax.benchmark.scores import cells as cells_lib
-from intern_jax.benchmark.scores.cells import Cell, percent
+from intern_jax.benchmark.scores.cells import Cell
 from intern_jax.benchmark.scores.record import Record
 from intern_jax.benchmark.scores.render import NOTE
 from intern_jax.core.config import UserError
+from intern_jax.core.texts import percent
 from intern_jax.metrics.aggregate import Aggregate
 from intern_jax.metrics.table import Metric
 

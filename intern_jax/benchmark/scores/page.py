@@ -8,7 +8,7 @@ import numpy as np
 
 from intern_jax import families
 from intern_jax.benchmark.rows.published import AVERAGE, AVERAGED, COLUMNS, FRACTION, Column
-from intern_jax.benchmark.scores.cells import Cell, percent
+from intern_jax.benchmark.scores.cells import Cell
 from intern_jax.benchmark.scores.lines import (
     FIGURES,
     Figure,
@@ -22,6 +22,7 @@ from intern_jax.benchmark.scores.lines import (
 )
 from intern_jax.benchmark.scores.record import Record
 from intern_jax.benchmark.scores.render import printable
+from intern_jax.core.texts import percent
 
 MIN_AXES = 3  # of a radar: two data sets span no area
 

@@ -17,12 +17,20 @@ import pydantic
 from intern_jax import families
 from intern_jax.core import schema
 from intern_jax.core.config import UserError
-from intern_jax.core.files import write_text
+from intern_jax.core.files import strict, write_json
 from intern_jax.core.schema import Settings, field
 from intern_jax.metrics import table as metrics
 from intern_jax.metrics.table import Metric
 
 VERSION = 2
+OF_VERSION_1 = (
+    "task",
+    "metric",
+    "method",
+    "fraction",
+    "seed",
+    "score",
+)  # fields by which such a record is known
 REMEDY = "delete the file and run again"
 
 
@@ -115,16 +123,7 @@ class Record(Settings):
 
     def plain(self) -> dict[str, Any]:
         """The record as strict JSON holds it."""
-        return _strict(self.model_dump())
-
-
-def _strict(value: Any) -> Any:
-    """Plain values with null for numbers that are not finite."""
-    if isinstance(value, Mapping):
-        return {name: _strict(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return strict(self.model_dump())
 
 
 # --- making and writing ---------------------------------------------------------------------------
@@ -144,7 +143,7 @@ def made(fields: Mapping[str, Any]) -> Record:
 
 def write(path: pathlib.Path, record: Record) -> None:
     """Replace the file `path` by the record in one move."""
-    write_text(path, json.dumps(record.plain(), indent=1, allow_nan=False) + "\n")
+    write_json(path, record.plain())
 
 
 def _of_metric(metric: Metric) -> dict[str, Any]:
@@ -218,7 +217,10 @@ def _json(path: str | os.PathLike[str], remedy: str) -> tuple[Any, bool]:
 
 
 def _is_record(content: Any) -> bool:
-    return isinstance(content, dict) and "task" in content
+    """Whether a file's content is a record, perhaps a damaged one; other JSON may lie beside records."""
+    if not isinstance(content, dict) or "task" not in content:
+        return False
+    return "record_version" in content or all(name in content for name in OF_VERSION_1)
 
 
 def _parsed(content: Any, strict: bool, where: str, remedy: str) -> Record:

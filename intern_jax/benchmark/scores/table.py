@@ -3,13 +3,15 @@
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from intern_jax.benchmark.scores import cells as cells_lib
-from intern_jax.benchmark.scores.cells import Cell, percent
+from intern_jax.benchmark.scores.cells import Cell
 from intern_jax.benchmark.scores.record import Record
-from intern_jax.benchmark.scores.render import MISSING, NOTE, Sheet
+from intern_jax.benchmark.scores.render import MISSING, NOTE, Sheet, printable
+from intern_jax.core.texts import percent
 from intern_jax.metrics import label_efficiency
 
 TRAINED = ("finetune", "scratch")  # every other method is a head on a frozen backbone
@@ -70,6 +72,34 @@ def sheet_of(cells: Sequence[Cell], notes: Sequence[str] = ()) -> Sheet:
     return Sheet(placed.head, rows, stub=2, notes=[" ".join(found)])
 
 
+def panels(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """What a plot of label efficiency shows, one panel per task, as plots.efficiency_panels takes it.
+
+    {"title": task, "metric", "unit", "higher_is_better", "lines": [{"label", "points": [[fraction, mean, half a bar],
+    ...]}]}. A line is a method, or one of its heads where it has several in a family. A mean that is not finite has no
+    point.
+    """
+    labels, found = _labels(cells), []
+    for task in dict.fromkeys(cell.task for cell in cells):
+        own = [cell for cell in cells if cell.task == task]
+        points: dict[str, list[list[float]]] = {labels[_who(cell)]: [] for cell in own}
+        for cell in sorted(own, key=lambda cell: cell.fraction):
+            if math.isfinite(cell.aggregate.mean):
+                point = [cell.fraction, cell.aggregate.mean, cell.aggregate.half_bar]
+                points[labels[_who(cell)]].append(point)
+        metric = own[0].metric
+        found.append(
+            {
+                "title": printable(task),
+                "metric": printable(metric.title),
+                "unit": printable(metric.unit),
+                "higher_is_better": metric.higher_is_better,
+                "lines": [{"label": printable(n), "points": p} for n, p in points.items()],
+            }
+        )
+    return found
+
+
 def _who(cell: Cell) -> tuple[str, str, str]:
     return cell.family, cell.method, cell.head
 
@@ -118,7 +148,17 @@ def _factor(own: Mapping[tuple[str, float], Cell], label: str) -> str:
     labels = [cell.n_train for cell in cells]
     if not np.isfinite(labels).all():
         labels = [cell.fraction for cell in cells]
+    if min(labels) <= 0:
+        return MISSING
+    # Of a small row, two shares may be equally many images: the mean of their scores counts.
+    by_labels: dict[float, list[float]] = {}
+    for count, score in zip(labels[1:], scores[1:], strict=True):
+        by_labels.setdefault(count, []).append(score)
     factor = label_efficiency.label_equivalence(
-        labels[1:], scores[1:], scores[0], labels[0], adapted.metric.higher_is_better
+        list(by_labels),
+        [float(np.mean(same)) for same in by_labels.values()],
+        scores[0],
+        labels[0],
+        adapted.metric.higher_is_better,
     )
     return str(factor)

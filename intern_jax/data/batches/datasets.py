@@ -16,7 +16,7 @@ import grain
 import numpy as np
 
 from intern_jax import families
-from intern_jax.core.config import UserError, bind, resolve
+from intern_jax.core.config import UserError, bind, call_fault, resolve
 from intern_jax.data.batches.shuffle import Order
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import (
@@ -231,7 +231,7 @@ def complete(function: Callable[..., Any], where: str, *args: Any) -> Callable[.
     try:
         inspect.signature(function).bind(*args)
     except TypeError as error:
-        raise UserError(f"{where}: {error}; give it beside fn") from error
+        raise UserError(f"{where}: {call_fault(error)}; give it beside fn") from error
     return function
 
 

@@ -71,7 +71,9 @@ def eval_classification(
 def centre_crop(sample: Sample, rng: np.random.Generator | None = None, *, size: int) -> Arrays:
     """The middle square of the picture, whose short side is resized to `size` pixels: image and label (int32).
 
-    It is GV-B's view of a picture, in training and in the test. Nothing is random.
+    It is GV-B's view of a picture, in training and in the test. Nothing is random. GV-B's scores keep these
+    pixels. `Preprocess(size, "short")` sees the same square up to half a pixel: as libraries of published networks do,
+    it resizes to whole pixels first and cuts then.
     """
     image = sample["image"]
     height, width = image.shape[:2]

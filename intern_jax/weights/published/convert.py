@@ -89,13 +89,20 @@ def convert(
 
     Returns a description of the result, one fact per line. UserError for a file that does not fit.
     """
-    if pathlib.Path(source).is_dir():
-        return _folder_to_file(source, out, model, to, task)
-    if model is None:
-        raise UserError(f"{source}: name the network that it holds, such as --model=resnet50")
     named: dict[str, Any] = {"canvas": canvas, "resize": resize, "crop": crop}
     named |= {"interpolation": interpolation, "mean": mean, "std": std}
     given = {name: value for name, value in named.items() if value is not None}
+    of_folder = [*given, *(["classes"] if classes else [])]
+    if pathlib.Path(source).is_dir():
+        more = {"layout": layout != "auto", "prefix": prefix is not None}
+        _none_of(source, "from a model folder", [*filter(more.get, more), *of_folder])
+        return _folder_to_file(source, out, model, to, task)
+    if model is None:
+        raise UserError(f"{source}: name the network that it holds, such as --model=resnet50")
+    if to:
+        _none_of(source, "to a file", of_folder)
+    elif task is not None:
+        _none_of(source, "to a model folder", ["task"])
     Preprocess(**({"canvas": 224} | given))  # a mistake shows before a large file is read
     try:
         found = from_published(state_of(_read(source)), model, layout, prefix, canvas)
@@ -224,6 +231,13 @@ def backbone_shapes(
         reason = str(error).split("\n")[0][:200]
         raise UserError(f"model: {model} cannot be built ({reason}); check its settings") from None
     return {path: leaf.shape for path, leaf in tree_lib.names(meta.unbox(variables)).items()}
+
+
+def _none_of(source: str | os.PathLike[str], way: str, flags: Sequence[str]) -> None:
+    """Refuses flags that would have no effect."""
+    if flags:
+        names = ", ".join(f"--{name}" for name in flags)
+        raise UserError(f"{source}: {names} has no effect {way}; leave it out")
 
 
 class _Unfit(UserError):

@@ -115,10 +115,8 @@ SIGNATURES = {
     r"blocks\.\d+\.downsample\.0\.weight": "a UniNet",
     r"stem\.0\.weight": "a MetaNet",
 }
-# Sides of the pictures that a network without a size of its own was made for.
-_CANVAS = {f"uninet_b{i}": s for i, s in enumerate((160, 224, 256, 288, 320, 384, 448))}
 # Networks of this project: no library's conventions hold for them.
-_OURS = {"embedded": 64, "embedded_tiny": 64}
+_OURS = ("embedded", "embedded_tiny")
 
 
 def layouts(model: Mapping[str, Any]) -> dict[str, Layout]:
@@ -136,7 +134,7 @@ def layout(model: Mapping[str, Any], name: str) -> Layout:
 
 def preprocess(model: Mapping[str, Any], name: str, canvas: int | None = None) -> Preprocess:
     """How a zoo spec's network reads pictures, by the conventions of the library whose layout a file has."""
-    main, usual = _main(model), layout(model, name).preprocess
+    main, usual = zoo.main_spec(model), layout(model, name).preprocess
     canvas = canvas or default_canvas(model)
     if main["name"] in _OURS:
         return Preprocess(canvas)
@@ -149,16 +147,7 @@ def preprocess(model: Mapping[str, Any], name: str, canvas: int | None = None) -
 
 def default_canvas(model: Mapping[str, Any]) -> int:
     """Side in pixels of the pictures that a zoo spec's network was made for."""
-    own, name = getattr(zoo.build(model), "image_size", None), _main(model)["name"]
-    return own or _CANVAS.get(name) or _OURS.get(name, 224)
-
-
-def _main(model: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The spec whose conventions hold: a generalist's are those of its (first) branch."""
-    branch = model.get("branch") or zoo.VARIANTS[model["name"]].get("branch")
-    if branch is None:
-        return model
-    return branch if isinstance(branch.get("name"), str) else next(iter(branch.values()))
+    return zoo.usual_side(model, zoo.build(model))
 
 
 def places(layout: Layout, network: Any, paths: Iterable[str]) -> dict[str, Place] | None:

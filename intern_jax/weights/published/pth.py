@@ -65,9 +65,9 @@ _COPY_AGAIN = "copy it again"
 def load(path: str | os.PathLike[str]) -> dict[str | int, Any]:
     """Read a checkpoint: nested dicts, lists and tuples of numpy arrays, numbers, strings and None.
 
-    Arrays are C-contiguous and may be read-only; bfloat16 is that of ml_dtypes. UserError, one line with the file and
-    what was found, for a file that is missing, damaged or older than PyTorch 1.6, or that holds anything but tensors
-    and plain values.
+    Arrays are C-contiguous and may be read-only; bfloat16 is that of ml_dtypes. A file that is missing, damaged or
+    older than PyTorch 1.6 is a UserError, and so is one that holds anything but tensors and plain values. Its one line
+    names the file and what was found.
     """
     path = pathlib.Path(path)
     if not path.is_file():
