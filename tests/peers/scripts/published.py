@@ -2,59 +2,62 @@
 
     python published.py OUT.npz IN.npz FOLDER
 
-IN: `pictures`, uint8 [N,S,S,3]. FOLDER gets a checkpoint per network. OUT, in float64: features/NETWORK [N,D] and, of
-a classifier, scores/NETWORK [N,K].
+IN: pictures, uint8 [H,W,3], of any sizes. FOLDER gets a checkpoint per network. OUT, in float64: features/NETWORK [N,D]
+and, for a classifier, scores/NETWORK [N,K]. Each library's own transform brings the pictures to its network.
 """
 
 import pathlib
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import open_clip
+import PIL.Image
 import safetensors.torch
 import timm
+import timm.data
 import torch
 import torchvision
-from torchvision.transforms import v2
 
 CLASSES = 7
 
 
 def main() -> None:
     out, asked, folder = map(pathlib.Path, sys.argv[1:])
-    pictures = torch.from_numpy(np.load(asked)["pictures"]).permute(0, 3, 1, 2)
+    with np.load(asked) as arrays:
+        pictures = [PIL.Image.fromarray(arrays[name]) for name in sorted(arrays.files)]
     torch.manual_seed(0)
     with torch.no_grad():
         answer = {**vit(folder, pictures), **resnet(folder, pictures), **clip(folder, pictures)}
     np.savez(out, **answer)
 
 
-def vit(folder: pathlib.Path, pictures: torch.Tensor) -> dict[str, np.ndarray]:
+def vit(folder: pathlib.Path, pictures: list[PIL.Image.Image]) -> dict[str, np.ndarray]:
     network = randomised(timm.create_model("vit_tiny_patch16_224", num_classes=CLASSES))
     safetensors.torch.save_file(network.state_dict(), folder / "vit.safetensors")
+    config = timm.data.resolve_data_config({}, model=network)
+    inputs = batch(pictures, timm.data.create_transform(**config))
     network.double()
-    inputs = normalised(pictures, network.default_cfg["mean"], network.default_cfg["std"])
     features = network.forward_head(network.forward_features(inputs), pre_logits=True)
     scores = network(inputs).softmax(dim=-1)
     return {"features/vit": features.numpy(), "scores/vit": scores.numpy()}
 
 
-def resnet(folder: pathlib.Path, pictures: torch.Tensor) -> dict[str, np.ndarray]:
+def resnet(folder: pathlib.Path, pictures: list[PIL.Image.Image]) -> dict[str, np.ndarray]:
     network = randomised(torchvision.models.resnet50(num_classes=CLASSES))
     torch.save({"epoch": 3, "state_dict": network.state_dict()}, folder / "resnet.pth")
+    inputs = batch(pictures, torchvision.models.ResNet50_Weights.IMAGENET1K_V1.transforms())
     network.double()
-    weights = torchvision.models.ResNet50_Weights.DEFAULT.transforms()
-    inputs = normalised(pictures, weights.mean, weights.std)
     scores = network(inputs).softmax(dim=-1)
     network.fc = torch.nn.Identity()
     return {"features/resnet": network(inputs).numpy(), "scores/resnet": scores.numpy()}
 
 
-def clip(folder: pathlib.Path, pictures: torch.Tensor) -> dict[str, np.ndarray]:
-    network = randomised(open_clip.create_model("ViT-B-32-quickgelu"))
-    torch.save(network.state_dict(), folder / "clip.pth")  # both towers
+def clip(folder: pathlib.Path, pictures: list[PIL.Image.Image]) -> dict[str, np.ndarray]:
+    network, _, transform = open_clip.create_model_and_transforms("ViT-B-32-quickgelu")
+    torch.save(randomised(network).state_dict(), folder / "clip.pth")  # both towers
+    inputs = batch(pictures, transform)
     network.double()
-    inputs = normalised(pictures, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
     return {"features/clip": network.encode_image(inputs).numpy()}
 
 
@@ -68,9 +71,8 @@ def randomised(network: torch.nn.Module) -> torch.nn.Module:
     return network.eval()
 
 
-def normalised(pictures: torch.Tensor, mean: tuple, std: tuple) -> torch.Tensor:
-    """As their own transforms hand pictures to a network, in float64."""
-    return v2.functional.normalize(v2.functional.to_dtype(pictures, torch.float64, True), mean, std)
+def batch(pictures: list[PIL.Image.Image], transform: Callable) -> torch.Tensor:
+    return torch.stack([transform(picture) for picture in pictures]).double()
 
 
 if __name__ == "__main__":
