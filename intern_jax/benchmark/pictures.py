@@ -11,6 +11,7 @@ from intern_jax.benchmark.rows import suite
 from intern_jax.benchmark.runner import Ladder, Recorder, RowBench
 from intern_jax.core import config as config_lib
 from intern_jax.core.layout import Layout
+from intern_jax.core.texts import percent
 from intern_jax.data.batches.arrays import eval_arrays
 from intern_jax.data.make import text as tokenizer_lib
 from intern_jax.data.make.views import eval_classification
@@ -18,7 +19,7 @@ from intern_jax.data.sources.subset import Subset
 from intern_jax.tasks import classification
 from intern_jax.tasks import task as tasks
 
-COUNT = 16  # pictures a file; the report draws as many as fit
+COUNT = 16  # pictures per file; the report draws as many as fit
 
 
 def of_rows(cfg: Mapping[str, Any], ladder: Ladder, seed: int, layout: Layout, mesh: Any) -> list:
@@ -37,7 +38,7 @@ def of_rows(cfg: Mapping[str, Any], ladder: Ladder, seed: int, layout: Layout, m
         if row.task_family.answer == "label" or head is None:
             continue
         path = layout.pictures / f"{row.name}.npz"
-        title = f"{name}: {rung}, frozen, {fraction:.0%} of the labels"
+        title = f"{name}: {rung}, frozen, {percent(fraction)} of the labels"
         if not path.exists():
             bench = RowBench(row, cfg, seed, Recorder(layout, {}), mesh)
             seen = bench.seen_by(ladder[rung][row.branch])

@@ -308,7 +308,7 @@ class RowBench:
         return {"steps": steps, "batch_size": batch_size, "learning_rate": rate}
 
     def _tuned_rate(self, cfg: Mapping[str, Any], spec: Mapping[str, Any]) -> float:
-        """The best of cfg's learning rates on a held-out fifth of all training labels, found once a row."""
+        """The best of cfg's learning rates on a held-out fifth of all training labels, found once per row."""
         rates = cfg["learning_rates"]
         if len(rates) == 1:
             return rates[0]
