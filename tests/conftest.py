@@ -1,5 +1,6 @@
 """Settings of every test: CPU only, compiled programs kept between runs, no silent broadcasting over ranks."""
 
+import gc
 import os
 import pathlib
 import sys
@@ -23,6 +24,12 @@ MOST_BYTES = 2**30  # of the programs kept
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:  # noqa: ARG001
+    """Let the garbage collector look seldom, and never at what all tests share: traces make millions of objects."""
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
