@@ -1,13 +1,28 @@
-# make quickstart: install, train every stage on the embedded data, print the table.
-# make test:       install, run the tests.
+# make quickstart:  install, train every stage on the embedded data, print the table.
+# make test:        install, run the tests.
+# make peers:       build .venv-peers: PyTorch, torchvision, timm, open_clip, scikit-image, to compare with.
+# make test-peers:  run the tests that compare.
 # A stamp file remembers what was installed, so a second make installs nothing.
 
-PYTHON ?= python3
-VENV   ?= .venv
-BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed
+VENV  ?= .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# The peers are no part of $(VENV): the project never imports them, and they must not move its versions.
+PEERS       := .venv-peers
+PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: quickstart test test-slow lint format install clean
+# Unless PYTHON names another interpreter, $(VENV) keeps the one that it was built with. Its Python version chooses
+# the constraints: JAX above 0.10.2 needs Python 3.12. Another version builds $(VENV) anew.
+MINOR       := -c 'import sys; print("%d.%d" % sys.version_info[:2])'
+BUILT       := $(shell $(BIN)/python $(MINOR) 2>/dev/null)
+PYTHON      ?= $(if $(BUILT),$(BIN)/python,python3)
+WANTED      := $(shell $(PYTHON) $(MINOR) 2>/dev/null)
+CONSTRAINTS := constraints/$(if $(filter 3.11,$(WANTED)),py311,py312).txt
+ifneq ($(BUILT),$(WANTED))
+.PHONY: $(STAMP)
+endif
+
+.PHONY: quickstart test test-slow test-peers lint format install peers clean
 
 quickstart: $(STAMP)
 	$(BIN)/python -m intern_jax run --config=configs/quickstart.py --workdir=runs/quickstart
@@ -20,9 +35,13 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow
 
+test-peers: $(STAMP) $(PEERS_STAMP)
+	$(BIN)/python -m pytest -q -m peers
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -30,12 +49,28 @@ format: $(STAMP)
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo 'error: $(PYTHON) is older than 3.11; use: make PYTHON=python3.12 ...' >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+peers: $(PEERS_STAMP)
+
+define CHECK_PYTHON
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+  || { echo 'error: $(PYTHON) does not run, or is older than 3.11; use: make PYTHON=python3.12 ...' >&2; exit 1; }
+endef
+
+$(STAMP): pyproject.toml $(CONSTRAINTS)
+	$(CHECK_PYTHON)
+	@{ [ '$(BUILT)' = '$(WANTED)' ] && $(BIN)/python -m pip --version >/dev/null 2>&1; } \
+	  || { set -x; $(PYTHON) -m venv --clear $(VENV); }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c $(CONSTRAINTS)
 	@touch $(STAMP)
 
+# Where pip's settings offer a CPU build of PyTorch (PIP_EXTRA_INDEX_URL) it is taken; else the registry's, which may
+# bring CUDA libraries of several GB. Both compute the same on a CPU.
+$(PEERS_STAMP): constraints/peers.txt
+	$(CHECK_PYTHON)
+	$(PYTHON) -m venv --clear $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  torch torchvision timm open_clip_torch scikit-image -c constraints/peers.txt
+	@touch $(PEERS_STAMP)
+
 clean:
-	rm -rf $(VENV) .cache build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PEERS) .cache build dist .pytest_cache .ruff_cache .mypy_cache

@@ -20,7 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
             "data": "data",  # the folder that --data names
             "label": "",  # the line's name in the table; "": the backbone's
             "fractions": (0.1,),
-            "draws": 3,  # of the labels, each with a seed of its own
+            "draws": 3,  # of the labels, each with its own seed
             "seed": 0,  # of random weights, where --init is a variant's name
             "lists": "",  # a folder of list files, which are used where they are; "": WORKDIR/lists
             "features": "",  # a folder that keeps frozen features; "": WORKDIR/features

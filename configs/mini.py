@@ -1,7 +1,7 @@
 """The full embedded suite: every stage and all GV-B mini rows, three seeds, five label draws.
 
 Command:   python -m intern_jax run --config=configs/mini.py --workdir=runs/mini
-Hardware:  two CPU cores, no accelerator; 2 h 11 min with two of the seeds side by side (BENCHMARKS.md), as follows
+Hardware:  two CPU cores, no accelerator; 2 h 11 min with two of the seeds side by side (benchmarks/mini.md), as follows
 Sooner:    two seeds side by side in the same workdir, --config.seeds="(1,)" and "(2,)", each on a core of its own
            (taskset), then the command above for the table
 Longer:    --config.generalist.train.steps=... and the other stages' steps, and --config.benchmark.scratch.views.*
@@ -37,7 +37,7 @@ def get_config() -> ml_collections.ConfigDict:
     benchmark.fractions = (0.01, 0.1, 1.0)
     benchmark.draws = 5
     benchmark.validation = True
-    # Half of the quickstart's: of the 147 dense heads a seed each then takes about three seconds.
+    # Half of the quickstart's: a seed has 147 dense heads, and each then takes about three seconds.
     for family in ("segmentation", "depth"):
         benchmark.heads[family].panoptic.batch_size = 16
     benchmark.scratch.fractions = (0.1, 0.3, 1.0)

@@ -7,7 +7,7 @@ Hardware:  two CPU cores, no accelerator
 import ml_collections
 
 EMBEDDED = "intern_jax.data.embedded:load"
-TRANSFORMS = "intern_jax.data.make.views"
+MAKE = "intern_jax.data.make"
 SIZE = 32
 DENSE_SIZE = 64
 
@@ -19,12 +19,12 @@ def get_config() -> ml_collections.ConfigDict:
             "seeds": (0,),
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             "compute_dtype": "auto",
-            "workers": 0,  # processes a host that make batches; 0: threads. Batches are the same
+            "workers": 0,  # processes per host that make batches; 0 uses threads. Batches are the same
             "backbone": {"name": "embedded"},
             "stages": ("amateur", "expert_cls", "expert_dense", "generalist"),
             "amateur": amateur(steps=280),
-            "expert_cls": expert("expert_cls", {"cls": classification()}, steps=300),
-            "expert_dense": expert("expert_dense", {"dense": dense()}, steps=200),
+            "expert_cls": expert({"cls": classification()}, steps=300),
+            "expert_dense": expert({"dense": dense()}, steps=200),
             "generalist": generalist(steps=100),
             "benchmark": {
                 "rows": ("emoji_style_group", "clipart_leaf", "sprites_seg", "rooms_depth"),
@@ -66,7 +66,7 @@ def amateur(steps: int) -> dict:
         ),
         "batch_size": 128,
         "transform": {
-            "fn": f"{TRANSFORMS}:pair_views",
+            "fn": f"{MAKE}.views:pair_views",
             "size": SIZE,
             "tokenizer": "embedded",
             "context": 16,
@@ -84,7 +84,7 @@ def amateur(steps: int) -> dict:
     }
 
 
-def expert(name: str, groups: dict, steps: int) -> dict:
+def expert(groups: dict, steps: int) -> dict:
     """One task family's labelled sources on a backbone that starts from the amateur."""
     return {
         "stage": {"fn": "intern_jax.stages.expert:Expert"},
@@ -114,7 +114,7 @@ def classification(batch_size: int = 128) -> dict:
             {"fn": EMBEDDED, "name": "fashion_pool", "weight": 0.1},
         ),
         "batch_size": batch_size,
-        "transform": {"fn": f"{TRANSFORMS}:classification", "size": SIZE, "train": True},
+        "transform": {"fn": f"{MAKE}.views:classification", "size": SIZE, "train": True},
     }
 
 
@@ -126,7 +126,7 @@ def dense(batch_size: int = 32) -> dict:
             {"fn": EMBEDDED, "name": "room_pool", "weight": 0.5},
         ),
         "batch_size": batch_size,
-        "transform": {"fn": f"{TRANSFORMS}:dense", "size": DENSE_SIZE, "train": True},
+        "transform": {"fn": f"{MAKE}.dense:dense", "size": DENSE_SIZE, "train": True},
     }
 
 

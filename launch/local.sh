@@ -6,7 +6,7 @@
 #
 # Output goes to DIR/process-I.log (a temporary folder unless given) and, behind [I], to stdout. SIGTERM and Ctrl-C go
 # to all processes. When one fails the others are ended, and its exit code is this script's. With --restarts, codes
-# that mean "start again to go on" (75 stopped, 76 lost a process, 137 killed) start all again, at most N times.
+# that mean "start again to resume" (75 stopped, 76 lost a process, 137 killed) start all again, at most N times.
 # On GPUs give each process its own: COMMAND = bash -c 'CUDA_VISIBLE_DEVICES=$INTERN_JAX_PROCESS exec python ...'
 set -uo pipefail
 

@@ -49,7 +49,8 @@ install() {
     command -v $python >/dev/null || {
       sudo apt-get update --quiet; sudo apt-get install --yes --quiet python3.11-venv; }
     [ -d .venv ] || $python -m venv .venv
-    .venv/bin/pip install --quiet -e ".[tpu]" -c constraints.txt'
+    pins=$(.venv/bin/python -c "import sys; print(311 if sys.version_info < (3, 12) else 312)")
+    .venv/bin/pip install --quiet -e ".[tpu]" -c constraints/py$pins.txt'
   if [[ ${SHARE-} ]]; then
     on_all "set -e; sudo apt-get install --yes --quiet nfs-common; sudo mkdir -p /mnt/share
       mountpoint --quiet /mnt/share || sudo mount -t nfs $SHARE /mnt/share"

@@ -3,27 +3,30 @@
 import gc
 import os
 import pathlib
-
-KEPT = pathlib.Path(__file__).parents[1] / ".cache" / "compiled"
-MOST_BYTES = 2**30  # of the programs kept
+import sys
 
 # Before jax is imported, and in the environment: the processes that tests start find the programs too.
-os.environ |= {
-    "JAX_PLATFORMS": "cpu",
-    "JAX_COMPILATION_CACHE_DIR": str(KEPT),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",
-}
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+    pathlib.Path(__file__).parents[1] / ".cache" / "compiled"
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
-from absl import flags  # noqa: E402
+import jax
+import pytest
+from absl import flags
 
+KEPT = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+MOST_BYTES = 2**30  # of the programs kept
+
+# What tests of several folders share (compiling.py): pytest's importlib mode adds no folder.
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
 jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:  # noqa: ARG001
     """Let the garbage collector look seldom, and never at what all tests share: traces make millions of objects."""
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)

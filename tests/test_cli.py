@@ -84,10 +84,10 @@ def test_mistakes_are_one_line_and_exit_code_2(capsys, argv, message):
 def test_inspect_model_tells_stages_parameters_cost_and_outputs(capsys):
     assert cli.main(["inspect", "--model=mn_b4"]) == 0
     out = capsys.readouterr().out
-    (stage,) = [line for line in out.splitlines() if line.startswith("stage 5")]
+    (stage,) = [line for line in out.splitlines() if line.startswith("section 5")]
     assert stage.split()[2:8] == ["sa", "12", "384", "5", "2", "layer4"]
     assert "parameters      30,424,992" in out and "multiply-adds   3.16" in out
-    assert "layer4  7 x 7 x 384" in out and "MB a picture" in out
+    assert "layer4  7 x 7 x 384" in out and "MB per picture" in out
     assert out.count("\n") < 30
 
 
@@ -112,7 +112,8 @@ def test_inspect_checkpoint_tells_the_run_its_data_and_every_digest(capsys, tmp_
         (line,) = [line for line in out.splitlines() if line.startswith("params/kernel")]
         assert line.split() == ["params/kernel", "2", "x", "3", "float32", digest_of(state)]
     (tmp_path / "checkpoints" / "5" / "meta" / "metadata").write_text("{}")
-    assert "no description of a checkpoint" in fails(capsys, "inspect", f"--checkpoint={tmp_path}")
+    said = fails(capsys, "inspect", f"--checkpoint={tmp_path}")
+    assert "not the description of a checkpoint" in said
 
 
 def digest_of(state):

@@ -52,22 +52,40 @@ def test_every_import_is_a_stated_dependency():
     assert used <= stated
 
 
-def test_constraints_pin_what_the_dev_install_asks_for():
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
-    pinned = {plain(name) for name in pins}
+def pins(file: str) -> dict[str, str]:
+    """{distribution: version} of a file of constraints."""
+    lines = (ROOT / "constraints" / file).read_text().splitlines()
+    pairs = [line.split("==") for line in lines if not line.startswith("#")]
+    found = {plain(name): version for name, version in pairs}
+    assert len(found) == len(pairs)
+    return found
+
+
+@pytest.mark.parametrize("file", ["py311.txt", "py312.txt"])
+def test_constraints_pin_what_the_dev_install_asks_for(file):
+    pinned = pins(file).keys()
     assert names(PROJECT["dependencies"]) <= pinned
     assert names(PROJECT["optional-dependencies"]["dev"]) <= pinned
     assert not pinned & {"torch", "tensorflow", "pybullet", "libtpu"}
 
 
-def test_lower_bounds_allow_the_constraints():
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = {plain(a): b for a, _, b in (line.partition("==") for line in lines)}
+def test_both_constraints_pin_the_same_packages_and_the_newer_one_a_newer_jax():
+    old, new = pins("py311.txt"), pins("py312.txt")
+    assert old.keys() == new.keys()
+    assert numbers(new["jax"]) > numbers(old["jax"])
+    assert new["jax"] == new["jaxlib"] and old["jax"] == old["jaxlib"]
+
+
+def numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)]
+
+
+@pytest.mark.parametrize("file", ["py311.txt", "py312.txt"])
+def test_lower_bounds_allow_the_constraints(file):
+    pinned = pins(file)
     for text in PROJECT["dependencies"]:
         name, bound = re.fullmatch(r"([\w.-]+)>=([\d.]+)", text).groups()
-        pinned = [int(part) for part in re.findall(r"\d+", pins[plain(name)])]
-        assert pinned >= [int(part) for part in bound.split(".")], text
+        assert numbers(pinned[plain(name)]) >= numbers(bound), text
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,8 @@ def flowers(tmp_path, monkeypatch):
     return tmp_path / "flowers"
 
 
-def test_a_folder_of_one_s_own_from_adapt_to_predict(flowers, capsys):
+@pytest.mark.usefixtures("flowers")
+def test_a_folder_of_one_s_own_from_adapt_to_predict(capsys):
     (argv,) = verbs("adapt")
     assert cli.main(argv) == 0
     names: dict = {}

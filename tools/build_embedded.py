@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.embedded import (  # noqa: E402
+from tools.embedded import (
     clipart,
     emoji,
     fashion,
@@ -31,7 +31,7 @@ from tools.embedded import (  # noqa: E402
     splits,
     text,
 )
-from tools.embedded.common import write_pack  # noqa: E402
+from tools.embedded.common import write_pack
 
 
 def parse() -> argparse.Namespace:

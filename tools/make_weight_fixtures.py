@@ -7,17 +7,22 @@ Needs torch, torchvision, timm and open_clip_torch, which the package itself nev
 plain.pth, protocol4.pth, legacy.pth: tensors of every kind in the formats of `torch.save`, plain.npz their values;
 names/*.json: {name: shape} of whole networks, so that the name maps meet true names without their weights;
 tiny_*.pth, tiny_*.safetensors: small networks in whole checkpoints, tiny_*.npz: `input` [B,3,H,W] (float32) and the
-network's `features` [B,D] for it, computed in float64.
+network's `features` [B,D] for it, computed in float64. views.npz: pictures `wide` and `tall`, and what the libraries'
+own evaluation makes of them, uint8 [S,S,3].
 """
 
 import argparse
+import functools
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 import open_clip
+import PIL.Image
 import safetensors.torch
 import timm
+import timm.data
 import torch
 import torchvision
 from open_clip.transformer import QuickGELU
@@ -25,6 +30,7 @@ from open_clip.transformer import VisionTransformer as ClipTower
 from timm.models import resnet
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+from torchvision.transforms._presets import ImageClassification
 
 TIMM = ("resnet18", "resnet34", "resnet50", "resnet101", "vit_base_patch16_224")
 TORCHVISION = ("resnet50",)
@@ -50,6 +56,36 @@ def main() -> None:
     save(out, "tiny_vit_timm", vit, {"model": vit.state_dict(), "epoch": 3})
     clip = randomised(ClipTower(32, 8, 24, 4, 3, 4.0, output_dim=12, act_layer=QuickGELU))
     save(out, "tiny_vit_open_clip", clip, {f"visual.{k}": v for k, v in clip.state_dict().items()})
+    views(out)
+
+
+def views(out: pathlib.Path) -> None:
+    """What each library reads of two pictures in evaluation, at 28 pixels; the normalisation is taken back."""
+    timm_eval = functools.partial(timm.data.create_transform, input_size=28)
+    libraries = {
+        "torchvision": ImageClassification(crop_size=28, resize_size=32),
+        "torchvision_2": ImageClassification(crop_size=28, resize_size=29),
+        "timm_resnet": timm_eval(crop_pct=0.95, interpolation="bicubic"),
+        "timm_vit": timm_eval(crop_pct=0.9, interpolation="bicubic"),
+        "timm_squash": timm_eval(crop_pct=0.9, interpolation="bicubic", crop_mode="squash"),
+        "open_clip": open_clip.image_transform(28, is_train=False),
+    }
+    rng = np.random.default_rng(0)
+    found = {}
+    for name, (height, width) in {"wide": (37, 61), "tall": (90, 41)}.items():
+        small = PIL.Image.fromarray(rng.integers(0, 256, (9, 11, 3), np.uint8))
+        picture = small.resize((width, height), PIL.Image.Resampling.BICUBIC)
+        found[name] = np.asarray(picture)
+        for library, transform in libraries.items():
+            clip = library == "open_clip"
+            mean = open_clip.OPENAI_DATASET_MEAN if clip else timm.data.IMAGENET_DEFAULT_MEAN
+            std = open_clip.OPENAI_DATASET_STD if clip else timm.data.IMAGENET_DEFAULT_STD
+            image = transform(picture).double().permute(1, 2, 0).numpy()
+            pixels = (image * np.array(std) + np.array(mean)) * 255
+            assert np.abs(pixels - pixels.round()).max() < 1e-3
+            found[f"{library}/{name}"] = pixels.round().astype(np.uint8)
+    arrays: dict[str, Any] = dict(found)
+    np.savez_compressed(out / "views.npz", **arrays)
 
 
 def plain_files(out: pathlib.Path) -> None:

@@ -1,4 +1,4 @@
-"""A backbone of one's own (my_net.py beside this file), trained to tell clothes apart.
+"""Your own backbone (my_net.py beside this file), trained to tell clothes apart.
 
 Command:   python -m intern_jax run --config=examples/own_backbone/config.py --workdir=runs/own_backbone
 

@@ -1,4 +1,4 @@
-"""A backbone of one's own: any Flax module that keeps to intern_jax/models/backbone.py."""
+"""Your own backbone: any Flax module that follows intern_jax/models/backbone.py."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ from intern_jax.models.layers import BatchNorm
 
 
 class MyNet(nn.Module):
-    """Images [B,H,W,3] to "layer1".."layer4" and "pooled" [B,features]: four convolutions of stride 2 after a stem.
+    """Maps images [B,H,W,3] to "layer1".."layer4" and "pooled" [B,features]: a stem and four strided convolutions.
 
-    `dtype` is the compute dtype; a run sets it (config.compute_dtype), as a network of the zoo's.
+    `dtype` is the compute dtype; a run sets it from config.compute_dtype, as for networks of the zoo.
     """
 
     width: int = 16
@@ -29,7 +29,7 @@ class MyNet(nn.Module):
             x = nn.Conv(channels, (3, 3), 2, use_bias=False, dtype=self.dtype, name=f"conv{level}")(
                 x
             )
-            # Of the package: statistics of the global batch, and stages can hold them still.
+            # The package's BatchNorm uses statistics of the global batch, and stages can freeze them.
             x = nn.relu(BatchNorm(name=f"norm{level}")(x, train))
             out[f"layer{level}"] = x
         pooled = nn.Dense(self.features, dtype=self.dtype, name="head")(x.mean(axis=(1, 2)))
@@ -37,7 +37,7 @@ class MyNet(nn.Module):
 
     @property
     def layer_strides(self) -> tuple[int, ...]:
-        """Pixels of the image per position of layer1..layer4."""
+        """Image pixels per position of layer1..layer4."""
         return (4, 8, 16, 32)
 
     @property

@@ -1,4 +1,4 @@
-"""A data set of one's own (my_data.py beside this file): discs against squares.
+"""Your own data set (my_data.py beside this file): discs against squares.
 
 Command:   python -m intern_jax run --config=examples/own_dataset/config.py --workdir=runs/own_dataset
 """

@@ -1,10 +1,10 @@
-"""A data set of one's own: an object with a length, samples by index and a few facts (data/schema/source.py)."""
+"""Your own data set: an object with a length, samples by index and a few facts (data/schema/source.py)."""
 
 import numpy as np
 
 
 class Shapes:
-    """Drawn discs and squares on noise. Sample i is a pure function of i, and any thread may ask for it."""
+    """Drawn discs and squares on noise. Sample i is a pure function of i, and any thread may read it."""
 
     family = "classification"
     classes = ("disc", "square")

@@ -1,4 +1,4 @@
-"""A stage and losses of one's own (my_stage.py, my_loss.py beside this file), in a chain with one of the package.
+"""Your own stage and losses (my_stage.py, my_loss.py beside this file), in a chain with one of the package.
 
 Command:   python -m intern_jax run --config=examples/own_stage_and_loss/config.py --workdir=runs/own_stage
 

@@ -1,4 +1,4 @@
-"""A loss of one's own: an Average, the sum over what is valid and its count, so that parts of a batch add up."""
+"""Your own loss. It returns an Average, a sum over valid values and their count, so that parts of a batch add up."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ def focal(
 ) -> Average:
     """The focal loss (arXiv 1708.02002) of logits [...,K] and labels [...]: -(1 - p)^gamma log p.
 
-    What stands where `valid` is false changes neither value nor gradient.
+    Values where `valid` is false change neither the loss nor its gradient.
     """
     known = jnp.ones(label.shape, bool) if valid is None else valid
     log_p = jax.nn.log_softmax(jnp.where(known[..., None], logits.astype(jnp.float32), 0.0))

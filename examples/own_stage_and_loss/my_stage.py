@@ -1,4 +1,4 @@
-"""A stage of one's own: which way is up? A backbone learns to tell how far a picture is turned.
+"""Your own stage: a backbone learns to tell by how many quarter turns a picture is rotated.
 
 RotNet (arXiv 1803.07728): no labels are read. Legend: B batch, S side of the pictures.
 """
@@ -16,13 +16,13 @@ from intern_jax.core.averages import mean
 from intern_jax.models import zoo
 from intern_jax.models.heads.linear import Linear
 from intern_jax.ops.images import normalise
-from intern_jax.train.stage import Context, Role, Stage
+from intern_jax.train.stage import Averages, Context, Role, Stage
 
 TURNS = 4
 
 
 class Turned(nn.Module):
-    """A backbone and a classifier of the quarter turns. "backbone" is the name that other stages start from."""
+    """A backbone and a classifier of the quarter turns. Other stages start from the name "backbone"."""
 
     backbone_spec: Mapping[str, Any]
 
@@ -35,11 +35,11 @@ class Turned(nn.Module):
 
 
 class Rotations(Stage):
-    """Reads groups of pictures; may start from an earlier stage's backbone, bound to the role of that name."""
+    """A stage that reads groups of pictures. An earlier stage's backbone may be bound to the role "backbone"."""
 
-    families = ("cls",)
-    roles = {"backbone": Role()}
-    graft = [(r"(params|batch_stats)/backbone/(.*)", r"backbone/\1/backbone/\2")]
+    kinds = ("cls",)
+    roles: Mapping[str, Role] = {"backbone": Role()}
+    graft = ((r"(params|batch_stats)/backbone/(.*)", r"backbone/\1/backbone/\2"),)
 
     def __init__(self, backbone: Mapping[str, Any], loss: Mapping[str, Any]):
         """`backbone` comes from the run; `loss`, {"fn": ...}, is called with logits and labels."""
@@ -51,8 +51,10 @@ class Rotations(Stage):
         images = normalise(batch[group]["image"])
         return self.model.init({"params": key, "dropout": key}, images, train=True)
 
-    def loss(self, context: Context) -> tuple[dict, tuple[Any, dict]]:
-        terms, metrics, extra = {}, {}, context.extra
+    def loss(self, context: Context) -> tuple[Averages, tuple[Any, Averages]]:
+        terms: Averages = {}
+        metrics: Averages = {}
+        extra = context.extra
         for group in self.groups(context.batch, "cls"):
             images, label = turned(normalise(context.batch[group]["image"]))
             logits, new = self.model.apply(
@@ -62,7 +64,7 @@ class Rotations(Stage):
                 mutable=list(extra),
                 rngs={"dropout": context.key},
             )
-            # A pass returns the collections that it wrote; the others stay.
+            # A forward pass returns the collections that it wrote; the others stay.
             extra = {**extra, **new}
             right = mean(jnp.argmax(logits, axis=-1) == label)
             terms = averages.merge(terms, {"rotation": self.measured(logits, label)})
@@ -78,6 +80,6 @@ class Rotations(Stage):
 
 
 def turned(images_BxSxSx3: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Every picture at all four quarter turns [4B,S,S,3], and which turn it is [4B]."""
+    """(every picture at all four quarter turns [4B,S,S,3], the number of its turns [4B])."""
     every = [jnp.rot90(images_BxSxSx3, turns, axes=(1, 2)) for turns in range(TURNS)]
     return jnp.concatenate(every), jnp.repeat(jnp.arange(TURNS), len(images_BxSxSx3))

@@ -1,4 +1,4 @@
-"""A transform of one's own (my_views.py beside this file): pictures of clothes with holes.
+"""Your own transform (my_views.py beside this file): pictures of clothes with holes.
 
 Command:   python -m intern_jax run --config=examples/own_transform/config.py --workdir=runs/own_transform
 """

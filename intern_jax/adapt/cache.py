@@ -1,9 +1,9 @@
-"""A frozen backbone's outputs of every sample of a source, computed once and kept on disk.
+"""The outputs of a frozen backbone for every sample of a source, computed once and kept on disk.
 
-A cache is a folder named by the digest of all that its values depend on, which meta.json states: the backbone
-(name, arrays, spec, normalisation), the transform and its format, the source's fingerprint, the outputs and the format
-of this file's work. In it lie shards of 4,096 rows: a <field>-<number>.npy for each field and a <number>.json with
-their digests, written last, so that a killed run goes on at the first shard without one.
+A cache is a folder named by a digest of all that its values depend on; meta.json lists them. They are the backbone
+(name, arrays, spec, normalisation), the transform and its format number, the source's fingerprint, the outputs, and the
+format number of this file. The folder holds shards of 4,096 rows: a <field>-<number>.npy per field, and a <number>.json
+with their digests. The JSON is written last, so a killed run resumes at the first shard without one.
 """
 
 import collections
@@ -23,7 +23,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from intern_jax.adapt.backbone import Backbone
 from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
@@ -31,67 +30,70 @@ from intern_jax.core.files import write_json
 from intern_jax.data.schema.fingerprints import fingerprint
 from intern_jax.data.schema.source import Source, read_scored
 from intern_jax.models import zoo
+from intern_jax.weights.model import Model
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # raised when the same backbone, transform and source give other values
+FORMAT = 1  # raise it when the same backbone, transform and source give other values
 SHARD = 4096
 REPORT_SECONDS = 30.0
-# Maps are many and only read by a head that is trained: half the bytes.
+# Maps are large and only read by a head that is trained, so half the bytes suffice.
 DTYPES = {"cls": np.float32, "dense": np.float16}
 
 Rows = dict[str, np.ndarray]
 
 
 def cached(
-    backbone: Backbone,
+    backbone: Model,
     source: Source,
     transform: Mapping[str, Any],
     *,
-    task: str,
+    branch: str,
     outputs: tuple[str, ...],
     mesh: jax.sharding.Mesh,
     folder: str | os.PathLike | None = None,
     batch_size: int = 128,
 ) -> Rows:
-    """`outputs` of the backbone, and the transform's other fields, of all samples in the source's order: [N,...].
+    """The `outputs` of the backbone, and the transform's other fields, for all samples in the source's order: [N,...].
 
     `transform` is the spec of a transform that makes an "image", uint8 [S,S,3]; its other fields (label, mask, depth,
-    depth_valid) are returned as they are. `task` is the backbone's: "cls" (float32) or "dense" (float16). Pictures are
-    read in threads while the device computes, batches lie over the mesh's data axes, the last one padded. A batch is
-    never larger than the source needs. With `folder` the values are read from a cache below it, or written to one; a
-    damaged shard is computed anew. Raises UserError for no samples, a corrupt one (a scored set must be whole), values
-    that are not finite, or a mesh of several processes (one process caches, on a mesh of its own devices).
+    depth_valid) are returned unchanged. `branch` is one of the backbone: "cls" (float32) or "dense" (float16). Threads
+    read pictures while the device computes. Batches are sharded over the mesh's data axes; the last one is padded, and
+    none is larger than the source needs. With `folder`, values are read from a cache below it, or written to one; a
+    damaged shard is computed again.
+
+    UserError for no samples, values that are not finite, and a corrupt sample: a scored set must be whole. UserError
+    for a mesh of several processes too: one process caches, on a mesh of its own devices.
     """
-    if task not in DTYPES:
-        raise UserError(f"task: no '{task}'; a backbone's are {', '.join(DTYPES)}")
+    if branch not in DTYPES:
+        raise UserError(f"branch: no '{branch}'; a backbone's are {', '.join(DTYPES)}")
     if not len(source):
         raise UserError(f"{source.name}: no samples; nothing to extract")
     if mesh.is_multi_process:
         raise UserError("mesh: spans processes; cache features on a mesh of one process's devices")
     store = None
     if folder is not None:
-        store = _Store(pathlib.Path(folder), key(backbone, source, transform, task, outputs))
+        store = _Store(pathlib.Path(folder), key(backbone, source, transform, branch, outputs))
     spans = [slice(i, min(i + SHARD, len(source))) for i in range(0, len(source), SHARD)]
-    with _Extractor(backbone, source, transform, task, outputs, mesh, batch_size) as extractor:
+    with _Extractor(backbone, source, transform, branch, outputs, mesh, batch_size) as extractor:
         return _whole(len(source), spans, lambda span: _shard(store, extractor, span))
 
 
 def key(
-    backbone: Backbone,
+    backbone: Model,
     source: Source,
     transform: Mapping[str, Any],
-    task: str,
+    branch: str,
     outputs: tuple[str, ...],
 ) -> dict[str, Any]:
-    """All that a cache's values depend on, as plain data: its digest names the cache's folder."""
+    """All that a cache's values depend on, as plain data; its digest is the name of the cache's folder."""
     return {
         "backbone": {
             "name": backbone.name,
             "digest": backbone.digest,
             "spec": config_lib.plain(backbone.spec),
-            "mean": [float(value) for value in backbone.mean],
-            "std": [float(value) for value in backbone.std],
+            "mean": list(backbone.preprocess.mean),
+            "std": list(backbone.preprocess.std),
         },
         "transform": config_lib.plain(transform),
         "source": {
@@ -99,9 +101,9 @@ def key(
             "count": len(source),
             "fingerprint": fingerprint(source),
         },
-        "task": task,
+        "task": branch,
         "outputs": list(outputs),
-        "dtype": np.dtype(DTYPES[task]).name,
+        "dtype": np.dtype(DTYPES[branch]).name,
         "formats": {
             "cache": FORMAT,
             "transform": config_lib.format_of(config_lib.bind(transform)),
@@ -113,7 +115,7 @@ def key(
 
 def _digest(array: np.ndarray) -> str:
     total = hashlib.sha256(f"{array.dtype} {array.shape}\n".encode())
-    total.update(np.ascontiguousarray(array))
+    total.update(np.ascontiguousarray(array).data)
     return total.hexdigest()
 
 
@@ -128,7 +130,7 @@ def _shard(store: "_Store | None", extractor: "_Extractor", span: slice) -> Rows
 
 
 def _whole(count: int, spans: list[slice], shard: Callable[[slice], Rows]) -> Rows:
-    """All shards in one; a single one as it is (a memory map, where it was read)."""
+    """All shards joined; a single shard is returned as it is (a memory map, if it was read)."""
     first = shard(spans[0])
     if len(spans) == 1:
         return first
@@ -148,7 +150,7 @@ class _Store:
         write_json(self.folder / "meta.json", key)
 
     def read(self, span: slice) -> Rows | None:
-        """A whole shard's fields as memory maps; None if it is missing or damaged."""
+        """The fields of a shard as memory maps; None if the shard is missing or damaged."""
         record = self._record(span)
         if not record.exists():
             return None
@@ -156,7 +158,7 @@ class _Store:
             fields = json.loads(record.read_text())
             return {name: self._field(span, name, digest) for name, digest in fields.items()}
         except (ValueError, OSError, AttributeError) as fault:
-            log.warning("%s: damaged (%s); computed anew", record, fault)
+            log.warning("%s: damaged (%s); computed again", record, fault)
             return None
 
     def _field(self, span: slice, name: str, digest: str) -> np.ndarray:
@@ -166,7 +168,7 @@ class _Store:
         return value
 
     def write(self, span: slice, rows: Rows) -> None:
-        """Write the fields, then the record that makes them a shard; each file whole or not at all."""
+        """Write the fields, then the JSON record that completes the shard; each file is written atomically."""
         for name, value in rows.items():
             path = self._path(span, name)
             temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -183,10 +185,10 @@ class _Store:
 
 
 class _Extractor:
-    """Computes spans of a source's rows; a context, in which its reading threads live."""
+    """Computes the outputs of spans of rows. It is a context manager, which ends its reading threads."""
 
-    def __init__(self, backbone, source, transform, task, outputs, mesh, batch_size):
-        self.source, self.mesh, self.task, self.outputs = source, mesh, task, outputs
+    def __init__(self, backbone, source, transform, branch, outputs, mesh, batch_size):
+        self.source, self.mesh, self.branch, self.outputs = source, mesh, branch, outputs
         self.transform = config_lib.bind(transform)
         self.backbone = backbone
         needed = 1 << (len(source) - 1).bit_length()
@@ -203,22 +205,23 @@ class _Extractor:
         self.pool.shutdown(cancel_futures=True)
 
     @functools.cached_property
-    def placed(self) -> Backbone:
-        """The backbone on all devices of the mesh."""
+    def placed(self) -> Model:
+        """The backbone, replicated on all devices of the mesh."""
         variables = jax.device_put(self.backbone.variables, mesh_lib.replicated(self.mesh))
         return dataclasses.replace(self.backbone, variables=variables)
 
     def __call__(self, span: slice) -> Rows:
-        """Outputs and other fields of the rows of one span."""
+        """The outputs and other fields of the rows of one span."""
         out: Rows = {}
-        # A batch is asked for before the one before it is fetched: the device has work meanwhile.
-        waiting = None
+        # A batch is dispatched before the previous one is fetched, so the device is never idle.
+        waiting: tuple[_Batch, dict[str, jax.Array]] | None = None
         for batch in self._read(span):
             made = self._features(batch.rows.pop("image"))
             if waiting is not None:
                 self._keep(out, span, *waiting)
             waiting = batch, made
-        self._keep(out, span, *waiting)
+        if waiting is not None:
+            self._keep(out, span, *waiting)
         return out
 
     def _read(self, span: slice) -> Iterator["_Batch"]:
@@ -242,8 +245,8 @@ class _Extractor:
         missing = self.batch - len(images)
         images = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
         images = mesh_lib.put_batch(self.mesh, images)
-        made = self.placed.features(images, self.task, self.outputs)
-        return {name: value.astype(DTYPES[self.task]) for name, value in made.items()}
+        made = self.placed.outputs(images, self.branch, self.outputs)
+        return {name: value.astype(DTYPES[self.branch]) for name, value in made.items()}
 
     def _keep(self, out: Rows, span: slice, batch: "_Batch", made: dict[str, jax.Array]) -> None:
         count = batch.stop - batch.start
@@ -266,7 +269,7 @@ class _Extractor:
         passed = time.monotonic() - self.reported
         if passed >= REPORT_SECONDS:
             total, rate = len(self.source), self.done / passed
-            log.info("%s: %d of %d pictures, %.0f a second", self.source.name, at, total, rate)
+            log.info("%s: %d of %d pictures, %.0f per second", self.source.name, at, total, rate)
             self.done, self.reported = 0, time.monotonic()
 
 

@@ -1,21 +1,22 @@
-"""Fit one task on one subset of labels: fine-tune, from scratch, or a dense head on cached frozen features."""
+"""Fit backbone and head of one task on one subset of labels: fine-tune, or from scratch."""
 
+import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from intern_jax.adapt.backbone import Backbone
+from intern_jax import families
 from intern_jax.adapt.features import extract
-from intern_jax.adapt.finetune import FineTune, FrozenHead
 from intern_jax.core import mesh as mesh_lib
-from intern_jax.data.batches.arrays import ArrayStream
 from intern_jax.data.batches.mixture import build_group
 from intern_jax.data.batches.stream import Segment, Stream
+from intern_jax.stages.finetune import FineTune
 from intern_jax.train.loop import Trainer
+from intern_jax.weights.model import Head, Model
 
 # What holds for every short fit; the budget (steps, batch size, learning rate) is the caller's.
 OPTIM = {
@@ -30,44 +31,46 @@ PREDICT_BATCH = 128
 class TaskFit:
     """A trained task model with its prediction function."""
 
-    def __init__(self, stage: FineTune | FrozenHead, params: Any, extra: Any):
+    def __init__(self, stage: FineTune, params: Any, extra: Any):
         self.stage, self.params, self.extra = stage, params, extra
 
-    def predict(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Logits [N,K], logits [N,H,W,K] or log-depth [N,H,W,1] for arrays of N rows."""
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """The head's outputs [N,...] (tasks/) for pictures uint8 [N,S,S,3]."""
         run = functools.partial(_predict(self.stage), self.params, self.extra)
-        return extract(run, inputs, PREDICT_BATCH)
+        return extract(run, {"image": images}, PREDICT_BATCH)
+
+    def model(self, start: Model, classes: Sequence[str]) -> Model:
+        """`start` with the trained arrays and head."""
+        parts: dict[str, dict[str, Any]] = {"backbone": {}, "head": {}}
+        for collection, tree in {"params": self.params, **self.extra}.items():
+            for part, values in tree.items():
+                parts[part][collection] = values
+        module = self.stage.model
+        head = Head(
+            module.family,
+            tuple(classes),
+            settings=module.head_settings or {},
+            variables=parts["head"],
+        )
+        return dataclasses.replace(start, variables=parts["backbone"], head=head)
 
 
 @functools.lru_cache(maxsize=8)
-def _predict(stage: FineTune | FrozenHead):
+def _predict(stage: FineTune) -> Any:
     return jax.jit(lambda params, extra, batch: stage.predict(params, extra, batch)["out"])
 
 
-def task_transform(family: str, size: int, flip: bool, train: bool) -> dict[str, Any]:
-    """The data transform of a task: light augmentation for training, none for scoring."""
-    if family == "classification":
-        fn = "intern_jax.data.make.views:classification"
-        return {"fn": fn, "size": size, "train": train, "flip": flip}
-    return {"fn": "intern_jax.data.make.views:dense", "size": size, "train": train, "flip": flip}
-
-
 def settings(steps: int, batch_size: int, learning_rate: float) -> dict[str, Any]:
-    """The budget of a fit; OPTIM holds what all fits share."""
-    return {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
+    """The settings of a short fit from its budget; OPTIM holds what all of them share."""
+    rate = {"learning_rate": learning_rate, "warmup_steps": max(steps // 20, 1)}
+    optim = OPTIM | rate
+    return {"steps": steps, "batch_size": batch_size, "optim": optim, "log_every": max(steps, 1)}
 
 
 @functools.lru_cache(maxsize=4)
-def _trainer(kind: str, arguments: str, mesh: jax.sharding.Mesh) -> Trainer:
+def _trainer(arguments: str, mesh: jax.sharding.Mesh) -> Trainer[FineTune]:
     # Fits of one shape share one compiled step, whatever their data, length, rate and seed.
-    stage = {"finetune": FineTune, "frozen_head": FrozenHead}[kind](**json.loads(arguments))
-    return Trainer(stage, {"optim": OPTIM}, mesh)
-
-
-def _changes(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    steps = cfg["steps"]
-    rate = {"learning_rate": cfg["learning_rate"], "warmup_steps": max(steps // 20, 1)}
-    return {"steps": steps, "log_every": max(steps, 1), "optim": {**OPTIM, **rate}}
+    return Trainer(FineTune(**json.loads(arguments)), {"optim": OPTIM}, mesh)
 
 
 def train_model(
@@ -80,52 +83,41 @@ def train_model(
     cfg: Mapping[str, Any],
     seed: int,
     mesh: jax.sharding.Mesh,
-    init: Backbone | None = None,
+    init: Model | None = None,
 ) -> TaskFit:
-    """Train backbone and head on every row of `source`, from `init` or from scratch."""
-    arguments = {
+    """Train backbone and head on every row of `source`, from `init` or from scratch.
+
+    `size`: side in pixels of the square pictures; `flip`: mirror half of them; `cfg`: as `settings` makes it.
+    """
+    arguments: dict[str, Any] = {
         "backbone": dict(spec),
         "family": family,
         "num_classes": len(source.classes or ()),
     }
     if init is not None:
-        arguments |= {"mean": list(init.mean), "std": list(init.std)}
-    trainer = _trainer("finetune", json.dumps(arguments), mesh)
-    group = {
-        "batch_size": cfg["batch_size"],
-        "transform": task_transform(family, size, flip, train=True),
-    }
+        arguments |= {"mean": list(init.preprocess.mean), "std": list(init.preprocess.std)}
+    trainer = _trainer(json.dumps(arguments), mesh)
+    transform = families.find(family).view(size, train=True, flip=flip)
+    group = {"batch_size": cfg["batch_size"], "transform": transform}
     batches = build_group(group, seed, sources=[source])
     # Of several processes one fits alone, on a mesh of its own devices: it makes all rows.
     stream = Stream({"task": batches}, [Segment(seed=seed)], rows=mesh_lib.batch_rows(mesh))
     try:
-        state = trainer.fit(stream, seed=seed, source=_start(init), **_changes(cfg)).state
+        state = trainer.fit(
+            stream,
+            seed=seed,
+            source=_start(init),
+            steps=cfg["steps"],
+            log_every=cfg["log_every"],
+            optim=cfg["optim"],
+        ).state
     finally:
         stream.close()
     return TaskFit(trainer.stage, state.params, state.extra)
 
 
-def _start(init: Backbone | None) -> dict[str, np.ndarray] | None:
+def _start(init: Model | None) -> dict[str, np.ndarray] | None:
     """A backbone's arrays under its role's name."""
     if init is None:
         return None
-    return {f"backbone/{name}": value for name, value in init.graft_source().items()}
-
-
-def train_frozen_head(
-    maps: Mapping[str, np.ndarray],
-    targets: Mapping[str, np.ndarray],
-    *,
-    family: str,
-    num_classes: int,
-    size: int,
-    cfg: Mapping[str, Any],
-    seed: int,
-    mesh: jax.sharding.Mesh,
-) -> TaskFit:
-    """Train a dense head on cached maps [N,h,w,C] of each layer, with targets [N,S,S]."""
-    arguments = {"family": family, "num_classes": num_classes, "size": size}
-    trainer = _trainer("frozen_head", json.dumps(arguments), mesh)
-    stream = ArrayStream({**maps, **targets}, cfg["batch_size"], seed)
-    state = trainer.fit(stream, seed=seed, **_changes(cfg)).state
-    return TaskFit(trainer.stage, state.params, state.extra)
+    return {f"backbone/{name}": value for name, value in init.arrays().items()}

@@ -1,24 +1,28 @@
 """A user's own task: a folder of class folders in, a model folder and its validation accuracy out."""
 
+import dataclasses
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from intern_jax.adapt import fit
-from intern_jax.adapt.backbone import start
 from intern_jax.adapt.cache import cached
 from intern_jax.adapt.probe import fit_probe
 from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.data.batches.arrays import eval_arrays
+from intern_jax.data.schema.source import Source
 from intern_jax.data.sources.folder import ImageFolder
 from intern_jax.data.sources.subset import Subset
 from intern_jax.metrics.classification import wilson_interval
-from intern_jax.weights import folder as folder_lib
+from intern_jax.weights.folder import save_model
+from intern_jax.weights.model import Head, Model
+from intern_jax.weights.opening import start
+from intern_jax.weights.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +48,7 @@ def adapt_folder(
     `method`: "probe" (frozen backbone, linear head by L-BFGS) or "finetune" (all weights, `steps` of
     `batch_size` at `learning_rate`). A `validation` share of each class is held out and scored with a 95%
     Wilson interval; the saved probe is fitted on the training part only, so the score is that model's.
+    `canvas`: side in pixels of the pictures, if not the start's. `l2`: penalties that the probe chooses from.
     `backbone`: "my_module:Net", or that function, where init's network is its author's own.
     """
     if method not in ("probe", "finetune"):
@@ -51,32 +56,35 @@ def adapt_folder(
     if not 0 < validation < 1:
         raise UserError(f"validation: {validation} is outside (0, 1); 0.2 holds out a fifth")
     source = ImageFolder(data)
-    backbone, default_canvas = start(init, seed, backbone)
-    canvas = canvas or default_canvas
+    model = start(init, seed, backbone)
+    pictures = dataclasses.replace(model.preprocess, canvas=canvas or model.preprocess.canvas)
+    if method == "finetune":
+        # What the network learns to read: the augmented views squeeze a picture into the square.
+        pictures = Preprocess(pictures.canvas, mean=pictures.mean, std=pictures.std)
+    model = dataclasses.replace(model, preprocess=pictures)
     train, held = _split(source, validation, seed)
     log.info(
         "%s: %d classes, %d to train, %d held out", data, len(source.classes), len(train), len(held)
     )
-    transform = fit.task_transform("classification", canvas, flip, train=False)
+    # Scored as the saved model will read pictures.
+    transform = {"fn": "intern_jax.weights.preprocess:classification", **pictures.plain}
+    parts = Subset(source, train), Subset(source, held)
     if method == "probe":
-        parts = Subset(source, train), Subset(source, held)
-        logits, variables = _probe(backbone, *parts, transform, l2, seed)
+        logits, made = _probe(model, *parts, transform, l2, seed)
     else:
-        cfg = fit.settings(steps, min(batch_size, len(train)), learning_rate)
-        model = fit.train_model(
-            backbone.spec,
-            Subset(source, train),
+        fitted = fit.train_model(
+            model.spec,
+            parts[0],
             family="classification",
-            size=canvas,
+            size=pictures.canvas,
             flip=flip,
-            cfg=cfg,
+            cfg=fit.settings(steps, min(batch_size, len(train)), learning_rate),
             seed=seed,
             mesh=mesh_lib.make_mesh(data=1),
-            init=backbone,
+            init=model,
         )
-        arrays = eval_arrays(Subset(source, held), config_lib.bind(transform))
-        logits = model.predict({"image": arrays["image"]})
-        variables = {"params": model.params, **model.extra}
+        logits = fitted.predict(eval_arrays(parts[1], config_lib.bind(transform))["image"])
+        made = fitted.model(model, source.classes)
     right = int((logits.argmax(-1) == source.labels[held]).sum())
     low, high = wilson_interval(right, len(held))
     summary = {
@@ -86,20 +94,9 @@ def adapt_folder(
         "n_train": len(train),
         "n_validation": len(held),
         "method": method,
-        "start": backbone.name,
+        "start": model.name,
     }
-    folder_lib.save_model(
-        out,
-        task="classification",
-        backbone=backbone.spec,
-        variables=variables,
-        canvas=canvas,
-        mean=backbone.mean,
-        std=backbone.std,
-        classes=source.classes,
-        provenance=summary,
-        network=backbone.module,
-    )
+    save_model(out, dataclasses.replace(made, provenance=summary))
     return {**summary, "model": str(out)}
 
 
@@ -119,16 +116,21 @@ def _split(source: ImageFolder, validation: float, seed: int) -> tuple[np.ndarra
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(held))
 
 
-def _probe(backbone, train, held, transform, l2, seed):
+def _probe(
+    model: Model,
+    train: Source,
+    held: Source,
+    transform: Mapping[str, Any],
+    l2: Sequence[float],
+    seed: int,
+) -> tuple[np.ndarray, Model]:
+    """Logits of the held-out pictures, and the model with the probe as its head."""
     mesh = mesh_lib.make_mesh(data=1)
     known, asked = (
-        cached(backbone, part, transform, task="cls", outputs=("pooled",), mesh=mesh)
+        cached(model, part, transform, branch="cls", outputs=("pooled",), mesh=mesh)
         for part in (train, held)
     )
-    probe = fit_probe(known["pooled"], known["label"], len(train.classes), l2_grid=l2, seed=seed)
-    head = folder_lib.linear_head(probe.kernel, probe.bias, probe.mean, probe.scale)
-    variables = {
-        collection: {"backbone": values} | ({"head": head} if collection == "params" else {})
-        for collection, values in backbone.variables.items()
-    }
-    return probe.logits(asked["pooled"]), variables
+    classes = tuple(train.classes or ())
+    probe = fit_probe(known["pooled"], known["label"], len(classes), l2_grid=l2, seed=seed)
+    head = Head.linear(classes, probe.kernel, probe.bias, probe.mean, probe.scale)
+    return probe.logits(asked["pooled"]), dataclasses.replace(model, head=head)

@@ -1,7 +1,7 @@
-"""k-nearest-neighbour classification on frozen features, as DINO scores it (arXiv 2104.14294).
+"""k-nearest-neighbour classification on frozen features, in the form of DINO (arXiv 2104.14294).
 
-N labelled rows, M queries, D features, K classes. A query's k most cosine-similar rows vote for their classes with
-weights exp(similarity / temperature).
+The k rows with the highest cosine similarity to a query vote for their classes, with weights
+exp(similarity / temperature). Legend: N labelled rows, M queries, D features, K classes.
 """
 
 import dataclasses
@@ -17,12 +17,12 @@ from intern_jax.core.config import UserError
 NEIGHBOURS = 20
 TEMPERATURE = 0.07
 BLOCK = 512
-SIMILARITIES = 1 << 26  # of a block at most: 256 MiB
+SIMILARITIES = 1 << 26  # the most per block: 256 MiB
 
 
 @dataclasses.dataclass(frozen=True)
 class Neighbours:
-    """A classifier that keeps its rows: features of unit length [N,D] float32, labels [N] int32."""
+    """A classifier that stores its rows: features of unit length [N,D] float32, and labels [N] int32."""
 
     features: np.ndarray
     labels: np.ndarray
@@ -31,7 +31,7 @@ class Neighbours:
     temperature: float
 
     def logits(self, features_MxD: np.ndarray) -> np.ndarray:
-        """Each class's share of the votes [M,K] float32; rows sum to 1."""
+        """The share of the votes of each class [M,K] float32; rows sum to 1."""
         count = len(self.labels)
         block = max(min(BLOCK, SIMILARITIES // count, len(features_MxD)), 1)
         rows, labels = jnp.asarray(self.features), jnp.asarray(self.labels)
@@ -52,9 +52,9 @@ def fit_knn(
     k: int = NEIGHBOURS,
     temperature: float = TEMPERATURE,
 ) -> Neighbours:
-    """Keep `rows` (all by default) of features [N,D] and labels [N]; `k` is at most their number.
+    """Store `rows` (all by default) of features [N,D] and labels [N]; `k` is reduced to their number.
 
-    Raises UserError for no rows, labels out of range, features that are not finite, or k below 1.
+    UserError for no rows, labels out of range, features that are not finite, or k below 1.
     """
     picked = np.arange(len(features)) if rows is None else np.asarray(rows)
     x, y = np.asarray(features[picked], np.float32), np.asarray(labels)[picked].astype(np.int32)

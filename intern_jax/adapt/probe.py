@@ -1,8 +1,9 @@
 """Linear probe: multinomial logistic regression on frozen features, fitted by L-BFGS.
 
-N rows, D features, K classes, L values of l2. The objective is
-    mean cross-entropy of the labelled rows + l2 / 2 * |kernel|^2,      bias not penalised,
-which is scikit-learn's LogisticRegression with C = 1 / (l2 * rows).
+The objective is that of scikit-learn's LogisticRegression with C = 1 / (l2 * rows); the bias has no penalty:
+    mean cross-entropy of the labelled rows + l2 / 2 * |kernel|^2
+
+Legend: N rows, D features, K classes, L values of l2.
 """
 
 import dataclasses
@@ -16,11 +17,11 @@ import optax
 
 from intern_jax.core.config import UserError
 
-LABELS_A_CLASS = 5  # from here on, on average, a fifth of the labels is held out to choose l2
+LABELS_A_CLASS = 5  # with so many labels per class on average, a fifth is held out to choose l2
 HELD_SHARE = 0.2
 MAX_STEPS = 200
 MEMORY = 10
-# Stop where the gradient, in coordinates of unit curvature, promises this share of the objective.
+# Stop when the gradient, in coordinates of unit curvature, predicts a gain below this share of the objective.
 TOLERANCE = 1e-6
 
 
@@ -33,7 +34,7 @@ class Probe:
     mean: np.ndarray  # [D] float32
     scale: np.ndarray  # [D] float32
     l2: float
-    validation_score: float | None  # percent right of the held-out part; None: nothing was held out
+    validation_score: float | None  # percent of held-out rows right; None if nothing was held out
 
     def logits(self, features_NxD: np.ndarray) -> np.ndarray:
         """Logits [N,K] float32."""
@@ -53,14 +54,16 @@ def fit_probe(
 ) -> Probe:
     """Fit on `rows` (all by default) of features [N,D] and labels [N].
 
-    Features are standardised by the mean and deviation of those rows. With at least five labels a
-    class on average, l2 is the value of the grid that gets most right of a held-out fifth of the
-    rows (of each class, by `seed`; ties: the lower cross-entropy); with fewer, the middle one (the
-    upper of two). `held`, a mask over `rows`, says instead which to hold out; none of them: the
-    middle one. All rows are then fitted with it. Rows are padded to a power of two or to N,
-    whichever is less, so all draws of a label fraction share one compilation.
-    Raises UserError for no rows, labels out of range, features that are not finite, or a mask of
-    another length or of all rows.
+    Features are standardised by the mean and deviation of those rows. With at least five labels per
+    class on average, a fifth of the rows is held out, drawn per class by `seed`. l2 is then the value
+    of the grid that classifies most of them correctly (on ties, with the lower cross-entropy). With
+    fewer labels it is the middle value of the grid (the upper one of two). `held`, a mask over `rows`,
+    gives the held-out rows instead; if it marks none, l2 is the middle value. Finally all rows are
+    fitted with that l2. Rows are padded to a power of two, or to N if that is less, so that all draws
+    of a label fraction share one compiled program.
+
+    UserError for no rows, labels out of range, features that are not finite, a mask of another length,
+    or a mask of all rows.
     """
     picked = np.arange(len(features)) if rows is None else np.asarray(rows)
     x, y = np.asarray(features)[picked].astype(np.float64), np.asarray(labels)[picked]
@@ -108,7 +111,7 @@ def _check(x: np.ndarray, y: np.ndarray, num_classes: int, grid: np.ndarray) -> 
 
 
 def check_held(held: np.ndarray, count: int) -> np.ndarray:
-    """The mask of held-out rows, or a UserError if it is none of `count` rows or leaves nothing to train on."""
+    """The mask of held-out rows; UserError unless it is a mask of `count` rows that leaves some to train on."""
     held = np.asarray(held)
     if held.shape != (count,) or held.dtype != bool:
         raise UserError(f"held: {held.dtype} {held.shape}; give a bool for each of {count} rows")
@@ -124,7 +127,7 @@ def _held(y: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
 
 
 def _held_out(y: np.ndarray, seed: int) -> np.ndarray:
-    """Mask of a fifth of each class's rows; a class with one row keeps it."""
+    """A mask of a fifth of the rows of each class; the only row of a class is not held out."""
     rng = np.random.default_rng(seed)
     held = np.zeros(len(y), bool)
     for label in np.unique(y):
@@ -135,26 +138,27 @@ def _held_out(y: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _principal(x: np.ndarray, dims: int) -> tuple[np.ndarray, np.ndarray]:
-    """Orthonormal basis [D,dims] of the rows of x and the variance [dims] along each column.
+    """An orthonormal basis [D,dims] of the rows of x, and the variance [dims] along each column.
 
-    The best kernel lies in the span of the rows, and a rotation leaves |kernel|^2 as it is: in this
-    basis curvature is nearly diagonal, which saves most of L-BFGS's steps.
+    The best kernel is in the span of the rows, and a rotation does not change |kernel|^2. In this basis
+    the curvature is nearly diagonal, which saves most steps of L-BFGS.
     """
     if len(x) >= x.shape[1]:
         variance, basis = np.linalg.eigh(x.T @ x / len(x))
     else:
         _, singular, rows = np.linalg.svd(x, full_matrices=False)
         variance, basis = singular**2 / len(x), rows.T
-    missing = dims - basis.shape[1]  # rows padded up to a power of two
+    missing = dims - basis.shape[1]  # rows were padded to a power of two
     return np.pad(basis, ((0, 0), (0, missing))), np.pad(np.maximum(variance, 0.0), (0, missing))
 
 
 @functools.partial(jax.jit, static_argnames="num_classes")
 def _fit(x, y, weight, held, variance, grid, *, num_classes):
-    """Kernel [D,K], bias [K], index into grid [L] and held-out accuracy; masks weight, held [N].
+    """(kernel [D,K], bias [K], index into grid [L], held-out accuracy), given masks weight and held [N].
 
-    One loop over the grid, strongest first and each from the last's solution, then over all rows
-    with the chosen value: a single solver to compile, and fewer steps than all values at once.
+    One loop goes over the grid from the strongest l2 on, and each fit starts from the previous solution.
+    The last fit uses all rows and the chosen value. So only one solver is compiled, and it takes fewer
+    steps than a fit of all values at once.
     """
     count = held.sum()
     zeros = jnp.zeros((x.shape[1] + 1, num_classes), jnp.float32)
@@ -189,20 +193,20 @@ def _fit(x, y, weight, held, variance, grid, *, num_classes):
 
 
 def _logits(x: jax.Array, weights: jax.Array) -> jax.Array:
-    """Weights [D+1,K]: kernel over bias. Full precision, also where products are cut to 10 bits."""
+    """The logits for weights [D+1,K], kernel above bias, in full precision on every platform."""
     product = jnp.matmul(x, weights[:-1], precision=jax.lax.Precision.HIGHEST)
     return product + weights[-1][None]
 
 
 def _cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
-    """[N] of logits [N,K]."""
+    """The cross-entropy [N] of logits [N,K]."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, y)
 
 
 def _solve(x, y, variance, weight, l2, start, max_steps):
-    """Weights [D+1,K] that minimise the objective, from `start`; `start` if max_steps is 0."""
+    """The weights [D+1,K] that minimise the objective, from `start` on; `start` itself if max_steps is 0."""
     num_classes = start.shape[1]
-    # Where all classes are equally likely the curvature is variance / K + l2.
+    # If all classes are equally likely, the curvature is variance / K + l2.
     curvature = jnp.append(variance / num_classes + l2, 1.0 / num_classes)
     unit = jax.lax.rsqrt(curvature)[:, None]
     share = weight / weight.sum()
@@ -216,10 +220,10 @@ def _solve(x, y, variance, weight, l2, start, max_steps):
 
 
 def _lbfgs(objective, start, max_steps):
-    """Minimum of a convex function by L-BFGS, each step halved until the value falls enough.
+    """The minimum of a convex function by L-BFGS; each step is halved until the value falls enough.
 
-    Convexity keeps every pair's curvature positive, so no Wolfe search is needed. The objective
-    stands in the program once: compiling it takes longer than most of these fits.
+    In a convex function the curvature of every pair is positive, so no Wolfe search is needed. The
+    program contains the objective once, because compiling it takes longer than most of these fits.
     """
     evaluate = jax.value_and_grad(objective)
     pairs = jnp.zeros((MEMORY, *start.shape), start.dtype)
@@ -254,14 +258,14 @@ def _lbfgs(objective, start, max_steps):
         )
         return step + 1, u, value, grad, moves, bends, fall
 
-    # The first step only evaluates: its direction is zero.
+    # The first step has direction zero and only evaluates the objective.
     unknown = jnp.float32(jnp.inf)
     carry = (jnp.int32(0), start, unknown, jnp.zeros_like(start), pairs, pairs, unknown)
     return jax.lax.while_loop(unfinished, advance, carry)[1]
 
 
 def _inverse_times(grad, moves, bends):
-    """The two-loop recursion over pairs [MEMORY,...], newest first; one without a move is void."""
+    """The two-loop recursion over pairs [MEMORY,...], newest first; a pair without a move has no effect."""
     dots = jnp.sum(moves * bends, axis=(1, 2))
     inverse = jnp.where(dots > 0, 1.0 / jnp.where(dots > 0, dots, 1.0), 0.0)
 

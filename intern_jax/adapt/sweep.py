@@ -1,17 +1,20 @@
-"""GV-B's published linear probe: one linear layer by SGD on frozen features, a grid of settings in one program.
+"""GV-B's published linear probe: SGD on a linear layer over frozen features, for a whole grid of settings at once.
 
-N rows, D features, K classes, S settings, B rows of a batch, R coordinates of a row. The recipe is gv-benchmark's
-(OpenGVLab, one for its 20 classification sets): features as they are, mean softmax cross-entropy, batches of 512,
-10,000 iterations, the learning rate times 0.1 at 30%, 60% and 90% of them, and SGD with momentum as torch has it
-(weight decay added to the gradient of kernel and bias alike, no dampening, not Nesterov). The kernel starts
-Kaiming-uniform with a = sqrt(5) and fan_out, which is +-1/sqrt(K), the bias at 0 (mmcv's default, not torch's).
+Legend: N rows, D features, K classes, S settings, B rows of a batch, R coordinates of a row.
 
-All settings see the same batches, so their kernels are one matrix [S*K,R] and a step is two products of it with the
-batch, a softmax over the middle of [S,K,B], and one pass that updates kernel and momentum. Two more things save work
-and change no number but its rounding:
-- Gradients are sums of rows, so the part of a kernel outside the rows' span only decays. Of fewer rows than features
-  the span's coordinates are trained (R < D), and that part is a factor a setting.
-- A batch of at least all rows is all rows, weighted by how often they were drawn.
+The recipe is that of gv-benchmark (OpenGVLab) for its 20 classification sets. Features are not normalised. The loss is
+the mean softmax cross-entropy over batches of 512, for 10,000 iterations. The learning rate is multiplied by 0.1 at
+30%, 60% and 90% of them. SGD has momentum in torch's form: weight decay is added to the gradient of kernel and bias,
+without dampening or Nesterov. The bias starts at 0. The kernel starts Kaiming-uniform with a = sqrt(5) and fan_out,
+which is +-1/sqrt(K): mmcv's default, and not torch's.
+
+All settings see the same batches, so their kernels form one matrix [S*K,R]. A step is two products of this matrix with
+the batch, a softmax over the middle axis of [S,K,B], and one update of kernel and momentum. Two more things save work
+and change results only by rounding:
+- A gradient is a sum of rows, so the part of a kernel outside the span of the rows only decays. With fewer rows than
+  features, only the coordinates in the span are trained (R < D). The part outside is the start times one factor per
+  setting.
+- A batch with at least N rows is computed from all N rows, each weighted by how often it was drawn.
 """
 
 import dataclasses
@@ -32,7 +35,7 @@ from intern_jax.core.config import UserError
 
 log = logging.getLogger(__name__)
 
-CHUNK = 500  # steps of one compiled call
+CHUNK = 500  # steps per compiled call
 REPORT_SECONDS = 30.0
 DROPS = (0.3, 0.6, 0.9)
 SCORE_BATCH = 512
@@ -40,7 +43,7 @@ SCORE_BATCH = 512
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What the published search varies."""
+    """One setting of the published search."""
 
     learning_rate: float
     weight_decay: float
@@ -50,30 +53,30 @@ class Setting:
 def grid_of(
     learning_rates: Sequence[float], weight_decays: Sequence[float], momenta: Sequence[float]
 ) -> tuple[Setting, ...]:
-    """All combinations, learning rates outermost."""
+    """All combinations; the learning rate varies slowest."""
     return tuple(
         Setting(*map(float, s)) for s in itertools.product(learning_rates, weight_decays, momenta)
     )
 
 
-# The published search; 30 is the learning rate of MoCo's linear probe.
+# The published grid; 30 is the learning rate of MoCo's linear probe.
 GRID = grid_of((1e-4, 10**-2.5, 1e-1, 30.0), (1e-6, 1e-5, 1e-4), (0.9, 0.99))
-# The published configs' own setting, for too few labels to choose by.
+# The setting in the published configs; it is used if there are too few labels to choose one.
 FIXED = Setting(learning_rate=0.01, weight_decay=1e-3, momentum=0.9)
 
 
 @dataclasses.dataclass(frozen=True)
 class SweepProbe:
-    """A linear classifier of features as they are: x @ kernel + bias.
+    """A linear classifier of features without normalisation: x @ kernel + bias.
 
-    `table`: for each setting of the grid its fields, "score" (percent right of the held-out rows; None where it
-    diverged) and "cross_entropy"; empty if nothing was held out.
+    `table` holds for each setting of the grid its fields, "score" (percent of held-out rows that are right, None if it
+    diverged) and "cross_entropy". It is empty if nothing was held out.
     """
 
     kernel: np.ndarray  # [D,K] float32
     bias: np.ndarray  # [K] float32
     chosen: Setting
-    validation_score: float | None  # percent right of the held-out part; None: nothing was held out
+    validation_score: float | None  # percent of held-out rows right; None if nothing was held out
     table: tuple[dict[str, Any], ...]
 
     def logits(self, features_NxD: np.ndarray) -> np.ndarray:
@@ -95,12 +98,14 @@ def fit_sweep(
 ) -> SweepProbe:
     """Fit on `rows` (all by default) of features [N,D] and labels [N].
 
-    `held`, a mask over `rows`, marks rows to choose by: every setting of the grid is trained on the others, the one
-    that gets most of the held ones right (ties: the lower cross-entropy) is trained again on all rows. Without held
-    rows FIXED is. `seed` is of the first kernel and of the batches (`batch_order`; of fewer rows than `batch_size` a
-    batch holds some several times). A setting whose numbers do not stay finite counts as worst, and if that happens in
-    the last fit the next best is taken. Raises UserError for no rows, labels out of range, features that are not
-    finite, a mask of another length or without a row to train on, or if no setting stays finite.
+    `held` is a mask over `rows` of those that choose the setting. Every setting of the grid is trained on the other
+    rows. The setting that classifies most held-out rows correctly (on ties, with the lower cross-entropy) is trained
+    again on all rows. Without held-out rows, FIXED is trained. `seed` determines the first kernel and the batches
+    (`batch_order`); if there are fewer rows than `batch_size`, a batch repeats some. A setting that diverges ranks
+    last. If the chosen one diverges in the final fit, the next best is taken.
+
+    UserError for no rows, labels out of range or features that are not finite. UserError for a mask of another length,
+    a mask that leaves no row to train on, and if every setting diverges.
     """
     picked = np.arange(len(features)) if rows is None else np.asarray(rows)
     x, y = np.asarray(features[picked], np.float32), np.asarray(labels)[picked].astype(np.int32)
@@ -109,11 +114,12 @@ def fit_sweep(
     run = functools.partial(
         train, steps=steps, batch_size=batch_size, seed=seed, most=len(features)
     )
-    table, ranked = (), [FIXED]
+    table: tuple[dict[str, Any], ...] = ()
+    ranked = [FIXED]
     if held.any():
         kernels, biases = run(x[~held], y[~held], num_classes, grid)
         right, loss = scores(kernels, biases, x[held], y[held])
-        # lexsort's last key comes first; one that diverged has a share of -1.
+        # The last key of lexsort is the primary one; a setting that diverged has a share of -1.
         order = np.lexsort((loss, -right))
         ranked = [grid[i] for i in order]
         table = tuple(_entry(*each) for each in zip(grid, right, loss, strict=True))
@@ -150,7 +156,7 @@ def _entry(setting: Setting, right: float, loss: float) -> dict[str, Any]:
 
 
 def batch_order(rows: int, steps: int, batch: int, seed: int) -> np.ndarray:
-    """Rows of every batch, int32 [steps,batch]: permutations of all rows one after another, cut into batches."""
+    """The rows of every batch, int32 [steps,batch]: consecutive permutations of all rows, cut into batches."""
     epochs = -(-steps * batch // rows)
     every = np.broadcast_to(np.arange(rows, dtype=np.int32), (epochs, rows))
     order = np.random.default_rng(seed).permuted(every, axis=1)
@@ -158,14 +164,14 @@ def batch_order(rows: int, steps: int, batch: int, seed: int) -> np.ndarray:
 
 
 def first_kernel(features: int, num_classes: int, seed: int) -> np.ndarray:
-    """[K,D] float32, uniform within +-1/sqrt(K): Kaiming-uniform with a = sqrt(5) and fan_out."""
+    """The start [K,D] float32, uniform within +-1/sqrt(K): Kaiming-uniform with a = sqrt(5) and fan_out."""
     bound = num_classes**-0.5
     rng = np.random.default_rng(seed)
     return rng.uniform(-bound, bound, (num_classes, features)).astype(np.float32)
 
 
 def rate_factors(steps: int) -> np.ndarray:
-    """Factor of the learning rate at every step, float32 [steps]."""
+    """The factor of the learning rate at every step, float32 [steps]."""
     drops = [int(share * steps) for share in DROPS]
     passed = np.searchsorted(drops, np.arange(steps), side="right")
     return (0.1**passed).astype(np.float32)
@@ -184,8 +190,8 @@ def train(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Kernels [S,K,D] and biases [S,K] of all settings after SGD on x [N,D] and y [N].
 
-    Rows are padded to a power of two or to `most`, whichever is less, so that draws of a label fraction share one
-    compilation.
+    Rows are padded to a power of two, or to `most` if that is less, so that all draws of a label fraction share one
+    compiled program.
     """
     count, features = x.shape
     length = max(min(1 << (count - 1).bit_length(), most), count)
@@ -213,7 +219,7 @@ def train(
 
 
 def _basis(x: np.ndarray, length: int) -> np.ndarray | None:
-    """Orthonormal [D,R] whose span holds all rows, R = `length`; None if that is no less than D."""
+    """An orthonormal basis [D,R] whose span holds all rows, with R = `length`; None if R would be D or more."""
     if length >= x.shape[1]:
         return None
     basis = np.linalg.qr(x.T.astype(np.float64))[0]
@@ -228,7 +234,7 @@ def _counts(order: np.ndarray, length: int) -> np.ndarray:
 
 
 def _state(kernel: np.ndarray, count: int) -> dict[str, jax.Array]:
-    """One kernel [K,R] for `count` settings, with momenta; `rest` is the factor of what lies outside the span."""
+    """The start of `count` settings from one kernel [K,R]; `rest` is the factor of the part outside the span."""
     num_classes = len(kernel)
     kernels = jnp.asarray(np.broadcast_to(kernel, (count, *kernel.shape)))
     ones = jnp.ones(count, jnp.float32)
@@ -251,7 +257,7 @@ def _run(
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _steps(state, begin, end, batch_size, x, y, draws, factors, rates, decays, momenta):
-    """Steps begin..end: x [N,R], y [N], draws int [steps,B] or counts [steps,N], factors [steps], settings [S]."""
+    """Run steps begin..end; x [N,R], y [N], draws int [steps,B] or counts [steps,N], factors [steps], settings [S]."""
     count, num_classes = state["bias"].shape
     product = functools.partial(jax.lax.dot_general, precision=jax.lax.Precision.HIGHEST)
 
@@ -261,7 +267,7 @@ def _steps(state, begin, end, batch_size, x, y, draws, factors, rates, decays, m
         else:
             batch, labels, share = x, y, draws[t][None, None]
         kernel = state["kernel"].reshape(count * num_classes, -1)
-        # Rows last: both products take the kernels' matrix as it lies, and reductions over classes are vectorised.
+        # Rows are the last axis: both products then read the matrix without a copy, and sums over classes vectorise.
         logits = product(kernel, batch, (((1,), (1,)), ((), ())))
         logits = logits.reshape(count, num_classes, -1) + state["bias"][..., None]
         truth = labels[None, None] == jnp.arange(num_classes)[None, :, None]
@@ -272,7 +278,7 @@ def _steps(state, begin, end, batch_size, x, y, draws, factors, rates, decays, m
             "bias": grad.sum(axis=-1),
             "rest": jnp.zeros(count),
         }
-        out = {}
+        out: dict[str, jax.Array] = {}
         for name, g in grads.items():
             rate, decay, momentum = (
                 v.reshape(-1, *[1] * (g.ndim - 1)) for v in (rates * factors[t], decays, momenta)
@@ -287,7 +293,7 @@ def _steps(state, begin, end, batch_size, x, y, draws, factors, rates, decays, m
 def scores(
     kernels: np.ndarray, biases: np.ndarray, x: np.ndarray, y: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Share of rows x [N,D] that each setting gets right [S], and mean cross-entropy [S]; -1 and inf if not finite."""
+    """(share of rows x [N,D] that each setting gets right, mean cross-entropy), each [S]; -1 and inf if diverged."""
     run = functools.partial(_score, jnp.asarray(kernels), jnp.asarray(biases))
     out = extract(lambda batch: run(batch["x"], batch["y"]), {"x": x, "y": y}, SCORE_BATCH)
     loss = out["loss"].astype(np.float64).mean(axis=0)
@@ -298,7 +304,7 @@ def scores(
 
 @jax.jit
 def _score(kernels, biases, x, y):
-    """Whether each row is right, and its cross-entropy: [B,S] each."""
+    """Whether each row is right, and its cross-entropy, each [B,S]."""
     logits = jnp.einsum("skd,bd->bsk", kernels, x, precision=jax.lax.Precision.HIGHEST)
     logits = logits + biases[None]
     of_truth = jnp.take_along_axis(logits, y[:, None, None], axis=-1)[..., 0]

@@ -16,22 +16,26 @@ from typing import Any
 import numpy as np
 
 from intern_jax.benchmark.rows.row import Row
-from intern_jax.core.config import UserError
+from intern_jax.core.config import UserError, did_you_mean
+from intern_jax.data.gvb.scenes.detection import DetectionSource
 from intern_jax.data.schema.sample import CorruptSample
 from intern_jax.metrics import detection, miss_rate, wider
-from intern_jax.metrics.detection import Detections, Objects
+from intern_jax.metrics.detection import NOT_GIVEN, Detections, Objects
+from intern_jax.metrics.table import REPLICATES
 
-REPLICATES = 200
 FIELDS = ("image", "boxes", "scores", "labels")
 
 
-def score(row: Row, source: Any, path: str | os.PathLike) -> dict[str, Any]:
+def score(row: Row, source: DetectionSource, path: str | os.PathLike) -> dict[str, Any]:
     """{"score", "standard_error", "scores", "n_test"} of the boxes in a file against a test split; percent.
 
     The error is that of a bootstrap over images, seed 0, without matching boxes and objects anew.
     """
     objects, extra = _objects(source)
     found = read(path, source)
+    if row.metric not in _MEASURES:
+        near = did_you_mean(row.metric, list(_MEASURES))
+        raise UserError(f"{row.name}.metric: no metric of boxes {row.metric!r}; {near}")
     measure = _MEASURES[row.metric](objects, found, extra)
     scores = {name: 100 * value for name, value in measure(None).items()}
     main = next(iter(scores))
@@ -106,7 +110,7 @@ def _label(entry: Mapping[str, Any], classes: tuple[str, ...], where: str) -> in
     raise UserError(f"{where}/category_id: {label!r} is outside 0..{len(classes) - 1}")
 
 
-def _objects(source: Any) -> tuple[Objects, dict[str, np.ndarray]]:
+def _objects(source: DetectionSource) -> tuple[Objects, dict[str, np.ndarray]]:
     """All objects of a source, and the other columns that its measure needs."""
     try:
         each = [source.objects(i) for i in range(len(source))]
@@ -123,7 +127,7 @@ def _objects(source: Any) -> tuple[Objects, dict[str, np.ndarray]]:
         labels=column["labels"],
         num_classes=len(source.classes),
         ignore=column["ignore"],
-        visible=column.get("visibility"),
+        visible=column.get("visibility", NOT_GIVEN),
     )
     return objects, column
 
@@ -131,7 +135,7 @@ def _objects(source: Any) -> tuple[Objects, dict[str, np.ndarray]]:
 Measure = Callable[[np.ndarray | None], dict[str, float]]
 
 
-def _voc(objects: Objects, found: Detections, column: Mapping[str, np.ndarray]) -> Measure:
+def _voc(objects: Objects, found: Detections, _column: Mapping[str, np.ndarray]) -> Measure:
     # The published table's "VOC mAP" is MMDetection's on VOC07: the mean over eleven recalls.
     outcomes = detection.voc_outcomes(objects, found)
 
@@ -156,7 +160,7 @@ def _wider(objects: Objects, found: Detections, column: Mapping[str, np.ndarray]
     }
 
 
-def _miss_rate(objects: Objects, found: Detections, column: Mapping[str, np.ndarray]) -> Measure:
+def _miss_rate(objects: Objects, found: Detections, _column: Mapping[str, np.ndarray]) -> Measure:
     outcomes = {
         name.lower(): miss_rate.outcomes(objects, found, setup)
         for name, setup in miss_rate.SETUPS.items()

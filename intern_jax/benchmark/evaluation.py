@@ -8,24 +8,25 @@ from typing import Any
 
 import jax
 
-from intern_jax.adapt.backbone import Backbone, start
 from intern_jax.benchmark import runner
 from intern_jax.benchmark.rows import suite
-from intern_jax.benchmark.scores import leaderboard
-from intern_jax.benchmark.scores import table as mini_table
+from intern_jax.benchmark.scores import cells, leaderboard, lines, page, record, render, table
 from intern_jax.benchmark.settings import Gvb
 from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core import schema
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json, write_text
+from intern_jax.core.layout import Layout
 from intern_jax.core.versions import versions
-from intern_jax.report import gvb as page
+from intern_jax.report import gvb as report
+from intern_jax.weights.model import Model
+from intern_jax.weights.opening import start
 
 log = logging.getLogger(__name__)
 
 SHOWN = ("Up-G R50", "Up-G MN-B4", "Up-G MN-B15")  # the published rows that a run's own table shows
-GVB = {row.name for row in suite.gvb.ROWS}
+WIDTH = 100  # of the printed table, in characters
 
 
 def evaluate(
@@ -37,24 +38,23 @@ def evaluate(
     """Score a frozen backbone on the config's rows; records go to workdir/records. Returns the table.
 
     `init`: a model folder, a zoo name (random weights), or None for the weights that ship with the package;
-    `backbone`: "package.module:function", called without arguments, that returns an adapt.backbone.Backbone.
+    `backbone`: "package.module:function", called without arguments, that returns an intern_jax.weights.model.Model,
+    such as intern_jax.load gives.
     A run that was stopped goes on with the first record that is missing. Raises UserError for a mistake in the
     config and for a named row whose data is not there, before any work.
     """
     settings = schema.checked(Gvb, config, "config")
-    workdir = pathlib.Path(workdir)
-    for name in ("features", "lists"):
-        settings[name] = settings[name] or str(workdir / name)
+    layout = Layout.of(workdir)
+    settings["features"] = settings["features"] or str(layout.features)
+    settings["lists"] = settings["lists"] or str(layout.lists)
     settings["rows"] = open_rows(settings)
     found = _backbone(init, backbone, settings["seed"])
     label = settings["label"] or found.name
-    workdir.mkdir(parents=True, exist_ok=True)
-    config_lib.enable_compilation_cache(workdir / "compiled")
-    write_json(workdir / "config.json", {"config": settings, "versions": versions()})
+    config_lib.enable_compilation_cache(layout.make().compiled)
+    write_json(layout.config, {"config": settings, "versions": versions()})
     mesh = mesh_lib.make_mesh(devices=jax.local_devices())
     ladder = {label: {"cls": found, "dense": found}}
-    records = workdir / "records"
-    runner.run(settings, ladder, settings["seed"], records, mesh, versions())
+    runner.run(settings, ladder, settings["seed"], layout, mesh, versions())
     return tables([workdir], SHOWN)
 
 
@@ -63,20 +63,20 @@ def tables(folders: Sequence[str | os.PathLike], published: bool | Sequence[str]
 
     `published`: which published rows the text shows; the files have all of them.
     """
-    below = [pathlib.Path(folder) / "records" for folder in folders]
-    records = [record for folder in below for record in leaderboard.read_records(folder)]
+    layouts = [Layout.of(folder) for folder in folders]
+    records = [one for layout in layouts for one in record.read_folder(layout.records)]
     if not records:
         raise UserError(f"{folders[0]}: no records; a `benchmark` run with this workdir makes them")
-    mini = [record for record in records if record["task"] not in GVB]
-    out = pathlib.Path(folders[0])
+    mini = [one for one in records if one.task not in lines.OF_ROW]
+    out = layouts[0]
     parts = []
     if len(mini) < len(records):
-        write_text(out / "table.csv", leaderboard.csv(records))
-        page.write_page(leaderboard.page_data(records), out / "table.html")
-        parts.append(leaderboard.text(records, published))
+        write_text(out.table, leaderboard.csv(records))
+        report.write_page(page.page_data(records), out.table_page)
+        parts.append(render.text(leaderboard.sheet(records, published), WIDTH))
     if mini:
-        write_text(out / "mini.csv", mini_table.csv(mini))
-        parts.append(mini_table.table(mini))
+        write_text(out.mini_table, render.csv(cells.of(mini)))
+        parts.append(render.text(table.sheet(mini)))
     return "\n".join(parts)
 
 
@@ -107,36 +107,36 @@ def _open(name: str, settings: Mapping[str, Any]) -> None:
         row.load(split, settings["data"])
 
 
-def _backbone(init: str | None, function: str | None, seed: int) -> Backbone:
+def _backbone(init: str | None, function: str | None, seed: int) -> Model:
     """The backbone that a command line names."""
     if init and function:
         raise UserError("command line: --init and --backbone exclude each other; give one of them")
     if function:
         made = config_lib.bind({"fn": function})()
-        if not isinstance(made, Backbone):
+        if not isinstance(made, Model):
             raise UserError(
                 f"--backbone={function}: returned a {type(made).__name__}; "
-                "return an intern_jax.adapt.backbone.Backbone"
+                "return an intern_jax.weights.model.Model"
             )
         return made
-    return start(init, seed)[0]
+    return start(init, seed)
 
 
 def score_boxes(config: Any, workdir: str | os.PathLike, given: Sequence[str]) -> str:
     """Score detectors' boxes, each "ROW=FILE.json" (benchmark/boxes.py), as the config's label, fraction and seed."""
     settings = schema.checked(Gvb, config, "config")
-    records = pathlib.Path(workdir) / "records"
-    records.mkdir(parents=True, exist_ok=True)
+    layout = Layout.of(workdir)
+    layout.records.mkdir(parents=True, exist_ok=True)
     for item in given:
         name, found, path = item.partition("=")
         row = suite.find(name)
-        if not found or row.family != "detection":
-            known = [row.name for row in suite.gvb.ROWS if row.family == "detection"]
+        if not found or row.task_family.answer != "boxes":
+            known = [row.name for row in suite.gvb.ROWS if row.task_family.answer == "boxes"]
             raise UserError(f"--boxes={item}: write ROW=FILE.json, ROW one of {', '.join(known)}")
         if not pathlib.Path(path).is_file():
             raise UserError(f"--boxes={item}: no such file; give a JSON list of boxes")
         bench = runner.RowBench(
-            row, settings, settings["seed"], runner.Recorder(records, versions()), None
+            row, settings, settings["seed"], runner.Recorder(layout, versions()), None
         )
         bench.boxes(path, settings["label"] or pathlib.Path(path).stem)
     return tables([workdir], SHOWN)

@@ -10,40 +10,47 @@ from intern_jax.benchmark import heads
 from intern_jax.benchmark.rows import suite
 from intern_jax.benchmark.runner import Ladder, Recorder, RowBench
 from intern_jax.core import config as config_lib
+from intern_jax.core.layout import Layout
+from intern_jax.core.texts import percent
 from intern_jax.data.batches.arrays import eval_arrays
 from intern_jax.data.make import text as tokenizer_lib
 from intern_jax.data.make.views import eval_classification
 from intern_jax.data.sources.subset import Subset
+from intern_jax.tasks import classification
+from intern_jax.tasks import task as tasks
 
-COUNT = 16  # pictures a file; the report draws as many as fit
+COUNT = 16  # pictures per file; the report draws as many as fit
 
 
-def dense_rows(
-    cfg: Mapping[str, Any], ladder: Ladder, seed: int, folder: pathlib.Path, mesh: Any
-) -> list:
-    """For each dense row, test pictures with truth and the highest rung's frozen prediction at the middle fraction."""
+def of_rows(cfg: Mapping[str, Any], ladder: Ladder, seed: int, layout: Layout, mesh: Any) -> list:
+    """Test pictures with truth and the highest rung's frozen prediction at the middle fraction, one file per row.
+
+    Rows whose answers are classes have none: the zero-shot words show theirs. Neither have rows whose heads all read
+    augmented pictures: training one more would take as long as scoring it.
+    """
     rung = list(ladder)[-1]
     fraction = sorted(cfg["fractions"])[len(cfg["fractions"]) // 2]
     made = []
     for name in cfg["rows"]:
         row = suite.find(name)
-        if row.family == "classification":
+        known = (head for head in heads.of_row(row, cfg["heads"]) if heads.on_outputs(row, head))
+        head = next(known, None)
+        if row.task_family.answer == "label" or head is None:
             continue
-        path = folder / f"{name}.npz"
-        title = f"{name}: {rung}, frozen, {fraction:.0%} of the labels"
+        path = layout.pictures / f"{row.name}.npz"
+        title = f"{name}: {rung}, frozen, {percent(fraction)} of the labels"
         if not path.exists():
-            bench = RowBench(row, cfg, seed, Recorder(folder, {}), mesh)
-            seen = bench.seen_by(ladder[rung][row.task])
-            head = next(iter(heads.of_row(row, cfg["heads"])))
+            bench = RowBench(row, cfg, seed, Recorder(layout, {}), mesh)
+            seen = bench.seen_by(ladder[rung][row.branch])
             fitted = bench.frozen_head(seen, head, bench.subset(fraction, 0), 0)
             chosen = Subset(bench.test, _spread(len(bench.test), COUNT))
             arrays = eval_arrays(chosen, config_lib.bind(row.transform()))
+            assert fitted.predict is not None  # since it is trained on outputs
             out = fitted.predict(heads.part(row, seen.backbone, chosen, mesh).features)
-            _save(
-                path,
-                {"images": arrays["image"], "title": title} | _maps(row.family, out, arrays, bench),
-            )
-        made.append({"title": title, "npz": f"{folder.name}/{path.name}"})
+            drawn = tasks.find(row.family).picture(out, arrays, bench.train.classes or ())
+            kind = row.task_family.answer
+            _save(path, {"images": arrays["image"], "title": title, "kind": kind, **drawn})
+        made.append({"title": title, "npz": layout.below(path)})
     return made
 
 
@@ -54,11 +61,11 @@ def zero_shot(
     row_name: str,
     size: int,
     context: int,
-    folder: pathlib.Path,
+    layout: Layout,
 ) -> list:
     """Test pictures of a classification row with the three best of the class names as texts."""
     row = suite.find(row_name)
-    path = folder / f"zero_shot_{row_name}.npz"
+    path = layout.pictures / f"zero_shot_{row_name}.npz"
     title = f"{row_name}: zero-shot words of the amateur"
     if not path.exists():
         source = row.load("test")
@@ -69,26 +76,9 @@ def zero_shot(
         tokens = np.stack([words.encode(name, context) for name in names])
         out = stage.predict(params, extra, {"image": arrays["image"], "tokens": tokens})
         similarity = np.asarray(out["image"] @ out["text"].T)
-        best = np.argsort(-similarity, axis=1)[:, :3]
-        _save(
-            path,
-            {
-                "images": arrays["image"],
-                "title": title,
-                "words": np.array(names)[best],
-                "scores": np.take_along_axis(similarity, best, axis=1),
-                "truth": np.array(names)[arrays["label"]],
-            },
-        )
-    return [{"title": title, "npz": f"{folder.name}/{path.name}"}]
-
-
-def _maps(family: str, out: np.ndarray, arrays: Mapping[str, np.ndarray], bench: RowBench) -> dict:
-    if family == "segmentation":
-        classes = np.array(list(bench.train.classes))
-        return {"truth": arrays["mask"], "prediction": out.argmax(-1), "classes": classes}
-    depth = np.exp(out[..., 0])
-    return {"truth": arrays["depth"], "prediction": depth, "valid": arrays["depth_valid"]}
+        drawn = classification.words(similarity, arrays["label"], names)
+        _save(path, {"images": arrays["image"], "title": title, "kind": "label", **drawn})
+    return [{"title": title, "npz": layout.below(path)}]
 
 
 def _spread(length: int, count: int) -> np.ndarray:
@@ -99,5 +89,6 @@ def _spread(length: int, count: int) -> np.ndarray:
 def _save(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp.npz")
-    np.savez_compressed(temporary, **{k: np.asarray(v) for k, v in arrays.items()})
+    made: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items()}
+    np.savez_compressed(temporary, **made)
     temporary.replace(path)

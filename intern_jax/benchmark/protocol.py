@@ -3,6 +3,7 @@
 GV-B does not say how its 10% were drawn; this rule is a reconstruction that anyone can repeat.
 """
 
+import collections
 import hashlib
 import math
 import os
@@ -15,6 +16,7 @@ import numpy as np
 from intern_jax.adapt.probe import HELD_SHARE, LABELS_A_CLASS
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_text
+from intern_jax.core.texts import percent
 
 
 def ranked(keys: Sequence[str], seed: int | str) -> np.ndarray:
@@ -24,8 +26,7 @@ def ranked(keys: Sequence[str], seed: int | str) -> np.ndarray:
     set, its size or the machine. UserError for a key that occurs twice.
     """
     if len(set(keys)) != len(keys):
-        seen: set[str] = set()
-        twice = next(k for k in keys if k in seen or seen.add(k))
+        twice = next(key for key, count in collections.Counter(keys).items() if count > 1)
         raise UserError(f"keys: '{twice}' occurs twice; a data set's keys must be unique")
     digests = [hashlib.sha256(f"{seed}:{key}".encode()).digest() for key in keys]
     return np.array(sorted(range(len(keys)), key=digests.__getitem__), np.int64)
@@ -42,10 +43,11 @@ def subset(
     if not 0 < fraction <= 1:
         raise UserError(f"fraction: {fraction} is outside (0, 1]")
     order = ranked(keys, seed)
-    chosen = []
-    for rows in _by_class(order, labels):
-        # The small term keeps 0.29 * 50 = 14.499999999999998 at 14.5.
-        chosen.append(rows[: max(math.floor(fraction * len(rows) + 0.5 + 1e-9), 1)])
+    # The small term keeps 0.29 * 50 = 14.499999999999998 at 14.5.
+    chosen = [
+        rows[: max(math.floor(fraction * len(rows) + 0.5 + 1e-9), 1)]
+        for rows in _by_class(order, labels)
+    ]
     return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, np.int64)
 
 
@@ -84,7 +86,7 @@ def held_out(
 ) -> np.ndarray | None:
     """Mask over `rows` of the labels that hyper-parameters are chosen by, or None: too few labels.
 
-    A fifth by `split_validation` where there are at least five labels a class on average; with
+    A fifth by `split_validation` where there are at least five labels per class on average; with
     fewer the published fixed setting is used.
     """
     if len(rows) < LABELS_A_CLASS * num_classes:
@@ -94,7 +96,7 @@ def held_out(
 
 
 def subset_digest(keys: Sequence[str], rows: np.ndarray) -> str:
-    """Twelve hexadecimal digits of the chosen keys, whatever their order: sha256 of sorted keys, one a line."""
+    """Twelve hexadecimal digits of the chosen keys, whatever their order: sha256 of sorted keys, one per line."""
     text = "\n".join(sorted(keys[i] for i in rows))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -104,7 +106,7 @@ def subset_digest(keys: Sequence[str], rows: np.ndarray) -> str:
 
 def list_name(row: str, fraction: float, seed: int) -> str:
     """The list file's name: "flowers102-10%-0.txt"."""
-    return f"{row}-{100 * fraction:g}%-{seed}.txt"
+    return f"{row}-{percent(fraction)}-{seed}.txt"
 
 
 def write_list(
@@ -112,7 +114,7 @@ def write_list(
 ) -> None:
     """Write a subset as text: "#" lines of facts, then "key<TAB>class name" (or the key alone) in the order of keys."""
     lines = [
-        f"# {source.name}: {100 * fraction:g}% of {len(source)} training examples, seed {seed}",
+        f"# {source.name}: {percent(fraction)} of {len(source)} training examples, seed {seed}",
         f"# {len(rows)} examples, digest {subset_digest(source.keys, rows)}",
     ]
     for row in sorted(rows.tolist(), key=lambda i: source.keys[i]):
@@ -150,7 +152,7 @@ def read_list(path: str | os.PathLike, source: Any) -> np.ndarray:
             )
         found[row] = None
     if not found:
-        raise UserError(f"{path}: lists no example; write one key a line")
+        raise UserError(f"{path}: lists no example; write one key per line")
     return np.sort(np.array(list(found), np.int64))
 
 

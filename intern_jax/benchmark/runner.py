@@ -1,6 +1,6 @@
 """Score a ladder of backbones on benchmark rows: frozen at several label fractions, fine-tuned, and from scratch.
 
-Every score is one JSON record in `folder`, named by the digest of all that it depends on: a run that was killed
+Every score is one JSON record in WORKDIR/records, named by the digest of all that it depends on: a run that was killed
 goes on with the first record that is missing, and changed settings or data make new records. A row's test split is
 read once for each frozen backbone, and no setting is chosen by it.
 """
@@ -8,35 +8,37 @@ read once for each frozen backbone, and no setting is chosen by it.
 import dataclasses
 import functools
 import hashlib
-import json
 import logging
 import os
 import pathlib
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from intern_jax.adapt import fit
-from intern_jax.adapt.backbone import Backbone
 from intern_jax.benchmark import boxes as boxes_lib
 from intern_jax.benchmark import heads, protocol
 from intern_jax.benchmark.rows import suite
+from intern_jax.benchmark.scores import record as record_lib
 from intern_jax.benchmark.scores import scoring
-from intern_jax.benchmark.scores.table import table as table
+from intern_jax.benchmark.scores.record import Record
 from intern_jax.core import config as config_lib
-from intern_jax.core.files import write_json
+from intern_jax.core.layout import Layout
 from intern_jax.data.batches.arrays import eval_arrays
 from intern_jax.data.schema.fingerprints import fingerprint
 from intern_jax.data.sources.subset import Subset
+from intern_jax.metrics import table as metrics
 from intern_jax.models import zoo
+from intern_jax.tasks import task as tasks
+from intern_jax.weights.model import Model
 
 log = logging.getLogger(__name__)
-Ladder = Mapping[str, Mapping[str, Backbone]]
+Ladder = Mapping[str, Mapping[str, Model]]
 UNSAFE = r"[^\w.+-]"  # in a file's name
 FORMAT = 1  # raised when the same settings and data give other scores
 
@@ -45,19 +47,19 @@ def run(
     cfg: Mapping[str, Any],
     ladder: Ladder,
     seed: int,
-    folder: pathlib.Path,
+    layout: Layout,
     mesh: jax.sharding.Mesh,
     versions: Mapping[str, str],
-) -> list[dict[str, Any]]:
-    """All records of one seed, in the order of the rows; those with a "split" are not of the test split.
+) -> list[Record]:
+    """All records of one seed, in the order of the rows, those of held-out labels among them.
 
     cfg: settings.py's Benchmark or Gvb as plain values. `ladder`: {method: {"cls": ..., "dense": ...}}.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    layout.records.mkdir(parents=True, exist_ok=True)
     records = []
     for name in cfg["rows"]:
         started = time.time()
-        bench = RowBench(suite.find(name), cfg, seed, Recorder(folder, versions), mesh)
+        bench = RowBench(suite.find(name), cfg, seed, Recorder(layout, versions), mesh)
         made = bench.frozen(ladder)
         if cfg.get("scratch"):
             made += bench.scratch(ladder["random"])
@@ -70,33 +72,28 @@ def run(
     return records
 
 
-def test_records(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The records that belong into the table."""
-    return [record for record in records if "split" not in record]
-
-
 class Recorder:
     """Makes a record once, and reads it back after that."""
 
-    def __init__(self, folder: pathlib.Path, versions: Mapping[str, str]):
-        self.folder, self.versions = folder, dict(versions)
+    def __init__(self, layout: Layout, versions: Mapping[str, str]):
+        self.layout, self.versions = layout, dict(versions)
 
     def unfinished(self, key: Mapping[str, Any]) -> pathlib.Path:
         """A folder that the making of a record may leave things in, to go on from after a kill."""
-        return self.folder.parent / "unfinished" / config_lib.digest(key)[:16]
+        return self.layout.unfinished / config_lib.digest(key)[:16]
 
-    def __call__(self, key: Mapping[str, Any], make) -> dict[str, Any]:
+    def __call__(self, key: Mapping[str, Any], make) -> Record:
         """The record of `key`; `make()` computes what is not there yet."""
         digest = config_lib.digest(key)
         names = ("task", "split", "method", "head", "fraction", "seed", "draw")
         label = "-".join(str(key[name]) for name in names if name in key)
-        path = self.folder / f"{re.sub(UNSAFE, '_', label)}-{digest[:12]}.json"
+        path = self.layout.records / f"{re.sub(UNSAFE, '_', label)}-{digest[:12]}.json"
         if path.exists():
-            return json.loads(path.read_text())
+            return record_lib.read(path)
         started = time.time()
-        record = {**key, **make(), "config_digest": digest, "versions": self.versions}
-        record["seconds"] = round(time.time() - started, 2)
-        write_json(path, record)
+        fields = {**key, **make(), "config_digest": digest, "versions": self.versions}
+        record = record_lib.made(fields | {"seconds": round(time.time() - started, 2)})
+        record_lib.write(path, record)
         shutil.rmtree(self.unfinished(key), ignore_errors=True)
         return record
 
@@ -109,7 +106,13 @@ class RowBench:
     cfg: Mapping[str, Any]
     seed: int
     record: Recorder
-    mesh: jax.sharding.Mesh
+    mesh: jax.sharding.Mesh | None  # None where boxes are scored, which are in a file
+
+    @property
+    def fits_on(self) -> jax.sharding.Mesh:
+        """The devices on which heads and models are fitted."""
+        assert self.mesh is not None
+        return self.mesh
 
     @functools.cached_property
     def train(self) -> Any:
@@ -146,11 +149,11 @@ class RowBench:
 
     # --- frozen backbones ---------------------------------------------------------------------
 
-    def frozen(self, ladder: Ladder) -> list[dict[str, Any]]:
+    def frozen(self, ladder: Ladder) -> list[Record]:
         """Each of the family's heads on each rung's frozen features, each fraction, each draw."""
         records = []
         for method, by_task in ladder.items():
-            seen = _Seen(by_task[self.row.task], self)
+            seen = _Seen(by_task[self.row.branch], self)
             for head in self._heads():
                 for fraction, draw in self._draws():
                     rows = self.subset(fraction, draw)
@@ -177,14 +180,14 @@ class RowBench:
         drawn = [self.subset(fraction, draw) for fraction, draw in self._draws()]
         return np.unique(np.concatenate(drawn))
 
-    def validation(self, ladder: Ladder) -> list[dict[str, Any]]:
+    def validation(self, ladder: Ladder) -> list[Record]:
         """Each rung's score on a held-out fifth of the training labels: what a model may be chosen by."""
         rows, held = protocol.split_validation(
             np.arange(len(self.train)), self.train.keys, self.train.labels, seed=self.seed
         )
         records = []
         for method, by_task in ladder.items():
-            seen = _Seen(by_task[self.row.task], self)
+            seen = _Seen(by_task[self.row.branch], self)
             for head in self._heads():
                 key = self._frozen_key(method, head, 1.0, 0, seen.backbone)
                 make = functools.partial(self._held_out_score, seen, head, rows, held)
@@ -193,7 +196,7 @@ class RowBench:
         return records
 
     def _frozen_key(
-        self, method: str, head: str, fraction: float, draw: int, backbone: Backbone
+        self, method: str, head: str, fraction: float, draw: int, backbone: Model
     ) -> dict[str, Any]:
         return self._key(method, fraction, draw) | {
             "head": head,
@@ -211,13 +214,13 @@ class RowBench:
         self, seen: "_Seen", head: str, rows: np.ndarray, draw: int, folder: pathlib.Path
     ) -> dict[str, Any]:
         fitted = self.frozen_head(seen, head, rows, draw, folder)
-        return fitted.summary(seen.test) | fitted.facts
+        return {**fitted.summary(seen.test), **fitted.facts}
 
     def _held_out_score(
         self, seen: "_Seen", head: str, rows: np.ndarray, held: np.ndarray
     ) -> dict[str, Any]:
         fitted = self.frozen_head(seen, head, rows, 0)
-        return fitted.summary(seen.train.take(held)) | fitted.facts
+        return {**fitted.summary(seen.train.take(held)), **fitted.facts}
 
     def frozen_head(
         self,
@@ -228,12 +231,11 @@ class RowBench:
         folder: pathlib.Path | None = None,
     ) -> heads.Fitted:
         """Train one head on some of the needed training examples; a long fit leaves checkpoints in `folder`."""
-        held = None
-        if self.row.family == "classification":
-            keys, labels = self.train.keys, self.train.labels
+        held, keys, labels = None, self.train.keys, self.train.labels
+        if labels is not None:
             held = protocol.held_out(rows, keys, labels, self.num_classes, draw)
         return heads.train(
-            heads.Task(
+            heads.Job(
                 row=self.row,
                 head=head,
                 settings=self._heads()[head],
@@ -243,16 +245,16 @@ class RowBench:
                 held=held,
                 num_classes=self.num_classes,
                 seed=draw,
-                mesh=self.mesh,
+                mesh=self.fits_on,
                 folder=folder,
             )
         )
 
-    def seen_by(self, backbone: Backbone) -> "_Seen":
+    def seen_by(self, backbone: Model) -> "_Seen":
         """The row's two splits as a frozen backbone sees them."""
         return _Seen(backbone, self)
 
-    def boxes(self, path: str | os.PathLike, method: str) -> dict[str, Any]:
+    def boxes(self, path: str | os.PathLike, method: str) -> Record:
         """The record of a detector's boxes in a file; its labels are the config's first fraction, draw 0."""
         fraction = self.cfg["fractions"][0]
         key = self._key(method, fraction, 0) | {
@@ -266,9 +268,9 @@ class RowBench:
 
     # --- trained backbones --------------------------------------------------------------------
 
-    def scratch(self, by_task: Mapping[str, Backbone]) -> list[dict[str, Any]]:
+    def scratch(self, by_task: Mapping[str, Model]) -> list[Record]:
         """The same network from random weights, with its learning rate tuned on held-out training labels."""
-        cfg, spec = self.cfg["scratch"], by_task[self.row.task].spec
+        cfg, spec = self.cfg["scratch"], by_task[self.row.branch].spec
         records = []
         for fraction in cfg["fractions"]:
             settings = self._budget(cfg, fraction, self._tuned_rate(cfg, spec))
@@ -281,12 +283,12 @@ class RowBench:
             records.append(self.record(key, make))
         return records
 
-    def finetune(self, ladder: Ladder) -> list[dict[str, Any]]:
+    def finetune(self, ladder: Ladder) -> list[Record]:
         """The chosen rung's backbone, trained with its head on a fraction of the labels."""
         cfg = self.cfg["finetune"]
         records = []
         for fraction in cfg.get("fractions", ()):
-            backbone = ladder[cfg["rung"]][self.row.task]
+            backbone = ladder[cfg["rung"]][self.row.branch]
             settings = self._budget(cfg, fraction, cfg["learning_rate"])
             key = self._key("finetune", fraction, self.seed) | {
                 "backbone": backbone.name,
@@ -302,10 +304,11 @@ class RowBench:
         batch_size = cfg["batch_size"][family]
         # Few labels overfit early: the budget grows with the square root of the fraction.
         views = cfg["views"][family] * fraction**0.5
-        return fit.settings(max(int(views / batch_size), 1), batch_size, rate)
+        steps = max(int(views / batch_size), 1)
+        return {"steps": steps, "batch_size": batch_size, "learning_rate": rate}
 
     def _tuned_rate(self, cfg: Mapping[str, Any], spec: Mapping[str, Any]) -> float:
-        """The best of cfg's learning rates on a held-out fifth of all training labels, found once a row."""
+        """The best of cfg's learning rates on a held-out fifth of all training labels, found once per row."""
         rates = cfg["learning_rates"]
         if len(rates) == 1:
             return rates[0]
@@ -322,7 +325,7 @@ class RowBench:
                 "settings": settings,
             }
             make = functools.partial(self._trained_score, spec, None, settings, rows, held, seed=0)
-            scores.append(self.record(key, make)["score"])
+            scores.append(self.record(key, make).score)
         best = np.argmax(scores) if self.row.higher_is_better else np.argmin(scores)
         return rates[int(best)]
 
@@ -335,15 +338,16 @@ class RowBench:
             family=self.row.family,
             size=self.row.size,
             flip=self.row.flip,
-            cfg=settings,
+            cfg=fit.settings(**settings),
             seed=self.seed if seed is None else seed,
-            mesh=self.mesh,
+            mesh=self.fits_on,
             init=backbone,
         )
         source = self.test if held is None else Subset(self.train, held)
         arrays = eval_arrays(source, config_lib.bind(self.row.transform()))
-        out = model.predict({"image": arrays["image"]})
-        return scoring.score(self.row, out, arrays, self.num_classes) | self._rows_facts(rows)
+        out = model.predict(arrays["image"])
+        found = scoring.score(self.row, out, arrays, self.num_classes) | self._rows_facts(rows)
+        return found if held is None else found | {"split": "validation"}
 
     # --- shared -------------------------------------------------------------------------------
 
@@ -368,8 +372,21 @@ class RowBench:
 
     @functools.cached_property
     def _formats(self) -> dict[str, int]:
-        transform = config_lib.format_of(config_lib.bind(self.row.transform()))
-        return {"scores": FORMAT, "transform": transform, "networks": zoo.FORMAT}
+        spec = self.row.transform()
+        # A family that is scored by files of answers has no transform.
+        transform = config_lib.format_of(config_lib.bind(spec)) if spec["fn"] else 1
+        own = {name: n for name, n in self._own_formats().items() if n != 1}
+        return own | {"scores": FORMAT, "transform": transform, "networks": zoo.FORMAT}
+
+    def _own_formats(self) -> dict[str, int]:
+        """Formats of the row's metric and losses: keys from before they counted have none, and these are 1."""
+        metric = metrics.find(self.row.metric)
+        found = {f"metric {metric.name}": config_lib.format_of(metric.statistics)}
+        if self.row.task_family.task:
+            task = tasks.find(self.row.family)
+            losses = [task.recipe(name).loss for name in ("", *task.decoders)]
+            found |= config_lib.formats_in(losses)
+        return found
 
     def _rows_facts(self, rows: np.ndarray) -> dict[str, Any]:
         return {
@@ -381,7 +398,7 @@ class RowBench:
 class _Seen:
     """A row's two splits as one frozen backbone sees them; of training examples those that a draw needs."""
 
-    def __init__(self, backbone: Backbone, bench: RowBench):
+    def __init__(self, backbone: Model, bench: RowBench):
         self.backbone, self.bench = backbone, bench
 
     def _part(self, source: Any) -> heads.Part:
@@ -390,7 +407,7 @@ class _Seen:
             bench.row,
             self.backbone,
             source,
-            bench.mesh,
+            bench.fits_on,
             folder=bench.cfg.get("features"),
             batch_size=bench.cfg.get("batch_size", 128),
         )

@@ -5,14 +5,17 @@ from typing import Annotated, Any
 
 import pydantic
 
+from intern_jax import families
 from intern_jax.benchmark import heads as heads_lib
 from intern_jax.benchmark.rows import suite
-from intern_jax.benchmark.rows.row import FAMILIES, Row
+from intern_jax.benchmark.rows.row import Row
 from intern_jax.core import schema
 from intern_jax.core.config import UserError
 from intern_jax.core.schema import Settings, field, wrong
 from intern_jax.data.batches.settings import Transform
-from intern_jax.models.heads.task import check_head
+from intern_jax.families.family import BRANCHES
+from intern_jax.metrics import table as metrics
+from intern_jax.tasks import task as tasks
 from intern_jax.train.settings import PeakOptim
 
 
@@ -55,8 +58,8 @@ class Knn(Settings):
     temperature: float = field(0.07, gt=0.0)
 
 
-class Panoptic(Settings):
-    """A light decoder on cached maps (adapt/fit.py)."""
+class Cached(Settings):
+    """A family's usual head on cached outputs of the backbone (adapt/head.py)."""
 
     steps: int = field(ge=1, say="a whole number of at least 1")
     batch_size: int = field(ge=1, say="a whole number of at least 1")
@@ -64,7 +67,7 @@ class Panoptic(Settings):
 
 
 class DenseFit(Settings):
-    """The budget of a dense head (adapt/dense.py)."""
+    """The budget of a head on augmented pictures (adapt/head.py)."""
 
     steps: int = field(ge=1, say="a whole number of at least 1")
     batch_size: int = field(ge=1, say="a whole number of at least 1")
@@ -75,22 +78,15 @@ class DenseFit(Settings):
     checkpoint_every: int | None = field(None, ge=1)
 
 
-class Dense(Settings):
+class OnPictures(Settings):
     """A decoder with augmentation; its `settings` are the fields of models/heads' module."""
 
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = field({})
     transform: Transform
     cfg: DenseFit
 
 
-HEADS: dict[str, type[Settings]] = {
-    "lbfgs": Lbfgs,
-    "sgd": Sgd,
-    "knn": Knn,
-    "panoptic": Panoptic,
-    "deeplabv3": Dense,
-    "depth": Dense,
-}
+PROBES: dict[str, type[Settings]] = {"lbfgs": Lbfgs, "sgd": Sgd, "knn": Knn}
 
 
 def _read_heads(given: Any) -> dict[str, dict[str, Any]]:
@@ -99,35 +95,43 @@ def _read_heads(given: Any) -> dict[str, dict[str, Any]]:
         raise wrong(f"{given!r}; write {{family or row: {{head: settings}}}}")
     made: dict[str, dict[str, Any]] = {}
     for place, by_head in given.items():
-        families = _families(place)
+        family, place = _placed(place)
         if not isinstance(by_head, Mapping):
             raise wrong(f"{by_head!r}; write {{head: settings}}", place)
         made[place] = {}
         for head, settings in by_head.items():
-            known = [name for name, entry in heads_lib.HEADS.items() if set(entry[0]) & families]
+            known = heads_lib.of_family(family)
             if head not in known:
                 known_text = ", ".join(known) or "none"
                 raise wrong(f"no head '{head}' for {place}; use {known_text}", place)
-            made[place][head] = _read_head(head, settings, (place, head))
+            made[place][head] = _read_head(family, head, settings, (place, head))
     return made
 
 
-def _families(place: str) -> set[str]:
-    if place in FAMILIES:
-        return {place}
-    if place in suite.ROWS:
-        return {suite.ROWS[place].family}
-    schema.one_of(place, [*FAMILIES, *suite.ROWS], "family or row")
-    raise AssertionError(place)
+def _placed(place: str) -> tuple[str, str]:
+    """(family, key) of a place in `heads`: a family, or a row by its name or dotted name."""
+    if place in families.names():
+        return place, place
+    if place not in suite.ROWS and ":" not in place:
+        schema.one_of(place, [*families.names(), *suite.ROWS], "family or row")
+    try:
+        row = suite.find(place)
+    except UserError as error:
+        raise wrong(str(error), place) from None
+    return row.family, row.name
 
 
-def _read_head(head: str, given: Any, path: tuple[str, ...]) -> dict[str, Any]:
-    settings = schema.nested(HEADS[head], given, path)
-    if HEADS[head] is Dense:
-        try:
-            check_head(head, settings["settings"])
-        except UserError as error:
-            raise wrong(str(error), *path) from None
+def _read_head(family: str, head: str, given: Any, path: tuple[str, ...]) -> dict[str, Any]:
+    if head in PROBES:
+        return schema.nested(PROBES[head], given, path)
+    task, name = tasks.find(family), "" if head == heads_lib.USUAL else head
+    if not task.recipe(name).on_pictures:
+        return schema.nested(Cached, given, path)
+    settings = schema.nested(OnPictures, given, path)
+    try:
+        task.check_head(name, settings["settings"])
+    except UserError as error:
+        raise wrong(str(error), *path) from None
     return settings
 
 
@@ -137,7 +141,7 @@ def _read_head(head: str, given: Any, path: tuple[str, ...]) -> dict[str, Any]:
 class Budget(Settings):
     """How long a network is trained, by family: `views` of pictures at all labels, in batches of `batch_size`."""
 
-    fractions: list[Fraction] = []
+    fractions: list[Fraction] = field([])
     views: dict[str, int] = field(say="{family: pictures seen}")
     batch_size: dict[str, int] = field(say="{family: rows}")
 
@@ -145,8 +149,8 @@ class Budget(Settings):
     @classmethod
     def _by_family(cls, given: dict[str, int]) -> dict[str, int]:
         for family, number in given.items():
-            if family not in FAMILIES:
-                raise wrong(f"no such family; known: {', '.join(FAMILIES)}", family)
+            if family not in families.names():
+                raise wrong(f"no such family; known: {', '.join(families.names())}", family)
             if number < 1:
                 raise wrong(f"{number}; write a whole number of at least 1", family)
         return given
@@ -164,6 +168,16 @@ class FineTune(Budget):
 
     rung: str = field(say="a rung of the ladder")
     learning_rate: float = field(gt=0.0, say="a number above 0")
+
+
+def _check_metric(row: Row) -> None:
+    """Refuse a row whose metric is none of its family's."""
+    family = row.task_family
+    known = [metrics.find(name, f"family {family.name}").name for name in family.metrics]
+    if metrics.find(row.metric, f"{row.name}.metric").name not in known:
+        raise UserError(
+            f"{row.name}.metric: {row.metric!r} is none of {family.name}'s: {', '.join(known)}"
+        )
 
 
 # --- the whole ------------------------------------------------------------------------------------
@@ -188,21 +202,25 @@ class Scores(Settings):
     @classmethod
     def _rows(cls, given: list[str]) -> list[str]:
         for position, name in enumerate(given):
-            if name not in suite.ROWS:
+            if name not in suite.ROWS and ":" not in name:
                 schema.one_of(name, sorted(suite.ROWS), "row", position)
+            try:
+                _check_metric(suite.find(name))
+            except UserError as error:
+                raise wrong(str(error), position) from None
         return given
 
     @pydantic.model_validator(mode="after")
     def _each_row_has_a_head(self) -> "Scores":
         for row in self.found():
-            # A detection row is scored by the boxes of a detector.
-            if row.family != "detection" and not heads_lib.of_row(row, self.heads):
+            # A row of a family without a task is scored by a file of answers, as detection by boxes.
+            if row.task_family.task and not heads_lib.of_row(row, self.heads):
                 raise wrong(f"none for row {row.name}; add {row.family} or {row.name}", "heads")
         return self
 
     def found(self) -> list[Row]:
         """The rows by name."""
-        return [suite.ROWS[name] for name in self.rows]
+        return [suite.find(name) for name in self.rows]
 
 
 class ZeroShot(Settings):
@@ -214,7 +232,7 @@ class ZeroShot(Settings):
     @pydantic.field_validator("row")
     @classmethod
     def _classes(cls, given: str) -> str:
-        known = [row.name for row in suite.ROWS.values() if row.family == "classification"]
+        known = [row.name for row in suite.ROWS.values() if row.task_family.answer == "label"]
         schema.one_of(given, known, "row of classification")
         return given
 
@@ -234,9 +252,10 @@ class Benchmark(Scores):
         for rung, by_task in given.items():
             if rung == "random":
                 raise wrong("the lowest rung, which is always there; name it otherwise", rung)
-            for task in by_task:
-                if task not in ("cls", "dense"):
-                    raise wrong("no such task; known: cls, dense", rung, task)
+            for branch in by_task:
+                if branch not in BRANCHES:
+                    known = ", ".join(BRANCHES)
+                    raise wrong(f"no such task; known: {known}", rung, branch)
         return given
 
     @pydantic.model_validator(mode="after")
@@ -245,9 +264,14 @@ class Benchmark(Scores):
         if self.finetune:
             schema.one_of(self.finetune.rung, rungs, "rung", "finetune", "rung")
         for row in self.found():
+            if not row.task_family.task:
+                raise wrong(
+                    f"row {row.name} is scored by a file of answers; use `benchmark --boxes`",
+                    "rows",
+                )
             for rung, by_task in self.ladder.items():
-                if row.task not in by_task:
-                    raise wrong(f"missing; row {row.name} needs it", "ladder", rung, row.task)
+                if row.branch not in by_task:
+                    raise wrong(f"missing; row {row.name} needs it", "ladder", rung, row.branch)
             for part in ("scratch", "finetune"):
                 self._check_budget(part, row)
         return self
@@ -264,5 +288,12 @@ class Benchmark(Scores):
 class Gvb(Scores):
     """A benchmark of one backbone; no rows: every data set of GV-B that is there."""
 
+    families: list[str] = field([], say="dotted names of families, package.module:FAMILY")
     label: str = ""  # the line's name in the table; "": the backbone's
     seed: int = 0  # of random weights, where --init is a variant's name
+
+    @classmethod
+    def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Make the families known before the fields that may name them are read."""
+        families.add_of_config(given)
+        return given

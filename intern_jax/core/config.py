@@ -1,8 +1,8 @@
-"""Configs of plain values: names resolve to functions, arguments are bound, mistakes found early.
+"""Configs hold plain values. Here their names resolve to functions, and mistakes are found early.
 
-A function is named as "package.module:attribute" with its keyword arguments beside it:
-{"fn": "intern_jax.losses.contrastive:clip_pairs", "scale": 1.0}. Strings dump, diff and override;
-callables don't.
+A config names a function as "package.module:attribute", with its keyword arguments beside it:
+{"fn": "intern_jax.losses.contrastive:clip_pairs", "scale": 1.0}. A string can be dumped, compared
+and overridden on the command line; a callable cannot.
 """
 
 import ast
@@ -16,16 +16,21 @@ import inspect
 import json
 import os
 import pathlib
+import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import ml_collections
 
+from intern_jax.core import names
+
+F = TypeVar("F")
+
 
 class UserError(Exception):
-    """A user's mistake, said in one line: file or field, what is wrong, what to do."""
+    """A user's mistake in one line: the file or field, what is wrong, and what to do."""
 
     def __init__(self, message: str):
         super().__init__(" ".join(str(message).split()))
@@ -33,15 +38,18 @@ class UserError(Exception):
 
 def resolve(name: str) -> Any:
     """The object behind "package.module:attribute"; UserError with the near names if unknown."""
-    module_name, colon, attribute = str(name).partition(":")
+    name = names.current(str(name))
+    if name in names.GONE:
+        raise UserError(f"{name!r}: there is no such function any more; use {names.GONE[name]}")
+    module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute or module_name.startswith("."):
-        raise UserError(f"{name!r}: no name of a function; write package.module:function")
+        raise UserError(f"{name!r}: not the name of a function; write package.module:function")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"{name!r}: no module {error.name!r}; check its spelling or install it"
-        ) from None
+        moved = names.MOVED.get(error.name or "")
+        remedy = f"it is {moved!r} now" if moved else "check its spelling or install it"
+        raise UserError(f"{name!r}: no module {error.name!r}; {remedy}") from None
     except Exception as error:
         raise UserError(f"{name!r}: cannot be imported: {_told(error)}") from error
     if not hasattr(module, attribute):
@@ -55,7 +63,7 @@ def resolve(name: str) -> Any:
 def _told(error: Exception) -> str:
     """An error with the line of code that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
-    # The user's own line, not that of a library which it called.
+    # The line in the user's code, not the line in a library that it called.
     own = [f for f in frames if "site-packages" not in f.filename and "importlib" not in f.filename]
     frame = own[-1] if own else frames[-1]
     place = f"{frame.filename}:{frame.lineno}"
@@ -66,12 +74,12 @@ def _told(error: Exception) -> str:
 
 def bind(
     spec: Mapping[str, Any], positional: int | None = None, keywords: Sequence[str] = ()
-) -> Callable[..., Any]:
-    """The function of {"fn": name, **arguments} with its arguments bound; unknown ones are refused.
+) -> functools.partial[Any]:
+    """The function of {"fn": name, **arguments} with its arguments bound. Unknown arguments are a UserError.
 
-    `positional`, `keywords`: how many arguments the caller of the result will give by position, and which by name.
-    Then an argument that nobody gives is refused, and what the function's own `check_arguments(**arguments)` refuses.
-    With None what is missing shows when the result is called.
+    `positional` and `keywords` say how the result will be called: how many arguments come by position, and which come
+    by name. With them, a missing argument is refused here, and so is what the function's own
+    `check_arguments(**arguments)` refuses. If `positional` is None, a missing argument shows only in the call.
     """
     if not isinstance(spec, Mapping | ml_collections.ConfigDict) or "fn" not in spec:
         raise UserError(f"{plain(spec)!r}: names no function; write fn: package.module:function")
@@ -85,7 +93,7 @@ def bind(
             if name not in known:
                 near = did_you_mean(name, list(known))
                 raise UserError(f"{spec['fn']}: no argument {name!r}; {near}")
-    # A default written out is the default itself: a config holds a list where code may want its tuple.
+    # An argument equal to its default is left out: the config holds a list where the code may need its own tuple.
     usual = defaults(function)
     arguments = {n: v for n, v in arguments.items() if n not in usual or not _same(v, usual[n])}
     bound = functools.partial(function, **arguments)
@@ -106,15 +114,20 @@ def _same(value: Any, default: Any) -> bool:
 def _check_call(
     name: str, function: functools.partial, positional: int, keywords: Sequence[str]
 ) -> None:
-    """Refuse a function to which arguments are missing in a call with these."""
+    """Raise UserError if a call with these arguments would lack some that the function needs."""
     try:
         inspect.signature(function).bind(*[None] * positional, **dict.fromkeys(keywords))
     except (TypeError, ValueError) as error:
-        raise UserError(f"{name}: {error}; give it beside fn") from None
+        raise UserError(f"{name}: {call_fault(error)}; give it beside fn") from None
+
+
+def call_fault(error: Exception) -> str:
+    """What does not fit a call, in the same words for every version of Python."""
+    return str(error).replace("required keyword-only argument", "required argument")
 
 
 def parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The parameters of a function or class by name; a class that passes **settings on has its base's too."""
+    """The parameters of a function or class by name. A class that takes **settings has those of its base too."""
     try:
         found = dict(inspect.signature(function).parameters)
     except ValueError:  # some of those written in C
@@ -140,21 +153,33 @@ def defaults(function: Callable[..., Any]) -> dict[str, Any]:
     return found
 
 
-def formatted(number: int) -> Callable[[Any], Any]:
-    """A decorator that states the format of a function's or class's results; raise it when they change.
+def formatted(number: int) -> Callable[[F], F]:
+    """A decorator that sets the format number of a function or class. Raise the number when the results change.
 
-    What is kept under a key that holds the number (a stage's result, cached features) is then computed anew.
+    Stored results (a stage's arrays, cached features) have the number in their key, so a new one recomputes them.
     """
 
-    def mark(function: Any) -> Any:
-        function.format = number
+    def mark(function: F) -> F:
+        marked: Any = function
+        marked.format = number
+        return function
+
+    return mark
+
+
+def checked_by(check: Callable[..., None]) -> Callable[[F], F]:
+    """A decorator that states what refuses wrong arguments of a function: `bind` calls `check(**arguments)`."""
+
+    def mark(function: F) -> F:
+        marked: Any = function
+        marked.check_arguments = check
         return function
 
     return mark
 
 
 def format_of(function: Any) -> int:
-    """The format that `formatted` stated of a function or class, bound or not; 1 where it stated none."""
+    """The format number that `formatted` set on a function or class, bound or not; 1 if it set none."""
     while isinstance(function, functools.partial):
         function = function.func
     number = getattr(function, "format", 1)
@@ -162,7 +187,7 @@ def format_of(function: Any) -> int:
 
 
 def formats_in(settings: Any) -> dict[str, int]:
-    """{dotted name: format} of every function that plain settings name as {"fn": ...}."""
+    """{dotted name: format number} of every function that plain settings name as {"fn": ...}."""
     found: dict[str, int] = {}
     if isinstance(settings, Mapping):
         if isinstance(settings.get("fn"), str):
@@ -175,11 +200,11 @@ def formats_in(settings: Any) -> dict[str, int]:
 
 
 def load_config(spec: str | os.PathLike[str]) -> ml_collections.ConfigDict:
-    """The config that a file's get_config() makes; a shipped one has a name ("quickstart").
+    """The config that get_config() in a file returns; `spec` is a path, or the name of a shipped config.
 
-    The file's folder is put first on sys.path (as Python does for a script), so that the config can name
-    "my_module:function" of a module beside it, however the program was started. Processes that make
-    batches are spawned with this sys.path.
+    The file's folder becomes the first entry of sys.path, as Python does for a script. The config can then name
+    "my_module:function" of a module beside it, however the program was started. Worker processes are
+    spawned with the same sys.path. A config that cannot be found or run is a UserError.
     """
     path = pathlib.Path(spec)
     if path.suffix != ".py":
@@ -192,6 +217,7 @@ def load_config(spec: str | os.PathLike[str]) -> ml_collections.ConfigDict:
         raise UserError(f"--config={spec}: no such file; give a path or a shipped name")
     _make_importable(path.resolve().parent)
     module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    assert module_spec and module_spec.loader  # there for whatever ends in .py
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
@@ -209,14 +235,14 @@ def load_config(spec: str | os.PathLike[str]) -> ml_collections.ConfigDict:
 
 
 def _make_importable(folder: pathlib.Path) -> None:
-    """The modules of a user's folder; "" on sys.path is the working directory."""
+    """Put a user's folder on sys.path, where "" means the working directory."""
     known = [pathlib.Path(entry).resolve() for entry in sys.path]
     if folder != shipped_configs() and folder not in known:
         sys.path.insert(0, str(folder))
 
 
 def _line(error: Exception, path: pathlib.Path) -> str:
-    """The last line of `path` on the way to an error, as ":LINE", or ""."""
+    """The last line of `path` in an error's traceback, as ":LINE"; "" if there is none."""
     if isinstance(error, SyntaxError):
         return f":{error.lineno}"
     frames, where = traceback.extract_tb(error.__traceback__), str(path.absolute())
@@ -224,7 +250,7 @@ def _line(error: Exception, path: pathlib.Path) -> str:
 
 
 def shipped_configs() -> pathlib.Path:
-    """The folder of the configs that ship: in the wheel, or beside the package in a checkout."""
+    """The folder of the shipped configs: inside the package in a wheel, beside it in a checkout."""
     package = pathlib.Path(__file__).resolve().parents[1]
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
@@ -233,36 +259,42 @@ def shipped_configs() -> pathlib.Path:
 def override(
     config: ml_collections.ConfigDict, assignments: Sequence[str], new: bool = False
 ) -> ml_collections.ConfigDict:
-    """Set fields of `config` from ["a.b=1", ...], Python literals or else strings; returns it.
+    """Set fields of `config` from ["a.b=1", ...] and return it. Values are Python literals, or else strings.
 
-    `new`: also fields that a group leaves out; right where the whole config is checked afterwards.
+    `new` also sets fields that their group does not have yet; use it where the whole config is checked afterwards.
     """
     for assignment in assignments:
         field, equals, text = assignment.partition("=")
         if not equals:
             raise UserError(f"--config.{assignment}: no value; write --config.{field}=VALUE")
-        *parents, last = field.split(".")
-        node = config
-        for position, name in enumerate([*parents, last]):
-            where = ".".join(["config", *field.split(".")[: position + 1]])
-            group = isinstance(node, ml_collections.ConfigDict)
-            if (
-                group
-                and new
-                and (name not in node or position < len(parents) and node[name] is None)
-            ):
-                with node.unlocked(), node.ignore_type():
-                    node[name] = ml_collections.ConfigDict() if position < len(parents) else None
-            if not group or name not in node:
-                known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
-                raise UserError(f"{where}: no such field; {did_you_mean(name, known)}")
-            if position < len(parents):
-                node = node[name]
-        _assign(node, last, text, field)
+        group, name = _find(config, field, new)
+        _assign(group, name, text, field)
     return config
 
 
+def _find(
+    config: ml_collections.ConfigDict, field: str, new: bool
+) -> tuple[ml_collections.ConfigDict, str]:
+    """The group that a dotted field is in, and its name there. `new` adds what is missing on the way."""
+    *parents, last = parts = field.split(".")
+    node: Any = config
+    for position, name in enumerate(parts, start=1):
+        group = isinstance(node, ml_collections.ConfigDict)
+        inner = position <= len(parents)
+        if group and new and (name not in node or (inner and node[name] is None)):
+            with node.unlocked(), node.ignore_type():
+                node[name] = ml_collections.ConfigDict() if inner else None
+        if not group or name not in node:
+            where = ".".join(["config", *parts[:position]])
+            near = did_you_mean(name, list(node) if group else [])
+            raise UserError(f"{where}: no such field; {near}")
+        if inner:
+            node = node[name]
+    return node, last
+
+
 def _assign(node: ml_collections.ConfigDict, name: str, text: str, field: str) -> None:
+    """Set one field of a group from text; a value of another type than the old one is a UserError."""
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -287,7 +319,7 @@ def _assign(node: ml_collections.ConfigDict, name: str, text: str, field: str) -
 
 
 def plain(config: Any, where: str = "config") -> Any:
-    """A config as dicts, lists and scalars, with nothing left to resolve; `where` names it in an error."""
+    """A config as dicts, lists and scalars. `where` names the config in the UserError about any other value."""
     if isinstance(config, ml_collections.ConfigDict):
         config = config.to_dict()
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
@@ -298,7 +330,9 @@ def plain(config: Any, where: str = "config") -> Any:
         return [plain(value, f"{where}[{i}]") for i, value in enumerate(config)]
     if config is None or isinstance(config, bool | int | float | str):
         return config
-    raise UserError(f"{where}: {config!r} is no plain value; name functions as package.module:fn")
+    raise UserError(
+        f"{where}: {config!r} is not a plain value; name functions as package.module:fn"
+    )
 
 
 def digest(value: Any) -> str:
@@ -308,7 +342,7 @@ def digest(value: Any) -> str:
 
 
 def diff(old: Any, new: Any) -> list[str]:
-    """What changed, a line a field: "optim.learning_rate: 0.001 -> 0.002"."""
+    """What changed, one line per field: "optim.learning_rate: 0.001 -> 0.002"."""
     before, after = dict(_leaves(plain(old))), dict(_leaves(plain(new)))
     lines = []
     for name in sorted(before.keys() | after.keys()):
@@ -318,8 +352,8 @@ def diff(old: Any, new: Any) -> list[str]:
     return lines
 
 
-def _leaves(value: Any, prefix: str = ""):
-    items = None
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    items: Iterable[tuple[Any, Any]] = ()
     if isinstance(value, dict):
         items = value.items()
     elif isinstance(value, list) and any(isinstance(v, dict | list) for v in value):
@@ -331,8 +365,18 @@ def _leaves(value: Any, prefix: str = ""):
         yield from _leaves(child, f"{prefix}.{name}" if prefix else str(name))
 
 
+def compile_regex(text: str, where: str = "") -> re.Pattern[str]:
+    """The compiled regular expression; UserError for a wrong one, which begins with `where`."""
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise UserError(
+            f"{where}{text!r} is not a regular expression ({error}); correct it"
+        ) from None
+
+
 def enable_compilation_cache(folder: str | os.PathLike[str]) -> None:
-    """Keep compiled programs in `folder`, so that a restart of the same shapes compiles nothing.
+    """Keep compiled programs in `folder`, so that a restart with the same shapes compiles nothing.
 
     A folder that the environment names as JAX_COMPILATION_CACHE_DIR is used in its place: many runs may share it.
     """
@@ -341,14 +385,14 @@ def enable_compilation_cache(folder: str | os.PathLike[str]) -> None:
     jax.config.update(
         "jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(folder)
     )
-    # Small ones too: a restart has dozens of them, and waits for each.
+    # Small programs are kept too: a restart has dozens of them and waits for each.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    # XLA's own caches would make the folder's path a part of every key: a copied or moved one would be worth nothing.
+    # XLA's own caches would put the folder's path into every key, so a copied or moved folder would be useless.
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """The rest of a line about an unknown name: the near ones of those known, or all."""
+    """The end of a message about an unknown name: the known names that are close to it, or else all of them."""
     close = difflib.get_close_matches(name, known, n=3)
     if close:
         return f"did you mean {' or '.join(close)}?"

@@ -1,10 +1,10 @@
-"""A digest of each array: 32 bits that any flipped bit changes, the same on every sharding.
+"""A digest per array: 32 bits that any flipped bit changes, the same on every sharding.
 
-Each 32-bit word is mixed with its position and the results are added, modulo 2**32. The sum does
-not depend on its order, so devices add their own parts, whatever the layout. The mixing is the
-finaliser of MurmurHash3 (Appleby, public domain): a bijection of the word at each position, so a
-single changed word always changes the sum; words that change places, or several changes at once,
-are missed with probability 2**-32.
+Each 32-bit word is mixed with its position, and the results are added modulo 2**32. The sum does
+not depend on the order of its terms, so each device adds its own part, whatever the layout. The
+mixing is the finaliser of MurmurHash3 (Appleby, public domain), a bijection of the word at each
+position. A single changed word therefore always changes the sum. Words that change places, or
+several changes at once, are missed with probability 2**-32.
 """
 
 from typing import Any
@@ -15,19 +15,19 @@ import numpy as np
 
 from intern_jax.core import tree as tree_lib
 
-# dtype as text, shape, digest in hexadecimal: plain data for a JSON file.
+# [dtype as text, shape, digest in hexadecimal]: plain data for a JSON file.
 Entry = list[Any]
 
 
 def describe(tree: Any) -> dict[str, Entry]:
-    """{name: [dtype, shape, digest]} of a tree of arrays; waits for them.
+    """{name: [dtype, shape, digest]} of a tree of arrays, which it waits for.
 
-    In several processes each one must call it; all get the same answer.
+    In a run of several processes all must call it, and all get the same answer.
     """
     flat = tree_lib.paths(tree)
     leaves = list(flat.values())
-    # On one device a small program a shape: one for the whole tree takes seconds to compile. On several, one program:
-    # many that each wait for all devices, side by side, block each other for good on CPU (jaxlib 0.10.2).
+    # On one device, one small program per shape: a program for the whole tree takes seconds to compile. On several
+    # devices, one program: many at once, each waiting for all devices, deadlock on CPU (jaxlib 0.10.2).
     several = any(isinstance(x, jax.Array) and len(x.sharding.device_set) > 1 for x in leaves)
     sums = jax.device_get(_digests(leaves) if several else [digest(leaf) for leaf in leaves])
     return {
@@ -56,7 +56,7 @@ def _digests(leaves: list[jax.Array]) -> list[jax.Array]:
 
 
 def _words(x: jax.Array) -> jax.Array:
-    """The bits of `x` as uint32; of 64-bit numbers two words each, in a last dimension of 2."""
+    """The bits of `x` as uint32. A 64-bit number gives two words, in a last dimension of size 2."""
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         x = jax.random.key_data(x)
     if x.dtype == jnp.bool_:
@@ -67,7 +67,7 @@ def _words(x: jax.Array) -> jax.Array:
 
 
 def _positions(shape: tuple[int, ...]) -> jax.Array:
-    # By iota along each dimension: a flat index would make every device gather the whole array.
+    # One iota per dimension: a flat index would make every device all-gather the whole array.
     index, stride = jnp.zeros(shape, jnp.uint32), 1
     for axis in reversed(range(len(shape))):
         along = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)

@@ -1,15 +1,15 @@
-"""How a run ends: its exit codes, and the parent that keeps them true when the runtime aborts.
+"""How a run ends: the exit codes, and the parent process that keeps them right when JAX's runtime aborts.
 
     0    done
     2    a user's mistake, told in one line
-    75   stopped by SIGTERM with the state saved: start again to go on
-    76   another process was lost: start again to go on
+    75   stopped by SIGTERM with the state saved: start again to resume
+    76   another process was lost: start again to resume
     130  Ctrl-C; 128 + n: killed by signal n
 
-In a run of several processes JAX's runtime ends every process from C++ (SIGABRT) as soon as one is lost, wherever
-Python stands at that moment (jaxlib 0.10.2; its callback for this case aborts too). So the work is done in a child,
-and the parent, which holds nothing that can hang, says what happened. One process alone has no such parent.
-Imports no jax: the fork must come before its threads.
+If one of several processes is lost, JAX's runtime aborts all the others from C++ (SIGABRT), whatever Python is doing
+(jaxlib 0.10.2; its callback for this case aborts too). The work is therefore done in a child process. The parent holds
+nothing that can hang; it prints what happened and returns the exit code. A single process has no such parent.
+This file imports no jax, because the fork must come before JAX starts its threads.
 """
 
 import contextlib
@@ -25,41 +25,41 @@ EXIT_MISTAKE = 2
 EXIT_STOPPED = 75
 EXIT_PEER_LOST = 76
 
-# What each launcher says of the number of processes.
+# Variables in which launchers give the number of processes.
 COUNTS = ("INTERN_JAX_PROCESSES", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
 WORKERS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
 OURS = ("INTERN_JAX_COORDINATOR", "INTERN_JAX_PROCESSES", "INTERN_JAX_PROCESS")
-# A TPU VM's environment names no peers: whether there are any, JAX asks the machine's metadata.
+# The environment of a TPU VM does not name other hosts; JAX asks the machine's metadata server for them.
 CHIPS = ("/dev/accel0", "/dev/vfio/0")
 
 
 class Stopped(BaseException):
-    """SIGTERM came, and what is worth it is saved; one line that says where the run stands.
+    """SIGTERM came and the state is saved. The message is one line that says where the run stands.
 
-    No Exception: code that goes on after any error (a damaged image, a failed save) must not swallow it.
+    It is not an Exception, because code that continues after any error (a damaged image, a failed save) would catch it.
     """
 
 
 class PeerLost(Exception):
-    """Another process of the run is gone, or does not answer in time; one line."""
+    """Another process of the run is gone or does not answer in time. The message is one line."""
 
 
 def several(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether this may be one of several processes; costs nothing and touches no device."""
+    """Whether this may be one of several processes, read from the environment; no device is touched."""
     if any(name in environ for name in OURS):
         return True
     if any("," in environ.get(name, "") for name in WORKERS):
         return True
     counts = [environ[name].strip() for name in COUNTS if environ.get(name, "").strip()]
-    # A launcher that says "one" is believed: JAX's detection would leave a SLURM task a single GPU.
+    # A launcher that says "one" is right; JAX's own detection would then give a SLURM task only one GPU.
     return any(n != "1" for n in counts) if counts else any(map(os.path.exists, CHIPS))
 
 
 def supervised(work: Callable[[], int], environ: Mapping[str, str] = os.environ) -> int:
-    """`work()`, an exit code; of one of several processes, in a child whose death is translated.
+    """The exit code of `work()`. One of several processes runs it in a child and translates the child's death.
 
-    The parent passes SIGTERM on, and dies not before the child; a parent that is killed takes the
-    child with it (Linux).
+    The parent passes SIGTERM on and ends after the child. If the parent is killed, the child is
+    killed too (Linux).
     """
     if not several(environ):
         return work()
@@ -72,22 +72,22 @@ def supervised(work: Callable[[], int], environ: Mapping[str, str] = os.environ)
     os.close(reader)
     _die_with(parent)
     code = _guarded(work)
-    # Told before the processes part: their parting may abort this one.
+    # The code is sent before the processes disconnect, which may abort this one.
     os.write(writer, bytes([code]))
     sys.stdout.flush()
     sys.stderr.flush()
     if code == EXIT_PEER_LOST:
-        os._exit(code)  # the ordinary end would wait for the lost one
+        os._exit(code)  # an ordinary exit would wait for the lost process
     return code
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Inside, SIGTERM raises Stopped (where no StopVote waits for it); after that it does nothing more."""
+    """Inside, the first SIGTERM raises Stopped, unless a StopVote handles it; later ones are ignored."""
 
-    def stop(number: int, frame: Any) -> NoReturn:
+    def stop(_number: int, _frame: Any) -> NoReturn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Stopped("stopped by SIGTERM; start again to go on")
+        raise Stopped("stopped by SIGTERM; start again to resume")
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
@@ -110,8 +110,8 @@ def _guarded(work: Callable[[], int]) -> int:
 
 
 def _watch(child: int, reader: int) -> int:
-    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(child, number))
-    # A terminal sends these to the child as well.
+    signal.signal(signal.SIGTERM, lambda number, _frame: os.kill(child, number))
+    # The terminal sends these signals to the child too.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -122,7 +122,7 @@ def _watch(child: int, reader: int) -> int:
     if code == -signal.SIGABRT:
         print(
             "error: another process of the run was lost or left (see above, and the others' output);"
-            " start again to go on",
+            " start again to resume",
             file=sys.stderr,
         )
         return EXIT_PEER_LOST

@@ -1,17 +1,17 @@
-"""Several processes of one run: how they find each other, and agree.
+"""The processes of one run: how they find each other, and how they agree.
 
 `initialize` joins them before any device is touched:
-  TPU pods, SLURM, Open MPI   as JAX itself detects them; nothing to set
+  TPU pods, SLURM, Open MPI   JAX detects them; nothing needs to be set
   anything else               INTERN_JAX_COORDINATOR=host:port   of process 0, a free port there
                               INTERN_JAX_PROCESSES=n
                               INTERN_JAX_PROCESS=i               0 to n - 1
-With none of these a run is one process, and nothing here costs anything. A process that gives no sign of life for
-INTERN_JAX_PEER_SECONDS (40) is lost: the others then end with exit code 76 (core/exits.py), by
-INTERN_JAX_PEER_SECONDS + PART_SECONDS after its death at the latest; at once if process 0 was lost, or if a
-collective fails over it.
+Without any of these a run is one process, and the functions here return at once. A process that sends no heartbeat for
+INTERN_JAX_PEER_SECONDS (40) counts as lost. The others then end with exit code 76 (core/exits.py), at the latest
+INTERN_JAX_PEER_SECONDS + PART_SECONDS after its death. They end at once if process 0 was lost, or if a collective
+fails because of the loss.
 
-All processes call the functions below in the same order, from one thread. What is small and plain goes through the
-coordination service, which works without device collectives and also while one process is at work alone.
+All processes call the functions below in the same order, from one thread. Small plain values go through JAX's
+coordination service. It needs no device collectives, and works while one process computes alone.
 """
 
 import contextlib
@@ -41,20 +41,20 @@ from intern_jax.core.exits import Stopped as Stopped
 
 log = logging.getLogger(__name__)
 
-# How long a process waits at the start for the others: machines boot and install at different speeds.
+# How long a process waits for the others at the start: machines boot and install at different speeds.
 START_SECONDS = 600
-# Long enough for a machine that swaps, short enough that a pod does not stand idle.
+# After so long without a heartbeat a process is lost: long enough for a machine that swaps, short for an idle pod.
 PEER_SECONDS = 40
 # How long a process that ends waits for the others to end too.
 PART_SECONDS = 20
-# How long one waits for the others to come to the same place: they may compile, or read a large data set's index.
+# How long a process waits at a barrier: the others may compile, or read the index of a large data set.
 AGREE_SECONDS = 3600
-# How long the others wait while process 0 scores; if it dies meanwhile, they notice by its heartbeat.
+# How long the others wait while process 0 scores; if it dies meanwhile, its missing heartbeat tells them.
 ALONE_SECONDS = 30 * 24 * 3600
-# How often a process looks whether another asks to stop.
+# How often a process checks whether another asks to stop.
 WATCH_SECONDS = 1.0
 CHUNK_BYTES = 64 << 20
-# Words of the runtime's errors that speak of the other processes and not of this one's program.
+# Words in the runtime's errors that mean a lost process, and not a fault of this process's program.
 LOSSES = ("Gloo", "NCCL", "onnection", "coordination", "UNAVAILABLE", "eartbeat", "arrier")
 
 _rounds = itertools.count()
@@ -63,17 +63,18 @@ _alone: contextvars.ContextVar[bool] = contextvars.ContextVar("alone", default=F
 
 
 def initialize(environ: Mapping[str, str] | None = None) -> None:
-    """Join the processes of this run, as the environment tells of them; alone, do nothing.
+    """Join the processes of this run, which the environment describes; a single process does nothing.
 
-    Before any device is touched. Raises UserError for settings that are incomplete or wrong.
+    Call it before any device is touched. Incomplete or wrong settings are a UserError.
     """
     environ = os.environ if environ is None else environ
     given = _given(environ)
-    if given is None and not exits.several(environ) or given and given["num_processes"] == 1:
+    alone = given["num_processes"] == 1 if given else not exits.several(environ)
+    if alone:
         return
-    # The service would take SIGTERM away from the loop, which saves and stops by StopVote.
+    # JAX's preemption service would catch SIGTERM before StopVote, by which the loop saves and stops.
     jax.config.update("jax_enable_preemption_service", False)
-    times = {
+    times: dict[str, Any] = {
         "initialization_timeout": START_SECONDS,
         "heartbeat_timeout_seconds": _whole(environ, "INTERN_JAX_PEER_SECONDS", PEER_SECONDS),
         "shutdown_timeout_seconds": PART_SECONDS,
@@ -83,13 +84,13 @@ def initialize(environ: Mapping[str, str] | None = None) -> None:
     except ValueError as error:
         if given or "coordinator_address" not in str(error):
             raise
-        return  # a launcher's traces, but none of its processes
+        return  # a launcher's variables are set, but it started no other process
     state = _state()
     log.info("process %d of %d at %s", state.process_id, everywhere(), state.coordinator_address)
 
 
 def _given(environ: Mapping[str, str]) -> dict[str, Any] | None:
-    """The arguments of jax.distributed.initialize that our own variables give."""
+    """The arguments of jax.distributed.initialize from our own variables; None if none is set."""
     there = [name for name in exits.OURS if environ.get(name)]
     if not there:
         return None
@@ -121,19 +122,19 @@ def _whole(environ: Mapping[str, str], name: str, default: int = 0) -> int:
 
 
 def _state() -> Any:
-    # The coordination service has no public name in JAX 0.10; Orbax takes the same way.
+    # JAX 0.10 has no public name for the coordination service; Orbax imports it in the same way.
     from jax._src import distributed
 
     return distributed.global_state
 
 
 def everywhere() -> int:
-    """How many processes the run has."""
+    """The number of processes in the run."""
     return _state().num_processes
 
 
 def count() -> int:
-    """How many processes work together here: all of the run, or one inside `main_alone`."""
+    """The number of processes that work together here: all of the run, or one inside `main_alone`."""
     return 1 if _alone.get() else everywhere()
 
 
@@ -144,9 +145,9 @@ def is_main() -> bool:
 
 @contextlib.contextmanager
 def main_alone(name: str) -> Iterator[bool]:
-    """Inside, process 0 (True) works as if it were the only one; the others do nothing and wait at the end.
+    """Yields True on process 0, which works inside as if it were alone. The others skip the work and wait at the end.
 
-    What process 0 calls inside waits for nobody, and its devices are `jax.local_devices()`.
+    Functions of this module wait for nobody inside. Process 0 must use `jax.local_devices()` only.
     """
     reset = _alone.set(True)
     try:
@@ -158,7 +159,7 @@ def main_alone(name: str) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def naming_losses() -> Iterator[None]:
-    """Turn what a collective or the coordination service raises for a lost process into PeerLost."""
+    """Turn errors of collectives or of the coordination service about a lost process into PeerLost."""
     try:
         yield
     except Exception as error:
@@ -166,12 +167,12 @@ def naming_losses() -> Iterator[None]:
         if found is None:
             raise
         raise PeerLost(
-            f"another process of the run was lost ({found}); start again to go on"
+            f"another process of the run was lost ({found}); start again to resume"
         ) from error
 
 
 def _loss(error: BaseException | None) -> str | None:
-    """The first line of the runtime's error behind `error`, if it speaks of other processes."""
+    """The first line of the runtime's error behind `error` if it is about other processes, else None."""
     while error is not None:
         line = str(error).strip().split("\n")[0]
         if isinstance(error, PeerLost) or (
@@ -197,14 +198,14 @@ def _wait(name: str, seconds: float) -> None:
 
 
 def gather_json(value: Any, seconds: float = AGREE_SECONDS) -> list[Any]:
-    """Every process's `value` (small plain data), by process. Raises PeerLost as `barrier` does."""
+    """The `value` (small plain data) of every process, in their order. Raises PeerLost as `barrier` does."""
     if count() == 1:
         return [json.loads(json.dumps(value))]
     state, folder = _state(), f"intern_jax/{next(_rounds)}/"
     state.client.key_value_set(f"{folder}{state.process_id}", json.dumps(value))
     _wait(folder, seconds)
     texts = dict(state.client.key_value_dir_get(folder))
-    # Whoever is here has read what was gathered before.
+    # All processes are past the barrier, so all have read the values of the previous gather.
     while _written:
         state.client.key_value_delete(_written.pop())
     _written.append(f"{folder}{state.process_id}")
@@ -212,7 +213,7 @@ def gather_json(value: Any, seconds: float = AGREE_SECONDS) -> list[Any]:
 
 
 def broadcast_json(value: Any, seconds: float = AGREE_SECONDS) -> Any:
-    """Process 0's `value`, small plain data, on all of them; the others' is not looked at."""
+    """The `value` (small plain data) of process 0, on all processes; the other values are ignored."""
     return gather_json(value if is_main() else None, seconds)[0]
 
 
@@ -222,7 +223,7 @@ def agree(value: bool, seconds: float = AGREE_SECONDS) -> bool:
 
 
 def check_same(content: Any, what: str) -> None:
-    """Refuse plain `content` that differs between processes, with one UserError on all of them."""
+    """Raise the same UserError on all processes if the plain `content` differs between them."""
     mine = gather_json(config_lib.digest(content))
     if len(set(mine)) == 1:
         return
@@ -237,7 +238,7 @@ def check_same(content: Any, what: str) -> None:
 
 
 def share(make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Named arrays that process 0 makes (reads from its disk), bit for bit on the host of every process."""
+    """Named arrays that process 0 makes (reads from its disk), copied bit for bit to the host of every process."""
     if count() == 1:
         return dict(make())
     described, content = None, b""
@@ -261,7 +262,7 @@ def share(make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]
 
 
 def to_host(tree: Any) -> Any:
-    """Global arrays as numpy arrays, whole, on every process; all processes must call it."""
+    """All-gather global arrays to whole numpy arrays on every process; all processes must call it."""
     return jax.tree.map(_whole_array, tree)
 
 
@@ -274,18 +275,18 @@ def _whole_array(array: Any) -> np.ndarray:
 
 
 class StopVote:
-    """Notices SIGTERM inside its `with`, and lets all processes stop after the same step.
+    """Notices SIGTERM inside its `with`, and makes all processes stop after the same step.
 
-    A SIGTERM that no `poll` has answered is passed on to the handler that was there before.
+    A SIGTERM that no `poll` has answered is passed on to the previous handler at the end.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._seen = self._answered = False
         self._handler: Any = None
         self._watch: _Watch | None = None
 
     def __enter__(self) -> "StopVote":
-        # Elsewhere than in the main thread Python allows no handlers; SIGTERM then acts as it did.
+        # Python allows signal handlers in the main thread only; elsewhere SIGTERM keeps its effect.
         if threading.current_thread() is threading.main_thread():
             self._handler = signal.signal(signal.SIGTERM, self._notice)
         if count() > 1:
@@ -300,27 +301,26 @@ class StopVote:
             if self._seen and not self._answered and failure is None:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    def _notice(self, number: int, frame: Any) -> None:
+    def _notice(self, _number: int, _frame: Any) -> None:
         self._seen = True
 
     def poll(self) -> bool:
-        """After every step: whether to stop now; the same answer at the same step on all processes.
+        """Whether to stop now; call it after every step. All processes get the same answer at the same step.
 
-        It waits for no device. One process stops after the step under way; of several all stop
-        after the same step, one or two later, about two seconds after the signal.
+        It waits for no device. A single process stops after the current step. Several processes
+        stop one or two steps later, about two seconds after the signal.
         """
         self._answered = self._seen if self._watch is None else self._watch.poll()
         return self._answered
 
 
 class _Watch:
-    """Several processes' agreement on the step to stop after.
+    """The agreement of several processes on the step to stop after.
 
-    A thread beside the loop asks the coordination service, so that no step carries a collective of
-    its own: on CPU (jaxlib 0.10.2) a program that does not depend on the train step runs beside it,
-    and messages of the two were taken for each other's. When a process asks to stop, each says how
-    many steps it has been through, and does not begin the next but one before it knows the others'
-    answers. They all stop after the step that follows the latest of these.
+    A thread beside the loop asks the coordination service, so no step needs a collective for it. Such
+    a collective would run beside the train step, and on CPU (jaxlib 0.10.2) messages of the two
+    were mixed up. When one process asks to stop, each process says how many steps it has done. It
+    begins at most one more step before it knows all answers. All stop one step after the highest.
     """
 
     def __init__(self, asking: Callable[[], bool]):
@@ -346,7 +346,7 @@ class _Watch:
         return self._last is not None and self._steps >= self._last
 
     def close(self) -> None:
-        """Take no part any more; who asks from now on learns that this process has left the loop."""
+        """Leave the agreement; a process that asks later learns that this one has left the loop."""
         self._closed.set()
         self._thread.join()
 

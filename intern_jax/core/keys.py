@@ -1,4 +1,4 @@
-"""Random keys by name, so that adding one never changes another."""
+"""Random keys by name: adding a key never changes another."""
 
 import zlib
 

@@ -1,22 +1,23 @@
-"""How many multiply-adds a function costs, read from its jaxpr: nothing runs, nothing is compiled.
+"""The number of multiply-adds of a function, read from its jaxpr without running or compiling it.
 
-Counted are matrix products and convolutions, each product with its addition as one, as papers do;
-normalisations, activations, softmax and pooling are not. Only what the results depend on counts.
+Matrix products and convolutions count, a product and its addition as one, as in papers.
+Normalisations, activations, softmax and pooling do not. Dead code does not count either.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, cast
 
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
+from jax.core import ShapedArray
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 
 def multiply_adds(jaxpr: ClosedJaxpr | Jaxpr, results: int | None = None) -> int:
-    """Multiply-adds of the first `results` results (None: all) of what `jax.make_jaxpr` gives.
+    """Multiply-adds of the first `results` outputs (None: all) of a jaxpr from `jax.make_jaxpr`.
 
-    A scan counts its body once a step. Of forms for several platforms the default counts (the
-    accelerators'), of other branches the dearest. ValueError for a loop of unknown length with
-    products inside.
+    The body of a scan counts once per iteration. Where platforms have different forms, the default
+    (the accelerators' form) counts; of other branches the most costly one. ValueError for a loop of
+    unknown length that holds products.
     """
     jaxpr = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
     return sum(_of_equation(equation) for equation in _live(jaxpr, jaxpr.outvars[:results]))
@@ -35,13 +36,13 @@ def _of_equation(equation: JaxprEqn) -> int:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
-        left = equation.invars[0].aval.shape
-        return equation.outvars[0].aval.size * prod(left[axis] for axis in contracted)
+        left = _array(equation.invars[0]).shape
+        return _array(equation.outvars[0]).size * prod(left[axis] for axis in contracted)
     if name == "conv_general_dilated":
-        kernel = equation.invars[1].aval
+        kernel = _array(equation.invars[1])
         outputs = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
-        sums = equation.outvars[0].aval.size * (kernel.size // outputs)
-        # Zeros between the rows of the map (a strided convolution's gradient) are not multiplied.
+        sums = _array(equation.outvars[0]).size * (kernel.size // outputs)
+        # The zeros inside a dilated map (in the gradient of a strided convolution) are not multiplied.
         return sums // prod(params["lhs_dilation"])
     if name == "cond":
         branches = [multiply_adds(branch) for branch in params["branches"]]
@@ -51,6 +52,11 @@ def _of_equation(equation: JaxprEqn) -> int:
     if name == "while" and inside:
         raise ValueError("a loop of unknown length: its multiply-adds cannot be counted")
     return inside * params["length"] if name == "scan" else inside
+
+
+def _array(value: Var | Literal) -> ShapedArray:
+    """What is known of an operand or result of a product, which is always an array."""
+    return cast(ShapedArray, value.aval)
 
 
 def _jaxprs(params: Mapping[str, Any]) -> Iterator[ClosedJaxpr | Jaxpr]:

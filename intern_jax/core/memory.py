@@ -1,8 +1,9 @@
 """Huge pages for the arrays of a process on a CPU.
 
-XLA:CPU takes the memory of a step anew every step, and the C library gives it back to the kernel in between: each step
-touches gigabytes for the first time, 4 KiB a page fault, 2 MiB with huge pages. glibc asks the kernel for them if the
-environment says so when a process starts, hence the restart. Imports no jax: nothing may have been done before it.
+XLA:CPU allocates memory for every step anew, and the C library returns it to the kernel after the step. So each step
+touches gigabytes for the first time, with one page fault per 4 KiB; with huge pages it is one per 2 MiB. glibc asks the
+kernel for huge pages if an environment variable is set when the process starts, so the program restarts itself once.
+This file imports no jax, because the restart must come before any other work.
 """
 
 import os
@@ -16,9 +17,9 @@ POLICY = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def huge_pages(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """What a process must find in its environment to get huge pages; {} if it has it, or if it would not help.
+    """The environment variables that the process lacks to get huge pages; {} if it lacks none or they would not help.
 
-    It would not where the C library is not glibc 2.35 or newer, or where the kernel gives them never or always.
+    They help only with glibc 2.35 or newer, on a kernel that gives huge pages on request ("madvise").
     """
     library, version = platform.libc_ver()
     known = library == "glibc" and tuple(map(int, version.split(".")[:2])) >= (2, 35)
@@ -34,7 +35,7 @@ def huge_pages(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 
 def restart_with_huge_pages() -> None:
-    """Start this program again as it was started, in the same process, if that brings it huge pages."""
+    """Restart this program in the same process with the same arguments, if that gives it huge pages."""
     missing = huge_pages()
     if missing and sys.executable:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | missing)

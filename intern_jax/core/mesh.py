@@ -1,7 +1,8 @@
-"""The device mesh, the one table from logical axes to mesh axes, and placement.
+"""The device mesh, the table from logical axes to mesh axes, and the placement of arrays.
 
-Models name logical axes only ("conv_out", "heads", ...). An axis that a mesh axis does not divide
-is replicated, which is said once; a batch that does not divide is an error.
+Models name logical axes only ("conv_out", "heads", ...). If a mesh axis does not divide the size of
+an array's axis, that axis is replicated, and the log says so once. A batch that does not divide
+is an error.
 """
 
 import functools
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
-# Logical axis -> mesh axis. An array uses a mesh axis once: the first dimension to ask gets it.
+# Logical axis -> mesh axis. An array uses each mesh axis once; the first dimension that maps to it gets it.
 LOGICAL_AXES: dict[str, str | None] = {
     "conv_in": "fsdp",
     "conv_out": "tensor",
@@ -43,7 +44,10 @@ LOGICAL_AXES: dict[str, str | None] = {
 def make_mesh(
     data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """A mesh of axes data, fsdp, tensor; one size may be -1: it takes the devices left over."""
+    """A mesh with axes data, fsdp and tensor. One size may be -1 and takes the remaining devices.
+
+    UserError if the sizes do not fit the number of devices (`devices`, or all).
+    """
     devices = list(jax.devices() if devices is None else devices)
     shape = [data, fsdp, tensor]
     if shape.count(-1) > 1 or any(size < 1 and size != -1 for size in shape):
@@ -58,22 +62,22 @@ def make_mesh(
         )
     types = (AxisType.Auto,) * 3
     if math.prod(shape) < len(devices):
-        # A smaller mesh than the machine (a single device for a short fit): the first devices serve.
+        # The mesh is smaller than the machine (such as one device for a short fit): take the first devices.
         return Mesh(np.array(devices[: math.prod(shape)]).reshape(shape), AXES, axis_types=types)
     try:
         return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
     except NotImplementedError:
-        # An axis that is no product of the torus's sides, such as 4 of 16 x 16, takes a part of one.
+        # A size that is not a product of the torus's sides, such as 4 on 16 x 16, takes a part of one side.
         grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
         return Mesh(grid, AXES, axis_types=types)
 
 
 def shardings(mesh: Mesh, boxed: Any, spread: bool = False) -> Any:
-    """NamedShardings for a tree of (boxed) abstract arrays, in the unboxed tree's structure.
+    """NamedShardings for a tree of (boxed) abstract arrays, in the structure of the unboxed tree.
 
-    `spread`: arrays that no logical axis puts on fsdp (biases, norms, depthwise kernels) are split
-    there too, along their longest free dimension that divides: right for whatever is gathered over
-    fsdp before use.
+    With `spread`, arrays without a logical axis on fsdp (biases, norms, depthwise kernels) are
+    sharded over fsdp too, along their longest free dimension that divides. Use it for arrays that
+    are all-gathered over fsdp before use.
     """
 
     def one(leaf: Any) -> NamedSharding:
@@ -126,26 +130,26 @@ def options_of_one_run(mesh: Mesh) -> dict[str, int] | None:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch over the data and fsdp axes."""
+    """The sharding of a batch: its rows over the data and fsdp axes."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same array on every device."""
+    """The sharding that holds the whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def gathered(sharding: NamedSharding) -> NamedSharding:
-    """The same without the fsdp axis: how a parameter is used, as `sharding` is how it is kept."""
+    """`sharding` without the fsdp axis: the layout of a parameter after its all-gather over fsdp."""
     spec = PartitionSpec(*(None if axis == "fsdp" else axis for axis in sharding.spec))
     return NamedSharding(sharding.mesh, spec)
 
 
 class Kept(flax.struct.PyTreeNode, meta.AxisMetadata):
-    """A parameter as it is kept, split over fsdp: a Flax layer that asks for it gets it `gathered`.
+    """A parameter sharded over fsdp, which is all-gathered when a Flax layer asks for it.
 
-    Its gradient is scattered to where it is kept at once. In a loop over blocks, which slices stacked
-    parameters (`stack`), a device therefore holds one block's gathered arrays at a time.
+    Its gradient is sharded again at once. A loop over blocks slices stacked parameters (`stack`), so
+    a device holds the gathered arrays of one block at a time.
     """
 
     value: Any
@@ -157,10 +161,10 @@ class Kept(flax.struct.PyTreeNode, meta.AxisMetadata):
     def replace_boxed(self, val: Any) -> "Kept":
         return self.replace(value=val)
 
-    def add_axis(self, index: int, params: dict[Any, Any]) -> "Kept":
+    def add_axis(self, _index: int, _params: dict[Any, Any]) -> "Kept":
         return self
 
-    def remove_axis(self, index: int, params: dict[Any, Any]) -> "Kept":
+    def remove_axis(self, _index: int, _params: dict[Any, Any]) -> "Kept":
         return self
 
 
@@ -174,7 +178,8 @@ def _gather_forward(x: Any, kept: NamedSharding) -> tuple[Any, None]:
 
 
 def _scatter(kept: NamedSharding, _: None, gradient: Any) -> tuple[Any]:
-    # Whole first: left to choose, XLA (jaxlib 0.10.2) made wrong gradients of convolutions on a 2x2x2 mesh.
+    # First constrain the gradient to the gathered layout: without this step, XLA (jaxlib 0.10.2) computed wrong
+    # gradients of convolutions on a 2x2x2 mesh.
     whole = jax.lax.with_sharding_constraint(gradient, gathered(kept))
     return (jax.lax.with_sharding_constraint(whole, kept),)
 
@@ -183,7 +188,7 @@ _gather.defvjp(_gather_forward, _scatter)
 
 
 def stack(trees: Sequence[Any]) -> Any:
-    """Trees of one structure as one, with a new first axis; what is Kept stays split as it was."""
+    """Trees of the same structure, stacked along a new first axis. Kept parameters keep their shards."""
 
     def one(*leaves: Any) -> Any:
         if not isinstance(leaves[0], Kept):
@@ -197,28 +202,28 @@ def stack(trees: Sequence[Any]) -> Any:
 
 
 def batch_rows(mesh: Mesh) -> tuple[int, int]:
-    """(h, H): this process makes the h-th of H equal, contiguous blocks of the rows of every batch.
+    """(h, H): every batch has H equal, contiguous blocks of rows, and this process makes block h.
 
-    Processes that hold the same rows (a tensor axis that spans them) give the same block. Raises
-    UserError for a mesh that leaves a process out, or that splits the rows unevenly over processes.
+    Processes that hold the same rows (a tensor axis spans them) make the same block. UserError for a
+    mesh that leaves a process without devices, or that splits the rows unevenly over processes.
     """
     held = _held_parts(mesh)
     blocks = sorted(set(held.values()))
     if jax.process_index() not in held:
         raise UserError(
-            f"config.mesh: {mesh.size} devices leave process {jax.process_index()} without any; "
+            f"config.mesh: its {mesh.size} devices leave process {jax.process_index()} without any; "
             "leave data at -1, or start fewer processes"
         )
     if len(set(map(len, blocks))) > 1 or sum(map(len, blocks)) > _batch_parts(mesh):
         raise UserError(
-            f"config.mesh: its rows lie unevenly over {len(held)} processes; "
-            "make data x fsdp a multiple of them, or tensor a multiple of one's devices"
+            f"config.mesh: a batch's rows lie unevenly over {len(held)} processes; make data x fsdp "
+            "a multiple of that number, or tensor a multiple of the devices per process"
         )
     return blocks.index(held[jax.process_index()]), len(blocks)
 
 
 def _held_parts(mesh: Mesh) -> dict[int, tuple[int, ...]]:
-    """Process -> the parts of a batch (of data x fsdp parts) that its devices hold."""
+    """Process -> which of a batch's data x fsdp parts its devices hold."""
     if jax.process_count() == 1:
         return {0: tuple(range(_batch_parts(mesh)))}
     held: dict[int, set[int]] = {}
@@ -233,7 +238,7 @@ def _batch_parts(mesh: Mesh) -> int:
 
 
 def check_batch(mesh: Mesh, batch: Mapping[str, Mapping[str, Any]], multiple: int = 1) -> None:
-    """Refuse a batch whose rows do not divide over the mesh (times `multiple` micro-batches)."""
+    """Raise UserError for a batch whose rows do not divide over the mesh times `multiple` micro-batches."""
     parts, (_, blocks) = _batch_parts(mesh) * multiple, batch_rows(mesh)
     for group, rows in batch.items():
         count = len(next(iter(rows.values()))) * blocks
@@ -245,7 +250,7 @@ def check_batch(mesh: Mesh, batch: Mapping[str, Mapping[str, Any]], multiple: in
 
 
 def put_batch(mesh: Mesh, batch: Any) -> Any:
-    """This process's block of rows (`batch_rows`) of every array, placed as global arrays."""
+    """Global arrays, made from this process's block of rows (`batch_rows`) of every array."""
     sharding = batch_sharding(mesh)
     if not mesh.is_multi_process:
         return jax.device_put(batch, sharding)
@@ -255,7 +260,7 @@ def put_batch(mesh: Mesh, batch: Any) -> Any:
 
 
 def put_everywhere(mesh: Mesh, arrays: Any) -> Any:
-    """Small arrays and keys, equal on all processes, whole on every device."""
+    """Replicate small arrays and keys, which are equal on all processes, on every device."""
     sharding = replicated(mesh)
     if not mesh.is_multi_process:
         return jax.device_put(arrays, sharding)
@@ -263,7 +268,7 @@ def put_everywhere(mesh: Mesh, arrays: Any) -> Any:
     def one(x: Any) -> jax.Array:
         if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(one(jax.random.key_data(x)))
-        # device_put would compare the processes' values, by a collective of its own.
+        # device_put would compare the values of all processes, with a collective of its own.
         return jax.make_array_from_process_local_data(sharding, np.asarray(x), np.shape(x))
 
     return jax.tree.map(one, arrays)
@@ -271,11 +276,12 @@ def put_everywhere(mesh: Mesh, arrays: Any) -> Any:
 
 @functools.cache
 def _sharding_by_process(mesh: Mesh) -> NamedSharding:
-    """The batch's sharding, or one on the same devices where each process's rows lie together.
+    """The batch's sharding, or one over the same devices in which each process's rows are contiguous.
 
-    On a TPU slice the parts of a process do not: the mesh follows the chips' torus, not their hosts.
-    Rows are made in blocks and then moved between chips. (Meshes of CPU devices follow the processes:
-    there, programs run in no fixed order, and this one's messages could meet those of a step.)
+    On a TPU slice the mesh follows the torus of the chips and not their hosts, so a process's rows
+    need not be contiguous. They are placed as contiguous blocks first and then moved between chips.
+    A mesh of CPU devices follows the processes and never needs this move. That matters: CPU
+    programs run in no fixed order, and messages of the move could mix with those of a step.
     """
     parts = [part for block in sorted(set(_held_parts(mesh).values())) for part in block]
     if parts == sorted(parts):

@@ -1,8 +1,8 @@
-"""Typed settings: plain values in, checked and defaulted plain values out, every mistake one line with its path.
+"""Typed settings: they check plain values, fill in defaults, and report a mistake in one line with its path.
 
-A class of Settings lists its fields with types, defaults and limits. Nothing is coerced but an int to a float: True is
-no number and "3" is no 3. A Function is {"fn": "package.module:attribute", **arguments}, its arguments checked by the
-function's signature and completed by its defaults.
+A subclass of Settings lists fields with types, defaults and limits. Only an int is converted, to a float: True is not
+a number, and "3" is not 3. A Function is {"fn": "package.module:attribute", **arguments}. Its arguments are checked
+against the function's signature and completed with its defaults.
 """
 
 import re
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import pydantic
 
 from intern_jax.core import config as config_lib
+from intern_jax.core import names
 from intern_jax.core.config import UserError
 
 REQUIRED: Any = ...
@@ -21,17 +22,17 @@ S = TypeVar("S", bound="Settings")
 
 
 def field(default: Any = REQUIRED, *, matters: bool = True, say: str = "", **limits: Any) -> Any:
-    """A field of Settings. `matters` False: a change of it changes no array (`mattering` leaves it out).
+    """A field of Settings. `matters=False` says that its value changes no array, so `mattering` leaves it out.
 
-    `say` is what to write, for the line about a missing or wrong value; `limits`: ge, gt, le, lt, min_length of
-    pydantic, and exclude, for a field that stands in no dump and does not matter.
+    `say` tells the user what to write; it stands in the message about a missing or wrong value. `limits` are pydantic's
+    ge, gt, le, lt and min_length, and exclude: such a field does not matter and is not in dumps.
     """
-    extra = None if matters else {"matters": False}
+    extra: dict[str, Any] | None = None if matters else {"matters": False}
     return pydantic.Field(default, description=say or None, json_schema_extra=extra, **limits)
 
 
 class Wrong(ValueError):
-    """A mistake in a value: what is wrong, and the path that leads on from the validated value to the place."""
+    """A mistake inside a value: what is wrong, and the path from the validated value to the place."""
 
     def __init__(self, text: str, path: Iterable[str | int]):
         super().__init__(text)
@@ -39,12 +40,12 @@ class Wrong(ValueError):
 
 
 def wrong(text: str, *path: str | int) -> Wrong:
-    """What a validator raises."""
+    """The exception that a validator raises."""
     return Wrong(text, path)
 
 
 class Settings(pydantic.BaseModel):
-    """A group of fields: unknown ones are refused, values are not coerced, and nothing changes them."""
+    """A group of fields. Unknown fields are refused, values are not converted, and the group is frozen."""
 
     model_config = pydantic.ConfigDict(
         extra="forbid", frozen=True, strict=True, protected_namespaces=(), allow_inf_nan=False
@@ -68,12 +69,12 @@ class Settings(pydantic.BaseModel):
 
     @classmethod
     def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """The fields given, with what a subclass adds to or checks in them before their types are checked."""
+        """The given fields. A subclass adds to them or checks them here, before their types are checked."""
         return given
 
 
 class Function(Settings):
-    """{"fn": "package.module:attribute", **arguments}: arguments unknown to the function, or missing, are refused."""
+    """{"fn": "package.module:attribute", **arguments}. Arguments that the function lacks or misses are refused."""
 
     model_config = pydantic.ConfigDict(extra="allow")
 
@@ -81,7 +82,7 @@ class Function(Settings):
 
     @classmethod
     def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """The arguments with the function's defaults beside them."""
+        """The arguments, completed with the function's defaults."""
         own = [name for name in cls.model_fields if name != "fn"]
         try:
             function = config_lib.resolve(given["fn"])
@@ -102,17 +103,17 @@ class Function(Settings):
         return given | filled
 
     @classmethod
-    def beside(cls, function: Any) -> tuple[str, ...]:
-        """Names of arguments that stand here and are not the function's."""
+    def beside(cls, _function: Any) -> tuple[str, ...]:
+        """Names of fields that stand beside the arguments and are not the function's own."""
         return ()
 
     @classmethod
-    def called_with(cls, function: Any) -> tuple[int, tuple[str, ...]]:
-        """How many arguments its caller will give this function by position, and the names of others."""
+    def called_with(cls, _function: Any) -> tuple[int, tuple[str, ...]]:
+        """How the function will be called: the number of positional arguments, and the names of the others."""
         return 0, ()
 
 
-# Annotations of arguments that are checked, and what to write for them.
+# Argument annotations that are checked, and what a message asks the user to write for them.
 _SCALARS = {
     bool: "True or False",
     int: "a whole number",
@@ -123,10 +124,11 @@ _SCALARS = {
 
 
 def _kinds_of(function: Any) -> dict[str, tuple[type, ...]]:
-    """The plain types of a function's or class's arguments, for those whose annotation names nothing else."""
+    """The types of those arguments of a function or class that are annotated with plain types only."""
+    is_class = isinstance(function, type)
     try:
-        hints = typing.get_type_hints(function.__init__ if isinstance(function, type) else function)
-    except Exception:  # an annotation of names that are not there
+        hints = typing.get_type_hints(function.__init__ if is_class else function)
+    except Exception:  # an annotation names something that does not exist
         return {}
     found = {}
     for name, hint in hints.items():
@@ -146,14 +148,14 @@ def _typed(value: Any, kinds: tuple[type, ...] | None, name: str) -> Any:
 
 
 def completed_functions(value: Any) -> Any:
-    """Plain values with the defaults of every {"fn": ...} in them, as far as these can be known."""
+    """Plain values in which every {"fn": ...} has its function's defaults, where these can be known."""
     if isinstance(value, Mapping):
         value = {name: completed_functions(inner) for name, inner in value.items()}
         if isinstance(value.get("fn"), str):
             try:
                 return config_lib.defaults(config_lib.resolve(value["fn"])) | value
             except (UserError, TypeError):
-                return value  # refused by who takes it
+                return value  # the code that uses it reports the mistake
         return value
     if isinstance(value, list | tuple):
         return [completed_functions(inner) for inner in value]
@@ -161,24 +163,27 @@ def completed_functions(value: Any) -> Any:
 
 
 def read(kind: type[S], given: Any, where: str) -> S:
-    """`given` as settings of a kind; a mistake is a UserError of one line with its path, which begins with `where`."""
+    """`given` as Settings of this kind. A mistake is a UserError of one line with its path, starting with `where`."""
     try:
-        return kind.model_validate(config_lib.plain(given, where))
+        # Keys and records hold today's names, whatever a config calls things.
+        return kind.model_validate(names.all_current(config_lib.plain(given, where)))
     except pydantic.ValidationError as error:
         raise UserError(_line(error, kind, where)) from None
 
 
 def checked(kind: type[Settings], given: Any, where: str) -> dict[str, Any]:
-    """`given` as plain values with all defaults filled in; a mistake is a UserError as `read` raises it."""
+    """`given` as plain values with all defaults filled in. Mistakes raise UserError as in `read`."""
     return read(kind, given, where).model_dump()
 
 
 def mattering(settings: Any) -> Any:
-    """Settings as plain values without the fields that change no array."""
+    """Settings as plain values, without the fields that change no array."""
     if isinstance(settings, Settings):
         kept = dict(settings.model_extra or {})
         for name, info in type(settings).model_fields.items():
-            if (info.json_schema_extra or {}).get("matters", True) and not info.exclude:
+            extra = info.json_schema_extra
+            matters = not isinstance(extra, dict) or extra.get("matters", True)
+            if matters and not info.exclude:
                 kept[name] = getattr(settings, name)
         return {name: mattering(value) for name, value in kept.items()}
     if isinstance(settings, Mapping):
@@ -189,7 +194,7 @@ def mattering(settings: Any) -> Any:
 
 
 def one_of(value: str, known: Iterable[str], what: str = "", *path: str | int) -> None:
-    """Refuse a name that is not known; `what` says what it should name, `path` leads to it, as in `wrong`."""
+    """Refuse an unknown name. `what` says what it should name; `path` leads to it, as in `wrong`."""
     names = list(known)
     if value not in names:
         noun = f"{what} " if what else ""
@@ -197,7 +202,7 @@ def one_of(value: str, known: Iterable[str], what: str = "", *path: str | int) -
 
 
 def nested(kind: type[Settings], given: Any, path: Iterable[str | int]) -> dict[str, Any]:
-    """What `checked` gives, for a validator of a part that pydantic cannot type; `path` leads to it."""
+    """The same as `checked`, inside a validator, for a part that pydantic cannot type; `path` leads to it."""
     try:
         return kind.model_validate(given).model_dump()
     except pydantic.ValidationError as error:
@@ -206,14 +211,14 @@ def nested(kind: type[Settings], given: Any, path: Iterable[str | int]) -> dict[
 
 
 def regex(text: str, *path: str | int) -> None:
-    """Refuse what is no regular expression; `path` leads to it, as in `wrong`."""
+    """Refuse text that is not a regular expression; `path` leads to it, as in `wrong`."""
     try:
-        re.compile(text)
-    except re.error as error:
-        raise wrong(f"{text!r}: is no regular expression ({error}); correct it", *path) from None
+        config_lib.compile_regex(text)
+    except UserError as error:
+        raise wrong(str(error), *path) from None
 
 
-# What pydantic calls a mistake, and what we say of the value in its place.
+# pydantic's name of a mistake, and our message about the value.
 _TEXTS = {
     "int_type": "write a whole number",
     "float_type": "write a number",
@@ -242,7 +247,7 @@ def _first(error: pydantic.ValidationError, kind: type[Settings]) -> tuple[list[
     context = first.get("ctx", {})
     ours = context.get("error")
     path = (*first["loc"], *(ours.path if isinstance(ours, Wrong) else ()))
-    # The parts in <> say which form of several a value was read as.
+    # A part in <> names the form, of several possible ones, as which pydantic read the value.
     steps = [part for part in path if not str(part).startswith("<")]
     if isinstance(ours, Wrong):
         return steps, ours.text
@@ -268,7 +273,7 @@ def _said(mistake: Mapping[str, Any], context: Mapping[str, Any], say: str | Non
 
 
 def _say(kind: Any, steps: list[str | int]) -> str | None:
-    """What to write in the field at the end of a path, where its class says it."""
+    """What to write in the field at the end of a path, if its class says so."""
     said = None
     for step in steps:
         info = kind.model_fields.get(step) if kind is not None else None
@@ -280,7 +285,7 @@ def _say(kind: Any, steps: list[str | int]) -> str | None:
 
 
 def _inner(annotation: Any) -> type[Settings] | None:
-    """The class of Settings that a field holds: itself, in a list or dict, or None."""
+    """The subclass of Settings that a field holds, directly or in a list or dict; None if it holds none."""
     if isinstance(annotation, type) and issubclass(annotation, Settings):
         return annotation
     found = (_inner(part) for part in typing.get_args(annotation))

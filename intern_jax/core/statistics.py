@@ -1,6 +1,6 @@
-"""Which BatchNorms keep their running statistics still, declared by a regex over module paths.
+"""Frozen BatchNorm statistics: a regex over module paths says which BatchNorms have them.
 
-A declaration holds while a forward pass is traced: enter it inside the function that jit compiles.
+The regex holds while a forward pass is traced, so enter the context inside the function that jit compiles.
 """
 
 import contextlib
@@ -8,7 +8,7 @@ import contextvars
 import re
 from collections.abc import Iterator, Sequence
 
-from intern_jax.core.config import UserError
+from intern_jax.core.config import compile_regex
 
 _still: contextvars.ContextVar[re.Pattern | None] = contextvars.ContextVar("still", default=None)
 _above: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("above", default=())
@@ -16,18 +16,13 @@ _above: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("above"
 
 @contextlib.contextmanager
 def held_still(regex: str) -> Iterator[None]:
-    """BatchNorms whose path the regex matches from its start normalise by running statistics, which stay as they are.
+    """Freeze the running statistics of BatchNorms whose path the regex matches from its start.
 
-    A path is the module's names, each with a "/" behind it: "backbone/" holds a whole backbone, "" nothing. Scale and
-    bias still learn. Raises UserError for what is no regular expression.
+    Such a BatchNorm normalises by its running statistics and does not update them; its scale and bias still learn. A
+    path is the names of the modules, each followed by "/": "backbone/" matches a whole backbone, "" freezes nothing.
+    A wrong regular expression is a UserError.
     """
-    try:
-        pattern = re.compile(regex) if regex else None
-    except re.error as error:
-        raise UserError(
-            f"still: {regex!r} is no regular expression ({error}); correct it"
-        ) from None
-    token = _still.set(pattern)
+    token = _still.set(compile_regex(regex, "still: ") if regex else None)
     try:
         yield
     finally:
@@ -36,7 +31,7 @@ def held_still(regex: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def below(path: Sequence[str]) -> Iterator[None]:
-    """For modules that are applied on their own: the path of what they are a part of."""
+    """Add a path in front of the paths of modules that are applied outside their parent."""
     token = _above.set((*_above.get(), *path))
     try:
         yield
@@ -45,12 +40,12 @@ def below(path: Sequence[str]) -> Iterator[None]:
 
 
 def any_held() -> bool:
-    """Whether a declaration holds at all."""
+    """Whether any BatchNorm statistics may be frozen here."""
     return _still.get() is not None
 
 
 def is_held(path: Sequence[str]) -> bool:
-    """Whether the BatchNorm at this path, names from the applied module down, is held still."""
+    """Whether the BatchNorm at this path, counted from the applied module, has frozen statistics."""
     pattern = _still.get()
     name = "/".join((*_above.get(), *path))
     return pattern is not None and bool(pattern.match(f"{name}/"))

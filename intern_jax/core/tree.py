@@ -1,4 +1,4 @@
-"""Parameter trees by name ("backbone/stem/kernel"), and what regular expressions do there."""
+"""Parameter trees by name ("backbone/stem/kernel"): partition them by regex, and graft arrays from others."""
 
 import dataclasses
 import re
@@ -7,9 +7,9 @@ from typing import Any
 
 import jax
 
-from intern_jax.core.config import UserError
+from intern_jax.core.config import UserError, compile_regex
 
-# Starts arrays from an earlier checkpoint: (regex over the target's name, the source's name).
+# A rule for `graft`: (regex over the target's names, name in the source, which may use the regex's groups).
 Rule = tuple[str, str]
 
 
@@ -52,34 +52,27 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def partition(tree: Any, regex: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """(leaves whose name the regex matches from its start, all others), each as nested dicts."""
-    flat, pattern = names(tree), _compiled(regex)
+    flat, pattern = names(tree), compile_regex(regex)
     mine = {name: value for name, value in flat.items() if pattern.match(name)}
     rest = {name: value for name, value in flat.items() if name not in mine}
     return unflatten(mine), unflatten(rest)
 
 
-def _compiled(regex: str) -> re.Pattern:
-    try:
-        return re.compile(regex)
-    except re.error as error:
-        raise UserError(f"{regex!r}: is no regular expression ({error}); correct it") from None
-
-
 def merge(first: Any, second: Any) -> dict[str, Any]:
-    """Both trees in one; the inverse of `partition`."""
+    """One tree with the leaves of both, those of `second` first; the inverse of `partition`."""
     return unflatten(names(first) | names(second))
 
 
 @dataclasses.dataclass(frozen=True)
 class GraftReport:
-    """What a graft did: targets filled, targets left as initialised, source arrays not used."""
+    """What a graft did: the targets it filled, those left as initialised, and source arrays that it did not use."""
 
     matched: list[str]
     missing: list[str]
     unused: list[str]
 
     def missing_share(self, leaves: Mapping[str, Any], prefix: str = "") -> float:
-        """Of the scalars in `leaves`, by name, how many are not started: 0 to 1."""
+        """The share of the scalars in `leaves` (by name, without `prefix`) that the graft left as they were: 0 to 1."""
         total = sum(leaf.size for leaf in leaves.values())
         names = [n.removeprefix(prefix) for n in self.missing if n.startswith(prefix)]
         return sum(leaves[name].size for name in names) / max(total, 1)
@@ -97,9 +90,9 @@ def _some(items: Sequence[str], count: int = 3) -> str:
 
 
 def graft(target: Any, source: Any, rules: Sequence[Rule]) -> tuple[dict[str, Any], GraftReport]:
-    """`target` with leaves replaced by `source`'s: by the first rule whose source exists.
+    """`target`, with each leaf taken from `source` by the first rule whose source name exists there.
 
-    Arrays keep the target's dtype. A shape that differs is a UserError: a graft never reshapes.
+    Arrays keep the target's dtype. A different shape is a UserError: a graft never reshapes.
     """
     wanted, have = names(target), names(source)
     origins, report = matches(target, source, rules)
@@ -108,9 +101,9 @@ def graft(target: Any, source: Any, rules: Sequence[Rule]) -> tuple[dict[str, An
 
 
 def matches(target: Any, source: Any, rules: Sequence[Rule]) -> tuple[dict[str, str], GraftReport]:
-    """{name in `target`: name in `source`} of a graft, which reads shapes alone; raises as `graft` does."""
+    """{name in `target`: name in `source`} of a graft. It reads shapes only, and raises as `graft` does."""
     wanted, have = names(target), names(source)
-    compiled = [(_compiled(regex), template) for regex, template in rules]
+    compiled = [(compile_regex(regex), template) for regex, template in rules]
     origins: dict[str, str] = {}
     for name, leaf in wanted.items():
         found = (_origin(pattern, template, name) for pattern, template in compiled)

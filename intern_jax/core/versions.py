@@ -1,4 +1,4 @@
-"""Versions of what the numbers depend on, as they stand beside every result."""
+"""The versions of the packages that results depend on; they are stored beside every result."""
 
 import platform
 from importlib import metadata
@@ -9,6 +9,6 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 
 def versions() -> dict[str, str]:
-    """{package: version}, this one and Python among them."""
+    """{package: version}, with this package and Python among them."""
     found = {name: metadata.version(name) for name in PACKAGES}
     return {"intern_jax": __version__, "python": platform.python_version(), **found}

@@ -1,1 +1,1 @@
-"""Samples in, batches out: sources, transforms, mixtures, the stream (jax only in stream.py)."""
+"""From files to batches: sources, transforms, mixtures and the stream. Only batches/stream.py uses jax."""

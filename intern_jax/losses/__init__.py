@@ -1,1 +1,1 @@
-"""Losses: arrays in, scalars out, in at least float32."""
+"""Losses: functions of arrays that return a scalar or an Average, in at least float32."""

@@ -1,8 +1,10 @@
-"""Image-text contrast: CLIP (arXiv 2103.00020), DeCLIP's multi-view form and nearest neighbours.
+"""Contrastive image-text losses: CLIP (arXiv 2103.00020), and multi-view and nearest-neighbour forms of DeCLIP.
 
-DeCLIP is arXiv 2110.05208. Legend: B batch, D embedding size, N bank size. v: image, u: text, both
-of unit length.
+DeCLIP is arXiv 2110.05208. Legend: B batch, D embedding size, N bank size, v image and u text
+embeddings of unit length.
 """
+
+from functools import reduce
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +13,10 @@ MAX_SCALE = 100.0
 
 
 def unit(x: jax.Array) -> jax.Array:
-    """Rows [...,D] at unit length, in at least float32; a zero row stays zero."""
+    """Rows [...,D] scaled to unit length, in at least float32; a zero row stays zero."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     square = jnp.sum(x * x, axis=-1, keepdims=True)
-    # max inside the root: the gradient of a norm at 0 would be NaN.
+    # The maximum is inside the root, because the gradient of a norm at 0 would be NaN.
     return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
@@ -32,13 +34,13 @@ def info_nce(a_BxD: jax.Array, b_BxD: jax.Array, scale: jax.Array) -> jax.Array:
 def clip_pairs(
     v1: jax.Array, v2: jax.Array, u1: jax.Array, u2: jax.Array, logit_scale: jax.Array
 ) -> jax.Array:
-    """Mean InfoNCE of two views [B,D] against two texts [B,D]: all four pairs (DeCLIP's code)."""
+    """The mean InfoNCE of two views [B,D] and two texts [B,D] over all four pairs (DeCLIP's code)."""
     scale = temperature(logit_scale)
-    return 0.25 * sum(info_nce(v, u, scale) for u in (u1, u2) for v in (v1, v2))
+    return 0.25 * reduce(jnp.add, (info_nce(v, u, scale) for u in (u1, u2) for v in (v1, v2)))
 
 
 def nearest(u_BxD: jax.Array, bank_NxD: jax.Array) -> jax.Array:
-    """The bank's row of largest cosine to each row, at unit length; no gradient passes."""
+    """For each row, the row of the bank with the largest cosine, at unit length; no gradient flows."""
     query, bank = jax.lax.stop_gradient((unit(u_BxD), unit(bank_NxD)))
     cosine = jnp.matmul(query, bank.T, precision="highest")
     return bank[jnp.argmax(cosine, axis=1)]
@@ -49,20 +51,22 @@ def nearest_neighbour_pairs(
 ) -> jax.Array:
     """DeCLIP's nearest-neighbour supervision: each view [B,D] against each text's neighbour [B,D].
 
-    From the image side only, as in its code: q1 = nearest(u1, bank), q2 = nearest(u2, bank).
+    As in its code, only the image side is used: q1 = nearest(u1, bank), q2 = nearest(u2, bank).
     """
     scale = temperature(logit_scale)
     pairs = [(v, q) for v in (v1, v2) for q in (q1, q2)]
-    return 0.25 * sum(_diagonal_entropy(_logits(v, q, scale), axis=1) for v, q in pairs)
+    return 0.25 * reduce(
+        jnp.add, (_diagonal_entropy(_logits(v, q, scale), axis=1) for v, q in pairs)
+    )
 
 
 def push(
     bank_NxD: jax.Array, pointer: jax.Array, rows_BxD: jax.Array, parity: bool = False
 ) -> tuple[jax.Array, jax.Array]:
-    """Write rows into the first-in-first-out bank at `pointer`; (bank, new pointer), no gradient.
+    """Write rows into the first-in-first-out bank at `pointer`; returns (bank, new pointer) without gradient.
 
-    Rows go round the end; with `parity`, as in DeCLIP's code, what does not fit is dropped and the
-    pointer returns to 0. Both agree where B divides N.
+    Rows wrap around the end. With `parity`, as in DeCLIP's code, rows that do not fit are dropped and
+    the pointer returns to 0. Both agree if B divides N.
     """
     rows = jax.lax.stop_gradient(rows_BxD).astype(bank_NxD.dtype)
     size, count = len(bank_NxD), len(rows)
@@ -75,7 +79,7 @@ def push(
 
 def _logits(a: jax.Array, b: jax.Array, scale: jax.Array) -> jax.Array:
     dtype = jnp.promote_types(a.dtype, jnp.float32)
-    # The default precision on TPUs would round the cosines, times up to 100, to bfloat16.
+    # The default precision on TPUs would round the cosines, multiplied by up to 100, to bfloat16.
     return scale * jnp.matmul(a.astype(dtype), b.astype(dtype).T, precision="highest")
 
 

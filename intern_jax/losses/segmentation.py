@@ -1,4 +1,4 @@
-"""Per-pixel cross-entropy. B batch, H, W image size, K classes."""
+"""Per-pixel cross-entropy. Legend: B batch, H, W image size, K classes."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def pixel_cross_entropy(
 ) -> Average:
     """The mean cross-entropy over the batch's pixels whose class is not `ignore`.
 
-    `valid`, bool [B] or [B,H,W], leaves out more of them.
+    `valid`, bool [B] or [B,H,W], leaves out further pixels where it is false.
     """
     chosen = mask_BxHxW != ignore
     if valid is not None:

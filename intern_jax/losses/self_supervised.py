@@ -1,4 +1,4 @@
-"""Image self-supervision: SimSiam (arXiv 2011.10566), as DeCLIP uses it. B batch, D embedding."""
+"""Self-supervision of images: SimSiam (arXiv 2011.10566) as in DeCLIP. Legend: B batch, D embedding size."""
 
 import jax
 import jax.numpy as jnp

@@ -21,24 +21,6 @@ def correct(logits_NxK: np.ndarray, label_N: np.ndarray, k: int = 1) -> np.ndarr
     return (rank < k) & ~np.isnan(logits).any(axis=1)
 
 
-def top1(logits_NxK: np.ndarray, label_N: np.ndarray) -> float:
-    """Share of rows whose largest logit is the label's."""
-    return float(correct(logits_NxK, label_N).mean())
-
-
-def topk(logits_NxK: np.ndarray, label_N: np.ndarray, k: int = 5) -> float:
-    """Share of rows whose label is among the k largest logits."""
-    return float(correct(logits_NxK, label_N, k).mean())
-
-
-def mean_per_class(logits_NxK: np.ndarray, label_N: np.ndarray) -> float:
-    """Mean over the classes that occur of the share of their rows that are right."""
-    right, label = correct(logits_NxK, label_N), np.asarray(label_N)
-    total = np.bincount(label)
-    hits = np.bincount(label, weights=right)
-    return float((hits[total > 0] / total[total > 0]).mean())
-
-
 def wilson_interval(right: int, total: int, z: float = 1.959964) -> tuple[float, float]:
     """(low, high) of Wilson's score interval for right of total; 95% by default (Wilson, 1927)."""
     if total <= 0 or not 0 <= right <= total:

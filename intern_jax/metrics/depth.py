@@ -1,8 +1,8 @@
 """Depth measures in metres. N images, H, W size.
 
-Each image is reduced to sums; a data set's measure is that of the summed sums (all valid pixels
-together), an image's that of its own. `image_mean` is the mean of the images' measures, which the
-evaluators of monocular depth print. NYU's and KITTI's protocols: Eigen et al., arXiv 1406.2283.
+Each image is reduced to sums. A data set's measure is that of the summed sums, all valid pixels together; an image's
+is that of its own sums. metrics/table.py has both, the second as the mean over images, which the evaluators of
+monocular depth print. NYU's and KITTI's protocols: Eigen et al., arXiv 1406.2283.
 """
 
 import numpy as np
@@ -70,37 +70,3 @@ def measures(sums: np.ndarray) -> dict[str, np.ndarray]:
         "delta3": mean["delta3"],
         "silog": 100 * np.sqrt(variance),
     }
-
-
-def image_mean(sums_NxS: np.ndarray) -> dict[str, float]:
-    """Each measure's mean over images, of sums [N,len(SUMS)]; images without a valid pixel are left out.
-
-    NaN where no image has one.
-    """
-    seen = sums_NxS[sums_NxS[:, 0] > 0]
-    each = measures(seen)
-    return {name: float(value.mean()) if len(seen) else np.nan for name, value in each.items()}
-
-
-def rmse(pred: np.ndarray, depth: np.ndarray, valid: np.ndarray) -> float:
-    """Root mean square error in metres over all valid pixels together; arrays [N,H,W]."""
-    return _pooled("rmse", pred, depth, valid)
-
-
-def image_rmse(pred: np.ndarray, depth: np.ndarray, valid: np.ndarray) -> float:
-    """Mean over images of each image's root mean square error in metres; arrays [N,H,W]."""
-    return image_mean(sums(pred, depth, valid))["rmse"]
-
-
-def abs_rel(pred: np.ndarray, depth: np.ndarray, valid: np.ndarray) -> float:
-    """Mean |prediction - depth| / depth over all valid pixels together; arrays [N,H,W]."""
-    return _pooled("abs_rel", pred, depth, valid)
-
-
-def delta1(pred: np.ndarray, depth: np.ndarray, valid: np.ndarray) -> float:
-    """Share of all valid pixels within a factor of 1.25; arrays [N,H,W]."""
-    return _pooled("delta1", pred, depth, valid)
-
-
-def _pooled(name: str, pred: np.ndarray, depth: np.ndarray, valid: np.ndarray) -> float:
-    return float(measures(sums(pred, depth, valid).sum(axis=0))[name])

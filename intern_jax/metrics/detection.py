@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+NOT_GIVEN: Any = None  # an array that __post_init__ fills in
 PAIRS_AT_ONCE = 1 << 21  # bounds the memory of crowded images: a few dozen bytes a pair
 
 
@@ -27,11 +28,11 @@ class Objects:
     num_images: int
     image: np.ndarray  # int [G]
     boxes: np.ndarray  # float64 [G,4]
-    labels: np.ndarray | None = None  # int [G] of 0..num_classes-1; all 0 if not given
+    labels: np.ndarray = NOT_GIVEN  # int [G] of 0..num_classes-1; all 0 if not given
     num_classes: int = 1
-    ignore: np.ndarray | None = None  # bool [G]
-    area: np.ndarray | None = None  # float64 [G]
-    visible: np.ndarray | None = None  # float64 [G]
+    ignore: np.ndarray = NOT_GIVEN  # bool [G]
+    area: np.ndarray = NOT_GIVEN  # float64 [G]
+    visible: np.ndarray = NOT_GIVEN  # float64 [G]
 
     def __post_init__(self):
         _set_boxes(self)
@@ -55,7 +56,7 @@ class Detections:
     image: np.ndarray  # int [D]
     boxes: np.ndarray  # float64 [D,4]
     scores: np.ndarray  # float64 [D]
-    labels: np.ndarray | None = None  # int [D]; all 0 if not given
+    labels: np.ndarray = NOT_GIVEN  # int [D]; all 0 if not given
 
     def __post_init__(self):
         _set_boxes(self)

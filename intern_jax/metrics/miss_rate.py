@@ -1,7 +1,7 @@
 """CityPersons' log-average miss rate MR^-2, lower is better. N images, G persons, D detections, F = 9 rates of alarms.
 
-The geometric mean of the share of persons missed at nine rates of false alarms an image from .01 to 1 (Dollar et al.,
-PAMI 2012), in the four setups of the evaluation code of CityPersons (Zhang et al., arXiv 1702.05693).
+It is the geometric mean of the share of persons missed at nine rates of false alarms per image, from .01 to 1 (Dollar
+et al., PAMI 2012). The four setups are those of CityPersons' evaluation code (Zhang et al., arXiv 1702.05693).
 """
 
 import dataclasses
@@ -62,7 +62,8 @@ def outcomes(objects: Objects, detections: Detections, setup: Setup) -> Outcomes
     ignore = objects.ignore | outside(objects, setup)
     ranked = within_reach(detection.rank(detections), setup)
     hit = np.zeros(len(ranked.image), bool)
-    passed, taken = hit.copy(), set()
+    passed = hit.copy()
+    taken: set[int] = set()
     for d, g in detection.pairs(objects.image, ranked.image):
         found, there, on_ignored = ranked.boxes[d], objects.boxes[g], ignore[g]
         share = detection.intersection(found, there)

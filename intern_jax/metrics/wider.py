@@ -1,8 +1,8 @@
 """WIDER FACE's average precision, easy, medium and hard. N images, G faces, D detections, T thresholds.
 
 Yang et al., arXiv 1511.06523, as the public Python evaluator has it: a detection claims the face that it overlaps most,
-by .5 or more with x2, y2 taken for the last pixel inside. One whose face is not of the level does not count, a second
-one of a face is a false alarm, and an image without any face gives no false alarms.
+by .5 or more with x2, y2 taken for the last pixel inside. One whose face is not of the level does not count. A second
+one of a face is a false alarm. An image without any face gives no false alarms.
 """
 
 from collections.abc import Mapping

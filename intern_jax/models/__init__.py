@@ -1,1 +1,1 @@
-"""The networks: MetaNet, the generalist's transfer modules, text tower and heads."""
+"""The networks: backbones, the generalist's transfer modules, the text tower and heads."""

@@ -1,11 +1,12 @@
-"""MetaNet's operators: residual blocks that one stage table can mix.
+"""MetaNet's operators: residual blocks that a table of sections can mix.
 
-Every block maps [B,H,W,I] to [B,ceil(H/stride),ceil(W/stride),C]. Their forms and parameters are
-those of the authors' networks (UniNet, arXiv 2207.05420, and the deployed MetaNets), but for
-"conv", which is ours: a plain residual 3x3 convolution, the fastest operator on a CPU. Legend: B
-batch, H height, W width, N = H*W tokens.
+Every block maps [B,H,W,I] to [B,ceil(H/stride),ceil(W/stride),C]. Forms and parameters are those of
+the authors' networks (UniNet, arXiv 2207.05420, and the deployed MetaNets). Only "conv" is ours: a
+plain residual 3x3 convolution, which is the fastest operator on a CPU. Legend: B batch, H height, W
+width, N = H*W tokens.
 """
 
+from collections.abc import Sequence
 from math import prod
 
 import flax.linen as nn
@@ -26,6 +27,7 @@ from intern_jax.models.layers import (
     LayerScale,
     SqueezeExcite,
     linear_init,
+    partitioned,
 )
 from intern_jax.ops.attention import attention, cross_covariance_attention
 from intern_jax.ops.linear import linear
@@ -33,10 +35,10 @@ from intern_jax.ops.pooling import max_pool
 
 
 class Block(nn.Module):
-    """What all operators share: their settings, the shortcut and the normalisation they use.
+    """The base of all operators: their settings, shortcut and normalisation.
 
-    `expansion`: hidden channels per input channel; `drop_path`: rate of this block; `sets`:
-    BatchNorm sets.
+    `expansion` is the number of hidden channels per input channel, `drop_path` the rate of this block,
+    and `sets` the names of BatchNorm sets.
     """
 
     features: int
@@ -53,7 +55,7 @@ class Block(nn.Module):
         return self.stride != 1 or x.shape[-1] != self.features
 
     def shortcut(self, x: jax.Array) -> jax.Array:
-        """Identity, or max-pool and a 1x1 convolution where the shape changes."""
+        """The identity, or a max-pool and a 1x1 convolution if the shape changes."""
         if not self.changes_shape(x):
             return x
         pooled = max_pool(x, self.stride)
@@ -61,7 +63,7 @@ class Block(nn.Module):
         return change(pooled)
 
     def norm(self, name: str, last: bool = False) -> BatchNorm:
-        """A BatchNorm; the `last` one starts at scale 0: the block starts as its shortcut."""
+        """A BatchNorm. The `last` one starts at scale 0, so that the block starts as its shortcut."""
         init = nn.initializers.zeros if last else nn.initializers.ones
         return BatchNorm(self.sets, init, name=name)
 
@@ -77,7 +79,7 @@ class Block(nn.Module):
 
 
 class ConvBlock(Block):
-    """3x3 convolution, BatchNorm, activation; added to the input where the shape stays."""
+    """3x3 convolution, BatchNorm and activation, added to the input if the shape stays."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
@@ -89,7 +91,7 @@ class ConvBlock(Block):
 
 
 class MBConv(Block):
-    """Pre-normalised inverted bottleneck with squeeze-excitation; no activation after the sum."""
+    """Pre-normalised inverted bottleneck with squeeze-excitation, without an activation after the sum."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
@@ -107,7 +109,7 @@ class MBConv(Block):
 
 
 class FusedMBConv(Block):
-    """MBConv with one 3x3 convolution for the 1x1 and the depthwise one (early stages of B15)."""
+    """MBConv with one 3x3 convolution in place of the 1x1 and the depthwise one (early sections of B15)."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
@@ -125,9 +127,9 @@ class FusedMBConv(Block):
 
 
 class ToHeads(nn.Module):
-    """Linear layer [B,N,I] -> `parts` x [B,N,H,F/H]: queries, keys and values of every head.
+    """A linear layer [B,N,I] -> `parts` x [B,N,H,F/H]: queries, keys and values of every head.
 
-    `features` is F, the channels of a part (None: I).
+    `features` is F, the number of channels per part (None: I).
     """
 
     heads: int
@@ -141,9 +143,9 @@ class ToHeads(nn.Module):
         inputs = x.shape[-1]
         features = self.features or inputs
         shape, axes = (self.parts, self.heads, features // self.heads), (None, "heads", None)
-        kernel_init = nn.with_logical_partitioning(self.kernel_init, ("embed", *axes))
+        kernel_init = partitioned(self.kernel_init, ("embed", *axes))
         kernel = self.param("kernel", kernel_init, (inputs, *shape))
-        # One axis, as every bias: that is how optimizers tell what not to decay.
+        # The bias has one axis, because optimizers leave arrays of one axis out of weight decay.
         bias = self.param("bias", nn.initializers.zeros, (self.parts * features,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         return jnp.moveaxis(linear(x, kernel) + bias.reshape(shape)[None, None], 2, 0)
@@ -158,9 +160,9 @@ class FromHeads(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel_init = nn.with_logical_partitioning(self.kernel_init, ("heads", None, "embed"))
+        kernel_init = partitioned(self.kernel_init, ("heads", None, "embed"))
         kernel = self.param("kernel", kernel_init, (*x.shape[2:], self.features))
-        bias_init = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
+        bias_init = partitioned(nn.initializers.zeros, ("embed",))
         bias = self.param("bias", bias_init, (self.features,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         return linear(x, kernel, inputs=2) + bias[None, None]
@@ -169,7 +171,7 @@ class FromHeads(nn.Module):
 class TokenAttention(nn.Module):
     """Multi-head attention over tokens [B,N,I], projected to `features` channels.
 
-    `mask`, `bias`: what a token sees of the others, as ops/attention.py takes them.
+    `mask` and `bias` are those of ops/attention.py: they say which other tokens a token sees.
     """
 
     features: int
@@ -186,7 +188,7 @@ class TokenAttention(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """The same between channels: cross-covariance attention with a learned temperature per head."""
+    """Attention between channels: cross-covariance attention with a learned temperature per head."""
 
     features: int
     heads: int
@@ -195,14 +197,14 @@ class ChannelAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         q, k, v = ToHeads(self.heads, dtype=self.dtype, name="qkv")(x)
-        init = nn.with_logical_partitioning(nn.initializers.ones, ("heads",))
+        init = partitioned(nn.initializers.ones, ("heads",))
         temperature = self.param("temperature", init, (self.heads,))
         y = cross_covariance_attention(q, k, v, temperature)
         return FromHeads(self.features, dtype=self.dtype, name="project")(y)
 
 
 class AttentionBlock(Block):
-    """Convolutional positions, attention, MLP; where the shape changes only pooled attention."""
+    """Convolutional positions, attention and MLP; only pooled attention if the shape changes."""
 
     attention_layer: type[nn.Module] = TokenAttention
 
@@ -225,17 +227,17 @@ class AttentionBlock(Block):
 
 
 class ChannelAttentionBlock(AttentionBlock):
-    """AttentionBlock with cross-covariance attention (MetaNet-B15's late stages)."""
+    """AttentionBlock with cross-covariance attention (MetaNet-B15's late sections)."""
 
     attention_layer: type[nn.Module] = ChannelAttention
 
 
 class MixerBlock(Block):
-    """MLP-Mixer's (arXiv 2105.01601): a perceptron over the tokens, one over the channels.
+    """The block of MLP-Mixer (arXiv 2105.01601): a perceptron over the tokens, then one over the channels.
 
-    Its arrays have the size of the map that initialisation saw, and take no other. Where the shape
-    changes the token perceptron maps the incoming tokens to the outgoing ones; both shortcuts are
-    max-pools with 1x1 convolutions, without LayerScale or stochastic depth.
+    Its arrays fit only the map size of the initialisation. If the shape changes, the token perceptron
+    maps the incoming tokens to the outgoing ones. Both shortcuts are then max-pools with 1x1
+    convolutions, without LayerScale or stochastic depth.
     """
 
     @nn.compact
@@ -251,8 +253,8 @@ class MixerBlock(Block):
         y = LayerScale(self.layer_scale, name="mlp_scale")(self.mlp(x))
         return x + DropPath(self.drop_path)(y, train)
 
-    def mix_tokens(self, x: jax.Array, size: tuple[int, int]) -> jax.Array:
-        """[B,H,W,C] to [B,*size,C] by a perceptron over H*W, twice as wide inside."""
+    def mix_tokens(self, x: jax.Array, size: Sequence[int]) -> jax.Array:
+        """Map [B,H,W,C] to [B,*size,C] by a perceptron over H*W with a hidden layer of twice the width."""
         batch, height, width, channels = x.shape
         tokens = height * width
         y = LayerNorm(self.dtype, name="token_norm")(x).reshape(batch, tokens, channels)

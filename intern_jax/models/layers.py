@@ -1,13 +1,13 @@
-"""Layers every network here is made of.
+"""The layers of all networks here.
 
-Parameters are float32 and name their logical axes; `dtype` is the compute dtype (None: that of the
-input). Initialisations are PyTorch's, as the published networks had. Legend: B batch, H height, W
+Parameters are float32 and name their logical axes. `dtype` is the compute dtype (None: that of the
+input). Initialisations are PyTorch's, as in the published networks. Legend: B batch, H height, W
 width, C channels.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -24,7 +24,7 @@ Dtype = Any
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """x Phi(x) by erf, as PyTorch has it, in at least float32; by erfc (jax.nn.gelu) it takes far longer on a CPU."""
+    """x Phi(x) by erf, like PyTorch, in at least float32; jax.nn.gelu uses erfc, which is far slower on a CPU."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return (0.5 * wide * (1.0 + lax.erf(wide * 0.5**0.5))).astype(x.dtype)
 
@@ -44,6 +44,14 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 linear_init = nn.initializers.truncated_normal(0.02)
 
 
+def partitioned(
+    init: nn.initializers.Initializer, axes: tuple[str | None, ...]
+) -> nn.initializers.Initializer:
+    """`init` for an array that names its logical axes."""
+    # What it makes is a box; `Module.param`, which is given it, hands out the array inside.
+    return cast(nn.initializers.Initializer, nn.with_logical_partitioning(init, axes))
+
+
 def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
     """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for convolutions, kernel and bias."""
 
@@ -54,13 +62,13 @@ def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
     return init
 
 
-# Logical axes of a convolution that widens the map, and of one that narrows it again: over `tensor` the wide map lies
-# split by channels, and only the narrow one is summed (as with the two layers of a perceptron).
+# Logical axes of a convolution that widens the map, and of one that narrows it again. Over the mesh axis `tensor`, the
+# wide map is sharded by channels, and only the narrow map needs an all-reduce, as in a perceptron with two layers.
 WIDEN, NARROW = ("conv_in", "conv_out"), ("conv_out", "conv_in")
 
 
 class Conv(nn.Module):
-    """A K x K convolution, padded K // 2 on both sides at any stride; K = 1 is a matrix product."""
+    """A K x K convolution with a padding of K // 2 on all sides at any stride; K = 1 is a matrix product."""
 
     features: int
     kernel_size: int = 3
@@ -75,13 +83,14 @@ class Conv(nn.Module):
         side, inputs = self.kernel_size, x.shape[-1]
         fan_in = side * side * inputs
         init = self.kernel_init or uniform_fan_in(fan_in)
-        shape, axes = (inputs, self.features), self.axes
+        shape: tuple[int, ...] = (inputs, self.features)
+        axes: tuple[str | None, ...] = self.axes
         if side > 1:
             shape, axes = (side, side, *shape), (None, None, *axes)
-        kernel = self.param("kernel", nn.with_logical_partitioning(init, axes), shape)
+        kernel = self.param("kernel", partitioned(init, axes), shape)
         bias = None
         if self.use_bias:
-            bias_init = nn.with_logical_partitioning(uniform_fan_in(fan_in), self.axes[1:])
+            bias_init = partitioned(uniform_fan_in(fan_in), self.axes[1:])
             bias = self.param("bias", bias_init, (self.features,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         if side == 1:
@@ -95,7 +104,7 @@ class Conv(nn.Module):
 class DepthwiseConv(nn.Module):
     """A 3x3 depthwise convolution with symmetric padding.
 
-    `axis`: the channels' logical axis; that of the map that it reads (see WIDEN).
+    `axis` is the logical axis of the channels, which is that of the input map (see WIDEN).
     """
 
     stride: int = 1
@@ -106,11 +115,11 @@ class DepthwiseConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
-        init = nn.with_logical_partitioning(uniform_fan_in(9), (None, None, self.axis))
+        init = partitioned(uniform_fan_in(9), (None, None, self.axis))
         kernel = self.param("kernel", init, (3, 3, channels))
         bias = None
         if self.use_bias:
-            bias_init = nn.with_logical_partitioning(uniform_fan_in(9), (self.axis,))
+            bias_init = partitioned(uniform_fan_in(9), (self.axis,))
             bias = self.param("bias", bias_init, (channels,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         x = depthwise_conv(x, kernel, self.stride)
@@ -118,7 +127,7 @@ class DepthwiseConv(nn.Module):
 
 
 class Dense(nn.Module):
-    """A linear layer over the last axis: truncated normal 0.02, zero bias."""
+    """A linear layer over the last axis; the kernel starts as a truncated normal of 0.02, the bias at 0."""
 
     features: int
     axes: tuple[str | None, str | None] = ("embed", "mlp")
@@ -128,11 +137,11 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        init = nn.with_logical_partitioning(self.kernel_init, self.axes)
+        init = partitioned(self.kernel_init, self.axes)
         kernel = self.param("kernel", init, (x.shape[-1], self.features))
         bias = None
         if self.use_bias:
-            bias_init = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:])
+            bias_init = partitioned(nn.initializers.zeros, self.axes[1:])
             bias = self.param("bias", bias_init, (self.features,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         x = linear(x, kernel)
@@ -140,13 +149,14 @@ class Dense(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation by statistics of the GLOBAL batch over all axes but the last.
+    """Batch normalisation by statistics of the global batch over all axes but the last.
 
-    Statistics are at least float32, the running variance unbiased (as PyTorch's; Flax's is biased).
-    With `sets`, one affine and one pair of statistics per name live under `<name>/` and `task`
-    chooses (task-conditional BatchNorm: the same convolutions, several task families); without,
-    `task` is ignored. Where its path is held still (core/statistics.py) it trains as it evaluates: by
-    its running statistics, which stay; scale and bias learn.
+    Statistics are in at least float32. The running variance is unbiased, like PyTorch's; Flax's is
+    biased. With `sets` there is an affine map and a pair of statistics per name, under `<name>/`, and
+    `task` selects one. (This is task-conditional BatchNorm: several task families share the
+    convolutions.) Without `sets`, `task` is ignored. If its statistics are frozen
+    (core/statistics.py), training uses the running statistics and does not change them; scale and
+    bias still learn.
     """
 
     sets: tuple[str, ...] = ()
@@ -184,7 +194,7 @@ class BatchNorm(nn.Module):
     def _one_of_the_sets(self, x, train, task):
         if task not in self.sets and not self.is_initializing():
             raise ValueError(f"BatchNorm: task is {task!r}; its sets: {', '.join(self.sets)}")
-        # Initialisation makes every set, whichever task the first batch is of.
+        # Initialisation makes every set, whatever the task of the first batch.
         names = self.sets if self.is_initializing() else (task,)
         settings = (self.scale_init, self.momentum, self.epsilon)
         out = {name: BatchNorm((), *settings, name=name)(x, train) for name in names}
@@ -212,24 +222,24 @@ class LayerNorm(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """Multiply every channel by a learned factor that starts at `init`."""
+    """Multiply every channel by a learned factor that starts at `first`."""
 
-    init: float = 1e-6
+    first: float = 1e-6
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        gamma = self.param("gamma", nn.initializers.constant(self.init), x.shape[-1:])
+        gamma = self.param("gamma", nn.initializers.constant(self.first), x.shape[-1:])
         return x * gamma.astype(x.dtype)[(None,) * (x.ndim - 1)]
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: drop a sample's whole branch with probability `rate`, scale up the rest."""
+    """Stochastic depth: drop a sample's whole branch with probability `rate`, and scale up the others."""
 
     rate: float | jax.Array = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        # In a scan over blocks (models/metanet.py) the rate is a traced value.
+        # In a scan over blocks (models/scanning.py) the rate is a traced value.
         if not train or (not isinstance(self.rate, jax.Array) and self.rate == 0.0):
             return x
         keep = jnp.asarray(1.0 - self.rate)
@@ -239,7 +249,7 @@ class DropPath(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Gate the channels by hard_sigmoid(MLP(spatial mean)), the MLP about a quarter as wide."""
+    """Gate the channels by hard_sigmoid(MLP(spatial mean)); the MLP has about a quarter of the width."""
 
     dtype: Dtype | None = None
 
@@ -261,7 +271,7 @@ def hard_sigmoid(x: jax.Array) -> jax.Array:
 
 
 def squeeze_width(channels: int) -> int:
-    """channels // 4 to the nearest multiple of 8, at least 8 and never below 90% of it."""
+    """channels // 4, rounded to a multiple of 8 that is at least 8 and at least 90% of it."""
     wanted = channels // 4
     width = max(8, (wanted + 4) // 8 * 8)
     return width + 8 if width < 0.9 * wanted else width

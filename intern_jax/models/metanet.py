@@ -1,8 +1,8 @@
-"""MetaNet, the paper's backbone family (GV-A): one module, a network is a stage table.
+"""MetaNet, the paper's backbone family (GV-A): one module, whose section table describes a network.
 
-A table has one column a stage: operator, repeats, channels, expansion, stride; a stage's first
-block carries the stride and the change of channels (the deployed MetaNets have no separate
-down-sampling modules). Legend: B batch, H height, W width, C channels, D pooled features.
+A table has one column per section: operator, repeats, channels, expansion, stride. The first block of a
+section has the stride and the change of channels; the deployed MetaNets have no separate down-sampling
+modules. Legend: B batch, H height, W width, C channels, D pooled features.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,22 +20,24 @@ from intern_jax.models.blocks import OPERATORS, Block
 from intern_jax.models.layers import ACTIVATIONS, BatchNorm, Conv, Dtype
 from intern_jax.models.scanning import remat_name, through
 
-# The strides of stem, and of every network's stem convolution.
+# The stride of the stem convolution in every network.
 STEM_STRIDE = 2
-# A network's table: one entry a stage in each.
+# The rows of a network's table, each with one entry per section.
 COLUMNS = ("operators", "repeats", "channels", "expansions", "strides")
 
 
 class MetaNet(nn.Module):
-    """Images [B,H,W,3] (normalised) to "layer1".."layer4" [B,h,w,C] and "pooled" [B,D].
+    """Maps normalised images [B,H,W,3] to "layer1".."layer4" [B,h,w,C] and "pooled" [B,D].
 
-    `outputs`: the stages (counted from 0) at whose ends the four layers are taken, the last one
-    last; `features`: D; `drop_path`: rate of the last block, rising linearly from 0 at the first;
-    `layer_scale`: first value of the attention blocks' LayerScale; `remat`: what the forward
-    pass keeps for the backward one: all ("none", False), results of products ("dots") or the blocks'
-    inputs ("blocks", True); `scan`: runs of equal blocks become one loop, with the same variables
-    and results (models/scanning.py); `sets`: names of BatchNorm sets (models/layers.py). A table with
-    "mixer" takes images of one size, `image_size` x `image_size`; others take any.
+    outputs      the sections, counted from 0, whose ends are the four layers; the last section is the last
+    features     D
+    drop_path    the rate of the last block; it rises linearly from 0 at the first
+    layer_scale  the initial value of LayerScale in attention blocks
+    remat        what the forward pass keeps for the backward pass: everything ("none", False), the
+                 results of products ("dots"), or the inputs of blocks ("blocks", True)
+    scan         run equal blocks as one loop, with the same variables and results (models/scanning.py)
+    sets         names of BatchNorm sets (models/layers.py)
+    image_size   the side of the images, for tables with "mixer"; other tables take any size
     """
 
     operators: Sequence[str]
@@ -70,19 +72,19 @@ class MetaNet(nn.Module):
     def _blocks(self) -> list[nn.Module]:
         rates = iter(np.linspace(0.0, self.drop_path, sum(self.repeats)))
         blocks = []
-        for stage, operator in enumerate(self.operators):
-            for repeat in range(self.repeats[stage]):
-                stride = self.strides[stage] if repeat == 0 else 1
-                blocks.append(self._block(OPERATORS[operator], stage, stride, next(rates)))
+        for section, operator in enumerate(self.operators):
+            for repeat in range(self.repeats[section]):
+                stride = self.strides[section] if repeat == 0 else 1
+                blocks.append(self._block(OPERATORS[operator], section, stride, next(rates)))
         return blocks
 
     def _block(
-        self, block: type[Block], stage: int, stride: int, drop_path: float = 0.0
+        self, block: type[Block], section: int, stride: int, drop_path: float = 0.0
     ) -> nn.Module:
         return block(
-            features=self.channels[stage],
+            features=self.channels[section],
             stride=stride,
-            expansion=self.expansions[stage],
+            expansion=self.expansions[section],
             head_dim=self.head_dim,
             drop_path=float(drop_path),
             layer_scale=self.layer_scale,
@@ -100,18 +102,18 @@ class MetaNet(nn.Module):
         return out | {"pooled": self.pool(x, train, task)}
 
     def level(self, x: jax.Array, level: int, train: bool, task: str | None = None) -> jax.Array:
-        """Carry the map of layer `level - 1` (for level 1 the images) to layer `level`."""
+        """Compute the map of layer `level` from that of layer `level - 1`, or from the images for level 1."""
         if level == 1:
             self._check_size(x)
             (x,) = nn.dtypes.promote_dtype(x, dtype=self.dtype)
             x = self.act(self.stem_norm(self.stem_conv(x), train, task))
-        ends = [self.stage_ends[stage] for stage in self.outputs]
+        ends = [self.section_ends[section] for section in self.outputs]
         first = 0 if level == 1 else ends[level - 2]
         blocks = self.blocks[first : ends[level - 1]]
         return through(self, blocks, x, train, task, self.scan, self.remat)
 
     def pool(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
-        """The last layer's map [B,h,w,C] to features [B,D], at least float32."""
+        """Map the last layer [B,h,w,C] to features [B,D] in at least float32."""
         x = self.act(self.head_norm(self.head_conv(x), train, task))
         return x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean(axis=(1, 2))
 
@@ -120,7 +122,7 @@ class MetaNet(nn.Module):
         if "mixer" in self.operators and size != wanted:
             raise UserError(
                 f"images of {size[0]} x {size[1]}: this network mixes tokens and takes one size; "
-                f"set backbone.image_size, which is {self.image_size}, and train anew"
+                f"set backbone.image_size, which is {self.image_size}, and train again"
             )
 
     def act(self, x: jax.Array) -> jax.Array:
@@ -128,34 +130,39 @@ class MetaNet(nn.Module):
 
     @property
     def layer_strides(self) -> tuple[int, ...]:
-        """Pixels of the image per position of layer1..layer4."""
-        return tuple(STEM_STRIDE * prod(self.strides[: stage + 1]) for stage in self.outputs)
+        """Image pixels per position of layer1..layer4."""
+        return tuple(STEM_STRIDE * prod(self.strides[: section + 1]) for section in self.outputs)
 
     @property
     def layer_channels(self) -> tuple[int, ...]:
         """Channels of layer1..layer4."""
-        return tuple(self.channels[stage] for stage in self.outputs)
+        return tuple(self.channels[section] for section in self.outputs)
 
     @property
-    def stage_ends(self) -> list[int]:
-        """How many blocks the network has up to the end of every stage."""
+    def section_ends(self) -> list[int]:
+        """The number of blocks up to the end of each section."""
         return list(accumulate(self.repeats))
 
     def parts(self) -> list[Part]:
-        """Stem, stages and head."""
-        ends = self.stage_ends
-        stages = []
-        for stage, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-            facts = {column: getattr(self, column)[stage] for column in COLUMNS}
-            if stage in self.outputs:
-                facts["output"] = f"layer{list(self.outputs).index(stage) + 1}"
+        """Stem, sections and head."""
+        ends = self.section_ends
+        sections = []
+        for section, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+            facts = {column: getattr(self, column)[section] for column in COLUMNS}
+            if section in self.outputs:
+                facts["output"] = f"layer{list(self.outputs).index(section) + 1}"
             modules = tuple(f"blocks_{i}" for i in range(start, end))
-            stages.append(Part(f"stage {stage}", modules, facts))
+            sections.append(Part(f"section {section}", modules, facts))
         head = Part("head", ("head_conv", "head_norm"), {"channels": self.features})
-        return [Part("stem", ("stem_conv", "stem_norm"), {"channels": self.stem}), *stages, head]
+        return [Part("stem", ("stem_conv", "stem_norm"), {"channels": self.stem}), *sections, head]
 
 
 def block_operators(table: Mapping[str, Sequence] | MetaNet) -> list[str]:
-    """The operator of every block in order, from a network or its settings."""
-    get = table.get if isinstance(table, Mapping) else lambda name: getattr(table, name)
-    return [op for op, n in zip(get("operators"), get("repeats"), strict=True) for _ in range(n)]
+    """The operator of each block in order, for a network or its settings."""
+    operators, repeats = column(table, "operators"), column(table, "repeats")
+    return [op for op, n in zip(operators, repeats, strict=True) for _ in range(n)]
+
+
+def column(table: Mapping[str, Sequence] | MetaNet, name: str) -> Sequence:
+    """One column of a section table, from a network or its settings."""
+    return table[name] if isinstance(table, Mapping) else getattr(table, name)

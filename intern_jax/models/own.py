@@ -1,7 +1,8 @@
-"""A network of a config's author, named by code: {"fn": "my_module:Net", **arguments}; made and checked.
+"""Networks of a config's author: {"fn": "my_module:Net", **arguments} is resolved, built and checked.
 
-A model folder names no code: it has {"own": "my_module:Net", **arguments}, whose name is text for the
-reader. Nothing here turns that back into code; who opens the folder gives the function.
+A model folder never names code. It holds {"own": "my_module:Net", **arguments}, where the name is text
+for the reader. Nothing here turns the name back into code; the caller who opens the folder passes the
+function.
 """
 
 import inspect
@@ -15,17 +16,16 @@ import jax.numpy as jnp
 
 from intern_jax.core import config as config_lib
 from intern_jax.core.config import UserError
-from intern_jax.models.backbone import Backbone
+from intern_jax.models.backbone import LAYERS, Backbone
 
-LAYERS = ("layer1", "layer2", "layer3", "layer4")
-# Side of the images that a network is tried with, where it has no `image_size`.
+# The side of the images that a network is checked with, if it has no `image_size`.
 _SIZE = 64
-# What was checked once; a stage builds its backbone anew in every trace.
+# Networks that passed the check; a stage builds its backbone again in every trace.
 _passed: set[tuple[Any, str]] = set()
 
 
 def resolved(spec: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """The function or class of a spec, and its arguments; the name comes from the user's own config."""
+    """The function or class of a spec, and its arguments. Use it only for names from the user's own config."""
     try:
         config_lib.bind(spec)
     except UserError as error:
@@ -34,7 +34,7 @@ def resolved(spec: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any
 
 
 def as_text(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A spec as a model folder holds it: "own" for "fn", in branches too."""
+    """A spec in the form of a model folder: "own" replaces "fn", in branches too."""
     return {
         {"fn": "own"}.get(name, name): as_text(value) if isinstance(value, Mapping) else value
         for name, value in spec.items()
@@ -42,7 +42,7 @@ def as_text(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def text_in(stored: Mapping[str, Any]) -> str | None:
-    """The name of the code that a folder's network needs, for a reader; None if it needs none."""
+    """The name of the code that a folder's network needs, as text; None if it needs none."""
     if "own" in stored:
         return str(stored["own"])
     inner = (text_in(value) for value in stored.values() if isinstance(value, Mapping))
@@ -50,7 +50,7 @@ def text_in(stored: Mapping[str, Any]) -> str | None:
 
 
 def opened(stored: Mapping[str, Any], backbone: Any, who: str) -> Backbone:
-    """The network of a folder by its owner's function of the stored arguments, or the module itself; checked."""
+    """The checked network of a folder. `backbone` is a function of the stored arguments, or a module."""
     if isinstance(backbone, nn.Module):
         check(backbone, who)
         return backbone
@@ -88,7 +88,7 @@ def make(
     spec: Any,
     where: str = "backbone.fn",
 ) -> Backbone:
-    """The network that the function makes; UserError if it is none, or keeps not to models/backbone.py."""
+    """The network that the function makes; UserError if it does not follow models/backbone.py."""
     who = f"{where}: {name_of(function)}"
     try:
         module = function(**arguments)
@@ -102,16 +102,16 @@ def make(
 
 
 def name_of(function: Any) -> str:
-    """ "module:name" of a function, class or object, as text."""
+    """The text "module:name" of a function, class or object."""
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}:{named.__qualname__}"
 
 
 def check(module: Any, who: str) -> None:
-    """UserError unless a module keeps to models/backbone.py; computes shapes only."""
+    """Raise UserError unless a module follows models/backbone.py; only shapes are computed."""
     if not isinstance(module, nn.Module):
         raise UserError(f"{who} made a {type(module).__name__}; return a Flax module")
-    # A copy that is no part of the module which is being set up.
+    # The copy is not a part of the module that is being set up.
     module = module.clone(parent=None)
     strides, channels = (_four(module, field, who) for field in ("layer_strides", "layer_channels"))
     features = getattr(module, "features", None)
@@ -133,7 +133,7 @@ def check(module: Any, who: str) -> None:
 
 
 def check_branch(where: str, family: Any) -> None:
-    """UserError unless a generalist can have it as a branch (models/metanet.py has what that takes)."""
+    """Raise UserError unless a network can be a generalist's branch, as MetaNet can (models/metanet.py)."""
     fields = getattr(family, "__dataclass_fields__", {})
     for name in ("level", "pool"):
         if not (isinstance(family, type) and callable(getattr(family, name, None))):
@@ -146,10 +146,13 @@ def check_branch(where: str, family: Any) -> None:
 
 def _four(module: Any, field: str, who: str) -> tuple[int, ...]:
     value = getattr(module, field, None)
-    four = isinstance(value, list | tuple) and len(value) == 4
-    if not four or not all(isinstance(item, int) for item in value):
-        raise UserError(f"{who}: {field} is {value!r}; give four whole numbers, of layer1..layer4")
-    return tuple(value)
+    if (
+        isinstance(value, list | tuple)
+        and len(value) == 4
+        and all(isinstance(v, int) for v in value)
+    ):
+        return tuple(value)
+    raise UserError(f"{who}: {field} is {value!r}; give four whole numbers, of layer1..layer4")
 
 
 def _outputs(module: Any, side: int, who: str) -> Mapping[str, Any]:

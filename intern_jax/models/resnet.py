@@ -1,6 +1,6 @@
-"""ResNet (arXiv 1512.03385) as torchvision and timm have it, "v1.5": the 3x3 convolution strides.
+"""ResNet (arXiv 1512.03385) in the form of torchvision and timm, "v1.5": the 3x3 convolution has the stride.
 
-Names, for weights from elsewhere (torchvision's in brackets):
+Names for the conversion of weights (torchvision's in brackets):
     stem_conv, stem_norm                                       (conv1, bn1)
     layer2_0/conv_1, norm_1, conv_2, norm_2[, conv_3, norm_3]  (layer2.0.conv1, bn1, ...)
     layer2_0/shortcut_conv, shortcut_norm                      (layer2.0.downsample.0, downsample.1)
@@ -9,6 +9,7 @@ Convolutions have "kernel", norms "scale" and "bias" and, among the statistics, 
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -24,10 +25,10 @@ he_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class ResidualBlock(nn.Module):
-    """[B,H,W,I] to [B,ceil(H/stride),ceil(W/stride),C]: convolutions added to the shortcut, ReLU.
+    """Maps [B,H,W,I] to [B,ceil(H/stride),ceil(W/stride),C]: convolutions plus shortcut, then ReLU.
 
-    `width`: channels inside; C is `width` times the block's `growth`. The last BatchNorm's scale
-    starts at 0: the block starts as its shortcut.
+    `width` is the number of inner channels; C is `width` times the block's `growth`. The scale of the
+    last BatchNorm starts at 0, so that the block starts as its shortcut.
     """
 
     width: int
@@ -37,11 +38,11 @@ class ResidualBlock(nn.Module):
     dtype: Dtype | None = None
 
     # Per convolution: kernel side, whether it has the stride, its channels over `width`.
-    convs = ()
+    convs: ClassVar[tuple[tuple[int, bool, int], ...]] = ()
 
     @property
     def features(self) -> int:
-        """C, the channels that it puts out."""
+        """C, the number of output channels."""
         return self.width * self.convs[-1][-1]
 
     @nn.compact
@@ -69,7 +70,7 @@ class BasicBlock(ResidualBlock):
 
 
 class BottleneckBlock(ResidualBlock):
-    """1x1, 3x3 and 1x1, which is four times wider (ResNet-50 and deeper)."""
+    """1x1, 3x3 and 1x1 convolutions, the last four times as wide (ResNet-50 and deeper)."""
 
     convs = ((1, False, 1), (3, True, 1), (1, False, 4))
 
@@ -78,11 +79,11 @@ BLOCKS: dict[str, type[ResidualBlock]] = {"basic": BasicBlock, "bottleneck": Bot
 
 
 class ResNet(nn.Module):
-    """Images [B,H,W,3] (normalised) to "layer1".."layer4" [B,h,w,C] and "pooled", layer4's mean.
+    """Maps normalised images [B,H,W,3] to "layer1".."layer4" [B,h,w,C] and "pooled", the mean of layer4.
 
-    `block`: one of BLOCKS; `repeats`: blocks a layer; `width`: channels of stem and layer 1, doubled
-    at each further layer (and times four after bottlenecks); `drop_path`, `scan`, `remat`, `sets`:
-    as MetaNet's.
+    `block` is one of BLOCKS, and `repeats` the number of blocks per layer. `width` is the number of
+    channels of the stem and of layer 1; it doubles with each further layer, and is four times as large
+    after bottlenecks. `drop_path`, `scan`, `remat` and `sets` are those of MetaNet.
     """
 
     block: str = "bottleneck"
@@ -102,7 +103,7 @@ class ResNet(nn.Module):
         self.stem_conv = Conv(self.width, 7, 2, kernel_init=he_init, dtype=self.dtype)
         self.stem_norm = BatchNorm(tuple(self.sets))
         rates = iter(np.linspace(0.0, self.drop_path, sum(self.repeats)))
-        # A list's entries are named after its attribute: layer2_0, layer2_1, ...
+        # Flax names the entries of a list after its attribute: layer2_0, layer2_1, ...
         self.layer1, self.layer2, self.layer3, self.layer4 = (
             self._layer(level, rates) for level in range(1, 5)
         )
@@ -128,7 +129,7 @@ class ResNet(nn.Module):
         return out | {"pooled": self.pool(x, train, task)}
 
     def level(self, x: jax.Array, level: int, train: bool, task: str | None = None) -> jax.Array:
-        """Carry the map of layer `level - 1` (for level 1 the images) to layer `level`."""
+        """Compute the map of layer `level` from that of layer `level - 1`, or from the images for level 1."""
         if level == 1:
             (x,) = nn.dtypes.promote_dtype(x, dtype=self.dtype)
             x = nn.relu(self.stem_norm(self.stem_conv(x), train, task))
@@ -137,12 +138,12 @@ class ResNet(nn.Module):
         return through(self, blocks, x, train, task, self.scan, self.remat)
 
     def pool(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
-        """The last layer's map [B,h,w,C] to features [B,C], at least float32."""
+        """Map the last layer [B,h,w,C] to features [B,C] in at least float32."""
         return x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean(axis=(1, 2))
 
     @property
     def layer_strides(self) -> tuple[int, ...]:
-        """Pixels of the image per position of layer1..layer4."""
+        """Image pixels per position of layer1..layer4."""
         return (4, 8, 16, 32)
 
     @property

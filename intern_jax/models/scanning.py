@@ -1,9 +1,9 @@
-"""A network's blocks in order: called one by one, or equal ones as one scan; what the backward pass keeps.
+"""Run the blocks of a network one by one, or runs of equal blocks as a scan, with a choice of remat.
 
-A scan stacks the variables of a run of equal blocks on the way in and hands each block its statistics
-on the way out, so that state, checkpoints and rules know the blocks by their own names only. XLA then
-compiles a block once a run. Parameters that the train step keeps split over fsdp (core/mesh.py: Kept)
-are stacked as they lie and gathered in the body: one block's at a time, in the compute dtype.
+A scan stacks the variables of equal blocks before the loop, and gives each block its statistics back
+after it. State, checkpoints and rules therefore always use the blocks' own names. XLA compiles one
+block per run. Parameters that the train step keeps sharded over fsdp (core/mesh.py: Kept) are stacked
+as shards and all-gathered inside the loop, for one block at a time, in the compute dtype.
 """
 
 import dataclasses
@@ -20,9 +20,10 @@ from intern_jax.core import mesh as mesh_lib
 from intern_jax.core import tree
 from intern_jax.core.config import UserError
 from intern_jax.core.statistics import any_held, below, is_held
+from intern_jax.models.backbone import Backbone
 
-# What the forward pass keeps for the backward one: everything, the results of matrix products and
-# convolutions, or the blocks' inputs alone.
+# What the forward pass keeps for the backward pass: everything, the results of matrix products and
+# convolutions, or only the inputs of blocks.
 REMAT = ("none", "dots", "blocks")
 STATISTICS = "batch_stats"
 
@@ -45,14 +46,14 @@ def through(
     remat: bool | str = False,
     **same: jax.Array,
 ) -> jax.Array:
-    """The blocks' output for x [B,H,W,C] or [B,N,C], each block's statistics updated.
+    """The output of the blocks for x [B,H,W,C] or [B,N,C]; the statistics of each block are updated.
 
-    `blocks` are bound submodules of `parent` with settings `features`, `stride` and `drop_path`.
-    `same`: further arguments of every block, such as a mask over tokens.
+    `blocks` are bound submodules of `parent` with settings `features`, `stride` and `drop_path`. `same`
+    are further arguments of every block, such as a mask over tokens.
     """
     policy = remat_name(remat)
     for run in _runs(blocks, x.shape[-1]):
-        # Initialisation makes every block's variables under its own name.
+        # Initialisation makes the variables of each block under its own name.
         if scan and len(run) > 1 and not parent.is_initializing():
             x = _scan(parent, run, x, train, task, policy, same)
         else:
@@ -62,9 +63,9 @@ def through(
 
 
 def _runs(blocks: Sequence[nn.Module], channels: int) -> list[list[nn.Module]]:
-    """Neighbours that keep the map's shape and differ in their drop_path at most, together.
+    """Runs of neighbouring blocks that keep the map's shape and differ at most in their drop_path.
 
-    Those whose BatchNorms are held still make runs of their own: a run is one program.
+    The blocks of a run also have the same frozen BatchNorm statistics, because a run is one program.
     """
     kinds = []
     for index, block in enumerate(blocks):
@@ -81,7 +82,7 @@ def _settings(block: nn.Module) -> tuple[Any, ...]:
 
 
 def _held(block: nn.Module) -> tuple[str, ...]:
-    """Names, below the block, of the statistics that are held still."""
+    """The names, below the block, of BatchNorms with frozen statistics."""
     found = tree.names(block.variables.get(STATISTICS, {})) if any_held() else ()
     return tuple(name for name in found if is_held((*block.path, *name.split("/")[:-1])))
 
@@ -108,7 +109,7 @@ def _scan(
     train: bool,
     task: str | None,
     policy: str,
-    same: dict[str, jax.Array],
+    same: dict[str, Any],
 ) -> jax.Array:
     block, rates = run[0].clone(parent=None), [float(block.drop_path) for block in run]
     path = run[0].path
@@ -121,7 +122,7 @@ def _scan(
     def body(x: jax.Array, item: dict[str, Any]) -> tuple[jax.Array, Any]:
         this = block.clone(drop_path=item.get("rate", 0.0))
         rngs = {"dropout": item["key"]} if "key" in item else {}
-        # Applied on its own a block has lost its path, by which statistics are held still.
+        # A block that is applied alone has lost its path, which says whether its statistics are frozen.
         with below(path):
             y, new = this.apply(
                 item["variables"], x, train, task, **same, rngs=rngs, mutable=mutable
@@ -131,13 +132,13 @@ def _scan(
     x, statistics = jax.lax.scan(_remat(body, policy, items), x, items)
     for index, block in enumerate(run):
         for name, stacked in statistics.items():
-            own = jax.tree.map(lambda array: array[index], stacked)  # noqa: B023
+            own = jax.tree.map(lambda array, index=index: array[index], stacked)
             block.put_variable(STATISTICS, name, own)
     return x
 
 
 def _compact(block: nn.Module) -> dict[str, Any]:
-    """A block's variables, matrices and kernels in the compute dtype that they are used in."""
+    """The variables of a block, with matrices and kernels in the compute dtype."""
     variables = dict(block.variables)
     if block.dtype is not None:
         used = jnp.dtype(block.dtype)
@@ -152,7 +153,7 @@ def _remat(body: Callable[..., Any], policy: str, items: Any) -> Callable[..., A
         leaves = jax.tree.leaves(items, is_leaf=meta.is_axis_metadata)
         if not any(isinstance(leaf, mesh_lib.Kept) for leaf in leaves):
             return body
-        # Kept for the backward pass, the gathered arrays of all blocks would be a full copy.
+        # If the backward pass kept the gathered arrays of all blocks, they would be a full copy.
         return jax.checkpoint(body, prevent_cse=False, policy=_keep_all_but_gathered)
     kept = _keep_products if policy == "dots" else None
     return jax.checkpoint(body, prevent_cse=False, policy=kept)
@@ -164,11 +165,11 @@ def _keep_products(primitive: Any, *avals: Any, **settings: Any) -> bool:
     return jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *avals, **settings)
 
 
-def _keep_all_but_gathered(primitive: Any, *_: Any, **settings: Any) -> bool:
+def _keep_all_but_gathered(primitive: Any, *_: Any, **_settings: Any) -> bool:
     return primitive.name != "sharding_constraint"
 
 
-def late_gathers(backbone: nn.Module) -> str:
-    """Stage.gather_late of a stage whose parameters "backbone/..." are this module's: theirs, where it scans."""
+def late_gathers(backbone: Backbone) -> str:
+    """The regex for Stage.gather_late if this module is a stage's "backbone": its parameters, if it scans."""
     branches = backbone.networks() if hasattr(backbone, "networks") else [backbone]
     return "backbone/" if any(getattr(branch, "scan", False) for branch in branches) else ""

@@ -1,4 +1,4 @@
-"""CLIP's text tower (arXiv 2103.00020): a causal transformer, read at the end-of-text token.
+"""CLIP's text tower (arXiv 2103.00020): a causal transformer whose output is that of the end-of-text token.
 
 Legend: B batch, L text length, C width, D embedding size.
 """
@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from intern_jax.models.blocks import FromHeads, ToHeads
-from intern_jax.models.layers import Dense, Dtype, LayerNorm, quick_gelu
+from intern_jax.models.layers import Dense, Dtype, LayerNorm, partitioned, quick_gelu
 from intern_jax.ops.attention import attention
 
 
 class TextBlock(nn.Module):
-    """Causal attention and MLP, pre-normalised; `layers`, the tower's depth, scales the init.
+    """Pre-normalised causal attention and MLP; `layers`, the depth of the tower, scales the initialisation.
 
-    `mask`: bool [B,L], the tokens that later ones see (None: all).
+    `mask` (bool [B,L]) marks the tokens that later tokens see (None: all).
     """
 
     heads: int
@@ -43,11 +43,11 @@ class TextBlock(nn.Module):
 
 
 class TextTransformer(nn.Module):
-    """Tokens int32 [B,L] to embeddings [B,D], at least float32.
+    """Maps tokens int32 [B,L] to embeddings [B,D] in at least float32.
 
-    0 is padding, a row's largest id its end of text. L may be anything up to `context`. Nothing
-    after the end-of-text token changes the result. `mask`: bool [B,L], the tokens that later ones see
-    (None: all), for texts with padding elsewhere, or for words to leave out.
+    0 is padding, and the largest id of a row is its end of text. L may be any length up to `context`.
+    Tokens after the end of text do not change the result. `mask` (bool [B,L]) marks the tokens that
+    later tokens see (None: all). It serves texts with padding elsewhere, or masked words.
     """
 
     vocab_size: int
@@ -60,9 +60,9 @@ class TextTransformer(nn.Module):
     dtype: Dtype | None = None
 
     def setup(self) -> None:
-        init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
+        init = partitioned(nn.initializers.normal(0.02), ("vocab", "embed"))
         self.token_embedding = self.param("token_embedding", init, (self.vocab_size, self.width))
-        init = nn.with_logical_partitioning(nn.initializers.normal(0.01), ("position", "embed"))
+        init = partitioned(nn.initializers.normal(0.01), ("position", "embed"))
         self.position_embedding = self.param("position_embedding", init, (self.context, self.width))
         block = nn.remat(TextBlock) if self.remat else TextBlock
         self.blocks = [block(self.heads, self.layers, self.dtype) for _ in range(self.layers)]
@@ -71,7 +71,7 @@ class TextTransformer(nn.Module):
         self.projection = Dense(self.out_dim, ("embed", None), kernel_init=init, dtype=self.dtype)
 
     def words(self, tokens: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """Features [B,L,C] of every position, after the last LayerNorm."""
+        """The features [B,L,C] of all positions, after the last LayerNorm."""
         length = tokens.shape[1]
         if length > self.context:
             raise ValueError(f"text of {length} tokens; this tower's context is {self.context}")

@@ -1,17 +1,20 @@
-"""The generalist: experts' backbones as branches, each fed by the others through knowledge-transfer modules.
+"""The generalist: experts' backbones are its branches, connected by knowledge-transfer modules.
 
-After layers 1, 2 and 3 of the main branch, for every other (auxiliary) one: main_t += sum over s <= t of
-T_{s->t}(stop_gradient(aux_s)), and the sum goes on through the main branch (the paper's Up-G, which has
-two branches; its code calls the module "cross conv"). No gradient reaches an auxiliary branch, which is
-evaluated first and stops after its layer 3. At initialisation every module outputs 0: the generalist's
-outputs are its experts'. Legend: B batch, H height, W width, C channels.
+One branch is the main one of a call; the others are auxiliary. After layers t = 1, 2 and 3 of the main
+branch, for each auxiliary branch: main_t += sum over s <= t of T_{s->t}(stop_gradient(aux_s)). The main
+branch continues with the sum. This is the paper's Up-G, which has two branches; its code calls the
+module "cross conv". No gradient reaches an auxiliary branch, which runs first and stops after layer 3.
+At initialisation every module outputs 0, so the generalist's outputs equal those of its experts.
+Legend: B batch, H height, W width, C channels.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from intern_jax.models.backbone import Part
@@ -22,10 +25,10 @@ LINKED_LAYERS = 3
 
 
 class Path(nn.Module):
-    """One auxiliary map to a main one's size and channels: 1x1, or a stride-2 3x3 per halving.
+    """Maps an auxiliary map to the size and channels of a main one: a 1x1, or a stride-2 3x3 per halving.
 
-    Only the last scale starts at 0. The original (`parity`) starts all at 0, and then everything
-    before the last BatchNorm of a path of two convolutions never gets a gradient.
+    Only the last scale starts at 0. The original (`parity`) starts all scales at 0. In a path of two
+    convolutions, nothing before the last BatchNorm then ever gets a gradient.
     """
 
     features: int
@@ -57,7 +60,7 @@ class Path(nn.Module):
 
 
 class Transfer(nn.Module):
-    """All paths of one direction; `channels` and `strides`: the main branch's. All branches have these strides."""
+    """All paths from one branch into another. `channels` and `strides` are the main branch's; strides are shared."""
 
     channels: Sequence[int]
     strides: Sequence[int]
@@ -81,11 +84,14 @@ class Transfer(nn.Module):
     def __call__(
         self, sources: Sequence[jax.Array], train: bool, task: str | None = None
     ) -> jax.Array:
-        """What the auxiliary layers 1..t (the `sources`) add to the main layer t."""
+        """The sum that the auxiliary layers 1..t (the `sources`) add to the main layer t."""
         target = len(sources)
-        return sum(
-            getattr(self, _name(target, source))(x, train, task)
-            for source, x in enumerate(sources, start=1)
+        return reduce(
+            jnp.add,
+            (
+                getattr(self, _name(target, source))(x, train, task)
+                for source, x in enumerate(sources, start=1)
+            ),
         )
 
 
@@ -94,13 +100,13 @@ def _name(target: int, source: int) -> str:
 
 
 class Generalist(nn.Module):
-    """Named branches and the transfer modules between all of them, as one backbone.
+    """A backbone of named branches, with transfer modules between all of them.
 
-    A call's `task` names the main branch. `branch`: settings of the network that every branch is, one of
-    `family` (MetaNet, or another with its `level`, `pool` and `sets`); or, where `family` is a mapping, each
-    a mapping by the branches' names. `parity`: initialise as the original does; `sets`: BatchNorm sets of
-    branches and modules (None: the branches' names; none: one set for all tasks). A module into branch A is
-    `transfer_A`; of three branches or more `transfer_A_from_B`.
+    The `task` of a call names the main branch. All branches are networks of class `family` (MetaNet, or
+    another class with `level`, `pool` and `sets`) with the settings `branch`. Alternatively, `family` and
+    `branch` are mappings by the branches' names. `parity` initialises as the original does. `sets` are the
+    BatchNorm sets of branches and modules (None: the branches' names; empty: one set for all tasks). The
+    module into branch A is named `transfer_A`; with three or more branches, `transfer_A_from_B`.
     """
 
     branch: Mapping[str, Any]
@@ -122,39 +128,38 @@ class Generalist(nn.Module):
                 setattr(self, self.link(main, auxiliary), self._transfer(getattr(self, main)))
 
     def network(self, name: str, **settings: Any) -> nn.Module:
-        """A branch's network."""
-        single = not isinstance(self.family, Mapping)
-        family, own = (
-            (self.family, self.branch) if single else (self.family[name], self.branch[name])
-        )
-        return family(**{**own, "sets": tuple(self.sets), **settings})
+        """The network of a branch."""
+        if isinstance(self.family, Mapping):
+            family, own = self.family[name], self.branch[name]
+        else:
+            family, own = self.family, self.branch
+        return family(**{**own, "sets": tuple(self.sets or ()), **settings})
 
     def networks(self) -> list[nn.Module]:
-        """All branches' networks, as modules of their own."""
+        """The networks of all branches, as unbound modules."""
         return [self.network(name, parent=None) for name in self.branches]
 
     def others(self, main: str) -> list[str]:
-        """The branches that help it."""
+        """The auxiliary branches of a main branch."""
         return [name for name in self.branches if name != main]
 
     def link(self, main: str, auxiliary: str) -> str:
-        """The transfer module's name."""
+        """The name of the transfer module between two branches."""
         several = len(self.branches) > 2
         return f"transfer_{main}_from_{auxiliary}" if several else f"transfer_{main}"
 
     def _transfer(self, main):
         dtype = getattr(main, "dtype", None)
-        return Transfer(
-            main.layer_channels, main.layer_strides, self.parity, tuple(self.sets), dtype
-        )
+        sets = tuple(self.sets or ())
+        return Transfer(main.layer_channels, main.layer_strides, self.parity, sets, dtype)
 
     def __call__(
         self, images: jax.Array, train: bool, task: str | None = None
     ) -> dict[str, jax.Array]:
-        """The outputs of the branch named `task`, helped by the others."""
+        """The outputs of the branch named `task`, with the transfer from the others."""
         if self.is_initializing():
             every = {name: self._forward(images, train, name) for name in self.branches}
-            return every.get(task, every[self.branches[0]])
+            return every[task if task in every else self.branches[0]]
         if task not in self.branches:
             raise ValueError(f"Generalist: task is {task!r}; one of {', '.join(self.branches)}")
         return self._forward(images, train, task)
@@ -173,7 +178,7 @@ class Generalist(nn.Module):
         return out | {"pooled": main.pool(x, train, task)}
 
     def _auxiliary(self, images, train, task, name) -> list[jax.Array]:
-        """What a branch gives to the main one: its maps up to the last linked layer, without gradient."""
+        """The maps of an auxiliary branch up to the last linked layer, without gradient."""
         maps, x = [], images
         for level in range(1, LINKED_LAYERS + 1):
             x = getattr(self, name).level(x, level, train, task)
@@ -182,17 +187,17 @@ class Generalist(nn.Module):
 
     @property
     def layer_strides(self) -> tuple[int, ...]:
-        """Pixels of the image per position of layer1..layer4, of every branch."""
+        """Image pixels per position of layer1..layer4, which all branches share."""
         return self.networks()[0].layer_strides
 
     @property
     def layer_channels(self) -> tuple[int, ...]:
-        """Channels of layer1..layer4, of the first branch."""
+        """Channels of layer1..layer4 in the first branch."""
         return self.networks()[0].layer_channels
 
     @property
     def features(self) -> int:
-        """Size of "pooled", of the first branch."""
+        """Size of "pooled" in the first branch."""
         return self.networks()[0].features
 
     def parts(self) -> list[Part]:

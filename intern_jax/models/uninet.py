@@ -1,7 +1,7 @@
-"""UniNet (arXiv 2207.05420), MetaNet's published sibling: down-sampling modules between the stages.
+"""UniNet (arXiv 2207.05420), MetaNet's published sibling, with down-sampling modules between the sections.
 
-Each stage but the first starts with a sampler, which carries its stride and its change of channels;
-all operators keep their map's size. Samplers count as blocks ("blocks_3"), as in the authors' code.
+Each section but the first starts with a sampler, which has the stride and the change of channels. All
+operators keep the size of the map. Samplers count as blocks ("blocks_3"), as in the authors' code.
 Legend: B batch, H height, W width, I input and C output channels, N tokens, D size of a head.
 """
 
@@ -14,13 +14,13 @@ import numpy as np
 from intern_jax.models.backbone import Part
 from intern_jax.models.blocks import OPERATORS, Block, FromHeads, ToHeads
 from intern_jax.models.layers import NARROW, Conv, DepthwiseConv, LayerNorm
-from intern_jax.models.metanet import MetaNet
+from intern_jax.models.metanet import MetaNet, column
 from intern_jax.ops.attention import attention
 from intern_jax.ops.pooling import max_pool
 
 
 class LocalSampler(Block):
-    """L-DSM: depthwise 3x3, BatchNorm, 1x1; beside it max-pool (where strided) and 1x1."""
+    """L-DSM: depthwise 3x3, BatchNorm and 1x1; the shortcut is a max-pool (if strided) and a 1x1."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
@@ -37,7 +37,7 @@ class LocalSampler(Block):
 
 
 class LocalGlobalSampler(LocalSampler):
-    """LG-DSM: what L-DSM finds asks every position of the full map, by attention."""
+    """LG-DSM: the outputs of L-DSM are queries of attention over all positions of the full map."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
@@ -56,9 +56,9 @@ SAMPLERS: dict[str, type[Block]] = {"l_dsm": LocalSampler, "lg_dsm": LocalGlobal
 
 
 class UniNet(MetaNet):
-    """A MetaNet whose stages, but for the first, each start with one of `samplers`.
+    """A MetaNet in which each section but the first starts with one of `samplers`.
 
-    Settings, call and outputs are MetaNet's. Samplers never drop their path.
+    Settings, call and outputs are those of MetaNet. Samplers have no stochastic depth.
     """
 
     samplers: Sequence[str] = ("l_dsm", "l_dsm", "l_dsm", "lg_dsm", "lg_dsm")
@@ -66,33 +66,35 @@ class UniNet(MetaNet):
     def _blocks(self) -> list[nn.Module]:
         rates = iter(np.linspace(0.0, self.drop_path, sum(self.repeats)))
         blocks = []
-        for stage, operator in enumerate(self.operators):
-            if stage > 0:
-                sampler = SAMPLERS[self.samplers[stage - 1]]
-                blocks.append(self._block(sampler, stage, self.strides[stage]))
-            for _ in range(self.repeats[stage]):
-                blocks.append(self._block(OPERATORS[operator], stage, 1, next(rates)))
+        for section, operator in enumerate(self.operators):
+            if section > 0:
+                sampler = SAMPLERS[self.samplers[section - 1]]
+                blocks.append(self._block(sampler, section, self.strides[section]))
+            blocks += [
+                self._block(OPERATORS[operator], section, 1, next(rates))
+                for _ in range(self.repeats[section])
+            ]
         return blocks
 
     @property
-    def stage_ends(self) -> list[int]:
-        """How many blocks and samplers the network has up to the end of every stage."""
-        return [end + stage for stage, end in enumerate(super().stage_ends)]
+    def section_ends(self) -> list[int]:
+        """The number of blocks and samplers up to the end of each section."""
+        return [end + section for section, end in enumerate(super().section_ends)]
 
     def parts(self) -> list[Part]:
-        """Stem, stages and head."""
+        """Stem, sections and head."""
         parts = super().parts()
-        for stage, sampler in enumerate(self.samplers, start=1):
-            part = parts[1 + stage]
-            parts[1 + stage] = part._replace(facts={"sampler": sampler, **part.facts})
+        for section, sampler in enumerate(self.samplers, start=1):
+            part = parts[1 + section]
+            parts[1 + section] = part._replace(facts={"sampler": sampler, **part.facts})
         return parts
 
 
 def block_kinds(table: Mapping[str, Sequence] | UniNet) -> list[str]:
-    """The sampler or operator that every block is, in order, from a network or its settings."""
-    get = table.get if isinstance(table, Mapping) else lambda name: getattr(table, name)
-    kinds = []
-    for stage, (operator, repeats) in enumerate(zip(get("operators"), get("repeats"), strict=True)):
-        kinds += [get("samplers")[stage - 1]] if stage else []
-        kinds += [operator] * repeats
+    """The sampler or operator of each block in order, for a network or its settings."""
+    operators, repeats = column(table, "operators"), column(table, "repeats")
+    kinds: list[str] = []
+    for section, (operator, count) in enumerate(zip(operators, repeats, strict=True)):
+        kinds += [column(table, "samplers")[section - 1]] if section else []
+        kinds += [operator] * count
     return kinds

@@ -1,8 +1,8 @@
-"""ViT (arXiv 2010.11929) in its two published forms: timm's and DINO's, and CLIP's image tower.
+"""ViT (arXiv 2010.11929) in its two published forms: that of timm and DINO, and CLIP's image tower.
 
-Both read a class token and square patches through pre-normalised blocks; CLIP's has no bias in the
-patch embedding, a LayerNorm before the blocks, QuickGELU, epsilon 1e-5 and a projection. Names, for
-weights from elsewhere (timm's; open_clip's below `visual.` in brackets):
+Both pass a class token and square patches through pre-normalised blocks. CLIP's form has no bias in
+the patch embedding, a LayerNorm before the blocks, QuickGELU, epsilon 1e-5 and a projection. Names for
+the conversion of weights (timm's; open_clip's below `visual.` in brackets):
     patch_embed/kernel[, bias] [P,P,3,C]                  patch_embed.proj         (conv1)
     cls_token [C]                                         cls_token                (class_embedding)
     position_embedding [1+G*G,C], class token first       pos_embed                (positional_embedding)
@@ -19,6 +19,7 @@ qkv bias is flat, [3C]. Legend: B batch, H height, W width, P patch side, G = im
 channels, N tokens.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import flax.linen as nn
@@ -36,6 +37,7 @@ from intern_jax.models.layers import (
     Dtype,
     LayerNorm,
     linear_init,
+    partitioned,
     uniform_fan_in,
 )
 from intern_jax.models.scanning import remat_name, through
@@ -47,7 +49,7 @@ STRIDES = (4, 8, 16, 32)
 class PatchEmbed(nn.Module):
     """Cut [B,H,W,I] into patches and map each to `features` channels: [B,ceil(H/P),ceil(W/P),C].
 
-    Images whose side is no multiple of P are padded with zeros on the right and at the bottom.
+    Images whose side is not a multiple of P are padded with zeros on the right and at the bottom.
     """
 
     features: int
@@ -62,24 +64,24 @@ class PatchEmbed(nn.Module):
         shape = (side, side, inputs, self.features)
         init = uniform_fan_in(side * side * inputs)
         axes = (None, None, None, "embed")
-        kernel = self.param("kernel", nn.with_logical_partitioning(init, axes), shape)
+        kernel = self.param("kernel", partitioned(init, axes), shape)
         bias = None
         if self.use_bias:
-            bias_init = nn.with_logical_partitioning(init, ("embed",))
+            bias_init = partitioned(init, ("embed",))
             bias = self.param("bias", bias_init, (self.features,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         x = jnp.pad(x, ((0, 0), (0, rows * side - height), (0, cols * side - width), (0, 0)))
         x = x.reshape(batch, rows, side, cols, side, inputs).swapaxes(2, 3)
-        # A convolution whose windows do not overlap is a matrix product.
+        # A convolution with windows that do not overlap is a matrix product.
         x = x.reshape(batch, rows, cols, side * side * inputs)
         x = linear(x, kernel.reshape(-1, self.features))
         return x if bias is None else x + bias[None, None, None]
 
 
 class ViTBlock(nn.Module):
-    """Attention and a perceptron four times as wide, pre-normalised, each added to its input [B,N,C].
+    """Pre-normalised attention and a perceptron of four times the width, each added to its input [B,N,C].
 
-    `mask`: bool [B,N], the tokens that the others see (None: all).
+    `mask` (bool [B,N]) marks the tokens that other tokens see (None: all).
     """
 
     features: int
@@ -106,14 +108,15 @@ class ViTBlock(nn.Module):
 
 
 class ViT(nn.Module):
-    """Images [B,H,W,3] (normalised) to "pooled", the class token, and maps at strides 4 to 32.
+    """Maps normalised images [B,H,W,3] to "pooled", from the class token, and maps at strides 4 to 32.
 
-    "pooled" [B,D] passes the final norm and, if `out_dim` gives D, a linear layer without bias.
-    The maps are our reconstruction, as a ViT has one stride: the tokens after each quarter of the
-    blocks, through the final norm, resized without parameters (`to_stride`). `image_size`: side of
-    the images whose patches the learned positions stand for; for other grids they are resized by
-    antialiased cubic interpolation, as timm does. `patch_bias`, `pre_norm`, `activation` and
-    `epsilon` tell the two forms apart; `drop_path`, `scan`, `remat`: as MetaNet's. `task` changes nothing.
+    "pooled" [B,D] passes the final norm and, if `out_dim` gives D, a linear layer without bias. The
+    maps are our reconstruction, because a ViT has only one stride. They are the tokens after each
+    quarter of the blocks, through the final norm, resized without parameters (`to_stride`).
+    `image_size` is the side of the images to which the learned positions belong. For other grids the
+    positions are resized by antialiased cubic interpolation, like in timm. `patch_bias`, `pre_norm`,
+    `activation` and `epsilon` distinguish the two forms. `drop_path`, `scan` and `remat` are those of
+    MetaNet. `task` has no effect.
     """
 
     width: int
@@ -138,7 +141,7 @@ class ViT(nn.Module):
     def setup(self) -> None:
         self.patch_embed = PatchEmbed(self.width, self.patch, self.patch_bias, self.dtype)
         self.cls_token = self.param("cls_token", linear_init, (self.width,))
-        init = nn.with_logical_partitioning(linear_init, ("position", "embed"))
+        init = partitioned(linear_init, ("position", "embed"))
         tokens = 1 + (self.image_size // self.patch) ** 2
         self.position_embedding = self.param("position_embedding", init, (tokens, self.width))
         if self.pre_norm:
@@ -160,7 +163,7 @@ class ViT(nn.Module):
         task: str | None = None,
         mask: jax.Array | None = None,
     ) -> dict[str, jax.Array]:
-        """`mask`: bool [B,ceil(H/P),ceil(W/P)], the patches that other tokens see (None: all)."""
+        """The outputs. `mask` (bool [B,ceil(H/P),ceil(W/P)]) marks the patches that tokens see (None: all)."""
         x, grid = self.tokens(images)
         more = {} if mask is None else {"mask": self._seen(mask)}
         out, first = {}, 0
@@ -177,22 +180,23 @@ class ViT(nn.Module):
         return out | {"pooled": pooled.astype(jnp.promote_types(pooled.dtype, jnp.float32))}
 
     def tokens(self, images: jax.Array) -> tuple[jax.Array, tuple[int, int]]:
-        """What the first block reads, [B,1+N,C], class token first, and the grid of the N patches."""
+        """The input of the first block [B,1+N,C], class token first, and the grid of the N patches."""
         patches = self.patch_embed(images)
-        batch, *grid, width = patches.shape
+        batch, rows, cols, width = patches.shape
+        grid = (rows, cols)
         cls, positions = promote_dtype(self.cls_token, self._positions(grid), dtype=patches.dtype)
         cls = jnp.broadcast_to(cls[None, None], (batch, 1, width))
         x = jnp.concatenate([cls, patches.reshape(batch, -1, width)], axis=1) + positions[None]
-        return self.norm_pre(x) if self.pre_norm else x, tuple(grid)
+        return self.norm_pre(x) if self.pre_norm else x, grid
 
     def _seen(self, mask: jax.Array) -> jax.Array:
-        """A mask of patches as one of tokens [B,1+N]; the class token is always seen."""
+        """The mask of tokens [B,1+N] for a mask of patches; the class token is always seen."""
         patches = mask.reshape(mask.shape[0], -1)
         return jnp.concatenate([jnp.ones_like(patches[:, :1]), patches], axis=1)
 
-    def _positions(self, grid) -> jax.Array:
+    def _positions(self, grid: tuple[int, int]) -> jax.Array:
         side = self.image_size // self.patch
-        if tuple(grid) == (side, side):
+        if grid == (side, side):
             return self.position_embedding
         square = self.position_embedding[1:].reshape(side, side, self.width)
         square = jax.image.resize(square, (*grid, self.width), "cubic", antialias=True)
@@ -200,12 +204,12 @@ class ViT(nn.Module):
 
     @property
     def layer_depths(self) -> tuple[int, ...]:
-        """After how many blocks layer1..layer4 are taken."""
+        """The numbers of blocks after which layer1..layer4 are taken."""
         return tuple(self.depth * quarter // 4 for quarter in range(1, 5))
 
     @property
     def layer_strides(self) -> tuple[int, ...]:
-        """Pixels of the image per position of layer1..layer4."""
+        """Image pixels per position of layer1..layer4."""
         return STRIDES
 
     @property
@@ -219,7 +223,7 @@ class ViT(nn.Module):
         return self.out_dim or self.width
 
     def parts(self) -> list[Part]:
-        """Embedding, the four quarters of the blocks, and what follows them."""
+        """The embedding, the four quarters of the blocks, and the layers after them."""
         first = ("patch_embed", "cls_token", "position_embedding")
         facts = {"patch": self.patch, "channels": self.width}
         parts = [Part("tokens", (*first, "norm_pre") if self.pre_norm else first, facts)]
@@ -232,11 +236,12 @@ class ViT(nn.Module):
         return [*parts, Part("head", last, {"channels": self.features})]
 
 
-def to_stride(x_BxHxWxC: jax.Array, patch: int, stride: int, size: tuple[int, int]) -> jax.Array:
-    """Tokens of `patch` pixels to a map [B,ceil(size/stride),C], a position for `stride` pixels.
+def to_stride(x_BxHxWxC: jax.Array, patch: int, stride: int, size: Sequence[int]) -> jax.Array:
+    """Resize tokens of `patch` pixels to a map with one position per `stride` pixels, [B,ceil(size/stride),C].
 
-    To a multiple of `patch` by the mean of the tokens in each window, else by linear interpolation
-    (antialiased where the map shrinks), cut to the part that the image of `size` (H, W) covers.
+    If `stride` is a multiple of `patch`, a position is the mean of the tokens in its window. Otherwise it
+    is interpolated linearly, with antialiasing if the map shrinks. The map is cut to the part that
+    the image of `size` (H, W) covers.
     """
     if stride == patch:
         return x_BxHxWxC

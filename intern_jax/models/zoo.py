@@ -1,8 +1,8 @@
-"""The backbones by name: a table of settings, and the module that a spec of plain values describes.
+"""The backbones by name: a table of settings, and functions from a spec to a module.
 
-A spec is {"name": one of VARIANTS, **settings to change}; it travels in configs, checkpoints and
-model folders, so it holds nothing but JSON values. A config may also name a network of its author's own,
-{"fn": "my_module:Net", **arguments}: only `from_config` takes that (models/own.py).
+A spec is {"name": one of VARIANTS, **settings to change}. Configs, checkpoints and model folders hold
+specs, so all values are JSON. A config may also name its author's own network, {"fn": "my_module:Net",
+**arguments}; only `from_config` accepts that (models/own.py).
 """
 
 import dataclasses
@@ -20,10 +20,10 @@ from intern_jax.models.transfer import Generalist
 from intern_jax.models.uninet import SAMPLERS, UniNet
 from intern_jax.models.vit import ViT
 
-# Raised when a network of these gives other outputs of the same weights; part of what is kept under a key.
+# Raise it when one of these networks computes other outputs from the same weights; stored keys depend on it.
 FORMAT = 1
 
-# The form that the architecture search found: operators, expansions and strides of six stages.
+# The form found by the architecture search: operators, expansions and strides of six sections.
 _FOUND = {
     "operators": ("mbconv", "mbconv", "mbconv", "mbconv", "sa", "sa"),
     "expansions": (1, 4, 6, 3, 2, 5),
@@ -48,9 +48,9 @@ METANETS: dict[str, dict[str, Any]] = {
         "head_dim": 64,
         "drop_path": 0.3,
     },
-    # Reconstructions: these two tables are ours, the paper's were never published. MN-B1 is UniNet-B1
-    # without its samplers; MN-B7 is MN-B4's form scaled to the published 100.2 M parameters (with
-    # 1000 classes) and 7.26 G multiply-adds at 224 pixels.
+    # These two tables are our reconstructions, because the paper's were never published. MN-B1 is
+    # UniNet-B1 without its samplers. MN-B7 is MN-B4's form, scaled to the published 100.2 M parameters
+    # (with 1000 classes) and 7.26 G multiply-adds at 224 pixels.
     "mn_b1": _FOUND
     | {
         "repeats": (1, 2, 4, 4, 4, 8),
@@ -65,7 +65,7 @@ METANETS: dict[str, dict[str, Any]] = {
         "stem": 32,
         "head_dim": 64,
     },
-    # Ours, for the embedded world: 32 or 64 pixels on CPU cores; attention at stride 8.
+    # Ours, for the embedded data: images of 32 or 64 pixels on CPU cores, attention at stride 8.
     "embedded": {
         "operators": ("conv", "conv", "sa", "sa"),
         "repeats": (1, 1, 1, 1),
@@ -79,7 +79,7 @@ METANETS: dict[str, dict[str, Any]] = {
         "layer_scale": 0.1,
         "activation": "gelu_tanh",
     },
-    # The same shape of network, as small as tests like it.
+    # The same form, as small as tests need it.
     "embedded_tiny": {
         "operators": ("conv", "conv", "sa", "sa"),
         "repeats": (1, 1, 1, 1),
@@ -136,25 +136,43 @@ _TABLES = {MetaNet: METANETS, UniNet: UNINETS, ResNet: RESNETS, ViT: VITS, Gener
 VARIANTS = {name: settings for table in _TABLES.values() for name, settings in table.items()}
 _FAMILIES = {name: family for family, table in _TABLES.items() for name in table}
 
+# Sides in pixels of the pictures that these networks were made for; others of the zoo without an `image_size`: 224.
+_SIDES = dict(zip(UNINETS, (160, 224, 256, 288, 320, 384, 448), strict=True))
+_SIDES |= {"embedded": 32, "embedded_tiny": 32}
+
 
 def build(spec: Mapping[str, Any]) -> Backbone:
     """The backbone of {"name": ..., **settings}; an unknown name, field or value is a UserError.
 
-    A spec that names code is refused: this is what opens specs that come from elsewhere.
+    A spec that names code is refused, because this function opens specs from untrusted files.
     """
     family, settings = _resolved(spec, trusted=False)
     return family(**settings)
 
 
 def from_config(spec: Mapping[str, Any]) -> Backbone:
-    """The same of a user's own config, which may name code: {"fn": "my_module:Net", **arguments}.
+    """The backbone of a spec in the user's own config, which may also be {"fn": "my_module:Net", **arguments}.
 
-    Such a network is checked against models/backbone.py; a UserError tells what it lacks.
+    Such a network is checked against models/backbone.py; a UserError says what it lacks.
     """
     if not names_code(spec):
         return build(spec)
     family, settings = _resolved(spec, trusted=True)
     return own.make(family, settings, spec)
+
+
+def usual_side(spec: Mapping[str, Any], network: Any) -> int:
+    """Side in pixels of the pictures that a spec's network was made for; 32 for an author's own without one."""
+    name = main_spec(spec).get("name")
+    return getattr(network, "image_size", None) or _SIDES.get(str(name), 224 if name else 32)
+
+
+def main_spec(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The spec whose conventions hold: a generalist's are those of its (first) branch."""
+    branch = spec.get("branch") or VARIANTS.get(str(spec.get("name")), {}).get("branch")
+    if not isinstance(branch, Mapping):
+        return spec
+    return branch if _is_spec(branch) else next(iter(branch.values()))
 
 
 def names_code(spec: Mapping[str, Any]) -> bool:
@@ -165,10 +183,10 @@ def names_code(spec: Mapping[str, Any]) -> bool:
 
 
 def in_dtype(spec: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """A spec that computes in `dtype`; one that names its own dtype keeps it, as does code that takes none."""
+    """The spec with this compute dtype. A spec with its own dtype, or of code without that argument, stays as it is."""
     if "fn" in spec:
         return {"dtype": dtype, **spec} if own.takes(spec["fn"], "dtype") else dict(spec)
-    if "branch" not in VARIANTS.get(spec.get("name"), {}):
+    if "branch" not in VARIANTS.get(str(spec.get("name")), {}):
         return {"dtype": dtype, **spec}
     branch = spec.get("branch", VARIANTS[spec["name"]]["branch"])
     if _is_spec(branch):
@@ -176,30 +194,15 @@ def in_dtype(spec: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     return dict(spec) | {"branch": {name: in_dtype(one, dtype) for name, one in branch.items()}}
 
 
-def feature_strides(spec: Mapping[str, Any]) -> tuple[int, ...]:
-    """Pixels of the image per position of layer1..layer4."""
-    return build(spec).layer_strides
-
-
-def feature_channels(spec: Mapping[str, Any]) -> tuple[int, ...]:
-    """Channels of layer1..layer4."""
-    return build(spec).layer_channels
-
-
-def pooled_features(spec: Mapping[str, Any]) -> int:
-    """Size of "pooled"."""
-    return build(spec).features
-
-
 def _resolved(spec: Mapping[str, Any], trusted: bool) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """What makes the network of a spec, and its checked arguments."""
+    """The class or function that makes the network of a spec, and its checked arguments."""
     if "fn" in spec:
         if not trusted:
             raise UserError("backbone.fn: only a config can name code; name a variant of the zoo")
         return own.resolved(spec)
     if "own" in spec:
         raise UserError(
-            f"backbone.own: {spec['own']!r} is text, the name of its author's code; give the function"
+            f"backbone.own: {spec['own']!r} only names its author's code; give the function"
         )
     family, settings = _settings(spec)
     if family is Generalist:
@@ -234,20 +237,19 @@ def _settings(spec: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, An
 def _check_metanet(settings: Mapping[str, Any]) -> None:
     lengths = {column: len(settings[column]) for column in COLUMNS}
     if len(set(lengths.values())) > 1:
-        raise UserError(f"backbone: columns of the stage table differ in length: {lengths}")
+        raise UserError(f"backbone: columns of the section table differ in length: {lengths}")
     for operator in settings["operators"]:
         _check_known("operators", operator, OPERATORS)
     _check_known("activation", settings.get("activation", "gelu"), ACTIVATIONS)
     _check_heads(settings)
     if "mixer" in settings["operators"] and not settings.get("image_size"):
         raise UserError(
-            "backbone.image_size: missing; operator 'mixer' is made for one size of images, "
-            "such as 224"
+            "backbone.image_size: missing; operator 'mixer' needs one size of images, such as 224"
         )
-    outputs, stages = tuple(settings.get("outputs", (1, 2, 4, 5))), lengths["operators"]
-    if len(outputs) != 4 or sorted(set(outputs)) != list(outputs) or outputs[-1] != stages - 1:
+    outputs, sections = tuple(settings.get("outputs", (1, 2, 4, 5))), lengths["operators"]
+    if len(outputs) != 4 or sorted(set(outputs)) != list(outputs) or outputs[-1] != sections - 1:
         raise UserError(
-            f"backbone.outputs: {outputs} must be four rising stage numbers, the last {stages - 1}"
+            f"backbone.outputs: {outputs} must be four rising section numbers, the last {sections - 1}"
         )
 
 
@@ -255,11 +257,13 @@ def _check_heads(settings: Mapping[str, Any]) -> None:
     head_dim, inputs = settings.get("head_dim", 32), settings.get("stem", 32)
     table = zip(settings["operators"], settings["channels"], strict=True)
     for stage, (operator, channels) in enumerate(table):
-        # Without a sampler the first block of a stage attends on the channels it receives.
+        # Without a sampler, attention in the first block of a stage reads the incoming channels.
         seen = (channels,) if stage and "samplers" in settings else (inputs, channels)
         wrong = [c for c in seen if c % head_dim]
         if operator in ("sa", "xca") and wrong:
-            raise UserError(f"backbone.channels: {wrong[0]} is no multiple of head_dim {head_dim}")
+            raise UserError(
+                f"backbone.channels: {wrong[0]} is not a multiple of head_dim {head_dim}"
+            )
         inputs = channels
 
 
@@ -268,17 +272,19 @@ def _check_uninet(settings: Mapping[str, Any]) -> None:
     for sampler in samplers:
         _check_known("samplers", sampler, SAMPLERS)
     _check_metanet({**settings, "samplers": samplers})
-    stages = len(settings["operators"])
-    if len(samplers) != stages - 1:
+    sections = len(settings["operators"])
+    if len(samplers) != sections - 1:
         raise UserError(
-            f"backbone.samplers: {len(samplers)} for {stages} stages; name one for each but the first"
+            f"backbone.samplers: {len(samplers)} for {sections} sections; name one for each but the first"
         )
     if settings["strides"][0] != 1:
         raise UserError("backbone.strides: the first must be 1, that stage has no sampler")
     for sampler, channels in zip(samplers, settings["channels"][1:], strict=True):
         head_dim = settings.get("head_dim", 32)
         if sampler == "lg_dsm" and channels % head_dim:
-            raise UserError(f"backbone.channels: {channels} is no multiple of head_dim {head_dim}")
+            raise UserError(
+                f"backbone.channels: {channels} is not a multiple of head_dim {head_dim}"
+            )
 
 
 def _check_resnet(settings: Mapping[str, Any]) -> None:
@@ -296,16 +302,16 @@ def _check_vit(settings: Mapping[str, Any]) -> None:
     if depth < 4:
         raise UserError(f"backbone.depth: {depth}; four layers need four blocks or more")
     if size % patch:
-        raise UserError(f"backbone.image_size: {size} is no multiple of patch, {patch}")
+        raise UserError(f"backbone.image_size: {size} is not a multiple of patch, {patch}")
 
 
 def _branches(settings: Mapping[str, Any], trusted: bool) -> dict[str, Any]:
-    """A generalist's "family" and "branch", of one spec for all its branches or one for each."""
+    """A generalist's "family" and "branch", for one spec of all branches or one per branch."""
     names = settings.get("branches", Generalist.branches)
     _check_names(names, settings.get("sets"))
     branch = settings["branch"]
     if not isinstance(branch, Mapping):
-        raise UserError(f"backbone.branch: {branch!r} is no spec; write name: a variant")
+        raise UserError(f"backbone.branch: {branch!r} is not a spec; write name: a variant")
     if _is_spec(branch):
         family, settings = _one_branch("branch", branch, trusted)
         return {"family": family, "branch": settings}
@@ -352,13 +358,15 @@ def _one_branch(
     where: str, spec: Mapping[str, Any], trusted: bool
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
     if not isinstance(spec, Mapping) or not _is_spec(spec):
-        raise UserError(f"backbone.{where}: {spec!r} is no spec; write name: a variant of the zoo")
+        raise UserError(
+            f"backbone.{where}: {spec!r} is not a spec; write name: a variant of the zoo"
+        )
     family, settings = _resolved(spec, trusted)
     if family is Generalist:
         raise UserError(f"backbone.{where}: a generalist's branches are plain backbones")
     if family is ViT:
         raise UserError(
-            f"backbone.{where}: a ViT has no maps between its stages to transfer; "
+            f"backbone.{where}: a ViT has no maps between its sections to transfer; "
             "name a MetaNet, UniNet or ResNet"
         )
     if "fn" in spec:
@@ -367,7 +375,7 @@ def _one_branch(
 
 
 def _is_spec(value: Mapping[str, Any]) -> bool:
-    """Whether it is one spec, and not a mapping of branches' names to specs."""
+    """Whether `value` is one spec, and not a mapping of branches' names to specs."""
     return isinstance(value.get("name"), str) or isinstance(value.get("fn"), str)
 
 

@@ -1,1 +1,1 @@
-"""Operations on arrays with a form per platform; no parameters."""
+"""Operations on arrays without parameters; some have one form per platform."""

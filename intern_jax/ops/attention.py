@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from intern_jax.ops.forms import by_platform
 
 
-# A function of its own, so that layers of one shape are traced once.
+# It is jitted by itself, so that layers of one shape are traced once.
 @partial(jax.jit, static_argnames=("causal", "form"))
 def attention(
     q_BxNxHxD: jax.Array,
@@ -22,13 +22,13 @@ def attention(
     bias: jax.Array | None = None,
     form: str = "auto",
 ) -> jax.Array:
-    """Scaled dot-product attention, softmax in at least float32; returns [B,N,H,D] of v's dtype.
+    """Scaled dot-product attention [B,N,H,D] in v's dtype; the softmax is in at least float32.
 
     `causal` lets query n see keys 0..n (N = M). `mask` (bool, broadcast to [B,H,N,M]) is True where a
-    query sees a key; a query that sees none gets 0, and gives no gradient. `bias` (finite, broadcast to
+    query sees a key. A query that sees no key gets 0 and no gradient. `bias` (finite, broadcast to
     [B,H,N,M], differentiable) is added to the scaled scores. XLA:CPU runs the late-normalised form,
     (exp(s) v) / sum(exp(s)), 1.2 to 1.5 times faster than softmax(s) v; `form` forces "cpu" or "native".
-    Raises ValueError for a mask that is not bool, or a mask or bias of another shape.
+    ValueError for a mask that is not bool, or a mask or bias of another shape.
     """
     full = (*q_BxNxHxD.shape[:1], q_BxNxHxD.shape[2], q_BxNxHxD.shape[1], k_BxMxHxD.shape[1])
     if mask is not None and mask.dtype != bool:
@@ -48,7 +48,7 @@ def _to_rank_4(name, x, full):
 
 
 def _scores(q, k, causal, mask, bias):
-    """Scores [B,H,N,M], those of unseen keys the smallest number; and where keys are seen (None: everywhere)."""
+    """(scores [B,H,N,M], with the smallest number for unseen keys; where keys are seen, or None for everywhere)."""
     precise = jnp.promote_types(q.dtype, jnp.float32)
     scale = q.shape[-1] ** -0.5
     scores = jnp.einsum("bnhd,bmhd->bhnm", q * scale, k, preferred_element_type=precise)
@@ -60,7 +60,7 @@ def _scores(q, k, causal, mask, bias):
         seen = before if mask is None else before & mask
     if seen is not None:
         scores = jnp.where(seen, scores, jnp.finfo(precise).min)
-    # Under `causal` alone every query sees a key.
+    # With `causal` alone every query sees a key.
     return scores, None if mask is None else seen
 
 
@@ -78,15 +78,15 @@ def _late_forward(causal, q, k, v, mask, bias):
         weights = jnp.where(seen, weights, 0)
         total = weights.sum(axis=-1)
         share = jnp.where(total > 0, 1 / total, 0)
-    # [B,N,H,1], of the queries' order.
+    # [B,N,H,1], in the order of the queries.
     share = jnp.swapaxes(share, 1, 2)[..., None]
     out = jnp.einsum("bhnm,bmhd->bnhd", weights, v.astype(weights.dtype)) * share
     return out.astype(v.dtype), (q, k, v, bias, weights, share, out)
 
 
-def _late_backward(causal, saved, grad):
-    # Softmax's gradient, p (dp - sum(p dp)), with sum(p dp) as the product of output and gradient: [B,H,N,M] is
-    # read and written once less than by autodiff (as in FlashAttention-2, arXiv 2307.08691, section 3.1).
+def _late_backward(_causal, saved, grad):
+    # The softmax gradient is p (dp - sum(p dp)). Here sum(p dp) is the product of output and gradient, which reads
+    # and writes [B,H,N,M] once less than autodiff (FlashAttention-2, arXiv 2307.08691, section 3.1).
     q, k, v, bias, weights, share, out = saved
     grad, wide_v = grad.astype(weights.dtype), v.astype(weights.dtype)
     product = (grad * out).sum(axis=-1, keepdims=True)
@@ -105,7 +105,7 @@ _late.defvjp(_late_forward, _late_backward)
 
 
 def _sum_to(x, shape):
-    """The gradient of an array of this shape that was broadcast to x's."""
+    """Sum x, a gradient, to this shape, which was broadcast to that of x."""
     over = [axis for axis, (a, b) in enumerate(zip(shape, x.shape, strict=True)) if a != b]
     return x.sum(axis=tuple(over), keepdims=True)
 
@@ -135,7 +135,7 @@ def cross_covariance_attention(
 
 
 def _unit_over_tokens(x):
-    # The square root has no finite slope at 0: an all-zero channel gets no gradient.
+    # The square root has an infinite slope at 0, so an all-zero channel gets no gradient.
     square = jnp.sum(x * x, axis=1, keepdims=True)
     floor = 1e-24
     return x * jax.lax.rsqrt(jnp.maximum(square, floor))

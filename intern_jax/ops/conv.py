@@ -1,8 +1,8 @@
-"""Convolution in two forms with one meaning.
+"""Convolution in two forms with the same result.
 
-XLA:CPU has fast code for most convolutions, and none for those of small maps (100 times slower at 2 x 2) and for the
-gradients of strided ones. A matrix product with the windows side by side (im2col) does those. Legend: B batch, H
-height, W width, I and C channels, K kernel side.
+XLA:CPU is fast for most convolutions. It is slow on small maps (100 times slower at 2 x 2) and in the gradients of
+strided convolutions. The CPU form computes those as a matrix product with the windows side by side (im2col).
+Legend: B batch, H height, W width, I and C channels, K kernel side.
 """
 
 from functools import partial
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from intern_jax.ops.forms import by_platform, native_conv, windows
 from intern_jax.ops.linear import linear
 
-# Output positions of a sample up to which the CPU form is always the matrix product.
+# Up to so many output positions per sample the CPU form is always the matrix product.
 SMALL_MAP = 49
 
 
@@ -21,10 +21,10 @@ SMALL_MAP = 49
 def conv(
     x_BxHxWxI: jax.Array, kernel_KxKxIxC: jax.Array, stride: int = 1, form: str = "auto"
 ) -> jax.Array:
-    """Convolve with an odd K x K kernel, zero padding K // 2 on both sides.
+    """Convolve with an odd K x K kernel and zero padding of K // 2 on all sides.
 
-    Returns [B, ceil(H / stride), ceil(W / stride), C]: symmetric padding, not XLA's "SAME". `form` forces "cpu" or
-    "native".
+    Returns [B, ceil(H / stride), ceil(W / stride), C]. The padding is symmetric, unlike XLA's "SAME". `form` forces
+    "cpu" or "native".
     """
     native = partial(native_conv, stride=stride)
     cpu = partial(_product, stride=stride) if _is_small(x_BxHxWxI, stride) else native

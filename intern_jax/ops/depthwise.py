@@ -1,7 +1,7 @@
-"""Depthwise convolution in two forms with one meaning.
+"""Depthwise convolution in two forms with the same result.
 
-XLA:CPU runs a grouped convolution 10 to 50 times slower than K*K shifted multiply-adds,
-accelerators run it natively. Legend: B batch, H height, W width, C channels, K kernel side.
+XLA:CPU runs a grouped convolution 10 to 50 times slower than K*K shifted multiply-adds; accelerators
+have a fast grouped convolution. Legend: B batch, H height, W width, C channels, K kernel side.
 """
 
 from functools import partial, reduce
@@ -13,14 +13,14 @@ from jax import lax
 from intern_jax.ops.forms import by_platform, native_conv, pad_map, windows
 
 
-# A function of its own, so that layers of one shape are traced once.
+# It is jitted by itself, so that layers of one shape are traced once.
 @partial(jax.jit, static_argnames=("stride", "form"))
 def depthwise_conv(
     x_BxHxWxC: jax.Array, kernel_KxKxC: jax.Array, stride: int = 1, form: str = "auto"
 ) -> jax.Array:
-    """Convolve every channel with its own odd K x K kernel, zero padding K // 2 on both sides.
+    """Convolve every channel with its own odd K x K kernel and zero padding of K // 2 on all sides.
 
-    Returns [B, ceil(H / stride), ceil(W / stride), C]: symmetric padding, not XLA's "SAME".
+    Returns [B, ceil(H / stride), ceil(W / stride), C]. The padding is symmetric, unlike XLA's "SAME".
     """
     return _convolve(x_BxHxWxC, kernel_KxKxC, stride, form)
 
@@ -61,7 +61,7 @@ def _shifted_vjp(x, kernel, grad, stride):
     side = kernel.shape[0]
     spread = grad
     if stride > 1:
-        # Row r of the output saw the input around r * stride: put it there, zeros between.
+        # Row r of the output read the input around r * stride, so put it there, with zeros between rows.
         config = [
             (0, size - 1 - stride * (out - 1), stride - 1)
             for size, out in zip(x.shape[1:3], grad.shape[1:3], strict=True)
@@ -70,8 +70,8 @@ def _shifted_vjp(x, kernel, grad, stride):
         spread = lax.pad(grad, zero, ((0, 0, 0), *config, (0, 0, 0)))
     d_x = _shifted(spread, kernel[::-1, ::-1], 1).astype(x.dtype)
 
-    # Row by row of the output, K rows of the map and one of the gradient stay in cache for all taps. A loop over
-    # samples would gather a batch that lies split over devices.
+    # The loop is over rows of the output: K rows of the map and one of the gradient stay in cache for all taps. A loop
+    # over samples would all-gather a batch that is sharded over devices.
     padded, width = pad_map(x, side), grad.shape[2]
     precise = jnp.promote_types(x.dtype, jnp.float32)
 

@@ -1,4 +1,4 @@
-"""Operations in two forms with one meaning: one for XLA:CPU, one for accelerators."""
+"""Helpers for operations with two forms of the same result: one for XLA:CPU, one for accelerators."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,9 +11,9 @@ FORMS = ("auto", "cpu", "native")
 
 
 def by_platform(form: str, cpu: Callable, native: Callable, *args: jax.Array) -> Any:
-    """Call `cpu` or `native` on `args`; "auto" decides at lowering, the names force a form.
+    """Call `cpu` or `native` on `args`. "auto" decides when the program is lowered; the names force a form.
 
-    So a program compiled on a CPU machine for a TPU holds the native form.
+    A program that a CPU machine compiles for a TPU therefore holds the native form.
     """
     if form == "auto":
         return lax.platform_dependent(*args, cpu=cpu, default=native)
@@ -23,7 +23,7 @@ def by_platform(form: str, cpu: Callable, native: Callable, *args: jax.Array) ->
 
 
 def pad_map(x: jax.Array, side: int, fill: float = 0.0) -> jax.Array:
-    """A map [B,H,W,C] with side // 2 of `fill` on all its sides."""
+    """Pad a map [B,H,W,C] with side // 2 pixels of `fill` on all sides."""
     pad = (side // 2,) * 2
     return jnp.pad(x, ((0, 0), pad, pad, (0, 0)), constant_values=fill)
 
@@ -42,9 +42,10 @@ def native_conv(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -
 
 
 def windows(x: jax.Array, side: int, stride: int, fill: float = 0.0) -> Iterator[jax.Array]:
-    """What each place of a side x side window sees of a map [B,H,W,C], row by row: [B,out height,out width,C].
+    """Yields, per position of a side x side window, its view of a map [B,H,W,C]: [B,out height,out width,C].
 
-    The map is padded with side // 2 of `fill` on all sides; the windows begin `stride` apart.
+    The positions come row by row. The map is padded with side // 2 pixels of `fill` on all sides, and windows begin
+    `stride` pixels apart.
     """
     height, width = (-(-size // stride) for size in x.shape[1:3])
     x = pad_map(x, side, fill)

@@ -1,11 +1,11 @@
-"""From uint8 pictures to what a backbone reads. Legend: B batch, H height, W width."""
+"""Normalise uint8 pictures for a backbone. Legend: B batch, H height, W width."""
 
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
-# ImageNet's channel statistics (of pixel values in [0, 1]): the convention of every backbone trained here.
+# ImageNet's mean and deviation per channel, for pixel values in [0, 1]; all backbones trained here use them.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
@@ -13,6 +13,6 @@ STD = (0.229, 0.224, 0.225)
 def normalise(
     images_BxHxWx3: jax.Array, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
 ) -> jax.Array:
-    """Map uint8 RGB [B,H,W,3] to float32, about zero-mean and unit-variance: by a channel's mean and deviation."""
-    mean, std = (jnp.asarray(row, jnp.float32)[None, None, None] for row in (mean, std))
-    return (images_BxHxWx3.astype(jnp.float32) / 255.0 - mean) / std
+    """Map uint8 RGB [B,H,W,3] to float32: subtract the mean and divide by the deviation of each channel."""
+    centre, spread = (jnp.asarray(row, jnp.float32)[None, None, None] for row in (mean, std))
+    return (images_BxHxWx3.astype(jnp.float32) / 255.0 - centre) / spread

@@ -1,8 +1,8 @@
-"""Products of the last axes of a map with a kernel, and their gradients.
+"""Products of the last axes of a map with a kernel, with a CPU form of their gradient.
 
-XLA:CPU turns a kernel's gradient that sums over several axes of a map, as autodiff writes it, into copies of both
-operands with the channels in front, strided and slow; with those axes made one there are none. Accelerators tile the
-last two axes, where the same reshape would be the copy.
+In autodiff's form, the gradient of the kernel sums over several axes of the map. XLA:CPU then copies both operands with
+the channels in front, which is strided and slow. If these axes are reshaped to one, it makes no copy. On accelerators,
+which tile the last two axes, the reshape itself would be a copy.
 """
 
 from functools import partial
@@ -14,19 +14,23 @@ from jax import lax
 from intern_jax.ops.forms import by_platform
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def linear(x: jax.Array, kernel: jax.Array, inputs: int = 1, form: str = "auto") -> jax.Array:
-    """Contract the last `inputs` axes of x [..., *I] with the first of kernel [*I, *O]; returns [..., *O].
+    """Contract the last `inputs` axes of x [..., *I] with the first ones of kernel [*I, *O]; returns [..., *O].
 
-    `form` forces the gradient's form, "cpu" or "native".
+    `form` forces the form of the gradient, "cpu" or "native".
     """
+    return _linear(x, kernel, inputs, form)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _linear(x, kernel, inputs, _form):
     first = x.ndim - inputs
     over = (tuple(range(first, x.ndim)), tuple(range(inputs)))
     return lax.dot_general(x, kernel, (over, ((), ())))
 
 
 def _forward(x, kernel, inputs, form):
-    return linear(x, kernel, inputs, form), (x, kernel)
+    return _linear(x, kernel, inputs, form), (x, kernel)
 
 
 def _backward(inputs, form, saved, grad):
@@ -34,11 +38,12 @@ def _backward(inputs, form, saved, grad):
     outputs = kernel.ndim - inputs
     over = (tuple(range(grad.ndim - outputs, grad.ndim)), tuple(range(inputs, kernel.ndim)))
     d_x = lax.dot_general(grad, kernel, (over, ((), ())))
-    cpu, native = (partial(f, shape=kernel.shape, inputs=inputs) for f in (_flat, _as_it_is))
+    cpu = partial(_flat, shape=kernel.shape, inputs=inputs)
+    native = partial(_as_it_is, inputs=inputs)
     return d_x, by_platform(form, cpu, native, x, grad)
 
 
-linear.defvjp(_forward, _backward)
+_linear.defvjp(_forward, _backward)
 
 
 def _flat(x, grad, shape, inputs):
@@ -46,6 +51,6 @@ def _flat(x, grad, shape, inputs):
     return lax.dot_general(*rows, (((0,), (0,)), ((), ()))).reshape(shape)
 
 
-def _as_it_is(x, grad, shape, inputs):
+def _as_it_is(x, grad, inputs):
     over = tuple(range(x.ndim - inputs))
     return lax.dot_general(x, grad, ((over, over), ((), ())))

@@ -1,7 +1,7 @@
-"""3x3 max-pooling; its gradient has two forms with one meaning.
+"""3x3 max-pooling, whose gradient has two forms with the same result.
 
-XLA:CPU looks for the largest of each window again, with its index, element by element; comparing nine shifted maps is
-faster. Accelerators have an operation for it.
+XLA:CPU searches each window again for its largest value, element by element. Comparing nine shifted maps is faster.
+Accelerators have an operation for it.
 """
 
 from functools import partial
@@ -15,13 +15,17 @@ from intern_jax.ops.forms import by_platform, windows
 SIDE = 3
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def max_pool(x_BxHxWxC: jax.Array, stride: int, form: str = "auto") -> jax.Array:
-    """The largest of each 3x3 window, padded with -inf on both sides; [B, ceil(H / stride), ceil(W / stride), C].
+    """The largest value of each 3x3 window [B, ceil(H / stride), ceil(W / stride), C]; the padding is -inf.
 
-    The gradient goes to the first of equals, row by row. `form` forces its form, "cpu" or "native".
+    Of equal values, the first one by row gets the gradient. `form` forces the gradient's form, "cpu" or "native".
     """
-    return _largest(x_BxHxWxC, stride)
+    return _pool(x_BxHxWxC, stride, form)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _pool(x, stride, _form):
+    return _largest(x, stride)
 
 
 def _largest(x, stride):
@@ -30,7 +34,7 @@ def _largest(x, stride):
     return lax.reduce_window(x, -jnp.inf, lax.max, size, strides, pads)
 
 
-def _forward(x, stride, form):
+def _forward(x, stride, _form):
     y = _largest(x, stride)
     return y, (x, y)
 
@@ -40,10 +44,10 @@ def _backward(stride, form, saved, grad):
     return (by_platform(form, cpu, native, *saved, grad),)
 
 
-max_pool.defvjp(_forward, _backward)
+_pool.defvjp(_forward, _backward)
 
 
-def _native_vjp(x, y, grad, stride):
+def _native_vjp(x, _y, grad, stride):
     return jax.vjp(partial(_largest, stride=stride), x)[1](grad)[0]
 
 

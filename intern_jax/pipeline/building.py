@@ -1,4 +1,4 @@
-"""From a stage's entry in a config to the stage: what its constructor is given, and the rules that start its arrays."""
+"""From a stage's entry in a config to the stage: its constructor's arguments, and the rules that start its arrays."""
 
 import functools
 import inspect
@@ -7,15 +7,16 @@ from typing import Any
 
 import jax
 
+from intern_jax import families
 from intern_jax.core import config as config_lib
 from intern_jax.core.config import UserError
 from intern_jax.models import zoo
 from intern_jax.train.evaluation import Evaluation
-from intern_jax.train.stage import Stage, family_of
+from intern_jax.train.stage import Stage, kind_of
 
-# What a stage's constructor is given, if it has such a parameter.
+# Arguments that a stage's constructor gets from the run, if it has such a parameter.
 GIVEN = ("backbone", "classes", "teachers")
-# What an evaluator's function or constructor is given, if it has such a parameter.
+# Arguments that an evaluator's function or constructor gets from the run, if it has such a parameter.
 MEASURED = ("stage", "mesh")
 
 
@@ -27,16 +28,18 @@ def build_stage(
 ) -> Stage:
     """The stage of a config's entry.
 
-    `spec`: of its backbone; `sources`: its opened sources by group, or {} to know only what it declares; `specs`: the
-    backbones' specs of the stages that it starts from, by name. A constructor is given the backbone's spec, the classes
-    of each group's sources, and as teachers the backbones' specs of its frozen roles.
+    `spec` is that of its backbone. `sources` are its opened sources by group, or {} if only its declarations matter.
+    `specs` are the backbone specs of earlier stages, by name. The constructor gets the backbone's spec, the classes of
+    each group's sources, and as `teachers` the backbone specs of its frozen roles.
     """
     bound = {role: name for role, name in (entry.get("start") or {}).items() if name}
     teachers = {role: dict(specs[name]) for role, name in bound.items()} if specs else {}
-    given = {"backbone": spec, "classes": head_classes(sources), "teachers": teachers}
+    # What a stage declares may follow from its groups, also where their sources are not open yet.
+    classes = head_classes(sources) if sources else {group: [] for group in entry["data"]}
+    given = {"backbone": spec, "classes": classes, "teachers": teachers}
     stage = _construct(entry["stage"], given)
     frozen = {role: spec for role, spec in teachers.items() if role in frozen_roles(stage)}
-    # Which roles are frozen a stage says once it is made: one that asks for teachers is made again with those.
+    # Only a stage that is made says which roles are frozen, so one that asks for teachers is made a second time.
     if frozen != teachers and given_to(config_lib.bind(entry["stage"]).func, ("teachers",)):
         stage = _construct(entry["stage"], given | {"teachers": frozen})
     stage.graft = rules(stage, entry.get("graft"))
@@ -44,7 +47,7 @@ def build_stage(
 
 
 def given_to(function: Callable[..., Any], names: Iterable[str]) -> tuple[str, ...]:
-    """Those of the names that a function has as parameters."""
+    """The names in `names` that are parameters of the function."""
     known = config_lib.parameters(function)
     return tuple(name for name in names if name in known)
 
@@ -66,29 +69,33 @@ def _construct(spec: Mapping[str, Any], given: Mapping[str, Any]) -> Stage:
 
 
 def frozen_roles(stage: Stage) -> list[str]:
-    """The roles whose arrays the stage reads and does not change."""
+    """The roles whose arrays the stage reads and never changes."""
     return [role for role, declared in stage.roles.items() if declared.frozen]
 
 
 def rules(stage: Stage, graft: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """The stage's graft rules after those that a config adds, or those that a config puts in their place."""
+    """The config's added graft rules followed by the stage's own, or the config's replacement of them."""
     graft = graft or {}
     own = stage.graft if graft.get("replace") is None else graft["replace"]
     return [(regex, template) for regex, template in (*graft.get("add", ()), *own)]
 
 
 def head_classes(sources: Mapping[str, Any]) -> dict[str, list[tuple[str, int]]]:
-    """Each group's sources with the classes of their heads: 0 where a source has depth and no classes."""
+    """For each group, (source, number of classes) of its heads; 0 for a family whose answers are not classes."""
     return {
-        group: [(s.name, 0 if s.family == "depth" else len(s.classes)) for s in opened]
+        group: [(s.name, _classes(s, f"data.{group} ({s.name})")) for s in opened]
         for group, opened in sources.items()
     }
+
+
+def _classes(source: Any, where: str) -> int:
+    return len(source.classes) if families.find(source.family, f"{where}/family").classes else 0
 
 
 def evaluations(
     entry: Mapping[str, Any], stage: Stage, mesh: jax.sharding.Mesh
 ) -> list[Evaluation]:
-    """The evaluators of an entry: instances of their class, or their function, called with the model's variables."""
+    """The evaluations of an entry: each calls a function, or an object of a class, with the model's variables."""
     made = []
     for name, settings in entry["evaluators"].items():
         spec = {field: v for field, v in settings.items() if field not in ("every", "where")}
@@ -104,9 +111,9 @@ def evaluations(
 
 
 def in_dtype(spec: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """A backbone spec that computes in `dtype`; "auto" is bfloat16 on accelerators and float32 on CPU.
+    """A backbone spec with this compute dtype; "auto" is bfloat16 on accelerators and float32 on CPU.
 
-    Parameters, statistics, softmax and losses stay float32; a spec that names its own dtype keeps it.
+    Parameters, statistics, softmax and losses stay float32. A spec that has its own dtype keeps it.
     """
     if dtype == "auto":
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
@@ -114,11 +121,11 @@ def in_dtype(spec: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
 
 def spec_of(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The spec of a stage's backbone, in the dtype that a checked config computes in."""
+    """The spec of a stage's backbone, with the compute dtype of the checked config."""
     return in_dtype(settings[name]["backbone"], settings["compute_dtype"])
 
 
-def group_of(groups: Iterable[str], *families: str) -> str | None:
-    """The first group of the first of these families that has one; None where none has."""
+def group_of(groups: Iterable[str], *kinds: str) -> str | None:
+    """The first group of the first of these kinds that has a group; None if none has."""
     groups = list(groups)
-    return next((g for family in families for g in groups if family_of(g) == family), None)
+    return next((g for kind in kinds for g in groups if kind_of(g) == kind), None)

@@ -1,15 +1,14 @@
 """Run a config's stages in order, then its benchmark and its report.
 
-A stage's output lies in workdir/seed<S>/<stage>-<key> (keys.py). The same key continues or is reused; another key is
-another folder, and what differs from the newest sibling is printed.
+The output of a stage is the folder workdir/seed<S>/<stage>-<key> (keys.py). A folder with the same key is resumed or
+reused. Another key is another folder, and the run prints the differences from the newest sibling.
 
-Several processes all train; process 0 alone decides what is done, writes what is not a checkpoint, and scores.
+All processes train. Process 0 alone decides what is done, writes all files but checkpoints, and scores.
 """
 
 import dataclasses
 import logging
 import os
-import pathlib
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -17,12 +16,13 @@ from typing import Any
 import jax
 import ml_collections
 
-from intern_jax.benchmark import runner
+from intern_jax.benchmark.scores import cells, render, table
 from intern_jax.core import config as config_lib
 from intern_jax.core import hosts
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json
+from intern_jax.core.layout import Layout
 from intern_jax.core.versions import versions
 from intern_jax.data.batches.stream import Segment, Stream
 from intern_jax.pipeline import keys, preflight, scores
@@ -38,16 +38,15 @@ log = logging.getLogger("intern_jax.pipeline")
 def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
     """Train every stage for every seed, score the benchmark rows, and write results.json and report.html.
 
-    All processes of a run call it; those beside process 0 get no scores. Raises hosts.Stopped after SIGTERM.
+    All processes of a run call it; only process 0 gets scores. Raises hosts.Stopped after SIGTERM.
     """
     settings = settings_lib.check(config)
-    workdir = pathlib.Path(workdir)
+    layout = Layout.of(workdir)
     hosts.check_same({"config": settings, "versions": versions()}, "start")
     mesh = mesh_lib.make_mesh(**settings["mesh"])
     prints = keys.fingerprints(settings)
-    workdir.mkdir(parents=True, exist_ok=True)
-    config_lib.enable_compilation_cache(workdir / "compiled")
-    results = {
+    config_lib.enable_compilation_cache(layout.make().compiled)
+    results: dict[str, Any] = {
         "config": settings,
         "versions": versions(),
         "stages": [],
@@ -56,25 +55,29 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[s
     }
     started = time.time()
     for seed in settings["seeds"]:
-        products = train_stages(settings, prints, seed, mesh, workdir)
+        products = train_stages(settings, prints, seed, mesh, layout)
         with hosts.main_alone(f"scores of seed {seed}") as here:
             if here:
-                scores.score(settings, products, seed, workdir, results)
+                scores.score(settings, products, seed, layout, results)
     with hosts.main_alone("report") as here:
         if here:
-            results["table"] = runner.table(runner.test_records(results["records"]))
+            records = results["records"]
+            sheet = table.sheet(records)
+            results["records"] = [record.plain() for record in records]
+            results |= {"table": render.text(sheet), "scores": sheet.plain()}
+            results["efficiency"] = table.panels(cells.of(records))
             results["seconds"] = round(time.time() - started, 1)
-            write_json(workdir / "results.json", results)
-            # Here, since matplotlib takes its time, which a training that starts again has not.
+            write_json(layout.results, results)
+            # Imported here: matplotlib imports slowly, and a training that resumes does not need it.
             from intern_jax.report import html
 
-            html.write_report(workdir)
+            html.write_report(layout.workdir)
     return results
 
 
 @dataclasses.dataclass(frozen=True)
 class Link:
-    """A stage of the chain: its product, what its key is the digest of, and the stages it starts from."""
+    """A stage of the chain: its product, the content that its key is a digest of, and the stages it starts from."""
 
     product: Product
     content: Mapping[str, Any]
@@ -86,12 +89,12 @@ def train_stages(
     prints: keys.Fingerprints,
     seed: int,
     mesh: jax.sharding.Mesh,
-    workdir: pathlib.Path,
+    layout: Layout,
 ) -> dict[str, Product]:
-    """All stages of one seed, in order, reusing what is already there. `settings`: a checked config."""
-    chain = links(settings, prints, seed, workdir / f"seed{seed}")
+    """Train all stages of one seed in order and reuse finished ones; `settings` is a checked config."""
+    chain = links(settings, prints, seed, layout)
     found = hosts.broadcast_json(
-        {name: keys.status(link.product.folder, name, link.content) for name, link in chain.items()}
+        {name: keys.status(link.product.files, name, link.content) for name, link in chain.items()}
     )
     traced: preflight.Products = {}
     for name in chain:
@@ -103,15 +106,15 @@ def train_stages(
         if found[name] != "reused":
             if hosts.is_main():
                 link.product.folder.mkdir(parents=True, exist_ok=True)
-                write_json(link.product.folder / "key.json", link.content)
+                write_json(link.product.files.key, link.content)
             train_stage(settings, link, mesh)
     return {name: link.product for name, link in chain.items()}
 
 
 def links(
-    settings: Mapping[str, Any], prints: keys.Fingerprints, seed: int, folder: pathlib.Path
+    settings: Mapping[str, Any], prints: keys.Fingerprints, seed: int, layout: Layout
 ) -> dict[str, Link]:
-    """The stages of one seed by name, with their keys and folders: they follow from the config and the data alone."""
+    """The stages of one seed by name, with their keys and folders, which depend on config and data alone."""
     chain: dict[str, Link] = {}
     for name in settings["stages"]:
         entry, spec = settings[name], spec_of(settings, name)
@@ -119,20 +122,20 @@ def links(
         specs = {earlier: link.product.spec for earlier, link in chain.items()}
         stage = build_stage(entry, spec, {}, specs)
         start = {role: product.key for role, product in bound.items()}
-        # Process 0's, so that all processes work in one folder.
+        # The key of process 0, so that all processes work in one folder.
         content = None
         if hosts.is_main():
             files = keys.files_of(entry)
             content = keys.content(entry, stage, spec, seed, start, prints[name], files)
         content = hosts.broadcast_json(content)
         key = keys.key_of(content)
-        product = Product(name, seed, key, folder / f"{name}-{key}", spec)
+        product = Product(name, seed, key, layout, spec)
         chain[name] = Link(product, content, bound)
     return chain
 
 
 def _check_batches(mesh: jax.sharding.Mesh, entry: Mapping[str, Any], where: str) -> None:
-    """Refuse batches that do not divide over the mesh, before any stage is trained."""
+    """Raise UserError for batches that do not divide over the mesh, before any stage is trained."""
     _, hosts_of_rows = mesh_lib.batch_rows(mesh)
     for name, group in entry["data"].items():
         size = group["batch_size"]
@@ -149,7 +152,7 @@ def _check_batches(mesh: jax.sharding.Mesh, entry: Mapping[str, Any], where: str
 
 
 def train_stage(settings: Mapping[str, Any], link: Link, mesh: jax.sharding.Mesh) -> None:
-    """Train one stage to its end and leave model.safetensors, metrics.jsonl and done.json in its folder."""
+    """Train one stage to its end and write model.safetensors, metrics.jsonl and done.json to its folder."""
     started, product = time.time(), link.product
     entry, seed = settings[product.name], product.seed
     specs = {earlier.name: earlier.spec for earlier in link.bound.values()}

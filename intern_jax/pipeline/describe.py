@@ -1,4 +1,4 @@
-"""What `inspect` prints: a model, a config or a checkpoint as text, without running any of them."""
+"""The texts of `inspect`: they describe a model, a config or a checkpoint without running it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from intern_jax import pipeline
 from intern_jax.core import config as config_lib
 from intern_jax.core import macs, tree
 from intern_jax.core.config import UserError
+from intern_jax.core.layout import StageFiles
 from intern_jax.models import zoo
 from intern_jax.train import checkpoint
 from intern_jax.weights import folder, safetensors
 
-# What a model is described at: the side of the images, and the branch where there are two.
+# A model is described at this side of the images, and with this branch if it has two.
 _SIZE, _TASK = 224, "cls"
 
 
 def describe_model(name: str) -> str:
-    """Stages, parameters, multiply-adds, activations and outputs of a zoo variant, or what a model folder holds."""
+    """Stages, parameters, multiply-adds, activations and outputs of a zoo variant, or the facts of a model folder."""
     if os.path.isdir(name):
         return describe_checkpoint(name)
     module = zoo.build({"name": name})
@@ -53,9 +54,9 @@ def describe_model(name: str) -> str:
     if branch:
         lines += ["", f"each branch, {branch['name']}", _parts(zoo.build(branch))]
     lines += ["", f"parameters      {total:,}"]
-    lines += [f"multiply-adds   {cost / 1e9:.3f} G a picture, for the pooled features"]
+    lines += [f"multiply-adds   {cost / 1e9:.3f} G per picture, for the pooled features"]
     lines += [
-        f"activations     {held / 1e6:.2f} MB a picture: the outputs of all blocks, in float32"
+        f"activations     {held / 1e6:.2f} MB per picture: the outputs of all blocks, in float32"
     ]
     shapes = [[name, _shape(leaf.shape[1:])] for name, leaf in out.items()]
     return "\n".join([*lines, "", _columns([["output", "shape"], *shapes])])
@@ -67,7 +68,7 @@ def _is_block(module: Any, method: str) -> bool:
 
 
 def _parts(module: Any, parameters: Mapping[str, Any] | None = None) -> str:
-    """One line for each part of a network, with as many parameters as it has of `parameters`."""
+    """One line per part of a network, with the number of its parameters among `parameters`."""
     parts = module.parts()
     fullest = max(parts, key=lambda part: len(part.facts))
     columns = list(dict.fromkeys(fact for part in (fullest, *parts) for fact in part.facts))
@@ -84,7 +85,7 @@ def _count(parameters: Mapping[str, Any]) -> int:
 
 
 def describe_config(spec: str, overrides: Sequence[str] = ()) -> str:
-    """Every field of a config as `name = value`, checked and with its defaults, and its stages."""
+    """Every field of a checked config, with its defaults, as `name = value`, and its stages."""
     config = config_lib.load_config(spec)
     config_lib.override(config, list(overrides), new=True)
     settings = pipeline.check(config)
@@ -99,24 +100,25 @@ def describe_config(spec: str, overrides: Sequence[str] = ()) -> str:
 
 
 def describe_checkpoint(path: str | os.PathLike[str]) -> str:
-    """Names, shapes and facts of a model folder, a safetensors file or a run's checkpoint."""
+    """The names, shapes and facts of a model folder, a safetensors file or a run's checkpoint."""
     path = pathlib.Path(path)
     if path.is_file() and path.suffix == ".safetensors":
         return _safetensors(path)
     if (path / "model.json").exists():
-        # What it holds can be told without the code of a backbone that is its author's own.
-        with contextlib.suppress(folder.NeedsFunction):
+        # The content can be described without the code of its author.
+        with contextlib.suppress(folder.NeedsCode):
             folder.load_model(path)
         info = folder.read_info(path / "model.json")
         facts = [[name, json.dumps(value)] for name, value in info.items()]
         return f"{_columns(facts)}\n\n{_safetensors(path / 'weights.safetensors')}"
-    if (path / "model.safetensors").exists():
-        done = json.loads((path / "done.json").read_text()) if (path / "done.json").exists() else {}
+    files = StageFiles(path)
+    if files.model.exists():
+        done = json.loads(files.done.read_text("utf-8")) if files.done.exists() else {}
         facts = [[name, json.dumps(value)] for name, value in done.items()]
-        return f"{_columns(facts)}\n\n{_safetensors(path / 'model.safetensors')}"
+        return f"{_columns(facts)}\n\n{_safetensors(files.model)}"
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; name a checkpoint or a model folder")
-    return _run_checkpoint(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
+    return _run_checkpoint(files.checkpoints if files.checkpoints.is_dir() else path)
 
 
 def _safetensors(path: pathlib.Path) -> str:
@@ -129,7 +131,7 @@ def _safetensors(path: pathlib.Path) -> str:
 
 
 def _run_checkpoint(path: pathlib.Path) -> str:
-    """The newest step below a checkpoint folder, or the step that `path` is: its JSON, which a restore verifies."""
+    """The JSON of the newest step below a checkpoint folder, or of the step folder `path`; its digest is checked."""
     steps = sorted(int(p.name) for p in path.iterdir() if p.name.isdigit())
     step = path / str(steps[-1]) if steps else path
     try:

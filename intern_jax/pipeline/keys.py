@@ -1,9 +1,9 @@
-"""What a stage's arrays depend on, as plain data; its digest is the stage's key.
+"""The key of a stage is a digest of all that its arrays depend on, as plain data.
 
-A key covers the settings that matter (marked in the schema), the backbone and the seed. It covers the keys of the
-stages that roles are bound to, the format numbers of the code, and the fingerprints of the data. It covers no version
-of the package: whoever changes what a stage or transform makes raises its format. Nor does it cover how often a run
-logs and saves, on which a roll-back depends.
+A key covers the settings that matter (marked in the schema), the backbone and the seed. It also covers the keys of the
+stages bound to its roles, the format numbers of the code, and the fingerprints of the data. It does not cover the
+version of the package: a change of what a stage or transform computes must raise its format number. Nor does it cover
+how often a run logs and saves, although a roll-back depends on that.
 """
 
 import dataclasses
@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 from intern_jax.core import config as config_lib
 from intern_jax.core import hosts
 from intern_jax.core.config import UserError
+from intern_jax.core.layout import StageFiles
 from intern_jax.data.batches.mixture import SPEC_FIELDS, group_sources
 from intern_jax.data.schema.fingerprints import fingerprint
 from intern_jax.models import zoo
@@ -43,8 +43,8 @@ def content(
 ) -> dict[str, Any]:
     """All that a stage's arrays depend on.
 
-    `entry`: checked; `stage`: what it declares; `spec`: of its backbone; `start`: of each role the key of the stage
-    that it is bound to; `sources`: of each group the fingerprints of its sources; `files`: what `files_of` gives.
+    `entry` is checked. `spec` is that of the backbone. `start` gives for each role the key of the stage bound to it,
+    `sources` for each group the fingerprints of its sources, and `files` is the result of `files_of`.
     """
     groups = entry["data"].items()
     return config_lib.plain(
@@ -60,7 +60,7 @@ def content(
                     for name, group in groups
                 },
                 "networks": zoo.FORMAT,
-                # Of losses, own backbones and whatever else is given by name.
+                # Losses, own backbones and everything else that is named by a dotted name.
                 "functions": config_lib.formats_in(
                     [entry["stage"], spec, *({"fn": name} for name in stage.functions)]
                 ),
@@ -73,10 +73,10 @@ def content(
 
 
 def files_of(entry: Mapping[str, Any]) -> dict[str, str]:
-    """{path: SHA-256} of files that arguments of a stage, backbone or transform name, such as a tokenizer's."""
+    """{path: SHA-256} of the files that arguments of a stage, backbone or transform name, such as a tokenizer's."""
     transforms = [group["transform"] for group in entry["data"].values()]
     named = _texts([entry["stage"], entry["backbone"], *transforms])
-    # A word such as "embedded" names no file, whatever lies in the working directory.
+    # A plain word such as "embedded" is never a file name, even if the working directory has such a file.
     paths = sorted(
         text for text in named if set(text) & {"/", os.sep, "."} and os.path.isfile(text)
     )
@@ -96,14 +96,16 @@ def _texts(value: Any) -> set[str]:
 
 
 def key_of(content: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits of `content`."""
+    """The first twelve hexadecimal digits of the digest of `content`."""
     return config_lib.digest(content)[:12]
 
 
 def described(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A backbone's spec with every setting of its module, so that a changed table or default changes it."""
+    """A backbone's spec with all settings of its module, so that a changed table or default changes the key."""
     module = zoo.from_config(spec)
-    fields = dataclasses.fields(module) if dataclasses.is_dataclass(module) else ()
+    fields: tuple[dataclasses.Field[Any], ...] = ()
+    if dataclasses.is_dataclass(module):
+        fields = dataclasses.fields(module)
     names = [field.name for field in fields if field.name not in ("parent", "name")]
     return dict(spec) | {name: _plain(getattr(module, name)) for name in names}
 
@@ -117,14 +119,14 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, np.dtype):
         return value.name
-    # A class or function: by its name, which is the same in every process.
+    # A class or function counts by its name, which is the same in every process.
     return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def fingerprints(settings: Mapping[str, Any]) -> Fingerprints:
-    """The fingerprints of all stages' sources, on all processes those of process 0; it opens the sources.
+    """The fingerprints of all stages' sources, taken on process 0 and sent to all processes.
 
-    Raises UserError on all processes for a source that cannot be opened, before anything is trained.
+    It opens the sources. One that cannot be opened is a UserError on all processes, before anything is trained.
     """
     found: dict[str, Any] = {}
     if hosts.is_main():
@@ -139,7 +141,7 @@ def fingerprints(settings: Mapping[str, Any]) -> Fingerprints:
 
 
 def _fingerprints(settings: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
-    # Stages share sources, and one of records or folders takes time to open.
+    # Stages share sources, and a source of records or folders takes time to open.
     known: dict[str, str] = {}
     made: dict[str, dict[str, list[str]]] = {}
     for stage in settings["stages"]:
@@ -166,17 +168,18 @@ def _opened(spec: Mapping[str, Any], where: str) -> list[Any]:
         raise UserError(said if said.startswith(where) else f"{where}: {said}") from error
 
 
-def status(folder: pathlib.Path, name: str, content: Mapping[str, Any]) -> str:
-    """Say whether a stage is reused, continued, new, or recomputed and because of what."""
-    if (folder / "done.json").exists():
+def status(files: StageFiles, name: str, content: Mapping[str, Any]) -> str:
+    """A text that says whether a stage is reused, resumed, new, or recomputed and why."""
+    if files.done.exists():
         return "reused"
+    folder = files.folder
     if folder.exists():
         return "continues"
-    # Another stage's name may begin with this one's: a key has twelve hexadecimal digits.
-    found = folder.parent.glob(f"{name}-{'[0-9a-f]' * 12}/key.json")
+    # Another stage's name may begin with this one's, so match the twelve hexadecimal digits of a key.
+    found = folder.parent.glob(f"{name}-{'[0-9a-f]' * 12}/{files.key.name}")
     siblings = [path for path in found if path.parent != folder]
     if not siblings:
         return "new"
     newest = max(siblings, key=lambda path: path.stat().st_mtime)
-    changes = config_lib.diff(json.loads(newest.read_text()), content)
+    changes = config_lib.diff(json.loads(newest.read_text("utf-8")), content)
     return "recomputed, because " + "; ".join(changes)

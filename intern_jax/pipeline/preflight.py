@@ -1,6 +1,6 @@
-"""A stage without its arrays: what only shapes can tell of a config, told before the first stage is trained.
+"""Trace every stage on shapes, so that mistakes that only shapes show are found before the first stage is trained.
 
-Every array is abstract but one row of the stage's data. The train step is traced and not compiled.
+All arrays are abstract, except one row of the stage's data. The train step is traced but not compiled.
 """
 
 import re
@@ -22,13 +22,13 @@ from intern_jax.train import state as state_lib
 from intern_jax.train.programs import Programs
 from intern_jax.train.stage import Stage
 
-Products = dict[str, Any]  # of stages by name: what they leave for later ones, as shapes
+Products = dict[str, Any]  # {stage: the arrays that it leaves for later stages, as shapes}
 
 
 def check(settings: Mapping[str, Any], name: str, mesh: jax.sharding.Mesh, known: Products) -> None:
-    """Trace a stage's step and its start on shapes; what fails is a UserError with the stage's place in the config.
+    """Trace a stage's step and its start on shapes. A failure is a UserError with the stage's place in the config.
 
-    `known` holds the products of stages that were traced before, and gets this one's.
+    `known` holds the products of stages that were traced before; the product of this stage is added.
     """
     where, entry = f"config.{name}", settings[name]
     try:
@@ -53,7 +53,7 @@ def check(settings: Mapping[str, Any], name: str, mesh: jax.sharding.Mesh, known
 def abstract_stage(
     settings: Mapping[str, Any], name: str, known: Products | None = None
 ) -> tuple[Stage, Any]:
-    """A checked config's stage, with abstract arrays of the stages that it reads, and its abstract batch."""
+    """(stage of a checked config, with abstract arrays of the stages that it reads; its abstract batch)."""
     entry = settings[name]
     specs = {one: spec_of(settings, one) for one in settings["stages"]}
     sources, batch = one_row(entry["data"])
@@ -72,20 +72,20 @@ def abstract_stage(
 
 
 def one_row(data: Mapping[str, Any]) -> tuple[Mapping[str, Any], Any]:
-    """A stage's opened sources, and the first row of its batches."""
+    """(the opened sources of a stage, the first row of its batches)."""
     groups = {name: {**group, "batch_size": 1} for name, group in data.items()}
     with Stream(groups, rows=(0, 1)) as stream:
         return stream.sources, stream.batch_at(0)
 
 
 def as_rows(array: np.ndarray, rows: int) -> jax.ShapeDtypeStruct:
-    """The shape of so many rows like the one in `array`."""
+    """The shape of `rows` rows like the one in `array`."""
     dtype = jax.dtypes.canonicalize_dtype(array.dtype)
     return jax.ShapeDtypeStruct((rows, *array.shape[1:]), dtype)
 
 
 def _product(settings: Mapping[str, Any], name: str, known: Products) -> dict[str, Any]:
-    """What a stage leaves for later ones, as shapes."""
+    """The arrays that a stage leaves for later stages, as shapes."""
     if name in known:
         return known[name]
     stage, batch = abstract_stage(settings, name, known)
@@ -106,7 +106,7 @@ def _exported(variables: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
 def _check_start(
     settings: Mapping[str, Any], name: str, stage: Stage, programs: Programs, known: Products
 ) -> None:
-    """Refuse a start of which nothing is taken or whose shapes differ, and a rule of the config that names nothing."""
+    """Refuse a start from which nothing is taken, one with other shapes, and a config's rule that matches nothing."""
     bound = {role: earlier for role, earlier in settings[name]["start"].items() if earlier}
     frozen = {role for role, of in stage.roles.items() if of.frozen}
     target = {"params": programs.abstract.params, **programs.abstract.extra}

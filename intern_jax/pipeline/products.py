@@ -1,9 +1,8 @@
-"""What a finished stage leaves in its folder, and how a later stage takes it in."""
+"""The product of a finished stage: the files in its folder, and how a later stage reads them."""
 
 import functools
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -12,64 +11,67 @@ import numpy as np
 
 from intern_jax.core import hosts, tree
 from intern_jax.core.files import write_json
+from intern_jax.core.layout import Layout
 from intern_jax.train.stage import Stage
 from intern_jax.version import __version__
 from intern_jax.weights import safetensors
 
-MODEL, DONE = "model.safetensors", "done.json"
-
 
 class Product:
-    """A stage's folder, its key, and once it is finished the arrays that later stages start from or read."""
+    """A stage's folder and key and, once it is finished, the arrays that later stages start from or read."""
 
-    def __init__(
-        self, name: str, seed: int, key: str, folder: pathlib.Path, spec: Mapping[str, Any]
-    ):
-        self.name, self.seed, self.key, self.folder, self.spec = name, seed, key, folder, dict(spec)
+    def __init__(self, name: str, seed: int, key: str, layout: Layout, spec: Mapping[str, Any]):
+        self.name, self.seed, self.key, self.spec = name, seed, key, dict(spec)
+        self._layout, self.files = layout, layout.stage(seed, name, key)
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """The folder of all its files."""
+        return self.files.folder
 
     @property
     def variables(self) -> dict[str, np.ndarray]:
-        """Flat arrays under "params/..." and, of other collections, what the stage exports."""
-        return tree.names(safetensors.load(self.folder / MODEL))
+        """Flat arrays: "params/...", and the parts of other collections that the stage exports."""
+        return tree.names(safetensors.load(self.files.model))
 
     @property
     def path(self) -> str:
-        """Its folder below the workdir."""
-        return self.folder.relative_to(self.folder.parent.parent).as_posix()
+        """The folder of the product, relative to the workdir."""
+        return self._layout.below(self.folder)
 
     @functools.cached_property
     def sha256(self) -> str:
-        """The digest of its file of arrays."""
-        with open(self.folder / MODEL, "rb") as file:
+        """The digest of the file of arrays."""
+        with open(self.files.model, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def summary(self) -> dict[str, Any]:
-        """What results.json says of the stage."""
-        done = json.loads((self.folder / DONE).read_text())
+        """The stage's entry in results.json."""
+        done = json.loads(self.files.done.read_text("utf-8"))
         return {
             "name": self.name,
             "seed": self.seed,
             "digest": self.key,
-            "history": os.path.relpath(self.folder / "metrics.jsonl", self.folder.parent.parent),
+            "history": self._layout.below(self.files.metrics),
             **done,
         }
 
     def write(self, stage: Stage, state: Any, facts: Mapping[str, Any]) -> None:
-        """Leave a trained state's model and `facts`; all processes call it, process 0 writes."""
+        """Write the model of a trained state and `facts`. All processes call it; process 0 writes."""
         params = state.params if state.ema is None else state.ema
         exported = tree.partition(state.extra, stage.exports)[0]
         arrays = hosts.to_host({"params": params, **exported})
         if not hosts.is_main():
             return
-        safetensors.save(self.folder / MODEL, arrays, {"version": __version__})
-        write_json(self.folder / DONE, facts)
+        safetensors.save(self.files.model, arrays, {"version": __version__})
+        write_json(self.files.done, facts)
 
 
 def taken(bound: Mapping[str, Product], stage: Stage) -> dict[str, np.ndarray] | None:
-    """Arrays of the stages bound to roles, as "ROLE/COLLECTION/NAME", for the loop to start from; None if no role is.
+    """Arrays of the stages bound to roles, as "ROLE/COLLECTION/NAME", for the loop's graft; None if no role is bound.
 
-    Those of frozen roles become the stage's `frozen`, {role: nested arrays}, and are given to the loop only where a
-    graft rule names the role. All processes call it: process 0 reads.
+    Arrays of frozen roles become the stage's `frozen`, {role: nested arrays}. They are returned too only if a graft
+    rule names the role. All processes call it; process 0 reads the files.
     """
     arrays = hosts.share(
         lambda: {
@@ -83,7 +85,7 @@ def taken(bound: Mapping[str, Product], stage: Stage) -> dict[str, np.ndarray] |
     if frozen:
         stage.frozen = {**stage.frozen, **{role: nested[role] for role in frozen}}
     named = {template.partition("/")[0] for _, template in stage.graft}
-    # A role that is a group of the regex may be any.
+    # If a rule takes the role from a group of its regex, it may be any role.
     any_role = any(name.startswith("\\") for name in named)
     left_out = [role for role in frozen if role not in named and not any_role]
     started = {n: v for n, v in arrays.items() if n.partition("/")[0] not in left_out}
@@ -91,9 +93,9 @@ def taken(bound: Mapping[str, Product], stage: Stage) -> dict[str, np.ndarray] |
 
 
 def noted(bound: Mapping[str, Product]) -> dict[str, dict[str, str]]:
-    """What a checkpoint says of its roles: stage, folder below the workdir, and digest of the arrays.
+    """A checkpoint's note on its roles: stage, folder relative to the workdir, and digest of the arrays.
 
-    On all processes what process 0 finds.
+    All processes get what process 0 finds.
     """
     found = None
     if hosts.is_main():

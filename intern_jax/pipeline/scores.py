@@ -1,5 +1,6 @@
-"""What a run's stages are worth: the benchmark's ladder, a model folder, and pictures for the report."""
+"""Score a run's stages with the benchmark, save the model folder, and draw pictures for the report."""
 
+import dataclasses
 import logging
 import pathlib
 from collections.abc import Mapping
@@ -7,54 +8,67 @@ from typing import Any
 
 import jax
 
-from intern_jax.adapt.backbone import Backbone
-from intern_jax.benchmark import runner
+from intern_jax.benchmark import pictures, runner
 from intern_jax.core import hosts, tree
 from intern_jax.core import mesh as mesh_lib
+from intern_jax.core.layout import Layout
 from intern_jax.core.versions import versions
-from intern_jax.ops.images import MEAN, STD
 from intern_jax.pipeline.building import build_stage, group_of, in_dtype
 from intern_jax.pipeline.products import Product
 from intern_jax.weights import folder as folder_lib
+from intern_jax.weights.model import Model
+from intern_jax.weights.preprocess import Preprocess
 
 log = logging.getLogger("intern_jax.pipeline")
+
+# How the transforms that ship resize a picture of which nothing is cut at random (weights/preprocess.py: RESIZE).
+RESIZE = {
+    "intern_jax.data.make.views:classification": "squash",
+    "intern_jax.data.make.views:eval_classification": "squash",
+    "intern_jax.data.make.views:pair_views": "squash",
+    "intern_jax.data.make.views:centre_crop": "short",
+    "intern_jax.data.make.dense:dense": "squash",
+}
+OWN_VIEW = "intern_jax.weights.preprocess:classification"
 
 
 def score(
     settings: Mapping[str, Any],
     products: Mapping[str, Product],
     seed: int,
-    workdir: pathlib.Path,
+    layout: Layout,
     results: dict[str, Any],
 ) -> None:
-    """Add to `results` what one seed's stages are worth; the first seed also leaves a model and pictures."""
+    """Add the scores of one seed's stages to `results`; the first seed also writes a model and pictures."""
     results["stages"] += [product.summary() for product in products.values()]
     first = seed == settings["seeds"][0]
     if first:
-        save_last(settings, products, workdir / "model")
+        save_last(settings, products, layout.model)
     if not settings["benchmark"]:
         return
-    # One process is at work here: on its own devices, whatever the mesh of the stages spans.
+    # One process scores, on its own devices, whatever the mesh of the stages spans.
     sizes = settings["mesh"] if hosts.everywhere() == 1 else {}
     mesh = mesh_lib.make_mesh(**sizes, devices=jax.local_devices())
     ladder = build_ladder(settings, products, seed)
-    results["records"] += runner.run(
-        settings["benchmark"], ladder, seed, workdir / "records", mesh, versions()
-    )
+    results["records"] += runner.run(settings["benchmark"], ladder, seed, layout, mesh, versions())
     if first:
-        results["pictures"] = draw_pictures(settings, products, ladder, seed, mesh, workdir)
+        try:
+            results["pictures"] = draw_pictures(settings, products, ladder, seed, mesh, layout)
+        except Exception as error:
+            # Nothing that is only to look at may cost a run its scores.
+            log.warning("no pictures: %s: %s", type(error).__name__, error)
 
 
 def build_ladder(
     settings: Mapping[str, Any], products: Mapping[str, Product], seed: int
-) -> dict[str, dict[str, Backbone]]:
-    """Backbones of the benchmark: {method: {"cls": ..., "dense": ...}}, beginning with a random one."""
+) -> dict[str, dict[str, Model]]:
+    """The benchmark's backbones {method: {"cls": ..., "dense": ...}}; the first is random."""
     spec = in_dtype(settings["backbone"], settings["compute_dtype"])
-    random = Backbone.random(spec, seed)
+    random = Model.random(spec, seed)
     ladder = {"random": {"cls": random, "dense": random}}
     for method, by_task in settings["benchmark"]["ladder"].items():
         ladder[method] = {
-            task: Backbone.from_arrays(
+            task: Model.from_arrays(
                 products[stage].spec, products[stage].variables, f"{stage}-{products[stage].key}"
             )
             for task, stage in by_task.items()
@@ -65,26 +79,42 @@ def build_ladder(
 def save_last(
     settings: Mapping[str, Any], products: Mapping[str, Product], folder: pathlib.Path
 ) -> None:
-    """The last stage's backbone as a model folder, for `adapt --init` and `load`; none if it has no backbone."""
+    """Write the last stage's backbone as a model folder for `adapt --init` and `load`, if it has a backbone."""
     name = settings["stages"][-1]
     product, groups = products[name], settings[name]["data"]
-    # Of several canvases that of whole pictures: the dense group's is larger for its maps' sake.
+    # Of several canvases, take that of whole pictures; the dense group's canvas is larger because of its maps.
     group = group_of(groups, "cls", "pairs") or next(iter(groups))
-    canvas, variables = groups[group]["transform"].get("size"), product.variables
-    if not isinstance(canvas, int) or not any("/backbone/" in array for array in variables):
+    pictures, variables = _reads(groups[group]["transform"], name), product.variables
+    if pictures is None or not any("/backbone/" in array for array in variables):
         log.info("%s: no backbone of pictures of one size; no model folder is written", name)
         return
-    backbone = Backbone.from_arrays(product.spec, variables, name)
+    backbone = Model.from_arrays(product.spec, variables, name)
     folder_lib.save_model(
         folder,
-        task="backbone",
-        backbone=product.spec,
-        variables=tree.unflatten(backbone.graft_source()),
-        canvas=canvas,
-        mean=MEAN,
-        std=STD,
-        provenance={"stage": f"{name}, seed {product.seed}, key {product.key}"},
+        dataclasses.replace(
+            backbone,
+            preprocess=pictures,
+            provenance={"stage": f"{name}, seed {product.seed}, key {product.key}"},
+        ),
     )
+
+
+def _reads(transform: Mapping[str, Any], stage: str) -> Preprocess | None:
+    """How a model reads pictures that was trained with this transform; None for pictures of several sizes."""
+    given = dict(transform)
+    function = given.pop("fn")
+    if function == OWN_VIEW:
+        return Preprocess(**given)
+    if not isinstance(given.get("size"), int):
+        return None
+    if function not in RESIZE:
+        log.info(
+            "%s: how %s resizes a picture is not known; the model folder says 'squash': "
+            "correct preprocess in its model.json if that is wrong",
+            stage,
+            function,
+        )
+    return Preprocess(given["size"], RESIZE.get(function, "squash"))
 
 
 def draw_pictures(
@@ -93,13 +123,11 @@ def draw_pictures(
     ladder: Mapping[str, Any],
     seed: int,
     mesh: jax.sharding.Mesh,
-    workdir: pathlib.Path,
+    layout: Layout,
 ) -> list[dict[str, str]]:
-    """Predictions of the first seed for the report: dense rows, and the amateur's zero-shot words."""
-    from intern_jax.benchmark import pictures  # matplotlib again
-
-    cfg, folder = settings["benchmark"], workdir / "pictures"
-    made = pictures.dense_rows(cfg, ladder, seed, folder, mesh)
+    """Draw predictions of the first seed for the report: dense rows, and the amateur's zero-shot words."""
+    cfg = settings["benchmark"]
+    made = pictures.of_rows(cfg, ladder, seed, layout, mesh)
     zero_shot = cfg.get("zero_shot")
     if zero_shot:
         product = products[zero_shot["stage"]]
@@ -114,6 +142,6 @@ def draw_pictures(
             zero_shot["row"],
             transform["size"],
             transform["context"],
-            folder,
+            layout,
         )
     return made

@@ -1,4 +1,4 @@
-"""A run's whole config as typed settings: each part's own, and what must fit between the parts."""
+"""A run's whole config as typed settings: it checks each part, and the references between the parts."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
+from intern_jax import families
 from intern_jax.benchmark.settings import Benchmark, none_if_empty
 from intern_jax.core import config as config_lib
 from intern_jax.core import schema
@@ -15,12 +16,12 @@ from intern_jax.data.batches.settings import Group
 from intern_jax.models import zoo
 from intern_jax.pipeline import building
 from intern_jax.train.settings import PeakOptim, Train
-from intern_jax.train.stage import Stage, family_of
+from intern_jax.train.stage import Stage, kind_of
 from intern_jax.train.step import check_accumulation
 
 
 class Mesh(Settings):
-    """Sizes of the mesh's axes; one may be -1: it takes the devices left over."""
+    """The sizes of the mesh axes. One may be -1 and takes the remaining devices."""
 
     data: int = -1
     fsdp: int = 1
@@ -33,36 +34,36 @@ class Mesh(Settings):
             if size < 1 and size != -1:
                 raise wrong(f"{size}; write a whole number of at least 1, or -1 for the rest", axis)
         if list(sizes.values()).count(-1) > 1:
-            raise wrong("-1 in several axes; only one can take the devices left over")
+            raise wrong("-1 in several axes; only one can take the remaining devices")
         return self
 
 
 class StageSpec(Function):
-    """A stage by its class, with the arguments that do not come from the run."""
+    """A stage: its class, with the arguments that do not come from the run."""
 
     @classmethod
     def called_with(cls, function: Any) -> tuple[int, tuple[str, ...]]:
-        """What of the run the constructor asks for."""
+        """The arguments that the constructor gets from the run."""
         return 0, building.given_to(function, building.GIVEN)
 
 
 class Evaluator(Function):
-    """What is measured on the way: after `every` steps, on process 0 alone ("main") or on all."""
+    """An evaluator, which measures a stage while it trains: every `every` steps, on process 0 ("main") or on all."""
 
     every: int = field(ge=1, say="steps between two evaluations, at least 1")
     where: Literal["main", "all"] = "main"
 
     @classmethod
     def called_with(cls, function: Any) -> tuple[int, tuple[str, ...]]:
-        """A function is called with the model's variables, a class made without them."""
+        """A function is called with the model's variables; a class is made without them."""
         variables = 0 if isinstance(function, type) else 1
         return variables, building.given_to(function, building.MEASURED)
 
 
 class Graft(Settings):
-    """Rules that start arrays, [regex over names, ROLE/COLLECTION/NAME]: before the stage's own, or in their place."""
+    """Graft rules [regex over names, ROLE/COLLECTION/NAME] that are added before the stage's own, or replace them."""
 
-    add: list[list[str]] = []
+    add: list[list[str]] = field([])
     replace: list[list[str]] | None = None
 
     @pydantic.field_validator("add", "replace")
@@ -86,7 +87,7 @@ class Graft(Settings):
 
 
 class StageTrain(Train):
-    """A loop's settings where nothing is given later; the seed is the run's."""
+    """The settings of a stage's loop, which must be complete; the seed is the run's."""
 
     steps: int = field(ge=0, say="a whole number, 0 for none")
     optim: PeakOptim = field(say="a group of fields with learning_rate")
@@ -94,18 +95,18 @@ class StageTrain(Train):
 
     @classmethod
     def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """Refuses a seed."""
+        """The fields, without a seed, which is refused here."""
         if "seed" in given:
             raise wrong("no such field in a run; set config.seeds", "seed")
         return given
 
 
 class Entry(Settings):
-    """A stage of the chain."""
+    """The entry of a stage of the chain."""
 
     stage: StageSpec = field(say="{fn: package.module:Class, ...}")
     backbone: dict[str, Any] | None = field(None, matters=False)  # its spec is a part of the key
-    # As names of stages it does not matter: the stages' keys do.
+    # The names of the stages do not matter, because the key covers the keys of the stages.
     start: dict[str, str | None] | None = field(None, matters=False, say="{role: earlier stage}")
     graft: Annotated[Graft | None, pydantic.BeforeValidator(none_if_empty)] = None
     data: dict[str, Group] = field(min_length=1, say="at least one group of rows")
@@ -113,13 +114,14 @@ class Entry(Settings):
     evaluators: dict[str, Evaluator] = field({}, matters=False)
 
 
-# What numpy's and JAX's generators both take.
+# The seeds that both numpy's and JAX's generators accept.
 Seed = Annotated[int, pydantic.Field(ge=0, le=2**32 - 1)]
 
 
 class Run(Settings):
-    """What a config says beside its stages' entries."""
+    """The fields of a config beside the entries of its stages."""
 
+    families: list[str] = field([], say="dotted names of families, package.module:FAMILY")
     seeds: list[Seed] = field([0], min_length=1, say="a list of whole numbers from 0")
     mesh: Mesh = Mesh()
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -129,6 +131,12 @@ class Run(Settings):
         min_length=1, say="a list of names, of letters, digits, _ and -"
     )
     benchmark: Annotated[Benchmark | None, pydantic.BeforeValidator(none_if_empty)] = None
+
+    @classmethod
+    def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Make the families known before the fields that may name them are read."""
+        families.add_of_config(given)
+        return given
 
     @pydantic.field_validator("seeds", "stages")
     @classmethod
@@ -143,9 +151,9 @@ class Run(Settings):
 
 
 def check(config: Any) -> dict[str, Any]:
-    """A run's config as plain values with all defaults filled in; a UserError of one line for what cannot work.
+    """A run's config as plain values with all defaults filled in; a mistake is a UserError of one line.
 
-    No data is opened. A described stage that is not listed in `stages` is left out.
+    No data is opened. An entry of a stage that is not listed in `stages` is left out.
     """
     given = config_lib.plain(config)
     fields = list(Run.model_fields)
@@ -176,7 +184,7 @@ def _checked_entry(
     settings: Mapping[str, Any],
     earlier: Sequence[str],
 ) -> dict[str, Any]:
-    """A stage's entry with its defaults, its backbone and every role of `start` written out."""
+    """A stage's entry with its defaults, its backbone, and every role of `start` written out."""
     where = f"config.{name}"
     if name in Run.model_fields:
         raise UserError(f"config.stages: a stage cannot be called '{name}'; that is a field")
@@ -198,11 +206,11 @@ def _checked_entry(
     except UserError as error:
         raise UserError(f"{where}.{error}") from None
     for group in read.data:
-        if family_of(group) not in stage.families:
-            known = ", ".join(stage.families)
+        if kind_of(group) not in stage.kinds:
+            known = ", ".join(stage.kinds)
             raise UserError(
-                f"{where}.data.{group}: {read.stage.fn} reads no such family; name a group FAMILY or "
-                f"FAMILY_SUFFIX, FAMILY one of: {known}"
+                f"{where}.data.{group}: {read.stage.fn} reads no such kind; name a group KIND or "
+                f"KIND_SUFFIX, KIND one of: {known}"
             )
     try:
         stage.check_data(entry["data"])
@@ -218,10 +226,10 @@ def _check_backbone(spec: Mapping[str, Any], where: str) -> None:
         zoo.from_config(spec)
     except Exception as error:
         if not isinstance(error, UserError):
-            # Values of a wrong type make a network fail in any way.
+            # Values of a wrong type may make a network fail with any exception.
             raise UserError(f"{where}: cannot be built of {spec} ({error})") from error
         place, colon, text = str(error).partition(": ")
-        # The zoo says "backbone.FIELD: ..."; here it is known whose.
+        # The zoo's message begins with "backbone.FIELD: ..."; here the stage is added.
         inside = place.removeprefix("backbone") if place.startswith("backbone") else f": {place}"
         raise UserError(f"{where}{inside}{colon}{text}") from None
 
@@ -233,7 +241,7 @@ def _check_earlier(
         if name is None or name in earlier:
             continue
         if name in stages:
-            raise UserError(f"{where}.{role}: '{name}' is no earlier stage of config.stages")
+            raise UserError(f"{where}.{role}: '{name}' is not an earlier stage of config.stages")
         near = config_lib.did_you_mean(name, list(earlier))
         raise UserError(f"{where}.{role}: no earlier stage '{name}'; {near}")
 
@@ -245,10 +253,10 @@ def _checked_start(
     stage: Stage,
     where: str,
 ) -> dict[str, str | None]:
-    """`start` with every role of the stage in it; refuses roles that are unknown, left out or not bound."""
+    """`start` with all roles of the stage; UserError for roles that are unknown, left out or not bound."""
     added = graft.add if graft else []
     replaced = (graft.replace or []) if graft else []
-    # A role that is a group of the regex is known once it matches.
+    # A role that comes from a group of the regex is known only when the regex matches.
     templates = [template for _, template in (*added, *replaced) if template[0] != "\\"]
     named = {template.partition("/")[0]: template for template in templates}
     roles = list(dict.fromkeys([*stage.roles, *named]))
@@ -270,7 +278,7 @@ def _checked_start(
     for role, declared in stage.roles.items():
         if declared.frozen and not start.get(role):
             raise UserError(
-                f"{where}.start.{role}: the stage reads it all along; bind it to an earlier stage"
+                f"{where}.start.{role}: the stage reads it while it trains; bind it to an earlier stage"
             )
         if start and role not in start:
             raise UserError(
@@ -302,5 +310,5 @@ def _check_benchmark(benchmark: Benchmark, settings: Mapping[str, Any]) -> None:
 
 
 def matter(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a checked entry changes the stage's arrays, beside its backbone and what it starts from."""
+    """The parts of a checked entry that change the stage's arrays, beside its backbone and its start."""
     return schema.mattering(schema.read(Entry, entry, "config"))

@@ -1,1 +1,1 @@
-"""What a run left behind, made visible; reads files only."""
+"""Reports of runs and of GV-B, made only from their files."""

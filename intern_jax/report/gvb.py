@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from intern_jax.core.files import write_text
+from intern_jax.metrics import aggregate
 from intern_jax.report import plots
 from intern_jax.report.html import PAGE_CSS, image_html, section_html
 
@@ -47,23 +48,21 @@ _TABLE = (
     "the standard error over test images. Shaded: published, not measured here."
 )
 _RADAR = (
-    "At 10% of the labels. Each axis is the score divided by that of {against}, published; where "
-    "lower is better, the other way round: further out is always better, and {against} is the "
-    "circle at 1. WIDER FACE and CityPersons: the mean of their figures' ratios. Values past {top:g} "
+    "At {fraction} of the labels. Each axis is the score divided by that of {against}, published; where "
+    "lower is better, the other way round. Further out is always better, and {against} is the "
+    "circle at 1. A data set of several figures has the mean of their ratios. Values past {top:g} "
     "are drawn at {top:g}; a gap is a data set without a score."
 )
 _EFFICIENCY = (
-    "Score over the share of the training labels. Bars: the 95% interval of the mean over draws and "
-    "seeds where there are three or more, the standard deviation of two, of one score its standard "
-    "error over test images. A method's first head bears its name alone. Diamond: {against}, "
-    "published. Where lower is better the axis is flipped."
+    "Score over the share of the training labels. {bars} A method's first head bears its name "
+    "alone. Diamond: {against}, published. {flipped}"
 )
 
 
 def write_page(
     data: Mapping[str, Any], out: str | os.PathLike[str], title: str = "GV-B"
 ) -> pathlib.Path:
-    """Writes the page of `data`, as benchmark.leaderboard.page_data makes it, to the file `out`; returns its path."""
+    """Write the page of `data` (from benchmark/scores/page.py) to the file `out`, and return its path."""
     out = pathlib.Path(out)
     write_text(out, page(data, title))
     return out
@@ -107,7 +106,7 @@ def _subtitle(data: Mapping[str, Any]) -> str:
 
 
 def _spans(data: Mapping[str, Any]) -> list[int]:
-    """The number of the data set that each cell of a row is of."""
+    """For each cell of a row, the number of its data set."""
     return [i for i, column in enumerate(data["columns"]) for _ in column["figures"]]
 
 
@@ -117,8 +116,8 @@ def _table(data: Mapping[str, Any]) -> str:
 
 
 def _head(data: Mapping[str, Any]) -> str:
-    """Three rows: families, data sets, and what their figures are; the mean follows the classification columns."""
-    columns = data["columns"]
+    """Three head rows: families, data sets and metrics; a mean follows the columns over which it is taken."""
+    columns, average, unit = data["columns"], data["average"], html.escape(data["average"]["unit"])
     families, titles, figures = ["<th></th>"], ["<th></th>"], ["<th></th>"]
     for family in dict.fromkeys(column["family"] for column in columns):
         own = [column for column in columns if column["family"] == family]
@@ -131,9 +130,9 @@ def _head(data: Mapping[str, Any]) -> str:
                 first = ' class="first"' if i == j == 0 else ""
                 text = "<br>".join(html.escape(t) for t in (figure, column["unit"]) if t)
                 figures.append(f"<th{first}><small>{text}</small></th>")
-        if family == columns[0]["family"]:
-            titles.append(f"<th>mean of {data['averaged']}</th>")
-            figures.append("<th><small>% ↑</small></th>")
+        if family == columns[average["after"] - 1]["family"]:
+            titles.append(f"<th>{html.escape(average['title'])}</th>")
+            figures.append(f"<th><small>{unit}</small></th>")
             width += 1
         families.append(f'<th class="family" colspan="{width}">{html.escape(family)}</th>')
     return "".join(f"<tr>{''.join(row)}</tr>" for row in (families, titles, figures))
@@ -155,16 +154,17 @@ def _label(row: Mapping[str, Any]) -> str:
 
 def _cells(data: Mapping[str, Any], row: Mapping[str, Any]) -> Iterable[str]:
     families = [data["columns"][i]["family"] for i in _spans(data)]
+    after = sum(len(column["figures"]) for column in data["columns"][: data["average"]["after"]])
     for i, (family, cell) in enumerate(zip(families, row["cells"], strict=True)):
         kinds = ["first"] if i == 0 or family != families[i - 1] else []
         if cell is None:
             yield _cell([*kinds, "none"], "-")
         else:
-            score, _, spread = cell["text"].partition(" ")
-            score = f"<b>{html.escape(score)}</b>" if cell["best"] else html.escape(score)
-            spread = f"<small>{html.escape(spread)}</small>" if spread else ""
+            score, spread = html.escape(cell["score"]), html.escape(cell["spread"])
+            score = f"<b>{score}</b>" if cell["best"] else score
+            spread = f"<small>{spread}</small>" if spread else ""
             yield _cell([*kinds, "best"] if cell["best"] else kinds, score + spread)
-        if i + 1 == data["averaged"]:
+        if i + 1 == after:
             yield _cell([], html.escape(row["mean"]))
 
 
@@ -176,15 +176,18 @@ def _cell(kinds: list[str], inner: str) -> str:
 def _radar(data: Mapping[str, Any] | None, looks: plots.Looks) -> str:
     title = "Against a published row"
     drawn = plots.radar(data, looks) if data else None
-    if drawn is None:
-        return section_html(title, "", "Drawn where one method has three or more data sets at 10%.")
-    note = _RADAR.format(against=data["against"].rstrip("†"), top=plots.RADAR_TOP)
+    if data is None or drawn is None:
+        note = "Drawn where a method has three or more data sets at the published share of labels."
+        return section_html(title, "", note)
+    against = data["against"].rstrip("†")
+    note = _RADAR.format(fraction=data["fraction"], against=against, top=plots.RADAR_TOP)
     return section_html(title, image_html(drawn, f"{title}: radar"), note)
 
 
 def _efficiency(data: Mapping[str, Any], looks: plots.Looks) -> str:
-    drawn = plots.efficiency_panels(data["panels"], data["against"], looks)
+    drawn = plots.efficiency_panels(data["panels"], looks, data["against"])
     if drawn is None:
         return ""
-    note = _EFFICIENCY.format(against=data["against"].rstrip("†"))
+    against = data["against"].rstrip("†")
+    note = _EFFICIENCY.format(bars=aggregate.BARS, against=against, flipped=plots.FLIPPED)
     return section_html("Label efficiency", image_html(drawn, "label efficiency"), note)

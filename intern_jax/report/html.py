@@ -1,7 +1,7 @@
 """report.html of a run: table, label efficiency, learning curves and pictures in one file.
 
-Reads what the run left in its folder, nothing else: results.json, the metrics of each stage, and
-pictures/*.npz. The page needs no network and no file beside it.
+It reads only the files in the run's folder: results.json, the metrics of each stage, and
+pictures/*.npz. The page needs no network and no other file.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import html
 import json
 import os
 import pathlib
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_text
+from intern_jax.core.layout import Layout
+from intern_jax.core.texts import duration
+from intern_jax.metrics import aggregate
 from intern_jax.report import pictures, plots
 from intern_jax.report.style import data_uri
 
@@ -47,23 +49,24 @@ code { font: 0.92em ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 
 
 def write_report(run_dir: str | os.PathLike[str]) -> pathlib.Path:
-    """Writes run_dir/report.html from run_dir/results.json and returns its path.
+    """Write run_dir/report.html from run_dir/results.json and return its path.
 
-    results.json: {"table": text, "records": [...], "stages": [{"name", "seed", "digest", "seconds",
-    "history": path below run_dir}], "pictures": [{"title", "npz" or "png": path below run_dir}],
-    "config": ..., "versions": ..., "seconds": ...}; all but the file itself may be missing. Records
-    with a "split" are of held-out training labels: counted, not drawn beside the test scores.
-    Raises UserError for results.json missing or broken.
+    results.json is {"scores": {"head", "rows", "stub", "notes"} (the table's cells), "efficiency": [the panels of
+    plots.efficiency_panels], "records": [...], "stages": [{"name", "seed", "digest", "seconds", "history": path below
+    run_dir}], "pictures": [{"title", "npz" or "png": path below run_dir}], "config": ..., "versions": ..., "seconds":
+    ...}; every part may be missing. Scores are drawn as the parts "scores" and "efficiency" have them; records are only
+    counted. UserError for a results.json that is missing or broken.
     """
     run_dir = pathlib.Path(run_dir)
-    path = run_dir / "results.json"
+    layout = Layout.of(run_dir)
+    path = layout.results
     try:
-        results = json.loads(path.read_text())
+        results = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; a finished `run` writes it") from None
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); run again to write it anew") from None
-    out = run_dir / "report.html"
+    out = layout.report
     write_text(out, page(run_dir, results))
     return out
 
@@ -102,36 +105,31 @@ def _subtitle(results: Mapping[str, Any]) -> str:
         tasks = {record["task"] for record in records}
         parts.append(f"{len(records)} scores on {len(tasks)} tasks")
     if "seconds" in results:
-        parts.append(_duration(results["seconds"]))
+        parts.append(duration(results["seconds"]))
     if version := results.get("versions", {}).get("intern_jax"):
         parts.append(f"intern_jax {version}")
     return " · ".join(parts)
 
 
 def _scores(results: Mapping[str, Any]) -> str:
-    table = results.get("table")
-    if not table:
+    sheet = results.get("scores")
+    if not sheet or not sheet["rows"]:
         return ""
-    # A Markdown table, and after an empty line a note.
-    top, _, note = table.strip().partition("\n\n")
-    rows = [[cell.strip() for cell in line.strip(" |").split("|")] for line in top.splitlines()]
-    if len(rows) < 3 or not top.startswith("|"):
-        return section_html("Scores", f"<pre>{html.escape(table)}</pre>")
-    return section_html("Scores", _table(rows[0], rows[2:]), note)
+    body = _table(sheet["head"], sheet["rows"], range(sheet["stub"], len(sheet["head"])))
+    return section_html("Scores", body, " ".join(sheet["notes"]))
 
 
 def _efficiency(results: Mapping[str, Any]) -> str:
-    test = [record for record in results.get("records", []) if "split" not in record]
-    image = plots.label_efficiency(test)
+    panels = results.get("efficiency", [])
+    labels = [line["label"] for panel in panels for line in panel["lines"]]
+    image = plots.efficiency_panels(panels, plots.line_looks(labels), columns=3)
+    if image is None:
+        return ""
     note = (
-        "Score against the share of labels used, mean over seeds and draws with its standard "
-        "error. Dotted: the same network trained from scratch on most labels."
+        f"Score against the share of labels used. {aggregate.BARS} Dotted: the same network trained from "
+        f"scratch on most labels. {plots.FLIPPED}"
     )
-    return (
-        section_html("Label efficiency", image_html(image, "label efficiency"), note)
-        if image
-        else ""
-    )
+    return section_html("Label efficiency", image_html(image, "label efficiency"), note)
 
 
 def _curves(run_dir: pathlib.Path, results: Mapping[str, Any]) -> str:
@@ -161,7 +159,7 @@ def _pictures(run_dir: pathlib.Path, results: Mapping[str, Any]) -> Iterable[str
             continue
         listed.add(path)
         yield _picture(path, entry.get("title"))
-    for path in sorted((run_dir / "pictures").glob("*.npz")):
+    for path in sorted(Layout.of(run_dir).pictures.glob("*.npz")):
         if path.resolve() not in listed and not path.name.endswith(".tmp.npz"):
             yield _picture(path, None)
 
@@ -172,7 +170,7 @@ def _picture(path: pathlib.Path, title: str | None) -> str:
     try:
         arrays = pictures.read(path)
     except UserError as error:
-        # Scores are worth showing even where a picture is damaged.
+        # The report shows the scores even if a picture is damaged.
         return section_html(title or path.stem, "", str(error))
     title = title or str(arrays.get("title", path.stem.replace("_", " ")))
     return section_html(title, image_html(pictures.render(arrays), title))
@@ -187,15 +185,14 @@ def _stages(results: Mapping[str, Any]) -> str:
             stage["name"],
             str(stage.get("seed", "")),
             str(stage.get("steps", "")),
-            _duration(stage["seconds"]) if "seconds" in stage else "",
+            duration(stage["seconds"]) if "seconds" in stage else "",
             str(stage.get("graft", "")),
             stage.get("digest", ""),
         ]
         for stage in stages
     ]
-    return section_html(
-        "Stages", _table(["stage", "seed", "steps", "time", "starts from", "key"], rows)
-    )
+    head = ["stage", "seed", "steps", "time", "starts from", "key"]
+    return section_html("Stages", _table(head, rows, numeric=(1, 2)))
 
 
 def _details(results: Mapping[str, Any]) -> str:
@@ -212,15 +209,15 @@ def section_html(title: str, body: str, note: str = "") -> str:
     return f"<section><h2>{html.escape(title)}</h2>{lead}{body}</section>"
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    numeric = [
-        all(_looks_numeric(row[i]) for row in rows if i < len(row)) for i in range(len(head))
-    ]
+def _table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Collection[int] = ()
+) -> str:
+    """An HTML table; `numeric` are the positions of number columns, which are aligned at the right."""
 
-    def cells(tag: str, row: list[str]) -> str:
+    def cells(tag: str, row: Sequence[str]) -> str:
         out = ""
         for i, cell in enumerate(row):
-            kind = ' class="number"' if i < len(numeric) and numeric[i] else ""
+            kind = ' class="number"' if i in numeric else ""
             out += f"<{tag}{kind}>{html.escape(cell)}</{tag}>"
         return f"<tr>{out}</tr>"
 
@@ -228,23 +225,13 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return f"<table><thead>{cells('th', head)}</thead><tbody>{body}</tbody></table>"
 
 
-def _looks_numeric(cell: str) -> bool:
-    return re.fullmatch(r"[-+<>±×x.,%()\d\s]*", cell) is not None
-
-
 def image_html(encoded: bytes, alt: str) -> str:
     return f'<img alt="{html.escape(alt, quote=True)}" src="{data_uri(encoded)}">'
 
 
 def _inside(run_dir: pathlib.Path, name: str | None) -> pathlib.Path | None:
-    """The file of that name below run_dir, or None: a report shows only its own run."""
+    """The file of that name below run_dir, or None if it is elsewhere: a report shows only its own run."""
     if not name:
         return None
     path = (run_dir / name).resolve()
     return path if path.is_relative_to(run_dir.resolve()) and path.is_file() else None
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

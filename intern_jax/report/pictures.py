@@ -1,12 +1,14 @@
-"""Grids of pictures with what a model says of them, from .npz files, as PNG bytes.
+"""Grids of pictures with a model's predictions, from .npz files, as PNG bytes.
 
-A file holds `images` uint8 [N,H,W,3] and, by what was predicted:
+A file holds `images` uint8 [N,H,W,3], `kind`, a kind of answer (families/family.py: ANSWERS), and depending on it:
 
-    words str [N,K], scores float [N,K], truth str [N]                zero-shot or classification
-    truth int [N,H,W], prediction int [N,H,W], classes str [C]        segmentation (255 = ignored)
-    truth float [N,H,W], prediction float [N,H,W] in metres, valid bool [N,H,W] (optional)   depth
+    label    words str [N,K], scores float [N,K], truth str [N]
+    number   truth float [N], prediction float [N]
+    mask     truth int [N,H,W], prediction int [N,H,W], classes str [C]; 255 is ignored
+    map      truth float [N,H,W], prediction float [N,H,W], valid bool [N,H,W] (optional)
 
-and may hold `title`, a string. `read` refuses anything else, and pickled arrays.
+Numbers and maps may have a `unit`, and any file a `title`; both are strings. `read` refuses anything else, and
+pickled arrays.
 """
 
 from __future__ import annotations
@@ -29,17 +31,18 @@ IGNORE = 255
 _MAX_ROWS = 8
 _MAX_WORDS = 18
 _RIGHT, _WRONG = "#0b7a4b", "#b3261e"
-# Far apart in hue and lightness between neighbours, for masks; class 0 is the background.
+# Colours of masks; neighbours in the list differ much in hue and lightness. Class 0 is the background.
 _MASK_COLORS = (
-    "#8d99a6 #e6194b #3cb44b #4363d8 #f58231 #911eb4 #00a8b5 #f032e6 #9acd32 #806000 #ffc400 "
-    "#469990 #dc9bff #9a6324 #800000 #1fb98a #808000 #ff9f80 #000075 #1f2933"
-).split()
+    *("#8d99a6", "#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#00a8b5", "#f032e6"),
+    *("#9acd32", "#806000", "#ffc400", "#469990", "#dc9bff", "#9a6324", "#800000", "#1fb98a"),
+    *("#808000", "#ff9f80", "#000075", "#1f2933"),
+)
 
 Arrays = Mapping[str, np.ndarray]
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of a picture file; raises UserError for one that `render` cannot draw."""
+    """The arrays of a picture file; UserError for a file that `render` cannot draw."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -48,44 +51,61 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     images = arrays.get("images")
     if images is None or images.dtype != np.uint8 or images.ndim != 4 or not len(images):
         raise UserError(f"{path}: images: must be uint8 [N,H,W,3]; run the stage again")
-    if kind(arrays) is None:
+    found = kind(arrays)
+    if found is None:
         raise UserError(f"{path}: holds {', '.join(arrays)}; needs words or truth and prediction")
+    if found not in _DRAWN:
+        raise UserError(f"{path}: kind {found!r}; drawn are {', '.join(_DRAWN)}")
+    for name in _ARRAYS[found]:
+        if name not in arrays:
+            raise UserError(f"{path}: no {name}, which a picture of kind {found!r} needs")
     return arrays
 
 
 def kind(arrays: Arrays) -> str | None:
-    """What a picture file shows: "words", "segmentation", "depth", or None for neither."""
+    """The kind of answer that a picture file shows (families/family.py: ANSWERS), or None.
+
+    It is the array "kind". In a file without it, the names and types of the other arrays tell the kind.
+    """
+    if "kind" in arrays:
+        return str(arrays["kind"])
     if {"words", "scores"} <= arrays.keys():
-        return "words"
+        return "label"
     if {"truth", "prediction"} <= arrays.keys():
         floats = np.issubdtype(arrays["prediction"].dtype, np.floating)
-        return "depth" if floats else "segmentation"
+        return "map" if floats else "mask"
     return None
 
 
 def render(arrays: Arrays) -> bytes:
-    """One grid as a PNG, of at most 18 pictures with words or 8 rows with maps."""
-    draw = {"words": _words, "segmentation": _segmentation, "depth": _depth}[kind(arrays)]
+    """One grid as PNG bytes: at most 18 pictures with words, or 8 rows with maps."""
+    draw = _DRAWN[str(kind(arrays))]
     with style(), matplotlib.rc_context({"axes.grid": False}):
         return png(draw(arrays), dpi=130)
 
 
 def _words(arrays: Arrays) -> Figure:
-    """Each picture over its best three words, the right one in green, and the truth."""
+    """Each picture above its three best words (the right one in green) and the truth."""
     count = min(len(arrays["images"]), _MAX_WORDS)
-    columns = min(count, 6)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(1.45 * columns + 0.2, 1.95 * rows + 0.1), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    figure, axes = _cells(count)
     truth = arrays.get("truth")
-    for axis in axes:
-        axis.axis("off")
-        axis.set_anchor("N")
     for i in range(count):
         answer = str(truth[i]) if truth is not None else None
         _show(axes[i], arrays["images"][i])
         _word_lines(axes[i], arrays["words"][i], arrays["scores"][i], answer)
     return figure
+
+
+def _cells(count: int) -> tuple[Figure, np.ndarray]:
+    """A figure and its cells, at least `count`: each has room for a picture with a few lines below."""
+    columns = min(count, 6)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(1.45 * columns + 0.2, 1.95 * rows + 0.1), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.axis("off")
+        axis.set_anchor("N")
+    return figure, axes
 
 
 def _word_lines(axis: Axes, words: np.ndarray, scores: np.ndarray, truth: str | None) -> None:
@@ -115,8 +135,20 @@ def _below(axis: Axes, line: int, text: str, color: str, weight: str) -> None:
     )
 
 
-def _segmentation(arrays: Arrays) -> Figure:
-    """Picture, true mask and predicted mask over the picture, with a legend of the classes seen."""
+def _numbers(arrays: Arrays) -> Figure:
+    """Each picture above its predicted number and the true one."""
+    count = min(len(arrays["images"]), _MAX_WORDS)
+    figure, axes = _cells(count)
+    unit = f" {arrays['unit']}" if "unit" in arrays else ""
+    for i in range(count):
+        _show(axes[i], arrays["images"][i])
+        _below(axes[i], 0, f"{arrays['prediction'][i]:.4g}{unit}", INK, "bold")
+        _below(axes[i], 1, f"is: {arrays['truth'][i]:.4g}{unit}", INK, "normal")
+    return figure
+
+
+def _mask(arrays: Arrays) -> Figure:
+    """Picture, true mask and predicted mask drawn over the picture, with a legend of the visible classes."""
     truth, prediction = arrays["truth"], arrays["prediction"]
     images, truth, prediction = (a[:_MAX_ROWS] for a in (arrays["images"], truth, prediction))
     classes = arrays.get("classes")
@@ -136,13 +168,13 @@ def _segmentation(arrays: Arrays) -> Figure:
 
 
 def overlay(image_HxWx3: np.ndarray, mask_HxW: np.ndarray) -> np.ndarray:
-    """Class colours over the picture in grey, uint8 [H,W,3]; ignored pixels dark."""
+    """Class colours over the grey picture, uint8 [H,W,3]; ignored pixels are dark."""
     grey = image_HxWx3.astype(float).mean(-1, keepdims=True)
     out = np.repeat(0.3 * grey, 3, axis=-1)
     for index in np.unique(mask_HxW):
         if index != IGNORE:
             color = np.array(matplotlib.colors.to_rgb(_color(int(index)))) * 255
-            # The background keeps the picture, so that what lies on it stands out.
+            # The background class is mostly transparent, so that the other classes stand out.
             share = 0.25 if index == 0 else 0.72
             blend = (1 - share) * grey + share * color
             out = np.where((mask_HxW == index)[..., None], blend, out)
@@ -153,15 +185,18 @@ def _color(index: int) -> str:
     return _MASK_COLORS[index % len(_MASK_COLORS)]
 
 
-def _depth(arrays: Arrays) -> Figure:
-    """Picture, true and predicted depth; one colour scale in metres for all."""
+def _map(arrays: Arrays) -> Figure:
+    """Picture, true map and predicted map, with one colour scale for all."""
     images, truth, prediction = (
         arrays[name][:_MAX_ROWS] for name in ("images", "truth", "prediction")
     )
-    valid = arrays["valid"][:_MAX_ROWS] if "valid" in arrays else truth > 0
+    # A file without its kind is of depth, as all maps once were: metres, known where they are positive.
+    known = np.isfinite(truth) if "kind" in arrays else truth > 0
+    valid = arrays["valid"][:_MAX_ROWS] if "valid" in arrays else known
     shown = np.where(valid, truth, np.nan)
-    # The truth sets the scale; a prediction beyond it saturates.
+    # The true values set the colour scale; a prediction outside it saturates.
     low, high = np.nanpercentile(shown, [1, 99]) if valid.any() else (0.0, 1.0)
+    unit = str(arrays.get("unit", "" if "kind" in arrays else "metres"))
     figure, axes = _triples(len(images))
     cmap = matplotlib.colormaps["viridis_r"].with_extremes(bad="#d9dde2")
     for i, image in enumerate(images):
@@ -169,14 +204,21 @@ def _depth(arrays: Arrays) -> Figure:
         for cell, values in ((axes[i][1], shown[i]), (axes[i][2], prediction[i])):
             drawn = cell.imshow(values, cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
             cell.axis("off")
-    bar = figure.colorbar(drawn, ax=axes, shrink=0.6, aspect=25, extend="both", label="metres")
+    bar = figure.colorbar(
+        drawn,
+        ax=axes,
+        shrink=0.6,
+        aspect=25,
+        extend="both",
+        label=unit,
+    )
     bar.outline.set_visible(False)
     bar.ax.invert_yaxis()
     return figure
 
 
 def _triples(count: int, legend: float = 0.0) -> tuple[Figure, np.ndarray]:
-    """A figure and its cells [count, 3], two triples a line where there are several."""
+    """A figure and its cells [count, 3]; a line holds two triples if there are several."""
     pairs = 2 if count > 1 else 1
     lines = -(-count // pairs)
     figure = Figure(
@@ -193,3 +235,12 @@ def _triples(count: int, legend: float = 0.0) -> tuple[Figure, np.ndarray]:
 def _show(axis: Axes, image: np.ndarray) -> None:
     axis.imshow(image, interpolation="nearest")
     axis.axis("off")
+
+
+_ARRAYS = {
+    "label": ("words", "scores"),
+    "number": ("truth", "prediction"),
+    "mask": ("truth", "prediction"),
+    "map": ("truth", "prediction"),
+}
+_DRAWN = {"label": _words, "number": _numbers, "mask": _mask, "map": _map}

@@ -15,30 +15,35 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from intern_jax.report.style import COLORS, INK, METHOD_COLORS, MUTED, method_color, png, style
+from intern_jax.core.texts import percent
+from intern_jax.report.style import COLORS, INK, METHOD_COLORS, MUTED, png, style
 
-Record = Mapping[str, Any]
-_METRICS = {"top1": "top-1 (%)", "miou": "mIoU (%)", "rmse": "RMSE (m)"}
 RADAR_TOP = 2.0
-Looks = dict[str, dict[str, str]]  # {label of a line: colour and dash}
-Series = dict[str, tuple[list[float], list[float]]]
-# How the figure of a published row stands among curves.
-_PUBLISHED = {
+FLIPPED = "Where lower is better the axis is flipped."
+SCRATCH = "scratch"  # the method that others are compared with
+Looks = dict[str, dict[str, Any]]  # {label of a line: colour, dash and marker}
+Points = tuple[Sequence[float], Sequence[float]]
+Series = dict[str, Points]
+# The style of a published figure among curves.
+_PUBLISHED: dict[str, Any] = {
     **{"linestyle": "none", "marker": "D", "markersize": 6.5},
     **{"markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 1.3},
 }
-# Scalars that tell of the run and not of what is learned.
-_OPERATIONAL = ("step", "gradient_norm", "learning_rate", "bad_steps", "bad_total", "scale")
-_OPERATIONAL += ("images_per_second", "data_wait", "mfu", "logit_scale")
+# Scalars that describe the run and not what is learned.
+_OPERATIONAL = (
+    *("step", "gradient_norm", "learning_rate", "bad_steps", "bad_total", "scale"),
+    *("images_per_second", "data_wait", "mfu", "logit_scale"),
+)
 
 
 def read_metrics(path: pathlib.Path) -> Series:
-    """Scalars of a JSONL metrics file: {name: (steps, values)}.
+    """The scalars of a JSONL metrics file: {name: (steps, values)}.
 
-    A resumed run may have written a step twice; the later line counts. Lines that a kill cut short
-    and values that are not finite are left out.
+    A resumed run may have written a step twice; the later line counts. Lines that a kill cut off, and
+    values that are not finite, are left out.
     """
     found: dict[str, dict[float, float]] = defaultdict(dict)
     for line in path.read_text().splitlines():
@@ -53,15 +58,17 @@ def read_metrics(path: pathlib.Path) -> Series:
                 continue
             if math.isfinite(value):
                 found[name][row["step"]] = float(value)
+    in_order = {name: sorted(points.items()) for name, points in found.items()}
     return {
-        name: tuple(zip(*sorted(points.items()), strict=True)) for name, points in found.items()
+        name: (tuple(step for step, _ in points), tuple(value for _, value in points))
+        for name, points in in_order.items()
     }
 
 
 def learning_curves(histories: Mapping[str, Series]) -> bytes | None:
-    """A panel of losses for each history, by its title, and one of measures where it has any.
+    """For each history {title: scalars}, a panel of its losses, and one of its measures if it has any.
 
-    The total loss is strong, each term of it thin. None where nothing was learned.
+    The line of the total loss is thick, that of each term thin. None if there are no scalars.
     """
     panels = []
     for title, series in histories.items():
@@ -79,12 +86,12 @@ def learning_curves(histories: Mapping[str, Series]) -> bytes | None:
         return png(figure)
 
 
-def _is_measure(name: str, points: tuple[list[float], list[float]]) -> bool:
-    """Whether a scalar is a share such as an accuracy: it stays in [0, 1] and does not fall."""
+def _is_measure(name: str, points: Points) -> bool:
+    """Whether a scalar is a share such as an accuracy: its values are in [0, 1] and do not fall overall."""
     values = np.asarray(points[1], float)
     third = max(len(values) // 3, 1)
     rises = values[-third:].mean() >= values[:third].mean()
-    return name != "loss" and rises and bool(((values >= 0) & (values <= 1)).all())
+    return name != "loss" and bool(rises) and bool(((values >= 0) & (values <= 1)).all())
 
 
 def _curves(axis: Axes, title: str, terms: Series) -> None:
@@ -107,185 +114,113 @@ def _curves(axis: Axes, title: str, terms: Series) -> None:
     axis.legend(fontsize=7.5, loc="best", handlelength=1.4)
 
 
-def label_efficiency(records: Sequence[Record]) -> bytes | None:
-    """Score against the fraction of labels, one panel a task, methods as lines with error bars.
-
-    A point is the mean over seeds and draws. Its bar is their standard error, or where there is
-    one value only, the standard error that its record gives. The score of the network trained from
-    scratch on all labels is carried across its panel, to see where a line crosses it.
-    None where there is no record.
-    """
-    tasks: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        tasks[record["task"]].append(record)
-    if not tasks:
-        return None
-    methods = list(dict.fromkeys(record["method"] for record in records))
-    with style():
-        figure, axes = _grid(len(tasks), columns=3, height=2.7, top=0.45)
-        for axis, (task, rows) in zip(axes, tasks.items(), strict=False):
-            _efficiency(axis, task, rows, methods)
-        handles = {}
-        for axis in axes:
-            for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-                handles.setdefault(label, handle)
-        ordered = [m for m in methods if m in handles]
-        figure.legend([handles[m] for m in ordered], ordered, loc="outside upper left", ncols=8)
-        return png(figure)
-
-
-def summarise(records: Sequence[Record]) -> dict[float, tuple[float, float, int]]:
-    """{fraction: (mean, standard error, number of values)} of one task and method."""
-    scores: dict[float, list[Record]] = defaultdict(list)
-    for record in records:
-        if record.get("score") is not None and math.isfinite(record["score"]):
-            scores[float(record["fraction"])].append(record)
-    out = {}
-    for fraction, rows in sorted(scores.items()):
-        values = np.array([row["score"] for row in rows], float)
-        if len(values) > 1:
-            error = float(values.std(ddof=1) / math.sqrt(len(values)))
-        else:
-            error = float(rows[0].get("standard_error") or 0.0)
-        out[fraction] = (float(values.mean()), error, len(values))
-    return out
-
-
-def _efficiency(axis: Axes, task: str, records: list[Record], methods: list[str]) -> None:
-    fractions = sorted({float(record["fraction"]) for record in records})
-    for position, method in enumerate(methods):
-        points = summarise([record for record in records if record["method"] == method])
-        if not points:
-            continue
-        color = method_color(method, position)
-        scratch = method.startswith("scratch")
-        # Points of one fraction would hide each other: each method stands a little aside.
-        shift = 1.05 ** (position - (len(methods) - 1) / 2)
-        axis.errorbar(
-            [fraction * shift for fraction in points],
-            [mean for mean, _, _ in points.values()],
-            yerr=[error for _, error, _ in points.values()],
-            label=method,
-            color=color,
-            marker="s" if scratch else "o",
-            markersize=4.5,
-            linestyle="--" if scratch else "-",
-            capsize=2.5,
-            elinewidth=1.0,
-        )
-        if scratch:
-            fullest = max(points)
-            axis.axhline(points[fullest][0], color=color, linewidth=0.9, linestyle=":")
-    _label_axis(axis, fractions)
-    first = records[0]
-    axis.set_ylabel(_METRICS.get(first["metric"], first["metric"]))
-    axis.set_title(task)
-    if not first.get("higher_is_better", True):
-        axis.invert_yaxis()
-        axis.set_title(
-            "lower is better (axis flipped)",
-            loc="right",
-            fontsize=7.5,
-            color=MUTED,
-            weight="normal",
-        )
-
-
 def _label_axis(axis: Axes, fractions: Sequence[float]) -> None:
-    """A logarithmic axis of label fractions with a tick at each."""
+    """A logarithmic axis of label fractions with one tick per fraction."""
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(FixedLocator(fractions))
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value)))
     axis.set_xlim(min(fractions) / 1.35, max(fractions) * 1.35)
     axis.set_xlabel("labels used")
 
 
 def line_looks(labels: Sequence[str]) -> Looks:
-    """A colour and dash for each label, all different as long as they last; a role's colour goes to its first label."""
-    own: dict[str, str] = {}
+    """A colour, dash and marker per label; they are distinct while there are enough.
+
+    The first label of a role gets the role's colour. Scratch is dashed, with squares.
+    """
+    own: dict[str, tuple[str, str]] = {}
     for role, color in METHOD_COLORS.items():
         for label in [label for label in labels if label.startswith(role)][:1]:
-            own[label] = color
-    pairs = itertools.product(("-", "--", ":"), COLORS)
-    free = itertools.cycle(p for p in pairs if p[0] != "-" or p[1] not in own.values())
+            own[label] = ("--" if role == SCRATCH else "-", color)
+    free = itertools.cycle(
+        pair for pair in itertools.product(("-", "--", ":"), COLORS) if pair not in own.values()
+    )
     looks = {}
     for label in dict.fromkeys(labels):
-        dash, color = ("-", own[label]) if label in own else next(free)
-        looks[label] = {"color": color, "linestyle": dash}
+        dash, color = own[label] if label in own else next(free)
+        marker = "s" if label.startswith(SCRATCH) else "o"
+        looks[label] = {"color": color, "linestyle": dash, "marker": marker}
     return looks
 
 
 def efficiency_panels(
-    panels: Sequence[Mapping[str, Any]], against: str, looks: Looks
+    panels: Sequence[Mapping[str, Any]], looks: Looks, against: str = "", columns: int = 4
 ) -> bytes | None:
-    """Small multiples of given points over the fraction of labels, beside one published figure a panel.
+    """Small panels of given points over the fraction of labels; `against` names the published figures.
 
-    A panel: {"title", "unit", "higher_is_better", "published": {"fraction", "value"}, "lines": [{"label",
-    "points": [[fraction, mean, half a bar], ...]}]}; `looks`: line_looks of the labels. None where there is no point.
+    A dotted line goes on from scratch with the most labels, to show where other lines cross it.
+
+    A panel is {"title", "metric", "unit", "higher_is_better", "published": {"fraction", "value"} or missing, "lines":
+    [{"label", "points": [[fraction, mean, half a bar], ...]}]}. `looks` are `line_looks` of the labels. None if there
+    is no point.
     """
     panels = [panel for panel in panels if any(line["points"] for line in panel["lines"])]
     if not panels:
         return None
     with style():
-        figure, axes = _grid(len(panels), columns=4, height=2.3)
+        figure, axes = _grid(len(panels), columns, height=2.3)
         for axis, panel in zip(axes, panels, strict=True):
-            _panel(axis, panel, against, looks)
+            _panel(axis, panel, looks)
         drawn = {line["label"] for panel in panels for line in panel["lines"]}
         handles, names = _legend([name for name in looks if name in drawn], looks)
-        mark = Line2D([], [], **_PUBLISHED)
+        if against:
+            handles, names = [*handles, Line2D([], [], **_PUBLISHED)], [*names, against]
         width, height = figure.get_size_inches()
-        columns = max(1, int(10 * width / (6 + max(map(len, (*names, against))))))
-        figure.set_figheight(height + 0.1 + 0.2 * math.ceil((len(names) + 1) / columns))
-        figure.legend([*handles, mark], [*names, against], loc="outside upper left", ncols=columns)
+        across = max(1, int(10 * width / (6 + max(map(len, names)))))
+        figure.set_figheight(height + 0.1 + 0.2 * math.ceil(len(names) / across))
+        figure.legend(handles, names, loc="outside upper left", ncols=across)
         return png(figure)
 
 
 def _legend(names: Sequence[str], looks: Looks) -> tuple[list[Line2D], list[str]]:
-    """Handles and texts: free of markup, and short enough to leave room for the plot."""
+    """Handles and texts of a legend, without markup, and short enough to leave room for the plot."""
     short = [name if len(name) <= 32 else f"{name[:31]}…" for name in names]
-    # Matplotlib would leave out a text that begins with "_", and read mathematics between "$".
-    texts = [re.sub("^_", " _", name).replace("$", r"\$") for name in short]
-    return [Line2D([], [], marker="o", markersize=4, **looks[name]) for name in names], texts
+    # Matplotlib leaves out a text that begins with "_".
+    texts = [_plain(re.sub("^_", " _", name)) for name in short]
+    return [Line2D([], [], markersize=4, **looks[name]) for name in names], texts
 
 
-def _panel(axis: Axes, panel: Mapping[str, Any], against: str, looks: Looks) -> None:
-    published = panel["published"]
-    fractions = {published["fraction"]}
+def _plain(text: str) -> str:
+    """The text with its "$" signs escaped, between which Matplotlib would read mathematics."""
+    return text.replace("$", r"\$")
+
+
+def _panel(axis: Axes, panel: Mapping[str, Any], looks: Looks) -> None:
+    published = panel.get("published")
+    fractions = {published["fraction"]} if published else set()
+    # Points of the same fraction would hide each other, so they stand side by side, inside the axis for any number.
+    count = len(panel["lines"])
     for position, line in enumerate(panel["lines"]):
-        fractions |= {fraction for fraction, _, _ in line["points"]}
-        # Side by side, and within the axis however many there are.
-        count = len(panel["lines"])
         shift = min(1.05, 1.4 ** (1 / count)) ** (position - (count - 1) / 2)
+        look, points = looks[line["label"]], line["points"]
+        fractions |= {fraction for fraction, _, _ in points}
         axis.errorbar(
-            [fraction * shift for fraction, _, _ in line["points"]],
-            [mean for _, mean, _ in line["points"]],
-            yerr=[half for _, _, half in line["points"]],
-            **looks[line["label"]],
-            marker="o",
+            [fraction * shift for fraction, _, _ in points],
+            [mean for _, mean, _ in points],
+            yerr=[half for _, _, half in points],
+            **look,
             markersize=4,
             capsize=2.5,
             elinewidth=1.0,
         )
-    axis.plot(
-        [published["fraction"]],
-        [published["value"]],
-        zorder=4,
-        **_PUBLISHED,
-    )
+        if line["label"].startswith(SCRATCH) and points:
+            axis.axhline(max(points)[1], color=look["color"], linewidth=0.9, linestyle=":")
+    if published:
+        axis.plot([published["fraction"]], [published["value"]], zorder=4, **_PUBLISHED)
     _label_axis(axis, sorted(fractions))
-    unit = panel["unit"].rstrip(" ↑↓")
-    axis.set_ylabel(unit if panel["higher_is_better"] else f"{unit} (flipped)")
-    axis.set_title(panel["title"])
+    name = f"{panel['metric']} ({panel['unit']})" if panel["unit"] else panel["metric"]
+    axis.set_ylabel(_plain(name if panel["higher_is_better"] else f"{name}, flipped"))
+    axis.set_title(_plain(panel["title"]))
     if not panel["higher_is_better"]:
         axis.invert_yaxis()
 
 
 def radar(data: Mapping[str, Any], looks: Looks) -> bytes | None:
-    """Lines around a circle of data sets; the published row that they are divided by is the circle at 1.
+    """A radar plot over data sets: values are ratios to a published row, which is the circle at 1.
 
-    data: {"against", "axes": [title], "families": [...], "lines": [{"label", "values": [ratio or None]}]}. Values past
-    RADAR_TOP are drawn on it. None where there is no line.
+    `data` is {"against", "axes": [title], "lines": [{"label", "values": [ratio or None]}]}. Values above RADAR_TOP are
+    drawn at RADAR_TOP. None if there is no line.
     """
     if not data or not data["lines"]:
         return None
@@ -293,9 +228,10 @@ def radar(data: Mapping[str, Any], looks: Looks) -> bytes | None:
     top = max(v for line in data["lines"] for v in line["values"] if v is not None)
     top = min(max(1.1, 1.05 * top), RADAR_TOP)
     with style():
-        # Fixed margins: room for the names left, right and above, and for the legend.
+        # Fixed margins leave room for the names left, right and above, and for the legend.
         figure = Figure(figsize=(10.0, 5.8))
         axis = figure.add_axes((0.15, 0.07, 0.5, 0.86), projection="polar")
+        assert isinstance(axis, PolarAxes)  # by its projection
         axis.set_theta_zero_location("N")
         axis.set_theta_direction(-1)
         axis.set_ylim(0, top)
@@ -307,7 +243,6 @@ def radar(data: Mapping[str, Any], looks: Looks) -> bytes | None:
                 [*angles, angles[0]],
                 [*values, values[0]],
                 **looks[line["label"]],
-                marker="o",
                 markersize=3,
             )
         _around(axis, data, angles, top)
@@ -318,14 +253,14 @@ def radar(data: Mapping[str, Any], looks: Looks) -> bytes | None:
 
 
 def _around(axis: Axes, data: Mapping[str, Any], angles: np.ndarray, top: float) -> None:
-    """Names of the data sets around the circle, and the values of its rings between the last and the first."""
+    """The names of the data sets around the circle, and the values of the rings between the last and first name."""
     axis.set_xticks(angles, [""] * len(angles))
-    for angle, name, family in zip(angles, data["axes"], data["families"], strict=True):
+    for angle, name in zip(angles, data["axes"], strict=True):
         side = math.sin(angle)
         axis.text(
             angle,
             1.04 * top,
-            name if family == "CLS" else f"{name} · {family}",
+            name,
             ha="center" if abs(side) < 0.1 else "left" if side > 0 else "right",
             va="bottom" if math.cos(angle) > 0.9 else "top" if math.cos(angle) < -0.9 else "center",
             fontsize=8.5,
@@ -333,7 +268,7 @@ def _around(axis: Axes, data: Mapping[str, Any], angles: np.ndarray, top: float)
     rings = [value for value in axis.get_yticks() if 0 < value <= top]
     axis.set_yticks(rings, [""] * len(rings))
     for value in rings:
-        # Above the lines, which would cross the axis's own labels.
+        # Drawn above the lines, which would cross the axis's own labels.
         axis.text(
             -angles[1] / 2,
             value,
@@ -347,14 +282,12 @@ def _around(axis: Axes, data: Mapping[str, Any], angles: np.ndarray, top: float)
         )
 
 
-def _grid(
-    count: int, columns: int, height: float, top: float = 0.0
-) -> tuple[Figure, Sequence[Axes]]:
+def _grid(count: int, columns: int, height: float) -> tuple[Figure, Sequence[Axes]]:
     columns = min(columns, count)
     rows = math.ceil(count / columns)
     width = {1: 5.5, 4: 12.0}.get(columns, 10.5)
-    figure = Figure(figsize=(width, rows * height + top), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    figure = Figure(figsize=(width, rows * height), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis in axes[count:]:
         axis.set_visible(False)
     return figure, axes[:count]

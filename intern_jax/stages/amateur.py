@@ -6,6 +6,7 @@ Legend: B batch, S side in pixels, L text length, D embedding size.
 """
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -43,7 +44,7 @@ class Amateur(Stage):
     size; SimSiam's own BatchNorm then sees one micro-batch at a time.
     """
 
-    families = ("pairs",)
+    kinds = ("pairs",)
     # On the way to the contrast; what else has BatchNorm is SimSiam's.
     coupled = "(backbone|image_projection|text)/"
 
@@ -137,18 +138,13 @@ class Amateur(Stage):
 
     def predict(self, params: Any, extra: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Unit embeddings of batch["image"] uint8 [B,S,S,3] and/or batch["tokens"] int32 [B,L]."""
-        variables = {"params": params, **extra}
-        out = {}
+        found: dict[str, Any] = {}
+        apply = functools.partial(self.model.apply, {"params": params, **extra})
         if "image" in batch:
-            images = normalise(batch["image"])
-            out["image"] = contrastive.unit(
-                self.model.apply(variables, images, method=ImageText.image)
-            )
+            found["image"] = apply(normalise(batch["image"]), method=ImageText.image)
         if "tokens" in batch:
-            out["text"] = contrastive.unit(
-                self.model.apply(variables, batch["tokens"], method=ImageText.texts)
-            )
-        return out
+            found["text"] = apply(batch["tokens"], method=ImageText.texts)
+        return {name: contrastive.unit(rows) for name, rows in found.items()}
 
 
 class _Loss:

@@ -2,45 +2,43 @@
 
 The paper does not say how the sets are mixed or weighted, so this is a reconstruction. Rows of a group come from its
 sources by weight. Each source's loss is the mean over its own rows, and the sources' losses are added.
-Groups: cls... {image, label, source}; dense... {image, mask, depth, depth_valid, source}. Groups of one family may
-differ in size of picture and share heads by their sources' names.
+Groups: cls... {image, label, source}; dense... {image, mask, depth, depth_valid, source}; or FAMILY... with the
+targets of that family and a head of its own per source. Groups of one kind may differ in size of picture, and share
+heads by their sources' names.
 Accumulation keeps every mean over rows, but BatchNorm, where it is not held `still`, sees one micro-batch at a time.
 Legend: B batch, H, W image size, K classes of one source.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
+from intern_jax import families
 from intern_jax.core import averages
 from intern_jax.core import config as config_lib
-from intern_jax.core.averages import Average, mean
+from intern_jax.core.averages import Average
 from intern_jax.core.config import UserError
+from intern_jax.core.tree import Rule
 from intern_jax.models import zoo
 from intern_jax.models.scanning import late_gathers
 from intern_jax.ops.images import normalise
-from intern_jax.tasks.multi_head import METHODS, MultiHead
-from intern_jax.train.stage import Averages, Context, Role, Stage, family_of
+from intern_jax.tasks import task as tasks
+from intern_jax.tasks.multi_head import CLS, DENSE, MultiHead, kinds, served
+from intern_jax.train.stage import Averages, Context, Role, Stage, kind_of
 
 # A loss by task: called with (output, target, valid), it returns an Average over what is valid.
-LOSSES: dict[str, dict[str, Any]] = {
-    "classification": {"fn": "intern_jax.losses.classification:cross_entropy"},
-    "segmentation": {"fn": "intern_jax.losses.segmentation:pixel_cross_entropy"},
-    "depth": {"fn": "intern_jax.losses.depth:l1_log"},
+LOSSES: dict[str, Mapping[str, Any]] = {
+    name: tasks.find(name).loss for name in ("classification", "segmentation", "depth")
 }
-IGNORE = 255  # of a mask: a pixel without a class
-DEPTH = "depth"  # the one term of all sources with depth
 
 
 class Expert(Stage):
-    """Supervised training on the groups present: of family "cls", "dense", or both (the generalist)."""
+    """Supervised training on the groups present: of one kind ("cls", "dense", a family) or several."""
 
-    families = tuple(METHODS)
-    roles = {"backbone": Role()}
+    roles: Mapping[str, Role] = {"backbone": Role()}
     # A fresh classifier or decoder starts at its own initialisation; the backbone comes from an earlier stage.
-    graft = [(r"(params|batch_stats)/backbone/(.*)", r"backbone/\1/backbone/\2")]
+    graft: Sequence[Rule] = ((r"(params|batch_stats)/backbone/(.*)", r"backbone/\1/backbone/\2"),)
 
     def __init__(
         self,
@@ -61,27 +59,38 @@ class Expert(Stage):
         self.weights = dict(weights or {})
         self.trainable, self.still = trainable, still
         self.sources = {group: list(sources) for group, sources in classes.items()}
-        self.losses = _bound_losses(losses)
-        self.functions = sorted(spec["fn"] for spec in {**LOSSES, **losses}.values())
+        self.kinds = kinds()
+        present = [kind for kind in self.kinds if self.groups(self.sources, kind)]
+        self.losses, used = _bound_losses(losses, present)
+        self.functions = sorted(spec["fn"] for spec in used.values())
         self.gather_late = late_gathers(zoo.from_config(backbone))
-        cls_heads, dense_heads = self._heads("cls"), self._heads("dense")
-        for name in cls_heads:
-            if name in dense_heads or name == DEPTH:
-                raise UserError(
-                    f"data: '{name}' names a source of classification and a term of the dense groups; "
-                    "give the source another name"
-                )
+        heads = {kind: self._heads(kind) for kind in self.kinds}
+        self._check_terms(heads)
+        cls_heads, dense_heads = heads.pop(CLS), heads.pop(DENSE)
         self.model = MultiHead(
             backbone_spec=dict(backbone),
             cls_classes=cls_heads,
             dense_classes={name: k for name, k in dense_heads.items() if k},
             dense_width=dense_width,
+            own_classes={kind: own for kind, own in heads.items() if own},
         )
 
-    def _heads(self, family: str) -> dict[str, int]:
-        """Classes by source of all groups of a family."""
+    @staticmethod
+    def _check_terms(heads: Mapping[str, Mapping[str, int]]) -> None:
+        """Refuse a name that would be two terms of the loss."""
+        names = dict.fromkeys(served(DENSE)[1:], DENSE)
+        for kind, own in sorted(heads.items(), key=lambda pair: pair[0] == CLS):
+            for name in own:
+                if names.setdefault(name, kind) != kind:
+                    raise UserError(
+                        f"data: '{name}' names a source of {kind} groups and a term of the "
+                        f"{names[name]} groups; give the source another name"
+                    )
+
+    def _heads(self, kind: str) -> dict[str, int]:
+        """Classes by source of all groups of a kind."""
         heads: dict[str, int] = {}
-        for group in self.groups(self.sources, family):
+        for group in self.groups(self.sources, kind):
             names = [name for name, _ in self.sources[group]]
             for name, k in self.sources[group]:
                 if names.count(name) > 1:
@@ -98,24 +107,26 @@ class Expert(Stage):
 
     def init(self, key: jax.Array, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         images = {
-            family: normalise(batch[groups[0]]["image"])
-            for family in self.families
-            if (groups := self.groups(batch, family))
+            kind: normalise(batch[groups[0]]["image"])
+            for kind in self.kinds
+            if (groups := self.groups(batch, kind))
         }
         rngs = {"params": key, "dropout": key}
         return self.model.init(rngs, images, method=MultiHead.everything)
 
     def loss(self, context: Context) -> tuple[Averages, tuple[Any, Averages]]:
-        terms, metrics, extra = {}, {}, context.extra
-        for family, method in METHODS.items():
-            for group in self.groups(context.batch, family):
+        terms: Averages = {}
+        metrics: Averages = {}
+        extra = context.extra
+        for kind in self.kinds:
+            for group in self.groups(context.batch, kind):
                 out, new = self.model.apply(
                     {"params": context.params, **extra},
                     normalise(context.batch[group]["image"]),
+                    kind,
                     train=True,
                     mutable=list(extra),
                     rngs={"dropout": context.key},
-                    method=method,
                 )
                 # A pass returns only the collections it wrote: keep the rest, and let the next see these.
                 extra = {**extra, **new}
@@ -134,44 +145,41 @@ class Expert(Stage):
 
     def _score(self, group: str, out: Any, rows: Any) -> tuple[Averages, Averages]:
         """Terms and metrics of one group's outputs, each source's over its own rows."""
-        score = self._classification if family_of(group) == "cls" else self._dense
-        return score(self.sources[group], out, rows)
-
-    def _classification(self, sources, out, rows):
-        terms, metrics = {}, {}
-        for index, (name, _) in enumerate(sources):
+        terms: dict[str, Average] = {}
+        metrics: dict[str, Average] = {}
+        first, *shared = served(kind_of(group))
+        task = tasks.find(first)
+        for index, (name, k) in enumerate(self.sources[group]):
+            if shared and not k:
+                continue  # a source that has the shared term alone
             mine = rows["source"] == index
-            label = jnp.where(mine, rows["label"], 0)
-            terms[name] = self.losses["classification"](out[name], label, mine)
-            metrics[f"{name}_top1"] = mean(jnp.argmax(out[name], -1) == label, mine)
-        return terms, metrics
-
-    def _dense(self, sources, out, rows):
-        terms, metrics = {}, {}
-        for index, (name, k) in enumerate(sources):
-            if k:
-                mine = rows["source"] == index
-                mask = jnp.where(mine[:, None, None], rows["mask"], IGNORE)
-                known = mask != IGNORE
-                terms[name] = self.losses["segmentation"](out[name], mask, known)
-                metrics[f"{name}_pixels"] = mean(jnp.argmax(out[name], -1) == mask, known)
-        terms[DEPTH] = self.losses["depth"](out["log_depth"], rows["depth"], rows["depth_valid"])
+            terms[name] = task.score(self.losses[first], out[name], rows, mine)
+            for measure, value in task.measures(out[name], rows, mine).items():
+                metrics[f"{name}_{measure}"] = value
+        for family in shared:
+            # One term of all rows: their targets say where they count.
+            terms[family] = tasks.find(family).score(self.losses[family], out[family], rows)
         return terms, metrics
 
     def predict(self, params: Any, extra: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
         """All heads' outputs for uint8 images, by group."""
         variables = {"params": params, **extra}
         return {
-            group: self.model.apply(
-                variables, normalise(batch[group]["image"]), method=METHODS[family]
-            )
-            for family in self.families
-            for group in self.groups(batch, family)
+            group: self.model.apply(variables, normalise(batch[group]["image"]), kind)
+            for kind in self.kinds
+            for group in self.groups(batch, kind)
         }
 
 
-def _bound_losses(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    for task in given:
-        if task not in LOSSES:
-            raise UserError(f"stage.losses.{task}: no such task; known: {', '.join(LOSSES)}")
-    return {task: config_lib.bind(spec) for task, spec in {**LOSSES, **given}.items()}
+def _bound_losses(
+    given: Mapping[str, Mapping[str, Any]], kinds_used: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The losses by family, and their specs: of the shipped families, of the kinds in use, and those given."""
+    used = [family for kind in kinds_used for family in served(kind)]
+    specs = {**LOSSES, **{name: tasks.find(name).loss for name in used}}
+    for family in given:
+        if family not in families.names() or not families.find(family).task:
+            known = ", ".join(f.name for f in families.known() if f.task)
+            raise UserError(f"stage.losses.{family}: no such task; known: {known}")
+    specs |= given
+    return {name: config_lib.bind(spec) for name, spec in specs.items()}, specs

@@ -8,13 +8,15 @@ as the released cls-bn and det-bn parameter sets do. A branch's role has the bra
 from collections.abc import Mapping
 from typing import Any
 
+from intern_jax import families
 from intern_jax.core.config import UserError
 from intern_jax.models import zoo
 from intern_jax.stages.expert import Expert
-from intern_jax.train.stage import Role, family_of
+from intern_jax.train.stage import Role, kind_of
 
-# Whose heads are a family's: the decoder serves all dense sources.
+# Which heads start from a branch's expert: the decoder serves all dense sources.
 HEADS = {"cls": "heads_.*", "dense": "decoder/.*"}
+OWN = r"own_(?:{})_.*"  # of families with heads of their own
 
 
 class Generalist(Expert):
@@ -23,7 +25,7 @@ class Generalist(Expert):
     def __init__(self, backbone: Mapping[str, Any], **settings: Any):
         super().__init__(backbone=backbone, **settings)
         self.name = "generalist"
-        # A family's rows go through the branch of its name.
+        # Rows go through the branch of their kind.
         branches = tuple(getattr(zoo.from_config(backbone), "branches", ()))
         if not branches:
             raise UserError(
@@ -40,17 +42,28 @@ class Generalist(Expert):
             ),
             (rf"({either})/backbone/({sets})/(.*)", r"\2/\1/backbone/\3"),
             *(
-                (rf"({either})/({heads})", rf"{family}/\1/\2")
-                for family, heads in HEADS.items()
-                if family in branches
+                (rf"({either})/({heads})", rf"{branch}/\1/\2")
+                for branch, heads in self._heads_of_branches().items()
+                if branch in branches
             ),
         ]
 
+    @staticmethod
+    def _heads_of_branches() -> dict[str, str]:
+        """{branch: regex of its heads}."""
+        found = dict(HEADS)
+        for branch, heads in HEADS.items():
+            own = [f.name for f in families.known() if f.task and f.branch == branch]
+            found[branch] = f"{heads}|{OWN.format('|'.join(own))}"
+        return found
+
     def check_data(self, data: Mapping[str, Any]) -> None:
-        """Every family has a branch of its name."""
+        """Every group has a branch: that of its kind's name, or of its family."""
         for group in data:
-            if family_of(group) not in self.roles:
+            kind = kind_of(group)
+            branch = families.find(kind).branch if kind in families.names() else kind
+            if branch not in self.roles:
                 raise UserError(
-                    f"data.{group}: no branch of backbone is called '{family_of(group)}'; there are: "
+                    f"data.{group}: no branch of backbone is called '{branch}'; there are: "
                     f"{', '.join(self.roles)}"
                 )

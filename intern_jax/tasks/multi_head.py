@@ -3,51 +3,90 @@
 from collections.abc import Mapping
 from typing import Any
 
+import flax
 import flax.linen as nn
 import jax
 
+from intern_jax import families
 from intern_jax.models import zoo
 from intern_jax.models.heads.dense import DenseHead
 from intern_jax.models.heads.linear import Linear
+from intern_jax.tasks.task import TaskHead
+
+# Kinds of groups beside the families themselves, and the families of their sources: classification's, and those with
+# masks and depth together.
+CLS, DENSE = "cls", "dense"
+JOINT = {CLS: ("classification",), DENSE: ("segmentation", "depth")}
+
+
+def kinds() -> tuple[str, ...]:
+    """The kinds of groups that have heads here: the joint ones, and every other family with a task."""
+    joint = [name for served in JOINT.values() for name in served]
+    others = (f.name for f in families.known() if f.task and f.name not in joint)
+    return (*JOINT, *others)
+
+
+def served(kind: str) -> tuple[str, ...]:
+    """The families of a kind's sources."""
+    return JOINT.get(kind, (kind,))
 
 
 class MultiHead(nn.Module):
     """A backbone with a linear head per classification source and one decoder for the dense sources.
 
     The decoder's last 1x1 convolution holds a block of channels for each segmentation source, then one
-    channel for log-depth: separate heads on shared features, computed in one product.
+    channel for log-depth: separate heads on shared features, computed in one product. A group of any
+    other family has the family's usual head per source.
     """
 
     backbone_spec: Mapping[str, Any]
     cls_classes: Mapping[str, int]
     dense_classes: Mapping[str, int]
     dense_width: int = 64
+    own_classes: Mapping[str, Mapping[str, int]] = (
+        flax.core.FrozenDict()
+    )  # {family: {source: classes}}
 
     def setup(self) -> None:
         self.backbone = zoo.from_config(self.backbone_spec)
         self.heads = {name: Linear(k) for name, k in self.cls_classes.items()}
         channels = sum(self.dense_classes.values()) + 1
         self.decoder = DenseHead(channels, width=self.dense_width)
+        self.own = {
+            f"{family}_{name}": TaskHead(family, k)
+            for family, classes in self.own_classes.items()
+            for name, k in classes.items()
+        }
 
-    def cls(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+    def __call__(self, images: jax.Array, kind: str, train: bool = False) -> dict[str, jax.Array]:
+        """The outputs of a kind of group by source, for normalised images [B,H,W,3]."""
+        if kind == CLS:
+            return self._cls(images, train)
+        if kind == DENSE:
+            return self._dense(images, train)
+        features = self.backbone(images, train=train, task=families.find(kind).branch)
+        size = images.shape[1:3]
+        return {
+            name: self.own[f"{kind}_{name}"](features, size, train)
+            for name in self.own_classes[kind]
+        }
+
+    def _cls(self, images: jax.Array, train: bool) -> dict[str, jax.Array]:
         """Logits [B,K] of every classification head."""
-        pooled = self.backbone(images, train=train, task="cls")["pooled"]
+        pooled = self.backbone(images, train=train, task=CLS)["pooled"]
         return {name: head(pooled) for name, head in self.heads.items()}
 
-    def dense(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        """Logits [B,H,W,K] of every segmentation source, and "log_depth" [B,H,W] in log metres."""
-        maps = self.backbone(images, train=train, task="dense")
+    def _dense(self, images: jax.Array, train: bool) -> dict[str, jax.Array]:
+        """Logits [B,H,W,K] of every segmentation source, and "depth" [B,H,W,1] in log metres."""
+        maps = self.backbone(images, train=train, task=DENSE)
         out = self.decoder(maps, images.shape[1:3], train=train)
         split, first = {}, 0
         for name, k in self.dense_classes.items():
             split[name] = out[..., first : first + k]
             first += k
-        return split | {"log_depth": out[..., first]}
+        return split | {"depth": out[..., first:]}
 
     def everything(self, images: Mapping[str, jax.Array]) -> None:
-        """Touch every parameter once, for initialisation; `images` by family."""
-        for family, pictures in images.items():
-            METHODS[family](self, pictures, train=True)
-
-
-METHODS = {"cls": MultiHead.cls, "dense": MultiHead.dense}
+        """Touch every parameter once, for initialisation; `images` by kind."""
+        for kind, pictures in images.items():
+            self(pictures, kind, train=True)

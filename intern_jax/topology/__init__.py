@@ -1,1 +1,1 @@
-"""A stage's train step compiled for TPU chips that are not here, and what that says of memory and time."""
+"""Compile a stage's train step for TPU chips that are not here, and estimate its memory and time."""

@@ -1,6 +1,6 @@
-"""TPU chips by their data sheets, and what these rates make of a program's work: an estimate of time.
+"""TPU chips by their data sheets, and a roofline estimate of a program's time.
 
-Rates are the makers' peaks. A program's time by them is what it cannot beat, not what it will take.
+Rates are the makers' peaks. The estimate is a lower bound of a program's time, and not a prediction.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ GB, GIB = 1e9, 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One chip: bfloat16 FLOP/s, bytes of HBM, its bytes/s, and bytes/s that all its links send together."""
+    """One chip: bfloat16 FLOP/s, bytes of HBM, bytes/s of HBM, and bytes/s that all its links send together."""
 
     flops: float
     hbm_size: float
@@ -24,8 +24,8 @@ class Chip:
 
 
 # Source: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}, "System architecture" (read November 2026).
-# The pages give the links' sum in both directions, or in Gbit/s; here it is one direction's. Capacities
-# are what a program may use (GiB).
+# The pages give the sum of all links in both directions, or in Gbit/s; here it is for one direction.
+# Capacities are what a program may use (GiB).
 CHIPS = {
     # 275 TFLOP/s; 32 GiB at 1200 GB/s; six links of 50 GB/s (Jouppi et al. 2023, arXiv 2304.01433).
     "v4": Chip(275e12, 32 * GIB, 1200 * GB, 300 * GB),
@@ -39,7 +39,7 @@ CHIPS = {
 
 
 def chip_of(topology: str) -> Chip:
-    """The chip of a topology's name ("v5e:16x16"); UserError for one that the table lacks."""
+    """The chip of a topology's name ("v5e:16x16"); UserError for a chip that is not in the table."""
     kind, colon, shape = topology.partition(":")
     if kind not in CHIPS or not colon or not shape:
         known = ", ".join(CHIPS)
@@ -49,10 +49,11 @@ def chip_of(topology: str) -> Chip:
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """Seconds of a step by the data sheet, for each resource alone and together.
+    """The seconds of a step by the data sheet, for each resource alone and for all together.
 
-    `chip`: every instruction takes the longer of its compute and its memory traffic, one after the
-    other. `step`: the chip's time or the links', whichever is longer, as if both overlapped wholly.
+    For `chip`, instructions run one after the other, each for the longer of its compute time and its
+    memory time. `step` is the longer of the chip's time and the links' time, as if they overlapped
+    completely.
     """
 
     compute: float
@@ -66,7 +67,7 @@ class Roofline:
 
 
 def roofline(cost: Cost, chip: Chip) -> Roofline:
-    """A step's estimated time on a chip, all of whose links are busy wherever it communicates."""
+    """The estimated time of a step on a chip; all its links are busy during communication."""
     return Roofline(
         compute=cost.flops / chip.flops,
         memory=cost.hbm / chip.hbm,

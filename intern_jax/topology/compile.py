@@ -1,7 +1,7 @@
-"""Compile a stage's train step, as the loop would run it, for a TPU slice or pod, on any machine with a CPU.
+"""Compile a stage's train step for a TPU slice or pod, on any machine with a CPU.
 
-The step, its mesh and its shardings are those of train/loop.py; every array is abstract, so nothing is
-made, and data is read for the shapes of one row. Needs the TPU compiler: the package's extra `tpu`.
+The step, its mesh and its shardings are those of the training loop. All arrays are abstract, and data is
+read only for the shapes of one row. It needs the TPU compiler: the package's extra `tpu`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,13 @@ from intern_jax.train import meter, settings
 from intern_jax.train.programs import Programs
 from intern_jax.train.stage import Stage
 
-# What the compiler says where a program needs more than a chip has.
+# The compiler's message about a program that needs more memory than a chip has.
 _TOO_LARGE = re.compile(r"Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm")
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes on one chip: of the arguments, of what the step makes on the way, of its results, and of results
-    that take an argument's place."""
+    """Bytes on one chip: of arguments, temporary arrays, results, and results that reuse an argument's memory."""
 
     arguments: int
     temporaries: int
@@ -44,13 +43,13 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        """What the program needs at once, by the compiler's own plan."""
+        """The largest number of bytes that the program needs at once, by the compiler's plan."""
         return self.arguments + self.temporaries + self.output - self.aliased + self.code
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """A step compiled for `topology`; without memory and cost where it is too large for the chip (`refused`)."""
+    """A step compiled for `topology`. If it is too large for the chip (`refused`), memory and cost are missing."""
 
     name: str
     topology: str
@@ -70,18 +69,21 @@ class Report:
 
     @property
     def roofline(self) -> chips.Roofline:
+        """The least time that the step takes; ValueError for one that was refused."""
+        if self.cost is None:
+            raise ValueError(f"{self.name} was not compiled: {self.refused}")
         return chips.roofline(self.cost, chips.chip_of(self.topology))
 
 
 def inspect(spec: str, overrides: Sequence[str], topology: str, stage: str | None = None) -> str:
-    """What `inspect --config=... --topology=...` prints for one stage of a config (default: the last)."""
+    """The text that `inspect --config=... --topology=...` prints for one stage of a config (default: the last)."""
     config = config_lib.load_config(spec)
     config_lib.override(config, list(overrides), new=True)
     return describe(compile_config(config_lib.plain(config), topology, stage))
 
 
 def compile_config(cfg: Mapping[str, Any], topology: str, name: str | None = None) -> Report:
-    """Compile the step of a resolved config's stage on the config's mesh over the topology's chips."""
+    """Compile the step of a stage in a checked config, on the config's mesh over the topology's chips."""
     cfg = pipeline.check(cfg)
     name = name or cfg["stages"][-1]
     if name not in cfg["stages"]:
@@ -93,13 +95,13 @@ def compile_config(cfg: Mapping[str, Any], topology: str, name: str | None = Non
 
 
 def devices(topology: str) -> list[Any]:
-    """The chips of a topology ("v5e:16x16"), for compilation only. UserError where none can be had."""
+    """The chips of a topology ("v5e:16x16"), for compilation only; UserError if the compiler has none."""
     chips.chip_of(topology)
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("--topology: needs the TPU compiler; pip install 'intern-jax[tpu]'")
-    # There is no TPU to ask for its place in a cloud.
+    # There is no TPU whose metadata server could be asked.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    # Compiling takes no chip: another process of this machine may hold them, or compile too.
+    # Compilation uses no chip, so another process on this machine may hold the chips, or compile too.
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     from jax.experimental import topologies
 
@@ -138,11 +140,10 @@ def compile_step(
         return dataclasses.replace(
             report, refused=_why(error), compile_seconds=time.monotonic() - between
         )
+    seconds, text = time.monotonic() - between, compiled.as_text()
+    assert text is not None  # the TPU compiler gives it
     return dataclasses.replace(
-        report,
-        compile_seconds=time.monotonic() - between,
-        memory=_memory(compiled),
-        cost=hlo.cost(hlo.read(compiled.as_text())),
+        report, compile_seconds=seconds, memory=_memory(compiled), cost=hlo.cost(hlo.read(text))
     )
 
 
@@ -158,7 +159,7 @@ def _memory(compiled: Any) -> Memory:
 
 
 def _why(error: Exception) -> str:
-    """What the compiler refused: "needs ... of ..." where memory is short, else its first line."""
+    """Why the compiler refused: "needs ... of ..." if memory is short, else the first line of its message."""
     short = _TOO_LARGE.search(str(error))
     if short:
         return f"needs {short[1]}B of {short[2]}B of HBM"
@@ -170,19 +171,19 @@ def describe(report: Report) -> str:
     chip = chips.chip_of(report.topology)
     mesh = ", ".join(f"{axis} {size}" for axis, size in report.mesh.items())
     lines = [
-        f"{report.name} on {report.topology}: mesh {mesh}; {report.images:,} images a step; "
+        f"{report.name} on {report.topology}: mesh {mesh}; {report.images:,} images per step; "
         f"{report.parameters:,} parameters",
         f"lowered in {report.lower_seconds:.1f} s, compiled in {report.compile_seconds:.1f} s",
         "",
     ]
-    if report.memory is None:
+    if report.memory is None or report.cost is None:
         return "\n".join([*lines, f"does not fit: {report.refused}"])
-    return "\n".join([*lines, *_memory_lines(report, chip), "", *_work_lines(report)])
+    memory = _memory_lines(report.memory, chip, report.fits)
+    return "\n".join([*lines, *memory, "", *_work_lines(report, report.cost)])
 
 
-def _memory_lines(report: Report, chip: chips.Chip) -> list[str]:
-    memory = report.memory
-    verdict = "fits" if report.fits else "does not fit"
+def _memory_lines(memory: Memory, chip: chips.Chip, fits: bool) -> list[str]:
+    verdict = "fits" if fits else "does not fit"
     rows = [
         ("arguments", memory.arguments),
         ("temporaries", memory.temporaries),
@@ -196,8 +197,8 @@ def _memory_lines(report: Report, chip: chips.Chip) -> list[str]:
     return [*lines, f"  {'peak':<14}{memory.peak / 2**30:>9.3f} GiB of {size:.0f}: {verdict}"]
 
 
-def _work_lines(report: Report) -> list[str]:
-    cost, time_ = report.cost, report.roofline
+def _work_lines(report: Report, cost: hlo.Cost) -> list[str]:
+    time_ = report.roofline
     lines = ["per chip and step"]
     lines.append(f"  matrix products and convolutions {cost.flops / 1e12:.3f} TFLOP")
     lines.append(f"  HBM traffic {cost.hbm / 1e9:.2f} GB")

@@ -1,9 +1,8 @@
-"""What a compiled program does in a run: FLOPs, memory traffic and collectives, read from XLA's text.
+"""The cost of a compiled program: FLOPs, memory traffic and collectives, read from XLA's text.
 
-XLA's own cost analysis counts the body of a loop once; here everything in it counts as often as it
-runs. Only matrix products and convolutions count as FLOPs, at the positions that exist (padding and
-the zeros of dilation are no work), which is how XLA counts them too. The text is that of one chip's
-program, after partitioning, so all figures are per chip.
+XLA's own cost analysis counts the body of a loop once; here it counts once per iteration. Only matrix
+products and convolutions count as FLOPs. As in XLA's count, padding and the zeros of dilation are not
+work. The text is the program of one chip after partitioning, so all figures are per chip.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ COLLECTIVES = (
     "collective-permute",
 )
 _BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128, "s4": 4, "u4": 4}
-# Names for values that are elsewhere: no memory is read or written for them.
+# Instructions that only rename values; they read and write no memory.
 _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"),
     *("while", "conditional", "call", "partition-id", "replica-id", "add-dependency"),
@@ -36,7 +35,7 @@ _CALLED = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """An array's element type and dimensions; `on_chip`: it lies in the chip's scratch memory, not in HBM."""
+    """The element type and dimensions of an array; `on_chip` says that it is in scratch memory and not in HBM."""
 
     dtype: str
     dims: tuple[int, ...]
@@ -52,13 +51,13 @@ class Shape:
 
     @property
     def hbm(self) -> float:
-        """Bytes of HBM that reading or writing it moves."""
+        """Bytes of HBM that a read or write of the array moves."""
         return 0.0 if self.on_chip else self.bytes
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line: its arrays (a tuple's parts in order), the names it reads, and the rest of the text."""
+    """One line: its arrays (of a tuple, the parts in order), the names that it reads, and the rest of the text."""
 
     name: str
     opcode: str
@@ -96,7 +95,7 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """One instruction's FLOPs and bytes of HBM, and how often a run executes it."""
+    """The FLOPs and HBM bytes of one instruction, and how often a run executes it."""
 
     flops: float
     hbm: float
@@ -105,7 +104,7 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One communication: bytes of the whole array over the chips that share it, and how often it happens."""
+    """One collective: the bytes of the whole array, the number of chips that share it, and how often it runs."""
 
     kind: str
     bytes: float
@@ -114,16 +113,16 @@ class Collective:
 
     @property
     def sent(self) -> float:
-        """Bytes that a chip sends for one of it, in rings."""
+        """Bytes that a chip sends for one execution with a ring algorithm."""
         share = self.bytes * (self.chips - 1) / max(self.chips, 1)
         return {"all-reduce": 2 * share, "collective-permute": self.bytes}.get(self.kind, share)
 
 
 @dataclasses.dataclass
 class Cost:
-    """All that one run of a program does on one chip.
+    """The cost of one run of a program on one chip.
 
-    `unknown_loops`: loops whose number of turns the text does not tell; they count as one.
+    `unknown_loops` counts loops whose number of iterations the text does not give; they count as one iteration.
     """
 
     work: list[Work]
@@ -143,7 +142,7 @@ class Cost:
         return sum(c.sent * c.times for c in self.collectives)
 
     def by_kind(self) -> dict[str, tuple[int, float, float]]:
-        """Kind of collective -> how many, bytes of their arrays, bytes that a chip sends."""
+        """{kind of collective: (how many, bytes of their arrays, bytes that a chip sends)}."""
         found: dict[str, tuple[int, float, float]] = {}
         for c in self.collectives:
             count, size, sent = found.get(c.kind, (0, 0.0, 0.0))
@@ -177,13 +176,13 @@ def _instruction(name: str, text: str) -> Instruction:
     inside, rest = _balanced(f"({text}")
     operands = tuple(part.split()[-1].lstrip("%") for part in _parts(inside) if part.strip())
     if opcode in ("constant", "parameter"):
-        # What stands in the brackets is a value.
+        # The brackets hold a value.
         operands, rest = (), f"{opcode}={inside}{rest}"
     return Instruction(name, opcode, _shapes(shape), operands, rest)
 
 
 def _balanced(text: str) -> tuple[str, str]:
-    """What the bracket that `text` begins with holds, and what follows it."""
+    """(the content of the bracket at the start of `text`, the text after it)."""
     depth = 0
     for index, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
@@ -193,7 +192,7 @@ def _balanced(text: str) -> tuple[str, str]:
 
 
 def _parts(text: str) -> Iterator[str]:
-    """Split at the commas that no bracket holds."""
+    """The parts between commas that are not inside brackets."""
     depth, first = 0, 0
     for index, letter in enumerate(text):
         depth += (letter in "([{") - (letter in ")]}")
@@ -207,7 +206,7 @@ def _shapes(text: str) -> tuple[Shape, ...]:
     shapes = []
     for dtype, dims, layout in _SHAPE.findall(text):
         sizes = tuple(int(d.lstrip("<=")) for d in dims.split(",") if d)
-        # S(n) names a memory space; HBM is space 0, which is not written.
+        # S(n) names a memory space; HBM is space 0, which the text leaves out.
         shapes.append(Shape(dtype, sizes, "S(" in layout and "S(5)" not in layout))
     return tuple(shapes) or (Shape("token", ()),)
 
@@ -265,7 +264,7 @@ def _one(program, computation, instruction, times, found) -> None:
 
 
 def _dearest(program, instruction, times, found) -> None:
-    """Of a conditional the branch with most FLOPs: one of them runs."""
+    """Count the branch of a conditional with the most FLOPs, because only one branch runs."""
     listed = re.search(r"branch_computations=\{([^}]*)\}", instruction.rest)
     names = listed[1].split(",") if listed else []
     names += re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", instruction.rest)
@@ -282,16 +281,16 @@ def _dearest(program, instruction, times, found) -> None:
 
 
 def trip_count(program: Program, loop: Instruction) -> int | None:
-    """How often a loop's body runs: XLA's own note, or else the bound that its condition compares with."""
+    """How often a loop's body runs: XLA's own note, or else the bound in its condition; None if unknown."""
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest)
     if known:
         return int(known[1])
     condition = program.computations[_named(loop, "condition")]
-    compare = _comparison(program, condition)
-    if compare is None:
+    found = _comparison(program, condition)
+    if found is None:
         return None
-    where, compare = compare
-    direction = re.search(r"direction=(\w+)", compare.rest)[1]
+    where, compare = found
+    direction = _search(r"direction=(\w+)", compare)[1]
     left, right = (_constant(i) for i in where.inputs(compare))
     if right is not None and direction in ("LT", "LE", "NE"):
         return right + (direction == "LE")
@@ -303,8 +302,8 @@ def trip_count(program: Program, loop: Instruction) -> int | None:
 def _comparison(program: Program, condition: Computation) -> tuple[Computation, Instruction] | None:
     root = condition.root
     if root.opcode == "fusion":
-        inner = program.computations[_CALLED.search(root.rest)[1]]
-        # A constant outside the fusion comes in as a parameter: look it up there.
+        inner = _called(program, root)
+        # A constant outside the fusion is a parameter inside it, so look up the argument.
         instructions = dict(inner.instructions)
         for name, i in inner.instructions.items():
             if i.opcode == "parameter":
@@ -320,15 +319,27 @@ def _constant(instruction: Instruction) -> int | None:
 
 
 def _index(parameter: Instruction) -> int:
-    return int(re.match(r"parameter=(\d+)", parameter.rest)[1])
+    return int(_search(r"^parameter=(\d+)", parameter)[1])
 
 
 def _named(instruction: Instruction, field: str) -> str:
-    return re.search(rf"{field}=%?([\w.\-]+)", instruction.rest)[1]
+    return _search(rf"{field}=%?([\w.\-]+)", instruction)[1]
+
+
+def _called(program: Program, fusion: Instruction) -> Computation:
+    return program.computations[_search(_CALLED, fusion)[1]]
+
+
+def _search(pattern: str | re.Pattern[str], instruction: Instruction) -> re.Match[str]:
+    """What every instruction of the kind has. Raises ValueError for one that is written otherwise."""
+    found = re.search(pattern, instruction.rest)
+    if found is None:
+        raise ValueError(f"{instruction.name}: {instruction.rest}: a form that is not known")
+    return found
 
 
 def product_flops(computation: Computation, product: Instruction) -> float:
-    """FLOPs of a dot or a convolution, two for each multiplication that is not by padding."""
+    """The FLOPs of a dot or a convolution: two per multiplication, without multiplications by padding."""
     if product.opcode == "dot":
         left = computation.inputs(product)[0].shape
         contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", product.rest)
@@ -339,7 +350,7 @@ def product_flops(computation: Computation, product: Instruction) -> float:
 
 def _convolution_flops(computation: Computation, convolution: Instruction) -> float:
     left, right = (i.shape for i in computation.inputs(convolution)[:2])
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", convolution.rest)
+    labels = _search(r"dim_labels=(\w+)_(\w+)->(\w+)", convolution)
     inputs, kernel, output = labels.groups()
     out, window = convolution.shape, _window(convolution.rest)
     size = out.dims[output.index("b")] * out.dims[output.index("f")]
@@ -355,7 +366,7 @@ def _convolution_flops(computation: Computation, convolution: Instruction) -> fl
 
 
 def _window(rest: str) -> dict[str, list]:
-    """A convolution's window: {field: one value a spatial axis}."""
+    """A convolution's window: {field: one value per spatial axis}."""
     text = re.search(r"window=\{([^}]*)\}", rest)
     fields = dict(part.split("=") for part in text[1].split()) if text else {}
     window: dict[str, list] = {}
@@ -369,7 +380,7 @@ def _window(rest: str) -> dict[str, list]:
 
 
 def _positions(size: int, kernel: int, out: int, window: Mapping[str, int]) -> int:
-    """Pairs of an output and a kernel position that meet an input element, along one axis."""
+    """The number of pairs of output and kernel positions that meet an input element, along one axis."""
     stride, low = window["stride"], window["low"]
     dilate, step = window["lhs_dilate"], window["rhs_dilate"]
     last = (size - 1) * dilate
@@ -395,8 +406,8 @@ def _collective(
     if kind in COLLECTIVES:
         inputs, described = computation.inputs(instruction), instruction
     elif instruction.opcode == "fusion":
-        # A TPU's reduce-scatter is an all-reduce fused with the slice that a chip keeps.
-        inner = program.computations[_CALLED.search(instruction.rest)[1]]
+        # On TPUs a reduce-scatter is an all-reduce, fused with the slice that a chip keeps.
+        inner = _called(program, instruction)
         reduced = [i for i in inner.instructions.values() if i.opcode == "all-reduce"]
         if len(reduced) != 1 or not _only_sliced(inner, reduced[0]):
             return None
@@ -417,10 +428,10 @@ def _only_sliced(computation: Computation, reduced: Instruction) -> bool:
 
 
 def _group(rest: str, partitions: int) -> int:
-    """Chips of a group; empty braces are all chips.
+    """The number of chips in a group; empty braces mean all chips.
 
-    It is written as {{0,1},{2,3}}, as [groups,size]<=[...], or by the axes of a mesh that it spans, some of them in
-    part: mesh['a'=64,'b'=4] {'b'}, mesh['a'=8], device_ids=(...) {'a':(2)4}.
+    The text has one of three forms: {{0,1},{2,3}}; [groups,size]<=[...]; or the mesh axes that a group spans, possibly
+    in part: mesh['a'=64,'b'=4] {'b'}, mesh['a'=8], device_ids=(...) {'a':(2)4}.
     """
     listed = re.search(r"replica_groups=\{\{([\d,]*)\}", rest)
     if listed:
@@ -440,13 +451,13 @@ def _group(rest: str, partitions: int) -> int:
 
 
 def hbm_bytes(program: Program, computation: Computation, instruction: Instruction) -> float:
-    """Bytes that an instruction reads from and writes to HBM, slices and updates in place at their size."""
+    """Bytes that an instruction reads from and writes to HBM; slices and in-place updates count by their size."""
     opcode = instruction.opcode
     if opcode in _FREE or opcode.endswith("-done"):
         return 0.0
     inputs = computation.inputs(instruction)
     if opcode == "fusion":
-        inner = program.computations[_CALLED.search(instruction.rest)[1]]
+        inner = _called(program, instruction)
         return _fused_bytes(program, inner, inputs, instruction)
     if opcode in ("dynamic-slice", "gather"):
         return _own(instruction) + _sliced(inputs[0], instruction)
@@ -456,7 +467,7 @@ def hbm_bytes(program: Program, computation: Computation, instruction: Instructi
     if opcode == "copy-start":
         return reads + instruction.shapes[0].hbm
     if opcode.removesuffix("-start") in COLLECTIVES and opcode.endswith("-start"):
-        # The result repeats the operands beside what is new.
+        # The result repeats the operands beside the new arrays.
         return max(_own(instruction), reads)
     return reads + _own(instruction)
 
@@ -466,7 +477,7 @@ def _own(instruction: Instruction) -> float:
 
 
 def _sliced(whole: Instruction, part: Instruction) -> float:
-    """Bytes of `part`, where it is a piece of `whole` that lies in HBM."""
+    """Bytes of `part`, if it is a slice of a `whole` in HBM."""
     return 0.0 if whole.shape.on_chip else part.shape.bytes
 
 
@@ -498,7 +509,7 @@ def _behind_bitcasts(computation: Computation, instruction: Instruction) -> Inst
 
 
 def _read_of(program: Program, computation: Computation, value: Instruction) -> float:
-    """Bytes of `value` that its users in a fused computation read; those of an array updated in place are none."""
+    """Bytes of `value` that its users in a fused computation read; 0 for an array that is updated in place."""
     total = 0.0
     for user in computation.users(value.name):
         first = user.operands[0] == value.name
@@ -509,7 +520,7 @@ def _read_of(program: Program, computation: Computation, value: Instruction) -> 
         elif user.opcode == "bitcast":
             total += _read_of(program, computation, user)
         elif user.opcode == "fusion":
-            inner = program.computations[_CALLED.search(user.rest)[1]]
+            inner = _called(program, user)
             place = user.operands.index(value.name)
             for parameter in inner.instructions.values():
                 if parameter.opcode == "parameter" and _index(parameter) == place:

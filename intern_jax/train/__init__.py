@@ -1,1 +1,1 @@
-"""The one training loop. It knows no model, loss or data set: a stage tells it what to do."""
+"""The one training loop. It knows no model, loss or data set; a stage tells it what to do."""

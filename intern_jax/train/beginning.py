@@ -1,4 +1,7 @@
-"""Where a run begins: a fresh state, grafted or not, a checkpoint's, or one from before a divergence."""
+"""The state that a run begins with: a fresh one, a grafted one, or that of a checkpoint.
+
+After a divergence the state comes from a checkpoint before the trouble.
+"""
 
 import dataclasses
 import logging
@@ -21,13 +24,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MUCH = 0.5  # the share of a model's parameters that a start may leave as they were drawn, unsaid
+MUCH = 0.5  # a graft that leaves a larger share of the parameters at their random start is reported
 
 
 class Beginning:
-    """The state that a run begins with, and what its checkpoints say beside the state.
+    """The state that a run begins with, and what its checkpoints hold beside the state.
 
-    `report`: what the graft matched, of this run or of the one that it continues.
+    `report` says what the graft matched, in this run or in the run that it resumes.
     """
 
     def __init__(
@@ -47,14 +50,14 @@ class Beginning:
         self._first_segments = plain_segments(stream)
 
     def __call__(self, until: int | None = None) -> TrainState:
-        """The newest good checkpoint's state (of a step of at most `until`), or a fresh one."""
+        """The state of the newest good checkpoint (of step `until` or earlier), or else a fresh one."""
         found = (
             self.checkpoints.restore(self.programs.abstract, until) if self.checkpoints else None
         )
         return self._fresh() if found is None else self._continued(*found)
 
     def after(self, trouble: guard.Diverged) -> TrainState:
-        """A state from before the trouble, with the stream's next segment opened behind it."""
+        """A state from before the trouble; the stream's next segment starts after the batches already seen."""
         name, limit = self.stage.name, self.cfg["max_rollbacks"]
         if not self.checkpoints or not self.stream.segments or self.rollbacks >= limit:
             after = f" after {self.rollbacks} roll-backs" if self.rollbacks else ""
@@ -69,13 +72,13 @@ class Beginning:
         self.checkpoints.set_aside_after(step)
         self.stream.open_segment(step, offset)
         log.warning(
-            "%s: %s; rolled back to step %d, going on with the batches after those (%d of %d)",
+            "%s: %s; rolled back to step %d, resuming with the batches after those (%d of %d)",
             *(name, trouble, step, self.rollbacks, limit),
         )
         return state
 
     def content(self) -> dict[str, Any]:
-        """What a checkpoint says beside its state."""
+        """The plain data that a checkpoint holds beside its state."""
         return {
             "run": self._described(),
             "segments": plain_segments(self.stream),
@@ -97,9 +100,10 @@ class Beginning:
         return state
 
     def _continued(self, state: TrainState, meta: Mapping[str, Any]) -> TrainState:
-        """A checkpoint's state, with its segments, roll-backs and report taken over."""
+        """A checkpoint's state. Its segments, number of roll-backs and graft report are taken over."""
         name, step = self.stage.name, int(state.step)
         if step > self.cfg["steps"]:
+            assert self.checkpoints is not None  # the state is from there
             raise UserError(
                 f"{self.checkpoints.folder}/{step}: is past train.steps {self.cfg['steps']}; "
                 "use a new workdir or more steps"
@@ -108,13 +112,13 @@ class Beginning:
         for line in config_lib.diff(meta["run"], self._described()):
             log.warning("%s: changed since the checkpoint: %s", name, line)
         self._follow(meta["segments"])
-        # A roll-back goes to a checkpoint that knows of fewer.
+        # After a roll-back the checkpoint's number is the smaller one.
         self.rollbacks = max(self.rollbacks, meta["rollbacks"])
         self.report = tree.GraftReport(**meta["graft"]) if meta["graft"] else None
         return state
 
     def _follow(self, segments: Sequence[Mapping[str, Any]]) -> None:
-        """Take over a checkpoint's data segments, where they begin as this stream's do."""
+        """Take over a checkpoint's data segments, if its first ones are those of this stream."""
         known = len(self._first_segments)
         if segments[:known] != self._first_segments:
             log.warning("%s: changed since the checkpoint: the stream's segments", self.stage.name)
@@ -129,13 +133,13 @@ class Beginning:
 def graft(
     state: TrainState, source: Any, stage: Stage, abstract: TrainState
 ) -> tuple[TrainState, tree.GraftReport]:
-    """A fresh state with arrays from `source` in place. UserError for a role of which nothing was taken."""
+    """A fresh state with arrays from `source` in it. UserError for a role from which no array is taken."""
     target = {"params": abstract.params, **abstract.extra}
     fresh = {"params": state.params, **state.extra}
     check_start(target, source, stage)
     placed, report = tree.graft(fresh, source, stage.graft)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
-    # Copies: the state is donated, and neither the source nor an average may go with it.
+    # The arrays are copied, because the state is donated, and the source and the averages must survive that.
     placed = dict(jax.device_put(placed, shardings, may_alias=False))
     params = placed.pop("params")
     ema = None if state.ema is None else jax.tree.map(lambda p: p.copy(), params)
@@ -145,7 +149,7 @@ def graft(
 
 
 def check_start(target: Any, source: Any, stage: Stage) -> None:
-    """Refuse a role of which no array is taken, and arrays of other shapes; both trees may be abstract."""
+    """Refuse a role from which no array is taken, and arrays whose shapes differ. Both trees may be abstract."""
     _, report = tree.matches(target, source, stage.graft)
     names, unused = list(tree.names(source)), set(report.unused)
     for role in dict.fromkeys(name.split("/")[0] for name in names):
@@ -158,5 +162,5 @@ def check_start(target: Any, source: Any, stage: Stage) -> None:
 
 
 def plain_segments(stream: "Batches") -> list[dict[str, Any]]:
-    """A stream's segments as a checkpoint keeps them."""
+    """A stream's segments in the plain form in which a checkpoint keeps them."""
     return config_lib.plain([dataclasses.asdict(segment) for segment in stream.segments])

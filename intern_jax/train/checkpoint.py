@@ -1,9 +1,9 @@
-"""Checkpoints of the train state: Orbax in the background, a digest an array, the newest good one back.
+"""Checkpoints of the train state: Orbax saves them in the background, with a digest per array.
 
-folder/<step>/state is the TrainState (Orbax), folder/<step>/meta/metadata a small JSON file beside it: the step,
-every array's dtype, shape and digest, what the caller wrote, and the file's own SHA-256. files.json lists every file
-with its size, and the checksums of the small ones. Orbax gives a step its name only when all of this is written.
-Orbax alone would restore a flipped bit without a word.
+folder/<step>/state holds the TrainState (Orbax). folder/<step>/meta/metadata is a small JSON file: the step, the dtype,
+shape and digest of every array, what the caller wrote, and the SHA-256 of the file. files.json lists every file with
+its size, and the checksums of small files. Orbax renames a step's folder to its number only after all of this is
+written. The digests are ours, because Orbax alone restores a flipped bit without an error.
 """
 
 import itertools
@@ -14,7 +14,7 @@ import shutil
 import threading
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orbax.checkpoint as ocp
@@ -31,18 +31,18 @@ log = logging.getLogger(__name__)
 
 META = pathlib.PurePath("meta", "metadata")
 FILES = "files.json"
-# Itself, and what Orbax writes after it: marks of its own, which nothing here reads.
+# files.json does not list itself, nor the marks that Orbax writes after it, which nothing here reads.
 UNLISTED = (FILES, "commit_success.txt", "_CHECKPOINT_METADATA")
-# Files of up to this size have a checksum of their own; in larger ones lie arrays, which have digests.
+# Files of up to this size have a checksum; larger files hold arrays, which have digests.
 SMALL_BYTES = 4 << 20
-# How long a process waits for the others to end their part of a save.
+# How long a process waits for the others to finish their part of a save.
 SAVE_SECONDS = 600
-# How long the remaining threads of a failed save may take to end.
+# How long the remaining threads of a failed save may take to finish.
 FAILED_SECONDS = 10
 
 
 class _Saved(NamedTuple):
-    """A checkpoint as Orbax's policies see it."""
+    """A checkpoint in the form that Orbax's preservation policies read."""
 
     step: int
     metrics: None = None
@@ -54,9 +54,9 @@ class Damaged(Exception):
 
 
 class Checkpoints:
-    """A folder of checkpoints, the newest `keep` of them and every `keep_every`-th step.
+    """A folder of checkpoints. It keeps the newest `keep` and those of every `keep_every`-th step.
 
-    All processes of a run open it and call the same methods. `failed` counts saves that failed.
+    All processes of a run open it and call the same methods. `failed` counts the saves that failed.
     """
 
     def __init__(self, folder: pathlib.Path, keep: int, keep_every: int | None = None):
@@ -81,10 +81,10 @@ class Checkpoints:
     def restore(
         self, abstract: TrainState, until: int | None = None
     ) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest good state (of a step of at most `until`), placed as `abstract` says, and its JSON.
+        """The newest good state (of step `until` or earlier), sharded like `abstract`, and its JSON.
 
-        None where no checkpoint is there. A damaged one is named, and set aside once an older one was found good.
-        UserError if none is good, or for another model's.
+        None if there is no checkpoint. A damaged one is logged; it is set aside once an older one is found good.
+        UserError if no checkpoint is good, or if it is of another model.
         """
         self.settle()
         steps = [step for step in self.steps() if until is None or step <= until]
@@ -102,15 +102,15 @@ class Checkpoints:
         if damaged:
             raise UserError(
                 f"{self.folder}: none of the checkpoints {', '.join(map(str, steps))} can be used (the lines above "
-                "say why); bring one back from a copy, or use a new workdir to begin anew"
+                "say why); restore one from a copy, or use a new workdir to start afresh"
             )
         return None
 
     def save(self, state: TrainState, step: int, content: Mapping[str, Any]) -> None:
-        """Start a save of plain `content` beside the state; it ends in the background.
+        """Start to save the state and plain `content`; the save finishes in the background.
 
-        The arrays are copied before this returns, so that the state may be donated. A save that fails is reported
-        and counted; it raises nothing and does not stand in the way of the next.
+        The arrays are copied before this returns, so the state may be donated. A save that fails is logged and
+        counted. It raises nothing, and the next save is tried as usual.
         """
         self.settle()
         self._sweep()
@@ -127,7 +127,7 @@ class Checkpoints:
             self._fail(error)
 
     def settle(self) -> None:
-        """Wait for a save under way, report it if it failed, and let the oldest checkpoints go."""
+        """Wait for the current save, log it if it failed, and delete checkpoints that need not be kept."""
         if self._under_way is None:
             return
         try:
@@ -139,26 +139,26 @@ class Checkpoints:
             self._prune()
 
     def set_aside_after(self, step: int) -> None:
-        """Take the checkpoints of later steps out of the way: a roll-back begins another future."""
+        """Rename the checkpoints of later steps, which a roll-back makes invalid."""
         for later in self.steps():
             if later > step:
                 self._set_aside(later, "rolled-back")
 
     def close(self) -> None:
-        """Wait for a save under way and release the folder."""
+        """Wait for the current save and release the folder."""
         self.settle()
         self._sweep()
         self._checkpointer.close()
 
     def _read(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """One step's state and JSON. Raises Damaged, on all processes if on one of them."""
+        """The state and JSON of one step. Raises Damaged on all processes if one of them finds damage."""
         path = self.folder / str(step)
         meta = _together(lambda: read_meta(path))
         _together(lambda: _check_files(path))
         differing = _differing(meta["arrays"], digests.layout(abstract))
         if differing:
             raise UserError(f"{path}: of another model: {differing}; use a new workdir")
-        # The handler, not the checkpointer: the latter's barriers would wait for a process whose files are damaged.
+        # The handler reads it, because the checkpointer's barriers would wait for a process whose files are damaged.
         handler, args = ocp.StandardCheckpointHandler(), ocp.args.StandardRestore(abstract)
         state = _together(lambda: handler.restore(epath.Path(path / "state"), args=args))
         for name, entry in digests.describe(state).items():
@@ -171,14 +171,14 @@ class Checkpoints:
         options = ocp.options.AsyncOptions(
             timeout_secs=SAVE_SECONDS,
             post_finalization_callback=self._sign_files,
-            # Made in the background, a folder that cannot be made would keep threads waiting for minutes.
+            # Folders are made at once: in the background, one that cannot be made keeps threads waiting for minutes.
             create_directories_asynchronously=False,
         )
         handler = ocp.CompositeCheckpointHandler(**items)
         return ocp.AsyncCheckpointer(handler, async_options=options)
 
     def _sign_files(self) -> None:
-        """List the files of the save under way, in the background, before it gets its name."""
+        """Write the list of files of the current save. Orbax calls this in the background, before the rename."""
         if hosts.is_main():
             (step,) = self.folder.glob(f"{self._under_way}.orbax-checkpoint-tmp*")
             files = _list_files(step)
@@ -188,22 +188,22 @@ class Checkpoints:
         step, self._under_way = self._under_way, None
         self.failed += 1
         log.warning(
-            "%s: could not be saved (%s); training goes on, and the next save will be tried",
+            "%s: could not be saved (%s); training continues, and the next save will be tried",
             self.folder / str(step),
             _reason(error),
         )
-        # Orbax hands on the first thread's error while its others still write, and one of those would put its files
-        # into the folder of the next save of this step.
+        # Orbax raises the first thread's error while other threads still write. Those would write their files into
+        # the folder of the next save of this step.
         _wait_for_orbax(FAILED_SECONDS)
-        # A fresh one: nothing of the failure may stay in it.
+        # A new checkpointer keeps no state of the failed save.
         self._checkpointer = self._new_checkpointer()
 
     def _sweep(self) -> None:
-        """Delete what a kill or a failure left of a save or a deletion; no save may be under way."""
+        """Delete what a kill or an error left of a save or a deletion. No save may be running."""
         if hosts.is_main():
             for pattern in ("*.orbax-checkpoint-tmp*", "deleting-*"):
                 for left in self.folder.glob(pattern):
-                    # What cannot go now goes the next time.
+                    # What cannot be deleted now is deleted the next time.
                     shutil.rmtree(left, ignore_errors=True)
 
     def _prune(self) -> None:
@@ -216,7 +216,7 @@ class Checkpoints:
                 self._delete(saved.step)
 
     def _delete(self, step: int) -> None:
-        # Renamed first: a kill in the middle then leaves no half step under a step's name.
+        # The folder is renamed first, so a kill leaves no partly deleted step under a step's name.
         gone = _free(self.folder, f"deleting-{step}")
         try:
             (self.folder / str(step)).rename(gone)
@@ -239,11 +239,11 @@ def read_meta(step: pathlib.Path) -> dict[str, Any]:
     try:
         meta = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise Damaged(f"is no whole checkpoint ({META} is missing)") from None
+        raise Damaged(f"is not a whole checkpoint ({META} is missing)") from None
     except (OSError, ValueError) as error:
         raise Damaged(f"{META} cannot be read ({_reason(error)})") from None
     if not isinstance(meta, dict) or not isinstance(meta.get("arrays"), dict):
-        raise Damaged(f"{META} is no description of a checkpoint")
+        raise Damaged(f"{META} is not the description of a checkpoint")
     content = {name: value for name, value in meta.items() if name != "sha256"}
     if config_lib.digest(content) != meta.get("sha256"):
         raise Damaged(f"{META} is not what was saved")
@@ -264,7 +264,7 @@ def _list_files(step: pathlib.Path) -> dict[str, list[int | None]]:
 
 
 def _check_files(step: pathlib.Path) -> None:
-    """Raises Damaged for a file that is missing or not as it was written."""
+    """Raise Damaged for a file that is missing, or that differs from what was written."""
     try:
         listed = json.loads((step / FILES).read_bytes())
         listed, signed = listed["files"], listed["sha256"]
@@ -281,16 +281,16 @@ def _check_files(step: pathlib.Path) -> None:
 
 
 def _wait_for_orbax(seconds: float) -> None:
-    """Until no thread of Orbax's is left in this process, or the seconds are over."""
+    """Wait until this process has no thread of Orbax left, or until the time is over."""
     until = time.monotonic() + seconds
     for thread in threading.enumerate():
         if type(thread).__module__.startswith("orbax."):
-            # Thread.join, not Orbax's: that one raises the error of the thread.
+            # Thread.join is called by its class: Orbax's own join raises the error of the thread.
             threading.Thread.join(thread, max(0.0, until - time.monotonic()))
 
 
 def _together(read: Any) -> Any:
-    """`read()` on every process. Raises Damaged on all of them if it failed on one."""
+    """Call `read()` on every process. Raise Damaged on all of them if it failed on one."""
     fault, found = None, None
     try:
         found = read()
@@ -304,7 +304,7 @@ def _together(read: Any) -> Any:
 
 
 def _differing(saved: Mapping[str, digests.Entry], wanted: Mapping[str, digests.Entry]) -> str:
-    """The first array that a checkpoint and a state do not share, and how many more; "" if none."""
+    """The first array that differs between a checkpoint and a state, and how many more do; "" if none does."""
     have = {name: tuple(entry[:2]) for name, entry in saved.items()}
     need = {name: tuple(entry) for name, entry in wanted.items()}
     names = sorted(
@@ -318,12 +318,12 @@ def _differing(saved: Mapping[str, digests.Entry], wanted: Mapping[str, digests.
     return f"{names[0]} is {was} in it and {now} here{more}"
 
 
-def _shown(entry: digests.Entry | None) -> str:
+def _shown(entry: Sequence[Any] | None) -> str:
     return f"{entry[0]} {list(entry[1])}" if entry else "absent"
 
 
 def _reason(error: BaseException) -> str:
-    """The cause of an error in a few words; Orbax wraps it in others."""
+    """The first cause of an error in a few words; Orbax wraps it in other errors."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines()
@@ -331,6 +331,6 @@ def _reason(error: BaseException) -> str:
 
 
 def _free(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """A path of that name, or with a number behind it where one is there."""
+    """A path of that name that does not exist yet; a number is appended if the name is taken."""
     names = itertools.chain([name], (f"{name}-{n}" for n in itertools.count(2)))
     return next(folder / n for n in names if not (folder / n).exists())

@@ -1,4 +1,4 @@
-"""Evaluators inside the loop: what a stage is worth on its way, at intervals of steps."""
+"""Evaluations inside the loop: they measure a stage at intervals of steps while it trains."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -17,11 +17,11 @@ Measures = Mapping[str, float]
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """`run` of the model's variables gives measures by name, logged as `name/measure`.
+    """A function of the model's variables, `run`, that returns measures by name; they are logged as `name/measure`.
 
-    It runs after every `every` steps and after the last. With `where` "main" process 0 runs it alone,
-    on arrays of its host. With "all" all processes run it, on arrays as they lie on the mesh, and must
-    come to the same measures. A run that is stopped after such a step goes on without its measures.
+    It runs after every `every` steps and after the last step. With `where="main"` process 0 runs it
+    alone, on host arrays. With `where="all"` all processes run it on the sharded arrays, and must get
+    the same measures. If the run is stopped after such a step, these measures are skipped.
     """
 
     name: str
@@ -41,13 +41,11 @@ class Evaluation:
         return last or done % self.every == 0
 
     def measure(self, state: TrainState) -> dict[str, float]:
-        """The measures of a state: of the average of its parameters, where one is kept of all."""
+        """The measures of a state. The moving average (ema) of all parameters is used if there is one."""
         params = state.params if state.ema is None else state.ema
         variables = {"params": params, **state.extra}
-        if self.where == "all":
-            found = self.run(variables)
-        else:
-            found = self._alone(hosts.to_host(variables))
+        everywhere = self.where == "all"
+        found = self.run(variables) if everywhere else self._alone(hosts.to_host(variables))
         return {f"{self.name}/{name}": float(np.asarray(v)) for name, v in found.items()}
 
     def _alone(self, variables: Any) -> Measures:

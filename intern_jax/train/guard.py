@@ -1,9 +1,11 @@
-"""When has a run diverged? By its logged scalars alone, so that a restart comes to the same answer.
+"""Whether a run has diverged, judged by its logged scalars alone, so that a restart judges the same.
 
-Two signs: `max_bad_steps` steps in a row without a finite loss and gradient (each was left undone);
-and, where `train.spike` is set, `patience` logged losses in a row above
+There are two signs. The first is `max_bad_steps` steps in a row without a finite loss and gradient;
+the step has undone each of them. The second needs `train.spike`: `patience` logged losses in a row
+are above
     median + sigmas * 1.4826 * median absolute deviation
-of the `window` logged losses before them (for normal noise 1.4826 makes it a standard deviation).
+of the `window` logged losses before them. The factor 1.4826 turns the deviation of normal noise
+into its standard deviation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-LEAST = 8  # logged losses before a spike is judged
+LEAST = 8  # the number of logged losses that must precede a spike
 
 
 class Diverged(Exception):
-    """What was seen up to `step`, which counts steps done; the trouble began after `sound` steps."""
+    """The run has diverged. `step` counts the steps done; the trouble began after `sound` steps."""
 
     def __init__(self, sound: int, step: int, what: str):
         super().__init__(what)
@@ -25,13 +27,13 @@ class Diverged(Exception):
 def look(
     step: int, scalars: Mapping[str, float], history: Sequence[Mapping], cfg: Mapping[str, Any]
 ) -> None:
-    """Raise Diverged if `scalars` of `step`, or the rows logged up to it, show it."""
+    """Raise Diverged if the `scalars` of `step`, or the scalars logged before it, show a divergence."""
     streak = int(scalars["bad_steps"])
     if streak >= cfg["max_bad_steps"]:
         what = f"{streak} steps in a row without a finite loss and gradient, up to step {step}"
         raise Diverged(step - streak, step, what)
     if cfg["spike"] and history and history[-1]["step"] == step:
-        # Not the rows that an evaluation wrote: with one or without, a run decides the same.
+        # Rows that an evaluation wrote are left out: evaluations must not change the decision.
         every = cfg.get("log_every", 1)
         logged = [row for row in history if row["step"] % every == 0 or row["step"] == step]
         _look_for_spike(logged, cfg["spike"])

@@ -1,14 +1,14 @@
-"""The one training loop, for every stage and every fit of adaptation.
+"""The one training loop, for every stage and every fit in adaptation.
 
-Order of one step: take the batch of step t, dispatch the step, read the scalars of an earlier step,
-evaluate, save. A checkpoint at step t holds the state after t batches; as the batch of a step is a pure
-function of the step, a restart from it repeats the uninterrupted run bit for bit.
+Each step takes the batch of step t, dispatches the step, reads the scalars of an earlier step,
+evaluates and saves, in this order. A checkpoint at step t holds the state after t batches. A batch
+is a pure function of its step, so a restart repeats the uninterrupted run bit for bit.
 
-A run that diverges goes back to a checkpoint from before the trouble and on with other data: it
-opens a new segment of the stream behind the batches that it has seen. What it decides by is logged
-at fixed steps, so a run that is killed in between decides the same again.
+A run that diverges rolls back to a checkpoint from before the trouble and resumes with other data:
+a new segment of the stream starts after the batches that it has seen. The decision depends on
+scalars that are logged at fixed steps, so a run that is killed in between decides the same.
 
-SIGTERM ends a run after the step under way: it saves, then raises hosts.Stopped.
+After SIGTERM a run finishes the current step, saves, and raises hosts.Stopped.
 """
 
 import collections
@@ -19,13 +19,15 @@ import logging
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import jax
+import numpy as np
 
 from intern_jax.core import hosts, keys, tree
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
+from intern_jax.core.layout import StageFiles
 from intern_jax.train import guard, optim, settings
 from intern_jax.train import state as state_lib
 from intern_jax.train.beginning import Beginning
@@ -34,54 +36,59 @@ from intern_jax.train.evaluation import Evaluation
 from intern_jax.train.meter import Meter
 from intern_jax.train.profile import Profile
 from intern_jax.train.programs import Programs
-from intern_jax.train.stage import Batch, Stage
+from intern_jax.train.stage import Stage
 from intern_jax.train.state import TrainState
 from intern_jax.train.step import check_accumulation, scalars_of
 from intern_jax.train.writers import Progress, Writer
 
 log = logging.getLogger(__name__)
+S = TypeVar("S", bound=Stage)
 
-# Steps that the host may be ahead of the device: enough to keep it busy, few enough that waiting for data, a stop
-# and a profile are seen when they happen.
+# How many steps the host may be ahead of the device: enough to keep it busy, but few enough that data waits, stops
+# and profiles are seen when they happen.
 AHEAD = 2
-# Settings of the loop, beside the optimizer's, that the compiled step holds.
+# Settings of the loop that are compiled into the step; some of the optimizer's are too (optim.compiled).
 COMPILED = ("accumulate", "ema_decay")
 
 
-class BatchIterator(Iterator[Batch], Protocol):
-    """Batches in order; `close` ends what makes them ahead."""
+HostBatch = Mapping[str, Mapping[str, np.ndarray]]  # this process's part of a batch, on its host
+
+
+class BatchIterator(Iterator[HostBatch], Protocol):
+    """Batches in order; `close` ends the threads or processes that prefetch them."""
 
     def close(self) -> None: ...
 
 
 class Batches(Protocol):
-    """What the loop asks of a stream: this process's rows of the batch at any step.
+    """The stream protocol of the loop: it gives this process's rows of the batch of any step.
 
-    `segments`, dataclasses with `first_step` and `offset`, say which batch a step reads, and are kept
-    in checkpoints. A stream that has none cannot be rolled back, and is never asked to be.
+    `segments` are dataclasses with `first_step` and `offset`. They say which batch a step reads, and
+    checkpoints keep them. A stream without segments cannot be rolled back, and the loop does not try.
     """
 
-    segments: Sequence[Any]
+    @property
+    def segments(self) -> Sequence[Any]: ...
 
-    def batch_at(self, step: int) -> Batch:
-        """The batch of a step, the same on every call."""
+    def batch_at(self, step: int) -> HostBatch:
+        """The batch of a step; every call returns the same."""
 
     def iterate(self, start: int) -> BatchIterator:
-        """Batches of `start` and the steps after it, without end."""
+        """The batches of step `start` and all later steps, without end."""
 
     def open_segment(self, first_step: int, offset: int) -> None:
-        """From `first_step` on, read the batches from `offset` on."""
+        """From step `first_step` on, read the batches that begin at `offset`."""
 
     def set_segments(self, segments: Sequence[Any]) -> None:
-        """Follow other segments, such as a checkpoint's."""
+        """Replace the segments, for example by those of a checkpoint."""
 
     def faults(self) -> Mapping[str, int]:
-        """How many samples were damaged and replaced so far, by cause."""
+        """The number of samples that were damaged and replaced so far, by cause."""
 
 
 @dataclasses.dataclass
 class FitResult:
-    """The final state, the logged scalars, and what the graft matched (None without one)."""
+    """The final state, the logged scalars, and what the graft matched (None if there was no graft)."""
 
     state: TrainState
     history: list[dict[str, float]]
@@ -104,10 +111,10 @@ def fit(
     )
 
 
-class Trainer:
-    """A stage with its compiled step, for fits of any length, rate, seed and data of one shape."""
+class Trainer(Generic[S]):
+    """A stage with its compiled step. Its fits may differ in length, rate, seed and data, but not in shapes."""
 
-    def __init__(self, stage: Stage, cfg: Mapping[str, Any], mesh: jax.sharding.Mesh):
+    def __init__(self, stage: S, cfg: Mapping[str, Any], mesh: jax.sharding.Mesh):
         self.stage, self.cfg, self.mesh = stage, settings.check(cfg), mesh
         self._given = dict(cfg)
         check_accumulation(stage, self.cfg["accumulate"])
@@ -125,13 +132,13 @@ class Trainer:
         evaluations: Sequence[Evaluation] = (),
         **changes: Any,
     ) -> FitResult:
-        """Train to the last step, from the newest good checkpoint under `workdir` where there is one.
+        """Train to the last step. Resume from the newest good checkpoint under `workdir` if there is one.
 
-        `source`: flat or nested arrays that the stage's graft rules start from. `notes`: plain data
-        kept in every checkpoint (the resolved config, versions). `evaluations`: what is measured on
-        the way. `changes`: fields of the config that need no new step (of optim: learning_rate,
-        warmup_steps, schedule). Without `workdir` nothing is written. Raises hosts.Stopped after
-        SIGTERM, with the state saved.
+        `source` holds the flat or nested arrays that the stage's graft rules read. `notes` is plain
+        data that every checkpoint keeps (the resolved config, versions). `evaluations` measure the
+        model while it trains. `changes` are fields of the config that need no new compiled step (of
+        optim: learning_rate, warmup_steps, schedule). Without `workdir` nothing is written. After
+        SIGTERM it saves the state and raises hosts.Stopped.
         """
         cfg = self._changed(changes)
         folder = pathlib.Path(workdir) if workdir is not None else None
@@ -147,11 +154,11 @@ class Trainer:
         return FitResult(state, run.writer.history, beginning.report)
 
     def abstract(self, stream: Batches) -> TrainState:
-        """Shapes, dtypes and places of the state for batches of `stream`'s shape."""
+        """The shapes, dtypes and shardings of the state for batches of this stream's shapes."""
         return self._programs_for(stream.batch_at(0)).abstract
 
     def _changed(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        # As given: groups of the optimizer take from the main settings what they do not say themselves.
+        # The settings as they were given, because optimizer groups inherit what they do not set from the main group.
         merged = {**self._given.get("optim", {}), **changes.get("optim", {})}
         cfg = settings.check({**self._given, **changes, "optim": merged})
         if cfg["steps"] is None:
@@ -176,7 +183,7 @@ class Trainer:
 def _checkpoints(
     folder: pathlib.Path | None, cfg: Mapping[str, Any]
 ) -> Iterator[Checkpoints | None]:
-    """The checkpoints below a run's folder, which is made; None where nothing is kept."""
+    """The checkpoints below a run's folder, which is created; None if no checkpoints are kept."""
     if folder is None:
         yield None
         return
@@ -184,7 +191,7 @@ def _checkpoints(
     if not cfg["checkpoint_every"]:
         yield None
         return
-    checkpoints = Checkpoints(folder / "checkpoints", cfg["keep"], cfg["keep_every"])
+    checkpoints = Checkpoints(StageFiles(folder).checkpoints, cfg["keep"], cfg["keep_every"])
     try:
         yield checkpoints
     finally:
@@ -192,7 +199,7 @@ def _checkpoints(
 
 
 class _Run:
-    """One pass to the last step, with the roll-backs on the way."""
+    """One run to the last step, with its roll-backs."""
 
     def __init__(
         self,
@@ -208,12 +215,12 @@ class _Run:
         self.checkpoints, self.stream = beginning.checkpoints, beginning.stream
         self.name, mesh = trainer.stage.name, trainer.mesh
         self.groups = optim.groups(cfg["optim"])
-        # A streak of bad steps is met even where scalars are logged rarely.
+        # Scalars are read often enough to notice a streak of bad steps, even if they are logged rarely.
         self.read_every = min(cfg["log_every"], cfg["max_bad_steps"])
         self.key = mesh_lib.put_everywhere(mesh, keys.key_for(cfg["seed"], "train"))
         self.writer = Writer(folder, clu=cfg["clu_writer"])
         self.progress = Progress(self.name, cfg["steps"], quiet=folder is None)
-        self.profile = Profile(folder and folder / "profile", cfg["profile"])
+        self.profile = Profile(folder and StageFiles(folder).profile, cfg["profile"])
         self.meter = Meter(0, mesh.size, mesh_lib.batch_rows(mesh)[1])
         self.stop = hosts.StopVote()
         self.compiling: concurrent.futures.Future | None = None
@@ -221,10 +228,10 @@ class _Run:
         self.pending: tuple[int, Mapping[str, jax.Array]] | None = None  # scalars to be read
         self.under_way: collections.deque[jax.Array] = collections.deque()
 
-    def to_the_end(self, batch: Batch) -> TrainState:
-        """Begin or go on, and train; a run that is there already asks for no data.
+    def to_the_end(self, batch: HostBatch) -> TrainState:
+        """Start or resume, and train to the last step. A run that is finished already reads no data.
 
-        `batch`: one of the stream's, for its shapes.
+        `batch` is any batch of the stream; only its shapes are used.
         """
         try:
             self._compile_ahead(batch)
@@ -236,7 +243,7 @@ class _Run:
                         return self._train(state, int(state.step))
                     except guard.Diverged as trouble:
                         self.profile.close()
-                        state = None  # donated
+                        del state  # donated
                         state = self.beginning.after(trouble)
                         self.writer.cut(int(state.step))
         finally:
@@ -245,7 +252,7 @@ class _Run:
             self.profile.close()
 
     def _train(self, state: TrainState, start: int) -> TrainState:
-        """The loop: every step from `start` to the last. Raises Diverged, Stopped."""
+        """The loop over all steps from `start` to the last. Raises Diverged and Stopped."""
         cfg, end = self.cfg, self.cfg["steps"]
         self.start, self.pending = start, None
         self.meter.restart(start)
@@ -255,7 +262,7 @@ class _Run:
                 batch = self.meter.next_batch(batches)
                 self.profile.before(step, state)
                 state, outputs = self._step(state, batch, step)
-                # The scalars of an earlier step: this one is still under way.
+                # These are the scalars of an earlier step; the current one is still running.
                 self._read()
                 stopping = self.stop.poll()
                 due = [e for e in self.evaluations if e.due(done, last) and not stopping]
@@ -264,25 +271,25 @@ class _Run:
                 if due:
                     self._evaluate(due, state, done)
                 if self.checkpoints and (last or done % cfg["checkpoint_every"] == 0):
-                    self._save(state, done)
+                    self._save(self.checkpoints, state, done)
                 if stopping:
                     self._end_early(state, done)
             self._read()
         return state
 
     def _step(
-        self, state: TrainState, batch: Batch, step: int
+        self, state: TrainState, batch: HostBatch, step: int
     ) -> tuple[TrainState, Mapping[str, jax.Array]]:
-        """Dispatch one step; wait for an earlier one where the host is too far ahead."""
+        """Dispatch one step; wait for an earlier one if the host is too far ahead."""
         arguments = self._arguments(state, batch, step)
         if self.compiling:
-            # The call below finds what was made; what failed fails there again, and is told.
+            # The call below uses the compiled program; an error would occur there again and be reported.
             concurrent.futures.wait([self.compiling])
             self.compiling = None
         if step == self.start and self.folder is not None:
             self.meter.count_flops(self.programs.step, arguments)
-        # What moves between host and devices is placed by hand: whatever else would, is a mistake. The first call
-        # lowers the step, and may read arrays that it closes over.
+        # All transfers between host and devices are explicit, so an implicit one is a mistake. The first call lowers
+        # the step and may read arrays that it closes over.
         guarded = "disallow" if step > self.start else "allow"
         with jax.profiler.StepTraceAnnotation("train", step_num=step), jax.transfer_guard(guarded):
             state, outputs = self.programs.step(*arguments)
@@ -291,21 +298,21 @@ class _Run:
             self.under_way.popleft().block_until_ready()
         return state, outputs
 
-    def _arguments(self, state: TrainState, batch: Batch, step: int) -> tuple[Any, ...]:
+    def _arguments(self, state: TrainState, batch: HostBatch, step: int) -> tuple[Any, ...]:
         mesh = self.trainer.mesh
         rates = optim.learning_rates(self.groups, self.cfg["steps"], step)
         placed = mesh_lib.put_batch(mesh, batch), self.key, mesh_lib.put_everywhere(mesh, rates)
         return state, self.trainer.frozen, *placed
 
-    def _compile_ahead(self, batch: Batch) -> None:
-        """Compile while the state is made or read; not for a run that is there already."""
+    def _compile_ahead(self, batch: HostBatch) -> None:
+        """Compile while the state is made or read. A finished run compiles nothing."""
         newest = max(self.checkpoints.steps(), default=0) if self.checkpoints else 0
         if self.folder is not None and newest < self.cfg["steps"]:
             arguments = self._arguments(self.programs.abstract, batch, newest)
             self.compiling = self.programs.compile_ahead(arguments)
 
     @contextlib.contextmanager
-    def _batches(self, start: int) -> Iterator[Iterator[Batch]]:
+    def _batches(self, start: int) -> Iterator[Iterator[HostBatch]]:
         if start == self.cfg["steps"]:
             yield iter(())
             return
@@ -316,7 +323,7 @@ class _Run:
         return done % self.cfg["log_every"] == 0 or done == self.cfg["steps"]
 
     def _looks(self, done: int) -> bool:
-        """Whether the scalars after `done` steps are read, with evaluations or without."""
+        """Whether the scalars after `done` steps are read; evaluations do not matter here."""
         first, last = done == self.start + 1, done == self.cfg["steps"]
         return first or last or done % self.read_every == 0 or self._logs(done)
 
@@ -328,28 +335,28 @@ class _Run:
                 for evaluation in due:
                     measures |= evaluation.measure(state)
         except BaseException:
-            # What was trained is not lost with it. Of several processes the others are elsewhere.
+            # Save the trained state before the error ends the run. Several processes cannot: the others are elsewhere.
             if self.checkpoints and hosts.everywhere() == 1:
-                self._save(state, done)
+                self._save(self.checkpoints, state, done)
                 self.checkpoints.settle()
             raise
         self._read(measures)
 
-    def _save(self, state: TrainState, done: int) -> None:
-        # First the scalars: a restart from this checkpoint does not repeat this step.
+    def _save(self, checkpoints: Checkpoints, state: TrainState, done: int) -> None:
+        # Read the scalars first: a restart from this checkpoint does not repeat this step.
         self._read()
-        self.checkpoints.save(state, done, self.beginning.content())
+        checkpoints.save(state, done, self.beginning.content())
 
     def _end_early(self, state: TrainState, done: int) -> None:
         if self.checkpoints:
-            self._save(state, done)
+            self._save(self.checkpoints, state, done)
             self.checkpoints.settle()
         raise hosts.Stopped(
-            f"{self.name}: stopped by SIGTERM after step {done}; start again to go on"
+            f"{self.name}: stopped by SIGTERM after step {done}; start again to resume"
         )
 
     def _read(self, measures: Mapping[str, float] | None = None) -> None:
-        """Look at the pending scalars, and log them with the measures of an evaluation."""
+        """Check the pending scalars, and log them with the measures of an evaluation."""
         if self.pending is None:
             return
         (step, outputs), self.pending = self.pending, None
@@ -357,12 +364,12 @@ class _Run:
         if measures or self._logs(step):
             self._log(step, scalars)
         elif step == self.start + 1:
-            # That step compiled: the first rates are of the steps after it.
+            # The first step includes compilation, so rates are measured from the next step on.
             self.meter.restart(step)
         if self._looks(step):
             guard.look(step, scalars, self.writer.history, self.cfg)
 
-    def _log(self, step: int, scalars: Mapping[str, float]) -> None:
+    def _log(self, step: int, scalars: dict[str, float]) -> None:
         per_second, rates = self.meter.rates(step)
         self.writer.write(step, scalars | rates)
         left = (self.cfg["steps"] - step) / per_second

@@ -1,8 +1,8 @@
-"""How fast a run is: images a second, the share of time spent waiting for data, and MFU."""
+"""The speed of a run: images per second, the share of time that it waits for data, and MFU."""
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -24,9 +24,9 @@ PEAK_TFLOPS = {
 
 
 class Meter:
-    """Times a run from `start`: `next_batch` counts the wait, `rates` ends an interval.
+    """Times a run from step `start` on: `next_batch` counts the wait for data, `rates` ends an interval.
 
-    `blocks`: how many processes make each another part of every batch.
+    `blocks` is the number of different parts of a batch that processes make.
     """
 
     def __init__(self, start: int, devices: int, blocks: int = 1):
@@ -37,7 +37,7 @@ class Meter:
         self._since = (time.monotonic(), start)
 
     def next_batch(self, batches: Iterator[Any]) -> Any:
-        """The next batch; StopIteration where there is none."""
+        """The next batch; StopIteration if there is none."""
         before = time.monotonic()
         batch = next(batches)
         self._waited += time.monotonic() - before
@@ -45,19 +45,19 @@ class Meter:
         return batch
 
     def restart(self, step: int) -> None:
-        """Forget the time so far, so that compilation does not count as slow steps."""
+        """Start a new interval, so that the time of compilation does not count."""
         self._since, self._waited = (time.monotonic(), step), 0.0
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Time inside counts for nothing."""
+        """Time spent inside does not count."""
         before = time.monotonic()
         yield
         since, step = self._since
         self._since = (since + time.monotonic() - before, step)
 
     def rates(self, step: int) -> tuple[float, dict[str, float]]:
-        """Steps a second since the last interval's end, and what to log of it."""
+        """Steps per second since the end of the last interval, and the rates to log."""
         before, last = self._since
         seconds = max(time.monotonic() - before, 1e-9)
         per_second = (step - last) / seconds
@@ -65,15 +65,17 @@ class Meter:
             "images_per_second": per_second * self.images * self.blocks,
             "data_wait": self._waited / seconds,
         }
-        if self.flops and peak():
-            made["mfu"] = self.flops * per_second / (peak() * self.devices)
+        fastest = peak()
+        if self.flops and fastest:
+            made["mfu"] = self.flops * per_second / (fastest * self.devices)
         self.restart(step)
         return per_second, made
 
-    def count_flops(self, step: Callable[..., Any], arguments: tuple) -> None:
-        """Take a step's operations from what it traces to, where the device's peak is known.
+    def count_flops(self, step: jax.stages.Wrapped, arguments: tuple) -> None:
+        """Count the FLOPs of a step from its trace, if the device's peak is known.
 
-        Not from XLA's analysis, which counts the body of a loop once. What remat computes again counts again.
+        XLA's own analysis is not used, because it counts the body of a loop once. Operations that remat repeats count
+        twice.
         """
         if peak():
             try:
@@ -83,13 +85,13 @@ class Meter:
 
 
 def count_images(batch: Mapping[str, Mapping[str, Any]]) -> int:
-    """Pictures of a batch, each view counted: rows of every field named image...; else all rows."""
+    """The number of images in a batch, each view counted: rows of all fields named image..., or else all rows."""
     fields = [(name, value) for rows in batch.values() for name, value in rows.items()]
     images = sum(len(value) for name, value in fields if name.startswith("image"))
     return images or sum(len(next(iter(rows.values()))) for rows in batch.values())
 
 
 def peak() -> float | None:
-    """This device's peak FLOP/s, or None where it is not known."""
+    """The peak FLOP/s of this device, or None if it is not known."""
     kind = jax.devices()[0].device_kind
     return next((t * 1e12 for name, t in PEAK_TFLOPS.items() if kind.startswith(name)), None)

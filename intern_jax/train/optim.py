@@ -1,6 +1,6 @@
-"""Optimizers from plain settings. The learning rate is no part of them: the step multiplies by it.
+"""Optimizers from plain settings. They do not hold the learning rate: the train step multiplies by it.
 
-So a compiled step serves every schedule and length, which adaptation's many short fits rely on.
+One compiled step therefore serves all schedules and lengths, which the many short fits of adaptation need.
 """
 
 import re
@@ -22,11 +22,11 @@ FREE = (
     "schedule",
     "power",
     "end_rate",
-)  # a compiled step serves any of these
+)  # a compiled step serves all values of these
 
 
 def groups(cfg: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """{group: full settings}: MAIN's, and those of `groups` with MAIN's where they name none.
+    """{group: full settings} of MAIN and of the config's `groups`, which inherit what they do not set from MAIN.
 
     `groups` is {name: {"match": regex over parameter names, **settings of its own}}.
     """
@@ -35,7 +35,7 @@ def groups(cfg: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def group_of(cfg: Mapping[str, Any]) -> Callable[[str], str]:
-    """A parameter's name -> its group: the one whose `match` matches it from its start, else MAIN."""
+    """A function from a parameter's name to its group: the one whose `match` matches from the start, else MAIN."""
     rules = [
         (re.compile(own["match"]), name) for name, own in settings.optim(cfg)["groups"].items()
     ]
@@ -43,8 +43,9 @@ def group_of(cfg: Mapping[str, Any]) -> Callable[[str], str]:
 
 
 def check_groups(cfg: Mapping[str, Any], params: Any) -> None:
-    """Refuse a group that no parameter belongs to, and a parameter of two groups: a config keeps no order of them."""
-    names, taken = list(tree.names(params)), {}
+    """Refuse a group without parameters, and a parameter in two groups: the groups of a config have no order."""
+    names = list(tree.names(params))
+    taken: dict[str, str] = {}
     for group, own in settings.optim(cfg)["groups"].items():
         mine = [name for name in names if re.match(own["match"], name)]
         where = f"optim.groups.{group}.match: {own['match']!r}"
@@ -55,12 +56,12 @@ def check_groups(cfg: Mapping[str, Any], params: Any) -> None:
         for name in mine:
             if taken.setdefault(name, group) != group:
                 raise UserError(
-                    f"{where} matches {name}, and so does group '{taken[name]}'; a parameter is of one"
+                    f"{where} matches {name}, and so does group '{taken[name]}'; make them differ"
                 )
 
 
 def build(cfg: Mapping[str, Any]) -> optax.GradientTransformation:
-    """One transformation for all parameters, or one for each group of them (`_chain`)."""
+    """The optax transformation: one chain for all parameters, or one per group (`_chain`)."""
     chains = {name: _chain(own) for name, own in groups(cfg).items()}
     if len(chains) == 1:
         return chains[MAIN]
@@ -73,12 +74,12 @@ def build(cfg: Mapping[str, Any]) -> optax.GradientTransformation:
 
 
 def _chain(cfg: Mapping[str, Any]) -> optax.GradientTransformation:
-    """Clipping, the optimizer's direction, decoupled weight decay, multipliers by parameter name.
+    """Clipping, the optimizer, decoupled weight decay, and multipliers by parameter name.
 
-    Arrays of fewer than two dimensions (biases, norms, LayerScale, logit_scale) are not decayed.
-    `l2` is decay inside of the gradient, before momentum, as PyTorch's SGD has its weight_decay: it
-    pulls 1 / (1 - momentum) times as hard as `weight_decay`.
-    `lr_multipliers`: [(regex over parameter names, factor)]; the first match counts.
+    Weight decay leaves out arrays with fewer than two dimensions (biases, norms, LayerScale,
+    logit_scale). `l2` adds the decay to the gradient before momentum, like weight_decay of PyTorch's
+    SGD; its effect is 1 / (1 - momentum) times that of `weight_decay`. `lr_multipliers` is
+    [(regex over parameter names, factor)]; the first match counts.
     """
     parts = [optax.clip_by_global_norm(cfg["clip_norm"])] if cfg["clip_norm"] else []
     if cfg["l2"]:
@@ -98,12 +99,12 @@ def _chain(cfg: Mapping[str, Any]) -> optax.GradientTransformation:
 def learning_rates(
     of: Mapping[str, Mapping[str, Any]], steps: int, step: int
 ) -> dict[str, np.float32]:
-    """Each group's rate of a step; `of` is what `groups` gives."""
+    """The learning rate of each group at a step; `of` is the result of `groups`."""
     return {name: _rate(own, steps, step) for name, own in of.items()}
 
 
 def compiled(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """What a compiled step holds: all settings but the schedule's (FREE), by field."""
+    """The settings that a compiled step holds, by field: all but those of the schedule (FREE)."""
     own = {name: {f: v for f, v in g.items() if f not in FREE} for name, g in groups(cfg).items()}
     main = own.pop(MAIN)
     matches = {name: g["match"] for name, g in settings.optim(cfg)["groups"].items()}
@@ -111,7 +112,7 @@ def compiled(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def learning_rate(cfg: Mapping[str, Any], steps: int, step: int) -> np.float32:
-    """The rate of a step: linear warm-up over `warmup_steps`, then cosine to 0, poly, or constant.
+    """The learning rate of a step: linear warm-up over `warmup_steps`, then cosine to 0, poly, or constant.
 
     "poly" falls from the peak to `end_rate` as (1 - progress)^power (DeepLab, arXiv 1606.00915).
     """

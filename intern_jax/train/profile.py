@@ -1,4 +1,4 @@
-"""A window of steps for JAX's profiler."""
+"""A window of steps that JAX's profiler traces."""
 
 import pathlib
 from collections.abc import Sequence
@@ -8,13 +8,13 @@ import jax
 
 
 class Profile:
-    """Traces the steps from window[0] up to window[1] into `folder`; None for either: nothing."""
+    """Traces steps window[0] up to, not including, window[1] into `folder`. If either is None, nothing is traced."""
 
     def __init__(self, folder: pathlib.Path | None, window: Sequence[int] | None):
         self.folder, self.window, self.open = folder, window, False
 
     def before(self, step: int, state: Any) -> None:
-        """Open or close the window before a step; `state` is what the last step made."""
+        """Start or stop the trace before a step; `state` is the result of the previous step."""
         if not self.window or self.folder is None:
             return
         first, last = self.window
@@ -25,7 +25,7 @@ class Profile:
             self.open = True
 
     def close(self, state: Any = None) -> None:
-        """Write what was traced; the steps under way end first."""
+        """Wait for the running steps and write the trace."""
         if self.open:
             jax.block_until_ready(state)
             jax.profiler.stop_trace()

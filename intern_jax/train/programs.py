@@ -1,4 +1,4 @@
-"""What is compiled for a stage and batches of one shape."""
+"""The compiled programs of a stage, for batches of one shape."""
 
 import concurrent.futures
 import dataclasses
@@ -21,14 +21,14 @@ from intern_jax.train.step import check_accumulation, make_step
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-    """`init` makes a state, `step` takes one step; `abstract`: shapes and places of the state.
+    """`init` makes a state and `step` takes one step; `abstract` holds the shapes and shardings of the state.
 
-    `frozen`: where the stage's frozen arrays lie.
+    `frozen` holds the shardings of the stage's frozen arrays.
     """
 
     init: Callable[..., TrainState]
     abstract: TrainState
-    step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+    step: jax.stages.Wrapped
     frozen: Any
     groups: Sequence[str]  # of the optimizer
 
@@ -36,7 +36,7 @@ class Programs:
     def build(
         cls, stage: Stage, cfg: Mapping[str, Any], mesh: jax.sharding.Mesh, batch: Any
     ) -> "Programs":
-        """The programs of a fit with all settings of the loop; batch and frozen arrays may be abstract."""
+        """The programs for complete settings of the loop. The batch and the frozen arrays may be abstract."""
         frozen = mesh_lib.shardings(mesh, stage.frozen, spread=True)
         tx, decay = optim.build(cfg["optim"]), cfg["ema_decay"]
         init, abstract = state_lib.create(stage, tx, mesh, batch, ema=bool(decay))
@@ -49,7 +49,7 @@ class Programs:
         return cls(init, abstract, step, frozen, groups)
 
     def arguments(self, mesh: jax.sharding.Mesh, batch: Any, frozen: Any) -> tuple[Any, ...]:
-        """The step's arguments as the loop gives them, without their values."""
+        """The abstract arguments of the step: shapes, dtypes and shardings as in the loop."""
         everywhere, rows = mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)
         key = jax.eval_shape(lambda: jax.random.key(0))
         rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=everywhere)
@@ -58,11 +58,11 @@ class Programs:
             jax.tree.map(_abstract, state_lib.unbox(frozen), self.frozen),
             jax.tree.map(lambda x: _abstract(x, rows), batch),
             _abstract(key, everywhere),
-            {group: rate for group in self.groups},
+            dict.fromkeys(self.groups, rate),
         )
 
     def compile_ahead(self, arguments: tuple[Any, ...]) -> concurrent.futures.Future:
-        """Trace the step and compile or load it in the background, for arguments that may be abstract."""
+        """Trace the step, and compile it or load it from the cache, in the background. Arguments may be abstract."""
         pool = concurrent.futures.ThreadPoolExecutor(1, "compile")
         try:
             return pool.submit(lambda: self.step.lower(*arguments).compile())
@@ -75,7 +75,7 @@ def _abstract(array: Any, sharding: Any) -> jax.ShapeDtypeStruct:
 
 
 def _check_still(stage: Stage, extra: Any) -> None:
-    """Refuse a declaration that holds nothing still."""
+    """Refuse a `still` that matches no BatchNorm statistics."""
     names = [name.partition("/")[2] for name in tree.names(extra)]
     if stage.still and not any(re.match(stage.still, name) for name in names):
         known = f"; they are named such as {names[0]}" if names else ""

@@ -1,4 +1,4 @@
-"""Settings of the loop and its optimizer: their types, defaults and limits, and which of them change no array."""
+"""Settings of the loop and the optimizer: types, defaults and limits, and which of them change no array."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import pydantic
 from intern_jax.core import schema
 from intern_jax.core.schema import Settings, field
 
-# Raised when the loop, the step or an optimizer makes other arrays of the same settings.
+# Raise it when the loop, the step or an optimizer computes other arrays from the same settings.
 FORMAT = 1
 
 MAIN = "main"  # the group of parameters that no other group names
@@ -18,7 +18,7 @@ _NONE = "a whole number, 0 for none"
 
 
 class _Optimizer(Settings):
-    """What any optimizer has; train/optim.py says what the fields do."""
+    """The settings of any optimizer; train/optim.py says what the fields do."""
 
     name: str = "adamw"
     learning_rate: float | None = field(None, ge=0.0)
@@ -32,7 +32,7 @@ class _Optimizer(Settings):
     b1: float = field(0.9, ge=0.0, lt=1.0)
     b2: float = field(0.999, ge=0.0, lt=1.0)
     momentum: float = field(0.9, ge=0.0, lt=1.0)
-    lr_multipliers: list[list[Any]] = []
+    lr_multipliers: list[list[Any]] = field([])
 
     @pydantic.field_validator("name")
     @classmethod
@@ -52,9 +52,9 @@ class _Optimizer(Settings):
 
 
 class OptimGroup(_Optimizer):
-    """The parameters whose names `match` matches from their start, with settings of their own.
+    """A group of parameters with its own settings; the regex `match` matches their names from the start.
 
-    `clip_norm`, its own or the main one's, is then the limit of this group's gradient alone.
+    `clip_norm`, set here or inherited, limits the norm of this group's gradient alone.
     """
 
     match: str = field(say="a regex over parameter names")
@@ -67,12 +67,12 @@ class OptimGroup(_Optimizer):
 
 
 class Optim(_Optimizer):
-    """The optimizer of all parameters but those of `groups`, which take from it what they do not say themselves.
+    """The optimizer of all parameters outside `groups`. The groups inherit the settings that they do not set.
 
-    `learning_rate` has no default: fits of one compiled step give it later, and without one no step can be made.
+    `learning_rate` has no default. Fits that share one compiled step give it later; no fit runs without it.
     """
 
-    groups: dict[str, OptimGroup] = {}
+    groups: dict[str, OptimGroup] = field({})
 
     @classmethod
     def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
@@ -90,13 +90,13 @@ class Optim(_Optimizer):
 
 
 class PeakOptim(Optim):
-    """An optimizer whose rate must be given."""
+    """An optimizer that must have a learning rate."""
 
     learning_rate: float = field(ge=0.0, say="the peak rate")
 
 
 class Spike(Settings):
-    """When a rise of the loss counts as divergence; train/guard.py says how."""
+    """When a rise of the loss counts as divergence; train/guard.py has the formula."""
 
     sigmas: float = field(6.0, gt=0.0)
     window: int = field(64, gt=0)
@@ -104,23 +104,25 @@ class Spike(Settings):
 
 
 class Train(Settings):
-    """One fit. `steps` has no default: fits of one compiled step give it later."""
+    """The settings of one fit. `steps` has no default: fits that share one compiled step give it later."""
 
     steps: int | None = field(None, ge=0, say=_NONE)
     seed: int = 0
     optim: Optim = Optim()
     accumulate: int = field(1, ge=1)
     ema_decay: float = field(0.0, ge=0.0, lt=1.0, say="0 for none, or less than 1")
-    # Steps between checkpoints; None: nothing is written.
+    # The number of steps between checkpoints; None writes none.
     checkpoint_every: int | None = field(None, ge=1, matters=False)
-    keep: int = field(2, ge=1, matters=False)  # the newest checkpoints
-    keep_every: int | None = field(None, ge=1, matters=False)  # and for good one per so many steps
+    keep: int = field(2, ge=1, matters=False)  # how many of the newest checkpoints stay
+    keep_every: int | None = field(
+        None, ge=1, matters=False
+    )  # multiples of this step stay for good
     log_every: int = field(50, ge=1, matters=False)
-    max_bad_steps: int = field(10, ge=1)  # in a row without a finite loss and gradient: diverged
+    max_bad_steps: int = field(10, ge=1)  # so many non-finite steps in a row are a divergence
     spike: Spike | None = None
-    max_rollbacks: int = field(3, ge=0, matters=False, say=_NONE)  # 0: a run that diverges stops
+    max_rollbacks: int = field(3, ge=0, matters=False, say=_NONE)  # 0: a divergence ends the run
     profile: list[int] | None = field(None, matters=False)
-    # A writer of clu.metric_writers that gets the scalars too, such as "SummaryWriter" (extra `tf`).
+    # A writer in clu.metric_writers that also gets the scalars, such as "SummaryWriter" (extra `tf`).
     clu_writer: str | None = field(None, matters=False)
 
     @pydantic.field_validator("profile")
@@ -131,14 +133,11 @@ class Train(Settings):
         return given
 
 
-DEFAULTS: dict[str, Any] = Train().model_dump()
-
-
 def check(cfg: Mapping[str, Any], where: str = "train") -> dict[str, Any]:
-    """A loop's settings with all defaults filled in; an unknown field or wrong value is a UserError."""
+    """The loop's settings with all defaults filled in; an unknown field or a wrong value is a UserError."""
     return schema.checked(Train, cfg, where)
 
 
 def optim(cfg: Mapping[str, Any], where: str = "optim") -> dict[str, Any]:
-    """An optimizer's settings with all defaults filled in; an unknown field or wrong value is a UserError."""
+    """The optimizer's settings with all defaults filled in; an unknown field or a wrong value is a UserError."""
     return schema.checked(Optim, cfg, where)

@@ -13,15 +13,15 @@ from intern_jax.core.tree import Rule
 Batch = Mapping[str, Mapping[str, jax.Array]]  # {group: {field: [rows, ...]}}
 Variables = Mapping[str, Any]  # {"params": ..., other collections}
 Averages = Mapping[str, Average]  # named sums with their counts
-Embeddings = Mapping[str, jax.Array]  # named arrays [rows, ...], a row per row of the batch
+Embeddings = Mapping[str, jax.Array]  # named arrays [rows, ...], one row per row of the batch
 
 
-@flax.struct.dataclass
-class Context:
-    """What a loss may read. A later field breaks no stage, since a stage takes what it needs by name.
+class Context(flax.struct.PyTreeNode):
+    """What a loss may read. A stage reads fields by name, so a new field breaks no stage.
 
-    `step` counts the updates before this one; `extra` holds the other collections; `frozen` the
-    stage's frozen arrays; `average` the moving average of the parameters that `Stage.average` names.
+    `step` counts the updates before this one. `extra` holds the collections other than the
+    parameters, `frozen` the stage's frozen arrays, and `average` the moving average of the
+    parameters that `Stage.average` matches.
     """
 
     step: jax.Array
@@ -34,52 +34,50 @@ class Context:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """Parameters and other collections, as a Flax module's `apply` takes them."""
+        """Parameters and other collections, in the form that `apply` of a Flax module takes."""
         return {"params": self.params, **self.extra}
 
 
 @dataclasses.dataclass(frozen=True)
 class Role:
-    """What an earlier stage is to this one: a start for its arrays or, if `frozen`, read as it is."""
+    """What an earlier stage is for this one: the start of its arrays or, if `frozen`, a model that it reads."""
 
     frozen: bool = False
 
 
 class Stage:
-    """What is trained, by which losses, and from what it starts. Subclasses set and override.
+    """What is trained, by which losses, and from what it starts. A subclass sets fields and overrides methods.
 
-    A subclass overrides `loss`; or `embed` and `couple`, where the rows of a batch meet in the loss
-    alone: such a stage may accumulate, by GradCache (train/step.py).
+    A subclass overrides `loss`. If only the loss couples the rows of a batch, it overrides `embed` and
+    `couple` instead, and may then accumulate by GradCache (train/step.py).
 
-    name           shown in logs; a run sets the config's name of the stage
-    families       families of groups that it reads; a group is named FAMILY or FAMILY_SUFFIX
+    name           shown in logs; a run sets it to the stage's name in the config
+    kinds          kinds of the groups that it reads; a group is named KIND or KIND_SUFFIX
     roles          {role: Role}: the earlier stages that it starts from or reads
-    graft          rules that start arrays from roles (core/tree.py): the source's names are
+    graft          rules that start arrays from roles (core/tree.py); names in the source are
                    ROLE/COLLECTION/NAME
-    frozen         arrays that the loss reads and nothing changes, such as {role: variables}; placed once
-    weights        loss term -> weight; 1 where absent. The step applies them and logs every term
+    frozen         arrays that the loss reads and never changes, such as {role: variables}; placed once
+    weights        loss term -> weight, 1 if absent. The step applies them and logs every term
     trainable      regex over parameter names; the others get no gradient and no optimizer state
-    still          regex over module names ("backbone/"): BatchNorm there normalises by its running
-                   statistics and leaves them as they are
-    average        regex over parameter names, "" for none: a moving average of them is kept, which the
-                   loss may read
-    average_decay  of that average
-    exports        regex over names of other collections: what a saved model has beside parameters
-    batch_coupled  `loss` couples the rows of a batch: accumulation would change it, and is refused
-    coupled        regex over module names: on the way to `embed`'s embeddings. BatchNorm there couples
-                   rows too: GradCache is refused, unless it is `still`
-    gather_late    regex over parameter names that the loss reads through Flax modules alone: split over
-                   fsdp, they are gathered where a layer asks for them (core/mesh.py: Kept), the others
-                   before the forward pass; "" matches none
-    format         raised when a change of the code changes the stage's result
+    still          regex over module names ("backbone/"): BatchNorm statistics there are frozen
+    average        regex over parameter names, "" for none: the loss may read a moving average of these
+    average_decay  the decay of that average per step
+    exports        regex over names of other collections: what a saved model holds beside parameters
+    batch_coupled  whether `loss` couples the rows of a batch; accumulation would change it and is refused
+    coupled        regex over the names of modules that `embed` uses. BatchNorm in them couples rows
+                   too, so GradCache is refused unless its statistics are frozen (`still`)
+    gather_late    regex over names of parameters that the loss reads through Flax modules only. If
+                   sharded over fsdp, each is all-gathered by the layer that reads it (core/mesh.py:
+                   Kept); the others before the forward pass. "" matches none
+    format         raise it when a change of the code changes the stage's result
     functions      dotted names of functions that the result depends on; their formats count too
     """
 
     name: str = "stage"
-    families: Sequence[str] = ()
+    kinds: Sequence[str] = ()
     roles: Mapping[str, Role] = {}
     graft: Sequence[Rule] = ()
-    frozen: Any = {}
+    frozen: Mapping[str, Any] = {}
     weights: Mapping[str, float] = {}
     trainable: str = ".*"
     still: str = ""
@@ -93,48 +91,48 @@ class Stage:
     functions: Sequence[str] = ()
 
     def check_data(self, data: Mapping[str, Mapping[str, Any]]) -> None:
-        """Refuse groups of a config that the stage cannot read, by a UserError; their families are known."""
+        """Refuse groups of a config that the stage cannot read, by a UserError; their kinds are known."""
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
-        """All variables, for a batch of these shapes; axes may be named by nn.Partitioned."""
+        """All variables for a batch of these shapes; nn.Partitioned may name their logical axes."""
         raise NotImplementedError
 
     def loss(self, context: Context) -> tuple[Averages, tuple[Any, Averages]]:
         """Loss terms, and (the other collections after this step, metrics).
 
-        Each is a sum and a count, and so equal however the rows are split; what couples rows has count 1
-        (core/averages.py makes both). A count depends on no parameter: no gradient passes it.
+        A term or metric is a sum and a count, so it does not depend on how the rows are split. A term
+        that couples rows has count 1 (core/averages.py makes both kinds). A count must not depend on
+        parameters: no gradient flows through it.
         """
         embeddings, terms, (extra, metrics) = self.embed(context)
         coupled, more = self.couple(context, embeddings)
         return {**terms, **coupled}, (extra, {**metrics, **more})
 
     def embed(self, context: Context) -> tuple[Embeddings, Averages, tuple[Any, Averages]]:
-        """Embeddings by row, the terms of single rows, and (other collections, metrics).
+        """Embeddings by row, the loss terms of single rows, and (other collections, metrics).
 
-        With micro-batches it runs twice for each: what embeddings depend on must not be a collection that
-        it also writes.
+        It runs twice per micro-batch, so the embeddings must not depend on a collection that it writes.
         """
         raise NotImplementedError
 
     def couple(self, context: Context, embeddings: Embeddings) -> tuple[Averages, Averages]:
-        """Terms and metrics of all rows together. It reads parameters, and no collection but those."""
+        """Loss terms and metrics of all rows together. It may read parameters but no other collection."""
         raise NotImplementedError
 
     @property
     def cached(self) -> bool:
-        """Whether gradients can be accumulated through cached embeddings: not past a loss of its own."""
+        """Whether gradients can be accumulated through cached embeddings: `couple` is set and `loss` is not."""
         return type(self).couple is not Stage.couple and type(self).loss is Stage.loss
 
     def predict(self, params: Any, extra: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The stage's outputs in evaluation mode."""
         raise NotImplementedError
 
-    def groups(self, batch: Batch, family: str) -> list[str]:
-        """The batch's groups of a family, sorted by name."""
-        return sorted(group for group in batch if family_of(group) == family)
+    def groups(self, batch: Mapping[str, Any], kind: str) -> list[str]:
+        """The batch's groups of a kind, sorted by name."""
+        return sorted(group for group in batch if kind_of(group) == kind)
 
 
-def family_of(group: str) -> str:
-    """The family of a group that is named FAMILY or FAMILY_SUFFIX."""
+def kind_of(group: str) -> str:
+    """The kind of a group that is named KIND or KIND_SUFFIX."""
     return group.partition("_")[0]

@@ -1,4 +1,4 @@
-"""The train state: one donated tree, one checkpoint."""
+"""The train state: one tree, which the step donates and a checkpoint holds whole."""
 
 import functools
 from typing import Any
@@ -15,13 +15,12 @@ from intern_jax.core.config import UserError
 from intern_jax.train.stage import Batch, Stage
 
 
-@flax.struct.dataclass
-class TrainState:
-    """Everything that a step changes.
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that a step changes; of arrays, of their shapes, or of their shardings.
 
-    `extra`: the stage's other collections (BatchNorm statistics, queues); `ema`: average of the
-    parameters, or None; `average`: that of the parameters which the stage's loss reads averaged, or
-    {}; `bad_steps`: skipped steps in a row; `bad_total`: all skipped steps.
+    `extra` holds the stage's other collections (BatchNorm statistics, queues). `ema` is the moving
+    average of all parameters, or None. `average` is the moving average of the parameters that the
+    stage's loss reads averaged, or {}. `bad_steps` counts skipped steps in a row, `bad_total` all of them.
     """
 
     step: jax.Array
@@ -37,9 +36,9 @@ class TrainState:
 def create(
     stage: Stage, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh, batch: Batch, ema: bool
 ) -> tuple[Any, TrainState]:
-    """(jitted function key -> TrainState, abstract TrainState with shardings).
+    """(jitted function from a key to a TrainState, abstract TrainState with shardings).
 
-    Each device makes its own part. A `trainable` that names no parameter is a UserError.
+    Each device makes its own shards. A `trainable` that matches no parameter is a UserError.
     """
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
 
@@ -63,16 +62,16 @@ def create(
             bad_total=jnp.zeros((), jnp.int32),
         )
 
-    # A restart that finds a checkpoint never compiles `init`.
+    # The model is only traced here, so a restart that finds a checkpoint never compiles `init`.
     variables = dict(jax.eval_shape(boxed, jax.eval_shape(lambda: jax.random.key(0))))
     abstract = jax.eval_shape(begin, unbox(variables))
-    # Parameters are gathered over fsdp before use (step.py), so all of them may be split there.
+    # Parameters are all-gathered over fsdp before use (step.py), so all of them may be sharded over it.
     params = mesh_lib.shardings(mesh, variables.pop("params"), spread=True)
     placed, everywhere = mesh_lib.shardings(mesh, variables), mesh_lib.replicated(mesh)
     trainable = tree.partition(params, stage.trainable)[0]
     if not trainable:
         raise UserError(f"{stage.name}.trainable: {stage.trainable!r} matches no parameter")
-    # Moments lie where their parameters do; counters everywhere.
+    # Moments have the sharding of their parameters; counters are replicated.
     opt_state = optax.tree_map_params(
         tx,
         lambda leaf, sharding: leaf if _masked(leaf) else sharding,
@@ -81,7 +80,7 @@ def create(
         transform_non_params=lambda _: everywhere,
         is_leaf=_masked,
     )
-    shardings = TrainState(
+    shardings = abstract.replace(
         step=everywhere,
         params=params,
         extra=placed,
@@ -102,7 +101,7 @@ def create(
 
 
 def _averaged(stage: Stage, params: Any) -> dict[str, Any]:
-    """The part of the parameters of which the stage's loss reads the average."""
+    """The parameters whose moving average the stage's loss reads."""
     if not stage.average:
         return {}
     found = tree.partition(params, stage.average)[0]
@@ -112,12 +111,12 @@ def _averaged(stage: Stage, params: Any) -> dict[str, Any]:
 
 
 def _masked(leaf: Any) -> bool:
-    # What another group of the optimizer moves.
+    # A parameter of another optimizer group.
     return isinstance(leaf, optax.MaskedNode)
 
 
 def unbox(boxed: Any) -> Any:
-    """Arrays without their logical axes."""
+    """The arrays without their boxes of logical axes."""
     return jax.tree.map(
         lambda leaf: leaf.value if isinstance(leaf, nn.Partitioned) else leaf,
         boxed,

@@ -1,12 +1,14 @@
-"""The train step: gradient, accumulation, update, averages; a bad step is left undone.
+"""The train step: gradient, accumulation, update and moving averages. A step that is not finite is undone.
 
-Accumulation is exact. A loss term is a sum over a count. A micro-batch's gradient is that of its own sum over the whole
-batch's count: a mean over few of the rows stays that mean however the rows are split. Counts come from a pass of their
-own. They seldom depend on anything but labels and masks, and XLA removes the rest of that pass.
+Accumulation is exact. A loss term is a sum divided by a count. The gradient of a micro-batch is that of its own sum
+divided by the count of the whole batch. A mean over some of the rows is therefore the same mean, however the rows are
+split. A separate pass computes the counts. They usually depend on labels and masks alone, and XLA removes the rest of
+that pass as dead code.
 
-Where a stage's rows meet in its embeddings alone (Stage.embed, Stage.couple), the gradient is GradCache's
-(arXiv 2101.06983). A first pass makes the embeddings of all rows and keeps no activations. The coupled terms have a
-gradient in these; a second pass over the micro-batches carries it on to the parameters.
+Some stages couple rows through their embeddings alone (Stage.embed, Stage.couple). Their gradient is computed by
+GradCache (arXiv 2101.06983). A first pass computes the embeddings of all rows and stores no activations. Then the
+gradient of the coupled terms by the embeddings is computed. A second pass over the micro-batches propagates it to the
+parameters.
 """
 
 import dataclasses
@@ -27,14 +29,14 @@ from intern_jax.train.stage import Averages, Batch, Context, Stage
 from intern_jax.train.state import TrainState
 
 STATISTICS = "batch_stats/"
-CARRIED = "(carried)"  # what hands the coupled terms' gradient on; no stage's term
+CARRIED = "(carried)"  # the name of a helper term with the gradient of the coupled terms
 Scalars = dict[str, jax.Array]
 Gradient = tuple[Any, Any, Averages, Averages]  # gradients, other collections, terms, metrics
 Loss = Callable[[Context], tuple[Averages, tuple[Any, Averages]]]
 
 
 def check_accumulation(stage: Stage, accumulate: int, extra: Any = None) -> None:
-    """Refuse micro-batches where they would change the loss; `extra`: the stage's collections, if known."""
+    """Raise UserError if micro-batches would change the loss. `extra` holds the stage's collections, if known."""
     if accumulate == 1:
         return
     both = type(stage).couple is not Stage.couple and not stage.cached
@@ -51,7 +53,7 @@ def check_accumulation(stage: Stage, accumulate: int, extra: Any = None) -> None
     if coupled:
         raise UserError(
             f"train.accumulate: {accumulate} micro-batches would change the loss of {stage.name}: "
-            f"BatchNorm ({coupled[0]}) couples the rows on the way to it; "
+            f"BatchNorm ({coupled[0]}) couples the rows before it; "
             "set it to 1, or take a backbone without BatchNorm, such as a ViT"
         )
 
@@ -63,16 +65,16 @@ def make_step(
     ema_decay: float = 0.0,
     shardings: TrainState | None = None,
     frozen_shardings: Any = None,
-    group_of: Callable[[str], str] = lambda name: MAIN,
-) -> Callable[..., tuple[TrainState, Scalars]]:
-    """Jitted (state, frozen, batch, key, rates) -> (state, scalars); the state is donated.
+    group_of: Callable[[str], str] = lambda _name: MAIN,
+) -> jax.stages.Wrapped:
+    """The jitted step (state, frozen, batch, key, rates) -> (state, scalars). It donates the state.
 
-    `accumulate`: micro-batches per step. `rates`: {optimizer group: learning rate}; `group_of` names
-    the group of a parameter. A step whose loss or gradient is not finite changes nothing but the
-    counters. `shardings`, `frozen_shardings`: where the state and the stage's frozen arrays stay;
-    without them the compiler chooses. Both are used whole on the fsdp axis: gathered before the
-    forward pass or, where the stage says so (`gather_late`), by the layer; the gradient is scattered
-    after.
+    `accumulate` is the number of micro-batches per step. `rates` is {optimizer group: learning rate},
+    and `group_of` gives the group of a parameter's name. A step whose loss or gradient is not finite
+    changes nothing but the counters. `shardings` and `frozen_shardings` say how the state and the
+    frozen arrays are stored; without them the compiler chooses. Arrays sharded over fsdp are
+    all-gathered before the forward pass or, if the stage's `gather_late` matches them, by the layer
+    that reads them. Gradients are sharded again afterwards.
     """
     check_accumulation(stage, accumulate)
     gradient = _Gradient(stage, accumulate, _Places.of(stage, shardings, frozen_shardings))
@@ -89,7 +91,7 @@ def make_step(
         good = jnp.isfinite(norm) & jnp.isfinite(scalars["loss"])
         updates, opt_state = tx.update(grads, state.opt_state, trainable)
         params = tree.merge(_updated(trainable, updates, rates, group_of), rest)
-        # The early average follows quickly, or it would keep the initialisation for long.
+        # Early in training the average follows faster, or it would keep the initial values for long.
         early = (1.0 + state.step) / (10.0 + state.step)
         ema = _follow(state.ema, params, jnp.minimum(ema_decay, early))
         mine = tree.partition(params, stage.average)[0] if stage.average else {}
@@ -98,8 +100,8 @@ def make_step(
         old = (state.params, state.extra, state.opt_state, state.ema, state.average)
         new = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
         bad = (~good).astype(jnp.int32)
-        counters = (jnp.where(good, 0, state.bad_steps + 1), state.bad_total + bad)
-        counters = dict(zip(("bad_steps", "bad_total"), counters, strict=True))
+        streak = jnp.where(good, 0, state.bad_steps + 1)
+        counters = {"bad_steps": streak, "bad_total": state.bad_total + bad}
         state = TrainState(state.step + 1, *new, **counters)
         return state, {**scalars, "gradient_norm": norm, **_named_rates(rates), **counters}
 
@@ -109,7 +111,7 @@ def make_step(
 
 
 class _Gradient:
-    """(trainable, rest, context) -> Gradient: of a whole batch, of micro-batches, or by cached embeddings."""
+    """Computes (trainable, rest, context) -> Gradient: for a whole batch, micro-batches or cached embeddings."""
 
     def __init__(self, stage: Stage, accumulate: int, places: "_Places"):
         self.stage, self.accumulate, self.places = stage, accumulate, places
@@ -129,7 +131,7 @@ class _Gradient:
     def _of(
         self, loss: Loss, trainable: Any, rest: Any, context: Context, counts: Any = None
     ) -> Gradient:
-        """Of a loss as Stage.loss is one, its terms' sums over `counts` (None: over their own)."""
+        """The Gradient of a function like Stage.loss. Its terms' sums are divided by `counts`, or by their own."""
 
         def total(trainable: Any):
             terms, (extra, metrics) = self._run(loss, trainable, rest, context)
@@ -139,14 +141,14 @@ class _Gradient:
         return self.places.scattered(grads), extra, terms, metrics
 
     def _run(self, function: Callable[[Context], Any], trainable: Any, rest: Any, context: Context):
-        """`function` of the context with its arrays in place, and what is held still held still."""
+        """`function` of the context with gathered arrays, and with the stage's frozen BatchNorm statistics."""
         with held_still(self.stage.still):
             return function(self.places.gathered(context, tree.merge(trainable, rest)))
 
     def _counts(
         self, terms: Callable[[Context], Averages], trainable: Any, rest: Any, context: Context
     ) -> Scalars:
-        """What the terms of all micro-batches count together; their sums are dead code."""
+        """The counts of the terms, added over all micro-batches. Their sums are dead code, which XLA removes."""
 
         def micro(_: None, item: Any):
             made = self._run(terms, trainable, rest, _micro(context, item))
@@ -162,9 +164,9 @@ class _Gradient:
         context: Context,
         more: Any = (),
     ) -> Gradient:
-        """Gradients and averages summed over micro-batches; each sees the collections of the one before.
+        """Gradients and averages, summed over micro-batches. Each reads the collections that the previous one wrote.
 
-        `more`: arrays by row of which `micro` gets its part.
+        `more` holds arrays by row; `micro` gets the rows of its micro-batch.
         """
 
         def one(carry: Any, item: Any):
@@ -178,7 +180,7 @@ class _Gradient:
         return grads, extra, *jax.tree.map(lambda x: x.sum(axis=0), made)
 
     def _items(self, context: Context, more: Any = ()) -> tuple[jax.Array, Batch, Any]:
-        """What a scan over micro-batches goes through: their numbers, rows, and parts of `more`."""
+        """The inputs of a scan over micro-batches: their indices, their rows, and their rows of `more`."""
         batch, more = jax.tree.map(lambda x: _split(x, self.accumulate), (context.batch, more))
         return jnp.arange(self.accumulate), batch, more
 
@@ -204,10 +206,9 @@ class _Gradient:
         def micro(here: Context, cotangents: Any) -> Gradient:
             def loss(here: Context):
                 embeddings, terms, others = stage.embed(here)
-                # Its gradient is the coupled terms', by the chain rule through these embeddings.
+                # By the chain rule, its gradient is that of the coupled terms through these embeddings.
                 carried = jax.tree.map(lambda c, e: (c * e).sum(), cotangents, embeddings)
-                carried = averages.whole(sum(jax.tree.leaves(carried)))
-                return {**terms, CARRIED: carried}, others
+                return {**terms, CARRIED: averages.whole(jax.tree.reduce(jnp.add, carried))}, others
 
             ones = {**counts, CARRIED: jnp.ones(())}
             return self._of(loss, trainable, rest, here, ones)
@@ -220,7 +221,11 @@ class _Gradient:
 
 @dataclasses.dataclass(frozen=True)
 class _Places:
-    """Where arrays lie: as they are used (`whole`, `frozen`) and as gradients leave (`parts`); None: anywhere."""
+    """The shardings inside the step; None lets the compiler choose.
+
+    `whole`, `frozen` and `average` are those of parameters, frozen arrays and average in use. `parts`
+    are those of the gradients, and `late` those of parameters that layers gather.
+    """
 
     whole: Any = None
     frozen: Any = None
@@ -230,10 +235,11 @@ class _Places:
 
     @classmethod
     def of(cls, stage: Stage, shardings: TrainState | None, frozen: Any) -> "_Places":
-        # Left to choose, XLA (jaxlib 0.10.2) made wrong gradients of convolutions on a 2x2x2 mesh.
-        if shardings is None or shardings.step.mesh.shape["fsdp"] == 1:
+        # Without these constraints, XLA (jaxlib 0.10.2) computed wrong gradients of convolutions on a 2x2x2 mesh.
+        if shardings is None or jax.tree.leaves(shardings)[0].mesh.shape["fsdp"] == 1:
             return cls()
-        late, soon = {}, shardings.params
+        late: dict[str, Any] = {}
+        soon = shardings.params
         if stage.gather_late:
             late, soon = tree.partition(shardings.params, stage.gather_late)
         return cls(
@@ -245,7 +251,7 @@ class _Places:
         )
 
     def gathered(self, context: Context, params: Any) -> Context:
-        """The context with its parameters, frozen arrays and average as the forward pass takes them."""
+        """The context with parameters, frozen arrays and average all-gathered for the forward pass."""
         params = _place(params, self.whole)
         if self.late:
             flat, late = tree.names(params), tree.names(self.late)
@@ -258,7 +264,7 @@ class _Places:
         )
 
     def scattered(self, grads: Any) -> Any:
-        """Gradients as they are kept."""
+        """Gradients with the sharding of their parameters."""
         return _place(grads, self.parts)
 
 
@@ -267,7 +273,7 @@ def _place(arrays: Any, shardings: Any) -> Any:
 
 
 def _total(stage: Stage, terms: Averages, counts: Mapping[str, Any] | None = None) -> jax.Array:
-    """The weighted sum of the terms, each its sum over `counts`, or over its own count."""
+    """The weighted sum of the terms. Each term is its sum divided by its entry in `counts`, or by its own count."""
     total = jnp.zeros(())
     for name, term in terms.items():
         count = term.count if counts is None else counts[name]
@@ -284,21 +290,21 @@ def _check_weights(stage: Stage, terms: Averages) -> None:
 
 
 def _updated(params: Any, updates: Any, rates: Scalars, group_of: Callable[[str], str]) -> Any:
-    """Parameters after a step of their group's rate."""
+    """Parameters after one update with the learning rate of their group."""
     flat, changes = tree.names(params), tree.names(updates)
     made = {n: p - (rates[group_of(n)] * changes[n]).astype(p.dtype) for n, p in flat.items()}
     return tree.unflatten(made)
 
 
 def _follow(average: Any, params: Any, decay: Any) -> Any:
-    """A moving average one step on; None stays None."""
+    """A moving average after one more step; None stays None."""
     if average is None:
         return None
     return jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
 
 
 def _named_rates(rates: Scalars) -> Scalars:
-    """Learning rates as they are logged."""
+    """Learning rates by the names under which they are logged."""
     return {"learning_rate" if g == MAIN else f"learning_rate_{g}": r for g, r in rates.items()}
 
 
@@ -309,7 +315,7 @@ def _micro(context: Context, item: tuple[jax.Array, Batch, Any]) -> Context:
 
 
 def _split(x: jax.Array, parts: int) -> jax.Array:
-    # Row r goes to micro-batch r % parts: rows lie in blocks over devices, so each keeps its own.
+    # Row r goes to micro-batch r % parts. Devices hold contiguous rows, so each device keeps its own rows.
     return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
 
 

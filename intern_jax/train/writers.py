@@ -1,4 +1,4 @@
-"""Where a run's scalars go: JSON lines, TensorBoard, clu's writers, and a line for the person who waits."""
+"""Writers of a run's scalars: JSON lines, TensorBoard, clu's writers, and a progress line in the terminal."""
 
 import inspect
 import json
@@ -8,7 +8,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -16,125 +16,145 @@ from rich.text import Text
 
 from intern_jax.core import hosts
 from intern_jax.core.config import UserError
+from intern_jax.core.layout import StageFiles
 
 log = logging.getLogger(__name__)
 LOG_EVERY_SECONDS = 15.0
 
 
 class Writer:
-    """`write(step, scalars)` to memory, and under a folder to metrics.jsonl and TensorBoard.
+    """Keeps scalars in memory and, if there is a folder, writes them to metrics.jsonl and TensorBoard.
 
-    Opened again at `start`, or cut there, it drops what was written for steps after it: no step stands twice.
-    Only process 0 writes files. A disk that is full stops no run: what could not be written is kept and written as
-    soon as there is room. `clu` names a writer of clu.metric_writers that gets each row too, see CluWriter.
+    Opened at step `start`, or cut there, it drops rows of later steps, so that no step is written twice. Only process 0
+    writes files. A full disk does not stop the run: rows that could not be written are kept and written when there is
+    room again. `clu` names a writer in clu.metric_writers that also gets each row (CluWriter).
     """
 
     def __init__(
         self, folder: pathlib.Path | None, start: int | None = None, clu: str | None = None
     ):
-        self.history: list[dict[str, float]] = []
-        self.path = self.file = self.board = self.clu = None
-        self._failing = False
+        self.history: list[dict[str, Any]] = []
+        self.files: _Files | None = None
+        self.clu: CluWriter | None = None
         if folder is None:
             return
         if clu is not None:
-            # On all processes: a mistake is the same everywhere, and none waits for another.
+            # Done on all processes: a mistake is then the same everywhere, and none waits for another.
             make = CluWriter.maker(clu)
             self.clu = CluWriter(clu, make, folder / "clu") if hosts.is_main() else None
-        self.path = folder / "metrics.jsonl"
-        self.history = _read(self.path)
+        self.files = _Files(folder) if hosts.is_main() else None
+        self.history = _read(StageFiles(folder).metrics)
         if start is not None:
             self.cut(start)
 
     def cut(self, step: int) -> None:
-        """Forget the rows of steps after `step`."""
+        """Drop the rows of steps after `step`."""
         self.history = [row for row in self.history if row["step"] <= step]
-        if self.path is None or not hosts.is_main():
-            return
-        self._release()
-        self._try(self._rewrite)
-        self.board = self._try(lambda: _Board(self._boards, step + 1))
+        if self.files is not None:
+            self.files.cut(self.history, step)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """One row; a value that is not finite is written as null."""
-        row = {"step": step}
+        """Write one row; a value that is not finite becomes null."""
+        row: dict[str, float | None] = {"step": step}
         row |= {name: value if math.isfinite(value) else None for name, value in scalars.items()}
         self.history.append(row)
-        if self.path is None or not hosts.is_main():
-            return
-        self._try(self._append if self.file else self._rewrite)
-        self._try(self._show if self.board else self._show_all)
+        if self.files is not None:
+            self.files.write(self.history)
         if self.clu is not None:
             self.clu.write(step, row)
 
     def close(self) -> None:
         """Flush and release the files."""
-        self._release()
+        if self.files is not None:
+            self.files.close()
         if self.clu is not None:
             self.clu.close()
             self.clu = None
 
-    def _release(self) -> None:
+
+class _Files:
+    """A run's rows as metrics.jsonl and in TensorBoard's event files, as far as the disk has room."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.path, self.boards = StageFiles(folder).metrics, folder / "tensorboard"
+        self.file: TextIO | None = None
+        self.board: _Board | None = None
+        self._failing = False
+
+    def cut(self, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        """Begin anew with the rows up to `step`."""
+        self.close()
+        self._try(lambda: self._rewrite(rows))
+        self._try(lambda: self._redraw(step + 1))
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add the last of all rows; where an earlier one could not be written, write all."""
+        self._try(lambda: self._append(rows))
+        self._try(lambda: self._draw(rows))
+
+    def close(self) -> None:
+        """Flush and release the files."""
         for opened in (self.file, self.board):
             if opened is not None:
                 self._try(opened.close)
         self.file = self.board = None
 
-    @property
-    def _boards(self) -> pathlib.Path:
-        return self.path.parent / "tensorboard"
+    def _append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        if self.file is None:
+            self._rewrite(rows)
+        else:
+            self.file.write(json.dumps(rows[-1]) + "\n")
+            self.file.flush()
 
-    def _show(self) -> None:
-        self.board.add(self.history[-1:])
-
-    def _show_all(self) -> None:
-        self.board = _Board(self._boards, 0, self.history)
-
-    def _append(self) -> None:
-        self.file.write(json.dumps(self.history[-1]) + "\n")
-        self.file.flush()
-
-    def _rewrite(self) -> None:
+    def _rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
         temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in self.history))
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
         temporary.replace(self.path)
         self.file = self.path.open("a")
 
-    def _try(self, act: Callable[[], Any]) -> Any:
+    def _draw(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        if self.board is None:
+            self._redraw(0, rows)
+        else:
+            self.board.add(rows[-1:])
+
+    def _redraw(self, purge_step: int, rows: Sequence[Mapping[str, Any]] = ()) -> None:
+        self.board = _Board(self.boards, purge_step, rows)
+
+    def _try(self, act: Callable[[], None]) -> None:
         try:
-            done = act()
+            act()
         except OSError as error:
             if not self._failing:
                 log.warning(
-                    "%s: cannot be written (%s); training goes on and will try again",
+                    "%s: cannot be written (%s); training continues and will try again",
                     self.path,
                     error,
                 )
-            # A line may be half written: the next time all is written anew.
+            # The last line may be incomplete, so the next attempt writes the whole file again.
             self._failing, self.file, self.board = True, None, None
-            return None
-        self._failing = False
-        return done
+        else:
+            self._failing = False
 
 
 class _Board:
     """An event file for TensorBoard, written in this thread.
 
-    tensorboardX's SummaryWriter writes in one of its own, which a full disk ends; the loop would then wait for it
-    for ever. Events of steps from `purge_step` on in older files count no more.
+    tensorboardX's SummaryWriter writes in its own thread. A full disk ends that thread, and the loop would then wait
+    for it forever. TensorBoard ignores events in older files from step `purge_step` on.
     """
 
     def __init__(
         self,
         folder: pathlib.Path,
         purge_step: int,
-        rows: Sequence[Mapping[str, float | None]] = (),
+        rows: Sequence[Mapping[str, Any]] = (),
     ):
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         folder.mkdir(parents=True, exist_ok=True)
-        # Its number: two files of one second would have one name.
+        # A number makes the name unique: two files of the same second would have the same name.
         number = len(list(folder.iterdir()))
         session = SessionLog(status=SessionLog.START)
         try:
@@ -144,13 +164,13 @@ class _Board:
             )
             self.add(rows)
         except OSError:
-            # Or each attempt on a full disk would leave one more.
+            # Otherwise each attempt on a full disk would leave one more file.
             for path in folder.glob(f"*.{number}"):
                 path.unlink()
             raise
 
-    def add(self, rows: Sequence[Mapping[str, float | None]]) -> None:
-        """Write the values of rows, but for those that are not finite."""
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write the finite values of rows."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.summary import scalar
 
@@ -168,11 +188,11 @@ class _Board:
 
 
 class CluWriter:
-    """A writer of clu.metric_writers by its name there, such as "SummaryWriter" or "create_default_writer".
+    """A writer in clu.metric_writers by its name there, such as "SummaryWriter" or "create_default_writer".
 
-    One that takes a `logdir` gets `folder`. clu forgets nothing: what a run wrote for steps after its last
-    checkpoint stays beside what it writes for them again. One that fails is left out from then on, with a warning.
-    Raises UserError for an unknown name and without TensorFlow, which clu.metric_writers imports.
+    A writer that takes a `logdir` gets `folder`. clu cannot drop rows: after a restart, rows of repeated steps are
+    written a second time. A writer that fails is left out from then on, with a warning. UserError for an unknown name,
+    or without TensorFlow, which clu.metric_writers imports.
     """
 
     def __init__(self, name: str, make: Callable[..., Any], folder: pathlib.Path):
@@ -182,7 +202,7 @@ class CluWriter:
 
     @staticmethod
     def maker(name: str) -> Callable[..., Any]:
-        """What makes the writer of that name."""
+        """The function that makes the writer of that name."""
         try:
             from clu import metric_writers
         except ImportError as error:
@@ -195,21 +215,21 @@ class CluWriter:
         return getattr(metric_writers, name)
 
     def write(self, step: int, scalars: Mapping[str, float | None]) -> None:
-        """Hand on the values of one row, but for those that are not finite."""
+        """Write the finite values of one row."""
         known = {k: v for k, v in scalars.items() if k != "step" and v is not None}
         self._try(lambda writer: writer.write_scalars(step, known), lambda writer: writer.flush())
 
     def close(self) -> None:
-        """Flush and release what the writer holds."""
+        """Flush and close the writer."""
         self._try(lambda writer: writer.close())
 
     def _try(self, *acts: Callable[[Any], None]) -> None:
         try:
             for act in acts if self._writer else ():
                 act(self._writer)
-        except Exception as error:  # TensorFlow's are no OSErrors
+        except Exception as error:  # TensorFlow's errors are not OSErrors
             self._writer = None
-            log.warning("clu's %s fails (%s); training goes on without it", self.name, error)
+            log.warning("clu's %s fails (%s); training continues without it", self.name, error)
 
 
 def _makes_writer(name: str, value: Any) -> bool:
@@ -223,24 +243,24 @@ def _read(path: pathlib.Path) -> list[dict[str, Any]]:
             try:
                 rows.append(json.loads(line))
             except ValueError:
-                break  # the line that a kill cut off; nothing follows it
+                break  # a kill cut this line off; nothing follows it
     return rows
 
 
 class Progress:
-    """The newest scalars as one line: kept in place on a terminal, every 15 seconds in a log."""
+    """The newest scalars in one line: it stays in place on a terminal, or is logged every 15 seconds."""
 
     def __init__(self, name: str, steps: int, quiet: bool):
         self.name, self.steps = name, steps
         self.shown = time.monotonic()
-        self.live = None
+        self.live: Live | None = None
         self.quiet = quiet or not hosts.is_main()
         if not self.quiet and sys.stderr.isatty():
             self.live = Live(Text(name), console=Console(stderr=True), refresh_per_second=4)
             self.live.start()
 
     def show(self, step: int, scalars: Mapping[str, float], rates: Mapping[str, str]) -> None:
-        """`rates` are printed as they are, after the scalars."""
+        """Show the scalars, then the texts in `rates`."""
         if self.quiet:
             return
         values = [f"{name} {value:.4g}" for name, value in scalars.items()]
@@ -254,6 +274,6 @@ class Progress:
             log.info("%s", line)
 
     def close(self) -> None:
-        """Leave the last line standing."""
+        """End the line, so that the last scalars stay on the terminal."""
         if self.live:
             self.live.stop()

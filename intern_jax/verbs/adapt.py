@@ -17,7 +17,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--init", help="a model folder or a zoo name to start from (default: ours)")
     parser.add_argument("--out", required=True, help="the model folder to write")
     parser.add_argument("--method", choices=("probe", "finetune"), default="probe")
-    parser.epilog = "--NAME=VALUE sets any other argument of the method, such as --steps=200"
+    parser.epilog = (
+        "--NAME=VALUE sets more. Of both methods: --canvas=PIXELS, --validation=SHARE (held out), --seed, and "
+        "--backbone=MODULE:NET for a start whose network is its author's own. Of probe: --l2=(0.01,0.1). Of "
+        "finetune: --steps, --batch-size, --learning-rate, --flip=False"
+    )
 
 
 def main(args: argparse.Namespace, rest: list[str]) -> None:

@@ -15,14 +15,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", required=True, dest="source", help=source)
     parser.add_argument("--model", help="the variant that the file holds, such as resnet50")
     parser.add_argument("--out", required=True, help="the model folder or, with --to, the file")
-    parser.add_argument("--layout", default="auto", help="whose names the file has")
+    parser.add_argument("--layout", default="auto", help="whose names the file --from has")
     parser.add_argument("--to", metavar="LAYOUT", help="write in the names of timm, ...")
     parser.add_argument("--prefix", help="what is before its names, in a file of several networks")
     parser.add_argument("--task", choices=("cls", "dense"), help="the BatchNorm set --to writes")
-    parser.add_argument("--classes", help="a file of names, one a line: keep the classifier too")
+    parser.add_argument("--classes", help="a file of names, one per line: keep the classifier too")
     parser.epilog = (
-        "--model.FIELD=VALUE changes a setting of the variant; --canvas=PIXELS, --mean=R,G,B and "
-        "--std=R,G,B tell what pictures it reads"
+        "--model.FIELD=VALUE changes a setting of the variant; --canvas=PIXELS, --resize=short|squash, "
+        "--crop=SHARE, --interpolation=bilinear|bicubic, --mean=R,G,B and --std=R,G,B tell how the model "
+        "folder reads pictures"
     )
 
 
@@ -60,5 +61,5 @@ def _lines(path: str) -> list[str]:
             return [line.strip() for line in file if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{path}: cannot be read ({error}); give a text file, one name a line"
+            f"{path}: cannot be read ({error}); give a text file, one name per line"
         ) from None

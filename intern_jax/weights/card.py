@@ -3,51 +3,74 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
-_TITLES = {
-    "classification": "an image classifier",
-    "segmentation": "a semantic segmentation model",
-    "depth": "a monocular depth model",
-    "backbone": "an image backbone",
+from intern_jax import families
+from intern_jax.families.family import ANSWERS
+from intern_jax.models import own
+from intern_jax.weights.preprocess import Preprocess
+
+# What `predict` gives of one picture, by the family's kind of answer.
+_ANSWERS = {
+    "label": '[{"label": ..., "score": ..., "scores": ...}]',
+    "mask": "[array [H, W] of class indices]",
+    "map": "[array [H, W]]",
 }
-_USE = {
-    "classification": 'model.predict("picture.jpg")  # [{"label": ..., "score": ...}]',
-    "segmentation": 'model.predict("picture.jpg")  # [array [H, W] of class indices]',
-    "depth": 'model.predict("picture.jpg")  # [array [H, W] in metres]',
-    "backbone": 'model.features("picture.jpg")  # array [1, D]',
-}
+_FEATURES = 'model.features("picture.jpg")  # array [1, D]'
 
 
 def card(info: Mapping[str, Any], parameters: int) -> str:
-    """Markdown for card.md; `parameters` counts all numbers in the weights file."""
-    classes = list(info["classes"])
+    """Markdown for card.md of a checked model.json; `parameters` counts all numbers in the weights file."""
+    head, pictures = info["head"], Preprocess.of(info["preprocess"])
+    title, use, classes = "an image backbone", _FEATURES, []
+    if head is not None:
+        family = families.find(head["family"])
+        title, classes = family.title or f"a model of {family.name}", head["classes"]
+        answer = _ANSWERS.get(family.answer, f"[{ANSWERS[family.answer]}]")
+        use = f'model.predict("picture.jpg")  # {answer}'
     shown = ", ".join(classes[:20]) + (f", ... ({len(classes)} in all)" if classes[20:] else "")
     facts = {
-        "Backbone": f"`{json.dumps(info['backbone'])}`",
         "Numbers stored": f"{parameters:,}",
-        "Reads": f"{info['canvas']} x {info['canvas']} RGB pictures",
+        "Reads": f"{pictures.canvas} x {pictures.canvas} RGB pictures: {pictures}",
         "Classes": shown or "none",
         "Written by": f"intern_jax {info['version']}",
     }
-    facts |= {key: _plain(value) for key, value in info["provenance"].items()}
-    rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
-    return f"""# {_TITLES[info["task"]].capitalize()} of intern_jax
+    facts |= info["provenance"]
+    rows = "\n".join(f"| {_cell(key)} | {_cell(value)} |" for key, value in facts.items())
+    return f"""# {title.capitalize()} of intern_jax
 
 | | |
 |---|---|
+| Backbone | {_code(info["backbone"])} |
 {rows}
 
 ```python
 import intern_jax
 
-model = intern_jax.load("THIS_FOLDER")
-{_USE[info["task"]]}
+model = intern_jax.load({_arguments(info)})
+{use}
 ```
 """
 
 
-def _plain(value: Any) -> str:
+def _arguments(info: Mapping[str, Any]) -> str:
+    """What `load` is given, with the code of the author's that the folder needs."""
+    backbone, family = own.text_in(info["backbone"]), (info["head"] or {}).get("own")
+    given = ['"THIS_FOLDER"']
+    given += [f'backbone="{backbone}"'] if backbone else []
+    given += [f'families=["{family}"]'] if family else []
+    return ", ".join(given)
+
+
+def _cell(value: Any) -> str:
+    """Text of anyone in a table: one line, no markup, no cell of its own."""
     text = value if isinstance(value, str) else json.dumps(value)
-    return " ".join(text.split()).replace("|", "\\|")
+    text = re.sub(r"([\\\\`|\[])", r"\\\1", " ".join(text.split()))
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _code(value: Any) -> str:
+    """Plain data in a table, as code."""
+    return f"`{json.dumps(value)}`".replace("|", "\\|")

@@ -1,19 +1,37 @@
-"""What a model folder may hold: checks of its files and of model.json, before anything is built."""
+"""What a model folder may hold: checks of its files and of model.json, before anything is built.
+
+model.json has a format number. A folder of version 1 is read as one of version 2 that means the same.
+"""
 
 from __future__ import annotations
 
-import math
+import json
 import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from intern_jax import families
 from intern_jax.core.config import UserError
+from intern_jax.families import Family
+from intern_jax.models import zoo
+from intern_jax.models.transfer import Generalist
+from intern_jax.weights.preprocess import Preprocess, is_number
 
-TASKS = ("classification", "segmentation", "depth", "backbone")
+NAME, VERSION = "intern_jax.model", 2
+FORMAT = f"{NAME}/{VERSION}"
 MAX_JSON_BYTES = 16 * 2**20
-_NEEDS_CLASSES = ("classification", "segmentation")
 _FIELDS = {
+    "format": str,
+    "version": str,
+    "backbone": dict,
+    "preprocess": dict,
+    "head": dict,  # or null
+    "provenance": dict,
+    "weights_sha256": str,
+}
+_HEAD = {"family": str, "classes": list, "decoder": str, "settings": dict}
+_FIELDS_1 = {
     "format": str,
     "version": str,
     "task": str,
@@ -26,12 +44,20 @@ _FIELDS = {
     "provenance": dict,
     "weights_sha256": str,
 }
+_TASKS_1 = ("classification", "segmentation", "depth", "backbone")
+# Families whose answers have places in the picture: all of it must be on the canvas.
+_PLACED = ("mask", "map", "boxes")
 # Files that other programs would unpickle or run: never read here, and no part of a model folder.
 _CODE_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".npy", ".npz", ".py", ".so")
+_NUMBER = re.compile("[1-9][0-9]{0,5}")
 _NAMES_CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]")
 _OWN = re.compile(r"[\w.]{1,100}:[\w.<>]{1,100}")
-# Larger settings than any real backbone has: they would only exhaust memory.
+_OWN_AT = re.compile(r"backbone(\.branch(\.\w+)?)?")
+# Larger settings than any real network has: they would only exhaust memory.
 _MAX_SETTING = 65536
+_MAX_DEPTH = 8
+# More than any real network has. To trace one block takes about a hundredth of a second.
+_MAX_BLOCKS, _MAX_PASSES = 1000, 4000
 
 
 def check_files(folder: pathlib.Path, names: tuple[str, ...]) -> list[pathlib.Path]:
@@ -53,74 +79,190 @@ def check_files(folder: pathlib.Path, names: tuple[str, ...]) -> list[pathlib.Pa
     return [folder / name for name in names]
 
 
-def check_info(path: pathlib.Path, info: Any) -> None:
-    """Checks model.json's content: known fields, their types and ranges, no names of code."""
+def upgraded(path: pathlib.Path, info: Any) -> dict[str, Any]:
+    """model.json's content in the present form; UserError for a format that this version does not read."""
     if not isinstance(info, dict):
         _fail(path, "must hold one JSON object; save the model anew")
-    for name in sorted(info.keys() - _FIELDS.keys()):
-        _fail(path, f"{name}: unknown field (known: {', '.join(_FIELDS)}); remove it")
-    for name, kind in _FIELDS.items():
-        if name not in info:
-            _fail(path, f"{name}: missing; save the model anew")
-        if not isinstance(info[name], kind) or isinstance(info[name], bool):
-            _fail(path, f"{name}: must be a {kind.__name__}, is {info[name]!r:.80}")
-    if info["task"] not in TASKS:
-        _fail(path, f"task: {info['task']!r} is unknown; one of {', '.join(TASKS)}")
+    found = info.get("format")
+    name, _, number = found.partition("/") if isinstance(found, str) else ("", "", "")
+    if name != NAME or not _NUMBER.fullmatch(number):
+        _fail(path, f"format is {found!r:.80}, this version reads {FORMAT!r}; save it anew")
+    if int(number) > VERSION:
+        _fail(path, f"format is {found!r:.80}, newer than {FORMAT!r}; install a newer intern_jax")
+    return _from_version_1(path, info) if int(number) == 1 else info
+
+
+def _from_version_1(path: pathlib.Path, info: Mapping[str, Any]) -> dict[str, Any]:
+    """Version 1 knew three families, one decoder, and whole pictures resized bilinearly."""
+    _check_fields(path, "", info, _FIELDS_1)
+    task, width = info["task"], info["dense_width"]
+    if task not in _TASKS_1:
+        _fail(path, f"task: {task!r:.80} is unknown; one of {', '.join(_TASKS_1)}")
+    if not 1 <= width <= 4096:
+        _fail(path, f"dense_width: {width!r:.80} is outside 1 ... 4096")
+    dense = task in ("segmentation", "depth")
+    head = {
+        "family": task,
+        "classes": info["classes"],
+        "decoder": "panoptic" if dense else "",
+        "settings": {"width": width} if dense else {},
+    }
+    if task == "backbone" and info["classes"]:
+        _fail(path, f"classes: {len(info['classes'])} of them do not go with task {task!r}")
+    pictures = {"resize": "squash", "crop": 1.0, "interpolation": "bilinear"}
+    pictures |= {name: info[name] for name in ("canvas", "mean", "std")}
+    kept = ("format", "version", "backbone", "provenance", "weights_sha256")
+    made = {name: info[name] for name in kept}
+    return made | {"preprocess": pictures, "head": None if task == "backbone" else head}
+
+
+def check_info(path: pathlib.Path, info: Mapping[str, Any]) -> None:
+    """Checks model.json's content: known fields, their types and ranges, no names of code."""
+    _check_fields(path, "", info, _FIELDS, optional=("head",))
     _check_setting(path, "backbone", info["backbone"])
     if not isinstance(info["backbone"].get("name"), str) and "own" not in info["backbone"]:
         _fail(path, "backbone.name: missing; name a variant of intern_jax/models/zoo.py")
-    for name, limit in (("canvas", 4096), ("dense_width", 4096)):
-        if not 1 <= info[name] <= limit:
-            _fail(path, f"{name}: {info[name]} is outside 1 ... {limit}")
-    for name in ("mean", "std"):
-        values = info[name]
-        if len(values) != 3 or not all(_is_number(value) for value in values):
-            _fail(path, f"{name}: must be three numbers, one a channel")
-    if min(info["std"]) <= 0:
-        _fail(path, "std: must be above zero")
-    _check_classes(path, info)
+    try:
+        pictures = Preprocess.of(info["preprocess"])
+    except UserError as error:
+        _fail(path, f"preprocess.{error}")
+    if info["head"] is not None:
+        _check_head(path, info["head"], pictures)
+    _check_text(path, info)
 
 
-def _check_classes(path: pathlib.Path, info: Mapping[str, Any]) -> None:
-    classes = info["classes"]
+def check_size(path: pathlib.Path, backbone: Mapping[str, Any], arrays: int) -> None:
+    """Refuses a zoo network that is larger than its file of `arrays`, because to build it could take hours."""
+    blocks, passes = _blocks(backbone)
+    if blocks > arrays:
+        _fail(
+            path,
+            f"backbone: {blocks} blocks, but the weights are {arrays} arrays; both must be of one model",
+        )
+    if blocks > _MAX_BLOCKS or passes > _MAX_PASSES:
+        _fail(path, f"backbone: {blocks} blocks are more than any real network has")
+
+
+def _blocks(spec: Mapping[str, Any]) -> tuple[int, int]:
+    """Blocks of a zoo network, and how often one of them is run to make its arrays; (0, 0) for another network."""
+    settings = {**zoo.VARIANTS.get(str(spec.get("name")), {}), **spec}
+    branch, names = settings.get("branch"), settings.get("branches", Generalist.branches)
+    if isinstance(branch, Mapping):
+        one = isinstance(branch.get("name", branch.get("own")), str)
+        count = len(names) if isinstance(names, list | tuple) else 0
+        specs = [branch] * count if one else [b for b in branch.values() if isinstance(b, Mapping)]
+        found = [_blocks(one) for one in specs]
+        blocks = sum(blocks for blocks, _ in found)
+        return blocks, count * (sum(passes for _, passes in found) + count)
+    if "name" not in spec:
+        return 0, 0
+    repeats = settings.get("repeats", ())
+    rows = [*repeats] if isinstance(repeats, list | tuple) else []
+    rows += [settings["depth"]] if "depth" in settings else []
+    blocks = sum(max(int(row), 1) for row in rows if is_number(row))
+    return blocks, blocks
+
+
+def _check_text(path: pathlib.Path, info: Mapping[str, Any]) -> None:
+    """Refuses what cannot be written as JSON in UTF-8."""
+    try:
+        json.dumps(info, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        _fail(path, f"{error.object[error.start - 20 : error.end]!r} is no UTF-8 text; rename it")
+    except (TypeError, ValueError, RecursionError) as error:
+        _fail(path, f"not plain data ({error}); give numbers, texts, lists and dicts")
+
+
+def _check_head(path: pathlib.Path, head: Mapping[str, Any], pictures: Preprocess) -> None:
+    _check_fields(path, "head.", {k: v for k, v in head.items() if k != "own"}, _HEAD)
+    _check_setting(path, "head.decoder", head["decoder"])
+    _check_setting(path, "head.settings", head["settings"])
+    if "own" in head:
+        _check_own(path, "head.own", head["own"])
+    classes = head["classes"]
     if not all(isinstance(name, str) for name in classes):
         _fail(path, "classes: must be names")
+    for name in classes:
+        if name.encode("utf-8", "replace").decode() != name:
+            _fail(path, f"classes: {name!r:.80} is no UTF-8 text; rename it")
     if len(set(classes)) != len(classes):
         _fail(path, "classes: a name stands twice")
-    if (len(classes) > 0) != (info["task"] in _NEEDS_CLASSES):
-        _fail(path, f"classes: {len(classes)} of them do not go with task {info['task']!r}")
+    # A family that is not known here is told of by who opens the folder.
+    if head["family"] in families.names():
+        _check_family(path, families.find(head["family"]), classes, pictures)
 
 
-def _check_setting(path: pathlib.Path, where: str, value: Any) -> None:
+def _check_family(
+    path: pathlib.Path, family: Family, classes: list[str], pictures: Preprocess
+) -> None:
+    if (len(classes) > 0) != family.classes:
+        _fail(path, f"classes: {len(classes)} of them do not go with family {family.name!r}")
+    if family.answer in _PLACED and not pictures.shows_all:
+        _fail(
+            path,
+            f"preprocess: {family.name} has answers for the whole picture, of which the canvas shows a part; "
+            "save it with resize 'squash' and crop 1",
+        )
+
+
+def _check_fields(
+    path: pathlib.Path,
+    where: str,
+    info: Mapping[str, Any],
+    fields: Mapping[str, type],
+    optional: tuple[str, ...] = (),
+) -> None:
+    for name in sorted(info.keys() - fields.keys()):
+        _fail(path, f"{where}{name:.80}: unknown field (known: {', '.join(fields)}); remove it")
+    for name, kind in fields.items():
+        if name not in info:
+            _fail(path, f"{where}{name}: missing; save the model anew")
+        if info[name] is None and name in optional:
+            continue
+        if not isinstance(info[name], kind) or isinstance(info[name], bool):
+            _fail(path, f"{where}{name}: must be a {kind.__name__}, is {info[name]!r:.80}")
+
+
+def _check_setting(path: pathlib.Path, where: str, value: Any, depth: int = 0) -> None:
     """Refuses what is no small plain value, and strings that could name code or a file."""
+    if depth > _MAX_DEPTH:
+        _fail(path, f"{where}: lists and dicts inside each other, more than {_MAX_DEPTH} of them")
     if isinstance(value, dict):
         for key, item in value.items():
             if key == "fn":
                 _fail(path, f"{where}.fn: a model folder can name no code; remove it")
             if key == "own":
-                # Shown to the reader, never looked up.
-                if not (isinstance(item, str) and _OWN.fullmatch(item)):
-                    _fail(path, f"{where}.own: {item!r:.80} is no module:name")
+                if not _OWN_AT.fullmatch(where):
+                    _fail(path, f"{where}.own: only a backbone, branch or head names code here")
+                _check_own(path, f"{where}.own", item)
                 continue
-            _check_setting(path, f"{where}.{key}", item)
+            _check_setting(path, f"{where}.{key:.80}", item, depth + 1)
     elif isinstance(value, list | tuple):
         if len(value) > 1024:
             _fail(path, f"{where}: {len(value)} items are too many")
         for position, item in enumerate(value):
-            _check_setting(path, f"{where}[{position}]", item)
+            _check_setting(path, f"{where}[{position}]", item, depth + 1)
     elif isinstance(value, str):
         if _NAMES_CODE.search(value):
-            _fail(path, f"{where}: {value!r} names code; only plain settings are read")
+            _fail(path, f"{where}: {value!r:.80} names code; only plain settings are read")
         if "/" in value or "\\" in value or ".." in value:
-            _fail(path, f"{where}: {value!r} names a file; only plain settings are read")
-    elif value is not None and not isinstance(value, bool):
-        if not _is_number(value) or abs(value) > _MAX_SETTING:
-            _fail(path, f"{where}: {value!r} is no plausible setting")
+            _fail(path, f"{where}: {value!r:.80} names a file; only plain settings are read")
+    elif value is None or isinstance(value, bool):
+        return
+    elif not is_number(value) or abs(value) > _MAX_SETTING:
+        _fail(path, f"{where}: {value!r:.80} is no plausible setting")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _check_own(path: pathlib.Path, where: str, value: Any) -> None:
+    """A name of code is shown to the reader and never looked up; it must look like one."""
+    if not (isinstance(value, str) and _OWN.fullmatch(value)):
+        _fail(path, f"{where}: {value!r:.80} is no module:name")
+
+
+def one_line(text: str) -> str:
+    """A text of a file from anyone, as one line of characters that a terminal shows."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _fail(path: pathlib.Path, problem: str) -> NoReturn:
-    raise UserError(f"{path}: {problem}")
+    raise UserError(f"{path}: {one_line(problem)}")

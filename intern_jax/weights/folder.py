@@ -1,23 +1,25 @@
-"""Model folders: what a trained model is on disk, and the `Model` that opens one.
+"""Model folders: what a trained model is on disk.
 
-    model.json            plain data: zoo name and settings, task, classes, canvas, provenance
+    model.json            plain data: zoo name and settings, preprocessing, head, provenance
     weights.safetensors   arrays named as in training: params/backbone/..., params/head/...
     card.md               the same for a reader
 
 A folder can come from anyone. It names no code and no other file, nothing in it is unpickled, and
 every array is checked against the shapes that its backbone and head must have before it is read.
-Of a backbone that is not in the zoo it holds the settings and, as text, the name of the function that
-made it; who opens it gives the function.
+A network that is not in the zoo, and a task family that does not ship, are code of their author's. The folder
+holds the name of that code as text, and whoever opens the folder gives the code.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,324 +27,263 @@ import jax.numpy as jnp
 import numpy as np
 from flax.core import meta
 
+from intern_jax import families as families_lib
+from intern_jax.core import config as config_lib
 from intern_jax.core import tree as tree_lib
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_text
-from intern_jax.models import own, zoo
-from intern_jax.models.backbone import Backbone, Same
-from intern_jax.models.heads.task import BACKBONE_TASK, TaskHead
-from intern_jax.ops.images import normalise
+from intern_jax.models import own
 from intern_jax.version import __version__
 from intern_jax.weights import safetensors
 from intern_jax.weights.card import card
-from intern_jax.weights.checks import check_files, check_info
-from intern_jax.weights.preprocess import Image, as_arrays, canvas_of, resize_maps
+from intern_jax.weights.checks import (
+    FORMAT,
+    check_files,
+    check_info,
+    check_size,
+    one_line,
+    upgraded,
+)
+from intern_jax.weights.model import Head, Model
+from intern_jax.weights.preprocess import Preprocess
 
-FORMAT = "intern_jax.model/1"
+FILES = ("model.json", "weights.safetensors", "card.md")
 DEFAULT = pathlib.Path(__file__).parent / "default"
-# Features of a backbone without a head are by default those of classification.
-BRANCH = {**BACKBONE_TASK, "backbone": "cls"}
 
 
-class NeedsFunction(UserError):
-    """A folder's backbone is code of its author's, called `name`; whoever opens it must give the function."""
+class NeedsCode(UserError):
+    """A folder needs code of its author's, called `name`; whoever opens the folder must give it."""
+
+    def __init__(self, message: str, name: str):
+        super().__init__(message)
+        self.name = name
+
+
+class NeedsFunction(NeedsCode):
+    """That code is the backbone's."""
 
     def __init__(self, path: str | os.PathLike[str], name: str):
         super().__init__(
             f"{path}: its backbone is its author's own, {name!r}, and a folder brings no code; open it by "
-            "intern_jax.load(path, backbone=FUNCTION), the function or class of that name"
+            "intern_jax.load(path, backbone=FUNCTION), the function or class of that name",
+            name,
         )
-        self.name = name
+
+
+class NeedsFamily(NeedsCode):
+    """That code is the task family's."""
+
+    def __init__(self, path: str | os.PathLike[str], family: str, name: str):
+        super().__init__(
+            f"{path}: its task family {family!r} is its author's own, {name!r}, and a folder brings no code; "
+            f"open it by intern_jax.load(path, families=['MODULE:FAMILY']), the record of that name",
+            name,
+        )
+
+
+# --- saving ---------------------------------------------------------------------------------------
 
 
 def save_model(
-    folder: str | os.PathLike[str],
-    *,
-    task: str,
-    backbone: Mapping[str, Any],
-    variables: Mapping[str, Any],
-    canvas: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    classes: Sequence[str] = (),
-    dense_width: int = 64,
-    dtype: str = "float32",
-    provenance: Mapping[str, Any] | None = None,
-    network: Backbone | None = None,
+    folder: str | os.PathLike[str], model: Model, *, dtype: str = "float32"
 ) -> pathlib.Path:
     """Writes a model folder and returns its path.
 
-    Args:
-      task: "classification", "segmentation", "depth", or "backbone" for features alone.
-      backbone: what `zoo.from_config` takes, such as {"name": "embedded"}; of {"fn": ...} the name is
-        stored as text.
-      variables: {"params": {"backbone": ..., "head": ...}, "batch_stats": {...}}, as `FineTune`
-        trains them; for a linear probe see `linear_head`.
-      canvas: side in pixels of the square picture the model reads.
-      mean, std: of pixel values in [0, 1], by which the model's pictures are normalised.
-      classes: names of the head's outputs, in order; none for "depth" and "backbone".
-      dtype: "float32", or "float16" for half the file (parameters are float32 again once loaded).
-      provenance: anything plain that tells where the weights come from; shown on the card.
-      network: the backbone's module, where `backbone` is an opened folder's and not of the zoo.
-
-    Raises UserError for a folder that holds something else, or arrays of the wrong shape.
+    `dtype`: "float32", or "float16" for half the file (parameters are float32 again once loaded).
+    Names of code, in the spec or of a family that does not ship, are stored as text.
+    UserError for a folder that holds something else, or arrays of the wrong shape.
     """
     folder = pathlib.Path(folder)
-    if folder.exists() and not (folder / "model.json").exists() and any(folder.iterdir()):
-        raise UserError(f"{folder}: holds other files already; name a new folder")
-    if network is None and zoo.names_code(backbone):
-        network = zoo.from_config(backbone)
-    info = {
+    _check_free(folder)
+    info: dict[str, Any] = {
         "format": FORMAT,
         "version": __version__,
-        "task": task,
-        "backbone": own.as_text(backbone),
-        "canvas": int(canvas),
-        "mean": [float(value) for value in mean],
-        "std": [float(value) for value in std],
-        "classes": list(classes),
-        "dense_width": int(dense_width),
-        "provenance": dict(provenance or {}),
+        "backbone": config_lib.plain(own.as_text(model.spec)),
+        "preprocess": model.preprocess.plain,
+        "head": _head_info(model.head),
+        "provenance": dict(model.provenance),
     }
     check_info(folder / "model.json", info | {"weights_sha256": ""})
-    arrays = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), meta.unbox(dict(variables)))
+    arrays = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), _tree(model))
     shapes = {name: leaf.shape for name, leaf in tree_lib.names(arrays).items()}
-    _check_shapes(folder, shapes, _expected_shapes(folder / "model.json", info, network))
+    check_size(folder / "model.json", info["backbone"], len(shapes))
+    _check_shapes(folder, shapes, _expected_shapes(folder / "model.json", model))
+    text = card(info, sum(np.size(v) for v in jax.tree.leaves(arrays)))
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "weights.safetensors"
     safetensors.save(weights, arrays, {"version": __version__})
     info["weights_sha256"] = _sha256(weights)
-    (folder / "card.md").write_text(card(info, sum(np.size(v) for v in jax.tree.leaves(arrays))))
+    write_text(folder / "card.md", text)
+    # Last, so that a folder with it is whole.
     write_text(folder / "model.json", json.dumps(info, indent=1) + "\n")
     return folder
 
 
-def linear_head(
-    kernel_DxK: np.ndarray,
-    bias_K: np.ndarray,
-    mean_D: np.ndarray | None = None,
-    scale_D: np.ndarray | None = None,
-) -> dict[str, Any]:
-    """A linear probe as head parameters; `mean` and `scale` of the features are folded in."""
-    kernel, bias = np.asarray(kernel_DxK, np.float64), np.asarray(bias_K, np.float64)
-    if scale_D is not None:
-        kernel = kernel / np.asarray(scale_D, np.float64)[:, None]
-    if mean_D is not None:
-        bias = bias - np.asarray(mean_D, np.float64) @ kernel
-    arrays = {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}
-    return {"linear": {"classifier": arrays}}
+def _check_free(folder: pathlib.Path) -> None:
+    """Refuses a folder of other things; one of a model, also of one that was written in part, is written anew."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: a file; name a new folder")
+    known = {name + end for name in FILES for end in ("", ".tmp")}
+    with contextlib.suppress(FileNotFoundError):
+        found = {path.name for path in folder.iterdir()}
+        if "model.json" not in found and found - known:
+            raise UserError(f"{folder}: holds other files already; name a new folder")
 
 
-def load_model(folder: str | os.PathLike[str], backbone: Any = None) -> Model:
-    """Opens a model folder; raises UserError where it is missing, damaged or not plain data.
+def _head_info(head: Head | None) -> dict[str, Any] | None:
+    if head is None:
+        return None
+    info = {
+        "family": head.family,
+        "classes": list(head.classes),
+        "decoder": head.decoder or head.task.usual,
+        "settings": config_lib.plain(dict(head.settings), "head.settings"),
+    }
+    outside = [n for n in families_lib.outside() if config_lib.resolve(n).name == head.family]
+    return info | ({"own": outside[0]} if outside else {})
 
-    `backbone`: for a network that is not in the zoo, the function that makes it of the stored settings,
-    or the module; NeedsFunction is raised where it is missing.
+
+def _tree(model: Model) -> dict[str, dict[str, Any]]:
+    """The arrays of backbone and head as a file holds them: {collection: {part: ...}}."""
+    parts = {"backbone": model.variables} | ({"head": model.head.variables} if model.head else {})
+    out: dict[str, dict[str, Any]] = {}
+    for part, variables in parts.items():
+        for collection, values in meta.unbox(dict(variables)).items():
+            if jax.tree.leaves(values):
+                out.setdefault(collection, {})[part] = values
+    return out
+
+
+# --- opening --------------------------------------------------------------------------------------
+
+
+def load_model(
+    folder: str | os.PathLike[str],
+    backbone: Any = None,
+    families: Sequence[str] = (),
+    head: bool = True,
+) -> Model:
+    """Opens a model folder; UserError if it is missing, damaged or not plain data.
+
+    `backbone`: for a network that is not in the zoo, the function that makes it of the stored settings, its dotted
+    name, or the module; NeedsFunction if it is missing. `families`: dotted names of task families to
+    add; NeedsFamily for a head of one that is not known. `head`: False leaves the head out, and so needs no family.
     """
     folder = pathlib.Path(folder)
     if folder == DEFAULT and not (DEFAULT / "model.json").exists():
         raise UserError("no model ships with this version; give the path of a model folder")
-    path, weights = check_files(folder, ("model.json", "weights.safetensors"))
+    families_lib.add(families)
+    path, weights = check_files(folder, FILES[:2])
     info = read_info(path)
-    network = _given_network(path, info["backbone"], backbone)
-    header = safetensors.read_header(weights)
-    shapes = {
-        name: tuple(entry.get("shape", ()))
-        for name, entry in header.items()
-        if name != "__metadata__"
-    }
-    _check_shapes(weights, shapes, _expected_shapes(path, info, network))
+    shapes = _stored_shapes(weights)
+    check_size(path, info["backbone"], len(shapes))
+    if not head:
+        info["head"] = None
+        shapes = {name: shape for name, shape in shapes.items() if name.split("/")[1:2] != ["head"]}
+    _check_family(path, info["head"])
+    spec, network = _given_network(path, info["backbone"], backbone)
+    model = Model(
+        spec,
+        {},
+        "default" if folder == DEFAULT else folder.resolve().name,
+        Preprocess.of(info["preprocess"]),
+        network,
+        _head(info["head"]),
+        info["provenance"],
+    )
+    _check_shapes(weights, shapes, _expected_shapes(path, model))
     if _sha256(weights) != info["weights_sha256"]:
         raise UserError(f"{weights}: damaged, its digest is not model.json's; copy it again")
-    return Model(info, safetensors.load(weights), network)
+    return _with_arrays(model, safetensors.load(weights))
+
+
+def _stored_shapes(weights: pathlib.Path) -> dict[str, tuple[int, ...]]:
+    """{name: shape} of a file's arrays, from its header alone."""
+    header = safetensors.read_header(weights)
+    return {name: tuple(v["shape"]) for name, v in header.items() if name != "__metadata__"}
 
 
 def read_info(path: pathlib.Path) -> dict[str, Any]:
-    """The content of a model.json, checked; see weights/checks.py."""
+    """The content of a model.json in the present form, checked; see weights/checks.py."""
     try:
         info = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error}); copy the folder again") from None
-    if isinstance(info, dict) and info.get("format") != FORMAT:
-        found = info.get("format")
-        raise UserError(f"{path}: format is {found!r}, this version reads {FORMAT!r}; save it anew")
+        raise UserError(f"{path}: not JSON ({one_line(str(error))}); copy it again") from None
+    info = upgraded(path, info)
     check_info(path, info)
     return info
 
 
-def _given_network(path: pathlib.Path, stored: Mapping[str, Any], given: Any) -> Backbone | None:
-    """The module of a backbone that is not in the zoo; None for one that is."""
+def _check_family(path: pathlib.Path, head: Mapping[str, Any] | None) -> None:
+    if head is None or head["family"] in families_lib.names():
+        return
+    if "own" in head:
+        raise NeedsFamily(path, head["family"], head["own"])
+    families_lib.find(head["family"], f"{path}: head.family")
+
+
+def _head(info: Mapping[str, Any] | None) -> Head | None:
+    if info is None:
+        return None
+    return Head(info["family"], tuple(info["classes"]), info["decoder"], info["settings"])
+
+
+def _given_network(
+    path: pathlib.Path, stored: Mapping[str, Any], given: Any
+) -> tuple[dict[str, Any], Any]:
+    """The spec of the stored backbone, and the module of one that is not in the zoo."""
     name = own.text_in(stored)
     if name is None:
         if given is not None:
             raise UserError(f"{path}: its backbone is {stored['name']}, of the zoo; give none")
-        return None
+        return dict(stored), None
     if given is None:
         raise NeedsFunction(path, name)
-    return own.opened(stored, given, str(path))
+    function = config_lib.resolve(given) if isinstance(given, str) else given
+    network = own.opened(stored, function, str(path))
+    if "own" not in stored:
+        return dict(stored), network
+    # By the name that the caller gave, and never by the folder's.
+    called = given if isinstance(given, str) else own.name_of(function)
+    return {"fn": called} | {k: v for k, v in stored.items() if k != "own"}, network
 
 
-class Model:
-    """An opened model folder: `features` of pictures, and `predict` where it has a head.
+def _with_arrays(model: Model, stored: Mapping[str, Any]) -> Model:
+    """The model with the arrays of its file, in float32."""
+    arrays = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), dict(stored))
 
-    `info` is model.json, `variables` the arrays as they were trained, in float32; `network` the backbone's
-    module, where it is not of the zoo.
-    """
+    def part(name: str) -> dict[str, Any]:
+        return {collection: tree[name] for collection, tree in arrays.items() if name in tree}
 
-    def __init__(
-        self,
-        info: Mapping[str, Any],
-        variables: Mapping[str, Any],
-        network: Backbone | None = None,
-    ):
-        self.info = dict(info)
-        self.network = network
-        self.task: str = info["task"]
-        self.classes: tuple[str, ...] = tuple(info["classes"])
-        self.canvas: int = info["canvas"]
-        self.variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), dict(variables))
-
-    @property
-    def backbone(self) -> dict[str, Any]:
-        """The zoo spec of the backbone; of another, its settings and the text "own"."""
-        return self.info["backbone"]
-
-    @property
-    def backbone_variables(self) -> dict[str, Any]:
-        """{"params": ..., "batch_stats": ...} of the backbone alone, to start a training from."""
-        return {
-            name: tree["backbone"] for name, tree in self.variables.items() if "backbone" in tree
-        }
-
-    def features(
-        self,
-        images: Image | Iterable[Image],
-        *,
-        output: str = "pooled",
-        branch: str | None = None,
-        batch_size: int = 32,
-    ) -> np.ndarray:
-        """Features of pictures: [N, D] for "pooled", [N, H, W, C] for "layer1" ... "layer4".
-
-        Args:
-          images: one or several of: a path, a PIL image, a uint8 array [H, W, 3 or 4].
-          branch: "cls" or "dense", or another branch's name, for a backbone that has several (default:
-            this model's).
-          batch_size: pictures are padded to it, so that each size is compiled once.
-        """
-        branch = branch or BRANCH[self.task]
-        known = getattr(self.network or zoo.build(self.backbone), "branches", (branch,))
-        if branch not in known:
-            raise UserError(
-                f"features: no branch {branch!r}; this model has {', '.join(known)}: give branch=..."
-            )
-        run = functools.partial(self._apply, output, branch)
-        return np.concatenate([rows for rows, _ in self._batches(images, run, batch_size)])
-
-    def predict(self, images: Image | Iterable[Image], *, batch_size: int = 32) -> list[Any]:
-        """One answer a picture, in order.
-
-        classification: {"label": str, "score": float, "scores": {label: probability}};
-        segmentation: uint8 or int32 [H, W], an index into `classes`; depth: float32 [H, W] in
-        metres; both at the picture's own size.
-        """
-        if self.task == "backbone":
-            raise UserError(
-                "this model has no head; use features(), or learn one: python -m intern_jax adapt"
-            )
-        run = functools.partial(self._apply, "head", BRANCH[self.task])
-        answers = []
-        for rows, sizes in self._batches(images, run, batch_size):
-            answers += [self._answer(row, size) for row, size in zip(rows, sizes, strict=True)]
-        return answers
-
-    def _batches(self, images, run, batch_size: int) -> Iterator[tuple[np.ndarray, list]]:
-        """Results [n, ...] and the pictures' (height, width), a padded batch at a time."""
-        pending, sizes = [], []
-        empty = True
-        for image in as_arrays(images):
-            empty = False
-            pending.append(canvas_of(image, self.canvas))
-            sizes.append(image.shape[:2])
-            if len(pending) == batch_size:
-                yield run(pending, batch_size), sizes
-                pending, sizes = [], []
-        if pending:
-            yield run(pending, batch_size), sizes
-        if empty:
-            raise UserError("images: none given; give at least one path, PIL image or array")
-
-    def _apply(self, output: str, branch: str, rows: list[np.ndarray], size: int) -> np.ndarray:
-        batch = np.zeros((size, self.canvas, self.canvas, 3), np.uint8)
-        batch[: len(rows)] = rows
-        network = None if self.network is None else Same(self.network)
-        run = _forward(json.dumps(self.info, sort_keys=True), network, output, branch)
-        out = run(self.variables, batch)
-        return np.asarray(out)[: len(rows)]
-
-    def _answer(self, row: np.ndarray, size: tuple[int, int]) -> Any:
-        if self.task == "classification":
-            best = int(row.argmax())
-            scores = dict(zip(self.classes, row.tolist(), strict=True))
-            return {"label": self.classes[best], "score": float(row[best]), "scores": scores}
-        maps = resize_maps(row, size)
-        if self.task == "depth":
-            return np.exp(maps[..., 0])
-        return maps.argmax(-1).astype(np.uint8 if len(self.classes) < 256 else np.int32)
+    head = model.head and dataclasses.replace(model.head, variables=part("head"))
+    return dataclasses.replace(model, variables=part("backbone"), head=head)
 
 
-@functools.lru_cache(maxsize=16)
-def _forward(info: str, network: Same | None, output: str, branch: str):
-    """The jitted (variables, uint8 [B,S,S,3]) -> one output; "head" is the answer's array."""
-    info = json.loads(info)
-    backbone = zoo.build(info["backbone"]) if network is None else network.module
-    head = _head(info)
-
-    def part(variables, name):
-        return {key: tree[name] for key, tree in variables.items() if name in tree}
-
-    @jax.jit
-    def forward(variables, images_BxSxSx3):
-        x = normalise(images_BxSxSx3, info["mean"], info["std"])
-        out = backbone.apply(part(variables, "backbone"), x, train=False, task=branch)
-        if output != "head":
-            if output not in out:
-                known = ", ".join(sorted(out))
-                raise UserError(f"features: no output {output!r}; known: {known}")
-            return out[output]
-        logits = head.apply(part(variables, "head"), out, x.shape[1:3])
-        return jax.nn.softmax(logits) if info["task"] == "classification" else logits
-
-    return forward
+# --- checks ---------------------------------------------------------------------------------------
 
 
-def _head(info: Mapping[str, Any]) -> TaskHead | None:
-    if info["task"] == "backbone":
-        return None
-    return TaskHead(info["task"], len(info["classes"]), info["dense_width"])
-
-
-def _expected_shapes(
-    path: pathlib.Path, info: Mapping[str, Any], network: Backbone | None = None
-) -> dict[str, tuple[int, ...]]:
+def _expected_shapes(path: pathlib.Path, model: Model) -> dict[str, tuple[int, ...]]:
     """Names and shapes that the weights must have, found without computing anything."""
-    images = jax.ShapeDtypeStruct((1, info["canvas"], info["canvas"], 3), jnp.float32)
+    side = model.preprocess.canvas
+    images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     try:
-        backbone = zoo.build(info["backbone"]) if network is None else network
-        task = BRANCH[info["task"]]
-        init = functools.partial(backbone.init_with_output, train=False, task=task)
+        init = model.build().init_with_output
+        init = functools.partial(init, train=False, task=model.branch)
         features, variables = jax.eval_shape(init, key, images)
         parts = {"backbone": variables}
-        if head := _head(info):
-            init = functools.partial(head.init, size=(info["canvas"], info["canvas"]))
+        if model.head:
+            model.head.task.check_head(model.head.decoder, model.head.settings)
+            init = functools.partial(model.head.build().init, size=(side, side))
             parts["head"] = jax.eval_shape(init, key, features)
     except UserError as error:
-        raise UserError(f"{path}: backbone: {error}") from None
+        raise UserError(f"{path}: {one_line(str(error))}") from None
     except Exception as error:
         # Settings from anywhere make modules fail in any way; all of them are one mistake.
-        reason = str(error).split("\n")[0][:200]
-        raise UserError(f"{path}: backbone: cannot be built ({reason}); check it") from None
+        reason = one_line(str(error).split("\n")[0][:200])
+        raise UserError(
+            f"{path}: its network cannot be built ({reason}); check backbone and head"
+        ) from None
     shapes = {}
     for part, variables in parts.items():
         for name, leaf in tree_lib.names(meta.unbox(variables)).items():
@@ -361,7 +302,7 @@ def _check_shapes(path: pathlib.Path, found: Mapping[str, tuple], expected: Mapp
             problem = f"{name}: shape {list(found[name])}, expected {list(expected[name])}"
         else:
             continue
-        raise UserError(f"{path}: {problem}; weights and model.json must be of one model")
+        raise UserError(f"{path}: {one_line(problem)}; weights and model.json must be of one model")
 
 
 def _sha256(path: pathlib.Path) -> str:

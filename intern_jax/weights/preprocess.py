@@ -1,26 +1,167 @@
-"""Pictures as a model reads them: paths, PIL images and arrays to uint8 RGB [S,S,3].
+"""How a model reads pictures: from a path, PIL image or array to uint8 RGB [S,S,3], with mean and deviation.
 
-The view is that of data/make/views.py for scoring (a test holds the two equal): the whole picture
-resized to the square canvas, transparency over grey.
+Legend: H, W height and width of a picture, S side of the canvas that a model reads.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import PIL.Image
 
-from intern_jax.core.config import UserError
-from intern_jax.data.make import image_ops
+from intern_jax.core.config import UserError, did_you_mean
+from intern_jax.data.make.image_ops import GREY
+from intern_jax.data.read.decoding import decode
+from intern_jax.data.read.lending import image_of
 from intern_jax.data.schema.sample import CorruptSample
+from intern_jax.ops.images import MEAN, STD
 
 Image = str | os.PathLike[str] | PIL.Image.Image | np.ndarray
 
+RESIZE = {
+    "squash": "the whole picture is resized to a square",
+    "short": "the short side is resized, the ratio of the sides stays",
+}
+INTERPOLATION = {
+    "bilinear": PIL.Image.Resampling.BILINEAR,
+    "bicubic": PIL.Image.Resampling.BICUBIC,
+}
+MAX_CANVAS = 4096
+MIN_CROP = 0.01
+# A resized picture with more pixels is never made whole. It is a narrow strip, most of which is cut away.
+MAX_PIXELS = 2**26
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocess:
+    """The way from a picture to the input of a network, as plain data. Making one checks it (UserError).
+
+    canvas         side S in pixels of the square that the network reads
+    resize         one of RESIZE
+    crop           share of the resized short side that the central square keeps, as crop_pct in timm. The picture is
+                   resized to floor(S / crop) pixels, and the square [S,S] in its middle is cut out.
+    interpolation  one of INTERPOLATION, antialiased, as in Pillow
+    mean, std      mean and deviation per channel of pixel values in [0, 1], for the normalisation
+    """
+
+    canvas: int
+    resize: str = "squash"
+    crop: float = 1.0
+    interpolation: str = "bilinear"
+    mean: Sequence[float] = MEAN
+    std: Sequence[float] = STD
+
+    def __post_init__(self) -> None:
+        if not (is_number(self.canvas) and self.canvas == int(self.canvas)):
+            raise UserError(f"canvas: {self.canvas!r:.80} is not a number of pixels, such as 224")
+        if not 1 <= self.canvas <= MAX_CANVAS:
+            raise UserError(f"canvas: {self.canvas} is outside 1 ... {MAX_CANVAS} pixels")
+        for field, known in (("resize", RESIZE), ("interpolation", INTERPOLATION)):
+            value = getattr(self, field)
+            if not isinstance(value, str) or value not in known:
+                raise UserError(
+                    f"{field}: no {value!r:.80}; {did_you_mean(str(value), list(known))}"
+                )
+        if not (is_number(self.crop) and MIN_CROP <= self.crop <= 1):
+            raise UserError(
+                f"crop: {self.crop!r:.80} is not a share in [{MIN_CROP}, 1], such as 0.875"
+            )
+        for field in ("mean", "std"):
+            values = getattr(self, field)
+            values = values.tolist() if isinstance(values, np.ndarray) else values
+            three = isinstance(values, list | tuple) and len(values) == 3
+            if not three or not all(map(is_number, values)):
+                raise UserError(
+                    f"{field}: {values!r:.80} is not three numbers, such as 0.5,0.5,0.5"
+                )
+            object.__setattr__(self, field, tuple(map(float, values)))
+        if min(self.std) <= 0:
+            raise UserError(f"std: {list(self.std)} must be above zero")
+        object.__setattr__(self, "canvas", int(self.canvas))
+        object.__setattr__(self, "crop", float(self.crop))
+
+    @classmethod
+    def of(cls, plain: Any) -> Preprocess:
+        """From a dict of all fields, such as one from JSON; UserError for a missing or unknown field."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(plain, Mapping):
+            raise UserError(f"must be an object with {', '.join(known)}, is {plain!r:.80}")
+        for name in known:
+            if name not in plain:
+                raise UserError(f"{name}: missing; save the model anew")
+        for name in plain:
+            if name not in known:
+                raise UserError(f"{name}: unknown field (known: {', '.join(known)}); remove it")
+        return cls(**plain)
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        fields = dataclasses.asdict(self)
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()}
+
+    @property
+    def whole(self) -> Preprocess:
+        """The same with all of the picture on the canvas, as an answer per pixel needs it."""
+        return dataclasses.replace(self, resize="squash", crop=1.0)
+
+    @property
+    def shows_all(self) -> bool:
+        """Whether all of a picture is on the canvas."""
+        return self.resize == "squash" and self.crop == 1
+
+    def view(self, image: np.ndarray) -> np.ndarray:
+        """The canvas uint8 RGB [S,S,3] of a picture uint8 [H,W,3], or [H,W,4] with transparency, which lies over grey.
+
+        With "short" it equals torchvision's Resize and CenterCrop of a PIL image, bit for bit: converted networks need
+        it. They round to whole pixels. GV-B's centre_crop (data/make/views.py) does not: it is up to half a pixel away.
+        """
+        im, size, resample = _opaque(image), self.canvas, INTERPOLATION[self.interpolation]
+        width, height = self._resized(im.size)
+        left, top = round((width - size) / 2), round((height - size) / 2)
+        if width * height <= MAX_PIXELS:
+            if im.size != (width, height):
+                im = im.resize((width, height), resample)
+            return np.asarray(im.crop((left, top, left + size, top + size)))
+        x, y = im.width / width, im.height / height
+        right, bottom = min((left + size) * x, im.width), min((top + size) * y, im.height)
+        return np.asarray(im.resize((size, size), resample, box=(left * x, top * y, right, bottom)))
+
+    def _resized(self, sides: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) to which a picture of these sides is resized."""
+        # A share such as 224 / 232 gives 232 back, whatever its rounding.
+        side = math.floor(self.canvas / self.crop + 1e-6)
+        if self.resize == "squash":
+            return side, side
+        width, height = (side if s == min(sides) else side * s // min(sides) for s in sides)
+        return width, height
+
+    def __str__(self) -> str:
+        rule = "whole picture" if self.resize == "squash" else "short side"
+        side = math.floor(self.canvas / self.crop + 1e-6)
+        cut = "" if self.shows_all else f", central {self.canvas} x {self.canvas}"
+        mean, std = (",".join(f"{value:.4g}" for value in row) for row in (self.mean, self.std))
+        return f"{rule} to {side} pixels, {self.interpolation}{cut}; mean {mean}, std {std}"
+
+
+def classification(
+    sample: Mapping[str, Any], _rng: np.random.Generator | None = None, **settings: Any
+) -> dict[str, Any]:
+    """A data transform: image, a model's own view of a labelled picture, and label (int32). Nothing is random.
+
+    `settings`: the fields of a Preprocess.
+    """
+    image = Preprocess(**settings).view(sample["image"])
+    return {"image": image, "label": np.int32(sample["label"])}
+
 
 def as_arrays(images: Image | Iterable[Image]) -> Iterator[np.ndarray]:
-    """Yields uint8 [H, W, 3 or 4] for one picture or several, in order, one at a time.
+    """Yields uint8 [H,W,3 or 4] for one picture or several, in order, one at a time.
 
     Raises UserError that names the picture which cannot be read.
     """
@@ -32,28 +173,12 @@ def as_arrays(images: Image | Iterable[Image]) -> Iterator[np.ndarray]:
         yield _as_array(image, f"images[{position}]")
 
 
-def canvas_of(image: np.ndarray, size: int) -> np.ndarray:
-    """The whole picture as uint8 RGB [size, size, 3]."""
-    height, width = image.shape[:2]
-    ground = PIL.Image.new("RGB", (1, 1), image_ops.GREY)
-    return np.asarray(image_ops.view(image, (0, 0, width, height), size, ground))
-
-
-def resize_maps(maps_HxWxC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear float32 maps at (height, width) `size`; by Pillow, so that no size is compiled."""
-    height, width = size
-    channels = np.moveaxis(np.asarray(maps_HxWxC, np.float32), -1, 0)
-    bilinear = PIL.Image.Resampling.BILINEAR
-    resized = [PIL.Image.fromarray(c).resize((width, height), bilinear) for c in channels]
-    return np.stack(resized, axis=-1)
-
-
 def _as_array(image: Image, where: str) -> np.ndarray:
     if isinstance(image, str | os.PathLike):
         if os.path.isdir(image):
             raise UserError(f"{image}: a folder; give the paths of its pictures")
         try:
-            return image_ops.decode(image, str(image))
+            return decode(image, str(image))
         except CorruptSample as error:
             raise UserError(f"{error}; leave it out or replace it") from None
     if isinstance(image, PIL.Image.Image):
@@ -64,3 +189,23 @@ def _as_array(image: Image, where: str) -> np.ndarray:
     if image.ndim != 3 or image.shape[-1] not in (3, 4) or 0 in image.shape:
         raise UserError(f"{where}: shape {list(image.shape)}; give [H, W, 3] or [H, W, 4]")
     return image
+
+
+def _opaque(image: np.ndarray) -> PIL.Image.Image:
+    """The picture over grey. This comes before the resize, so that edges do not blend with hidden colours."""
+    im = image_of(image)
+    if image.shape[2] == 3:
+        return im
+    ground = PIL.Image.new("RGB", im.size, GREY)
+    ground.paste(im, (0, 0), im)
+    return ground
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, of Python or NumPy, and no bool. An integer beyond all floats is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False

@@ -98,9 +98,18 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
             header = json.loads(file.read(length))
         except (ValueError, RecursionError):
             raise UserError(f"{path}: not a safetensors file (broken header); {_REMEDY}") from None
-    if not isinstance(header, dict) or not all(isinstance(v, dict) for v in header.values()):
+    if not isinstance(header, dict) or not all(map(_is_entry, header.items())):
         raise UserError(f"{path}: not a safetensors file (broken header); {_REMEDY}")
     return header
+
+
+def _is_entry(item: tuple[str, Any]) -> bool:
+    """Whether an item of a header is the file's metadata, or an array with a shape."""
+    name, entry = item
+    if name == "__metadata__" or not isinstance(entry, dict):
+        return isinstance(entry, dict)
+    shape = entry.get("shape")
+    return isinstance(shape, list) and all(isinstance(size, int) for size in shape)
 
 
 _REMEDY = "copy it again, or name a file that intern_jax wrote"

@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 from intern_jax.adapt import cache as cache_lib
-from intern_jax.adapt.backbone import LAYERS, Backbone
 from intern_jax.adapt.cache import cached, key
 from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
@@ -24,10 +23,12 @@ from intern_jax.data.batches.arrays import eval_arrays
 from intern_jax.data.make import views as transforms
 from intern_jax.data.schema.sample import CorruptSample
 from intern_jax.data.sources.folder import ImageFolder
+from intern_jax.models.backbone import LAYERS
+from intern_jax.weights.model import Model
 
 RUN = pathlib.Path(__file__).parent / "cache_run.py"
 LABELLED = {"fn": "intern_jax.data.make.views:classification", "size": 16, "train": False}
-DENSE = {"fn": "intern_jax.data.make.views:dense", "size": 32, "train": False}
+DENSE = {"fn": "intern_jax.data.make.dense:dense", "size": 32, "train": False}
 
 
 class Pictures:
@@ -60,7 +61,7 @@ class Pictures:
 
 @pytest.fixture(scope="module")
 def backbone():
-    return Backbone.random({"name": "embedded_tiny"}, 0)
+    return Model.random({"name": "embedded_tiny"}, 0)
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +70,7 @@ def small_shards(monkeypatch):
 
 
 def make(backbone, source, transform=LABELLED, folder=None, outputs=("pooled",), **changes):
-    settings = {"task": "cls" if outputs == ("pooled",) else "dense", "batch_size": 4}
+    settings = {"branch": "cls" if outputs == ("pooled",) else "dense", "batch_size": 4}
     mesh = mesh_lib.make_mesh(data=1)
     return cached(
         backbone, source, transform, outputs=outputs, mesh=mesh, folder=folder, **settings | changes
@@ -92,7 +93,7 @@ def test_values_are_the_backbones_own(backbone, tmp_path, stored, transform, out
     expected = eval_arrays(source, config_lib.bind(transform))
     images = expected.pop("image")
     task = "cls" if outputs == ("pooled",) else "dense"
-    features = jax.device_get(backbone.features(images, task, outputs))
+    features = jax.device_get(backbone.outputs(images, task, outputs))
     found = make(backbone, source, transform, tmp_path if stored else None, outputs)
     assert set(found) == set(expected) | set(outputs)
     for name, value in expected.items():
@@ -174,11 +175,12 @@ def test_what_the_values_depend_on_is_in_the_name(backbone):
     jax.tree.leaves(variables)[0].flat[0] += 1e-3
     relabelled = Pictures()
     relabelled.labels = relabelled.labels[::-1]
+    pictures = dataclasses.replace(backbone.preprocess, mean=(0.1, 0.2, 0.3))
     for one, of, transform, outputs in [
         (backbone, source, LABELLED, ("pooled",)),
         (dataclasses.replace(backbone, name="other"), source, LABELLED, ("pooled",)),
         (dataclasses.replace(backbone, variables=variables), source, LABELLED, ("pooled",)),
-        (dataclasses.replace(backbone, mean=(0.1, 0.2, 0.3)), source, LABELLED, ("pooled",)),
+        (dataclasses.replace(backbone, preprocess=pictures), source, LABELLED, ("pooled",)),
         (backbone, Pictures(20), LABELLED, ("pooled",)),
         (backbone, relabelled, LABELLED, ("pooled",)),
         (backbone, source, LABELLED | {"size": 24}, ("pooled",)),
@@ -215,11 +217,11 @@ def test_progress_is_logged(backbone, monkeypatch, caplog):
     assert "noise: 21 of 21 pictures" in caplog.text
 
 
-def test_mistakes_are_named(backbone, tmp_path):
+def test_mistakes_are_named(backbone):
     with pytest.raises(UserError, match="noise: no samples"):
         make(backbone, Pictures(0))
-    with pytest.raises(UserError, match="^task: no 'boxes'"):
-        make(backbone, Pictures(), task="boxes")
+    with pytest.raises(UserError, match=r"^branch: no 'boxes'"):
+        make(backbone, Pictures(), branch="boxes")
     broken = jax.tree.map(lambda a: np.full_like(a, np.nan), backbone.variables)
     with pytest.raises(UserError, match="random-0/pooled: not finite"):
         make(dataclasses.replace(backbone, variables=broken), Pictures())

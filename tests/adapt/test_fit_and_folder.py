@@ -1,6 +1,7 @@
 """Short fits on a tiny task, and a user's folder from pictures to a saved model that answers."""
 
 import dataclasses
+import inspect
 
 import jax
 import numpy as np
@@ -8,13 +9,22 @@ import pytest
 from PIL import Image
 
 import intern_jax
+from intern_jax import __main__ as cli
 from intern_jax.adapt import fit
-from intern_jax.adapt.backbone import LAYERS, Backbone
+from intern_jax.adapt import folder as folder_lib
 from intern_jax.adapt.folder import adapt_folder
+from intern_jax.adapt.head import train_on_outputs
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
+from intern_jax.data.make.views import centre_crop
 from intern_jax.data.sources.folder import ImageFolder
+from intern_jax.models import zoo
+from intern_jax.models.backbone import LAYERS
+from intern_jax.pipeline import scores
 from intern_jax.weights.folder import save_model
+from intern_jax.weights.model import Model
+from intern_jax.weights.opening import start
+from intern_jax.weights.preprocess import Preprocess
 
 TINY = {"name": "embedded_tiny"}
 COLOURS = {"blue": (40, 60, 220), "green": (50, 200, 60), "red": (220, 40, 40)}
@@ -76,6 +86,7 @@ def test_saved_model_scores_as_reported(folder, tmp_path):
         ({"method": "magic"}, "probe or finetune"),
         ({"validation": 1.5}, "validation"),
         ({"init": "no_such_model"}, "no_such_model"),
+        ({"backbone": "my_net:Net"}, "embedded_tiny is a network of the zoo; leave backbone out"),
         ({"data": "missing_folder"}, "missing_folder"),
     ],
 )
@@ -84,6 +95,60 @@ def test_mistakes_are_one_line(folder, tmp_path, arguments, message):
     with pytest.raises(UserError, match=message) as error:
         adapt_folder(out=tmp_path / "model", **arguments)
     assert "\n" not in str(error.value)
+
+
+def test_help_names_every_argument(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["adapt", "--help"])
+    shown = capsys.readouterr().out
+    for name in inspect.signature(adapt_folder).parameters:
+        assert f"--{name.replace('_', '-')}" in shown, name
+
+
+@pytest.mark.parametrize(
+    ("spec", "side"),
+    [
+        ({"name": "embedded_tiny"}, 32),
+        ({"name": "generalist"}, 32),
+        ({"name": "generalist", "branch": {"name": "mn_b4"}}, 224),
+        ({"name": "resnet18"}, 224),
+        ({"name": "vit_ti_16", "image_size": 96}, 96),
+        ({"name": "uninet_b0"}, 160),
+    ],
+)
+def test_a_network_of_the_zoo_has_its_usual_size(spec, side):
+    assert zoo.usual_side(spec, zoo.build(spec)) == side
+
+
+def test_a_zoo_start_reads_pictures_of_the_network_s_usual_size():
+    assert start("embedded_tiny").preprocess == Preprocess(32)
+    assert start("resnet18").preprocess == Preprocess(224)
+
+
+def test_the_last_stage_s_folder_reads_as_it_was_trained(caplog):
+    caplog.set_level("INFO")
+    views = "intern_jax.data.make.views:"
+    for function, rule in (("centre_crop", "short"), ("classification", "squash")):
+        found = scores._reads({"fn": views + function, "size": 24}, "web")
+        assert found == Preprocess(24, rule)
+    own = Preprocess(24, "short", 0.8, "bicubic", (0.1, 0.2, 0.3), (0.9, 0.5, 0.7))
+    assert scores._reads({"fn": scores.OWN_VIEW, **own.plain}, "web") == own
+    assert scores._reads({"fn": "intern_jax.data.make.dense:crop", "size": [8, 9]}, "web") is None
+    assert not caplog.messages
+    assert scores._reads({"fn": "my_views:zoom", "size": 24}, "web") == Preprocess(24)
+    assert caplog.messages[0].startswith("web: how my_views:zoom resizes a picture is not known")
+
+
+@pytest.mark.parametrize("shape", [(83, 61), (61, 83), (40, 40), (33, 100)])
+def test_gvb_s_view_and_the_libraries_differ_by_half_a_pixel_at_most(shape):
+    """On a ramp, a shift of half a pixel of the result changes values by half the ramp's step."""
+    rows, columns = (np.arange(n)[:, None] * 200 / max(shape) for n in shape)
+    image = np.stack([rows + 0 * columns.T, 0 * rows + columns.T, 0 * rows + 0 * columns.T], -1)
+    image = image.round().astype(np.uint8)
+    ours = centre_crop({"image": image, "label": 0}, None, size=32)["image"].astype(float)
+    theirs = Preprocess(32, "short").view(image).astype(float)
+    step = 200 / max(shape) * min(shape) / 32
+    assert np.abs(ours - theirs).max() <= step / 2 + 2
 
 
 def test_a_class_of_one_picture_is_refused(folder, tmp_path):
@@ -103,49 +168,35 @@ def test_frozen_head_learns_on_cached_maps():
     images[:, :, 16:] //= 8  # a dark right half is class 1
     mask = np.zeros((24, 32, 32), np.uint8)
     mask[:, :, 16:] = 1
-    maps = jax.device_get(Backbone.random(TINY, 0).features(images, "dense", LAYERS))
+    maps = jax.device_get(Model.random(TINY, 0).outputs(images, "dense", LAYERS))
     assert set(maps) == set(LAYERS)
     mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
-    model = fit.train_frozen_head(
-        maps,
-        {"mask": mask},
+    model = train_on_outputs(
+        {**maps, "mask": mask},
+        32,
         family="segmentation",
         num_classes=2,
-        size=32,
         cfg=fit.settings(60, 8, 1e-2),
         seed=0,
         mesh=mesh,
     )
-    out = model.predict(maps).argmax(-1)
+    out = model.outputs_of(maps).argmax(-1)
     assert out.shape == mask.shape and (out == mask).mean() > 0.9
 
 
 def test_a_models_own_normalisation_stays_with_it(folder, tmp_path):
     """Features, fine-tuning and the saved folder all read pictures as the starting model does."""
-    pictures = {"mean": [0.1, 0.2, 0.3], "std": [0.9, 0.5, 0.7]}
-    start = Backbone.random(TINY, 0)
-    variables = {name: {"backbone": values} for name, values in start.variables.items()}
-    save_model(
-        tmp_path / "start",
-        task="backbone",
-        backbone=TINY,
-        variables=variables,
-        canvas=32,
-        **pictures,
-    )
-    model, backbone = intern_jax.load(tmp_path / "start"), dataclasses.replace(start, **pictures)
+    pictures = Preprocess(32, mean=(0.1, 0.2, 0.3), std=(0.9, 0.5, 0.7))
+    before = Model.random(TINY, 0)
+    backbone = dataclasses.replace(before, preprocess=pictures)
+    model = intern_jax.load(save_model(tmp_path / "start", backbone))
     rng = np.random.default_rng(0)
     images = np.stack([picture(colour, rng, 32) for colour in COLOURS.values()])
-    ours = backbone.features(images, "cls", ("pooled",))["pooled"]
+    ours = backbone.outputs(images, "cls", ("pooled",))["pooled"]
     np.testing.assert_allclose(model.features(list(images)), ours, rtol=1e-5, atol=1e-6)
-    others = start.features(images, "cls", ("pooled",))["pooled"]
+    others = before.outputs(images, "cls", ("pooled",))["pooled"]
     assert np.abs(ours - others).max() > 0.01
-
-    for method in ("probe", "finetune"):
-        out = tmp_path / method
-        adapt_folder(folder, out, init=tmp_path / "start", method=method, steps=2, batch_size=12)
-        info = intern_jax.load(out).info
-        assert {name: info[name] for name in pictures} == pictures
+    assert len({before.digest, backbone.digest}) == 2 and model.digest == backbone.digest
     tuned = fit.train_model(
         TINY,
         ImageFolder(folder),
@@ -157,10 +208,43 @@ def test_a_models_own_normalisation_stays_with_it(folder, tmp_path):
         mesh=mesh_lib.make_mesh(data=1),
         init=backbone,
     )
-    assert tuned.predict({"image": images}).shape == (3, 3)
-    np.testing.assert_allclose(
-        tuned.stage.pictures(images), model_pictures(images, **pictures), rtol=1e-6, atol=1e-6
+    assert tuned.predict(images).shape == (3, 3)
+    expected = model_pictures(images, pictures.mean, pictures.std)
+    np.testing.assert_allclose(tuned.stage.pictures(images), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["probe", "finetune"])
+def test_the_score_is_that_of_the_saved_model_s_answers(tmp_path, method):
+    """On noise, where any other view of a picture or another head would guess otherwise."""
+    rng = np.random.default_rng(0)
+    for name in COLOURS:
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for index in range(30):
+            noise = rng.integers(0, 256, (5, 9, 3)).astype(np.uint8)
+            noise = Image.fromarray(noise).resize((60, 40), Image.Resampling.NEAREST)
+            noise.save(tmp_path / "data" / name / f"{index}.png")
+    pictures = Preprocess(24, "short", 0.8, "bicubic", (0.1, 0.2, 0.3), (0.9, 0.5, 0.7))
+    before = dataclasses.replace(Model.random(TINY, 0), preprocess=pictures)
+    save_model(tmp_path / "start", before)
+    settings = {"steps": 3, "batch_size": 12} if method == "finetune" else {"l2": (1e-3,)}
+    made = adapt_folder(
+        tmp_path / "data",
+        tmp_path / "out",
+        init=tmp_path / "start",
+        method=method,
+        validation=0.5,
+        **settings,
     )
+    model, source = intern_jax.load(tmp_path / "out"), ImageFolder(tmp_path / "data")
+    # Augmented views squeeze a picture, and so does what is fine-tuned with them.
+    whole = Preprocess(24, mean=pictures.mean, std=pictures.std)
+    assert model.preprocess == (pictures if method == "probe" else whole)
+    _, held = folder_lib._split(source, 0.5, 0)
+    answers = model.predict([source[int(index)]["image"] for index in held])
+    labels = [source.classes[source.labels[index]] for index in held]
+    right = sum(a["label"] == b for a, b in zip(answers, labels, strict=True))
+    assert right / len(held) == pytest.approx(made["accuracy"])
+    assert model.provenance["accuracy"] == made["accuracy"] and model.name == "out"
 
 
 def model_pictures(images, mean, std):

@@ -9,12 +9,12 @@ from sklearn.linear_model import LogisticRegression
 
 import intern_jax
 from intern_jax.adapt import probe as probe_lib
-from intern_jax.adapt.backbone import Backbone
 from intern_jax.adapt.cache import cached
 from intern_jax.adapt.probe import fit_probe
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.data import embedded
+from intern_jax.weights.model import Model
 
 
 def make(rows, features, classes, seed=0, spread=0.6):
@@ -167,9 +167,7 @@ def test_mistakes_are_named(field, change):
 def backbone_of(name):
     """What ships with the package, or the same network untrained."""
     model = intern_jax.load()
-    pictures = {key: model.info[key] for key in ("mean", "std")}
-    shipped = Backbone(model.backbone, model.backbone_variables, "generalist", **pictures)
-    return shipped if name == "generalist" else Backbone.random(shipped.spec, 0)
+    return model if name == "generalist" else Model.random(model.spec, 0)
 
 
 ROWS = ("emoji_style", "emoji_style_group", "emoji_concept", "clipart_leaf", "fashion", "furniture")
@@ -190,7 +188,7 @@ def test_agrees_with_scikit_learn_on_embedded_rows(backbone, row):
             backbone_of(backbone),
             embedded.load(row, split=split),
             transform,
-            task="cls",
+            branch="cls",
             outputs=("pooled",),
             mesh=mesh_lib.make_mesh(data=1),
         )

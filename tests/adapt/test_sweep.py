@@ -23,7 +23,7 @@ def plainly(x, label, classes, setting, steps, batch_size, seed):
     """torch.optim.SGD on a linear layer, by the book: kernel [K,D] and bias [K]."""
     kernel = sweep_lib.first_kernel(x.shape[1], classes, seed).astype(np.float64)
     weights = {"kernel": kernel, "bias": np.zeros(classes)}
-    buffers = {name: 0.0 for name in weights}
+    buffers = dict.fromkeys(weights, 0.0)
     rate, x = setting.learning_rate, x.astype(np.float64)
     for t, index in enumerate(batch_order(len(x), steps, batch_size, seed)):
         if t in (int(0.3 * steps), int(0.6 * steps), int(0.9 * steps)):

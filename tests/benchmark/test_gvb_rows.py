@@ -218,12 +218,12 @@ def test_batch_size_changes_no_result(data, tmp_path):
 
 def test_a_backbone_of_the_users_own(data, tmp_path, monkeypatch):
     (tmp_path / "users_own.py").write_text(
-        "import numpy as np\nfrom intern_jax.adapt.backbone import Backbone\n\n"
+        "import numpy as np\nfrom intern_jax.weights.model import Model\n\n"
         "class Colours:\n    def apply(self, variables, images, train, task):\n"
         "        x = images.mean(axis=(1, 2))\n"
         "        return {'pooled': x * variables['params']['scale']}\n\n"
         "def make():\n    scale = {'params': {'scale': np.float32(2)}}\n"
-        "    return Backbone({'name': 'colours'}, scale, 'colours', module=Colours())\n\n"
+        "    return Model({'name': 'colours'}, scale, 'colours', network=Colours())\n\n"
         "def wrong():\n    return 3\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -231,7 +231,9 @@ def test_a_backbone_of_the_users_own(data, tmp_path, monkeypatch):
     evaluate.evaluate(config, tmp_path, backbone="users_own:make")
     scores = {record["head"]: record["score"] for record in records(tmp_path)}
     assert scores["lbfgs"] > 90  # the classes are colours
-    with pytest.raises(UserError, match="returned a int; return an .*Backbone"):
+    with pytest.raises(
+        UserError, match=r"returned a int; return an intern_jax\.weights\.model\.Model"
+    ):
         evaluate.evaluate(config, tmp_path, backbone="users_own:wrong")
     with pytest.raises(UserError, match="exclude each other"):
         evaluate.evaluate(config, tmp_path, init=TINY, backbone="users_own:make")

@@ -2,16 +2,18 @@
 
 import csv as csv_lib
 import io
+import itertools
 import json
 import math
-import os
 
 import numpy as np
 import pytest
 import scipy.stats
 
-from intern_jax.benchmark.rows import gvb, published, row
-from intern_jax.benchmark.scores import leaderboard, results
+from intern_jax.benchmark.rows import gvb, published
+from intern_jax.benchmark.scores import leaderboard, page, render
+from intern_jax.benchmark.scores import lines as lines_lib
+from intern_jax.benchmark.scores import record as record_lib
 from intern_jax.core.config import UserError
 
 # Means of the 20 classification columns, worked out by hand from the same release table.
@@ -24,14 +26,14 @@ MEANS = {
 COLUMNS = {column.name: column for column in published.COLUMNS}
 
 
-def record(task, score, method="ours", head=None, fraction=0.1, draw=0, seed=0, **fields):
+def record(task, score, method="ours", head="", fraction=0.1, draw=0, seed=0, **fields):
     column = COLUMNS.get(task)
     made = {
         "task": task,
         "family": column.family if column else "classification",
         "metric": column.metric if column else "top1",
-        "higher_is_better": column.higher_is_better if column else True,
         "method": method,
+        "head": head,
         "fraction": fraction,
         "seed": seed,
         "draw": draw,
@@ -40,11 +42,19 @@ def record(task, score, method="ours", head=None, fraction=0.1, draw=0, seed=0, 
         "n_train": round(1000 * fraction),
         "n_test": 400,
     }
-    return made | ({} if head is None else {"head": head}) | fields
+    return record_lib.made(made | fields)
+
+
+def markdown(records, published=True):
+    return render.markdown(leaderboard.sheet(records, published))
+
+
+def printed(records, published=True, width=100):
+    return render.text(leaderboard.sheet(records, published), width)
 
 
 def classification(score, **fields):
-    return [record(name, score + i, **fields) for i, name in enumerate(results.AVERAGED)]
+    return [record(name, score + i, **fields) for i, name in enumerate(published.AVERAGED)]
 
 
 def cells(markdown):
@@ -61,7 +71,7 @@ def rows_of_csv(text):
 
 
 def test_published_means_agree_with_those_worked_out_by_hand():
-    found = {line.method: line.mean() for line in results.lines([])}
+    found = {line.method: line.mean() for line in lines_lib.lines([])}
     assert list(found) == list(MEANS)
     for name, mean in MEANS.items():
         assert abs(found[name] - mean) <= 0.0051, name
@@ -82,7 +92,10 @@ def test_columns_are_the_suites_rows_in_its_order():
     assert [column.name for column in published.COLUMNS] == [r.name for r in gvb.ROWS]
     for column, suite_row in zip(published.COLUMNS, gvb.ROWS, strict=True):
         assert (column.family, column.title) == (suite_row.family, suite_row.title)
-        assert column.higher_is_better == (suite_row.metric not in row.LOWER_IS_BETTER)
+        assert column.measure.name == suite_row.metric
+        assert column.measure.higher_is_better == suite_row.higher_is_better
+    lower = {column.name for column in published.COLUMNS if not column.measure.higher_is_better}
+    assert lower == {"citypersons", "kitti", "nyuv2"}
 
 
 # --- cells ----------------------------------------------------------------------------------------
@@ -93,9 +106,9 @@ def test_a_cell_is_mean_interval_and_error_over_test_images():
     two = [record("cars", s, draw=i) for i, s in enumerate((50.0, 52.0))]
     three = [record("dtd", s, draw=i) for i, s in enumerate((60.0, 61.0, 63.0))]
     depth = [record("kitti", 2.5, standard_error=None, metric="image_rmse")]
-    found = cells(leaderboard.markdown(one + two + three + depth, published=False))
+    found = cells(markdown(one + two + three + depth, published=False))
     assert found["Cifar10"]["ours 10%"] == "92.0 (0.5)"
-    assert found["Cars"]["ours 10%"] == f"51.0 ± {math.sqrt(2):.1f} (0.5)"
+    assert found["Cars"]["ours 10%"] == f"51.0 sd {math.sqrt(2):.1f} (0.5)"
     mean, sem = np.mean([60, 61, 63]), scipy.stats.sem([60, 61, 63])
     low, high = scipy.stats.t.interval(0.95, 2, mean, sem)
     assert found["Dtd"]["ours 10%"] == f"{mean:.1f} ± {(high - low) / 2:.1f} (0.5)"
@@ -104,8 +117,20 @@ def test_a_cell_is_mean_interval_and_error_over_test_images():
     assert found["Flowers"]["metric"] == "per class % ↑" and found["Flowers"]["ours 10%"] == "-"
 
 
+def test_a_data_sets_metric_is_that_of_our_records_and_else_the_published_one():
+    ours = [record("kitti", 2.5, "a", metric="rmse"), record("kitti", 2.0, "b")]
+    found = cells(markdown(ours, published=False))
+    assert found["KITTI"]["metric"] == "image RMSE m or RMSE m ↓"
+    assert found["NYUv2"]["metric"] == "image RMSE m ↓"
+    (panel,) = page.page_data(ours)["efficiency"]["panels"]
+    facts = (panel["metric"], panel["unit"], panel["higher_is_better"])
+    assert facts == ("image RMSE or RMSE", "m", False)
+    csv = rows_of_csv(leaderboard.csv([*ours, record("kitti", 1.0, "a", draw=1)], False))
+    assert [line["metric"] for line in csv] == ["image_rmse+rmse", "image_rmse"]
+
+
 def test_data_sets_stand_in_gvbs_order_under_their_task():
-    found = cells(leaderboard.markdown([record("nyuv2", 0.4), record("cifar10", 90.0)]))
+    found = cells(markdown([record("nyuv2", 0.4), record("cifar10", 90.0)]))
     tasks = [cell["task"] for cell in found.values()]
     assert tasks == ["CLS"] * 21 + ["DET"] * 6 + ["SEG"] + ["DEP"] * 2
     titles = list(found)
@@ -117,29 +142,27 @@ def test_data_sets_stand_in_gvbs_order_under_their_task():
 
 def test_several_figures_have_a_row_each_and_the_error_is_of_the_main_one():
     scores = {"easy": 90.0, "medium": 88.0, "hard": 70.0}
-    found = cells(leaderboard.markdown([record("wider_face", 70.0, scores=scores)]))
+    found = cells(markdown([record("wider_face", 70.0, scores=scores)]))
     assert found["WIDER FACE easy"]["ours 10%"] == "90.0"
     assert found["WIDER FACE hard"]["ours 10%"] == "70.0 (0.5)"
     assert found["WIDER FACE easy"]["Up-G R50†"] == "93.9"
     assert found["CityPersons heavy"]["Up-G R50†"] == "46.0"
-    assert "records without" not in leaderboard.markdown(
-        [record("wider_face", 70.0, scores=scores)]
-    )
-    lacking = leaderboard.markdown([record("wider_face", 70.0, scores={"easy": 90.0})])
+    assert "records without" not in markdown([record("wider_face", 70.0, scores=scores)])
+    lacking = markdown([record("wider_face", 70.0, scores={"easy": 90.0})])
     assert "WIDER FACE: records without medium, hard among their scores." in lacking
 
 
 def test_the_mean_is_given_only_where_all_twenty_are_there():
-    found = cells(leaderboard.markdown(classification(50.0), published=["Up-A R50"]))
+    found = cells(markdown(classification(50.0), published=["Up-A R50"]))
     assert found["mean of 20"]["ours 10%"] == "59.5" and found["mean of 20"]["Up-A R50†"] == "70.9"
-    found = cells(leaderboard.markdown(classification(50.0)[1:]))
+    found = cells(markdown(classification(50.0)[1:]))
     assert found["mean of 20"]["ours 10%"] == "19 of 20"
 
 
 def test_scores_that_are_not_finite_are_shown_and_never_best():
     bad = [record("cifar10", None, "a"), record("cifar10", 50.0, "b"), record("cifar10", 40.0, "c")]
-    assert cells(leaderboard.markdown(bad))["Cifar10"]["a 10%"] == "nan (0.5)"
-    data = leaderboard.page_data(bad)
+    assert cells(markdown(bad))["Cifar10"]["a 10%"] == "nan (0.5)"
+    data = page.page_data(bad)
     json.dumps(data, allow_nan=False)
     group = data["groups"][0]
     assert [row["cells"][0]["best"] for row in group["rows"]] == [False, True, False]
@@ -150,19 +173,19 @@ def test_scores_that_are_not_finite_are_shown_and_never_best():
 
 def test_rows_of_other_suites_and_held_out_scores_are_passed_over():
     others = [record("emoji_style", 99.0), record("cifar10", 99.0, split="validation")]
-    assert results.lines(others, published=False) == []
-    assert leaderboard.text(others, published=False) == "no records"
-    found = cells(leaderboard.markdown([*others, record("cifar10", 90.0)]))
+    assert lines_lib.lines(others, published=False) == []
+    assert printed(others, published=False) == "no records"
+    found = cells(markdown([*others, record("cifar10", 90.0)]))
     assert found["Cifar10"]["ours 10%"] == "90.0 (0.5)"
 
 
 def test_of_two_records_of_one_draw_the_last_counts_and_the_note_says_so():
     twice = [record("cifar10", 10.0, versions={"intern_jax": "0.1"}), record("cifar10", 90.0)]
-    text = leaderboard.markdown(twice)
+    text = markdown(twice)
     assert cells(text)["Cifar10"]["ours 10%"] == "90.0 (0.5)"
     assert "1 older records of the same draws" in text
     several = [*twice, record("cifar10", 90.0, draw=1, versions={"intern_jax": "0.2"})]
-    assert "several versions of intern_jax: 0.2, ?" in leaderboard.markdown(several)
+    assert "several versions of intern_jax: 0.2, ?" in markdown(several)
 
 
 def test_each_further_head_of_a_family_has_a_line_of_its_own():
@@ -172,24 +195,19 @@ def test_each_further_head_of_a_family_has_a_line_of_its_own():
         record("kitti", 2.0, head="depth"),
         record("cifar10", 70.0, "other", head="knn"),
     ]
-    found = results.lines(rows, published=False)
+    found = lines_lib.lines(rows, published=False)
     assert [line.label for line in found] == ["ours 10% lbfgs", "ours 10% knn", "other 10%"]
     assert found[0].heads == {"classification": "lbfgs", "depth": "depth"}
     assert ("kitti", "") in found[0].cells and ("kitti", "") not in found[1].cells
-    chosen = results.lines(rows, published=False, heads=["knn"])
-    assert [line.label for line in chosen] == ["ours 10%", "other 10%"]
-    assert ("kitti", "") in chosen[0].cells
-    with pytest.raises(UserError, match="heads: no head 'svm'; known: .*knn"):
-        results.lines(rows, heads=["svm"])
 
 
 def test_published_rows_may_be_chosen_and_are_explained_only_then():
     rows = [record("cifar10", 90.0)]
-    text = leaderboard.text(rows, published=["Up-G R50"])
+    text = printed(rows, published=["Up-G R50"])
     assert "R50†" in text and "MN-B15" not in text and "† published by INTERN's authors" in text
-    assert "†" not in leaderboard.text(rows, published=False)
+    assert "†" not in printed(rows, published=False)
     with pytest.raises(UserError, match="published: no row 'Up-Z'; known: Up-A R50"):
-        leaderboard.text(rows, published=["Up-Z"])
+        printed(rows, published=["Up-Z"])
 
 
 # --- text, Markdown, CSV --------------------------------------------------------------------------
@@ -197,18 +215,22 @@ def test_published_rows_may_be_chosen_and_are_explained_only_then():
 
 def test_text_keeps_to_its_width_and_holds_the_cells_of_markdown():
     rows = [record("kitti", 2.5, f"method {i}", fraction=f) for i in range(4) for f in (0.1, 1.0)]
-    text = leaderboard.text(rows, width=80)
+    text = printed(rows, width=80)
     assert max(map(len, text.splitlines())) <= 80
-    kitti = [line.split("↓")[1].split() for line in text.splitlines() if " KITTI " in line]
-    cells_of_kitti = list(cells(leaderboard.markdown(rows))["KITTI"].values())[3:]
-    assert sum(kitti, []) == " ".join(cells_of_kitti).split()
+    kitti = [
+        line.split("↓")[1].replace("|", " ").split()
+        for line in text.splitlines()
+        if " KITTI " in line
+    ]
+    cells_of_kitti = list(cells(markdown(rows))["KITTI"].values())[3:]
+    assert [*itertools.chain(*kitti)] == " ".join(cells_of_kitti).split()
 
 
 def test_names_break_neither_line_nor_cell_nor_page():
     hostile = "a|b\n<script>\x1b[31m"
-    text = leaderboard.text([record("cifar10", 90.0, hostile)])
+    text = printed([record("cifar10", 90.0, hostile)])
     assert "\x1b" not in text and "<script>?[31m" in text
-    lines = leaderboard.markdown([record("cifar10", 90.0, hostile)], published=False).splitlines()
+    lines = markdown([record("cifar10", 90.0, hostile)], published=False).splitlines()
     assert "a\\|b &lt;script>?[31m 10%" in lines[0]
 
 
@@ -234,13 +256,6 @@ def test_csv_is_long_unrounded_and_marks_what_is_published():
     assert (cell["mean"], cell["sd"], cell["higher_is_better"]) == ("50.5", "", "False")
 
 
-def test_wide_csv_has_a_line_a_method_and_all_data_sets_across():
-    found = rows_of_csv(leaderboard.wide_csv(classification(50.0), published=["Up-A R50"]))
-    assert [line["method"] for line in found] == ["ours", "Up-A R50"]
-    assert found[0]["classification_mean"] == "59.5" and found[0]["kinetics700"] == "69.0"
-    assert found[0]["wider_face:easy"] == "" and found[1]["wider_face:easy"] == "90.3"
-
-
 # --- the page's data ------------------------------------------------------------------------------
 
 
@@ -249,9 +264,9 @@ def test_best_is_within_a_group_and_lowest_where_lower_is_better():
     rows = [record("kitti", 2.0, "a"), record("kitti", 3.0, "b")]
     rows += [record("kitti", 1.0, "a", fraction=1.0), record("citypersons", 20.0, scores=scores)]
     rows += [record("cifar10", 90.01, "a"), record("cifar10", 89.99, "b")]
-    data = leaderboard.page_data(rows)
+    data = page.page_data(rows)
     best = {
-        (group["title"], row["label"], results.FIGURES[i][0]): cell["best"]
+        (group["title"], row["label"], lines_lib.FIGURES[i][0]): cell["best"]
         for group in data["groups"]
         for row in group["rows"]
         for i, cell in enumerate(row["cells"])
@@ -263,7 +278,7 @@ def test_best_is_within_a_group_and_lowest_where_lower_is_better():
     assert not best["Ours, 100% of the labels", "a 100%", "kitti"]
     assert best[tenth, "a 10%", "cifar10"] and best[tenth, "b 10%", "cifar10"]
     theirs = {row["label"]: row["cells"] for row in data["groups"][-1]["rows"]}
-    reasonable = results.FIGURES.index(("citypersons", "reasonable"))
+    reasonable = lines_lib.FIGURES.index(("citypersons", "reasonable"))
     marked = [label for label, found in theirs.items() if found[reasonable]["best"]]
     assert marked == ["Up-E D-MN-B15†", "Up-G MN-B15†"]
     assert data["groups"][-1]["title"] == "Published, 10% of the labels"
@@ -278,67 +293,22 @@ def test_radar_divides_by_the_published_row_and_turns_what_is_better_low():
         record("citypersons", 10.0, scores={"reasonable": 10.0}),
         record("cifar10", 90.0, fraction=1.0),
     ]
-    radar = leaderboard.page_data(rows, against="Up-G R50")["radar"]
-    assert radar["axes"] == ["Cifar10", "WIDER FACE", "KITTI"]
-    assert radar["families"] == ["CLS", "DET", "DEP"]
+    radar = page.page_data(rows, against="Up-G R50")["radar"]
+    assert radar["axes"] == ["Cifar10", "WIDER FACE · DET", "KITTI · DEP"]
+    assert radar["fraction"] == "10%"
     (line,) = radar["lines"]
     assert line["label"] == "ours"
     np.testing.assert_allclose(line["values"], [0.5, (1 + 1 + 0.5) / 3, 2.0])
-    assert leaderboard.page_data(rows[:2])["radar"] is None
+    assert page.page_data(rows[:2])["radar"] is None
 
 
 def test_curves_hold_a_point_a_fraction_with_half_an_error_bar():
     rows = [record("dtd", s, head="lbfgs", draw=i) for i, s in enumerate((60.0, 62.0))]
     rows += [record("dtd", 70.0, head="lbfgs", fraction=1.0), record("dtd", 40.0, head="knn")]
-    efficiency = leaderboard.page_data(rows, against="Up-A R50")["efficiency"]
+    efficiency = page.page_data(rows, against="Up-A R50")["efficiency"]
     (panel,) = efficiency["panels"]
     assert panel["published"] == {"fraction": 0.1, "value": 65.0}
     first, second = panel["lines"]
     assert first["label"] == "ours" and second["label"] == "ours knn"
     np.testing.assert_allclose(first["points"], [[0.1, 61.0, math.sqrt(2)], [1.0, 70.0, 0.5]])
     assert second["points"] == [[0.1, 40.0, 0.5]]
-
-
-# --- files ----------------------------------------------------------------------------------------
-
-
-def test_records_are_read_from_below_a_folder_the_oldest_first(tmp_path):
-    (tmp_path / "deep").mkdir()
-    for age, name in ((30, "deep/b.json"), (10, "a.json"), (20, "c.json")):
-        path = tmp_path / name
-        path.write_text(json.dumps(record("cifar10", float(age))))
-        os.utime(path, (1000 - age, 1000 - age))
-    (tmp_path / "config.json").write_text('{"config": {}}')
-    (tmp_path / "list.json").write_text("[1]")
-    (tmp_path / "half.json.tmp").write_text("{")
-    found = leaderboard.read_records(tmp_path)
-    assert [r["score"] for r in found] == [30.0, 20.0, 10.0]
-    assert cells(leaderboard.markdown(found))["Cifar10"]["ours 10%"] == "10.0 (0.5)"
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ('{"task": "cifar10", "sco', r"a\.json: not JSON .*; delete it and run again"),
-        (record("cifar10", "90"), r"a\.json: field 'score' is not a number"),
-        (record("cifar10", True), r"a\.json: field 'score' is not a number"),
-        (
-            record("cifar10", 9, fraction=10),
-            r"a\.json: field 'fraction' is not a number in \(0, 1\]",
-        ),
-        (record("cifar10", 9, draw="0"), r"a\.json: field 'draw' is not a whole number"),
-        (record(7, 9), r"a\.json: field 'task' is not a text"),
-        (record("cifar10", 9, scores=[1]), r"a\.json: field 'scores' is not a set of numbers"),
-        ({"task": "cifar10", "method": "a"}, r"a\.json: field 'seed' is not a whole number"),
-    ],
-)
-def test_a_damaged_file_is_named_in_one_line(tmp_path, content, message):
-    text = content if isinstance(content, str) else json.dumps(content)
-    (tmp_path / "a.json").write_text(text)
-    with pytest.raises(UserError, match=message):
-        leaderboard.read_records(tmp_path)
-
-
-def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(UserError, match="nowhere: no such folder"):
-        leaderboard.read_records(tmp_path / "nowhere")

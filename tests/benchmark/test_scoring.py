@@ -86,5 +86,5 @@ def test_rmse_in_metres_over_valid_pixels():
 
 
 def test_outputs_that_are_not_finite_are_refused():
-    with pytest.raises(UserError, match="fashion.*not finite"):
+    with pytest.raises(UserError, match=r"fashion.*not finite"):
         scoring.score(TOP1, np.full((2, 3), np.nan), {"label": np.zeros(2, int)}, 3)

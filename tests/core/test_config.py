@@ -42,9 +42,9 @@ def test_resolve():
     [
         ("os.path:jion", "'os.path:jion': os.path has no 'jion'; did you mean join"),
         ("os.pth:join", "'os.pth:join': no module 'os.pth'"),
-        ("os.path.join", "'os.path.join': no name of a function; write package.module:function"),
-        (".relative:join", "no name of a function"),
-        ("os.path:", "no name of a function"),
+        ("os.path.join", "'os.path.join': not the name of a function; write package.module:func"),
+        (".relative:join", "not the name of a function"),
+        ("os.path:", "not the name of a function"),
     ],
 )
 def test_unknown_names(name, message):
@@ -148,7 +148,7 @@ def test_plain_refuses_what_cannot_be_written():
         seed: int
 
     assert config_lib.plain({"s": (Segment(3),)}) == {"s": [{"seed": 3}]}
-    assert "is no plain value" in said(config_lib.plain, {"loss": len})
+    assert "is not a plain value" in said(config_lib.plain, {"loss": len})
 
 
 def test_diff_names_each_field_that_changed():

@@ -89,7 +89,8 @@ def test_what_jax_detects_is_left_to_it(joined):
     assert not {"coordinator_address", "num_processes", "process_id"} & set(given)
 
 
-def test_a_launcher_s_traces_without_its_processes_are_one_process(joined, monkeypatch):
+@pytest.mark.usefixtures("joined")
+def test_a_launcher_s_traces_without_its_processes_are_one_process(monkeypatch):
     # The real one: SLURM_STEP_NODELIST, which srun sets, is not there.
     monkeypatch.undo()
     monkeypatch.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: False)
@@ -158,16 +159,15 @@ def test_errors_that_tell_of_a_lost_process(monkeypatch):
     )
     for error in (lost, ValueError("in closing")):
         error.__context__ = None if error is lost else lost
-        with pytest.raises(hosts.PeerLost, match=r"\(UNKNOWN: Gloo.* by peer\); start again"):
-            with hosts.naming_losses():
-                raise error
+        said = r"\(UNKNOWN: Gloo.* by peer\); start again"
+        with pytest.raises(hosts.PeerLost, match=said), hosts.naming_losses():
+            raise error
     for error in (
         jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"),
         ValueError("Gloo"),
     ):
-        with pytest.raises(type(error), match="memory|Gloo"):
-            with hosts.naming_losses():
-                raise error
+        with pytest.raises(type(error), match=r"memory|Gloo"), hosts.naming_losses():
+            raise error
 
 
 # --- rows of a batch ---------------------------------------------------------------------------
@@ -277,7 +277,7 @@ sys.exit(exits.supervised(work))
 """
 
 
-def test_two_processes_agree(tmp_path):
+def test_two_processes_agree():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"

@@ -102,7 +102,7 @@ def test_plain_arrays_are_replicated():
     ],
 )
 def test_meshes_that_do_not_fit(sizes, message):
-    with pytest.raises(UserError, match="config.mesh: ") as caught:
+    with pytest.raises(UserError, match=r"config\.mesh: ") as caught:
         mesh_lib.make_mesh(*sizes, devices=tuple(range(8)))  # only counted
     assert message in str(caught.value)
 
@@ -129,9 +129,11 @@ def test_a_torus_whose_sides_do_not_make_the_mesh_is_split(monkeypatch):
 def test_a_batch_that_does_not_divide():
     mesh = jax.sharding.AbstractMesh((2, 2, 2), mesh_lib.AXES)
     batch = {"cls": {"image": np.zeros((8, 1))}, "dense": {"image": np.zeros((6, 1))}}
-    with pytest.raises(UserError, match="data.dense.batch_size: 6 rows .* 4 parts .*multiple of 4"):
+    with pytest.raises(
+        UserError, match=r"data\.dense\.batch_size: 6 rows .* 4 parts .*multiple of 4"
+    ):
         mesh_lib.check_batch(mesh, batch)
     del batch["dense"]
     mesh_lib.check_batch(mesh, batch)
-    with pytest.raises(UserError, match="data.cls.batch_size: 8 rows .* 16 parts"):
+    with pytest.raises(UserError, match=r"data\.cls\.batch_size: 8 rows .* 16 parts"):
         mesh_lib.check_batch(mesh, batch, multiple=4)

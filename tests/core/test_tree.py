@@ -67,7 +67,7 @@ def test_graft_rules_match_whole_names():
     [
         ([("head", "old")], r"graft old -> head: shape \(2,\) is not \(3,\); start from"),
         ([("head", r"\1")], "graft 'head' -> .* name a group of the regex"),
-        ([("he(ad", "old")], "'he\\(ad': is no regular expression"),
+        ([("he(ad", "old")], "'he\\(ad' is not a regular expression"),
     ],
 )
 def test_graft_refuses(rules, message):
@@ -77,7 +77,7 @@ def test_graft_refuses(rules, message):
 
 
 def test_partition_refuses_what_is_no_regular_expression():
-    with pytest.raises(UserError, match="is no regular expression"):
+    with pytest.raises(UserError, match="is not a regular expression"):
         tree.partition(params(), "(")
 
 

@@ -17,7 +17,7 @@ class Shards:
     """Records that say their number, in files of several sizes."""
 
     name, family, classes, labels, shards = "shards", "classification", (), None, list(SHARDS)
-    keys = [str(i) for i in range(COUNT)]
+    keys = tuple(str(i) for i in range(COUNT))
 
     def __len__(self):
         return COUNT
@@ -27,7 +27,7 @@ class Shards:
         return {"image": image, "label": index, "key": self.keys[index]}
 
 
-def number(sample, rng):
+def number(sample, _rng):
     return {"number": np.int32(sample["label"])}
 
 
@@ -91,7 +91,7 @@ def test_no_table_grows_with_the_records():
     assert order.count == 10**9
     first = [order(2, 987_654_321 + i) for i in range(3)]
     assert first == [BlockOrder([10**6] * 1000, 0, 1024, 16)(2, 987_654_321 + i) for i in range(3)]
-    blocks, begins = order._blocks(2)
+    blocks, _ = order._blocks(2)
     assert len(blocks) == 1000 * -(-(10**6) // 1024)
     assert len(order._records(2, 5)) <= 16 * 1024
 

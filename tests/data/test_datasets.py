@@ -152,7 +152,10 @@ def test_a_group_is_a_map_dataset():
             {"sources": [{**SPEC, "labels": [9] * 24}]},
             "pictures/label: 9 at index 0 is outside 0..4",
         ),
-        ({"sources": [{**SPEC, "family": "words"}]}, "pictures/family: 'words'; known: classif"),
+        (
+            {"sources": [{**SPEC, "family": "words"}]},
+            "pictures/family: no family 'words'; known: classif",
+        ),
         ({"sources": [{**SPEC, "colour": 1}]}, "grain_parts:pictures: no argument 'colour'"),
         (
             {"sources": [{"fn": "grain_parts:pictures"}]},
@@ -162,7 +165,10 @@ def test_a_group_is_a_map_dataset():
             {"sources": [{"fn": "grain_parts:endless"}]},
             "endless: repeats without end; give one epoch",
         ),
-        ({"sources": [{"fn": "grain_parts:numbers"}]}, "numbers/0: int, no sample; map elements"),
+        (
+            {"sources": [{"fn": "grain_parts:numbers"}]},
+            "numbers/0: int is not a sample; map elements",
+        ),
         (
             {"sources": [{"fn": "intern_jax.data.embedded.tables:fashion_pool", "name": "x"}]},
             "tables:fashion_pool: no argument 'name'",
@@ -199,7 +205,7 @@ def test_what_a_filter_drops_is_counted_as_damage():
 
 
 def test_a_callable_is_the_transform_itself():
-    def view(sample, rng):
+    def view(_sample, _rng):
         return {}
 
     assert as_transform(view, "g") is view

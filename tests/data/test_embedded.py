@@ -143,7 +143,7 @@ def test_rooms_are_metric_and_every_class_is_seen():
                 x1, y1, x2, y2 = box
                 assert (sample["mask"][y1:y2, x1:x2] == label).sum() >= 24
             metres = depth[i]["depth"][depth[i]["depth_valid"]]
-            assert 0.25 < metres.min() and metres.max() < 9.0
+            assert metres.min() > 0.25 and metres.max() < 9.0
         assert set(range(len(dense.classes))) <= seen
 
 

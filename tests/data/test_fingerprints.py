@@ -143,12 +143,12 @@ def test_embedded_sources_differ_and_stay():
 
 def test_a_format_is_that_of_the_function_inside():
     @formatted(3)
-    def view(sample, rng, size=2):
-        return {}
+    def view(_sample, _rng, size=2):
+        return {"size": size}
 
     assert format_of(view) == 3 and format_of(functools.partial(view, size=4)) == 3
     assert format_of(lambda sample: sample) == 1
-    assert format_of(bind({"fn": "intern_jax.data.make.views:dense", "size": 8})) == 1
+    assert format_of(bind({"fn": "intern_jax.data.make.dense:dense", "size": 8})) == 1
     views = (transforms.classification, transforms.eval_classification, transforms.centre_crop)
-    marked = (*views, transforms.dense, transforms.pair_views, dense_transforms.crop)
+    marked = (*views, dense_transforms.dense, transforms.pair_views, dense_transforms.crop)
     assert all("format" in vars(function) for function in marked)

@@ -95,7 +95,7 @@ def test_a_file_that_the_machine_fails_to_read_is_tried_again(tmp_path, monkeypa
 
 def test_caps_hold_before_pixels_are_read(monkeypatch):
     data = FILES["png-rgb"].data
-    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("pixels were read"))
+    monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("pixels were read"))
     monkeypatch.setattr(decoding, "MAX_PIXELS", 24 * 16 - 1)
     assert outcome(data) == "too many pixels"
     monkeypatch.setattr(decoding, "MAX_BYTES", len(data) - 1)
@@ -106,7 +106,7 @@ def test_a_file_above_the_cap_is_not_read(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     path.write_bytes(FILES["png-rgb"].data)
     monkeypatch.setattr(decoding, "MAX_BYTES", 99)
-    monkeypatch.setattr(decoding, "_begins_as_a_picture", lambda data: pytest.fail("it was read"))
+    monkeypatch.setattr(decoding, "_begins_as_a_picture", lambda _: pytest.fail("it was read"))
     assert outcome(path) == "too many bytes"
 
 

@@ -45,4 +45,6 @@ def test_a_short_run(tmp_path):
     rates = result["images_per_second"]
     assert list(rates) == ["decode", "pipeline"] and min(rates.values()) > 0
     assert result["pipeline_over_torch"] is None and len(result["rounds"]["pipeline"]) == 2
-    assert bench.row(result).splitlines()[2].count("|") == 7
+    given = {"command": "x", "machine": "y", "date": "2026-11-24"}
+    (row,) = bench.table(result, given).rows
+    assert row[1:4] == [rates["decode"], rates["pipeline"], None] and row[-1] is None

@@ -31,7 +31,7 @@ def test_lent_pixels_are_read_only_and_those_of_the_picture(mode):
 
 
 def test_nothing_is_copied():
-    image, values = picture("RGB")
+    image, _ = picture("RGB")
     array = lend(image)
     image.putpixel((5, 2), (1, 2, 3))
     assert array[2, 5].tolist() == [1, 2, 3]

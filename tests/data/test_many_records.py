@@ -33,7 +33,7 @@ def read(record):
     return {"image": np.full((2, 2, 3), number, np.uint8), "label": number}
 
 
-def number(sample, rng):
+def number(sample, _rng):
     return {"number": np.int32(sample["label"])}
 
 
@@ -105,7 +105,7 @@ def test_a_manifest_of_other_files_is_not_believed(folder, opened, caplog):
     assert "part-0.array_record: another size than records.json says" in caplog.text
     for bad in ("[1]", "{", '{"part-0.array_record": 3}', '{"x": {"records": -1, "bytes": 2}}'):
         path.write_text(bad)
-        with pytest.raises(UserError, match="records.json.*again"):
+        with pytest.raises(UserError, match=r"records\.json.*again"):
             ArrayRecordSource(folder, read)
 
 
@@ -168,8 +168,8 @@ def test_mistakes_in_an_index(folder, tmp_path):
         ({"labels": [0, 1]}, "labels: 2 entries for 78 rows"),
         ({"rows": [1, 2], "keys": ["a"]}, "keys: 1 entries for 2 rows"),
         ({"labels": "floats.npy"}, r"labels: float64 \[78\]; give whole numbers"),
-        ({"labels": "objects.npy"}, "labels: .*objects.npy is no readable .npy file"),
-        ({"labels": "gone.npy"}, "labels: .*gone.npy is no readable .npy file"),
+        ({"labels": "objects.npy"}, "labels: .*objects.npy is not a readable .npy file"),
+        ({"labels": "gone.npy"}, "labels: .*gone.npy is not a readable .npy file"),
         ({"keys": "floats.npy"}, "keys: float64 .*give text of fixed width"),
         ([], "no JSON object; write the index again"),
     ):
@@ -179,7 +179,7 @@ def test_mistakes_in_an_index(folder, tmp_path):
         assert "\n" not in str(error.value) and str(index) in str(error.value)
 
 
-def test_mistakes_in_files(folder, tmp_path):
+def test_mistakes_in_files(folder):
     with pytest.raises(UserError, match=r"train-\*: no such ArrayRecord file"):
         ArrayRecordSource(folder / "train-*", read)
     with pytest.raises(UserError, match="paths: empty"):
@@ -187,7 +187,7 @@ def test_mistakes_in_files(folder, tmp_path):
     # The library says 0 records of a file that is none, or that is cut off.
     part = folder / "part-3.array_record"
     part.write_bytes(part.read_bytes()[:70000])
-    with pytest.raises(UserError, match="part-3.array_record: no readable ArrayRecord file"):
+    with pytest.raises(UserError, match=r"part-3\.array_record: no readable ArrayRecord file"):
         ArrayRecordSource(folder, read)
 
 

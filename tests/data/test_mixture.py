@@ -38,7 +38,7 @@ def draw(sample, rng):
     return {"number": np.int32(sample["label"]), "draw": rng.random()}
 
 
-def padded(sample, rng, size=2):
+def padded(sample, _rng, size=2):
     return {"number": np.zeros(size if sample["label"] < 100 else 3, np.int32)}
 
 
@@ -150,7 +150,7 @@ def test_one_sample_is_enough():
         ({"sources": [{"fn": "mixture_parts:Numbers", "count": 0}]}, "'numbers' has no samples"),
         (
             {"sources": [{"fn": "builtins:list"}]},
-            "g.sources[0].fn: builtins:list gave list, no source",
+            "g.sources[0].fn: builtins:list gave list, not a source",
         ),
         (
             {"sources": [{"fn": "mixture_parts:Numbers", "count": 1, "weight": 0}]},
@@ -194,13 +194,13 @@ def test_a_row_of_another_form_stops_with_its_field():
             batches[0]
         assert "\n" not in str(error.value)
 
-    def longer(sample, rng):
+    def longer(sample, _rng):
         return {"x": np.zeros(2 + (sample["label"] == 5))}
 
-    def wider(sample, rng):
+    def wider(sample, _rng):
         return {"x": np.zeros(2, np.float64 if sample["label"] == 5 else np.float32)}
 
-    def richer(sample, rng):
+    def richer(sample, _rng):
         return {"x": 0.0} | ({"y": 0.0} if sample["label"] == 5 else {})
 
     fails(longer, r"g.transform/x: a row has float64 \[[23]\], another float64 \[[23]\]; rows must")

@@ -78,5 +78,5 @@ def test_missing_image_or_key():
 
 def test_labels_out_of_range_are_named():
     check_labels(np.asarray([0, 1, 2]), 3, "set")
-    with pytest.raises(UserError, match="set/label: 3 at index 1 is outside 0..2"):
+    with pytest.raises(UserError, match=r"set/label: 3 at index 1 is outside 0\.\.2"):
         check_labels(np.asarray([0, 3, 4]), 3, "set")

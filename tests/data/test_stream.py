@@ -231,7 +231,11 @@ def test_waiting_is_measured():
         ({}, [Segment()], "stream/groups: empty"),
         ({"ready": Batches()}, [], "stream/segments: first steps"),
         ({"ready": Batches()}, [Segment(first_step=1)], "begin at 0"),
-        ({"ready": Batches()}, [Segment(), Segment(5), Segment(5)], "rise from one to the next"),
+        (
+            {"ready": Batches()},
+            [Segment(), Segment(5), Segment(5)],
+            "increase from one to the next",
+        ),
         ({"ready": Batches()}, [Segment(offset=-1)], "offset -1"),
         ({"ready": Batches()}, [Segment(), Segment(5, seed=1)], "stream/ready: ready batches"),
         ({"cls": config()}, [Segment(weights={"seg": (1.0,)})], "weights of 'seg'; known: cls"),

@@ -48,7 +48,7 @@ def test_mistakes(tmp_path, train_tokenizer):
     with pytest.raises(UserError, match="no such tokenizer; build it with"):
         tokenizer.load(tmp_path / "gone.json")
     (tmp_path / "bad.json").write_text("{}")
-    with pytest.raises(UserError, match="bad.json: no `tokenizers` JSON file"):
+    with pytest.raises(UserError, match=r"bad\.json: no `tokenizers` JSON file"):
         tokenizer.load(tmp_path / "bad.json")
     path = train_tokenizer(tokenizer.SPECIAL[::-1])
     with pytest.raises(UserError, match="make them the largest, in order"):

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from intern_jax.core.config import UserError
-from intern_jax.data.make import image_ops
+from intern_jax.data.batches import arrays
+from intern_jax.data.make import dense, image_ops
 from intern_jax.data.make import text as tokenizer
 from intern_jax.data.make import views as transforms
 from intern_jax.data.schema.sample import CorruptSample
@@ -86,7 +87,7 @@ def test_random_backgrounds_cover_all_kinds_and_bad_ones_are_refused():
     sizes = {"color" if isinstance(g, tuple) else g.size for g in grounds}
     assert sizes == {"color", (2, 1), (1, 2), (4, 4)}
     for bad in ("white", [1, 2]):
-        with pytest.raises(UserError, match="background: .*give 'random', 'grey'"):
+        with pytest.raises(UserError, match=r"background: .*give 'random', 'grey'"):
             image_ops.ground(bad, rng())
 
 
@@ -128,7 +129,7 @@ def test_dense_fields_stay_aligned():
         "depth": 1 + image[..., 1] / np.float32(10),
     }
     for seed in range(20):
-        row = transforms.dense(
+        row = dense.dense(
             sample,
             rng(seed),
             size=48,
@@ -155,11 +156,11 @@ def test_depth_keeps_its_frame_unless_asked():
         "depth": depth,
         "depth_valid": np.arange(32 * 32).reshape(32, 32) % 3 > 0,
     }
-    row = transforms.dense(sample, Draws(0.0), size=32)
+    row = dense.dense(sample, Draws(0.0), size=32)
     np.testing.assert_array_equal(row["depth_valid"], sample["depth_valid"][:, ::-1])
     np.testing.assert_array_equal(row["depth"], np.where(sample["depth_valid"], depth, 0)[:, ::-1])
     assert (row["mask"] == 255).all()
-    cropped = transforms.dense(sample, Draws(0.0), size=32, scale=(0.5, 0.5), flip=False)
+    cropped = dense.dense(sample, Draws(0.0), size=32, scale=(0.5, 0.5), flip=False)
     assert set(np.unique(cropped["depth"])) <= set(np.unique(depth[:16, :16])) | {0.0}
 
 
@@ -170,9 +171,9 @@ def test_dense_without_depth_or_mask_has_the_same_form():
         "depth": np.full((32, 32), np.nan, np.float32),
     }
     rows = [
-        transforms.dense(full, rng(), size=16),
-        transforms.dense({"image": picture(4)}, rng(), size=16),
-        transforms.dense({"image": picture(size=(20, 50))}, size=16, train=False),
+        dense.dense(full, rng(), size=16),
+        dense.dense({"image": picture(4)}, rng(), size=16),
+        dense.dense({"image": picture(size=(20, 50))}, size=16, train=False),
     ]
     forms = [{k: (v.shape, v.dtype) for k, v in row.items()} for row in rows]
     assert forms[0] == forms[1] == forms[2]
@@ -220,7 +221,7 @@ def test_missing_label_names_the_sample():
 def test_settings_are_plain_values():
     import inspect
 
-    for function in (transforms.classification, transforms.dense, transforms.pair_views):
+    for function in (transforms.classification, dense.dense, transforms.pair_views):
         defaults = {
             k: p.default
             for k, p in inspect.signature(function).parameters.items()
@@ -240,14 +241,14 @@ class Counting:
 
 
 def test_eval_arrays_keeps_the_order():
-    out = transforms.eval_arrays(
-        Counting(), lambda sample, rng: transforms.eval_classification(sample, size=4)
+    out = arrays.eval_arrays(
+        Counting(), lambda sample, _rng: transforms.eval_classification(sample, size=4)
     )
     assert out["image"].shape == (150, 4, 4, 3) and out["image"].dtype == np.uint8
     np.testing.assert_array_equal(out["label"], np.arange(150))
     np.testing.assert_array_equal(out["image"][:, 0, 0, 0], np.arange(150))
     twice = [
-        transforms.eval_arrays(Counting(), lambda s, r: transforms.classification(s, r, size=4))
+        arrays.eval_arrays(Counting(), lambda s, r: transforms.classification(s, r, size=4))
         for _ in range(2)
     ]
     np.testing.assert_array_equal(twice[0]["image"], twice[1]["image"])
@@ -258,5 +259,5 @@ def test_eval_arrays_names_an_unreadable_sample():
         def __getitem__(self, index):
             raise CorruptSample("cup/1.png", "damaged picture")
 
-    with pytest.raises(UserError, match="cup/1.png: damaged picture; repair or remove it"):
-        transforms.eval_arrays(Damaged(), transforms.eval_classification)
+    with pytest.raises(UserError, match=r"cup/1\.png: damaged picture; repair or remove it"):
+        arrays.eval_arrays(Damaged(), transforms.eval_classification)

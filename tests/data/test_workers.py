@@ -64,7 +64,7 @@ def wide(sample, rng):
 '''
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def parts(tmp_path_factory):
     """Puts a module where spawned processes find it too."""
     folder = tmp_path_factory.mktemp("parts")
@@ -92,7 +92,7 @@ def groups(damaged=(3, 4), **transform):
 
 
 @pytest.fixture(scope="module")
-def stream(parts):
+def stream():
     with Stream(groups(), [Segment(seed=3)], workers=2) as stream:
         yield stream
 
@@ -144,7 +144,7 @@ def test_a_new_segment_reaches_the_same_processes(stream):
     assert [process.pid for process in processes(stream)] == before
 
 
-def test_faults_are_those_of_all_processes(parts):
+def test_faults_are_those_of_all_processes():
     here = Stream(groups())
     counts = []
     for step in range(20):
@@ -160,7 +160,7 @@ def test_faults_are_those_of_all_processes(parts):
     assert stream.faults() == dict(last)
 
 
-def test_hosts_with_processes_have_blocks_of_the_whole(stream, parts):
+def test_hosts_with_processes_have_blocks_of_the_whole(stream):
     whole = stream.batch_at(5)
     hosts = [Stream(groups(), [Segment(seed=3)], rows=(host, 2), workers=1) for host in range(2)]
     for host, part in enumerate(hosts):
@@ -175,7 +175,7 @@ def test_hosts_with_processes_have_blocks_of_the_whole(stream, parts):
     ("fails", "error", "said"),
     [("user", UserError, "cls/label: 5; give"), ("other", RuntimeError, "RuntimeError: cannot go")],
 )
-def test_an_error_in_a_process_reaches_its_step(parts, fails, error, said):
+def test_an_error_in_a_process_reaches_its_step(fails, error, said):
     here = Stream(groups())
     labels = [here.batch_at(t)["cls"]["label"] for t in range(10)]
     step = next(t for t, row in enumerate(labels) if 30 in row)
@@ -188,7 +188,7 @@ def test_an_error_in_a_process_reaches_its_step(parts, fails, error, said):
         assert list(batches) == []
 
 
-def test_a_killed_process_is_said_at_once_and_nothing_is_left(parts, monkeypatch):
+def test_a_killed_process_is_said_at_once_and_nothing_is_left(monkeypatch):
     names = []
 
     def named(*args, **kwargs):
@@ -217,7 +217,7 @@ def test_a_killed_process_is_said_at_once_and_nothing_is_left(parts, monkeypatch
     assert not [t for t in threading.enumerate() if t.name.startswith("batches")]
 
 
-def test_closing_does_not_wait_for_processes_that_still_start(parts):
+def test_closing_does_not_wait_for_processes_that_still_start():
     stream = Stream(groups(), workers=1)
     child = processes(stream)[0]
     batches = stream.iterate()
@@ -271,25 +271,25 @@ def is_running(pid):
     return state != "Z"
 
 
-def test_memory_that_is_missing_is_said_in_one_line(parts, monkeypatch):
-    def full(name, size):
+def test_memory_that_is_missing_is_said_in_one_line(monkeypatch):
+    def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(workers, "_reserve", full)
-    with Stream(groups(), workers=1) as stream:
-        with pytest.raises(UserError, match=r"shared memory for a batch of 4.0 MiB \(No space"):
-            next(stream.iterate())
+    said = r"shared memory for a batch of 4\.0 MiB \(No space"
+    with Stream(groups(), workers=1) as stream, pytest.raises(UserError, match=said):
+        next(stream.iterate())
 
 
-def test_mistakes(parts):
+def test_mistakes():
     class Ready:
-        def __getitem__(self, index):
+        def __getitem__(self, _):
             return {"x": np.zeros(4)}
 
     with pytest.raises(UserError, match="workers: -1; give 0 or more"):
         Stream(groups(), workers=-1)
     with pytest.raises(UserError, match="stream/ready: ready batches stay in this process"):
         Stream({"ready": Ready(), **groups()}, workers=1)
-    config = {"cls": {**groups()["cls"], "transform": lambda sample, rng: {"x": 1}}}
-    with pytest.raises(UserError, match="no plain value; name functions as package.module:fn"):
+    config = {"cls": {**groups()["cls"], "transform": lambda *_: {"x": 1}}}
+    with pytest.raises(UserError, match=r"not a plain value; name functions as package\.module:fn"):
         Stream(config, workers=1)

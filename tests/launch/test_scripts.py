@@ -167,13 +167,23 @@ def test_a_tpu_is_asked_for_and_waited_for(tmp_path):
 
 def test_a_tpu_that_does_not_come_is_an_error(tmp_path):
     said = answers({"to": "describe", "out": "FAILED"})
-    calls, done = tpu(tmp_path, "create", "slice", "us-west4-a", "v4-8", "v2", said=said)
+    _, done = tpu(tmp_path, "create", "slice", "us-west4-a", "v4-8", "v2", said=said)
     assert done.returncode == 1 and "slice: FAILED" in done.stdout
 
 
 def worker_command(call: list[str]) -> str:
     assert call[:-1] == ["tpu-vm", "ssh", "slice", *WHERE, "--worker=all"]
     return call[-1].removeprefix("--command=")
+
+
+def test_a_worker_s_python_chooses_its_constraints(tmp_path):
+    calls, _ = tpu(tmp_path, "run", "slice", "us-west4-a", *RUN)
+    (line,) = (x for x in worker_command(calls[1]).splitlines() if x.strip().startswith("pins="))
+    line = line.replace(".venv/bin/python", shlex.quote(sys.executable))
+    said = subprocess.run(["bash", "-c", f"{line}; echo $pins"], capture_output=True, text=True)
+    wanted = "py311" if sys.version_info < (3, 12) else "py312"
+    assert f"py{said.stdout.strip()}" == wanted
+    assert (ROOT / "constraints" / f"{wanted}.txt").exists()
 
 
 def test_a_run_is_copied_installed_and_started_on_all_workers(tmp_path):
@@ -183,7 +193,7 @@ def test_a_run_is_copied_installed_and_started_on_all_workers(tmp_path):
     assert copied[:2] == ["tpu-vm", "scp"] and copied[2].endswith(".tar.gz")
     assert copied[3:] == ["slice:intern_jax.tar.gz", *WHERE, "--worker=all"]
     install, mount, run = map(worker_command, commands)
-    assert '-e ".[tpu]" -c constraints.txt' in install
+    assert '-e ".[tpu]" -c constraints/py$pins.txt' in install
     assert "mount -t nfs 10.0.0.2:/runs /mnt/share" in mount
     for command in (install, mount, run):
         assert subprocess.run(["bash", "-n"], input=command, text=True).returncode == 0
@@ -334,7 +344,7 @@ def instructions() -> list[tuple[str, str]]:
 
 def test_the_image_installs_what_is_there_as_a_plain_user():
     made = instructions()
-    assert made[0] == ("FROM", "python:3.11-slim")
+    assert made[0] == ("FROM", "python:3.13-slim")
     copied = {word for name, rest in made if name == "COPY" for word in rest.split()[:-1]}
     assert all((ROOT / name).exists() for name in copied)
     names = [name for name, _ in made]
@@ -342,7 +352,7 @@ def test_the_image_installs_what_is_there_as_a_plain_user():
         i for i, name in enumerate(names) if name == "RUN"
     )
     (install,) = (rest for name, rest in made if name == "RUN" and "pip install" in rest)
-    assert "-c constraints.txt" in install
+    assert "-c constraints/py312.txt" in install
     assert json.loads(dict(made)["ENTRYPOINT"]) == ["python", "-m", "intern_jax"]
     ignored = (LAUNCH / "Dockerfile.dockerignore").read_text().split()
     assert ignored[0] == "*" and {f"!{name}" for name in copied} <= set(ignored)

@@ -12,7 +12,21 @@ from intern_jax.losses import classification, contrastive, self_supervised
 
 FIXTURE = pathlib.Path(__file__).parents[1] / "fixtures" / "declip_losses.npz"
 PRECISIONS = [(jnp.float64, 1e-10), (jnp.float32, 2e-5)]
-pytestmark = pytest.mark.parametrize("dtype, tolerance", PRECISIONS, ids=["f64", "f32"])
+
+
+@pytest.fixture(params=PRECISIONS, ids=["f64", "f32"])
+def precision(request):
+    return request.param
+
+
+@pytest.fixture
+def dtype(precision):
+    return precision[0]
+
+
+@pytest.fixture
+def tolerance(precision):
+    return precision[1]
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +125,7 @@ def test_push_as_the_reference(ref, case, dtype, tolerance):
         assert pointer == ref[f"{case}/ptr"]
 
 
-def test_push_goes_round_the_end(ref, dtype, tolerance):
+def test_push_goes_round_the_end(dtype):
     with jax.enable_x64(dtype == jnp.float64):
         bank = jnp.arange(10, dtype=dtype)[:, None] * jnp.ones((1, 2), dtype)
         rows = -jnp.arange(1, 5, dtype=dtype)[:, None] * jnp.ones((1, 2), dtype)
@@ -197,7 +211,7 @@ def test_masked_words(ref, dtype, tolerance):
         assert not any(g.any() for g in grads)
 
 
-def test_the_four_terms_add_up(ref, dtype, tolerance):
+def test_the_four_terms_add_up(ref, tolerance):
     parts = {"clip": 0.4, "iss": 0.2, "mlm": 0.2, "nns": 0.2}
     total = sum(weight * ref[f"out/{term}"] for term, weight in parts.items())
     close(total, ref["out/total"], tolerance)

@@ -514,7 +514,7 @@ def test_wrong_settings():
     matched = detection.voc_outcomes(objects, found)
     with pytest.raises(ValueError, match=r"weights: \(3,\), not \(14,\)"):
         detection.average_precision(matched, weights_N=np.ones(3))
-    with pytest.raises(ValueError, match="weights: -1.0 is below 0"):
+    with pytest.raises(ValueError, match=r"weights: -1\.0 is below 0"):
         detection.average_precision(matched, weights_N=-np.ones(14))
     with pytest.raises(ValueError, match="num_classes: 3; this measure has one class"):
         miss_rate.miss_rate(objects, found)

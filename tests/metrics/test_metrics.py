@@ -5,7 +5,19 @@ import pathlib
 import numpy as np
 import pytest
 
-from intern_jax.metrics import classification, depth, segmentation
+from intern_jax.metrics import classification, depth, segmentation, table
+
+
+def score(metric, prediction, rows, num_classes):
+    """The figures of a metric, by the path that the benchmark takes."""
+    found = table.find(metric)
+    return found.figures(found.statistics(prediction, rows, num_classes).sum(axis=0))
+
+
+def figures(metric, prediction, truth, valid):
+    """Those of a depth metric."""
+    return score(metric, prediction, {"depth": truth, "depth_valid": valid}, 0)
+
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 
@@ -51,10 +63,10 @@ def test_confusions_are_per_image(seg):
 
 
 def test_segmentation_refuses_unknown_classes(seg):
-    with pytest.raises(ValueError, match="prediction: 0..5 outside 0..4"):
+    with pytest.raises(ValueError, match=r"prediction: 0\.\.5 outside 0\.\.4"):
         label = np.where(seg["label"] == 255, 255, 0)
         segmentation.confusions(seg["absent_but_predicted/pred"], label, 5)
-    with pytest.raises(ValueError, match="mask: 0..4 outside 0..2"):
+    with pytest.raises(ValueError, match=r"mask: 0\.\.4 outside 0\.\.2"):
         segmentation.confusions(seg["label"] * 0, seg["label"], 3)
 
 
@@ -66,13 +78,11 @@ def test_depth(deep):
     for name in names:
         np.testing.assert_allclose(pooled[name], deep[f"pooled/{name}"], rtol=1e-12)
         np.testing.assert_allclose(images[name], deep[f"per_image/{name}"], rtol=1e-12)
-        mean = depth.image_mean(each)[name]
-        np.testing.assert_allclose(mean, deep[f"image_mean/{name}"], rtol=1e-12)
-    value = depth.image_rmse(deep["pred"], deep["gt"], deep["mask"])
-    np.testing.assert_allclose(value, deep["image_mean/rmse"], rtol=1e-12)
-    for name in ("rmse", "abs_rel", "delta1"):
-        value = getattr(depth, name)(deep["pred"], deep["gt"], deep["mask"])
-        np.testing.assert_allclose(value, deep[f"pooled/{name}"], rtol=1e-12)
+    whole = figures("rmse", deep["pred"], deep["gt"], deep["mask"])
+    mean = figures("image_rmse", deep["pred"], deep["gt"], deep["mask"])
+    for name in names:
+        np.testing.assert_allclose(whole[name], deep[f"pooled/{name}"], rtol=1e-12)
+        np.testing.assert_allclose(mean[name], deep[f"image_mean/{name}"], rtol=1e-12)
 
 
 def test_what_is_not_valid_never_matters(deep):
@@ -85,19 +95,20 @@ def test_what_is_not_valid_never_matters(deep):
 def test_images_without_a_valid_pixel_have_no_mean(deep):
     mask = deep["mask"].copy()
     mask[1] = False
-    value = depth.image_rmse(deep["pred"], deep["gt"], mask)
+    value = figures("image_rmse", deep["pred"], deep["gt"], mask)["rmse"]
     expected = np.delete(deep["per_image/rmse"], 1).mean()
     np.testing.assert_allclose(value, expected, rtol=1e-12)
-    assert np.isnan(depth.image_rmse(deep["pred"], deep["gt"], np.zeros_like(mask)))
+    none = figures("image_rmse", deep["pred"], deep["gt"], np.zeros_like(mask))
+    assert np.isnan(none["rmse"])
 
 
 def test_depth_edges(deep):
     none = np.zeros_like(deep["mask"])
-    assert np.isnan(depth.rmse(deep["pred"], deep["gt"], none))
-    with pytest.raises(ValueError, match="valid pixel of 0.0 m"):
-        depth.rmse(deep["pred"], np.zeros_like(deep["gt"]), ~none)
+    assert np.isnan(figures("rmse", deep["pred"], deep["gt"], none)["rmse"])
+    with pytest.raises(ValueError, match=r"valid pixel of 0\.0 m"):
+        depth.sums(deep["pred"], np.zeros_like(deep["gt"]), ~none)
     broken = np.full_like(deep["pred"], np.nan)
-    assert np.isnan(depth.rmse(broken, deep["gt"], deep["mask"]))
+    assert np.isnan(figures("rmse", broken, deep["gt"], deep["mask"])["rmse"])
 
 
 def test_accuracy_against_sklearn():
@@ -107,13 +118,16 @@ def test_accuracy_against_sklearn():
     logits, label = rng.normal(size=(500, 12)), rng.integers(0, 11, 500)
     logits[np.arange(500), label] += 1
     guess = logits.argmax(1)
-    assert classification.top1(logits, label) == metrics.accuracy_score(label, guess)
+    shares = score("top1", logits, {"label": label}, 12)
+    np.testing.assert_allclose(shares["top1"], 100 * metrics.accuracy_score(label, guess))
     expected = metrics.recall_score(
         label, guess, labels=np.arange(11), average="macro", zero_division=0
     )
-    np.testing.assert_allclose(classification.mean_per_class(logits, label), expected, rtol=1e-12)
+    by_class = score("mean_per_class", logits, {"label": label}, 12)
+    np.testing.assert_allclose(by_class["mean_per_class"], 100 * expected, rtol=1e-12)
+    assert by_class["top1"] == shares["top1"]
     expected = metrics.top_k_accuracy_score(label, logits, k=5, labels=np.arange(12))
-    np.testing.assert_allclose(classification.topk(logits, label, 5), expected)
+    np.testing.assert_allclose(shares["top5"], 100 * expected)
 
 
 def test_accuracy_of_ties_and_nan():
@@ -121,9 +135,10 @@ def test_accuracy_of_ties_and_nan():
     label = np.array([0, 1, 2])
     np.testing.assert_array_equal(classification.correct(logits, label), [True, False, False])
     constant = np.zeros((30, 3))
-    assert classification.topk(constant, np.repeat([0, 1, 2], 10), 2) == pytest.approx(2 / 3)
-    with pytest.raises(ValueError, match="outside 0..2"):
-        classification.top1(logits, np.array([0, 1, 3]))
+    of_two = classification.correct(constant, np.repeat([0, 1, 2], 10), 2)
+    assert of_two.mean() == pytest.approx(2 / 3)
+    with pytest.raises(ValueError, match=r"outside 0\.\.2"):
+        classification.correct(logits, np.array([0, 1, 3]))
 
 
 def test_wilson_interval():

@@ -6,6 +6,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+from compiling import QUICK
 from flax import traverse_util
 from flax.core import meta
 from torch_state import our_layout, to_ours
@@ -13,8 +14,6 @@ from torch_state import our_layout, to_ours
 from intern_jax.models import layers
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
-# Unoptimised code: these programs run once, compiling them is what costs.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
 B4_TINY = {
     "operators": ("mbconv",) * 4 + ("sa",) * 2,

@@ -18,7 +18,8 @@ from intern_jax.losses.segmentation import pixel_cross_entropy
 from intern_jax.models.heads.deeplab import AUXILIARY, DeepLabV3
 from intern_jax.models.heads.dense import DenseHead
 from intern_jax.models.heads.depth import DepthDecoder
-from intern_jax.models.heads.task import TaskHead, check_head
+from intern_jax.tasks import task as tasks
+from intern_jax.tasks.task import TaskHead
 
 FIXTURE = pathlib.Path(__file__).parents[1] / "fixtures" / "deeplab_head.npz"
 HEAD = DeepLabV3(5, width=4, dilations=(1, 2, 6, 9), auxiliary_width=3, dropout=0.0)
@@ -181,7 +182,7 @@ def test_depth_stays_between_the_limits_and_reads_every_level():
 
 def test_task_head_finds_its_decoder():
     maps = maps_of((32, 32), np.random.default_rng(0))
-    old = shapes(TaskHead("segmentation", 3, 16), maps, (32, 32))["params"]
+    old = shapes(TaskHead("segmentation", 3, settings={"width": 16}), maps, (32, 32))["params"]
     assert set(old) == {"decoder"} and old["decoder"]["conv"]["kernel"].shape[-1] == 16
     same = shapes(DenseHead(3, width=16), maps, (32, 32))["params"]
     assert tree.names(same).keys() == tree.names(old["decoder"]).keys()
@@ -194,14 +195,16 @@ def test_task_head_finds_its_decoder():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("psp", {}), "head.name: no decoder 'psp'; known: panoptic, deeplabv3, depth"),
-        (("deeplabv3", {"widht": 3}), "head.settings.widht: deeplabv3 has none; known: width"),
-        (("depth", {"out_channels": 3}), "head.settings.out_channels"),
+        (("segmentation", "psp", {}), "head.name: segmentation has no decoder 'psp'; known: deepl"),
+        (("segmentation", "depth", {}), "head.name: segmentation has no decoder 'depth'"),
+        (("segmentation", "deeplabv3", {"widht": 3}), "head.settings.widht: .*did you mean width"),
+        (("depth", "depth", {"out_channels": 3}), "head.settings.out_channels"),
+        (("classification", "", {"width": 3}), "head.settings.width"),
     ],
 )
 def test_unknown_heads_and_settings(arguments, said):
     with pytest.raises(UserError, match=said):
-        check_head(*arguments)
+        tasks.find(arguments[0]).check_head(*arguments[1:])
 
 
 def test_depth_refuses_classes_and_limits():

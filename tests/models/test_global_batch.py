@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+from compiling import QUICK
+
 PROGRAM = """
 from functools import partial
 import jax, jax.numpy as jnp, numpy as np
@@ -15,8 +17,7 @@ module = zoo.build({"name": "embedded_tiny", "operators": ("conv", "mbconv", "sa
 image = jax.random.normal(jax.random.key(1), (8, 16, 16, 3))
 # Rows differ in scale: statistics per device would differ much.
 image = image * jnp.arange(1.0, 9.0)[:, None, None, None]
-quick = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-jit = partial(jax.jit, compiler_options=quick)
+jit = partial(jax.jit, compiler_options=QUICK)
 key = jax.random.key(0, impl="rbg")
 tree = meta.unbox(jit(partial(module.init, train=False))(key, image))
 
@@ -44,5 +45,10 @@ def test_batchnorm_over_four_devices():
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
         "JAX_NUMPY_RANK_PROMOTION": "raise",
     }
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", f"QUICK = {QUICK}\n{PROGRAM}"],
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-2000:]

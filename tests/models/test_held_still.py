@@ -137,5 +137,5 @@ def test_a_declaration_ends_with_its_block():
         assert [is_held(p.split("/")) for p in ("a/b", "a/bc", "x/a/b")] == [True, True, False]
     _, new = norm.apply(tree, x, train=True, mutable=["batch_stats"])
     assert np.all(new["batch_stats"]["mean"] == 0.1)
-    with pytest.raises(UserError, match=r"still: '\(' is no regular expression"), held_still("("):
+    with pytest.raises(UserError, match=r"still: '\(' is not a regular"), held_still("("):
         pass

@@ -70,11 +70,11 @@ def broken(**changes):
     return make
 
 
-def _no_task(self, images, train):
-    return {}
+def _no_task(_self, _images, train):
+    return {"train": train}
 
 
-def _fewer(self, images, train, task=None):
+def _fewer(_self, images, **_):
     return {"pooled": images.mean((1, 2))}
 
 
@@ -132,7 +132,7 @@ def test_a_generalist_of_own_branches(monkeypatch):
     module = type(sys)("branches")
     module.Branch = Branch
     monkeypatch.setitem(sys.modules, "branches", module)
-    tiny = {k: v for k, v in zoo.VARIANTS["embedded_tiny"].items()}
+    tiny = dict(zoo.VARIANTS["embedded_tiny"])
     spec = {
         "name": "generalist",
         "branches": ("cls", "own"),

@@ -170,7 +170,7 @@ def test_a_traced_rate_drops_what_a_constant_one_drops():
 
 
 def test_an_unknown_policy_is_a_mistake():
-    with pytest.raises(UserError, match="backbone.remat: 'dot'; write True, False or none, dots"):
+    with pytest.raises(UserError, match=r"backbone\.remat: 'dot'; write True, False or none, dots"):
         zoo.build({"name": "embedded_tiny", "remat": "dot"})
 
 

@@ -116,7 +116,7 @@ def test_both_forms_of_the_operators_give_the_reference(platform, data, monkeypa
 def test_samplers_count_as_blocks():
     assert block_kinds(TINY)[:7] == ["mbconv", "l_dsm", "mbconv", "l_dsm", *["mbconv"] * 2, "l_dsm"]
     assert block_kinds(UniNet(**TINY))[8] == block_kinds(TINY)[11] == "lg_dsm"
-    assert UniNet(**TINY).stage_ends == [1, 3, 6, 8, 11, 14]
+    assert UniNet(**TINY).section_ends == [1, 3, 6, 8, 11, 14]
 
 
 def _mixed(params, x, stride, features):
@@ -176,11 +176,11 @@ def test_mixer(stride, features):
 
 def test_a_network_with_a_mixer_takes_one_size():
     spec = {"name": "embedded_tiny", "operators": ("conv", "conv", "mixer", "mixer")}
-    with pytest.raises(UserError, match="backbone.image_size: missing"):
+    with pytest.raises(UserError, match=r"backbone\.image_size: missing"):
         zoo.build(spec)
     net = zoo.build(spec | {"image_size": 24})
     init = functools.partial(net.init_with_output, train=False)
     out, _ = jax.eval_shape(init, jax.random.key(0), jnp.zeros((2, 24, 24, 3)))
     assert out["layer4"].shape == (2, 3, 3, 16)
-    with pytest.raises(UserError, match="images of 24 x 32: .* backbone.image_size, which is 24"):
+    with pytest.raises(UserError, match=r"images of 24 x 32: .* backbone\.image_size, which is 24"):
         jax.eval_shape(init, jax.random.key(0), jnp.zeros((2, 24, 32, 3)))

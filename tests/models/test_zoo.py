@@ -100,8 +100,8 @@ def test_shapes(name, size):
         lambda x: module.init_with_output(rngs, x, train=True, task="cls"), image
     )
     assert set(tree) == {"params"} | ({"batch_stats"} if not isinstance(module, ViT) else set())
-    assert out["pooled"].shape == (2, zoo.pooled_features(spec))
-    rows = list(zip(zoo.feature_strides(spec), zoo.feature_channels(spec), strict=True))
+    assert out["pooled"].shape == (2, zoo.build(spec).features)
+    rows = list(zip(zoo.build(spec).layer_strides, zoo.build(spec).layer_channels, strict=True))
     assert len(rows) == 4 and len(out) == 5
     for level, (stride, channels) in enumerate(rows, start=1):
         sides = (-(-side // stride) for side in size)
@@ -114,7 +114,7 @@ def test_shapes(name, size):
 def test_published_networks_have_maps_at_the_same_strides():
     for name in zoo.VARIANTS:
         if not name.startswith(("embedded", "generalist")):
-            assert zoo.feature_strides({"name": name}) == (4, 8, 16, 32), name
+            assert zoo.build({"name": name}).layer_strides == (4, 8, 16, 32), name
 
 
 GENERALIST = {"name": "generalist"}
@@ -200,8 +200,8 @@ def test_drop_path_rises_linearly():
 
 def test_generalist_from_a_changed_branch():
     spec = {"name": "generalist", "branch": {"name": "embedded_tiny", "features": 16}}
-    assert zoo.pooled_features(spec) == 16
-    assert zoo.feature_channels(spec) == (8, 16, 16, 16)
+    assert zoo.build(spec).features == 16
+    assert zoo.build(spec).layer_channels == (8, 16, 16, 16)
 
 
 @pytest.mark.parametrize(
@@ -251,13 +251,13 @@ def test_generalist_from_a_changed_branch():
         ({"name": "uninet_b0", "samplers": ("l_dsm",)}, "backbone.samplers: 1 for 6 stages"),
         ({"name": "uninet_b0", "samplers": ("ldsm",) * 5}, "did you mean l_dsm"),
         ({"name": "uninet_b0", "strides": (2, 1, 2, 2, 1, 2)}, "backbone.strides: the first"),
-        ({"name": "uninet_b0", "head_dim": 48}, "backbone.channels: 128 is no multiple"),
+        ({"name": "uninet_b0", "head_dim": 48}, "backbone.channels: 128 is not a multiple"),
         ({"name": "mn_b4", "samplers": ("l_dsm",) * 5}, "mn_b4 has no such setting"),
         ({"name": "resnet50", "block": "basics"}, "did you mean basic"),
         ({"name": "resnet50", "repeats": (1, 2)}, "backbone.repeats"),
         ({"name": "vit_b_16", "heads": 7}, "7 heads do not divide a width of 768"),
         ({"name": "vit_b_16", "depth": 3}, "backbone.depth: 3"),
-        ({"name": "vit_b_16", "patch": 15}, "backbone.image_size: 224 is no multiple of patch"),
+        ({"name": "vit_b_16", "patch": 15}, "backbone.image_size: 224 is not a multiple of patch"),
         ({"name": "vit_b_16", "activation": "gel"}, "did you mean gelu"),
         ({"name": "vit_b_16", "sets": ("cls",)}, "vit_b_16 has no such setting"),
     ],

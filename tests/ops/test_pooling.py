@@ -10,7 +10,6 @@ from intern_jax.ops.pooling import max_pool
 
 def by_hand(x, grad, stride):
     """(largest, gradient) by a search of every window; the first of equals gets it."""
-    batch, height, width, channels = x.shape
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
     out, d_x = np.zeros(grad.shape), np.zeros(padded.shape)
     for b, r, c, k in np.ndindex(grad.shape):

@@ -92,7 +92,7 @@ def test_a_group_is_found_by_its_family_and_families_in_order():
 
 def test_parameters_of_a_function_are_told_from_those_of_the_run():
     def measure(variables, stage, rows=8):
-        return {}
+        return {"rows": (variables, stage, rows)}
 
     assert building.given_to(measure, building.MEASURED) == ("stage",)
     assert building.given_to(toy_stages.Student, building.GIVEN) == building.GIVEN

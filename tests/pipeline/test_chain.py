@@ -119,7 +119,7 @@ def test_what_is_said_of_a_stage_follows_from_its_folder_and_its_siblings(tmp_pa
 
 
 def test_batches_have_to_divide_over_the_processes(tmp_path, monkeypatch):
-    monkeypatch.setattr(mesh_lib, "batch_rows", lambda mesh: (0, 3))
+    monkeypatch.setattr(mesh_lib, "batch_rows", lambda _mesh: (0, 3))
     with pytest.raises(UserError) as caught:
         pipeline.run(two_stages(), tmp_path)
     said = str(caught.value)
@@ -169,7 +169,7 @@ def test_what_was_traced_is_not_traced_again(monkeypatch):
 
 
 def test_what_fails_while_it_is_traced_has_its_stages_place_and_its_line(monkeypatch):
-    def loss(self, context):
+    def loss(_self, _context):
         raise IndexError("list index out of range\nand more")
 
     monkeypatch.setattr(toy_stages.Student, "loss", loss)

@@ -75,7 +75,7 @@ STRUCTURE = {
     ),
     "unknown group": (
         lambda c: c["expert_cls"].update(data={"classes": group(c)}),
-        "config.expert_cls.data.classes: intern_jax.stages.expert:Expert reads no such family",
+        "config.expert_cls.data.classes: intern_jax.stages.expert:Expert reads no such kind",
     ),
     "a stage that is not described": (
         lambda c: c.update(stages=("amateur", "novice")),
@@ -145,7 +145,7 @@ ROLES = {
     ),
     "a role bound to a later stage": (
         lambda c: c["expert_cls"]["start"].update(backbone="generalist"),
-        "config.expert_cls.start.backbone: 'generalist' is no earlier stage of config.stages",
+        "config.expert_cls.start.backbone: 'generalist' is not an earlier stage of config.stages",
     ),
     "a role bound to an unknown stage": (
         lambda c: c["expert_cls"]["start"].update(backbone="amatuer"),
@@ -165,7 +165,7 @@ ROLES = {
     ),
     "a rule that is no regex": (
         lambda c: c["expert_cls"].update(graft={"add": [["(", "backbone/params"]]}),
-        "config.expert_cls.graft.add[0]: '(': is no regular expression",
+        "config.expert_cls.graft.add[0]: '(' is not a regular expression",
     ),
     "add and replace": (
         lambda c: c["expert_cls"].update(graft={"add": [["a", "backbone/b"]], "replace": []}),
@@ -497,7 +497,7 @@ UNSEEN = {
         lambda e: e["train"]["optim"].update(
             groups={"one": {"match": "heads_"}, "two": {"match": "heads_emoji"}}
         ),
-        "and so does group 'one'; a parameter is of one",
+        "and so does group 'one'; make them differ",
     ),
     "a start of other settings": (
         lambda e: e.update(backbone={"name": "embedded_tiny", "features": 16}),

@@ -4,7 +4,6 @@ import copy
 import json
 import logging
 import os
-import pathlib
 
 import numpy as np
 import pytest
@@ -15,6 +14,8 @@ from toy_stages import entry
 from intern_jax import pipeline, version
 from intern_jax.core import hosts
 from intern_jax.core.config import UserError, load_config, plain
+from intern_jax.core.layout import Layout
+from intern_jax.data.make import dense
 from intern_jax.data.make import text as tokenizer
 from intern_jax.data.make import views as transforms
 from intern_jax.losses.segmentation import pixel_cross_entropy
@@ -33,7 +34,7 @@ FOLDER = "intern_jax.data.sources.folder:ImageFolder"
 def keys_of(config, seed=0):
     """The key of each stage of a config, without training."""
     settings = pipeline.check(config)
-    links = chain.links(settings, keys.fingerprints(settings), seed, pathlib.Path("seed0"))
+    links = chain.links(settings, keys.fingerprints(settings), seed, Layout.of("run"))
     return {name: link.product.key for name, link in links.items()}
 
 
@@ -120,7 +121,7 @@ def test_the_name_of_what_a_role_is_bound_to_plays_no_part():
         (version, "__version__", "99.0.1", set()),
         (Generalist, "format", 2, {"generalist"}),
         (Expert, "format", 2, {*EXPERTS, "generalist"}),
-        (transforms.dense, "format", 99, {"expert_dense", "generalist"}),
+        (dense.dense, "format", 99, {"expert_dense", "generalist"}),
         (transforms.pair_views, "format", 99, ALL),
         (train_settings, "FORMAT", 99, ALL),
         (zoo, "FORMAT", 99, ALL),
@@ -244,7 +245,7 @@ def test_fingerprints_are_those_of_process_0(monkeypatch):
     settings = pipeline.check(QUICKSTART)
     theirs = {"made": {"amateur": {"pairs": ["0"]}}}
     monkeypatch.setattr(hosts, "is_main", lambda: False)
-    monkeypatch.setattr(keys, "_fingerprints", lambda settings: pytest.fail("opened"))
+    monkeypatch.setattr(keys, "_fingerprints", lambda _: pytest.fail("opened"))
     monkeypatch.setattr(hosts, "broadcast_json", lambda *_: theirs)
     assert keys.fingerprints(settings) == theirs["made"]
     monkeypatch.setattr(hosts, "broadcast_json", lambda *_: {"refused": "x: gone"})

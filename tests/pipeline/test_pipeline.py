@@ -14,6 +14,7 @@ import pytest
 import intern_jax
 from intern_jax import pipeline
 from intern_jax.core.config import UserError, load_config, override
+from intern_jax.weights.preprocess import Preprocess
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = {"name": "embedded_tiny"}
@@ -71,13 +72,16 @@ def test_run_leaves_table_records_and_report(finished):
     assert written["table"] == results["table"] and "furniture" in results["table"]
     page = (workdir / "report.html").read_text()
     assert "<img" in page and "furniture" in page
+    assert {panel["title"] for panel in written["efficiency"]} == {"furniture", "rooms_depth"}
+    assert "Label efficiency" in page
     assert written["versions"]["jax"] and written["config"]["seeds"] == [0]
 
 
 def test_run_leaves_a_model_folder_to_start_from(finished):
     workdir, _ = finished
     model = intern_jax.load(workdir / "model")
-    assert model.task == "backbone" and model.canvas == 32
+    assert model.head is None and model.preprocess == Preprocess(32)
+    assert model.provenance["stage"].startswith("generalist, seed 0, key ")
     features = model.features(np.zeros((2, 40, 40, 3), np.uint8))
     assert features.shape == (2, 32) and np.isfinite(features).all()
 
@@ -132,7 +136,7 @@ def test_wrong_train_field_is_named_before_any_work(tmp_path):
     config = tiny_config()
     with config.unlocked():
         config.generalist.train.step = 3
-    with pytest.raises(UserError, match="train.step"):
+    with pytest.raises(UserError, match=r"train\.step"):
         pipeline.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

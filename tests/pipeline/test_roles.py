@@ -124,7 +124,7 @@ def test_a_model_file_has_what_the_stage_exports(tmp_path):
     assert arrays(found["whole"])["bank/rows"].any()
 
 
-def test_the_renamed_amateur_is_what_the_expert_starts_from(monkeypatch):
+def test_the_renamed_amateur_is_what_the_expert_starts_from():
     """The real stages, their arrays counted without training: the amateur's name plays no part."""
     given = plain(load_config("quickstart"))
     given["backbone"] = {"name": "embedded_tiny"}

@@ -1,6 +1,7 @@
 """Stages of a few numbers, their data and a config of them, for the tests of the chain; configs name them by string."""
 
 import copy
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ class Points:
         return {"image": image, "label": int(self.labels[index]), "key": self.keys[index]}
 
 
-def transform(sample, rng, scale=255.0):
+def transform(sample, _rng, scale=255.0):
     """x float32 [3], the mean pixel, and y, the label."""
     x = sample["image"].reshape(-1, FEATURES).mean(0) / scale
     return {"x": x.astype(np.float32), "y": np.float32(sample["label"])}
@@ -46,19 +47,19 @@ def loss_of(out, y):
 class First(Stage):
     """A kernel from random numbers; keeps statistics, and a bank that no model file has."""
 
-    families = ("points",)
+    kinds = ("points",)
 
     def __init__(self, sign=1.0):
         self.sign = sign
 
-    def init(self, key, batch):
+    def init(self, key, _batch):
         kernel = self.sign * (1 + jax.random.uniform(key, (FEATURES,)))
         bank = {"rows": jnp.zeros(FEATURES)}
         stats = {"count": jnp.zeros(())}
         return {"params": {"backbone": {"kernel": kernel}}, "batch_stats": stats, "bank": bank}
 
     def loss(self, context):
-        rows = [group for name, group in context.batch.items() if name.startswith("points")][0]
+        rows = next(rows for name, rows in context.batch.items() if name.startswith("points"))
         out = rows["x"] @ context.params["backbone"]["kernel"]
         extra = {
             "batch_stats": {"count": context.extra["batch_stats"]["count"] + 1},
@@ -76,11 +77,11 @@ class Exporting(First):
 class Join(Stage):
     """Two kernels, each from the stage bound to its role."""
 
-    families = ("points",)
-    roles = {"left": Role(), "right": Role()}
-    graft = [(r"params/(left|right)/kernel", r"\1/params/backbone/kernel")]
+    kinds = ("points",)
+    roles: ClassVar = {"left": Role(), "right": Role()}
+    graft = ((r"params/(left|right)/kernel", r"\1/params/backbone/kernel"),)
 
-    def init(self, key, batch):
+    def init(self, _key, _batch):
         kernels = {name: {"kernel": jnp.zeros(FEATURES)} for name in ("left", "right")}
         return {"params": kernels}
 
@@ -93,16 +94,16 @@ class Join(Stage):
 class Student(Stage):
     """A kernel from one stage that learns what another, which stays as it is, says."""
 
-    families = ("points",)
-    roles = {"backbone": Role(), "teacher": Role(frozen=True)}
-    graft = [(r"params/backbone/(.*)", r"backbone/params/backbone/\1")]
+    kinds = ("points",)
+    roles: ClassVar = {"backbone": Role(), "teacher": Role(frozen=True)}
+    graft = ((r"params/backbone/(.*)", r"backbone/params/backbone/\1"),)
     made = None
 
     def __init__(self, backbone, teachers, classes):
         self.backbone, self.teachers, self.classes = backbone, teachers, classes
         type(self).made = self
 
-    def init(self, key, batch):
+    def init(self, _key, _batch):
         return {"params": {"backbone": {"kernel": jnp.zeros(FEATURES)}}}
 
     def loss(self, context):

@@ -9,7 +9,8 @@ import PIL.Image
 import pytest
 
 from intern_jax.benchmark.rows import published
-from intern_jax.benchmark.scores import leaderboard
+from intern_jax.benchmark.scores import record as record_lib
+from intern_jax.benchmark.scores.page import page_data
 from intern_jax.report import gvb, plots
 
 VOID = {"meta", "img", "br"}
@@ -21,21 +22,22 @@ def make_records(methods=("random", "generalist"), fractions=(0.01, 0.1, 1.0), c
         for i, method in enumerate(methods):
             for fraction in fractions:
                 for draw in range(2):
-                    score = (40.0 if column.higher_is_better else 2.0) + i + fraction + 0.2 * draw
-                    rows.append(
-                        {
-                            "task": column.name,
-                            "metric": column.metric,
-                            "method": method,
-                            "head": column.family,
-                            "fraction": fraction,
-                            "seed": 0,
-                            "draw": draw,
-                            "score": score,
-                            "standard_error": 0.5,
-                            "scores": {figure: score for figure in column.figures},
-                        }
-                    )
+                    start = 40.0 if column.measure.higher_is_better else 2.0
+                    score = start + i + fraction + 0.2 * draw
+                    fields = {
+                        "task": column.name,
+                        "family": column.family,
+                        "metric": column.metric,
+                        "method": method,
+                        "head": column.family,
+                        "fraction": fraction,
+                        "seed": 0,
+                        "draw": draw,
+                        "score": score,
+                        "standard_error": 0.5,
+                        "scores": {figure: score for figure in column.figures if figure},
+                    }
+                    rows.append(record_lib.made(fields))
     return rows
 
 
@@ -74,7 +76,7 @@ class Tree(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def text():
-    return gvb.page(leaderboard.page_data(make_records()))
+    return gvb.page(page_data(make_records()))
 
 
 def size_of(encoded):
@@ -109,10 +111,10 @@ def test_cells_hold_score_and_spread_and_mark_the_best(text):
     tree = Tree(text)
     best, other = tree.row("generalist 10%"), tree.row("random 10%")
     # By number: Cifar10, the mean, CityPersons reasonable and KITTI, of which lower is better.
-    assert best[1]["text"] == "41.2± 0.1 (0.5)" and "best" in best[1]["kind"]
+    assert best[1]["text"] == "41.2sd 0.1 (0.5)" and "best" in best[1]["kind"]
     assert "best" not in other[1]["kind"] and "best" in other[26]["kind"]
     assert other[21]["text"] == "40.2" and "best" not in best[29]["kind"]
-    assert other[29]["text"].startswith("2.200± 0.141")
+    assert other[29]["text"].startswith("2.200sd 0.141")
     theirs = tree.row("Up-G R50†")
     assert theirs[1]["text"] == "92.9" and theirs[28]["text"] == "66.19"
     assert '<tbody class="published">' in text
@@ -120,13 +122,15 @@ def test_cells_hold_score_and_spread_and_mark_the_best(text):
 
 def test_missing_scores_are_dashes_and_a_page_without_records_still_stands():
     few = make_records(columns=published.COLUMNS[:1], fractions=(0.1,))
-    text = gvb.page(leaderboard.page_data(few))
+    text = gvb.page(page_data(few))
     tree = Tree(text)
     row = tree.row("random 10%")
     assert (row[2]["text"], row[2]["kind"], row[21]["text"]) == ("-", ["none"], "1 of 20")
     assert "1 of 26 data sets scored" in text
-    assert "Drawn where one method has three or more data sets at 10%." in text
-    empty = gvb.page(leaderboard.page_data([], published=False))
+    assert (
+        "Drawn where a method has three or more data sets at the published share of labels." in text
+    )
+    empty = gvb.page(page_data([], published=False))
     assert "data:image" not in empty and "0 of 26 data sets scored" in empty
     Tree(empty)
 
@@ -137,7 +141,7 @@ def test_missing_scores_are_dashes_and_a_page_without_records_still_stands():
 def test_names_of_any_kind_are_text_on_the_page_and_in_its_plots(name):
     columns = published.COLUMNS[:3]
     records = make_records((name, "other"), (0.1,), columns)
-    text = gvb.page(leaderboard.page_data(records), title=f"{name} & more")
+    text = gvb.page(page_data(records), title=f"{name} & more")
     tree = Tree(text)
     assert "script" not in tree.tags
     assert tree.row(f"{name} 10%") and text.count("data:image") == 2
@@ -145,7 +149,7 @@ def test_names_of_any_kind_are_text_on_the_page_and_in_its_plots(name):
 
 def test_page_is_written_whole_from_data_that_went_through_json(tmp_path):
     columns = published.COLUMNS[:3]
-    data = leaderboard.page_data(make_records(fractions=(0.1,), columns=columns))
+    data = page_data(make_records(fractions=(0.1,), columns=columns))
     path = gvb.write_page(json.loads(json.dumps(data)), tmp_path / "table.html", title="ours")
     assert path.read_text("utf-8") == gvb.page(data, title="ours")
     assert [p.name for p in tmp_path.iterdir()] == ["table.html"]
@@ -157,26 +161,28 @@ def test_lines_are_told_apart_and_roles_keep_their_colour():
     pairs = {(look["color"], look["linestyle"]) for look in looks.values()}
     assert len(pairs) == len(labels)
     for role in ("random", "generalist"):
-        assert looks[role] == {"color": plots.METHOD_COLORS[role], "linestyle": "-"}
+        color = plots.METHOD_COLORS[role]
+        assert looks[role] == {"color": color, "linestyle": "-", "marker": "o"}
+    assert plots.line_looks(["scratch"])["scratch"]["marker"] == "s"
     assert len(plots.line_looks([f"m{i}" for i in range(40)])) == 40
 
 
 def test_radar_leaves_gaps_and_keeps_far_values_on_its_edge():
     line = {"label": "a", "values": [0.5, None, 40.0, 1.0]}
-    data = {"against": "b†", "axes": list("wxyz"), "families": ["CLS"] * 4, "lines": [line]}
+    data = {"against": "b†", "axes": list("wxyz"), "lines": [line]}
     width, height = size_of(plots.radar(data, plots.line_looks(["a"])))
     assert width > 600 and height > 600
     assert plots.radar(data | {"lines": []}, {}) is None
 
 
 def test_efficiency_draws_only_panels_with_points():
-    full = leaderboard.page_data(make_records(columns=published.COLUMNS[22:23]))["efficiency"]
+    full = page_data(make_records(columns=published.COLUMNS[22:23]))["efficiency"]
     assert [panel["title"] for panel in full["panels"]] == [
         *("CityPersons reasonable", "CityPersons heavy"),
     ]
     looks = plots.line_looks(["random", "generalist"])
     empty = [panel | {"lines": []} for panel in full["panels"]]
-    both = size_of(plots.efficiency_panels(full["panels"], "b†", looks))
-    one = size_of(plots.efficiency_panels([full["panels"][0], empty[1]], "b†", looks))
+    both = size_of(plots.efficiency_panels(full["panels"], looks, "b†"))
+    one = size_of(plots.efficiency_panels([full["panels"][0], empty[1]], looks, "b†"))
     assert both[0] > one[0]
-    assert plots.efficiency_panels(empty, "b†", looks) is None
+    assert plots.efficiency_panels(empty, looks, "b†") is None

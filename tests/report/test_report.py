@@ -10,6 +10,7 @@ import PIL.Image
 import pytest
 
 from intern_jax.core.config import UserError
+from intern_jax.metrics import aggregate
 from intern_jax.report import html, pictures, plots
 
 
@@ -22,34 +23,32 @@ def metrics_lines(steps: int, terms: tuple[str, ...]) -> str:
     return "\n".join(json.dumps(row) for row in rows) + "\n"
 
 
-def make_records(seeds: int = 3) -> list[dict]:
-    rng = np.random.default_rng(0)
+def make_panels() -> list[dict]:
+    """Panels of label efficiency: scratch at two shares of the labels, the others at three."""
     level = {"random": 0.35, "amateur": 0.55, "expert": 0.65, "generalist": 0.7, "scratch": 0.45}
-    rows = []
-    for task, metric, higher in (
-        ("emoji_style", "top1", True),
-        ("sprites_seg", "miou", True),
-        ("rooms_depth", "rmse", False),
+    panels = []
+    for task, metric, unit, higher in (
+        ("emoji_style", "top-1", "%", True),
+        ("sprites_seg", "mIoU", "%", True),
+        ("paintings", "$\\Delta$ E_00", "", False),  # from outside
     ):
+        lines = []
         for method, start in level.items():
-            for fraction in (0.1, 1.0) if method == "scratch" else (0.01, 0.1, 1.0):
-                for seed in range(seeds):
-                    gain = 0.12 * math.log10(fraction / 0.01) + 0.02 * rng.standard_normal()
-                    score = start + gain if higher else 1.4 - start - gain
-                    rows.append(
-                        {
-                            "task": task,
-                            "method": method,
-                            "metric": metric,
-                            "fraction": fraction,
-                            "seed": seed,
-                            "draw": 0,
-                            "higher_is_better": higher,
-                            "score": score,
-                            "standard_error": 0.013,
-                        }
-                    )
-    return rows
+            fractions = (0.1, 1.0) if method == "scratch" else (0.01, 0.1, 1.0)
+            scores = [start + 0.12 * math.log10(fraction / 0.01) for fraction in fractions]
+            scores = scores if higher else [1.4 - score for score in scores]
+            points = [[f, score, 0.013] for f, score in zip(fractions, scores, strict=True)]
+            lines.append({"label": method, "points": points})
+        panels.append(
+            {
+                "title": task,
+                "metric": metric,
+                "unit": unit,
+                "higher_is_better": higher,
+                "lines": lines,
+            }
+        )
+    return panels
 
 
 def word_arrays(count: int = 8) -> dict[str, np.ndarray]:
@@ -112,8 +111,14 @@ def run_dir(tmp_path: pathlib.Path) -> pathlib.Path:
     (run / "pictures" / "killed.tmp.npz").write_bytes(b"PK")
     (run / "pictures" / "damaged.npz").write_bytes(b"PK")
     results = {
-        "table": "| task | random | new |\n|---|---|---|\n| emoji | 12.3 ± 0.4 | <b> |\n\nA note.",
-        "records": make_records(),
+        "scores": {
+            "head": ["task", "random", "new"],
+            "rows": [["emoji", "12.3 ± 0.4", "<b>"]],
+            "stub": 1,
+            "notes": ["A note."],
+        },
+        "records": [{"task": "emoji_style"}, {"task": "paintings"}],
+        "efficiency": make_panels(),
         "stages": stages,
         "pictures": [{"title": "Rooms", "npz": "pictures/rooms_depth.npz"}],
         "config": {"seeds": [0]},
@@ -135,24 +140,20 @@ def test_report_holds_table_plots_and_pictures_and_needs_nothing_else(run_dir):
     # Two plots and three grids, all embedded.
     assert text.count("data:image/png;base64,") == 5
     assert 'src="http' not in text and "href=" not in text and "<script" not in text
-    assert '<td class="number">12.3 ± 0.4</td>' in text
+    assert '<td>emoji</td><td class="number">12.3 ± 0.4</td>' in text
+    assert aggregate.BARS in text
     assert "damaged.npz: not a picture file" in text and "killed" not in text
     assert "Rooms" in text and "Zero-shot: the three nearest words" in text
     assert "&lt;b&gt;" in text and "<p>A note.</p>" in text
 
 
-def test_scores_on_held_out_labels_are_not_drawn_among_those_on_the_test_split(
-    run_dir, monkeypatch
-):
+def test_older_results_without_panels_have_a_report_without_that_plot(run_dir):
     path = run_dir / "results.json"
     results = json.loads(path.read_text())
-    test = list(results["records"])
-    results["records"] += [record | {"split": "validation", "score": 99.0} for record in test]
+    del results["efficiency"]
     path.write_text(json.dumps(results))
-    drawn = []
-    monkeypatch.setattr(plots, "label_efficiency", lambda records: drawn.extend(records))
-    html.write_report(run_dir)
-    assert drawn == test
+    text = html.write_report(run_dir).read_text()
+    assert text.count("data:image/png;base64,") == 4 and "Label efficiency" not in text
 
 
 def test_report_is_written_of_a_run_without_benchmark_or_metrics(tmp_path):
@@ -181,16 +182,6 @@ def test_metrics_of_a_resumed_and_killed_run(tmp_path):
     assert plots.read_metrics(path) == {"loss": ((1, 2), (5.0, 3.0))}
 
 
-def test_summary_takes_the_error_over_draws_and_else_the_recorded_one():
-    rows = [{"fraction": 0.1, "score": s, "standard_error": 0.5} for s in (1.0, 2.0, 4.0)]
-    rows += [{"fraction": 1.0, "score": 7.0, "standard_error": 0.25}]
-    mean, error, count = plots.summarise(rows)[0.1]
-    assert mean == pytest.approx(7 / 3) and count == 3
-    # Sample deviation of 1, 2, 4 is sqrt(7/3).
-    assert error == pytest.approx(math.sqrt(7 / 3) / math.sqrt(3))
-    assert plots.summarise(rows)[1.0] == (7.0, 0.25, 1)
-
-
 def test_accuracies_are_told_from_losses():
     steps = tuple(range(9))
     rising, falling = tuple(t / 9 for t in steps), tuple(1 - t / 9 for t in steps)
@@ -203,12 +194,14 @@ def test_accuracies_are_told_from_losses():
 def test_plots_of_nothing_are_none():
     assert plots.learning_curves({}) is None
     assert plots.learning_curves({"a": {"images_per_second": ((1,), (2.0,))}}) is None
-    assert plots.label_efficiency([]) is None
+    assert plots.efficiency_panels([], {}) is None
+    nothing = make_panels()[0] | {"lines": [{"label": "lost", "points": []}]}
+    assert plots.efficiency_panels([nothing], plots.line_looks(["lost"])) is None
 
 
 @pytest.mark.parametrize(
     ("arrays", "kind"),
-    [(word_arrays(), "words"), (mask_arrays(), "segmentation"), (depth_arrays(), "depth")],
+    [(word_arrays(), "label"), (mask_arrays(), "mask"), (depth_arrays(), "map")],
 )
 @pytest.mark.parametrize("count", [1, 3])
 def test_picture_grids_draw_any_number(arrays, kind, count):

@@ -82,7 +82,7 @@ def test_a_source_without_rows_counts_nothing(measured):
 
 
 def test_groups_of_one_family_share_heads_and_add_up(measured):
-    stage, params, extra, batch, _, measure = measured
+    _, params, extra, batch, _, measure = measured
     halves = {
         name: {field: value[part] for field, value in batch["cls"].items()}
         for name, part in (("cls", slice(0, 3)), ("cls_small", slice(3, 8)))

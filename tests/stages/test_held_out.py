@@ -32,7 +32,7 @@ class Pictures:
         return {"image": image, "label": index % len(self.classes), "key": str(index)}
 
 
-def plain(sample, rng):
+def plain(sample, _rng):
     return {"image": sample["image"], "label": np.int32(sample["label"])}
 
 

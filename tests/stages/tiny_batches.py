@@ -65,10 +65,10 @@ class Fixed:
     def __init__(self, batch):
         self.batch = batch
 
-    def batch_at(self, step):
+    def batch_at(self, _step):
         return self.batch
 
-    def iterate(self, start):
+    def iterate(self, _start):
         while True:
             yield self.batch
 

@@ -19,5 +19,7 @@ def test_medians_middle_half_and_the_ratio_of_pairs():
     found = workers.summary({side: list(map(one, values)) for side, values in rates.items()})
     assert found["ours"] == {**one(30.0), "middle_half": [20.0, 40.0]}
     assert found["grain"]["images_per_second"] == 10.0 and found["ratio"] == 2.0
-    text = workers.table({"workloads": {"jpeg": found}, "once": {}})
-    assert "| jpeg | ours | 30 | 20-40 | 1.00 | 0.50 | 100 |" in text and "jpeg 2.000" in text
+    result = {"workloads": {"jpeg": found}, "once": {}, "workers": 2, "grain": "0.2"}
+    given = {"command": "x", "machine": "y", "date": "2026-11-28"}
+    text = workers.table(result, given).markdown()
+    assert "| jpeg | ours | 30 [20, 40] | 1.00 | 0.50 | 100 | 2.00 |" in text

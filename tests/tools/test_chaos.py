@@ -39,4 +39,4 @@ def test_killed_runs_go_on_as_if_left_alone(tmp_path):
 def test_goodput_counts_kills_and_repeated_steps(tmp_path):
     found = goodput.campaign(tmp_path, kills.CONFIG, every=None, steps=24, checkpoint_every=4)
     assert found["same_end"] and found["kills"] == 1
-    assert 0 < found["goodput"] and 0.5 < found["not_repeated"] <= 1
+    assert found["goodput"] > 0 and 0.5 < found["not_repeated"] <= 1

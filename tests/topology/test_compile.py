@@ -70,7 +70,7 @@ def report(**changes):
 
 def test_what_is_printed():
     text = compile.describe(report())
-    assert "expert on v5e:2x4: mesh data 1, fsdp 8, tensor 1; 64 images a step; 1,234,567" in text
+    assert "expert on v5e:2x4: mesh data 1, fsdp 8, tensor 1; 64 images per step; 1,234,567" in text
     assert "17.000 GiB of 16: does not fit" in text
     assert "197.000 TFLOP" in text and "all-reduce" in text and "4 of 4.000 GB together" in text
     assert "step 1000.00 ms at best: 64 images/s" in text and "estimate" in text
@@ -95,7 +95,7 @@ def test_an_unknown_chip_is_a_mistake(name):
 
 
 def test_without_the_compiler_one_line_says_how_to_install_it(monkeypatch, capsys):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     assert cli.main(["inspect", "--config=quickstart", "--topology=v5e:2x4"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "pip install 'intern-jax[tpu]'" in said

@@ -49,14 +49,16 @@ class Views(Stage):
         return Tower().init(key, batch["task"]["image"])
 
     def embed(self, context):
+        def see(params, x):
+            return unit(Tower().apply({"params": params}, x))
+
         images = context.batch["task"]["image"]
-        see = lambda params, x: unit(Tower().apply({"params": params}, x))  # noqa: E731
         one, other = see(context.params, images), see(context.params, images[:, :, ::-1])
         followed = jax.lax.stop_gradient(see(context.average, images))
         apart = mean(((one - followed) ** 2).sum(-1))
         return {"one": one, "other": other}, {"apart": apart}, (context.extra, {})
 
-    def couple(self, context, embeddings):
+    def couple(self, _context, embeddings):
         return {"contrast": whole(info_nce(embeddings["one"], embeddings["other"], 10.0))}, {}
 
 

@@ -49,7 +49,7 @@ class Classify(Stage):
         chosen = jax.nn.log_softmax(logits)[jnp.arange(len(rows["label"])), rows["label"]]
         return {"cross_entropy": mean(-chosen)}, (extra, {})
 
-    def logits(self, variables, image, key):
+    def logits(self, variables, image, _key):
         return Network().apply(variables, image, train=True, mutable=["batch_stats"])
 
 

@@ -55,7 +55,7 @@ def losses(stage, mesh) -> list[float]:
 
 def program(stage, mesh) -> hlo.Program:
     """The step's compiled program on a mesh."""
-    cfg = settings.DEFAULTS | {"optim": OPTIM}
+    cfg = settings.Train().model_dump() | {"optim": OPTIM}
     batch = Stream().batch_at(0)
     programs = Programs.build(stage, cfg, mesh, batch)
     arguments = (programs.abstract, {}, mesh_lib.put_batch(mesh, batch))

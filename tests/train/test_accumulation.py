@@ -9,24 +9,25 @@ import optax
 import pytest
 from toy import QUICK
 
-from intern_jax.adapt.backbone import Backbone
-from intern_jax.adapt.dense import DenseStage
-from intern_jax.adapt.finetune import FineTune, FrozenHead
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.stages.amateur import Amateur
 from intern_jax.stages.expert import Expert
+from intern_jax.stages.finetune import FineTune
+from intern_jax.stages.frozen_backbone import FrozenBackbone
 from intern_jax.stages.generalist import Generalist
 from intern_jax.train import optim
 from intern_jax.train import state as state_lib
 from intern_jax.train.programs import Programs
-from intern_jax.train.settings import DEFAULTS
+from intern_jax.train.settings import Train
 from intern_jax.train.step import make_step
+from intern_jax.weights.model import Model
 
 TINY = {"name": "embedded_tiny"}
 VIT = {"name": "vit_ti_16", "width": 16, "depth": 4, "heads": 1, "patch": 8, "image_size": 16}
 TEXT = {"vocab_size": 64, "context": 8, "width": 16, "layers": 1, "heads": 2}
 ROWS, SIZE = 8, 16
+NARROW = {"width": 8}
 DESCENT = optim.build({"name": "sgd", "momentum": 0.0})
 # One row in eight is of the seldom source, and none of the absent one.
 CLASSES = {
@@ -92,8 +93,8 @@ def held(stage):
 
 
 def dense_stage():
-    head = {"name": "panoptic", "settings": {"width": 8}}
-    return DenseStage(Backbone.random(TINY, 0), "segmentation", 3, head)
+    backbone = Model.random(TINY, 0)
+    return FrozenBackbone("segmentation", 3, settings=NARROW, backbone=backbone)
 
 
 STAGES = {
@@ -107,15 +108,15 @@ STAGES = {
         labelled,
     ),
     "fine-tune": (
-        lambda: held(FineTune(TINY, "segmentation", 3, 8)),
+        lambda: held(FineTune(TINY, "segmentation", 3, NARROW)),
         lambda: of_task("image", "mask"),
     ),
     "fine-tune depth": (
-        lambda: held(FineTune(TINY, "depth", 0, 8)),
+        lambda: held(FineTune(TINY, "depth", 0, NARROW)),
         lambda: of_task("image", "depth", "depth_valid"),
     ),
     "frozen head": (
-        lambda: held(FrozenHead("segmentation", 3, SIZE, 8)),
+        lambda: held(FrozenBackbone("segmentation", 3, settings=NARROW, size=(SIZE, SIZE))),
         lambda: {"task": maps() | of_task("mask")["task"]},
     ),
     "dense": (lambda: held(dense_stage()), lambda: of_task("image", "mask")),
@@ -202,7 +203,7 @@ def test_the_loss_of_a_seldom_source_does_not_fall_with_micro_batches():
 
 
 def programs(stage, batch):
-    cfg = DEFAULTS | {"accumulate": 2, "optim": {"learning_rate": 0.1}}
+    cfg = Train().model_dump() | {"accumulate": 2, "optim": {"learning_rate": 0.1}}
     return Programs.build(stage, cfg, mesh_lib.make_mesh(data=1), batch)
 
 
@@ -225,9 +226,9 @@ def test_a_loss_of_its_own_beside_embeddings_allows_no_micro_batches():
 
 
 def test_a_loss_of_all_pixels_together_allows_no_micro_batches():
-    head = {"name": "panoptic", "settings": {"width": 8}}
-    stage = DenseStage(Backbone.random(TINY, 0), "depth", 0, head)
-    with pytest.raises(UserError, match="train.accumulate: 2 .* couples the rows"):
+    backbone = Model.random(TINY, 0)
+    stage = FrozenBackbone("depth", 0, head="depth", settings={"bins": 8}, backbone=backbone)
+    with pytest.raises(UserError, match=r"train\.accumulate: 2 .* couples the rows"):
         programs(stage, of_task("image", "depth", "depth_valid"))
 
 

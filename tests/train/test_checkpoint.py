@@ -150,9 +150,9 @@ def another_step(folder):
 
 
 DAMAGE = {
-    empty: "is no whole checkpoint",
+    empty: "is not a whole checkpoint",
     no_arrays: "state/.* is missing",
-    no_meta: "is no whole checkpoint",
+    no_meta: "is not a whole checkpoint",
     flipped_arrays: "state/.* is not what was saved",
     truncated_arrays: "state/.* is not what was saved",
     changed_meta: "metadata is not what was saved",
@@ -253,7 +253,7 @@ def test_a_failed_save_is_reported_and_the_next_one_works(saved, caplog):
     with full_disk(), caplog.at_level(logging.WARNING):
         checkpoints.save(make_state(step=6), 6, {})
         checkpoints.settle()
-    assert re.search("checkpoints/6: could not be saved .*File too large.*goes on", caplog.text)
+    assert re.search("checkpoints/6: could not be saved .*File too large.*continues", caplog.text)
     assert checkpoints.failed == 1 and "6" not in left(saved)
     # One that still wrote would spoil the next save of the same step.
     assert not [t for t in threading.enumerate() if type(t).__module__.startswith("orbax")]

@@ -1,6 +1,7 @@
 """What a stage may declare, each by a tiny stage: optimizer groups, averages, still statistics, evaluations."""
 
 import logging
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -33,7 +34,7 @@ class Pair(Stage):
 
     name = "pair"
 
-    def init(self, key, batch):
+    def init(self, _key, _batch):
         return {"params": {"maker": {"m": jnp.ones((3, 1))}, "judge": {"j": jnp.full((1, 1), 0.5)}}}
 
     def loss(self, context):
@@ -98,7 +99,7 @@ def test_groups_continue_from_a_checkpoint(mesh, tmp_path):
         ({"judge": {"match": "jugde/"}}, "optim.groups.judge.match: 'jugde/' matches no trainable"),
         ({"judge": {"match": "judge/", "rate": 1}}, "rate: no such field"),
         ({"judge": {"learning_rate": 1.0}}, "optim.groups.judge.match"),
-        ({"judge": {"match": "("}}, "is no regular expression"),
+        ({"judge": {"match": "("}}, "is not a regular expression"),
         ({"a": {"match": "judge/"}, "b": {"match": "(maker|judge)/"}}, "and so does group 'a'"),
         ({"main": {"match": "judge/"}}, "the group of all others"),
     ],
@@ -162,7 +163,7 @@ def test_a_bad_step_leaves_the_average(mesh):
 
 
 def test_an_average_of_nothing(mesh):
-    with pytest.raises(UserError, match="linear.average: 'body' matches no parameter"):
+    with pytest.raises(UserError, match=r"linear\.average: 'body' matches no parameter"):
         fit(Linear(average="body"), Stream(), settings(), mesh)
 
 
@@ -207,9 +208,9 @@ def test_statistics_of_a_frozen_part_stay_as_they_are(mesh):
 class Sizes(Stage):
     """Means of pictures of two sizes through one kernel; terms of a source are merged over the groups."""
 
-    name, families = "sizes", ("cls",)
+    name, kinds = "sizes", ("cls",)
 
-    def init(self, key, batch):
+    def init(self, _key, _batch):
         return {"params": {"kernel": jnp.ones((3, 1))}}
 
     def loss(self, context):
@@ -297,7 +298,7 @@ def test_evaluations_run_at_intervals_and_at_the_end(mesh, tmp_path):
 
 
 def test_an_evaluation_that_fails_loses_nothing_that_was_trained(mesh, tmp_path):
-    def fails(variables):
+    def fails(_variables):
         raise RuntimeError("no measure")
 
     cfg = settings(steps=6, checkpoint_every=4)
@@ -311,7 +312,7 @@ def test_an_evaluation_that_fails_loses_nothing_that_was_trained(mesh, tmp_path)
 def test_a_run_that_diverges_decides_the_same_with_evaluations_and_a_profile(mesh, tmp_path):
     ends = []
     for name, evaluations in (
-        ("with", [Evaluation("e", lambda v: {"one": 1.0}, 3)]),
+        ("with", [Evaluation("e", lambda _: {"one": 1.0}, 3)]),
         ("without", ()),
     ):
         cfg = settings(
@@ -325,7 +326,7 @@ def test_a_run_that_diverges_decides_the_same_with_evaluations_and_a_profile(mes
 
 @pytest.mark.parametrize(("every", "where"), [(0, "main"), (2, "al")])
 def test_evaluations_that_cannot_be(every, where):
-    with pytest.raises(UserError, match="evaluators.own"):
+    with pytest.raises(UserError, match=r"evaluators\.own"):
         Evaluation("own", dict, every, where)
 
 
@@ -333,15 +334,15 @@ def test_evaluations_that_cannot_be(every, where):
 
 
 class Started(Linear):
-    roles = {"old": Role()}
-    graft = [(r"params/(head/.*)", r"old/params/\1")]
+    roles: ClassVar = {"old": Role()}
+    graft = ((r"params/(head/.*)", r"old/params/\1"),)
 
 
 def test_a_start_of_which_nothing_matched_stops_the_run(mesh):
     stage = Started()
     wrong = {"old/params/body/kernel": np.ones((3, 1), np.float32)}
     with pytest.raises(
-        UserError, match="linear.start.old: none of its 1 arrays .such as old/params"
+        UserError, match=r"linear\.start\.old: none of its 1 arrays \(such as old/params"
     ):
         fit(stage, Stream(), settings(), mesh, source=wrong)
     assert stage.traces == 0
@@ -356,6 +357,6 @@ def test_a_start_that_leaves_much_at_random_says_so(mesh, caplog):
 
 def test_what_moves_between_host_and_device_by_itself_is_an_error(mesh, monkeypatch):
     # Batches, keys and rates are placed by the loop: the guard around the step lets them through.
-    monkeypatch.setattr(mesh_lib, "put_everywhere", lambda mesh, arrays: arrays)
-    with pytest.raises(Exception, match="[Dd]isallowed"):
+    monkeypatch.setattr(mesh_lib, "put_everywhere", lambda _mesh, arrays: arrays)
+    with pytest.raises(Exception, match=r"[Dd]isallowed"):
         fit(Linear(), Stream(), settings(), mesh)

@@ -39,7 +39,7 @@ def test_bad_steps_roll_back_and_other_data_follows(mesh, tmp_path, caplog):
     assert_same(done.state, straight.state)
     assert int(done.state.bad_total) == 2
     said = "linear: 3 steps in a row without a finite loss and gradient, up to step 13; rolled back"
-    assert f"{said} to step 8, going on with the batches after those (1 of 3)" in caplog.text
+    assert f"{said} to step 8, resuming with the batches after those (1 of 3)" in caplog.text
     assert steps_of(tmp_path / "a") == list(range(1, 21))
     meta = read_meta(tmp_path / "a" / "checkpoints" / "20")
     assert [s["offset"] for s in meta["segments"]] == [0, 13] and meta["rollbacks"] == 1
@@ -70,7 +70,7 @@ def test_a_run_killed_after_a_roll_back_ends_the_same(mesh, tmp_path, until):
 def test_a_spike_rolls_back(mesh, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         done = train(mesh, tmp_path / "a", Stream(loud=range(13, 18)), spike=SPIKE)
-    assert "at the logged steps 14 to 15; rolled back to step 12, going on" in caplog.text
+    assert "at the logged steps 14 to 15; rolled back to step 12, resuming" in caplog.text
     # Batches 15 and 16 are loud as well: a second roll-back, to the same step; 17 alone is none.
     assert caplog.text.count("rolled back") == 2
     stream = Stream(loud=(17,), segments=(Segment(), Segment(12, 17)))
@@ -87,7 +87,7 @@ def test_roll_backs_are_bounded(mesh, tmp_path):
     with pytest.raises(UserError, match="up to step 11 after 2 roll-backs; lower") as caught:
         train(mesh, tmp_path, Stream(bad=range(10, 1000)), max_rollbacks=2)
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="up to step 13; lower optim.learning_rate"):
+    with pytest.raises(UserError, match=r"up to step 13; lower optim\.learning_rate"):
         train(mesh, tmp_path / "b", Stream(bad=range(10, 1000)), max_rollbacks=0)
 
 

@@ -1,5 +1,7 @@
 """Optimizers against hand calculation, and the schedule's values."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +54,7 @@ def test_schedule():
     rates = [float(optim.learning_rate(cfg, 12, step)) for step in range(13)]
     np.testing.assert_allclose(rates[:5], [0.2, 0.4, 0.6, 0.8, 1.0], rtol=1e-6)
     np.testing.assert_allclose(rates[8], 0.5, atol=1e-6)
-    assert rates[12] == 0 and all(a > b for a, b in zip(rates[4:], rates[5:], strict=False))
+    assert rates[12] == 0 and all(a > b for a, b in itertools.pairwise(rates[4:]))
     constant = {"learning_rate": 0.3, "schedule": "constant"}
     assert optim.learning_rate(constant, 10, 0) == optim.learning_rate(constant, 10, 9)
     assert optim.learning_rate(constant, 10, 0).dtype == np.float32
@@ -93,5 +95,5 @@ def test_unknown_settings(cfg, said):
 
 
 def test_missing_learning_rate():
-    with pytest.raises(UserError, match="optim.learning_rate: missing"):
+    with pytest.raises(UserError, match=r"optim\.learning_rate: missing"):
         optim.learning_rate({}, 10, 0)

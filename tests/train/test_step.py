@@ -42,7 +42,7 @@ def test_accumulation_equals_the_full_batch():
 
 
 def test_accumulation_refused_where_rows_are_coupled():
-    with pytest.raises(UserError, match="train.accumulate: 4 .* couples the rows"):
+    with pytest.raises(UserError, match=r"train\.accumulate: 4 .* couples the rows"):
         start(Linear(batch_coupled=True), accumulate=4)
 
 
@@ -76,7 +76,7 @@ def test_untrainable_parameters_stay_and_have_no_optimizer_state():
 
 
 def test_trainable_that_matches_nothing():
-    with pytest.raises(UserError, match="linear.trainable: 'body' matches no parameter"):
+    with pytest.raises(UserError, match=r"linear\.trainable: 'body' matches no parameter"):
         start(Linear(trainable="body"))
 
 
@@ -85,7 +85,7 @@ def test_weights_apply_and_unknown_ones_are_refused():
     out = scalars_of(step(state, {}, Stream().batch_at(0), KEY, RATE)[1])
     assert out["loss"] == pytest.approx(2 * out["square"]) and out["size"] > 0
     state, step = start(Linear(weights={"sqare": 2.0}))
-    with pytest.raises(UserError, match="linear.weights.sqare: no such loss term; known: size"):
+    with pytest.raises(UserError, match=r"linear\.weights\.sqare: no such loss term; known: size"):
         step(state, {}, Stream().batch_at(0), KEY, RATE)
 
 

@@ -67,7 +67,7 @@ def test_sigterm_saves_and_says_so(straight, tmp_path, times):
     assert done.returncode == hosts.EXIT_STOPPED == 75, done.stderr
     (saved,) = steps(tmp_path)
     assert 3 <= saved < 25
-    assert f"linear: stopped by SIGTERM after step {saved}; start again to go on" in done.stdout
+    assert f"linear: stopped by SIGTERM after step {saved}; start again to resume" in done.stdout
     ended = fit(Linear(noise=0.1), Stream(), CFG, mesh_lib.make_mesh(data=1), tmp_path)
     assert_same(ended.state, straight.state)
 
@@ -81,7 +81,7 @@ def test_sigterm_during_a_save_loses_nothing(straight, tmp_path):
     assert_same(ended.state, straight.state)
 
 
-def test_without_a_folder_it_stops_at_once_and_the_handler_is_put_back(tmp_path):
+def test_without_a_folder_it_stops_at_once_and_the_handler_is_put_back():
     before = signal.getsignal(signal.SIGTERM)
 
     class Terminates(Stream):

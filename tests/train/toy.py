@@ -14,8 +14,6 @@ from intern_jax.core.averages import mean, whole
 from intern_jax.train.stage import Stage
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# Compiler options for what runs once and is compared within a tolerance: unoptimised code is compiled sooner.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 PEAK = {"learning_rate": 0.05, "weight_decay": 0.01}
 
 

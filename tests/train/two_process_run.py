@@ -119,7 +119,7 @@ def stage():
         def init(self, key, batch):
             return Network().init(key, batch["task"]["image"], train=True)
 
-        def logits(self, variables, image, key):
+        def logits(self, variables, image, _key):
             return Network().apply(variables, image, train=True, mutable=["batch_stats"])
 
     return Small()

@@ -3,6 +3,7 @@
 tests/fixtures/weights was made by tools/make_weight_fixtures.py; the MetaNet files are the ones of tests/models.
 """
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -14,6 +15,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch_state
+from compiling import QUICK
 
 import intern_jax
 from intern_jax import __main__ as cli
@@ -23,13 +25,13 @@ from intern_jax.models import zoo
 from intern_jax.models.metanet import block_operators
 from intern_jax.ops import images
 from intern_jax.weights import safetensors
+from intern_jax.weights.preprocess import Preprocess
 from intern_jax.weights.published import convert, pth
 from intern_jax.weights.published import names as published_names
 from intern_jax.weights.published.torch_names import published_shape
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 FILES = FIXTURES / "weights"
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
 _B4 = {
     "operators": ["mbconv"] * 4 + ["sa"] * 2,
@@ -269,10 +271,12 @@ def test_a_folder_with_its_classifier_answers_and_goes_back_bit_for_bit(tmp_path
     )
     assert "module." in said and "unused 0" in said and "classifier of 5 outputs" in said
     model = intern_jax.load(folder)
-    assert (
-        model.info["mean"] == [0.5] * 3
-        and model.info["provenance"]["converted from"] == source.name
-    )
+    # What is given is kept, the rest is torchvision's.
+    pictures = Preprocess(32, "short", 0.875, "bilinear", [0.5] * 3, [0.25] * 3)
+    assert model.preprocess == pictures and str(pictures) in said
+    assert model.provenance["converted from"] == source.name
+    # With all of a picture on the canvas nothing is resampled: the network is compared, and not the view.
+    model = dataclasses.replace(model, preprocess=pictures.whole)
     picture = np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)
     found = convert.from_published(read(source.name), BASIC)
     images = ((picture / 255 - 0.5) / 0.25).astype(np.float32).transpose(2, 0, 1)[None]
@@ -309,7 +313,8 @@ def test_a_folder_of_clip_reads_pictures_as_clip_does(tmp_path):
     source = FILES / "tiny_vit_open_clip.safetensors"
     convert.convert(source, tmp_path / "m", model=CLIP)
     model = intern_jax.load(tmp_path / "m")
-    assert model.info["mean"][0] == 0.48145466 and model.canvas == 32 and model.task == "backbone"
+    assert model.preprocess == published_names.preprocess(CLIP, "open_clip", 32)
+    assert model.preprocess.mean[0] == 0.48145466 and model.head is None
     assert model.features(np.zeros((32, 32, 3), np.uint8)).shape == (1, 12)
 
 
@@ -336,7 +341,7 @@ def test_batchnorm_sets_are_filled_from_one_and_written_one_by_one():
         filled = found.variables["params"]["cls"]["stem_norm"][task]["scale"]
         np.testing.assert_array_equal(filled, norms["dense"]["scale"])
     same(files["dense"], convert.in_published_names(found.variables, model, "gv_benchmark", "cls"))
-    with pytest.raises(UserError, match="has the BatchNorm sets cls, dense.*--task=cls"):
+    with pytest.raises(UserError, match=r"has the BatchNorm sets cls, dense.*--task=cls"):
         convert.in_published_names(variables, model, "gv_benchmark")
 
 
@@ -423,22 +428,65 @@ def test_mistakes_of_the_command_are_one_line(tmp_path, capsys):
         ((*good, "--layout=clip"), "no 'clip' for resnet18; one of torchvision, timm"),
         ((*good, f"--classes={names}"), "2 classes are named, its classifier has 5 outputs"),
         ((*good, f"--classes={broken}"), "none.pth: cannot be read"),
-        ((*good, "--canvas=x"), "canvas: 'x' is no number of pixels"),
+        ((*good, "--canvas=x"), "canvas: 'x' is not a number of pixels"),
         ((*good, "--std=1"), "std: 1 is not three numbers"),
+        ((*good, "--resize=middle"), "resize: no 'middle'; known: short, squash"),
+        ((*good, "--crop=224"), "crop: 224 is not a share"),
         ((*good, "--model.width=wide"), "cannot be built"),
         ((*good, "--colour=1"), "no argument 'colour'"),
         ((*good, "--model.wdth=4"), "has no such setting; did you mean width"),
-        ((f"--from={tmp_path}", "--out=m"), "is a folder; say in whose names"),
+        ((*good, "--task=cls"), "--task has no effect to a model folder; leave it out"),
+        ((*good, "--to=timm", f"--classes={names}"), "--classes has no effect to a file"),
+        (
+            (*good, "--to=timm", "--crop=0.9", "--std=1,1,1"),
+            "--crop, --std has no effect to a file",
+        ),
+        (
+            (f"--from={tmp_path}", "--out=m", "--layout=timm", "--prefix=a.", "--canvas=32"),
+            "--layout, --prefix, --canvas has no effect from a model folder",
+        ),
+        ((f"--from={tmp_path}", "--out=m", f"--classes={names}"), "--classes has no effect from"),
+        ((f"--from={tmp_path}", "--out=m"), "is a folder; say in which names"),
     ):
         assert cli.main(["convert", *argv]) == 2, argv
-        out, err = capsys.readouterr()
+        err = capsys.readouterr().err
         assert err.startswith("error: ") and err.count("\n") == 1 and expected in err, (argv, err)
     assert [path.name for path in tmp_path.iterdir()] == ["names.txt"]
 
 
-def test_the_usual_normalisation_is_that_of_every_backbone_here():
-    usual = published_names.layout({"name": "resnet50"}, "timm")
-    assert (usual.mean, usual.std) == (images.MEAN, images.STD)
+# How each library evaluates: timm's default_cfgs of such networks, torchvision's presets of the first weights,
+# DINO's eval_linear.py, open_clip's image_transform, UniNet's datasets.py, gv-benchmark's configs.
+CONVENTIONS = {
+    ("resnet50", "torchvision"): (224, "short", 256, "bilinear", images.MEAN),
+    ("resnet50", "timm"): (224, "short", 235, "bicubic", images.MEAN),
+    ("vit_b_16", "timm"): (224, "short", 248, "bicubic", images.MEAN),
+    ("vit_b_16", "dino"): (224, "short", 256, "bicubic", images.MEAN),
+    ("clip_vit_l_14", "open_clip"): (224, "short", 224, "bicubic", (0.4815, 0.4578, 0.4082)),
+    ("clip_vit_b_16", "timm"): (224, "short", 224, "bicubic", (0.4815, 0.4578, 0.4082)),
+    ("mn_b4", "gv_benchmark"): (224, "short", 224, "bilinear", images.MEAN),
+    ("uninet_b0", "gv_benchmark"): (160, "short", 182, "bicubic", images.MEAN),
+    ("uninet_b3", "gv_benchmark"): (288, "short", 329, "bicubic", images.MEAN),
+    ("uninet_b5", "gv_benchmark"): (384, "squash", 384, "bicubic", images.MEAN),
+    ("embedded", "gv_benchmark"): (32, "squash", 32, "bilinear", images.MEAN),
+    ("generalist", "gv_benchmark"): (32, "squash", 32, "bilinear", images.MEAN),
+}
+
+
+@pytest.mark.parametrize(("name", "layout"), CONVENTIONS)
+def test_a_published_network_reads_pictures_as_its_library_does(name, layout):
+    made = published_names.preprocess({"name": name}, layout)
+    canvas, resize, side, interpolation, mean = CONVENTIONS[name, layout]
+    assert (made.canvas, made.resize, made.interpolation) == (canvas, resize, interpolation)
+    assert f" to {side} pixels" in str(made)
+    np.testing.assert_allclose(made.mean, mean, atol=5e-5)
+
+
+def test_a_published_two_branch_network_reads_pictures_as_its_branch_does():
+    large = {"name": "generalist", "branch": {"name": "mn_b4"}, "sets": []}
+    each = large | {"branch": {"cls": {"name": "mn_b4"}, "dense": {"name": "mn_b15"}}}
+    for model in (large, each):
+        assert published_names.default_canvas(model) == 224
+        assert published_names.preprocess(model, "gv_benchmark") == Preprocess(224, "short")
 
 
 def test_the_readmes_commands_are_ones_that_convert_takes():

@@ -7,14 +7,14 @@ import pytest
 from PIL import Image
 
 import intern_jax
-from intern_jax.adapt import fit
-from intern_jax.adapt.backbone import Backbone
+from intern_jax import families
 from intern_jax.adapt.folder import adapt_folder
 from intern_jax.benchmark.rows import suite
 from intern_jax.core import config as config_lib
 from intern_jax.data.batches.arrays import eval_arrays
 from intern_jax.data.sources.subset import Subset
 from intern_jax.weights.folder import DEFAULT
+from intern_jax.weights.model import Model
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def model():
 
 def test_they_are_small_and_their_card_says_what_they_are(model):
     assert sum(path.stat().st_size for path in DEFAULT.iterdir()) <= 20 << 20
-    assert model.task == "backbone" and model.canvas == 32
+    assert model.head is None and model.preprocess.canvas == 32
     card = (DEFAULT / "card.md").read_text()
     provenance = json.loads((DEFAULT / "model.json").read_text())["provenance"]
     assert set(provenance["test_scores"]) == {row.name for row in suite.MINI}
@@ -42,8 +42,8 @@ def test_their_features_know_more_than_random_ones(model):
     asked = rng.permutation(len(test))[:300]
     accuracy = {}
     for name, backbone in (
-        ("default", Backbone(model.backbone, model.backbone_variables, "default")),
-        ("random", Backbone.random(model.backbone, 0)),
+        ("default", model),
+        ("random", Model.random(model.spec, 0)),
     ):
         x, y = (features_of(backbone, s, rows) for s, rows in ((train, known), (test, asked)))
         mean, scale = x.mean(0), x.std(0) + 1e-6
@@ -54,9 +54,9 @@ def test_their_features_know_more_than_random_ones(model):
 
 
 def features_of(backbone, source, rows):
-    transform = fit.task_transform("classification", 32, False, train=False)
+    transform = families.find("classification").view(32, train=False, flip=False)
     images = eval_arrays(Subset(source, rows), config_lib.bind(transform))["image"]
-    return np.asarray(backbone.features(images, "cls", ("pooled",))["pooled"])
+    return np.asarray(backbone.outputs(images, "cls", ("pooled",))["pooled"])
 
 
 def test_adapt_starts_from_them(model, tmp_path):
@@ -69,4 +69,4 @@ def test_adapt_starts_from_them(model, tmp_path):
     summary = adapt_folder(tmp_path / "data", tmp_path / "out")
     assert summary["start"] == "default"
     adapted = intern_jax.load(tmp_path / "out")
-    assert adapted.backbone == model.backbone
+    assert adapted.spec == model.spec and adapted.preprocess == model.preprocess

@@ -1,9 +1,13 @@
 """Model folders: what is saved answers the same when opened, and hostile folders are refused."""
 
+import dataclasses
 import functools
 import json
 import os
+import pathlib
 import pickle
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,52 +18,47 @@ from flax.core import meta
 
 import intern_jax
 from intern_jax.core.config import UserError
-from intern_jax.models import zoo
-from intern_jax.models.heads.task import TaskHead
-from intern_jax.ops.images import MEAN, STD, normalise
-from intern_jax.weights import folder as folders
+from intern_jax.ops.images import normalise
 from intern_jax.weights import safetensors
+from intern_jax.weights.folder import save_model
+from intern_jax.weights.model import Head, Model
+from intern_jax.weights.preprocess import Preprocess
 
 SPEC = {"name": "embedded_tiny"}
 SIZE = 32
 CLASSES = ("cat", "dog", "owl")
 
 
-def task_head(task: str) -> TaskHead:
-    return TaskHead(task, len(CLASSES) if task != "depth" else 0)
-
-
 @functools.cache
-def make_variables(task: str) -> dict:
-    """Random arrays of a backbone and, but for "backbone", the head of a task."""
+def made(family: str) -> Model:
+    """Random arrays of a backbone and, but for "backbone", the head of a family."""
+    classes = CLASSES if family in ("classification", "segmentation") else ()
+    head = None if family == "backbone" else Head(family, classes)
+    provenance = {"trained on": "noise | of a test"}
+    model = Model(SPEC, {}, "noise", Preprocess(SIZE), head=head, provenance=provenance)
     images, key = jnp.zeros((1, SIZE, SIZE, 3)), jax.random.key(0)
-    init = functools.partial(zoo.build(SPEC).init_with_output, train=False)
+    init = functools.partial(model.build().init_with_output, train=False)
     features, variables = jax.eval_shape(init, key, images)
-    parts = {"backbone": variables}
-    if task != "backbone":
-        init = functools.partial(task_head(task).init, size=(SIZE, SIZE))
-        parts["head"] = jax.eval_shape(init, key, features)
     rng = np.random.default_rng(0)
-    out: dict = {}
-    for part, tree in parts.items():
-        for collection, leaves in meta.unbox(tree).items():
-            arrays = jax.tree.map(lambda x: np.float32(rng.uniform(0.02, 0.12, x.shape)), leaves)
-            out.setdefault(collection, {})[part] = arrays
-    return out
+    model = dataclasses.replace(model, variables=draw(variables, rng))
+    if head is None:
+        return model
+    variables = jax.eval_shape(
+        functools.partial(head.build().init, size=(SIZE, SIZE)), key, features
+    )
+    return dataclasses.replace(
+        model, head=dataclasses.replace(head, variables=draw(variables, rng))
+    )
 
 
-def save(path, task: str = "classification", **changes):
-    settings = {
-        "task": task,
-        "backbone": SPEC,
-        "variables": make_variables(task),
-        "canvas": SIZE,
-        "mean": MEAN,
-        "std": STD,
-        "classes": CLASSES if task in ("classification", "segmentation") else (),
-        "provenance": {"trained on": "noise | of a test"},
-    }
-    return folders.save_model(path, **(settings | changes))
+def draw(shapes, rng: np.random.Generator) -> dict:
+    return jax.tree.map(
+        lambda x: np.float32(rng.uniform(0.02, 0.12, x.shape)), dict(meta.unbox(shapes))
+    )
+
+
+def save(path, family: str = "classification", **changes):
+    return save_model(path, dataclasses.replace(made(family), **changes))
 
 
 @pytest.fixture(scope="module")
@@ -72,26 +71,24 @@ def pictures(count: int, height: int = SIZE, width: int = SIZE) -> np.ndarray:
 
 
 @functools.cache
-def modules(task: str, output: str):
+def modules(family: str, output: str):
     """The same answer from Flax modules alone."""
-
-    def part(variables, name):
-        return {k: v[name] for k, v in variables.items() if name in v}
+    model = made(family)
 
     @jax.jit
-    def apply(variables, images):
-        x = normalise(images)
-        branch = folders.BRANCH[task]
-        out = zoo.build(SPEC).apply(part(variables, "backbone"), x, train=False, task=branch)
+    def apply(images):
+        out = model.build().apply(
+            model.variables, normalise(images), train=False, task=model.branch
+        )
         if output != "head":
             return out[output]
-        return task_head(task).apply(part(variables, "head"), out, images.shape[1:3])
+        return model.head.build().apply(model.head.variables, out, images.shape[1:3])
 
     return apply
 
 
-def direct(task: str, images: np.ndarray, output: str = "head") -> np.ndarray:
-    return np.asarray(modules(task, output)(make_variables(task), images))
+def direct(family: str, images: np.ndarray, output: str = "head") -> np.ndarray:
+    return np.asarray(modules(family, output)(images))
 
 
 def test_a_classifier_answers_as_the_modules_do(saved):
@@ -135,21 +132,24 @@ def test_masks_and_depth_have_the_picture_s_own_size(tmp_path):
 
 
 def test_a_backbone_has_features_and_says_that_it_has_no_head(tmp_path):
-    model = intern_jax.load(save(tmp_path / "b", "backbone", dtype="float16"))
+    model = intern_jax.load(save_model(tmp_path / "b", made("backbone"), dtype="float16"))
     assert model.features(pictures(2)).shape == direct("backbone", pictures(2), "pooled").shape
     assert (tmp_path / "b" / "weights.safetensors").stat().st_size < 0.7 * sum(
-        leaf.nbytes for leaf in jax.tree.leaves(make_variables("backbone"))
+        leaf.nbytes for leaf in jax.tree.leaves(made("backbone").variables)
     )
     with pytest.raises(UserError, match="no head"):
         model.predict(pictures(1))
-    assert set(model.backbone_variables) == {"params", "batch_stats"}
+    assert set(model.variables) == {"params", "batch_stats"} and model.head is None
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(model.variables))
 
 
 def test_a_probe_s_standardisation_folds_into_its_head():
     rng = np.random.default_rng(0)
     kernel, bias, mean = rng.normal(size=(4, 3)), rng.normal(size=3), rng.normal(size=4)
     scale, x = 1 + rng.random(4), rng.normal(size=(5, 4))
-    head = folders.linear_head(kernel, bias, mean, scale)["linear"]["classifier"]
+    head = Head.linear(CLASSES, kernel, bias, mean, scale)
+    assert head.family == "classification" and head.classes == CLASSES
+    head = head.variables["params"]["linear"]["classifier"]
     np.testing.assert_allclose(
         x @ head["kernel"] + head["bias"], ((x - mean) / scale) @ kernel + bias, atol=1e-5
     )
@@ -160,27 +160,108 @@ def test_the_card_tells_classes_and_provenance(saved):
     assert "cat, dog, owl" in card and "noise \\| of a test" in card and "embedded_tiny" in card
 
 
+def test_text_of_anyone_stays_in_its_cell_of_the_card(tmp_path):
+    classes = ("a|b", "two\nlines", "<img src=x>")
+    provenance = {"k|ey\n| x |": "[link](http://x) `code` \\|", "list": [1, "a|b"]}
+    head = dataclasses.replace(made("classification").head, classes=classes)
+    folder = save(tmp_path / "m", head=head, provenance=provenance)
+    lines = (folder / "card.md").read_text("utf-8").splitlines()
+    assert r"| Classes | a\|b, two lines, &lt;img src=x> |" in lines
+    assert r"| k\|ey \| x \| | \[link](http://x) \`code\` \\\| |" in lines
+    assert r'| list | \[1, "a\|b"] |' in lines
+    assert intern_jax.load(folder).classes == classes
+
+
 def test_saving_refuses_a_folder_of_other_things_and_wrong_arrays(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(UserError, match="holds other files"):
         save(tmp_path)
-    with pytest.raises(UserError, match="missing; weights and model.json"):
-        save(tmp_path / "m", variables=make_variables("backbone"))
+    with pytest.raises(UserError, match=r"missing; weights and model\.json"):
+        save(tmp_path / "m", head=dataclasses.replace(made("classification").head, variables={}))
     with pytest.raises(UserError, match="classes: a name stands twice"):
-        save(tmp_path / "m", classes=("cat", "cat", "owl"))
+        save_with_head(tmp_path / "m", classes=("cat", "cat", "owl"))
+    with pytest.raises(
+        UserError, match="classes: 0 of them do not go with family 'classification'"
+    ):
+        save_with_head(tmp_path / "m", classes=())
+    with pytest.raises(UserError, match="segmentation has no decoder 'panoptik'; did you mean"):
+        save_with_head(tmp_path / "m", "segmentation", decoder="panoptik")
+    with pytest.raises(
+        UserError, match=r"head\.settings\.widht: panoptic has none; did you mean width"
+    ):
+        save_with_head(tmp_path / "m", "segmentation", settings={"widht": 8})
+    with pytest.raises(UserError, match="family detection: no model is trained for it here"):
+        save_with_head(tmp_path / "m", family="detection")
+    with pytest.raises(
+        UserError, match=r"answers for the whole picture.*resize 'squash' and crop 1"
+    ):
+        save(tmp_path / "m", "segmentation", preprocess=Preprocess(SIZE, "short"))
     assert not (tmp_path / "m").exists()
 
 
+def test_a_model_that_was_written_in_part_is_written_anew(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("intern_jax.weights.folder.write_text", full)
+        with pytest.raises(OSError, match="no space"):
+            save(tmp_path / "m")
+    (tmp_path / "m" / "model.json.tmp").write_text("{")
+    assert not (tmp_path / "m" / "model.json").exists()
+    assert intern_jax.load(save(tmp_path / "m")).classes == CLASSES
+    (tmp_path / "f").write_text("x")
+    with pytest.raises(UserError, match="f: a file; name a new folder"):
+        save(tmp_path / "f")
+
+
+def test_files_are_utf_8_in_any_locale(tmp_path):
+    """In a process of its own, because Python reads the locale once."""
+    code = (
+        "import sys, test_model_folder as t\n"
+        "t.save_with_head(sys.argv[1], classes=('caf\\u00e9', 'dog', 'owl'))"
+    )
+    where = [str(pathlib.Path(intern_jax.__file__).parents[1]), str(pathlib.Path(__file__).parent)]
+    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    env = {**os.environ, **plain, "PYTHONPATH": os.pathsep.join(where)}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "m")], env=env, check=True)
+    assert "café, dog, owl" in (tmp_path / "m" / "card.md").read_text("utf-8")
+
+
+def test_classes_of_half_a_character_are_not_saved(tmp_path):
+    with pytest.raises(UserError, match=r"classes: '\\ud800' is no UTF-8 text"):
+        save_with_head(tmp_path / "m", classes=("\ud800", "dog", "owl"))
+    assert not (tmp_path / "m").exists()
+
+
+def save_with_head(path, family_of: str = "classification", **changes):
+    return save(path, family_of, head=dataclasses.replace(made(family_of).head, **changes))
+
+
 def edit(**changes):
+    """Changes fields of model.json; a field's value may be a dict of changes."""
+
     def apply(path):
         info = json.loads((path / "model.json").read_text())
-        (path / "model.json").write_text(json.dumps(info | changes))
+        for name, value in changes.items():
+            group = isinstance(value, dict) and isinstance(info.get(name), dict)
+            info[name] = info[name] | value if group else value
+        (path / "model.json").write_text(json.dumps(info))
 
     return apply
 
 
 def with_backbone(**changes):
-    return edit(backbone=SPEC | changes)
+    return edit(backbone=changes)
+
+
+def without(name):
+    def apply(path):
+        info = json.loads((path / "model.json").read_text())
+        del info[name]
+        (path / "model.json").write_text(json.dumps(info))
+
+    return apply
 
 
 def rewrite_weights(change):
@@ -217,27 +298,75 @@ def drop(tree):
     del head[name]
 
 
+def many_arrays(path):
+    edit(backbone={"name": "vit_ti_16", "depth": 65536})(path)
+    tree = {f"a{i}": np.zeros(0, np.uint8) for i in range(66000)}
+    safetensors.save(path / "weights.safetensors", tree)
+
+
+def shape_of_a_number(path):
+    header = json.dumps({"a": {"dtype": "F32", "shape": 5, "data_offsets": [0, 4]}}).encode()
+    content = len(header).to_bytes(8, "little") + header + bytes(4)
+    (path / "weights.safetensors").write_bytes(content)
+
+
 HOSTILE = {
     "names code": (with_backbone(activation="os:system"), "names code"),
     "fn key": (with_backbone(settings={"fn": "x"}), "can name no code"),
     "names a file": (with_backbone(name="../embedded_tiny"), "names a file"),
     "absolute path": (with_backbone(name="/etc/passwd"), "names a file"),
-    "unknown variant": (with_backbone(name="embeded_tinny"), "backbone: .*embeded_tinny"),
-    "unknown setting": (with_backbone(colour="red"), "backbone"),
-    "setting of another type": (with_backbone(features="many"), "backbone"),
+    "unknown variant": (with_backbone(name="embeded_tinny"), "backbone.name: .*embeded_tinny"),
+    "unknown setting": (with_backbone(colour="red"), "backbone.colour"),
+    "setting of another type": (with_backbone(features="many"), "cannot be built"),
     "huge setting": (with_backbone(features=10**9), "no plausible setting"),
     "endless setting": (with_backbone(features=float("inf")), "no plausible setting"),
+    "setting beyond all floats": (with_backbone(features=10**400), "no plausible setting"),
+    "deep setting": (with_backbone(x=[[[[[[[[[[]]]]]]]]]]), "inside each other"),
+    "own in a list": (with_backbone(branch=[{"own": "os:system"}]), "only a backbone, branch or"),
+    "own in a setting": (edit(head={"settings": {"own": "a:b"}}), "only a backbone, branch or"),
+    "deep ViT": (edit(backbone={"name": "vit_ti_16", "depth": 65536}), "65536 blocks, but the we"),
+    "long MetaNet": (with_backbone(repeats=[1, 1, 60000, -60000]), "60003 blocks, but the weights"),
+    "many branches": (
+        edit(backbone={"name": "generalist", "branches": [f"b{i}" for i in range(1000)]}),
+        "4000 blocks, but the weights",
+    ),
+    "deep ViT of many arrays": (many_arrays, "65536 blocks are more than any real network has"),
     "extra field": (edit(weights="/etc/passwd"), "weights: unknown field"),
+    "missing field": (without("preprocess"), "preprocess: missing"),
     "other format": (edit(format="torch"), "format is 'torch'"),
-    "zero canvas": (edit(canvas=0), "canvas"),
-    "huge canvas": (edit(canvas=10**6), "canvas"),
-    "bool canvas": (edit(canvas=True), "canvas"),
-    "zero std": (edit(std=[0.1, 0.0, 0.1]), "std"),
-    "std of text": (edit(std=["a", "b", "c"]), "std"),
-    "classes of numbers": (edit(classes=[1, 2, 3]), "classes"),
-    "more classes": (edit(classes=[*CLASSES, "elk"]), r"shape .*expected"),
-    "another task": (edit(task="poetry"), "task: 'poetry' is unknown"),
-    "another head": (edit(task="depth", classes=[]), "weights and model.json"),
+    "newer format": (edit(format="intern_jax.model/3"), "newer than .*install a newer intern_jax"),
+    "format of many digits": (edit(format="intern_jax.model/" + "9" * 5000), "format is "),
+    "format of other digits": (edit(format="intern_jax.model/\u0662"), "format is "),
+    "no format": (edit(format=["intern_jax.model/2"]), "format is "),
+    "format zero": (edit(format="intern_jax.model/0"), "format is "),
+    "zero canvas": (edit(preprocess={"canvas": 0}), "preprocess.canvas: 0 is outside 1 "),
+    "huge canvas": (edit(preprocess={"canvas": 10**6}), "preprocess.canvas"),
+    "canvas beyond all floats": (edit(preprocess={"canvas": 10**400}), "preprocess.canvas"),
+    "mean beyond all floats": (edit(preprocess={"mean": [10**400, 0, 0]}), "preprocess.mean"),
+    "bool canvas": (edit(preprocess={"canvas": True}), "preprocess.canvas"),
+    "zero std": (edit(preprocess={"std": [0.1, 0.0, 0.1]}), "preprocess.std"),
+    "std of text": (edit(preprocess={"std": ["a", "b", "c"]}), "preprocess.std"),
+    "unknown resize": (
+        edit(preprocess={"resize": "os:system"}),
+        "preprocess.resize: no 'os:system'",
+    ),
+    "crop of nothing": (edit(preprocess={"crop": 0.0}), "preprocess.crop"),
+    "unknown filter": (edit(preprocess={"interpolation": ["bicubic"]}), "preprocess.interpolation"),
+    "extra preprocessing": (edit(preprocess={"fn": "os:system"}), "preprocess.fn: unknown field"),
+    "no preprocessing": (edit(preprocess=[]), "preprocess: must be a dict"),
+    "a class of half a character": (edit(head={"classes": ["\ud800", "b", "c"]}), "no UTF-8 text"),
+    "half a character": (edit(provenance={"from": "\ud800"}), "no UTF-8 text"),
+    "a field of two lines": (edit(**{"a\nb": 1}), r"a\?b: unknown field"),
+    "classes of numbers": (edit(head={"classes": [1, 2, 3]}), "classes"),
+    "more classes": (edit(head={"classes": [*CLASSES, "elk"]}), r"shape .*expected"),
+    "another family": (edit(head={"family": "poetry"}), "head.family: no family 'poetry'"),
+    "a family without models": (edit(head={"family": "detection"}), "no model is trained for it"),
+    "another head": (edit(head={"family": "depth", "classes": []}), "weights and model.json"),
+    "no head": (edit(head=None), "weights and model.json"),
+    "a decoder of code": (edit(head={"decoder": "os:system"}), "head.decoder: .*names code"),
+    "settings of code": (edit(head={"settings": {"fn": "x"}}), "head.settings.fn: .* no code"),
+    "unknown settings": (edit(head={"settings": {"width": 8}}), "head.settings.width"),
+    "a family of a file": (edit(head={"own": "/tmp/x:y"}), "head.own: .*no module:name"),
     "a list": (lambda p: (p / "model.json").write_text("[]"), "one JSON object"),
     "not json": (lambda p: (p / "model.json").write_text("{"), "not JSON"),
     "deep json": (lambda p: (p / "model.json").write_text("[" * 10**5), "not JSON"),
@@ -251,6 +380,7 @@ HOSTILE = {
         lambda p: (p / "weights.safetensors").write_bytes(pickle.dumps({"a": 1})),
         "not a safetensors file",
     ),
+    "a shape that is none": (shape_of_a_number, "broken header"),
     "wrong shape": (rewrite_weights(grow), r"shape \[.*expected"),
     "missing array": (rewrite_weights(drop), "missing"),
     "extra array": (rewrite_weights(lambda t: t.update(x=np.zeros(1))), "not an array of"),

@@ -15,12 +15,13 @@ from flax.core import meta
 import intern_jax
 from intern_jax import __main__ as cli
 from intern_jax.adapt import folder as adapt_folder
-from intern_jax.adapt.backbone import start
 from intern_jax.core import config as config_lib
 from intern_jax.core.config import UserError
 from intern_jax.models import zoo
-from intern_jax.ops.images import MEAN, STD, normalise
-from intern_jax.weights import folder as folders
+from intern_jax.ops.images import normalise
+from intern_jax.weights.folder import save_model
+from intern_jax.weights.model import Head, Model
+from intern_jax.weights.opening import start
 
 EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "own_backbone"
 SPEC = {"fn": "my_net:MyNet", "width": 4, "features": 8}
@@ -46,25 +47,18 @@ def variables(net):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory, variables):
-    head = folders.linear_head(np.random.default_rng(0).normal(size=(8, 2)), np.zeros(2))
-    tree = {name: {"backbone": part} for name, part in variables.items()}
-    tree["params"]["head"] = head
-    return folders.save_model(
-        tmp_path_factory.mktemp("models") / "own",
-        task="classification",
-        backbone=SPEC,
-        variables=tree,
-        canvas=32,
-        mean=MEAN,
-        std=STD,
-        classes=("cat", "dog"),
+    kernel = np.random.default_rng(0).normal(size=(8, 2))
+    head = Head.linear(("cat", "dog"), kernel, np.zeros(2))
+    return save_model(
+        tmp_path_factory.mktemp("models") / "own", Model(SPEC, variables, "own", head=head)
     )
 
 
 def test_it_holds_settings_and_a_name_as_text(saved):
     stored = json.loads((saved / "model.json").read_text())["backbone"]
     assert stored == {"own": "my_net:MyNet", "width": 4, "features": 8}
-    assert "my_net:MyNet" in (saved / "card.md").read_text()
+    card = (saved / "card.md").read_text("utf-8")
+    assert 'intern_jax.load("THIS_FOLDER", backbone="my_net:MyNet")' in card
 
 
 def test_load_asks_for_the_function_in_one_line(saved):
@@ -77,7 +71,7 @@ def test_load_asks_for_the_function_in_one_line(saved):
 
 def test_with_its_function_or_module_it_answers(saved, net, variables):
     expected = net(4, 8).apply(variables, normalise(PICTURES), train=False)
-    for backbone in (net, net(4, 8), lambda **settings: net(**settings)):
+    for backbone in (net, net(4, 8), lambda **settings: net(**settings), "my_net:MyNet"):
         model = intern_jax.load(saved, backbone=backbone)
         for output in ("pooled", "layer2"):
             found = model.features(PICTURES, output=output)
@@ -89,9 +83,9 @@ def test_with_its_function_or_module_it_answers(saved, net, variables):
 @pytest.mark.parametrize(
     "backbone, message",
     [
-        (lambda width, features: zoo.build({"name": "embedded_tiny"}), "weights and model.json"),
-        (lambda width, features: 3, "made a int; return a Flax module"),
-        (lambda **settings: 1 / 0, "cannot be made .ZeroDivisionError"),
+        (lambda **_: zoo.build({"name": "embedded_tiny"}), "weights and model.json"),
+        (lambda **_: 3, "made a int; return a Flax module"),
+        (lambda **_: 1 / 0, "cannot be made .ZeroDivisionError"),
         (7, "backbone is a int; give a function"),
     ],
 )
@@ -163,9 +157,12 @@ def test_adapt_and_benchmark_say_what_to_do_and_adapt_does_it(
     assert result["n_train"] == 8
     model = intern_jax.load(out, backbone=net)
     assert model.classes == ("daisy", "rose")
-    assert model.backbone == {"own": "my_net:MyNet", "width": 4, "features": 8}
-    made, canvas = start(saved, backbone=net)
-    assert made.spec == SPEC and canvas == 32 and isinstance(made.module, net)
+    stored = json.loads((out / "model.json").read_text())["backbone"]
+    assert stored == {"own": "my_net:MyNet", "width": 4, "features": 8}
+    for backbone in (net, "my_net:MyNet", net(4, 8)):
+        made = start(saved, backbone=backbone)
+        assert made.spec == SPEC and made.preprocess.canvas == 32
+        assert isinstance(made.network, net) and made.name == saved.name
 
 
 def test_a_branch_that_is_not_there_is_one_line(tmp_path):
@@ -173,19 +170,9 @@ def test_a_branch_that_is_not_there_is_one_line(tmp_path):
     x = jnp.zeros((1, 32, 32, 3))
     shapes = jax.eval_shape(lambda: zoo.build(spec).init(jax.random.key(0), x, train=False))
     zeros = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), meta.unbox(shapes))
-    tree = {name: {"backbone": part} for name, part in zeros.items()}
-    folder = folders.save_model(
-        tmp_path / "m",
-        task="backbone",
-        backbone=spec,
-        variables=tree,
-        canvas=32,
-        mean=MEAN,
-        std=STD,
-    )
-    model = intern_jax.load(folder)
+    model = intern_jax.load(save_model(tmp_path / "m", Model(spec, zeros, "zeros")))
     assert model.features(PICTURES, branch="b").shape == (3, 32)
-    with pytest.raises(UserError, match="no branch 'cls'; this model has a, b: give branch="):
+    with pytest.raises(UserError, match="m: no branch 'cls'; it has a, b: give branch="):
         model.features(PICTURES)
     with pytest.raises(UserError, match="m: no branch 'cls'; it has a, b"):
-        start(folder)[0].features(PICTURES, "cls", ("pooled",))
+        start(tmp_path / "m").outputs(PICTURES, "cls", ("pooled",))

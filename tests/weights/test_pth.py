@@ -230,7 +230,7 @@ HOSTILE = {
         table(
             a=call("torch._utils._rebuild_tensor_v2", storage(), number(0), list_of(), tuple_of())
         ),
-        "shape is no tuple",
+        "shape is not a tuple",
     ),
     "a tensor of no storage": (table(a=tensor(where=text("x"))), "without storage"),
     "a conjugate view": (table(a=tensor(more=(table(conj=TRUE),))), "conjugate"),
@@ -240,7 +240,7 @@ HOSTILE = {
     ),
     "a parameter of a call": (
         table(a=call("torch._utils._rebuild_parameter", text("x"), TRUE, NONE)),
-        "parameter that is no tensor",
+        "parameter that is not a tensor",
     ),
     "a tensor class of its own": (
         table(

@@ -1,1 +1,1 @@
-"""Programs behind the figures of BENCHMARKS.md that are no training runs."""
+"""Programs behind the figures of benchmarks/ that are no training runs; measured.py is the form that they write."""

@@ -4,7 +4,7 @@
 
 A turn is the real command, `python -m intern_jax run`, with the quickstart's stages, few steps and no benchmark. Each
 side has its own workdir, whose compiled programs stay; a turn before the first pair fills it and is not counted. A
-stage's step time is the median over its logged intervals but the first; the ratio is this checkout's over the other's,
+stage's step time is the median over its logged intervals but the first. The ratio is this checkout's over the other's,
 pair by pair, with the 95% interval of the median by order statistics.
 """
 
@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import pathlib
-import platform
 import shutil
 import statistics
 import subprocess
@@ -23,7 +22,11 @@ from typing import Any
 
 from scipy import stats
 
+from tools.bench import measured
+from tools.bench.measured import Measured
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+SIDES = ("this", "other")
 STAGES = ("amateur", "expert_cls", "expert_dense", "generalist")
 INTERVAL = 10  # steps between two logged rows
 CONFIG = """
@@ -42,8 +45,18 @@ def get_config():
 """
 
 
+COLUMNS = (
+    {"name": "stage"},
+    {"name": "step time, this / other", "digits": 3},
+    {"name": "this", "unit": "images/s", "digits": 1},
+    {"name": "other", "unit": "images/s", "digits": 1},
+    {"name": "data wait, this", "style": "percent", "digits": 1},
+    {"name": "data wait, other", "style": "percent", "digits": 1},
+)
+
+
 def main() -> None:
-    """Print one line of JSON."""
+    """Print the table; with --out, write it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--other", type=pathlib.Path, required=True, help="a checkout's folder")
     parser.add_argument("--pairs", type=int, default=10)
@@ -51,9 +64,10 @@ def main() -> None:
     parser.add_argument("--stages", default=",".join(STAGES))
     parser.add_argument("--out", type=pathlib.Path)
     args = parser.parse_args()
+    given = measured.provenance("tools.bench.chain")
     stages = tuple(args.stages.split(","))
-    sides = {"this": ROOT, "other": args.other.resolve()}
-    measured: dict[str, list[Mapping[str, Any]]] = {name: [] for name in sides}
+    sides = dict(zip(SIDES, (ROOT, args.other.resolve()), strict=True))
+    turns: dict[str, list[Mapping[str, Any]]] = {name: [] for name in sides}
     with tempfile.TemporaryDirectory() as folder:
         config = pathlib.Path(folder) / "few_steps.py"
         text = CONFIG.format(stages=stages, steps=args.steps, interval=INTERVAL)
@@ -63,14 +77,32 @@ def main() -> None:
             for name in (sides, reversed(sides))[turn % 2]:
                 found = run(sides[name], config, pathlib.Path(folder) / name, stages)
                 if turn:
-                    measured[name].append(found)
-    result = {stage: compare(measured, stage) for stage in stages}
-    result |= {"pairs": args.pairs, "steps": args.steps, "machine": platform.processor()}
-    result["cores"] = len(os.sched_getaffinity(0))
-    line = json.dumps(result)
+                    turns[name].append(found)
+    note = f"The other checkout: commit {measured.commit(sides['other'])}. {args.steps} steps per turn."
+    results: dict[str, Any] = {stage: compare(turns, stage) for stage in stages}
+    made = table(results, args.pairs, {"notes": [note], **given})
+    print(made.markdown())
     if args.out:
-        args.out.write_text(line + "\n", "utf-8")
-    print(line)
+        made.write(args.out)
+
+
+def table(
+    results: Mapping[str, Mapping[str, Any]], pairs: int, given: Mapping[str, Any]
+) -> Measured:
+    """The measurement of `compare`'s results by stage."""
+    rows = []
+    for stage, found in results.items():
+        ratio = dict(zip(("low", "high"), found["interval"], strict=True))
+        names = [f"{what}_{s}" for what in ("images_per_second", "data_wait") for s in SIDES]
+        ratio = {"median": found["step_time_ratio"], **ratio}
+        rows.append([stage, ratio, *(found[name] for name in names)])
+    return Measured(
+        title="The quickstart's stages, this checkout beside another",
+        columns=COLUMNS,
+        rows=rows,
+        interval=f"95% interval of the median of {pairs} pairs",
+        **given,
+    )
 
 
 def run(
@@ -94,12 +126,12 @@ def run(
     return found
 
 
-def compare(measured: Mapping[str, Sequence[Mapping[str, Any]]], stage: str) -> dict[str, Any]:
+def compare(turns: Mapping[str, Sequence[Mapping[str, Any]]], stage: str) -> dict[str, Any]:
     """Medians of both sides, and of the pairs' ratios of step time with its interval."""
     rates = {
-        s: [turn[stage]["images_per_second"] for turn in turns] for s, turns in measured.items()
+        s: [turn[stage]["images_per_second"] for turn in of_side] for s, of_side in turns.items()
     }
-    waits = {s: [turn[stage]["data_wait"] for turn in turns] for s, turns in measured.items()}
+    waits = {s: [turn[stage]["data_wait"] for turn in of_side] for s, of_side in turns.items()}
     ratios = [o / t for t, o in zip(rates["this"], rates["other"], strict=True)]
     return {
         "step_time_ratio": round(statistics.median(ratios), 4),

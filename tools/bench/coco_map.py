@@ -1,6 +1,7 @@
 """Seconds of COCO's twelve box figures, of this package and of pycocotools, and whether they are equal.
 
     python -m tools.bench.coco_map [--peer-python=PATH] [--rounds=3] [--images=5000] [--classes=80] [--boxes=36500]
+                                    [--out=FILE.json]
 
 Made-up boxes, the same for both: as many objects as detections, nine of ten of these near an object of their class.
 Each side starts from what it is given elsewhere: ours from flat arrays, pycocotools from the lists of dicts of COCO's
@@ -19,7 +20,18 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
+from tools.bench import measured
+from tools.bench.measured import Cell, Measured
 from tools.bench.turns import Turn, answer, rate_of_calls, use_cores
+
+COLUMNS = (
+    {"name": "from"},
+    {"name": "ours", "unit": "s", "digits": 3},
+    {"name": "pycocotools", "unit": "s", "digits": 2},
+    {"name": "times faster", "digits": 0},
+    {"name": "figures"},
+)
+GIVEN = {"memory": "arrays, lists in memory", "files": "the two JSON files"}
 
 
 def main() -> None:
@@ -32,20 +44,33 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=80)
     parser.add_argument("--boxes", type=int, default=36500)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         serve(*json.loads(args.one))
         return
     shape = args.images, args.classes, args.boxes, args.seed
-    print("| from | ours s | pycocotools s | times faster | figures |\n|---|---|---|---|---|")
+    given, rows = measured.provenance("tools.bench.coco_map"), []
+    print(measured.head(COLUMNS))
     with tempfile.TemporaryDirectory() as folder:
         write(pathlib.Path(folder), *shape)
-        for given in ("memory", "files"):
-            print(f"| {' | '.join(compare(args, given, folder, shape))} |", flush=True)
+        for source in GIVEN:
+            rows.append(compare(args, source, folder, shape))
+            print(measured.line(rows[-1], COLUMNS), flush=True)
+    if args.out:
+        table(rows, args, given).write(args.out)
 
 
-def compare(args: argparse.Namespace, given: str, folder: str, shape: tuple) -> list[str]:
+def table(rows: list[list[Cell]], args: argparse.Namespace, given: dict[str, Any]) -> Measured:
+    """The measurement of both comparisons."""
+    title = "COCO's twelve box figures, beside pycocotools"
+    note = f"{args.images:,} images, {args.classes} classes, {args.boxes:,} objects and as many "
+    note += f"detections; medians of {args.rounds} rounds in turns."
+    return Measured(title=title, columns=COLUMNS, rows=rows, notes=[note], **given)
+
+
+def compare(args: argparse.Namespace, given: str, folder: str, shape: tuple) -> list[Cell]:
     """A row's cells, by turns."""
     pythons = {"ours": sys.executable, "peer": str(args.peer_python)}
     sides = {
@@ -59,13 +84,13 @@ def compare(args: argparse.Namespace, given: str, folder: str, shape: tuple) -> 
     ours, peer = (process.close()["figures"] for process in sides.values())
     middle = {side: statistics.median(found) for side, found in seconds.items()}
     far = max(abs(a - b) for a, b in zip(ours, peer, strict=True))
-    said = f"equal, AP {ours[0]:.4f}" if not far else f"differ by {far:.1e}"
-    times = f"{middle['peer'] / middle['ours']:.0f}"
-    return [given, f"{middle['ours']:.3f}", f"{middle['peer']:.2f}", times, said]
+    said = "equal" if not far else f"differ by {far:.1e}"
+    faster = middle["peer"] / middle["ours"]
+    return [GIVEN[given], middle["ours"], middle["peer"], faster, said]
 
 
 def serve(side: str, given: str, folder: str, shape: tuple) -> None:
-    """Answer each line of seconds by calls a second."""
+    """Answer each line of seconds by calls per second."""
     use_cores(2)
     call = (ours if side == "ours" else peer)(given, pathlib.Path(folder), shape)
     answer({"figures": call()}, lambda seconds: rate_of_calls(call, seconds))

@@ -11,7 +11,7 @@ import grain
 import numpy as np
 
 from intern_jax.data.batches.mixture import Groups
-from intern_jax.data.make.views import Row, classification
+from intern_jax.data.make.views import Arrays, classification
 from intern_jax.data.schema.sample import Sample
 
 
@@ -20,7 +20,8 @@ class FromConfig(grain.MapDataset):
 
     def __init__(self, groups: dict[str, Any], seed: int):
         super().__init__()
-        self._groups, self._seed, self._opened = groups, seed, None
+        self._groups, self._seed = groups, seed
+        self._opened: Groups | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._groups, self._seed)
@@ -36,10 +37,16 @@ class FromConfig(grain.MapDataset):
         return self._opened.batch(self._seed, None, index)
 
 
-def failing(sample: Sample, rng: np.random.Generator, size: int) -> Row:
-    """A view; of class 1, of which no source's first sample is, an error that holds what cannot be pickled."""
+class Held(RuntimeError):
+    """An error that holds what cannot be pickled."""
+
+    def __init__(self, message: str):
+        super().__init__(message)
+        self.lock = threading.Lock()
+
+
+def failing(sample: Sample, rng: np.random.Generator, size: int) -> Arrays:
+    """A view; of class 1, of which no source's first sample is, an error that cannot be pickled."""
     if sample["label"] == 1:
-        error = RuntimeError("cannot go on")
-        error.lock = threading.Lock()
-        raise error
+        raise Held("cannot go on")
     return classification(sample, rng, size=size)

@@ -1,4 +1,4 @@
-"""Pictures a second on one core: bare JPEG decoding, this pipeline, and a torch DataLoader, side by side.
+"""Pictures per second on one core: bare JPEG decoding, this pipeline, and a torch DataLoader, side by side.
 
     python -m tools.bench.input_pipeline [--torch-python=PATH] [--rounds=7] [--seconds=4] [--core=0] [--images=256]
                                          [--out=FILE.json]
@@ -12,23 +12,24 @@ crop (side uniform in .45 to 1, aspect up to 4/3, antialiased bilinear) and a mi
   torch     DataLoader(num_workers=0) over a Dataset that does the same with Pillow by hand and torchvision's
             PILToTensor; the same windows and without torchvision's own overhead, so the stronger peer
 
-Rounds take turns (A-B-C-A-B-C ...); figures are medians over rounds. --torch-python names a Python that has torch,
-numpy and Pillow; without it that part is left out. Prints the load average before and after, JSON, a Markdown row.
+Rounds take turns (A-B-C-A-B-C ...); figures are medians over rounds. --torch-python: a Python with torch, numpy and
+Pillow; by default that of `make peers`, and without either that part is left out. Prints a Markdown table.
 """
 
 import argparse
 import io
-import json
 import os
 import pathlib
-import platform
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
+from tools import peers
+from tools.bench import measured
+from tools.bench.measured import Measured
 from tools.bench.turns import Turn, answer
 
 SIZE, WIDTH, HEIGHT, QUALITY = 224, 500, 375, 90
@@ -37,12 +38,13 @@ BATCH = 64
 # Cells across the picture and their strength: a slope, shapes, texture, and grain.
 NOISE = ((3, 60.0), (12, 45.0), (50, 30.0), (160, 18.0))
 GRAIN = 9.0
+Counts = Generator[int, None, None]  # pictures made, again and again
 
 
 def main() -> None:
     """Make the pictures, run the parts in turn, print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--torch-python", type=pathlib.Path)
+    peers.add_flag(parser)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--core", type=int, default=0)
@@ -56,15 +58,15 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         make(pathlib.Path(folder), args.images)
-        result = compare(args, pathlib.Path(folder))
-    print(json.dumps(result))
+        given = measured.provenance("tools.bench.input_pipeline")
+        found = table(compare(args, pathlib.Path(folder)), given)
+    print(found.markdown())
     if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(row(result))
+        found.write(args.out)
 
 
 def compare(args: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
-    """Every part's pictures a second, a round each in turn."""
+    """Every part's pictures per second, one round each in turn."""
     pythons = {"decode": sys.executable, "pipeline": sys.executable}
     if args.torch_python:
         pythons["torch"] = str(args.torch_python)
@@ -94,21 +96,27 @@ def compare(args: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
         "images": len(sizes),
         "load_average": {"before": before, "after": os.getloadavg()},
         "core": args.core,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": versions,
     }
 
 
-def row(result: dict[str, Any]) -> str:
-    """The result as a row of a Markdown table, with the table's head."""
-    rates = result["images_per_second"]
-    cells = ["JPEG to 224, one core"]
-    cells += [f"{rates[name]:.0f} img/s" if name in rates else "-" for name in PARTS]
+def table(result: dict[str, Any], given: dict[str, Any]) -> Measured:
+    """The measurement of `compare`'s result."""
+    rates, versions = result["images_per_second"], result["versions"]
+    columns: list[dict[str, Any]] = [{"name": "what"}]
+    columns += [{"name": name, "unit": "images/s", "digits": 0} for name in PARTS]
+    columns += [{"name": f"pipeline / {name}", "digits": 2} for name in ("decode", "torch")]
     ratios = (result["pipeline_over_decode"], result["pipeline_over_torch"])
-    cells += ["-" if ratio is None else f"{ratio:.2f}" for ratio in ratios]
-    head = ("", *PARTS, "pipeline / decode", "pipeline / torch")
-    lines = [head, ("---",) * len(head), cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    note = f"{result['images']} pictures of {result['mean_kb']} KB in the mean; "
+    note += ", ".join(sorted({f"{n} {v}" for found in versions.values() for n, v in found.items()}))
+    return Measured(
+        title=f"JPEG {WIDTH} x {HEIGHT} to a random crop of {SIZE}, one core",
+        columns=columns,
+        rows=[[f"JPEG to {SIZE}, one core", *map(rates.get, PARTS), *ratios]],
+        notes=[note],
+        raw=result,
+        **given,
+    )
 
 
 def make(folder: pathlib.Path, count: int) -> None:
@@ -137,8 +145,8 @@ def serve(part: Callable, folder: pathlib.Path, core: int) -> None:
     answer(versions, lambda seconds: measure(begin, seconds))
 
 
-def measure(begin: Callable[[], Iterator[int]], seconds: float) -> float:
-    """Pictures a second of a fresh iterator, once it has passed what it made ahead."""
+def measure(begin: Callable[[], Counts], seconds: float) -> float:
+    """Pictures per second of a fresh iterator, once it has passed what it made ahead."""
     counts = begin()
     try:
         warm = time.perf_counter() + seconds / 4
@@ -153,14 +161,14 @@ def measure(begin: Callable[[], Iterator[int]], seconds: float) -> float:
         counts.close()
 
 
-def decode_part(folder: pathlib.Path) -> tuple[Callable[[], Iterator[int]], dict[str, str]]:
+def decode_part(folder: pathlib.Path) -> tuple[Callable[[], Counts], dict[str, str]]:
     """Bare decoding of bytes in memory."""
     import PIL
     from PIL import Image
 
     files = [path.read_bytes() for path in sorted(folder.rglob("*.jpg"))]
 
-    def begin() -> Iterator[int]:
+    def begin() -> Counts:
         while True:
             for data in files:
                 with Image.open(io.BytesIO(data)) as picture:
@@ -170,7 +178,7 @@ def decode_part(folder: pathlib.Path) -> tuple[Callable[[], Iterator[int]], dict
     return begin, {"pillow": PIL.__version__}
 
 
-def pipeline_part(folder: pathlib.Path) -> tuple[Callable[[], Iterator[int]], dict[str, str]]:
+def pipeline_part(folder: pathlib.Path) -> tuple[Callable[[], Counts], dict[str, str]]:
     """What a training reads: a stream over a folder."""
     import grain
     import PIL
@@ -190,7 +198,7 @@ def pipeline_part(folder: pathlib.Path) -> tuple[Callable[[], Iterator[int]], di
     group = {"sources": [source], "batch_size": BATCH, "transform": transform}
     stream = Stream({"cls": group}, rows=(0, 1), threads=1, prefetch=1)
 
-    def begin() -> Iterator[int]:
+    def begin() -> Counts:
         with stream.iterate() as batches:
             for batch in batches:
                 yield len(batch["cls"]["image"])
@@ -198,7 +206,7 @@ def pipeline_part(folder: pathlib.Path) -> tuple[Callable[[], Iterator[int]], di
     return begin, {"pillow": PIL.__version__, "grain": getattr(grain, "__version__", "?")}
 
 
-def torch_part(folder: pathlib.Path) -> tuple[Callable[[], Iterator[int]], dict[str, str]]:
+def torch_part(folder: pathlib.Path) -> tuple[Callable[[], Counts], dict[str, str]]:
     """The peer: runs in another environment, so nothing of this package is imported."""
     import random
 
@@ -218,8 +226,8 @@ def torch_part(folder: pathlib.Path) -> tuple[Callable[[], Iterator[int]], dict[
 
         def __getitem__(self, index):
             path = self.paths[index]
-            with Image.open(path) as picture:
-                picture = picture.convert("RGB")
+            with Image.open(path) as opened:
+                picture = opened.convert("RGB")
             box = crop(*picture.size, random.random)
             picture = picture.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=box)
             if random.random() < 0.5:
@@ -230,7 +238,7 @@ def torch_part(folder: pathlib.Path) -> tuple[Callable[[], Iterator[int]], dict[
         Pictures(), batch_size=BATCH, shuffle=True, drop_last=True, num_workers=0
     )
 
-    def begin() -> Iterator[int]:
+    def begin() -> Counts:
         while True:
             for images, _ in loader:
                 yield len(images)

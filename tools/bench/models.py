@@ -1,4 +1,4 @@
-"""Images a second of whole networks, forward and train step, beside PyTorch on the same machine.
+"""Images per second of whole networks, forward and train step, beside PyTorch on the same machine.
 
     python -m tools.bench.models --torch-python=PATH [--metanet=FOLDER] [--rounds=5] [--seconds=5] [--threads=2]
                                  [--cases=vit_s_16,mn_b4,resnet50] [--sizes=224,64] [--out=FILE.json]
@@ -9,12 +9,13 @@ autocast and compiled. AdamW, cross-entropy over 1000 classes, random pictures; 
 train step, and running ones in the forward. Each side is a process of its own that works only while it is asked to;
 sides take turns (A-B-A-B ...), figures are medians over rounds. Before its rounds each side also times a matrix product
 (2048 x 2048, on a GPU 8192 x 8192, in the compute's dtype): the share of that ceiling is 2 x multiply-adds x images/s
-over it, a train step counted as three forwards. Of a known device the share of the data sheet's peak is in --out.
+over it, a train step counted as three forwards. --out has the share of a known device's data sheet peak too (`raw`).
 
---torch-python: a Python with torch and timm (ViT-S/16 and ResNet-50 are timm's). --metanet: a checkout of the public
-gv-benchmark, whose MetaNet is imported with stand-ins for mmcv and mmcls, unfrozen, its BatchNorm training; without it
-mn_b4 has no peer. Both sides have huge pages, as the command has, unless GLIBC_TUNABLES says otherwise
-(glibc.malloc.hugetlb=0). torch runs channels-last for the convolutional networks, which is faster for it here.
+--torch-python: a Python with torch and timm (ViT-S/16 and ResNet-50 are timm's); by default that of `make peers`.
+--metanet: a checkout of the public gv-benchmark, whose MetaNet is imported with stand-ins for mmcv and mmcls,
+unfrozen, its BatchNorm training; without it mn_b4 has no peer. Both sides have huge pages, as the command has, unless
+GLIBC_TUNABLES says otherwise (glibc.malloc.hugetlb=0). torch runs channels-last for the convolutional networks, which
+is faster for it here.
 """
 
 import argparse
@@ -23,7 +24,6 @@ import functools
 import importlib.abc
 import importlib.machinery
 import importlib.util
-import json
 import os
 import pathlib
 import statistics
@@ -33,10 +33,16 @@ from collections.abc import Callable
 from typing import Any
 
 from intern_jax.core import memory
+from tools import peers
+from tools.bench import measured
+from tools.bench.measured import Cell, Measured
 from tools.bench.turns import Turn, answer, rate_of, rate_of_calls, use_cores
 
 CLASSES, RATE = 1000, 1e-4
-BATCHES = {"cpu": {224: 16, 64: 64}, "gpu": {"mn_b4": 256, "mn_b15": 32, "vit_b_16": 256}}
+BATCHES: dict[str, dict[int | str, int]] = {
+    "cpu": {224: 16, 64: 64},
+    "gpu": {"mn_b4": 256, "mn_b15": 32, "vit_b_16": 256},
+}
 CEILING = {"cpu": 2048, "gpu": 8192}
 CASES = {"cpu": "vit_s_16,mn_b4,resnet50", "gpu": "vit_b_16,mn_b4,mn_b15"}
 SIZES = {"cpu": "224,64", "gpu": "224"}
@@ -62,11 +68,22 @@ METANETS = {
     },
 }
 
+COLUMNS = (
+    {"name": "network"},
+    {"name": "size"},
+    {"name": "mode"},
+    {"name": "ours", "unit": "images/s", "digits": 1},
+    {"name": "torch", "unit": "images/s", "digits": 1},
+    {"name": "ours / torch", "digits": 2},
+    {"name": "ours / ceiling", "style": "percent"},
+    {"name": "torch / ceiling", "style": "percent"},
+)
+
 
 def main() -> None:
     """Every case in turn; prints a Markdown row as soon as one is done."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--torch-python", type=pathlib.Path)
+    peers.add_flag(parser)
     parser.add_argument("--metanet", type=pathlib.Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0)
@@ -84,20 +101,19 @@ def main() -> None:
     if args.side:
         serve(args)
         return
-    print("| network | size | | ours | torch | ours / torch | ours / ceiling | torch / ceiling |")
-    print("|---|---|---|---|---|---|---|---|")
-    results = []
+    given, results = measured.provenance("tools.bench.models"), []
+    print(measured.head(COLUMNS))
     for name in args.cases.split(","):
         for size in map(int, args.sizes.split(",")):
             for mode in ("forward", "train"):
                 results.append(compare(args, name, size, mode))
-                print(row(results[-1]), flush=True)
+                print(measured.line(row(results[-1]), COLUMNS), flush=True)
     if args.out:
-        args.out.write_text(json.dumps(results, indent=1) + "\n")
+        table(results, args, given).write(args.out)
 
 
 def compare(args: argparse.Namespace, name: str, size: int, mode: str) -> dict[str, Any]:
-    """One network, size and mode: both sides' images a second, in turns."""
+    """One network, size and mode: both sides' images per second, in turns."""
     pythons = {"ours": sys.executable}
     if args.torch_python and (name in PEERS or args.metanet):
         pythons["torch"] = str(args.torch_python)
@@ -143,18 +159,44 @@ def compare(args: argparse.Namespace, name: str, size: int, mode: str) -> dict[s
 
 def batch_of(args: argparse.Namespace, name: str, size: int) -> int:
     """Pictures of a batch: as asked, or the case's own."""
-    own = BATCHES[args.device]
+    own: dict[int | str, int] = BATCHES[args.device]
     return args.batch or own.get(size) or own.get(name, 64)
 
 
-def row(result: dict[str, Any]) -> str:
-    """A result as a row of a Markdown table."""
+def row(result: dict[str, Any]) -> list[Cell]:
+    """A result as a row of the table; the limits are the least and the greatest of the rounds."""
     rates, shares = result["images_per_second"], result["of_ceiling"]
-    cells = [result["network"], str(result["size"]), result["mode"]]
-    cells += [f"{rates[side]:.1f}" if side in rates else "-" for side in ("ours", "torch")]
-    cells.append(f"{rates['ours'] / rates['torch']:.2f}" if "torch" in rates else "-")
-    cells += [f"{shares[side]:.0%}" if side in shares else "-" for side in ("ours", "torch")]
-    return f"| {' | '.join(cells)} |"
+    cells: list[Cell] = [result["network"], result["size"], result["mode"]]
+    for side in ("ours", "torch"):
+        found = result["rounds"].get(side)
+        limits = {"low": min(found), "high": max(found), "n": len(found)} if found else {}
+        cells.append({"median": rates[side], **limits} if found else None)
+    cells.append(rates["ours"] / rates["torch"] if "torch" in rates else None)
+    return [*cells, shares["ours"], shares.get("torch")]
+
+
+def table(
+    results: list[dict[str, Any]], args: argparse.Namespace, given: dict[str, Any]
+) -> Measured:
+    """The measurement of `compare`'s results."""
+    facts = results[0]["facts"]
+    dtype = {"cpu": "float32", "gpu": "bfloat16"}[args.device]
+    note = f"{dtype}, {args.threads} threads, {args.rounds} rounds of {args.seconds:g} s by turns"
+    named = (("ours", "jax"), ("torch", "torch"))
+    versions = [f"{name} {facts[side][name]}" for side, name in named if side in facts]
+    batches = ", ".join(f"{r['network']} {r['size']}: {r['batch']}" for r in results[::2])
+    if args.device == "gpu":
+        given = given | {"machine": measured.machine(facts["ours"]["device"])}
+    return Measured(
+        title=f"Whole networks beside PyTorch on a {args.device.upper()}",
+        key=3,
+        columns=COLUMNS,
+        rows=[row(result) for result in results],
+        interval="least and greatest of the rounds",
+        notes=[f"{note}; {', '.join(versions)}.", f"Pictures of a batch: {batches}."],
+        raw={"results": results},
+        **given,
+    )
 
 
 def serve(args: argparse.Namespace) -> None:
@@ -294,10 +336,11 @@ def peer(name: str, size: int, args: argparse.Namespace) -> tuple[Any, int]:
     """(network to pooled features, their number)."""
     import torch
 
+    if importlib.util.find_spec("torchvision") is None:  # imported by the peers, and not used here
+        StandIn("torchvision")
     if name in METANETS:
         network = public_metanet(args.metanet, size, METANETS[name])
     else:
-        StandIn("torchvision")
         import timm
 
         settings = {"img_size": size} if name.startswith("vit") else {}
@@ -314,12 +357,12 @@ def public_metanet(folder: pathlib.Path, size: int, settings: dict[str, Any]) ->
         torch.nn.Module.__init__(self)
 
     base = type("BaseBackbone", (torch.nn.Module,), {"__init__": begin})
-    StandIn("torchvision")
     registry = types.SimpleNamespace(register_module=lambda: lambda cls: cls)
     StandIn("mmcls", BaseBackbone=base, BACKBONES=registry)
     StandIn("mmcv", _BatchNorm=torch.nn.modules.batchnorm._BatchNorm)
     path = folder / "gvbenchmark" / "cls" / "models" / "backbones" / "metanet.py"
     spec = importlib.util.spec_from_file_location("public_metanet", path)
+    assert spec and spec.loader  # there for whatever ends in .py
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
@@ -361,7 +404,7 @@ class StandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self.package, self.names = package, names
         sys.meta_path.insert(0, self)
 
-    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+    def find_spec(self, name: str, _path: Any, _target: Any = None) -> Any:
         if name.split(".")[0] != self.package:
             return None
         return importlib.machinery.ModuleSpec(name, self, is_package=True)

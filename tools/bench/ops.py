@@ -1,11 +1,13 @@
 """Milliseconds of depthwise convolution, attention and strided convolution on a CPU, form by form, beside PyTorch.
 
     python -m tools.bench.ops [--torch-python=PATH] [--rounds=5] [--seconds=0.5] [--cases=depthwise,attention,conv]
+                               [--out=FILE.json]
 
 Forms: `native`, XLA's own operation, as accelerators run it; `rows`, for depthwise, shifted multiply-adds whose kernel
 gradient is a loop over the rows of the map (what this package did first); `cpu`, what it does now; `torch`, channels
 last. float32, two threads. Each form is a process of its own, they take turns, figures are medians over rounds; the
-first call of a turn is not counted. "both" is the value and the gradients of everything.
+first call of a turn is not counted. "both" is the value and the gradients of everything. --torch-python: a Python with
+torch; by default that of `make peers`, and without either that form is left out.
 """
 
 import argparse
@@ -18,6 +20,9 @@ from collections.abc import Callable
 from typing import Any
 
 from intern_jax.core import memory
+from tools import peers
+from tools.bench import measured
+from tools.bench.measured import Cell, Column, Measured
 from tools.bench.turns import Turn, answer, rate_of_calls, use_cores
 
 # Operator -> cases: a map [B,H,W,C], kernel side, stride, and output channels of a convolution; or [B,N,heads,D].
@@ -45,29 +50,50 @@ FORMS = {
     "attention": ("native", "cpu", "torch"),
 }
 
+EVERY = ("native", "rows", "cpu", "torch")
+COLUMNS: tuple[Column, ...] = (
+    {"name": "operator"},
+    {"name": "case"},
+    {"name": "mode"},
+    *({"name": form, "unit": "ms", "digits": 2} for form in EVERY),
+)
+
 
 def main() -> None:
     """Every case; prints a Markdown row as soon as one is done."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--torch-python", type=pathlib.Path)
+    peers.add_flag(parser)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.5)
     parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         serve(*json.loads(args.one))
         return
+    given, rows = measured.provenance("tools.bench.ops"), []
+    print(measured.head(COLUMNS), flush=True)
     for operator in args.cases.split(","):
         forms = [form for form in FORMS[operator] if form != "torch" or args.torch_python]
-        head = [operator, "", *(f"{form} ms" for form in forms)]
-        print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}", flush=True)
         for index, case in enumerate(CASES[operator]):
             for mode in ("value", "both"):
                 times = compare(args, operator, index, mode, forms)
-                cells = [said(operator, case), mode, *(f"{times[form]:.2f}" for form in forms)]
-                print(f"| {' | '.join(cells)} |", flush=True)
-        print()
+                rows.append([operator, said(operator, case), mode, *map(times.get, EVERY)])
+                print(measured.line(rows[-1], COLUMNS), flush=True)
+    if args.out:
+        table(rows, args, given).write(args.out)
+
+
+def table(rows: list[list[Cell]], args: argparse.Namespace, given: dict[str, Any]) -> Measured:
+    """The measurement of all cases."""
+    notes = [
+        "native is XLA's own operation, cpu what runs on a CPU, rows depthwise convolution's first "
+        "form; both is value and gradients.",
+        f"float32, two threads; medians of {args.rounds} rounds of {args.seconds:g} s by turns.",
+    ]
+    title = "Operators on a CPU, form by form, beside PyTorch"
+    return Measured(title=title, key=3, columns=COLUMNS, rows=rows, notes=notes, **given)
 
 
 def said(operator: str, case: tuple) -> str:
@@ -97,7 +123,7 @@ def compare(
 
 
 def serve(operator: str, index: int, mode: str, form: str) -> None:
-    """Answer each line of seconds by calls a second."""
+    """Answer each line of seconds by calls per second."""
     use_cores(2)
     make = torch_call if form == "torch" else jax_call
     call = make(operator, CASES[operator][index], mode, form)
@@ -175,7 +201,7 @@ def depthwise_by_rows(x: Any, kernel: Any, stride: int) -> Any:
     return convolve(x, kernel)
 
 
-def torch_call(operator: str, case: tuple, mode: str, form: str) -> Callable[[], Any]:
+def torch_call(operator: str, case: tuple, mode: str, _form: str) -> Callable[[], Any]:
     """One call of the peer, in another environment: nothing of this package is imported."""
     import torch
 

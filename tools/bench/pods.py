@@ -1,9 +1,10 @@
 """What of the large networks fits on TPU slices and pods: their real train steps, compiled on this machine.
 
-Command:   python -m tools.bench.pods [--rows=mn_b4,...] [--topologies=v5e:2x4,...] [--out=FILE.jsonl]
+Command:   python -m tools.bench.pods [--rows=mn_b4,...] [--topologies=v5e:2x4,...] [--out=FILE.json]
+                                        [--done=FILE.jsonl]
 Needs:     the extra `tpu`; no TPU. Each row compiles in a process of its own, for at most half an hour.
-Prints:    a Markdown table; a row that did not compile is in it, with the reason. With --out, rows that the file
-           holds are not compiled again.
+Prints:    a Markdown table; a row that did not compile is in it, with the reason. --done keeps finished rows: those
+           that the file holds are not compiled again.
 
 Every step is a stage's, classification of 1000 classes at 224 x 224 pixels with AdamW and clipping, in bfloat16
 compute with float32 parameters and moments; the generalist's has a dense group too. Times are estimates by the
@@ -20,6 +21,9 @@ import subprocess
 import sys
 import time
 from typing import Any
+
+from tools.bench import measured
+from tools.bench.measured import Cell, Column, Measured
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LIMIT = 30 * 60
@@ -46,9 +50,15 @@ ROWS: dict[str, dict[str, Any]] = {
         "dense": True,
     },
 }
-HEAD = (
-    "| step | chips | mesh (data x fsdp x tensor) | images | remat, scan | args | temp | peak GiB | fits "
-    "| TFLOP a chip | GB gathered, reduced | estimate ms (compute, HBM, links) | images/s | compile s (CPU) |"
+COLUMNS: tuple[Column, ...] = (
+    *({"name": name} for name in ("step", "chips", "remat, scan", "mesh", "images")),
+    *({"name": n, "unit": "GiB", "digits": 2} for n in ("arguments", "temporaries", "peak")),
+    {"name": "fits"},
+    {"name": "compute per chip", "unit": "TFLOP", "digits": 2},
+    *({"name": name, "unit": "GB", "digits": 2} for name in ("gathered", "reduced")),
+    *({"name": n, "unit": "ms", "digits": 1} for n in ("estimate", "compute", "HBM", "links")),
+    {"name": "images/s", "digits": 0},
+    *({"name": n, "unit": "s", "digits": 0} for n in ("trace and compile", "time of the cores")),
 )
 
 
@@ -95,7 +105,7 @@ def compile_row(name: str, topology: str) -> dict[str, Any]:
         "seconds": round(report.lower_seconds + report.compile_seconds, 1),
         "cpu_seconds": round(time.process_time(), 1),
     }
-    if report.memory is None:
+    if report.memory is None or report.cost is None:
         return found | {"refused": report.refused}
     memory, estimate = report.memory, report.roofline
     kinds = report.cost.by_kind()
@@ -137,58 +147,67 @@ def in_a_process(name: str, topology: str) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def line(name: str, topology: str, found: dict[str, Any]) -> str:
-    """One line of the table."""
+def row(name: str, topology: str, found: dict[str, Any]) -> list[Cell]:
+    """One row of the table."""
     network = ROWS[name]["backbone"]
     network = network.get("branch", network)
     how = f"{network.get('remat', 'none')}, {'scan' if network.get('scan') else 'loop'}"
-    mesh = " x ".join(map(str, found.get("mesh", ["?"])))
-    begin = f"| {name} | {topology} | {mesh} | {found.get('images', '?')} | {how} |"
+    mesh = " x ".join(map(str, found["mesh"])) if "mesh" in found else None
+    # The two forms of a step are told apart by `how`.
+    begin = [name.removesuffix(" loop"), topology, how, mesh, found.get("images")]
+    end = [found.get("seconds"), found.get("cpu_seconds")]
     if "refused" in found:
-        blanks = " | ".join(["-"] * 3)
-        return f"{begin} {blanks} | no: {found['refused']} | - | - | - | - | {seconds(found)} |"
-    gib = [f"{found[key] / 2**30:.2f}" for key in ("arguments", "temporaries", "peak")]
+        return [*begin, *[None] * 3, f"no: {found['refused']}", *[None] * 8, *end]
+    gib = [found[key] / 2**30 for key in ("arguments", "temporaries", "peak")]
     moved = {kind: size / 1e9 for kind, (_, size, _) in found["collectives"].items()}
     compute, memory, links, step = (1e3 * seconds for seconds in found["times"])
     gathered = moved.get("all-gather", 0.0)
     reduced = moved.get("all-reduce", 0.0) + moved.get("reduce-scatter", 0.0)
-    return (
-        f"{begin} {' | '.join(gib)} | {'yes' if found['fits'] else 'no'} | {found['flops'] / 1e12:.2f} "
-        f"| {gathered:.2f}, {reduced:.2f} | {step:.1f} ({compute:.1f}, {memory:.1f}, {links:.1f}) "
-        f"| {1e3 * found['images'] / step:,.0f} | {seconds(found)} |"
-    )
+    work = [*gib, bool(found["fits"]), found["flops"] / 1e12, gathered, reduced]
+    rate = 1e3 * found["images"] / step
+    return [*begin, *work, step, compute, memory, links, rate, *end]
 
 
-def seconds(found: dict[str, Any]) -> str:
-    """Time of tracing and compiling, and all of the process's time on the cores."""
-    return f"{found['seconds']:.0f} ({found['cpu_seconds']:.0f})" if "seconds" in found else "-"
+def table(rows: list[list[Cell]], given: dict[str, Any]) -> Measured:
+    """The measurement of all rows."""
+    notes = [
+        "What the TPU compiler says, on a machine without a TPU. Bytes are a chip's. Times are "
+        "estimates by the data sheet, of programs that no chip has run.",
+        f"Classification of {CLASSES} classes at {SIZE} pixels, AdamW, bfloat16 compute, float32 "
+        "parameters and moments. mesh: data x fsdp x tensor.",
+    ]
+    title = "Real train steps, compiled for TPU slices and pods"
+    return Measured(title=title, key=3, columns=COLUMNS, rows=rows, notes=notes, **given)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", default=",".join(ROWS))
     parser.add_argument("--topologies", default=",".join(TOPOLOGIES))
-    parser.add_argument("--out", type=pathlib.Path, help="a .jsonl file of finished rows")
+    parser.add_argument("--done", type=pathlib.Path, help="a .jsonl file of finished rows")
+    parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         print(json.dumps(compile_row(args.one, args.topologies)))
         return
-    done = {}
-    if args.out and args.out.exists():
-        entries = [json.loads(text) for text in args.out.read_text().splitlines()]
+    given, rows, done = measured.provenance("tools.bench.pods"), [], {}
+    if args.done and args.done.exists():
+        entries = [json.loads(text) for text in args.done.read_text().splitlines()]
         done = {(entry["row"], entry["topology"]): entry["found"] for entry in entries}
-    print(HEAD)
-    print("|---" * HEAD.count(" | ") + "|---|", flush=True)
+    print(measured.head(COLUMNS), flush=True)
     for name in args.rows.split(","):
         for topology in args.topologies.split(","):
             if (name, topology) not in done:
                 done[name, topology] = in_a_process(name, topology)
-                if args.out:
+                if args.done:
                     entry = {"row": name, "topology": topology, "found": done[name, topology]}
-                    with args.out.open("a") as file:
+                    with args.done.open("a") as file:
                         file.write(json.dumps(entry) + "\n")
-            print(line(name, topology, done[name, topology]), flush=True)
+            rows.append(row(name, topology, done[name, topology]))
+            print(measured.line(rows[-1], COLUMNS), flush=True)
+    if args.out:
+        table(rows, given).write(args.out)
 
 
 if __name__ == "__main__":

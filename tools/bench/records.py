@@ -1,6 +1,7 @@
 """How long many records in many files take until the first batch at a random step, and how much memory.
 
     python -m tools.bench.records --folder=FOLDER [--shards=1000] [--records=10000000] [--batch=256] [--seed=0]
+                                   [--out=FILE.json]
 
 Writes tiny records (each says its number) into ArrayRecord files with "group_size:1", labels into a .npy file, and
 the manifest; a folder that has them is used again. Then, in a fresh process each, with the files' pages dropped from
@@ -23,6 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from tools.bench import measured
+from tools.bench.measured import Measured
 from tools.memory import peak_mb
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -34,6 +37,19 @@ FEW = 100_000
 BLOCKS = {"block": 1024, "window": 16}
 # (shuffle, whether the manifest is used)
 RUNS = (("full", True), ("block", True), ("full", False))
+COLUMNS = (
+    {"name": "shuffle"},
+    {"name": "counts from records.json"},
+    {"name": "imports", "unit": "s", "digits": 1},
+    {"name": "open", "unit": "s", "digits": 2},
+    {"name": "seek and first batch", "unit": "s", "digits": 2},
+    {"name": "whole process", "unit": "s", "digits": 1},
+    {"name": "peak memory", "unit": "MB"},
+)
+KEYS = (
+    *("shuffle", "manifest", "import_s", "open_s", "seek_and_first_batch_s", "process_s"),
+    "peak_rss_mb",
+)
 
 
 def main() -> None:
@@ -44,14 +60,32 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=10_000_000)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--measure", choices=[shuffle for shuffle, _ in RUNS])
     args = parser.parse_args()
     if args.measure:
         print(json.dumps(measure(args.folder, args.measure, args.batch, args.seed)))
         return
     make(args.folder, args.shards, args.records)
-    right = [run(args, shuffle, manifest)["right"] for shuffle, manifest in RUNS]
-    sys.exit(0 if all(right) else 1)
+    given = measured.provenance("tools.bench.records")
+    found = [run(args, shuffle, manifest) for shuffle, manifest in RUNS]
+    if not all(one["right"] for one in found):
+        sys.exit(1)
+    if args.out:
+        table(found, args, given).write(args.out)
+
+
+def table(found: list[dict[str, Any]], args: argparse.Namespace, given: dict[str, Any]) -> Measured:
+    """The measurement of all runs."""
+    cold = "page cache dropped" if all(one["cold"] for one in found) else "page cache as it was"
+    return Measured(
+        title=f"{args.records:,} records in {args.shards:,} ArrayRecord files",
+        key=2,
+        columns=COLUMNS,
+        rows=[[one[key] for key in KEYS] for one in found],
+        notes=[f"A fresh process, {cold}; the batch is that of a random step."],
+        **given,
+    )
 
 
 def make(folder: pathlib.Path, shards: int, records: int) -> None:
@@ -137,7 +171,7 @@ def measure(folder: pathlib.Path, shuffle: str, batch: int, seed: int) -> dict[s
 
     imported = time.perf_counter()
     source = {
-        "fn": "intern_jax.data.sources.folder:ArrayRecordSource",
+        "fn": "intern_jax.data.sources.array_record:ArrayRecordSource",
         "paths": str(folder),
         "decode": "tools.bench.records:read",
         "classes": [str(i) for i in range(CLASSES)],
@@ -155,6 +189,7 @@ def measure(folder: pathlib.Path, shuffle: str, batch: int, seed: int) -> dict[s
     rows = stream.batch_at(step)["many"]
     sought = time.perf_counter()
     labels = stream.sources["many"][0].labels
+    assert labels is not None  # the index has them
     right = (rows["label"] == labels[rows["number"]]) & (
         rows["label"] == rows["number"] * STRIDE % CLASSES
     )
@@ -177,7 +212,7 @@ def read(record: bytes) -> dict[str, Any]:
     return {"image": image, "label": number * STRIDE % CLASSES}
 
 
-def row(sample: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
+def row(sample: dict[str, Any], _rng: np.random.Generator) -> dict[str, np.generic]:
     """The record's number, from its picture, and its label."""
     number = int.from_bytes(sample["image"].tobytes()[:8], "little")
     return {"number": np.int64(number), "label": np.int32(sample["label"])}

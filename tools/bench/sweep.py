@@ -1,24 +1,26 @@
-"""The published linear probe's grid as one program, beside the same sweep in PyTorch a setting at a time.
+"""The published linear probe's grid as one program, beside the same sweep in PyTorch, one setting at a time.
 
-    python -m tools.bench.sweep --torch-python=PATH [--steps=10000] [--rounds=20] [--threads=2] [--device=cpu|gpu]
+    python -m tools.bench.sweep [--torch-python=PATH] [--steps=10000] [--rounds=20] [--threads=2] [--device=cpu|gpu]
         [--out=FILE.json]
 
-18 settings (the published grid without learning rate 30), batches of 512 of 5,000 made features of 1280 dimensions, 100
-classes (`make`; the best settings get about three in four of 10,000 test rows right). Both sides start from the
-same kernel, take the same batches and run the whole sweep of --steps iterations; each is a process of its own that
-works only while it is asked to, in --rounds turns. torch's side is what one would write: a Linear, cross_entropy,
-backward, torch.optim.SGD and MultiStepLR for each setting after another, a round being its share of all their steps.
+The sweep has 18 settings: the published grid without learning rate 30. `make` makes 5,000 features of 1280 dimensions
+in 100 classes, in batches of 512. The best settings get about three in four of 10,000 test rows right. Both sides
+start from the same kernel, take the same batches and run the whole sweep of --steps iterations. Each is a process of
+its own that works only while it is asked to, in --rounds turns. torch's side is what one would write: a Linear,
+cross_entropy, backward, torch.optim.SGD and MultiStepLR, one setting after another. A round is its share of all their
+steps.
 
-Useful FLOPs are those of the logits and of the kernels' gradients, 4 x batch x features x classes a step and setting.
-Prints each side's FLOP/s over all its rounds, their ratio, the share of the ceiling (a product of two 2048 x 2048
-matrices in the same process), and the largest difference of a setting's test accuracy. --torch-python: a Python with
-torch. Both sides have huge pages, unless GLIBC_TUNABLES says otherwise (glibc.malloc.hugetlb=0).
+Useful FLOPs are those of the logits and of the kernels' gradients: 4 x batch x features x classes per step and setting.
+It prints each side's FLOP/s over all its rounds, their ratio, and the largest difference of a setting's test accuracy.
+It also prints each side's share of the ceiling, a product of two 2048 x 2048 matrices in the same process.
+--torch-python: a Python with
+torch; by default that of `make peers`. Both sides have huge pages, unless GLIBC_TUNABLES says otherwise
+(glibc.malloc.hugetlb=0).
 """
 
 import argparse
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 import sys
@@ -29,16 +31,29 @@ from typing import Any
 
 import numpy as np
 
+from tools import peers
+from tools.bench import measured
+from tools.bench.measured import Cell, Measured
 from tools.bench.turns import Turn, answer, rate_of, use_cores
 
 ROWS, TEST_ROWS, FEATURES, CLASSES, BATCH, SEED = 5000, 10_000, 1280, 100, 512, 0
 CEILING = 2048
+WORDS = {"ours": "ours, one program", "torch": "PyTorch, one setting after another"}
+COLUMNS = (
+    {"name": "side"},
+    {"name": "time", "unit": "s", "digits": 1},
+    {"name": "useful GFLOP/s", "digits": 0},
+    {"name": "of its own matrix product", "style": "percent"},
+    {"name": "test accuracies", "unit": "%", "digits": 2},
+    {"name": "ours / PyTorch", "digits": 2},
+    {"name": "greatest difference of an accuracy", "unit": "points", "digits": 2},
+)
 
 
 def main() -> None:
     """Both sides in turns; prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--torch-python", type=pathlib.Path)
+    peers.add_flag(parser)
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
@@ -52,11 +67,12 @@ def main() -> None:
         return
     if args.steps % args.rounds:
         parser.error(f"--rounds={args.rounds}: does not divide --steps={args.steps}")
+    given = measured.provenance("tools.bench.sweep")
     with tempfile.TemporaryDirectory() as folder:
-        result = compare(args, pathlib.Path(folder))
-    print(table(result))
+        found = table(compare(args, pathlib.Path(folder)), args.device, given)
+    print(found.markdown())
     if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        found.write(args.out)
 
 
 def compare(args: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
@@ -77,7 +93,7 @@ def compare(args: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
         )
         for side, python in pythons.items()
     }
-    before, seconds = os.getloadavg(), {side: 0.0 for side in sides}
+    before, seconds = os.getloadavg(), dict.fromkeys(sides, 0.0)
     for _ in range(args.rounds):
         for side, process in sides.items():
             seconds[side] += process.round(0)
@@ -100,25 +116,24 @@ def compare(args: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def table(result: dict[str, Any]) -> str:
-    """The result as a Markdown table and a line of accuracies."""
-    rates, found = result["flops_per_second"], result["accuracies"]
-    lines = [
-        f"{len(result['settings'])} settings x {result['steps']} steps",
-        "",
-        "| side | seconds | useful GFLOP/s | of ceiling | accuracies |",
-        "|---|---|---|---|---|",
-    ]
+def table(result: dict[str, Any], device: str, given: dict[str, Any]) -> Measured:
+    """The measurement of `compare`'s result."""
+    rates, accuracies, facts = (result[k] for k in ("flops_per_second", "accuracies", "facts"))
+    rows: list[list[Cell]] = []
     for side, rate in rates.items():
-        share = rate / result["facts"][side]["ceiling"]
-        low, high = min(found[side]), max(found[side])
-        cells = [side, f"{result['seconds'][side]:.1f}", f"{rate / 1e9:.0f}", f"{share:.0%}"]
-        lines.append(f"| {' | '.join(cells)} | {low:.2f} to {high:.2f} |")
-    if "torch" in rates:
-        apart = np.abs(np.subtract(found["ours"], found["torch"])).max()
-        lines += ["", f"ours / torch {rates['ours'] / rates['torch']:.2f}; "]
-        lines[-1] += f"accuracies differ by at most {apart:.2f} points"
-    return "\n".join(lines)
+        both: list[Cell] = [None, None]
+        if side == "ours" and "torch" in rates:
+            apart = float(np.abs(np.subtract(accuracies["ours"], accuracies["torch"])).max())
+            both = [rate / rates["torch"], apart]
+        limits = {"low": min(accuracies[side]), "high": max(accuracies[side])}
+        share = rate / facts[side]["ceiling"]
+        rows.append([WORDS[side], result["seconds"][side], rate / 1e9, share, limits, *both])
+    if device == "gpu":
+        given = given | {"machine": measured.machine(facts["ours"]["device"])}
+    note = f"{len(result['settings'])} settings x {result['steps']:,} steps, batches of {BATCH} of "
+    note += f"{ROWS:,} made features of {FEATURES} dimensions, {CLASSES} classes, on both sides."
+    title = "The published grid of linear probes, beside PyTorch"
+    return Measured(title=title, columns=COLUMNS, rows=rows, notes=[note], raw=result, **given)
 
 
 def write(path: pathlib.Path, steps: int) -> None:

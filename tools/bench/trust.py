@@ -1,11 +1,12 @@
 """What trust costs: the finite check in every step, the digests and the wait at every save.
 
-    python -m tools.bench.trust [--rounds=5] [--steps=20]
+    python -m tools.bench.trust [--rounds=5] [--steps=20] [--out=FILE.json]
 
 The quickstart's amateur. The step is timed as it is and with the check taken out (its condition is a constant, so
 that the compiler drops what depends on it), in turns; medians. Digests and saves are timed on the same state. Prints
-one line of JSON. `digest_and_check` is their share of the time of a step, digests spread over the steps between two
-saves of the quickstart; `blocking` the share of the time between two saves in which the loop waits for the save.
+one line of JSON. `digest_and_check` is their share of the time of a step; digests are spread over the steps between two
+saves of the quickstart. `blocking` is the share of the time between two saves in which the loop waits for the save.
+--out writes a table of the same figures.
 """
 
 import argparse
@@ -31,6 +32,8 @@ from intern_jax.pipeline import build_stage, in_dtype
 from intern_jax.train import optim
 from intern_jax.train.checkpoint import Checkpoints
 from intern_jax.train.loop import Trainer
+from tools.bench import measured
+from tools.bench.measured import Measured
 
 
 def main() -> None:
@@ -39,7 +42,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--out", type=pathlib.Path)
     args = parser.parse_args()
+    given = measured.provenance("tools.bench.trust")
     settings = config_lib.plain(config_lib.load_config("quickstart"))
     entry = settings["amateur"]
     mesh = mesh_lib.make_mesh(data=1)
@@ -67,17 +72,40 @@ def main() -> None:
     save = saves(runs["checked"][1], args.rounds)
     between = entry["train"]["checkpoint_every"] * step["checked"]
     share = (step["checked"] - step["unchecked"]) / step["unchecked"]
-    print(
-        json.dumps(
-            {
-                "step_ms": {name: round(1e3 * seconds, 2) for name, seconds in step.items()},
-                **{name: round(1e3 * seconds, 2) for name, seconds in save.items()},
-                "checkpoint_every": entry["train"]["checkpoint_every"],
-                "digest_and_check": round(share + save["digest_ms"] / between, 5),
-                "blocking": round(save["blocking_ms"] / between, 5),
-                "load_average": os.getloadavg()[0],
-            }
-        )
+    found = {
+        "step_ms": {name: round(1e3 * seconds, 2) for name, seconds in step.items()},
+        **{name: round(1e3 * seconds, 2) for name, seconds in save.items()},
+        "checkpoint_every": entry["train"]["checkpoint_every"],
+        "digest_and_check": round(share + save["digest_ms"] / between, 5),
+        "blocking": round(save["blocking_ms"] / between, 5),
+        "load_average": os.getloadavg()[0],
+    }
+    print(json.dumps(found))
+    if args.out:
+        table(found, given).write(args.out)
+
+
+def table(found: dict[str, Any], given: dict[str, Any]) -> Measured:
+    """The measurement of what was found, as it is printed."""
+    times = {
+        "step with the finite check": found["step_ms"]["checked"],
+        "step without it": found["step_ms"]["unchecked"],
+        "digests of the whole state": found["digest_ms"],
+        "a save blocks for": found["blocking_ms"],
+        "a save takes": found["save_ms"],
+    }
+    shares = {
+        "check and digests, share of the step time": found["digest_and_check"],
+        "blocking, share of the time between two saves": found["blocking"],
+    }
+    rows = [[name, {"median": v, "unit": "ms", "digits": 1}] for name, v in times.items()]
+    rows += [[name, {"value": v, "style": "percent", "digits": 1}] for name, v in shares.items()]
+    return Measured(
+        title="What trust costs in a step and a save",
+        columns=[{"name": "what"}, {"name": "figure"}],
+        rows=rows,
+        notes=[f"The quickstart's amateur; one save in {found['checkpoint_every']} steps."],
+        **given,
     )
 
 
@@ -89,7 +117,7 @@ def check_of(name: str) -> Any:
 
 
 def steps(run: list[Any], count: int) -> float:
-    """Seconds a step, of `count`; the state goes on."""
+    """Seconds per step, of `count`; the state goes on."""
     step, state, rest = run
     began = time.perf_counter()
     for _ in range(count):

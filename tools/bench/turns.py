@@ -28,19 +28,27 @@ class Turn:
     ):
         command = [python, str(pathlib.Path(script).resolve()), *arguments]
         own = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", **(env or {})}
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen(command, env=os.environ | own, cwd=ROOT, **pipes)
-        self.facts = json.loads(self.process.stdout.readline())
+        self.process = subprocess.Popen(
+            command,
+            env=os.environ | own,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdin and self.process.stdout  # pipes, as asked
+        self._asked, self._said = self.process.stdin, self.process.stdout
+        self.facts = json.loads(self._said.readline())
 
     def round(self, seconds: float) -> float:
-        """Pictures a second over about so many seconds."""
-        self.process.stdin.write(f"{seconds}\n")
-        self.process.stdin.flush()
-        return float(self.process.stdout.readline())
+        """Pictures per second over about so many seconds."""
+        self._asked.write(f"{seconds}\n")
+        self._asked.flush()
+        return float(self._said.readline())
 
     def close(self) -> dict[str, Any]:
         """End the process; its facts."""
-        self.process.stdin.close()
+        self._asked.close()
         self.process.wait()
         return self.facts
 
@@ -52,7 +60,7 @@ def use_cores(count: int) -> None:
 
 
 def rate_of_calls(call: Callable[[], Any], seconds: float, made: int = 1) -> float:
-    """What `call` makes a second, `made` at a time, over about so many seconds.
+    """What `call` makes per second, `made` at a time, over about so many seconds.
 
     Its first call is not counted: while another side worked, a virtual machine may have lent this one's memory out.
     """
@@ -65,7 +73,7 @@ def rate_of_calls(call: Callable[[], Any], seconds: float, made: int = 1) -> flo
 
 
 def rate_of(side: int, multiply: Callable[[], Any]) -> float:
-    """FLOPs a second of a product of two side x side matrices, the best of ten."""
+    """FLOPs per second of a product of two side x side matrices, the best of ten."""
     multiply()
     times = []
     for _ in range(10):

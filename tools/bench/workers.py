@@ -1,6 +1,6 @@
 """Worker processes that make batches: this package's (data/batches/workers.py) beside Grain's mp_prefetch.
 
-    python -m tools.bench.workers [--rounds=10] [--seconds=5] [--workers=2] [--out=FILE.json]
+    python -m tools.bench.workers [--rounds=10] [--seconds=5] [--workers=2] [--out=FILE.json] [--faults=FILE.json]
 
 Both make the same batches by step (checked): `ours` is Stream(workers=N), `grain` the same groups as a MapDataset, read
 from a step on by `dataset[step:].to_iter_dataset(1 thread).mp_prefetch(N workers, 2 batches each)`. Each round starts
@@ -9,12 +9,16 @@ a whole new process per side, in turn (A-B-B-A ...), for each workload:
   jpeg        256 synthetic JPEGs (input_pipeline.py's) to 224 x 224, batches of 64
   quickstart  the two groups of the quickstart's generalist
 
-and measures: images per second over `seconds` after a warm-up of a quarter; `start`, seconds from making the stream
-to its first batch; `again`, seconds from an end of reading to the first batch of another step, as after a roll-back;
-`memory`, the proportional set size of the process and its workers in MiB. Figures are medians over rounds, with the
-interquartile range of images per second; `ratio` is the median over rounds of ours / grain. Then, once: batches of a
-step under other numbers of workers, the state of Grain's iterator under another number, an error that cannot be
-pickled, and what happens when a process is killed or told to end.
+It measures images per second over `seconds`, after a warm-up of a quarter, and further figures:
+
+  start       seconds from making the stream to its first batch
+  again       seconds from an end of reading to the first batch of another step, as after a roll-back
+  memory      the proportional set size of the process and its workers, in MiB
+
+Figures are medians over rounds, with the interquartile range of images per second; `ratio` is the median over rounds of
+ours / grain. Then it looks once at batches of a step under other numbers of workers, and at the state of Grain's
+iterator under another number. It raises an error that cannot be pickled, and kills processes or tells them to end.
+--faults writes what it saw as a table of its own.
 """
 
 import argparse
@@ -22,7 +26,6 @@ import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 import signal
 import statistics
 import subprocess
@@ -33,11 +36,22 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tools.bench import measured
 from tools.bench.input_pipeline import make
+from tools.bench.measured import Measured
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SEED, FIRST, OTHER = 3, 5, 1000
 WARM_UP = 0.25  # of the seconds that are measured
+COLUMNS = (
+    {"name": "workload"},
+    {"name": "side"},
+    {"name": "images per second", "digits": 0},
+    {"name": "first batch", "unit": "s", "digits": 2},
+    {"name": "another step", "unit": "s", "digits": 2},
+    {"name": "memory", "unit": "MiB", "digits": 0},
+    {"name": "ours / Grain", "digits": 2},
+)
 WAIT = 20.0  # seconds in which a process that lost its trainer should end, or an error arrive
 
 
@@ -49,6 +63,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--out", type=pathlib.Path)
+    parser.add_argument("--faults", type=pathlib.Path)
     parser.add_argument("--side", choices=SIDES)
     parser.add_argument("--act", choices=ACTS, default="measure")
     parser.add_argument("--workload", choices=WORKLOADS, default="quickstart")
@@ -57,19 +72,24 @@ def main() -> None:
     if args.side:
         print(json.dumps(ACTS[args.act](args)), flush=True)
         return
+    given = measured.provenance("tools.bench.workers")
     with tempfile.TemporaryDirectory() as folder:
         args.folder = pathlib.Path(folder)
         make(args.folder, args.images)
         result = compare(args)
-    print(json.dumps(result))
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(table(result))
+    for make_table, path in ((table, args.out), (faults, args.faults)):
+        found = make_table(result, given)
+        print(f"{found.markdown()}\n")
+        if path:
+            found.write(path)
 
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
     """Medians of every workload and side over rounds in turn, and what the single acts found."""
-    before, rounds = os.getloadavg(), {name: {side: [] for side in SIDES} for name in WORKLOADS}
+    before = os.getloadavg()
+    rounds: dict[str, dict[str, list[Any]]] = {
+        name: {side: [] for side in SIDES} for name in WORKLOADS
+    }
     for number in range(args.rounds):
         for workload, found in rounds.items():
             for side in sorted(SIDES, reverse=bool(number % 2)):
@@ -81,7 +101,6 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         "rounds": rounds,
         "workers": args.workers,
         "load_average": {"before": before, "after": os.getloadavg()},
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "grain": importlib.metadata.version("grain"),
     }
 
@@ -117,22 +136,51 @@ def environment() -> dict[str, str]:
     return {**os.environ, **one, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
 
 
-def table(result: dict[str, Any]) -> str:
-    """The medians as a Markdown table."""
-    head = ("workload", "side", "images/s", "middle half", "start s", "again s", "memory MiB")
-    lines = [head, ("---",) * len(head)]
-    for name, found in result["workloads"].items():
-        for side in SIDES:
+def table(result: dict[str, Any], given: dict[str, Any]) -> Measured:
+    """The measurement of the medians."""
+    rows = []
+    for workload, found in result["workloads"].items():
+        for side, word in WORDS.items():
             figures = found[side]
-            low, high = figures["middle_half"]
-            rate = f"{figures['images_per_second']:.0f}"
-            others = [f"{figures[key]:.2f}" for key in ("start", "again")]
-            lines.append(
-                (name, side, rate, f"{low:.0f}-{high:.0f}", *others, f"{figures['memory']:.0f}")
-            )
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    ratios = ", ".join(f"{n} {found['ratio']:.3f}" for n, found in result["workloads"].items())
-    return f"{text}\n\nours / grain: {ratios}\n{json.dumps(result['once'], indent=1)}"
+            limits = dict(zip(("low", "high"), figures["middle_half"], strict=True))
+            rate = {"median": figures["images_per_second"], **limits}
+            others = [figures[key] for key in ("start", "again", "memory")]
+            rows.append([workload, word, rate, *others, found["ratio"] if side == "ours" else None])
+    return Measured(
+        title="Worker processes that make batches, beside Grain's",
+        key=2,
+        columns=COLUMNS,
+        rows=rows,
+        interval="middle half of the processes",
+        notes=[
+            f"{result['workers']} worker processes; Grain {result['grain']}; medians of new "
+            "processes per side, in turn.",
+            "Another step is the time to the first batch after a jump. Memory is the proportional "
+            "set size of all processes.",
+            "ours / Grain: images per second, the median over the pairs.",
+        ],
+        raw=result,
+        **given,
+    )
+
+
+def faults(result: dict[str, Any], given: dict[str, Any]) -> Measured:
+    """The measurement of the single acts: what each side says of each."""
+    sides = [result["once"][side] for side in WORDS]
+    acts = list(dict.fromkeys(act for side in sides for act in side))
+    return Measured(
+        title="Worker processes when something fails",
+        columns=[{"name": "what"}, *({"name": word} for word in WORDS.values())],
+        rows=[[act.replace("_", " "), *(_said(side.get(act)) for side in sides)] for act in acts],
+        **given,
+    )
+
+
+def _said(found: dict[str, Any] | None) -> str | None:
+    """What an act found, in one cell."""
+    if found is None:
+        return None
+    return "; ".join(f"{n.replace('_', ' ')}: {measured.text(v)}" for n, v in found.items())
 
 
 # --- the two sides ------------------------------------------------------------------------------
@@ -160,8 +208,9 @@ class Ours:
     def iterate(self, start: int) -> Iterator[Any]:
         return self._stream.iterate(start)
 
-    def pids(self) -> list[int]:
-        return [worker._process.pid for worker in self._stream._processes._workers]
+    def pids(self) -> list[int | None]:
+        workers = self._stream._processes
+        return [worker._process.pid for worker in workers._workers] if workers else []
 
     def close(self) -> None:
         self._stream.close()
@@ -179,14 +228,14 @@ class Grain:
         flags.FLAGS.mark_as_parsed()
         self._dataset, self._workers = FromConfig(groups, SEED), workers
 
-    def iterate(self, start: int) -> Iterator[Any]:
+    def iterate(self, start: int) -> Any:
         import grain
 
         read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
         several = grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=2)
         return iter(self._dataset[start:].to_iter_dataset(read).mp_prefetch(several))
 
-    def pids(self) -> list[int]:
+    def pids(self) -> list[int | None]:
         import multiprocessing
 
         return [child.pid for child in multiprocessing.active_children()]
@@ -196,6 +245,7 @@ class Grain:
 
 
 SIDES: dict[str, Callable[..., Any]] = {"ours": Ours, "grain": Grain}
+WORDS = {"ours": "ours", "grain": "Grain"}
 WORKLOADS = ("jpeg", "quickstart")
 
 
@@ -365,8 +415,10 @@ def killed_trainer(args: argparse.Namespace) -> dict[str, Any]:
     """The process that reads is killed: how many workers are there some time later."""
     command = [sys.executable, "-m", "tools.bench.workers", f"--side={args.side}", "--act=hold"]
     command += [f"--workers={args.workers}", f"--folder={args.folder}"]
-    pipes = {"stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=environment(), cwd=ROOT, **pipes) as trainer:
+    with subprocess.Popen(
+        command, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as trainer:
+        assert trainer.stdout  # a pipe, as asked
         pids = json.loads(trainer.stdout.readline())
         trainer.kill()
     deadline = time.time() + WAIT

@@ -3,9 +3,10 @@
     python -m tools.chaos.damage --trials=200 --out=runs/chaos/damage [--seed=0]
 
 Two checkpoints of a small real train state are written once. Each trial copies them, damages one or several files of
-the newer one (a bit flipped, a run of bytes inverted, truncated, deleted, two files swapped, one swapped with the
-older checkpoint's), and restores. Counted: `fell_back` (the older one came back bit for bit, the damaged one named),
-`harmless` (the damage touched nothing that matters: the newer one came back bit for bit), `wrong` (anything else).
+the newer one, and restores. Damage: a bit flipped, a run of bytes inverted, a file truncated or deleted, two files
+swapped, or one swapped with the older checkpoint's. Counted: `fell_back` (the older one came back bit for bit,
+the damaged one named), `harmless` (the damage touched nothing that matters: the newer one came back bit for bit),
+`wrong` (anything else).
 Prints one line of JSON; exits with 1 if any was wrong.
 """
 
@@ -91,7 +92,10 @@ def judge(folder: pathlib.Path, abstract: Any, states: dict[int, Any]) -> str:
     """What a restore from a damaged folder came to."""
     checkpoints = Checkpoints(folder, keep=2)
     try:
-        state, meta = checkpoints.restore(abstract)
+        found = checkpoints.restore(abstract)
+        if found is None:
+            raise FileNotFoundError("no checkpoint")
+        state, meta = found
     except Exception as error:
         return f"wrong ({type(error).__name__}: {error})"
     finally:

@@ -5,6 +5,7 @@ intern_jax.data.read.decoding. `places()` gives names of things that are no file
 puts one where a file was.
 """
 
+import functools
 import io
 import os
 import pathlib
@@ -27,10 +28,13 @@ TIFF = b"II*\0\x08\0\0\0"
 
 
 class File(NamedTuple):
-    """A file's bytes and what should come of reading it."""
+    """A file's bytes and what should come of reading it; None: it may be read or refused."""
 
     data: bytes
-    outcome: str
+    outcome: str | None
+
+
+Made = dict[str, tuple[bytes, str | None]]  # files by name
 
 
 def picture(mode: str = "RGB", size: tuple[int, int] = (24, 16)) -> Image.Image:
@@ -117,7 +121,7 @@ def files(heavy: bool = False) -> dict[str, File]:
     return found
 
 
-def _not_pictures() -> dict[str, tuple[bytes, str]]:
+def _not_pictures() -> Made:
     image = picture()
     return {
         "empty": (b"", "empty file"),
@@ -139,8 +143,8 @@ def _not_pictures() -> dict[str, tuple[bytes, str]]:
     }
 
 
-def _modes() -> dict[str, tuple[bytes, str]]:
-    def saved(kind: str, *modes: str) -> dict[str, tuple[bytes, str]]:
+def _modes() -> Made:
+    def saved(kind: str, *modes: str) -> Made:
         return {
             f"{kind.lower()}-{mode.lower().replace(';', '')}": (
                 encoded(picture(mode), kind),
@@ -171,9 +175,9 @@ def _modes() -> dict[str, tuple[bytes, str]]:
     }
 
 
-def _pngs() -> dict[str, tuple[bytes, str]]:
+def _pngs() -> Made:
     good = png(size=(40, 40))
-    no_colors = dict(color=PALETTE)
+    no_colors = functools.partial(png, color=PALETTE)
     bomb = zlib.compress(bytes(50_000_000), 9)
     header = good[: len(PNG_MAGIC) + 25]
     return {
@@ -199,12 +203,12 @@ def _pngs() -> dict[str, tuple[bytes, str]]:
         "png-filter": (png(rows=b"\x09\0\0\0\0" * 4), DAMAGED),
         "png-bad-bits": (png(bits=3, rows=bytes(99)), DAMAGED),
         "png-bad-color": (png(bits=8, color=5, rows=bytes(99)), DAMAGED),
-        "png-no-colors": (png(**no_colors), DECODED),
-        "png-few-colors": (png(chunk(b"PLTE", b"\1\2\3"), **no_colors), DECODED),
-        "png-odd-colors": (png(chunk(b"PLTE", b"\1\2\3\4"), **no_colors), DECODED),
-        "png-many-colors": (png(chunk(b"PLTE", bytes(3 * 300)), **no_colors), DAMAGED),
+        "png-no-colors": (no_colors(), DECODED),
+        "png-few-colors": (no_colors(chunk(b"PLTE", b"\1\2\3")), DECODED),
+        "png-odd-colors": (no_colors(chunk(b"PLTE", b"\1\2\3\4")), DECODED),
+        "png-many-colors": (no_colors(chunk(b"PLTE", bytes(3 * 300))), DAMAGED),
         "png-many-alphas": (
-            png(chunk(b"PLTE", b"\1\2\3"), chunk(b"tRNS", bytes(400)), **no_colors),
+            no_colors(chunk(b"PLTE", b"\1\2\3"), chunk(b"tRNS", bytes(400))),
             DAMAGED,
         ),
         "png-short-alpha": (png(chunk(b"tRNS", b"\0"), color=RGB), DAMAGED),
@@ -214,7 +218,7 @@ def _pngs() -> dict[str, tuple[bytes, str]]:
     }
 
 
-def _png_metadata() -> dict[str, tuple[bytes, str]]:
+def _png_metadata() -> Made:
     # Pillow keeps text beside what it knows itself, under the same names.
     keys = (b"transparency", b"interlace", b"bbox", b"default_image", b"icc_profile", b"xmp")
     return {
@@ -234,9 +238,9 @@ def _png_metadata() -> dict[str, tuple[bytes, str]]:
     }
 
 
-def _animations() -> dict[str, tuple[bytes, str]]:
+def _animations() -> Made:
     frames = [picture("RGBA", (12, 12)).rotate(90 * i) for i in range(4)]
-    options = dict(save_all=True, append_images=frames[1:], duration=50)
+    options = {"save_all": True, "append_images": frames[1:], "duration": 50}
     apart = encoded(frames[0], "PNG", default_image=True, **options)
 
     def control(n: int, *box: int) -> bytes:
@@ -265,7 +269,7 @@ def _animations() -> dict[str, tuple[bytes, str]]:
     }
 
 
-def _jpegs() -> dict[str, tuple[bytes, str]]:
+def _jpegs() -> Made:
     good = encoded(picture(), "JPEG", quality=90)
     grey = encoded(picture("L", (64, 64)), "JPEG", progressive=True)
     frame, scan = good.index(b"\xff\xc0"), good.index(b"\xff\xda")
@@ -309,7 +313,7 @@ def _jpegs() -> dict[str, tuple[bytes, str]]:
     }
 
 
-def _exifs() -> dict[str, tuple[bytes, str]]:
+def _exifs() -> Made:
     def tagged(data: bytes) -> bytes:
         return jpeg_with(segment(0xE1, b"Exif\0\0" + data))
 
@@ -330,14 +334,14 @@ def _exifs() -> dict[str, tuple[bytes, str]]:
         "exif-big-tiff": b"II+\0\x08\0\0\0" + b"\xff" * 80,
         "exif-empty": b"",
     }
-    found = {name: (tagged(data), DECODED) for name, data in {**turned, **odd}.items()}
+    found: Made = {name: (tagged(data), DECODED) for name, data in {**turned, **odd}.items()}
     xmp = b'http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation="%s"/>'
     for value in (b"6", b"9", b"garbage"):
         found[f"xmp-turn-{value.decode()}"] = (jpeg_with(segment(0xE1, xmp % value)), DECODED)
     return found
 
 
-def _webps() -> dict[str, tuple[bytes, str]]:
+def _webps() -> Made:
     lossy = encoded(picture(), "WEBP")
     lossless = encoded(picture("RGBA"), "WEBP", lossless=True)
     vp8, vp8l = lossy[20:], lossless[20:]
@@ -380,7 +384,7 @@ def _webps() -> dict[str, tuple[bytes, str]]:
     }
 
 
-def _heavy() -> dict[str, tuple[bytes, str]]:
+def _heavy() -> Made:
     blank = Image.new("L", (8000, 8000))
     block = segment(0xE1, b"Exif\0\0" + bytes(65_527))
     overlapping = exif(*(entry(tag, 7, 700_000, 8) for tag in range(60_000)))

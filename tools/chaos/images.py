@@ -5,8 +5,8 @@
 Pictures: hostile.py's hand-made files once each (the heavy ones too, from 1000 pictures on), things
 that are no files (pipes, devices, links that lead nowhere), and for the rest mutations.py. Read in a
 child process: ImageFolder, Replacing, then a transform. A child that says nothing for --limit
-seconds is killed and counted as a hang, one that ends is counted as a crash, and the next goes on
-behind that picture.
+seconds is killed and counted as a hang, and one that ends is counted as a crash. The next child goes
+on behind that picture.
 
 Prints one line of JSON: images, decoded, skipped by cause, slowest_decode_s, slowest_cpu_s (of the
 thread that decodes), peak_extra_mb (of memory, above what a child had before its first picture),
@@ -204,10 +204,11 @@ def _child(folder: pathlib.Path, start: int, limit: float) -> Iterator[dict[str,
     process = subprocess.Popen(
         [*CHILD, f"--child={folder}", f"--start={start}"], stdout=subprocess.PIPE, cwd=ROOT
     )
-    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    said, lines = process.stdout, queue.SimpleQueue[bytes]()
+    assert said  # a pipe, as asked
 
     def listen() -> None:
-        for line in process.stdout:
+        for line in said:
             lines.put(line)
         lines.put(b"")
 

@@ -3,9 +3,9 @@
     python -m tools.chaos.kills --kills=50 --out=runs/chaos/kills [--seed=0] [--config.workers=2]
 
 One run is left alone and keeps all its checkpoints. Others of the same config get SIGKILL at random moments between
-their start and their end, and are started again, until `--kills` is reached. After each kill the newest checkpoint,
-and at the end the last one, must have the same digest for every array of the train state, the same data segments,
-and the same logged scalars. Prints one line of JSON; exits with 1 if anything differed.
+their start and their end, and are started again, until `--kills` is reached. After each kill the newest checkpoint
+must equal that of the run left alone, and so must the last one at the end. Equal are the digests of all arrays of the
+train state, the data segments and the logged scalars. Prints one line of JSON; exits with 1 if anything differed.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from intern_jax.train.checkpoint import Damaged, read_meta
@@ -79,7 +80,7 @@ def campaign(out: pathlib.Path, kills: int, seed: int, overrides: list[str]) -> 
 
 
 def start(
-    workdir: pathlib.Path, overrides: list[str], config: str | pathlib.Path = CONFIG
+    workdir: pathlib.Path, overrides: Sequence[str], config: str | pathlib.Path = CONFIG
 ) -> subprocess.Popen:
     """A training as a process of its own, its output appended to workdir/log."""
     workdir.mkdir(parents=True, exist_ok=True)

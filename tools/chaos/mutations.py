@@ -24,7 +24,7 @@ def bases() -> list[bytes]:
     grey, color, clear = picture("L", (31, 17)), picture("RGB", (48, 40)), picture("RGBA", (33, 20))
     deep, two_tone = picture("I;16", (20, 20)), picture("1", (40, 30))
     frames = [clear.rotate(180 * i) for i in range(3)]
-    moving = dict(save_all=True, append_images=frames[1:], duration=40)
+    moving = {"save_all": True, "append_images": frames[1:], "duration": 40}
     turned = hostile.exif(hostile.entry(0x112, 3, 1, 6))
     smooth = color.resize((96, 80))
     return [

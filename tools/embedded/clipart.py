@@ -79,7 +79,7 @@ def _content_words(stems: dict[Path, str], vocabulary: set[str]) -> dict[Path, l
 
 def leaf_roles(counts: dict[str, int]) -> dict[str, str]:
     """Leaf -> "pool" | "bench" for the large leaves (half of the images each), else "pairs"."""
-    roles = {leaf: "pairs" for leaf in counts}
+    roles = dict.fromkeys(counts, "pairs")
     large = [k for k, n in counts.items() if n >= SMALLEST_LEAF and k not in MIXED]
     images = {"pool": 0, "bench": 0}
     for leaf in by_hash(large, "clipart leaf"):

@@ -51,7 +51,7 @@ def read_models(root: Path) -> list[Model]:
             if match:
                 rows[int(match[2])][match[1]] = match[3].strip()
         for number, row in sorted(rows.items()):
-            size = tuple(float(row[k]) / 100 for k in ("width", "depth", "height"))
+            width, depth, height = (float(row[k]) / 100 for k in ("width", "depth", "height"))
             rotation = tuple(map(float, row.get("modelRotation", "1 0 0 0 1 0 0 0 1").split()))
             models.append(
                 Model(
@@ -62,7 +62,7 @@ def read_models(root: Path) -> list[Model]:
                     creator=row.get("creator", ""),
                     icon=row["icon"].lstrip("/"),
                     path=row["model"].lstrip("/"),
-                    size=size,
+                    size=(width, depth, height),
                     rotation=rotation,
                     fixed="elevation" in row or row.get("doorOrWindow") == "true",
                 )
@@ -86,7 +86,7 @@ def build_icons(root: Path, seen: set[str]) -> tuple[list[Item], dict]:
     models = [m for m in models if sizes[m.category] >= 20]
     known = {base_name(m.name) for m in models if m.key in seen}
     test = set()
-    home = {}
+    home: dict[str, str] = {}
     for model in models:
         home.setdefault(base_name(model.name), model.category)
     for category in sorted(set(home.values())):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import posixpath
@@ -47,14 +48,16 @@ def _materials(text: str) -> dict[str, dict]:
 
 def _parse(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[str]]:
     """Vertices [V, 3], texture coordinates, triangles [T, 3, 2] (vertex, uv), material of each."""
-    vertices, uvs, triangles, owners, names = [], [(0.0, 0.0)], [], [], {}
+    vertices, uvs, triangles, owners = [], [(0.0, 0.0)], [], []
+    names: dict[str, int] = {}
     current = ""
     for line in text.splitlines():
         head, _, rest = line.partition(" ")
         if head == "v":
             vertices.append(tuple(map(float, rest.split()[:3])))
         elif head == "vt":
-            uvs.append(tuple(map(float, rest.split()[:2])))
+            u, v = map(float, rest.split()[:2])
+            uvs.append((u, v))
         elif head == "usemtl":
             current = rest.strip()
         elif head == "f":
@@ -133,10 +136,10 @@ def _write(path: Path, corners: np.ndarray, uvs: np.ndarray) -> None:
 def _texture(archive: zipfile.ZipFile, member: str, path: Path) -> bool:
     """Writes a small opaque copy of a texture; False if it is missing or mostly cut out."""
     try:
-        image = Image.open(io.BytesIO(archive.read(member)))
+        opened = Image.open(io.BytesIO(archive.read(member)))
     except (KeyError, OSError):
         return False
-    image = image.convert("RGBA")
+    image = opened.convert("RGBA")
     alpha = np.asarray(image.getchannel("A"), float) / 255
     colours = np.asarray(image.convert("RGB"), float)
     if alpha.mean() < 0.95:
@@ -161,10 +164,10 @@ def prepare(archive: zipfile.ZipFile, model: Model, folder: Path) -> list[Part]:
     triangles, owners = triangles[keep], owners[keep]
     base = posixpath.dirname(model.path)
     library = re.search(r"^mtllib (.+)$", text, re.M)
-    try:
-        table = _materials(archive.read(f"{base}/{library[1].strip()}").decode("latin-1"))
-    except (KeyError, TypeError):
-        table = {}
+    table: dict[str, dict] = {}
+    if library is not None:
+        with contextlib.suppress(KeyError):
+            table = _materials(archive.read(f"{base}/{library[1].strip()}").decode("latin-1"))
     looks: dict[tuple, list[int]] = {}
     for owner, name in enumerate(names):
         facts = table.get(name, {})

@@ -165,13 +165,13 @@ def _counts(packs: dict[str, tuple[list[Item], dict]]) -> list[tuple[str, str, i
             ("emoji", style, sum(number[style, s] for s in ("pool", "train", "test")), parts)
         )
     for name in ("clipart", "fashion", "furniture", "rooms"):
-        parts = collections.Counter(i.columns["split"] for i in packs[name][0])
+        count = collections.Counter(i.columns["split"] for i in packs[name][0])
         rows.append(
             (
                 name,
                 "",
                 len(packs[name][0]),
-                ", ".join(f"{k} {parts[k]}" for k in ("pool", "train", "test") if parts[k]),
+                ", ".join(f"{k} {count[k]}" for k in ("pool", "train", "test") if count[k]),
             )
         )
     return rows

@@ -14,10 +14,9 @@ import dataclasses
 from collections.abc import Mapping
 
 from intern_jax.benchmark.rows import gvb
+from intern_jax.metrics import table as metrics
+from intern_jax.metrics.table import Metric
 
-SOURCE = (
-    "release table of GV-B (OpenGVLab/gv-benchmark, February 2022) for INTERN, arXiv 2111.08687"
-)
 CAVEAT = (
     "† published by INTERN's authors (GV-B's release table, February 2022; arXiv 2111.08687; it may differ from the "
     "paper's first version): 10% of the labels, frozen backbone, hyper-parameter search; no seeds, no spreads. Their "
@@ -25,7 +24,6 @@ CAVEAT = (
     "theirs is (pooled or an image mean), and the settings of CityPersons, are inferred."
 )
 FRACTION = 0.1
-CLASSIFICATION = "classification"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +32,18 @@ class Column:
 
     name: str
     title: str
-    family: str  # classification | detection | segmentation | depth
+    family: str
     metric: str
     figures: tuple[str, ...] = ("",)
-    higher_is_better: bool = True
+
+    @property
+    def measure(self) -> Metric:
+        """The published metric."""
+        return metrics.find(self.metric, f"{self.name}.metric")
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class PublishedRow:
     """One published backbone: {row name of a data set: its figures as printed}."""
 
     stage: str  # Up-A | Up-E | Up-G
@@ -57,16 +59,12 @@ class Row:
 # Cells of several figures.
 FIGURES = {"wider_face": ("easy", "medium", "hard"), "citypersons": ("reasonable", "heavy")}
 COLUMNS = tuple(
-    Column(
-        name=row.name,
-        title=row.title,
-        family=row.family,
-        metric=row.metric,
-        figures=FIGURES.get(row.name, ("",)),
-        higher_is_better=row.higher_is_better,
-    )
+    Column(row.name, row.title, row.family, row.metric, FIGURES.get(row.name, ("",)))
     for row in gvb.ROWS
 )
+# The columns whose mean the table gives: all of classification, in percent.
+AVERAGED = tuple(column.name for column in COLUMNS if column.family == "classification")
+AVERAGE = Metric("mean", f"mean of {len(AVERAGED)}", "%")
 
 # stage, backbone, then the columns in their order; a slash parts the figures of one cell.
 _CLASSIFICATION = """
@@ -103,7 +101,7 @@ Up-G MN-B15   89.8 95.9/94.2/79.6 10.5/41.3 77.3  2.71  0.37
 """
 
 
-def _rows() -> tuple[Row, ...]:
+def _rows() -> tuple[PublishedRow, ...]:
     rows = []
     blocks = (_CLASSIFICATION.strip().splitlines(), _DENSE.strip().splitlines())
     for left, right in zip(*blocks, strict=True):
@@ -112,7 +110,7 @@ def _rows() -> tuple[Row, ...]:
         assert (stage, backbone) == (same_stage, same_backbone)
         figures = (tuple(cell.split("/")) for cell in cells + more)
         named = zip((column.name for column in COLUMNS), figures, strict=True)
-        rows.append(Row(stage, backbone, dict(named)))
+        rows.append(PublishedRow(stage, backbone, dict(named)))
     return tuple(rows)
 
 

@@ -5,11 +5,11 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from intern_jax.adapt import fit
+from intern_jax import families
 from intern_jax.core import config as config_lib
+from intern_jax.families import Family
+from intern_jax.metrics import table as metrics
 
-FAMILIES = ("classification", "detection", "segmentation", "depth")
-LOWER_IS_BETTER = ("rmse", "image_rmse", "miss_rate")
 GVB = "intern_jax.data.gvb:load"
 
 
@@ -18,9 +18,9 @@ class Row:
     """One data set: where its splits come from, how its pictures are seen and how it is scored."""
 
     name: str
-    family: str  # classification | detection | segmentation | depth
+    family: str  # a family of families/
     source: Mapping[str, Any]  # {"fn": ..., **arguments}; called with split="train" | "test"
-    metric: str  # see benchmark/scores/scoring.py
+    metric: str  # of metrics/table.py, or the dotted name of another
     size: int  # side of the square canvas in pixels; of a dense row of GV-B the head's settings say it
     flip: bool = True
     view: str = (
@@ -36,12 +36,17 @@ class Row:
     @property
     def higher_is_better(self) -> bool:
         """Whether a larger score is the better one."""
-        return self.metric not in LOWER_IS_BETTER
+        return metrics.find(self.metric, f"{self.name}.metric").higher_is_better
 
     @property
-    def task(self) -> str:
+    def branch(self) -> str:
         """The BatchNorm set, and generalist branch, of the row's family."""
-        return "cls" if self.family == "classification" else "dense"
+        return self.task_family.branch
+
+    @property
+    def task_family(self) -> Family:
+        """The record of the row's family."""
+        return families.find(self.family, f"{self.name}.family")
 
     @property
     def published(self) -> bool:
@@ -65,4 +70,4 @@ class Row:
         """The spec of the data transform for frozen features and for scoring."""
         if self.view == "crop":
             return {"fn": "intern_jax.data.make.views:centre_crop", "size": self.size}
-        return fit.task_transform(self.family, self.size, self.flip, train=False)
+        return self.task_family.view(self.size, train=False, flip=self.flip)

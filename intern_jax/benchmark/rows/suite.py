@@ -10,6 +10,7 @@ from typing import Any
 
 from intern_jax.benchmark.rows import gvb
 from intern_jax.benchmark.rows.row import Row
+from intern_jax.core import config as config_lib
 from intern_jax.core.config import UserError
 
 EMBEDDED = "intern_jax.data.embedded:load"
@@ -34,7 +35,16 @@ ROWS = {row.name: row for row in (*gvb.ROWS, *MINI)}
 
 
 def find(name: str, where: str = "config") -> Row:
-    """The row of that name, or a UserError that lists the names; `where` is what has the field "rows"."""
+    """The row of that name, or of a dotted name package.module:ROW; UserError if there is none.
+
+    `where` is what has the field "rows".
+    """
+    if ":" in name:
+        row = config_lib.resolve(name)
+        if not isinstance(row, Row):
+            kind = type(row).__name__
+            raise UserError(f"{where}.rows: {name} is a {kind}; name a Row (benchmark/rows/row.py)")
+        return row
     if name not in ROWS:
         raise UserError(f"{where}.rows: no row '{name}'; known: {', '.join(sorted(ROWS))}")
     return ROWS[name]
@@ -54,8 +64,8 @@ def listing(names: Sequence[str], data: str | os.PathLike) -> str:
         classes = str(row.num_classes or "-")
         facts = (row.name, row.family, row.metric, classes, row.sizes, row.licence, row.key)
         lines.append((*facts, found if ready else "not ready"))
-    head = ("row", "family", "metric", "classes", "train / test", "licence", "an example is")
-    head += (f"below {data}",)
+    facts = ("row", "family", "metric", "classes", "train / test", "licence", "an example is")
+    head = (*facts, f"below {data}")
     table = [head, *lines]
     widths = [max(len(line[i]) for line in table) for i in range(len(head))]
     rows = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in table]

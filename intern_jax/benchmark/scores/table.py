@@ -1,166 +1,164 @@
-"""Records to a table: one row a task, one column a method at a label fraction."""
+"""The table of a run: a row per task, a column per method and share of the labels, and what the labels are worth."""
 
-import csv as csv_lib
-import io
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from intern_jax.benchmark.scores import cells as cells_lib
+from intern_jax.benchmark.scores.cells import Cell
+from intern_jax.benchmark.scores.record import Record
+from intern_jax.benchmark.scores.render import MISSING, NOTE, Sheet, printable
+from intern_jax.core.texts import percent
 from intern_jax.metrics import label_efficiency
 
-Record = Mapping[str, Any]
-UNITS = {"top1": "top-1 %", "miou": "mIoU %", "rmse": "RMSE m"}
 TRAINED = ("finetune", "scratch")  # every other method is a head on a frozen backbone
 ADAPTED_FRACTION = 0.1  # the label-equivalence factor is that of this many labels
-MISSING = "-"
-NOTE = (
-    "a ± b (c): mean and standard deviation over seeds and label draws (of one value: no b); c is "
-    "the standard error of a score over test images. ↑ higher is better, ↓ lower. All but finetune "
-    "and scratch are heads on a frozen backbone; a percentage is the share of the training labels. "
-    "x labels: how many times more labels scratch needs to match that column."
-)
+FROZEN_NOTE = "All but finetune and scratch are heads on a frozen backbone."
+FACTOR_NOTE = "x labels: how many times more labels scratch needs to match that column."
 
 
-def table(records: Sequence[Record]) -> str:
-    """Aligned columns between bars, for a terminal (and still valid Markdown), with a note."""
-    rows = _rows(records)
-    if not rows:
-        return "no records"
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |"
-        for row in rows
-    ]
-    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
-    return "\n".join([*lines, "", NOTE, ""])
+def sheet(records: Iterable[Record]) -> Sheet:
+    """The table of the records that count."""
+    records = list(records)
+    return sheet_of(cells_lib.of(records), notes=cells_lib.remarks(records))
 
 
-def markdown(records: Sequence[Record]) -> str:
-    """The same as a Markdown table without padding."""
-    rows = _rows(records)
-    if not rows:
-        return "no records"
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines.insert(1, "|" + "|".join(["---"] * len(rows[0])) + "|")
-    return "\n".join([*lines, "", NOTE, ""])
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Where each cell of a run's table stands.
+
+    columns  (name of a method, share of the labels), in order
+    adapted  names of the methods whose labels are compared with scratch's
+    rows     (task, its cell per column or None, its factor per name in `adapted`)
+    """
+
+    columns: list[tuple[str, float]]
+    adapted: list[str]
+    rows: list[tuple[str, list[Cell | None], list[str]]]
+
+    @property
+    def head(self) -> list[str]:
+        """The table's head."""
+        return [
+            *("task", "metric", "n test"),
+            *(f"{label} {percent(fraction)}" for label, fraction in self.columns),
+            *(f"x labels, {label} {percent(ADAPTED_FRACTION)}" for label in self.adapted),
+        ]
 
 
-def csv(records: Sequence[Record]) -> str:
-    """One line a task, method and fraction, unrounded; `sd` is empty for a single record."""
-    out = io.StringIO()
-    writer = csv_lib.writer(out, lineterminator="\n")
-    names = ("task", "family", "metric", "higher_is_better", "method", "fraction", "records")
-    writer.writerow((*names, "mean", "sd", "test_standard_error", "n_train", "n_test"))
-    for rows in _grouped(_by_head(records), "task", "method", "fraction").values():
-        first, scores = rows[0], _values(rows, "score")
-        writer.writerow(
-            (
-                *(first[name] for name in names[:-1]),
-                len(rows),
-                scores.mean(),
-                scores.std(ddof=1) if len(rows) > 1 else "",
-                _values(rows, "standard_error").mean(),
-                _values(rows, "n_train").mean(),
-                first["n_test"],
-            )
-        )
-    return out.getvalue()
-
-
-def _rows(records: Sequence[Record]) -> list[list[str]]:
-    """Header and rows of cells."""
-    records = _by_head(records)
-    columns = _columns(records)
-    cells = _grouped(records, "task", "method", "fraction")
+def grid(cells: Sequence[Cell]) -> Grid:
+    """The table of cells."""
+    columns, adapted, labels = _columns(cells), _adapted(cells), _labels(cells)
     rows = []
-    for task, of_task in _grouped(records, "task").items():
-        first = of_task[0]
-        arrow = "↑" if first["higher_is_better"] else "↓"
-        unit = f"{UNITS.get(first['metric'], first['metric'])} {arrow}"
-        scores = [_cell(cells.get((*task, *column), ())) for column in columns]
-        factors = [_factor(of_task, method) for method in _adapted(records)]
-        rows.append([first["task"], unit, str(first["n_test"]), *scores, *factors])
-    if not rows:
-        return []
-    named = [f"{method} {_percent(fraction)}" for method, fraction in columns]
-    factors = [f"x labels, {m} {_percent(ADAPTED_FRACTION)}" for m in _adapted(records)]
-    return [["task", "metric", "n test", *named, *factors], *rows]
+    for task in dict.fromkeys(cell.task for cell in cells):
+        own = {(labels[_who(cell)], cell.fraction): cell for cell in cells if cell.task == task}
+        worth = [_factor(own, label) for label in adapted]
+        rows.append((task, [own.get(column) for column in columns], worth))
+    return Grid(columns, adapted, rows)
 
 
-def _by_head(records: Sequence[Record]) -> list[Record]:
-    """Records whose method bears the head's name, where a method was scored with several heads."""
-    heads: dict[tuple[str, str], set[str]] = {}
-    for record in records:
-        heads.setdefault((record["family"], record["method"]), set()).add(record.get("head", ""))
-    return [
-        {**record, "method": f"{record['method']} {record['head']}"}
-        if len(heads[record["family"], record["method"]]) > 1
-        else record
-        for record in records
-    ]
+def sheet_of(cells: Sequence[Cell], notes: Sequence[str] = ()) -> Sheet:
+    """The table of cells as text, also of stored figures."""
+    placed, rows = grid(cells), []
+    for task, own, worth in placed.rows:
+        first = next(cell for cell in own if cell is not None)
+        count = MISSING if math.isnan(first.n_test) else f"{first.n_test:.0f}"
+        shown = [MISSING if cell is None else cell.text for cell in own]
+        rows.append([task, first.metric.heading, count, *shown, *worth])
+    found = [NOTE, FROZEN_NOTE, *([FACTOR_NOTE] if placed.adapted else []), *notes]
+    return Sheet(placed.head, rows, stub=2, notes=[" ".join(found)])
 
 
-def _columns(records: Sequence[Record]) -> list[tuple[str, float]]:
-    """(method, fraction): frozen methods as they come, then finetune, then scratch."""
-    methods = list(dict.fromkeys(record["method"] for record in records))
-    frozen = [method for method in methods if method not in TRAINED]
-    ordered = frozen + [method for method in TRAINED if method in methods]
-    pairs = {(record["method"], record["fraction"]) for record in records}
+def panels(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """What a plot of label efficiency shows, one panel per task, as plots.efficiency_panels takes it.
+
+    {"title": task, "metric", "unit", "higher_is_better", "lines": [{"label", "points": [[fraction, mean, half a bar],
+    ...]}]}. A line is a method, or one of its heads where it has several in a family. A mean that is not finite has no
+    point.
+    """
+    labels, found = _labels(cells), []
+    for task in dict.fromkeys(cell.task for cell in cells):
+        own = [cell for cell in cells if cell.task == task]
+        points: dict[str, list[list[float]]] = {labels[_who(cell)]: [] for cell in own}
+        for cell in sorted(own, key=lambda cell: cell.fraction):
+            if math.isfinite(cell.aggregate.mean):
+                point = [cell.fraction, cell.aggregate.mean, cell.aggregate.half_bar]
+                points[labels[_who(cell)]].append(point)
+        metric = own[0].metric
+        found.append(
+            {
+                "title": printable(task),
+                "metric": printable(metric.title),
+                "unit": printable(metric.unit),
+                "higher_is_better": metric.higher_is_better,
+                "lines": [{"label": printable(n), "points": p} for n, p in points.items()],
+            }
+        )
+    return found
+
+
+def _who(cell: Cell) -> tuple[str, str, str]:
+    return cell.family, cell.method, cell.head
+
+
+def _labels(cells: Iterable[Cell]) -> dict[tuple[str, str, str], str]:
+    """Names of the columns: the method's, with the head's where a method has several heads in a family."""
+    heads: dict[tuple[str, str], dict[str, None]] = {}
+    for cell in cells:
+        heads.setdefault((cell.family, cell.method), {})[cell.head] = None
+    return {
+        (family, method, head): f"{method} {head}" if len(names) > 1 else method
+        for (family, method), names in heads.items()
+        for head in names
+    }
+
+
+def _columns(cells: Sequence[Cell]) -> list[tuple[str, float]]:
+    """(name, fraction): frozen methods as they come, then finetune, then scratch."""
+    labels = _labels(cells)
+    pairs = {(labels[_who(cell)], cell.fraction): None for cell in cells}
+    names = list(dict.fromkeys(name for name, _ in pairs))
+    ordered = [name for name in names if name not in TRAINED]
+    ordered += [name for name in TRAINED if name in names]
     return sorted(pairs, key=lambda pair: (ordered.index(pair[0]), pair[1]))
 
 
-def _adapted(records: Sequence[Record]) -> list[str]:
+def _adapted(cells: Sequence[Cell]) -> list[str]:
     """Whose labels are compared with scratch's: the highest frozen rung and the fine-tune."""
-    there = [method for method, fraction in _columns(records) if fraction == ADAPTED_FRACTION]
-    if not any(record["method"] == "scratch" for record in records):
+    if not any(cell.method == "scratch" for cell in cells):
         return []
-    frozen = [method for method in there if method not in TRAINED]
-    return frozen[-1:] + [method for method in there if method == "finetune"]
+    there = [name for name, fraction in _columns(cells) if fraction == ADAPTED_FRACTION]
+    frozen = [name for name in there if name not in TRAINED]
+    return frozen[-1:] + [name for name in there if name == "finetune"]
 
 
-def _factor(of_task: Sequence[Record], method: str) -> str:
-    groups = _grouped(of_task, "method", "fraction")
-    adapted = groups.get((method, ADAPTED_FRACTION))
-    scratch = [rows for (name, _), rows in groups.items() if name == "scratch"]
+def _factor(own: Mapping[tuple[str, float], Cell], label: str) -> str:
+    """How many times more labels scratch needs, by the cells of one task."""
+    adapted = own.get((label, ADAPTED_FRACTION))
+    scratch = [cell for (name, _), cell in own.items() if name == "scratch"]
     if not adapted or not scratch:
         return MISSING
-    scores = [_values(rows, "score").mean() for rows in (adapted, *scratch)]
+    cells = [adapted, *scratch]
+    scores = [cell.aggregate.mean for cell in cells]
     if not np.isfinite(scores).all():
         return MISSING
+    labels = [cell.n_train for cell in cells]
+    if not np.isfinite(labels).all():
+        labels = [cell.fraction for cell in cells]
+    if min(labels) <= 0:
+        return MISSING
+    # Of a small row, two shares may be equally many images: the mean of their scores counts.
+    by_labels: dict[float, list[float]] = {}
+    for count, score in zip(labels[1:], scores[1:], strict=True):
+        by_labels.setdefault(count, []).append(score)
     factor = label_efficiency.label_equivalence(
-        [_values(rows, "n_train").mean() for rows in scratch],
-        scores[1:],
+        list(by_labels),
+        [float(np.mean(same)) for same in by_labels.values()],
         scores[0],
-        _values(adapted, "n_train").mean(),
-        of_task[0]["higher_is_better"],
+        labels[0],
+        adapted.metric.higher_is_better,
     )
     return str(factor)
-
-
-def _cell(rows: Sequence[Record]) -> str:
-    if not rows:
-        return MISSING
-    scores, error = _values(rows, "score"), _values(rows, "standard_error").mean()
-    digits = 3 if rows[0]["metric"] == "rmse" else 1
-    text = f"{scores.mean():.{digits}f}"
-    if len(scores) > 1:
-        text += f" ± {scores.std(ddof=1):.{digits}f}"
-    return text if math.isnan(error) else f"{text} ({error:.{digits}f})"
-
-
-def _grouped(records: Sequence[Record], *fields: str) -> dict[tuple, list[Record]]:
-    groups: dict[tuple, list[Record]] = {}
-    for record in records:
-        groups.setdefault(tuple(record[field] for field in fields), []).append(record)
-    return groups
-
-
-def _values(rows: Sequence[Record], field: str) -> np.ndarray:
-    missing = float("nan")
-    return np.array([missing if row.get(field) is None else row[field] for row in rows], float)
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:g}%"

@@ -1,1 +1,1 @@
-"""From sources to batches by step: settings, mixture, shuffle, workers, stream."""
+"""Batches by step, made from sources: settings, mixture, shuffle, workers and stream."""

@@ -1,4 +1,4 @@
-"""Arrays in memory: batches from them, still a pure function of the step, and a whole source as arrays."""
+"""Arrays in memory: a stream of batches from them, and a whole source read into arrays."""
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,13 +13,14 @@ from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import Sample
 from intern_jax.data.schema.source import Source, read_scored
 
-Row = dict[str, np.ndarray]
+Arrays = dict[str, np.ndarray]
 
 
 class ArrayStream:
-    """Rows of equal-length arrays, each epoch in its own seeded order; one group.
+    """Batches of one group from arrays of equal length; each epoch has its own seeded order.
 
-    The loop's whole stream interface, as data/batches/stream.py's Stream has it; `wait_seconds` stays 0.
+    A batch is a pure function of its step. The class has the stream protocol of the training loop, like
+    Stream in data/batches/stream.py; `wait_seconds` stays 0.
     """
 
     def __init__(
@@ -35,14 +36,14 @@ class ArrayStream:
         self.segments: tuple[Segment, ...] = (Segment(seed=seed),)
 
     def set_segments(self, segments: Sequence[Segment]) -> None:
-        """Take other segments, such as a checkpoint's; what is iterated follows them."""
+        """Replace the segments, for example by a checkpoint's; open iterators follow the new ones."""
         segments = segments_lib.checked(segments, [self.group])
         if any(segment.weights for segment in segments):
             raise UserError("stream/segments: weights; arrays have no sources to weigh")
         self.segments = segments
 
     def open_segment(self, first_step: int, offset: int, seed: int | None = None) -> None:
-        """From `first_step` on, read from batch `offset` of `seed` (None: of the last segment's)."""
+        """From step `first_step` on, read from batch `offset` of `seed` (None: the last segment's seed)."""
         self.set_segments(segments_lib.opened(self.segments, first_step, offset, seed))
 
     def batch_at(self, step: int) -> Batch:
@@ -57,37 +58,37 @@ class ArrayStream:
         return {self.group: {name: value[rows] for name, value in self.arrays.items()}}
 
     def iterate(self, start: int = 0) -> Generator[Batch, None, None]:
-        """Batches from step `start` on, without end; the iterator has `close()`."""
+        """The batches from step `start` on, without end; the iterator has `close()`."""
         while True:
             yield self.batch_at(start)
             start += 1
 
     def faults(self) -> dict[str, int]:
-        """Nothing is read, so nothing is damaged."""
+        """Always empty: nothing is read from files, so nothing is damaged."""
         return {}
 
     def fingerprint(self) -> str:
-        """Of the arrays' content."""
+        """A digest of the arrays' content."""
         arrays = [part for name in sorted(self.arrays) for part in (name, self.arrays[name])]
         return fingerprints.combine(self.group, *arrays)
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is nothing to release."""
 
 
 def eval_arrays(
-    source: Source, transform: Callable[[Sample, np.random.Generator], Row], threads: int = 2
-) -> Row:
-    """All samples of a source through a transform, in its order, stacked: {field: [N, ...]}.
+    source: Source, transform: Callable[[Sample, np.random.Generator], Arrays], threads: int = 2
+) -> Arrays:
+    """All samples of a source, transformed and stacked in its order: {field: [N, ...]}.
 
-    A transform that is random gets a generator of the sample's index, so the result is the same
-    every time.
+    A random transform gets a generator that depends on the sample's index alone, so the result is
+    the same every time.
     """
     count = len(source)
     if not count:
         raise UserError(f"{source.name}: no samples; nothing to evaluate")
 
-    def row(index: int) -> Row:
+    def row(index: int) -> Arrays:
         return transform(read_scored(source, index), np.random.default_rng(index))
 
     first = row(0)

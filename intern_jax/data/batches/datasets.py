@@ -1,25 +1,25 @@
-"""A group's pipeline as Grain's MapDatasets: the parts that Grain lacks, and a user's own Grain parts.
+"""A group's pipeline as Grain MapDatasets: the parts that Grain lacks, and adapters for a user's Grain parts.
 
 rows:     Ordered (a source in our order, without end) -> MapDataset.mix -> random_map(transform)
-batches:  Batched: item i is batch i, this host's block of it
+batches:  Batched: item i is this host's block of batch i
 
-Every part is a pure function of its index. A user's MapDataset becomes a source (MapSource), a user's
-grain.transforms.Map or RandomMap a transform (`as_transform`).
+Every part is a pure function of its index. A user's MapDataset becomes a source (MapSource). A
+user's grain.transforms.Map or RandomMap becomes a transform (`as_transform`).
 """
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import grain
 import numpy as np
 
-from intern_jax.core.config import UserError, bind, resolve
+from intern_jax import families
+from intern_jax.core.config import UserError, bind, call_fault, resolve
 from intern_jax.data.batches.shuffle import Order
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import (
-    FAMILIES,
     SOURCE_FIELDS,
     CorruptSample,
     Sample,
@@ -31,7 +31,7 @@ from intern_jax.data.sources.array_record import Keys
 
 
 class Ordered(grain.MapDataset):
-    """A source without end, in another order each epoch; samples carry their source's `position`."""
+    """A source repeated without end, in a new order each epoch. Samples carry the source's `position`."""
 
     def __init__(self, source: Source, position: int, order: Order):
         super().__init__()
@@ -49,10 +49,11 @@ class Ordered(grain.MapDataset):
 
 
 class Batched(grain.MapDataset):
-    """Rows by global index as batches by index, this host's block of each; `rows` = (host, hosts).
+    """Batches by index, made from rows by global index; `rows` = (host, hosts) selects a block of each batch.
 
-    A row is put in its place before the next is made: rows of pictures that wait for each other cost
-    fresh memory each, more time than all the rest around a transform. Grain's own `batch` stacks.
+    Each row is copied into the batch before the next row is made. Grain's own `batch` collects the
+    rows first and stacks them. That needs fresh memory for every row, which takes longer than
+    everything else around a transform.
     """
 
     def __init__(self, parent: grain.MapDataset, block: int, rows: tuple[int, int], where: str):
@@ -96,7 +97,7 @@ class Batched(grain.MapDataset):
 
 
 class Tagged:
-    """A source whose samples carry its `position` in the group, for Grain's own shuffle."""
+    """A source whose samples carry its `position` in the group; Grain's own shuffle reads it."""
 
     def __init__(self, source: Source, position: int):
         self.source, self.position = source, position
@@ -109,20 +110,20 @@ class Tagged:
 
 
 class WithSource:
-    """A transform whose rows carry `source`."""
+    """A transform whose rows also have the field `source`."""
 
     def __init__(self, transform: Transform):
         self.transform = transform
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
         return {**self.transform(sample, rng), "source": np.int32(sample["source"])}
 
 
 class MapSource:
-    """One epoch of a user's MapDataset as a source; its elements are samples, a key may be missing.
+    """One epoch of a user's MapDataset as a source. Its elements are samples, which may lack a key.
 
-    `name`, `family`, `classes`, `keys` and `labels` are those given, else the dataset's attributes, else
-    `default_name`, "classification", no classes, "NAME/INDEX" and none.
+    `name`, `family`, `classes`, `keys` and `labels` are the given ones, or else the dataset's attributes.
+    Their defaults are `default_name`, "classification", no classes, "NAME/INDEX" and no labels.
     """
 
     def __init__(self, dataset: grain.MapDataset, default_name: str, **given: Any):
@@ -131,11 +132,10 @@ class MapSource:
 
         self.name, self.family = find("name", default_name), find("family", "classification")
         self.classes, self._dataset = tuple(find("classes", ())), dataset
-        if self.family not in FAMILIES:
-            raise UserError(f"{self.name}/family: '{self.family}'; known: {', '.join(FAMILIES)}")
+        families.find(self.family, f"{self.name}/family")
         if len(dataset) >= sys.maxsize // 2:
             raise UserError(
-                f"{self.name}: repeats without end; give one epoch, it is repeated here"
+                f"{self.name}: repeats without end; give one epoch, which is repeated here"
             )
         keys, labels = find("keys", None), find("labels", None)
         self.keys = Keys(len(dataset), self._key) if keys is None else keys
@@ -164,12 +164,15 @@ class MapSource:
         if not isinstance(element, Mapping):
             kind = type(element).__name__
             raise UserError(
-                f"{key}: {kind}, no sample; map elements to dicts with image, label ..."
+                f"{key}: {kind} is not a sample; map elements to dicts with image, label ..."
             )
         return {"key": key, **element}
 
     def fingerprint(self) -> str:
-        """The dataset's own where it has one, else of its class, length, keys and labels: not of its elements."""
+        """The dataset's own fingerprint if it has one, else a digest of its class, length, keys and labels.
+
+        The elements themselves are not read.
+        """
         own = getattr(self._dataset, "fingerprint", None)
         content = own() if own is not None else type(self._dataset).__qualname__
         parts = (self.name, self.family, self.classes, self.keys, self.labels)
@@ -177,13 +180,16 @@ class MapSource:
 
 
 def open_source(spec: Mapping[str, Any], where: str) -> Any:
-    """What the function of {"fn": name, **arguments} returns; a MapDataset as a source.
+    """The source that the function of {"fn": name, **arguments} returns; a MapDataset becomes a MapSource.
 
-    Of `arguments`, those of SOURCE_FIELDS that the function has no parameter for say what the dataset does not.
+    Arguments in SOURCE_FIELDS that the function has no parameter for describe the MapDataset instead.
     """
     function = resolve(spec["fn"]) if spec.get("fn") else None
-    taken = inspect.signature(function).parameters if callable(function) else SOURCE_FIELDS
-    open_ended = callable(function) and any(p.kind is p.VAR_KEYWORD for p in taken.values())
+    taken: Collection[str] = SOURCE_FIELDS
+    open_ended = False
+    if callable(function):
+        taken = (arguments := inspect.signature(function).parameters)
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in arguments.values())
     given = {
         field: spec[field]
         for field in SOURCE_FIELDS
@@ -194,14 +200,14 @@ def open_source(spec: Mapping[str, Any], where: str) -> Any:
     if isinstance(source, grain.MapDataset):
         return MapSource(source, spec["fn"].rpartition(":")[2], **given)
     if given:
-        bind(spec)  # refuses them
+        bind(spec)  # raises UserError about them
     return source
 
 
 def as_transform(spec: Any, where: str) -> Transform:
-    """`transform(sample, rng)` of a spec, a callable, or a grain.transforms.Map or RandomMap.
+    """A `transform(sample, rng)` from a spec, a callable, or a grain.transforms.Map or RandomMap.
 
-    A spec names a function, or one of those two by its class (with the class's arguments) or object.
+    A spec names a function, a Grain transform, or a class of Grain transforms with its arguments.
     """
     made = spec
     if isinstance(spec, Mapping) and isinstance(spec.get("fn"), str):
@@ -213,7 +219,7 @@ def as_transform(spec: Any, where: str) -> Transform:
     if isinstance(made, grain.transforms.RandomMap):
         return made.random_map
     if isinstance(made, grain.transforms.Map):
-        return lambda sample, rng: made.map(sample)
+        return lambda sample, _rng: made.map(sample)
     if not callable(made):
         kinds = "a function of (sample, rng), a grain.transforms.Map or RandomMap"
         raise UserError(f"{where}: {type(made).__name__}; give {kinds}")
@@ -221,11 +227,11 @@ def as_transform(spec: Any, where: str) -> Transform:
 
 
 def complete(function: Callable[..., Any], where: str, *args: Any) -> Callable[..., Any]:
-    """Return a bound function unchanged, if it can be called with these arguments."""
+    """Return a bound function unchanged if it can be called with these arguments; else raise UserError."""
     try:
         inspect.signature(function).bind(*args)
     except TypeError as error:
-        raise UserError(f"{where}: {error}; give it beside fn") from error
+        raise UserError(f"{where}: {call_fault(error)}; give it beside fn") from error
     return function
 
 

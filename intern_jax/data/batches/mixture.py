@@ -1,19 +1,20 @@
-"""A group's batches as a pure function of their index: sources mixed, transformed, stacked.
+"""The batches of a group as a pure function of their index: sources are mixed, transformed and stacked.
 
-Every source is shuffled (each epoch anew) and repeated, then sources are mixed in a fixed pattern
-by weight; the transform's generator is keyed by the row's global index; only then this host's rows
-are taken. So the batch at an index depends on (config, seed, index) alone: not on hosts, threads,
-processes, or what was read before.
+Every source is shuffled anew each epoch and repeated. The sources are then mixed in a fixed pattern
+by weight. The random generator of a transform is keyed by the row's global index. Only after that
+this host's rows are selected. A batch therefore depends on (config, seed, index) alone, and not on
+hosts, threads, processes or earlier reads.
 
-A group's config:
+The config of a group:
   {"sources": [{"fn": "pkg.module:attr", "weight": 1.0, "shuffle": "full", **arguments of fn}, ...],
    "batch_size": rows over all hosts,
    "transform": {"fn": "intern_jax.data.make.views:classification", "size": 32, ...},
-   "shuffle": of the sources that name none}
-A source's fn may also return a grain.MapDataset of samples, with the name, family, classes, keys and
-labels that it lacks beside fn; a transform's may be a grain.transforms.Map or RandomMap (datasets.py).
-`shuffle` is "full" (the default) or {"block": records, "window": blocks} (shuffle.py: for records
-that are far away). Rows have the transform's fields and `source` int32, the position in `sources`.
+   "shuffle": the default of sources that set none}
+A source's fn may also return a grain.MapDataset of samples; the name, family, classes, keys and labels
+that it lacks then stand beside fn. A transform's fn may be a grain.transforms.Map or RandomMap
+(datasets.py). `shuffle` is "full" (the default) or {"block": records, "window": blocks}, which suits
+records on remote storage (shuffle.py). Rows have the transform's fields and `source`, the int32
+position in `sources`.
 """
 
 import functools
@@ -36,27 +37,27 @@ from intern_jax.data.sources.replacing import Replacing
 if TYPE_CHECKING:
     from intern_jax.data.batches.datasets import Batched
 
-# Beyond this a host's batch is a mistake in batch_size or size rather than a wish.
+# A larger batch per host is taken for a mistake in batch_size or size.
 MAX_BATCH_BYTES = 4 << 30
-# Up to this length an epoch's order is kept as a table. Grain's shuffle needs none, but walks about
-# 65536 / length steps for every row: milliseconds for the few samples of an adaptation.
+# Up to this length an epoch's order is kept as a table. Grain's shuffle needs no table, but takes about
+# 65536 / length steps per row, which is milliseconds for the few samples of an adaptation.
 MAX_TABLE = 1 << 20
 
-# Up to this period of a mix its parts are counted one by one: below a second.
+# Up to this period of a mix its parts are counted one by one, in less than a second.
 MAX_STARTS = 1 << 24
 
-# What a source's spec says beside the arguments of its function.
+# The fields of a source's spec that are not arguments of its function.
 SPEC_FIELDS = ("weight", "shuffle")
 
 Batch = dict[str, dict[str, np.ndarray]]
 
 
 class Groups:
-    """The groups of a run, their sources open: {group: {field: [rows of this host, ...]}}.
+    """The groups of a run with open sources; a batch is {group: {field: [rows of this host, ...]}}.
 
-    `groups` maps a name to a group's config or to ready batches by index, which know neither seed
-    nor weights. `rows` = (h, H): the h-th of H contiguous blocks of every batch. Raises UserError for
-    settings or sources that cannot work.
+    `groups` maps a name to a group's config, or to ready batches by index, which depend on neither
+    seed nor weights. `rows` = (h, H) selects block h of the H contiguous blocks of every batch.
+    UserError for settings or sources that cannot work.
     """
 
     def __init__(self, groups: Mapping[str, Any], rows: tuple[int, int] = (0, 1)):
@@ -67,21 +68,21 @@ class Groups:
         self.ready = sorted(set(self._groups) - set(self.sources))
         self._guarded = {name: _guard(sources, name) for name, sources in self.sources.items()}
         self._lock = threading.Lock()
-        # Two segments meet where one ends; more are seldom in use at once.
+        # Two segments are in use around the step where one ends; more at once are rare.
         self._datasets = functools.lru_cache(maxsize=4)(self._make_datasets)
 
     def batch(self, seed: int, weights: Weights | None, index: int) -> Batch:
-        """The batch at an index of the mixture that a seed and weights give; safe in threads."""
+        """The batch at an index of the mixture with this seed and these weights; thread-safe."""
         return {name: batches[index] for name, batches in self.prepare(seed, weights).items()}
 
     def prepare(self, seed: int, weights: Weights | None) -> Mapping[str, Any]:
-        """The groups' batches by index, checked: what cannot work raises UserError here."""
+        """The batches of each group by index, after a check: UserError for what cannot work."""
         key = tuple((name, tuple(given)) for name, given in sorted((weights or {}).items()))
         with self._lock:
             return self._datasets(seed, key)
 
     def faults(self) -> Counter[str]:
-        """How many reads met damage so far, by "source: cause", in groups that have a config."""
+        """The number of damaged reads so far, by "source: cause", in groups that have a config."""
         total: Counter[str] = Counter()
         for guarded in self._guarded.values():
             for source in guarded:
@@ -103,7 +104,7 @@ class Groups:
 
 
 class _Block:
-    """One of several contiguous blocks of ready batches' rows."""
+    """One of several contiguous blocks of the rows of ready batches."""
 
     def __init__(self, batches: Any, rows: tuple[int, int]):
         self._batches, self._rows = batches, rows
@@ -129,7 +130,7 @@ def group_sources(cfg: Mapping[str, Any], where: str = "group") -> list[Source]:
     """Open a group's sources, in the order of `source`."""
     if not cfg.get("sources"):
         raise UserError(f"{where}.sources: empty; name at least one source")
-    # Imported here and below: grain imports jax, which a reader of this file alone does not need.
+    # Imported inside functions: grain imports jax, which other users of this file do not need.
     from intern_jax.data.batches.datasets import open_source
 
     opened = []
@@ -138,8 +139,8 @@ def group_sources(cfg: Mapping[str, Any], where: str = "group") -> list[Source]:
         source = open_source(arguments, f"{where}.sources[{i}]")
         if not isinstance(source, Source):
             raise UserError(
-                f"{where}.sources[{i}].fn: {spec['fn']} gave {type(source).__name__}, no source;"
-                " it needs name, family, classes, keys, labels, len() and [index], or is a"
+                f"{where}.sources[{i}].fn: {spec['fn']} gave {type(source).__name__}, not a source;"
+                " return one with name, family, classes, keys, labels, len() and [index], or a"
                 " grain.MapDataset of samples"
             )
         opened.append(source)
@@ -154,12 +155,12 @@ def build_group(
     weights: Sequence[float] | None = None,
     where: str = "group",
 ) -> "Batched":
-    """A grain.MapDataset of batches without end: item i is batch i, {field: [rows of this host, ...]}.
+    """An endless grain.MapDataset of batches: item i is batch i, {field: [rows of this host, ...]}.
 
-    `sources` are ready sources in place of the config's; `rows` = (h, H) gives the h-th of H
-    contiguous blocks of every batch; `weights` replace the config's. `cfg["transform"]` may also be
-    a callable or an object of grain.transforms. Raises UserError for settings that cannot work and
-    for sources whose first sample or labels break the schema.
+    `sources` replace those of the config. `rows` = (h, H) selects block h of the H contiguous blocks
+    of every batch. `weights` replace those of the config. `cfg["transform"]` may also be a callable or
+    an object of grain.transforms. UserError for settings that cannot work, and for sources whose
+    first sample or labels break the schema.
     """
     import grain
 
@@ -186,15 +187,15 @@ def build_group(
 
 
 def most_rows(weights: Sequence[float], batch_size: int, blocks: int = 1) -> list[int]:
-    """The most rows of each source in any of `blocks` equal contiguous parts of any batch of a group.
+    """Per source, the largest number of its rows in any of `blocks` equal contiguous parts of any batch.
 
-    Exact for the pattern by which Grain mixes these weights, whose period is the sum of the weights as whole
-    numbers. Beyond MAX_STARTS parts to a period: a bound that is at most one row per source before it too large.
+    The numbers are exact for the pattern in which Grain mixes these weights; its period is the sum of the weights as
+    whole numbers. For periods above MAX_STARTS they are upper bounds. The bound of source i is at most i rows too high.
     """
     if batch_size % blocks:
         raise UserError(f"batch_size: {batch_size} does not divide into {blocks} parts")
     part = batch_size // blocks
-    # As grain's mix makes them.
+    # The whole numbers that grain's mix computes from the weights.
     counts = [int(weight * (100 / min(weights))) for weight in weights]
     period = sum(counts)
     step = math.gcd(part, period)
@@ -204,7 +205,7 @@ def most_rows(weights: Sequence[float], batch_size: int, blocks: int = 1) -> lis
     most, left = [], period
     begin, end = starts, starts + part
     for count in counts:
-        # Of the first k rows that the sources before left over, those after this one get this many.
+        # Of the first k rows that earlier sources left over, so many go to later sources.
         rest = [k * (left - count) // left for k in (begin, end)]
         most.append(int((end - rest[1] - begin + rest[0]).max()))
         (begin, end), left = rest, left - count
@@ -212,7 +213,7 @@ def most_rows(weights: Sequence[float], batch_size: int, blocks: int = 1) -> lis
 
 
 def _most_rows_bound(counts: Sequence[int], part: int) -> list[int]:
-    # floor(x + y) - floor(x) is at most ceil(y), for the rows that each source gets and leaves over.
+    # floor(x + y) - floor(x) <= ceil(y), both for the rows that a source gets and for those that it leaves.
     most, left = [], sum(counts)
     for count in counts:
         most.append(-(-part * count // left))
@@ -221,7 +222,7 @@ def _most_rows_bound(counts: Sequence[int], part: int) -> list[int]:
 
 
 def _seed(seed: int, *names: Any) -> int:
-    # Hashed: Grain adds 1 to its shuffle seed each epoch, so seeds 0 and 1 would share epochs.
+    # The seed is hashed, because Grain adds 1 to its shuffle seed each epoch: seeds 0 and 1 would share epochs.
     return zlib.crc32("/".join(map(str, (seed, *names))).encode())
 
 
@@ -237,13 +238,13 @@ def _guard(sources: Sequence[Source], where: str) -> list[Replacing]:
 def _order(guarded: Replacing, seed: int, shuffle: Mapping[str, int] | None) -> Order:
     if shuffle is None:
         return FullOrder(len(guarded), seed)
-    # A source that is made of files says how many records each has.
+    # A source that consists of files gives the number of records in each.
     shards = getattr(guarded.source, "shards", None) or [len(guarded)]
     return BlockOrder(shards, seed, **shuffle)
 
 
 def _shuffles(cfg: Mapping[str, Any], count: int, where: str) -> list[dict[str, int] | None]:
-    """Each source's block shuffle, or None for the full one."""
+    """The block shuffle of each source, or None for the full shuffle."""
     default = cfg.get("shuffle")
     specs = cfg.get("sources") or [{}] * count
     if len(specs) != count:
@@ -290,17 +291,18 @@ def _weights(
 
 
 def _check_rows(sources: Sequence[Replacing], transform: Transform, block: int, where: str) -> None:
-    """Make one row of every source: what cannot work stops here, not in a worker hours later."""
+    """Make one row of every source, so that a mistake shows here and not in a worker hours later."""
     from intern_jax.data.batches.datasets import form_text
 
-    form, first = None, ""
+    form: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+    first = ""
     for i, source in enumerate(sources):
         name = f"{where}.sources[{i}] ({source.name})"
         if source.labels is not None and source.classes:
             check_labels(source.labels, len(source.classes), name)
         row = transform(source[0], np.random.default_rng(0))
         found = {field: (np.shape(value), np.asarray(value).dtype) for field, value in row.items()}
-        if form is None:
+        if i == 0:
             form, first = found, source.name
         if found != form:
             field = next(f for f in [*form, *found] if form.get(f) != found.get(f))

@@ -1,7 +1,7 @@
-"""Which batch a step reads: segments that each say from which step on a seed and a position hold.
+"""Segments say which batch a step reads: each gives a seed and a position, from some step on.
 
-A run begins with one segment; a roll-back that should see other data appends another. Nothing else needs
-saving, and the batch of any step can be made again.
+A run begins with one segment. A roll-back appends another one, to read other data. Nothing else about the data
+needs to be saved, and the batch of any step can be made again.
 """
 
 import bisect
@@ -15,9 +15,9 @@ Weights = Mapping[str, Sequence[float]]
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """From `first_step` on, step t reads batch offset + t - first_step of this seed's mixture.
+    """From step `first_step` on, step t reads batch offset + t - first_step of the mixture of this seed.
 
-    `weights`, {group: one weight a source}, replace the config's where given.
+    `weights` = {group: one weight per source} replace those of the config, if given.
     """
 
     first_step: int = 0
@@ -27,11 +27,11 @@ class Segment:
 
 
 def checked(segments: Sequence[Segment], groups: Sequence[str]) -> tuple[Segment, ...]:
-    """The segments, if they begin at step 0, rise and give weights of these groups only; UserError else."""
+    """The segments, if they begin at step 0, ascend, and give weights of these groups only; else UserError."""
     starts = [segment.first_step for segment in segments]
     if not starts or starts[0] != 0 or sorted(set(starts)) != starts:
         raise UserError(
-            f"stream/segments: first steps {starts}; begin at 0 and rise from one to the next"
+            f"stream/segments: first steps {starts}; begin at 0 and increase from one to the next"
         )
     for segment in segments:
         if segment.offset < 0:
@@ -45,9 +45,9 @@ def checked(segments: Sequence[Segment], groups: Sequence[str]) -> tuple[Segment
 def opened(
     segments: Sequence[Segment], first_step: int, offset: int, seed: int | None = None
 ) -> list[Segment]:
-    """The segments with one more from `first_step` on; those that begin there or later are dropped.
+    """The segments with a new one from `first_step` on; segments that begin there or later are dropped.
 
-    `seed` None and the weights are the last segment's.
+    The new one has the weights of the last segment, and its seed if `seed` is None.
     """
     last = segments[-1]
     kept = [segment for segment in segments if segment.first_step < first_step]

@@ -1,4 +1,4 @@
-"""Settings of a stage's data: groups of rows, with their sources and transforms."""
+"""The settings of a stage's data: groups with their sources and transforms."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -12,7 +12,7 @@ from intern_jax.data.schema.sample import SOURCE_FIELDS
 
 
 class Block(Settings):
-    """The block shuffle (data/batches/shuffle.py), for records that are far away."""
+    """The block shuffle (data/batches/shuffle.py), for records on remote storage."""
 
     block: int = field(BLOCK["block"], ge=1)
     window: int = field(BLOCK["window"], ge=1)
@@ -37,14 +37,14 @@ def _is_shuffle(value: Any) -> bool:
 
 
 class SourceSpec(Function):
-    """A source by the function that opens it, how often it is drawn, and how it is shuffled."""
+    """A source: the function that opens it, its weight in the mixture, and its shuffle."""
 
     weight: float = field(1.0, gt=0.0)
     shuffle: Shuffle = "full"
 
     @classmethod
     def beside(cls, function: Any) -> tuple[str, ...]:
-        """What makes a source of a grain.MapDataset, where the function returns one (data/batches/datasets.py)."""
+        """The fields that make a source of a grain.MapDataset, if the function returns one (datasets.py)."""
         known = parameters(function).values() if callable(function) else ()
         if any(p.kind is p.VAR_KEYWORD for p in known):
             return ()
@@ -52,11 +52,11 @@ class SourceSpec(Function):
 
 
 class Transform(Function):
-    """A transform by its function of (sample, random generator), by a class of such, or by a Grain transform."""
+    """A transform: a function of (sample, random generator), a class of such functions, or a Grain transform."""
 
     @classmethod
     def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """The arguments with defaults; an object that is no function (a Grain transform) has none."""
+        """The arguments with defaults. A Grain transform that is an object has no arguments."""
         try:
             ready = not callable(resolve(given["fn"]))
         except UserError as error:
@@ -65,25 +65,25 @@ class Transform(Function):
 
     @classmethod
     def called_with(cls, function: Any) -> tuple[int, tuple[str, ...]]:
-        """A sample and a generator, or nothing to make an object of a class."""
+        """Two positional arguments, a sample and a generator; none for a class, which makes an object."""
         return (0 if isinstance(function, type) else 2), ()
 
 
 class Group(Settings):
-    """Rows of one form, in batches of one size; data/batches/mixture.py says how they are made."""
+    """A group: rows of one form in batches of one size; data/batches/mixture.py says how they are made."""
 
     sources: list[SourceSpec] = field(min_length=1, say="at least one source")
     batch_size: int = field(ge=1, say="the rows of a batch over all hosts, at least 1")
     transform: Transform
-    # Of the sources that name none; each has its own once this is read.
+    # The default of sources without their own; `completed` writes it to each source.
     shuffle: Shuffle = field("full", matters=False)
 
     @classmethod
     def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """The group's shuffle written to its sources."""
+        """The settings with the group's shuffle written to each source that has none."""
         sources, shuffle = given["sources"], given.get("shuffle") or "full"
         if isinstance(shuffle, str | Mapping) and not _is_shuffle(shuffle):
-            return given  # refused in its own place, and not in every source's
+            return given  # it is refused as the group's field, and not once per source
         if isinstance(sources, list):
             given["sources"] = [
                 {"shuffle": shuffle}

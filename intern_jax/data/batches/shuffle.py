@@ -1,11 +1,13 @@
-"""Orders of a source's records: another one each epoch, every record once, any position at once.
+"""Shuffles: the order in which an epoch reads a source's records, each of them once.
 
-An order is a pure function order(epoch, position) -> record of its seed. The full shuffle draws one
-permutation of all records. The block shuffle is for records that are read from far away (object
-storage), where neighbours come together and jumps cost: it permutes blocks, contiguous runs of
-records of one file, and then the records inside a window of some consecutive blocks of that order,
-so that a stretch of reading touches as many blocks as a window has. No table is larger than the
-number of blocks or a window.
+An order is a pure function order(epoch, position) -> record, given its seed, so any position can be
+read at once. There are two. The full shuffle draws one permutation of all records.
+
+The block shuffle is for remote files (object storage), where a read returns neighbouring records and
+a jump is slow. A block is a contiguous run of records in one file. The shuffle permutes the blocks,
+takes a few consecutive blocks of that order as a window, and permutes the records inside each
+window. While a window is read, only its blocks are touched. Its tables have one entry per block, and
+one per record of a window.
 """
 
 import functools
@@ -21,7 +23,7 @@ _Table = tuple[int, np.ndarray]
 
 
 class Order(Protocol):
-    """Which of `count` records is read at a position of an epoch."""
+    """Gives the record, of `count`, that is read at a position of an epoch."""
 
     count: int
 
@@ -29,7 +31,7 @@ class Order(Protocol):
 
 
 class FullOrder:
-    """One permutation of all records, kept as a table for the epochs in use."""
+    """One permutation of all records per epoch, kept as a table for the epochs in use."""
 
     def __init__(self, count: int, seed: int):
         self.count, self.seed = count, seed
@@ -44,20 +46,21 @@ class FullOrder:
 
 
 class BlockOrder:
-    """Blocks of at most `block` records in a random order, their records mixed over `window` blocks.
+    """Blocks of at most `block` records in random order; records are shuffled within `window` blocks.
 
-    `shards` are the record counts of the files, in the records' order; no block has records of two.
+    `shards` are the numbers of records per file, in the order of the records. A block never spans two
+    files.
     """
 
     def __init__(self, shards: Sequence[int], seed: int, block: int, window: int):
         self.count, self.seed, self.window = int(sum(shards)), seed, window
         self._starts, self._sizes = _cut(shards, block)
         self._blocks = functools.lru_cache(maxsize=2)(self._make_blocks)
-        # Batches in the making are neighbours; a few windows also serve a change of epoch.
+        # Batches made at the same time are neighbours, so a few windows suffice, even where an epoch ends.
         self._records = functools.lru_cache(maxsize=8)(self._make_records)
 
     def _make_blocks(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The order of the blocks, and the position at which each window begins."""
+        """The order of the blocks, and the position where each window begins."""
         blocks = np.random.default_rng((self.seed, epoch)).permutation(len(self._starts))
         ends = np.cumsum(self._sizes[blocks])
         return blocks, np.concatenate([[0], ends[self.window - 1 : -1 : self.window]])
@@ -66,7 +69,7 @@ class BlockOrder:
         blocks, _ = self._blocks(epoch)
         inside = blocks[window * self.window : (window + 1) * self.window]
         runs = [np.arange(self._starts[b], self._starts[b] + self._sizes[b]) for b in inside]
-        # Plus 1: numpy pads seeds by zeros, so window 0 would share the generator of the blocks.
+        # Add 1, because numpy pads seeds with zeros: window 0 would share its generator with the blocks.
         rng = np.random.default_rng((self.seed, epoch, window + 1))
         return rng.permutation(np.concatenate(runs))
 
@@ -77,7 +80,7 @@ class BlockOrder:
 
 
 def _cut(shards: Sequence[int], block: int) -> tuple[np.ndarray, np.ndarray]:
-    """First record and size of every block: each file in as few blocks as go, of equal size."""
+    """The first record and the size of every block. Each file has as few blocks as possible, of equal size."""
     starts, sizes, first = [], [], 0
     for count in shards:
         edges = np.linspace(0, count, -(-count // block) + 1).astype(np.int64)
@@ -88,7 +91,7 @@ def _cut(shards: Sequence[int], block: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def block_settings(shuffle: Any, where: str) -> dict[str, int] | None:
-    """{"block", "window"} of a `shuffle` setting, or None for the full shuffle; UserError else."""
+    """{"block", "window"} of a `shuffle` setting, None for the full shuffle, or else UserError."""
     if shuffle is None or shuffle == "full":
         return None
     if not isinstance(shuffle, Mapping) or set(shuffle) - set(BLOCK):

@@ -1,9 +1,10 @@
-"""The stream of batches of a training run: the batch at step t is a pure function of (segments, t)."""
+"""The stream of batches of a training run. The batch of step t is a pure function of (segments, t)."""
 
 import collections
+import functools
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -19,16 +20,16 @@ __all__ = ["Segment", "Stream"]
 
 
 class Stream:
-    """Batches {group: {field: [rows of this host, ...]}} by step, made ahead when iterated.
+    """Batches {group: {field: [rows of this host, ...]}} by step; iterators prefetch them.
 
-    `groups` maps a name to a group's config (mixture.py) or to ready batches by index; ready
-    batches know no seed, so all segments must then have the same one. `rows` = (h, H): this host
-    makes the h-th of H contiguous blocks of every batch; None takes jax's process index and count.
-    With `workers` 0, `threads` threads make what is iterated; else so many processes (workers.py),
-    from configs only, which start at once and end with `close`. Batches do not depend on either, and
-    neither does the position, which is the step. `prefetch` batches are in the making.
-    `wait_seconds` is how long consumers have waited for data so far. Raises UserError for settings
-    or sources that cannot work.
+    `groups` maps a name to a group's config (mixture.py), or to ready batches by index. Ready batches
+    do not depend on a seed, so all segments must then have the same one. `rows` = (h, H) makes this
+    host read block h of the H contiguous blocks of every batch; None takes jax's process index and
+    count. With `workers` 0, an iterator uses `threads` threads. Otherwise `workers` processes make the
+    batches (workers.py); they need configs, start at once, and end with `close`. The batches are the
+    same either way, and the only position is the step. `prefetch` is the number of batches in the
+    making. `wait_seconds` is how long consumers have waited for data so far. UserError for settings or
+    sources that cannot work.
     """
 
     def __init__(
@@ -69,48 +70,48 @@ class Stream:
 
     @property
     def segments(self) -> tuple[Segment, ...]:
-        """What holds from which step on, in order; a checkpoint keeps them."""
+        """The segments, in the order of their first steps; a checkpoint keeps them."""
         return self._segments
 
     def set_segments(self, segments: Sequence[Segment]) -> None:
-        """Follow other segments, such as a checkpoint's. Closes all iterators."""
+        """Replace the segments, for example by a checkpoint's. It closes all iterators."""
         segments = self._checked(segments)
         self._close_iterators()
         self._segments = segments
 
     def open_segment(self, first_step: int, offset: int, seed: int | None = None) -> None:
-        """From `first_step` on, read from batch `offset` of `seed` (None: of the last segment's).
+        """From step `first_step` on, read from batch `offset` of `seed` (None: the last segment's seed).
 
-        Segments that begin at or after `first_step` are dropped; weights stay the last segment's.
-        Closes all iterators: what they have made ahead may be of segments that are gone.
+        Segments that begin at or after `first_step` are dropped; the weights of the last segment stay.
+        It closes all iterators, because batches that they prefetched may belong to dropped segments.
         """
         self.set_segments(segments_lib.opened(self._segments, first_step, offset, seed))
 
     def batch_at(self, step: int) -> Batch:
-        """The batch of a step, made here; the same on every call, from any thread."""
+        """The batch of a step, made in this thread; every call, from any thread, returns the same."""
         return self._groups.batch(*self._place(step))
 
-    def iterate(self, start: int = 0) -> Iterator[Batch]:
-        """Batches of start, start + 1, ... without end, made ahead by threads or processes.
+    def iterate(self, start: int = 0) -> "_Ahead":
+        """The batches of start, start + 1, ... without end, prefetched by threads or processes.
 
-        The iterator has `close()` and is a context manager; an error met on the way is raised at its
-        step, and so is the loss of a process.
+        The iterator has `close()` and is a context manager. An error in a thread or process, or the
+        loss of a process, is raised at the step of its batch.
         """
-        make, threads, prefetch = self.batch_at, self.threads, self.prefetch
+        make: Callable[[int], Batch] = self.batch_at
+        threads, prefetch = self.threads, self.prefetch
         if self.workers:
-            self._start_processes()
-            # One is ready while every process makes another.
-            make, threads, prefetch = self._fetch, self.workers, max(prefetch, self.workers + 1)
+            make = functools.partial(self._fetch, self._start_processes())
+            # One batch is ready while every process makes another one.
+            threads, prefetch = self.workers, max(prefetch, self.workers + 1)
         ahead = _Ahead(make, start, threads, prefetch, self._add_wait)
         self._open.add(ahead)
         return ahead
 
     def faults(self) -> dict[str, int]:
-        """How many reads met damage so far, by "source: cause".
+        """The number of damaged reads of this host since the stream was made, by "source: cause".
 
-        Counts the reads of this host, ahead of the consumer too, by this process and by workers as
-        of their last batches, since the stream was made; not those of groups of ready batches. A
-        sample that is read again counts again.
+        It includes prefetched batches, and the reads of workers up to their last batches. It excludes
+        groups of ready batches. A sample that is read twice counts twice.
         """
         total = self._groups.faults()
         if self._processes is not None:
@@ -118,7 +119,7 @@ class Stream:
         return dict(total + self._past_faults)
 
     def close(self) -> None:
-        """End the threads of all iterators and the processes; `batch_at` still works."""
+        """End the worker processes and the threads of all iterators; `batch_at` still works."""
         for ahead in list(self._open):
             ahead.cancel()
         if self._processes is not None:
@@ -143,16 +144,17 @@ class Stream:
         return segments
 
     def _place(self, step: int) -> tuple[int, Weights | None, int]:
-        """Seed, weights and index of a step's batch."""
+        """The seed, weights and index of a step's batch."""
         segment, index = segments_lib.place(self._segments, step)
         return segment.seed, segment.weights, index
 
-    def _start_processes(self) -> None:
+    def _start_processes(self) -> Workers:
         if self._processes is None:
             self._processes = Workers(self._configs, self.rows, self.workers)
+        return self._processes
 
-    def _fetch(self, step: int) -> Batch:
-        return self._processes.batch(*self._place(step))
+    def _fetch(self, processes: Workers, step: int) -> Batch:
+        return processes.batch(*self._place(step))
 
     def _add_wait(self, seconds: float) -> None:
         self.wait_seconds += seconds
@@ -165,8 +167,8 @@ class Stream:
 class _Ahead:
     """An iterator that keeps `prefetch` batches in the making, in order.
 
-    Threads run one bounded call per batch, so an iterator that is dropped without close leaves none
-    running.
+    A thread runs one finite call per batch, so no thread stays if the iterator is dropped without
+    `close`.
     """
 
     def __init__(
@@ -207,12 +209,12 @@ class _Ahead:
         return batch
 
     def cancel(self) -> None:
-        """Drop what is not begun; the iterator is at its end."""
+        """Drop batches that were not begun; the iterator is then at its end."""
         self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> None:
-        """Drop what is not begun, wait for what is, end the threads; the iterator is at its end."""
+        """Drop batches that were not begun, wait for the others, and end the threads and the iterator."""
         self.cancel()
         self._pool.shutdown(wait=True)
         self._waiting.clear()

@@ -1,17 +1,18 @@
-"""The embedded world: real images with real labels that need no download (see CARD.md).
+"""The embedded data: real images with real labels that ship with the package (see CARD.md).
 
-`load(name, **kwargs)` gives a source by name. Pictures are decoded once and kept in memory as
-read-only uint8 arrays; all sources are random-access, thread-safe and can be pickled.
+`load(name, **kwargs)` opens a source by name. Pictures are decoded once and kept in memory as
+read-only uint8 arrays. All sources are random-access, thread-safe and picklable.
 """
 
 import difflib
 import inspect
+from collections.abc import Callable
 from typing import Any
 
-from intern_jax.core.config import UserError
+from intern_jax.core.config import UserError, checked_by
 from intern_jax.data.embedded import scenes, tables
 
-PRETRAINING = {
+PRETRAINING: dict[str, Callable[..., Any]] = {
     "emoji_pairs": tables.emoji_pairs,
     "clipart_pairs": tables.clipart_pairs,
     "scene_pairs": scenes.scene_pairs,
@@ -22,7 +23,7 @@ PRETRAINING = {
     "crowd_scenes": scenes.crowd_scenes,
     "room_pool": tables.room_pool,
 }
-BENCHMARK = {
+BENCHMARK: dict[str, Callable[..., Any]] = {
     "emoji_style": tables.emoji_style,
     "emoji_style_group": tables.emoji_style_group,
     "emoji_concept": tables.emoji_concept,
@@ -36,17 +37,8 @@ BENCHMARK = {
 NAMES = {**PRETRAINING, **BENCHMARK}
 
 
-def load(name: str, **kwargs: Any) -> Any:
-    """The source of that name; benchmark sources take split="train" | "test".
-
-    Scenes also take seed, size (pixels) and length. Unknown names or arguments are a UserError.
-    """
-    check_arguments(name, **kwargs)
-    return NAMES[name](**kwargs)
-
-
 def check_arguments(name: str, **kwargs: Any) -> None:
-    """Refuse a name or arguments that `load` has no source for, without opening one."""
+    """Raise UserError for a name or arguments that `load` would refuse, without opening a source."""
     if name not in NAMES:
         near = difflib.get_close_matches(str(name), NAMES, 3) or sorted(NAMES)
         raise UserError(f"embedded source {name!r}: unknown; known: {', '.join(near)}")
@@ -60,4 +52,11 @@ def check_arguments(name: str, **kwargs: Any) -> None:
         tables.refuse_split(name, kwargs.get("split", ""))
 
 
-load.check_arguments = check_arguments  # core/config.py: bind calls it
+@checked_by(check_arguments)
+def load(name: str, **kwargs: Any) -> Any:
+    """The embedded source of that name. Benchmark sources take split="train" or "test".
+
+    Scenes also take seed, size (pixels) and length. Unknown names or arguments are a UserError.
+    """
+    check_arguments(name, **kwargs)
+    return NAMES[name](**kwargs)

@@ -1,8 +1,8 @@
-"""Packs: one ArrayRecord file and one JSON index each, read once and kept decoded in memory.
+"""Packs: an ArrayRecord file with a JSON index. A pack is read once, and its pictures stay decoded in memory.
 
 A record is a uint32 header length, a JSON header {"key", "blobs": {name: size}, ...}, then the
-blobs: WebP or PNG files. The index holds facts and one list per column, in record order, so that
-keys, labels and splits need no decoding. Records are numpy values; nothing here imports jax.
+blobs, which are WebP or PNG files. The index holds facts and one list per column, in record order,
+so keys, labels and splits need no decoding. Records are numpy values; nothing here imports jax.
 """
 
 import functools
@@ -27,7 +27,7 @@ LARGEST_SIDE = 512
 
 
 class Pack:
-    """One pack: `index` (facts and columns) and `picture(i)`, `blobs(i)`, `header(i)` by record."""
+    """One pack: its `index` (facts and columns), and `header(i)` and `array(i)` of record i."""
 
     def __init__(self, name: str):
         self.name = name
@@ -75,7 +75,7 @@ class Pack:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A digest of the pack's two files; read once, as its records are."""
+        """A digest of the pack's two files, which are read once."""
         files = (self.path, self.path.with_suffix(".json"))
         return fingerprints.combine(map(fingerprints.of_content, files))
 
@@ -112,7 +112,7 @@ _LOCK = threading.Lock()
 
 
 def pack(name: str) -> Pack:
-    """The pack of that name; one object a process, so that its cache is shared."""
+    """The pack of that name. There is one object per process, so that its cache is shared."""
     with _LOCK:
         return _pack(name)
 

@@ -1,8 +1,8 @@
-"""Scenes composed at load time from embedded emoji: each a pure function of (seed, index).
+"""Scenes composed at load time from embedded emoji. A scene is a pure function of (seed, index).
 
-Objects stand in depth order (the lower, the nearer and larger) on a procedural ground. Boxes are
-the visible extents; the mask holds the emoji group of every visible pixel, 0 the ground; box labels
-are mask classes. An object of which too little is seen keeps its mask but has no box.
+Objects stand in depth order on a procedural ground: a lower object is nearer and larger. Boxes are
+the visible extents. The mask holds the emoji group of every visible pixel, and 0 for the ground. Box
+labels are mask classes. An object that is mostly hidden keeps its mask but has no box.
 Legend: S side of the square picture in pixels.
 """
 
@@ -31,7 +31,7 @@ COUNTS = ("no", "one", "two", "three", "four", "five")
 
 
 class Sprites:
-    """Emoji cut-outs cropped to what is visible; resized ones are kept."""
+    """Emoji cut-outs, cropped to their visible part; resized ones are cached."""
 
     def __init__(self, concept_splits: tuple[str, ...], unseen_style: bool):
         index = pack("emoji").index
@@ -60,7 +60,7 @@ class Sprites:
 
 @functools.cache
 def sprites(concept_splits: tuple[str, ...], unseen_style: bool) -> Sprites:
-    """The sprites of some concepts; made once a process."""
+    """The sprites of some concepts, made once per process."""
     return Sprites(concept_splits, unseen_style)
 
 
@@ -69,7 +69,8 @@ def _ground(rng: np.random.Generator, size: int) -> tuple[np.ndarray, str]:
     name, far, near, rough = GROUNDS[int(rng.integers(len(GROUNDS)))]
     ramp = np.linspace(0, 1, 8, dtype=np.float32)[:, None, None]
     tint = rng.normal(0, 12, 3).astype(np.float32)
-    base = np.float32(far) * (1 - ramp) + np.float32(near) * ramp + tint[None, None]
+    far_colour, near_colour = np.asarray(far, np.float32), np.asarray(near, np.float32)
+    base = far_colour * (1 - ramp) + near_colour * ramp + tint[None, None]
     coarse = base + rng.normal(0, rough * 0.6, (8, 8, 1)).astype(np.float32)
     small = Image.fromarray(np.clip(coarse, 0, 255).astype(np.uint8))
     ground = np.asarray(small.resize((size, size), Image.Resampling.BICUBIC), np.int16)
@@ -87,7 +88,7 @@ def _paste(
     top: int,
     number: int,
 ) -> int:
-    """Blends a sprite into canvas and instance map in place; its own pixels inside the picture."""
+    """Blend a sprite into canvas and instance map in place; return the number of its pixels in the picture."""
     colour, alpha = cut
     height, width = alpha.shape[:2]
     size = canvas.shape[0]
@@ -140,7 +141,7 @@ class Scenes:
         return self.length
 
     def fingerprint(self) -> str:
-        """Of the settings, the sprites' pack and the format of the composition."""
+        """A digest of the settings, the sprites' pack and the format number of the composition."""
         settings = (self.name, self.family, repr(self.bank), self.seed, self.size, self.length)
         sprites = pack("emoji").fingerprint
         return fingerprints.combine(*settings, self.crowd, sprites, format_of(type(self)))

@@ -1,7 +1,7 @@
 """Sources over packs: classification, image-text pairs, rooms."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,7 @@ class Table:
         }
 
     def fingerprint(self) -> str:
-        """Of the pack, the rows, their labels and the classes."""
+        """A digest of the pack, the rows, their labels and the classes."""
         rows = (self.rows, self.labels, self.classes)
         return fingerprints.combine(self.name, pack(self.pack_name).fingerprint, *rows)
 
@@ -90,15 +90,15 @@ class Pairs:
         return sample
 
     def fingerprint(self) -> str:
-        """Of the pack, the concepts, their records and texts."""
+        """A digest of the pack, the concepts, their records and texts."""
         concepts = (self.keys, self.members, self.texts)
         return fingerprints.combine(self.name, pack(self.pack_name).fingerprint, *concepts)
 
 
 class Rooms:
-    """Rendered rooms; `fields` of mask, depth, boxes. Depth is along the optical axis, in metres.
+    """Rendered rooms with some `fields` of mask, depth and boxes. Depth is in metres along the optical axis.
 
-    Box labels are mask classes: 0 wall, 1 floor and 2 ceiling have no boxes.
+    Box labels are mask classes. Classes 0 wall, 1 floor and 2 ceiling have no boxes.
     """
 
     labels = None
@@ -130,7 +130,7 @@ class Rooms:
         return sample
 
     def fingerprint(self) -> str:
-        """Of the pack, the rows and the fields."""
+        """A digest of the pack, the rows and the fields."""
         parts = (self.name, self.fields, self.rows, self.classes)
         return fingerprints.combine(*parts, pack("rooms").fingerprint)
 
@@ -162,7 +162,7 @@ def _table(
 def _emoji_task(
     name: str,
     field: str,
-    splits: dict[str, Sequence[str]],
+    splits: Mapping[str, Sequence[str]],
     split: str,
     unseen: bool,
     least: tuple[int, int],
@@ -207,7 +207,7 @@ def emoji_groups() -> Table:
 
 
 def emoji_pairs() -> Pairs:
-    """One element a pool concept: its pictures in the pool styles, label and tags."""
+    """One element per pool concept: its pictures in the pool styles, its label and its tags."""
     index = packs.pack("emoji").index
     members: dict[str, list[int]] = {}
     for i in emoji_rows(("pool",), False):

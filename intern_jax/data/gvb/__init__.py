@@ -1,4 +1,4 @@
-"""The data sets of GV-B: each one's source by row name, and the steps by which a user gets it."""
+"""The data sets of GV-B: the source of each row, and the steps by which a user gets its data."""
 
 import importlib
 import os
@@ -15,9 +15,9 @@ MODULES = ("classification.readers", "scenes.readers")
 
 
 def load(name: str, split: str, root: str | os.PathLike[str]) -> Source:
-    """The samples of one row's split ("train" or "test") below the benchmark's data folder `root`.
+    """The samples of a row's split ("train" or "test"), below the benchmark's data folder `root`.
 
-    A set that is not there, or only in part, is a UserError that names what is missing.
+    If the data set, or a part of it, is not there, a UserError names what is missing.
     """
     if split not in ("train", "test"):
         raise UserError(f"{name}/split: '{split}'; known: train, test")
@@ -25,7 +25,7 @@ def load(name: str, split: str, root: str | os.PathLike[str]) -> Source:
 
 
 def steps(name: str) -> str:
-    """The exact steps by which a user gets the data set and lays it out, one a line."""
+    """The exact steps by which a user gets the data set and lays it out, one per line."""
     return _reader(name).steps
 
 

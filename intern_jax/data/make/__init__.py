@@ -1,1 +1,1 @@
-"""From a sample to a row: views, dense targets, texts."""
+"""Transforms, which make a row from a sample: views, dense targets and texts."""

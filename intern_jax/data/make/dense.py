@@ -1,8 +1,8 @@
-"""Pictures for dense tasks at their own scale: random crops to train on, whole pictures to test on.
+"""Transforms for tasks with a truth per pixel.
 
-`crop` is a transform like those of transforms.py. Unlike `dense` there it keeps the ratio of a picture's sides and
-has canvases of any height and width. `whole_size` and `resized` make the pictures of a test, never padded: their
-sides are multiples of a number, so that few shapes occur; `bilinear` takes an output back to a picture's own size.
+`dense` makes one view on a square canvas, with the settings of views.py. `crop` keeps the ratio of a picture's sides,
+and its canvas may have any height and width. `whole_size` and `resized` make the pictures of a test. They are never
+padded, but their sides are multiples of a number, so that few shapes occur. `bilinear` takes an output to its picture.
 """
 
 from collections.abc import Sequence
@@ -11,17 +11,76 @@ import numpy as np
 from PIL import Image
 
 from intern_jax.core.config import UserError, formatted
-from intern_jax.data.make.image_ops import MIRROR
+from intern_jax.data.make import image_ops
+from intern_jax.data.make.image_ops import MIRROR, Background, Look
+from intern_jax.data.make.views import Pair, random_view, whole_view
 from intern_jax.data.read.lending import image_of
-from intern_jax.data.schema.sample import IGNORE, Sample
+from intern_jax.data.schema.sample import Sample
+from intern_jax.families.fields import IGNORE
 
-# ImageNet's mean colour: what is outside of a picture is 0 once it is normalised.
+# ImageNet's mean colour: after normalisation, the area outside a picture is 0.
 MEAN_COLOUR = (124, 116, 104)
-TRIES = 10  # crops that may fall to one class before it is taken as it is
-MULTIPLE = 32  # of the sides of a test's pictures: the stride of the coarsest map
+TRIES = 10  # crops with too much of one class before the next is taken anyway
+MULTIPLE = 32  # the sides of test pictures are multiples of the coarsest map's stride
 
-Row = dict[str, np.ndarray]
+Arrays = dict[str, np.ndarray]
 Size = tuple[int, int]
+
+
+@formatted(1)
+def dense(
+    sample: Sample,
+    rng: np.random.Generator | None = None,
+    *,
+    size: int,
+    train: bool = True,
+    scale: Pair | None = None,
+    aspect: float = 1.0,
+    flip: bool = True,
+    color: float = 0.25,
+    color_probability: float = 1.0,
+    hue: float = 0.0,
+    grey_probability: float = 0.05,
+    blur_probability: float = 0.0,
+    background: Background = "random",
+) -> Arrays:
+    """One view with its per-pixel truth: image, and mask, depth and depth_valid, each [size,size].
+
+    All share one window and one flip. The picture is antialiased; mask and depth are read at pixel
+    centres. A missing field, and the area outside the picture, has mask 255, depth 0 and depth_valid
+    False. Depth stays in metres. A crop changes the apparent focal length of a picture, and with it the
+    metric depth that a network can infer. With `scale` None, a sample with depth therefore keeps its
+    whole frame; other samples get (.6, 1.3).
+    """
+    image, pixels = sample["image"], sample["image"].shape[:2]
+    look = Look(color, color_probability, hue, grey_probability, blur_probability)
+    if scale is None:
+        scale = (1.0, 1.0) if "depth" in sample else (0.6, 1.3)
+    if train:
+        out, box, mirrored = random_view(image, rng, size, scale, aspect, flip, look, background)
+    else:
+        out, box, mirrored = (
+            whole_view(image, size),
+            (0.0, 0.0, float(pixels[1]), float(pixels[0])),
+            False,
+        )
+    row = {"image": out}
+    if "mask" in sample:
+        row["mask"] = image_ops.nearest(sample["mask"], box, size, mirrored, IGNORE)
+    else:
+        row["mask"] = np.full((size, size), IGNORE, np.uint8)
+    if "depth" in sample:
+        depth = image_ops.nearest(sample["depth"], box, size, mirrored, 0.0)
+        valid = np.isfinite(depth) & (depth > 0)
+        if "depth_valid" in sample:
+            valid &= image_ops.nearest(sample["depth_valid"], box, size, mirrored, False)
+        # Zero replaces NaN and infinity, which would spread through the gradient even of a masked loss.
+        row["depth"] = np.where(valid, depth, np.float32(0))
+        row["depth_valid"] = valid
+    else:
+        row["depth"] = np.zeros((size, size), np.float32)
+        row["depth_valid"] = np.zeros((size, size), np.bool_)
+    return row
 
 
 @formatted(1)
@@ -37,21 +96,22 @@ def crop(
     flip: bool = True,
     colour: str = "photometric",
     depth_range: Sequence[float] | None = None,
-) -> Row:
-    """A random crop: image uint8 [h,w,3], and of the sample's fields mask, depth and depth_valid [h,w].
+) -> Arrays:
+    """A random crop: image uint8 [h,w,3], and those of mask, depth and depth_valid [h,w] that the sample has.
 
-    `size`: (h, w) of the crop. `short`, `long`: the picture is first resized, the ratio of its sides
-    kept, until the one or the other side is so long; without `short` it is not. `ratio`: (low, high)
-    of a uniform factor on that. `max_share`: up to ten crops are drawn until in one every class has
-    less than this share of the labelled pixels. `colour`: "photometric", "gamma" (see there) or
-    "none". `depth_range`: depths in metres outside of it are not valid; no scale changes a depth.
-    What is outside the picture has the mean colour, mask 255, depth_valid False.
+    `size` is (h, w) of the crop. With `short`, the picture is first resized until its short side has
+    `short` or its long side has `long` pixels; the ratio of its sides stays. `ratio` is the range
+    (low, high) of a uniform factor on that. Up to ten crops are drawn until every class has
+    less than `max_share` of the labelled pixels. `colour` is "photometric", "gamma" (see below) or
+    "none". Depths outside `depth_range` (metres) are not valid; resizing does not change depths. The
+    area outside the picture has the mean colour, mask 255 and depth_valid False.
     """
     height, width = size
     if colour not in COLOURS:
         raise UserError(f"transform.colour: no {colour!r}; known: {', '.join(COLOURS)}")
     image = sample["image"]
-    factor = rng.uniform(*ratio)
+    lowest, highest = ratio
+    factor = rng.uniform(lowest, highest)
     large = _scaled(image.shape[:2], short, long, factor)
     box, mask = _place(sample, large, (height, width), max_share, rng)
     mirrored = flip and bool(rng.random() < 0.5)
@@ -69,7 +129,7 @@ def crop(
 
 
 def _scaled(sides: Size, short: int | None, long: int | None, factor: float = 1.0) -> Size:
-    """Sides resized to the largest within `short` and `long` times `factor`, at least 1 pixel."""
+    """The largest sides within `short` and `long`, times `factor`; each has at least 1 pixel."""
     if short is not None:
         factor *= min(short / min(sides), np.inf if long is None else long / max(sides))
     return max(int(sides[0] * factor + 0.5), 1), max(int(sides[1] * factor + 0.5), 1)
@@ -93,7 +153,7 @@ def _place(
 
 
 def _read(array: np.ndarray, large: Size, corner: tuple[int, int], size: Size, fill) -> np.ndarray:
-    """An [H,W] array as it would be resized to `large` by nearest pixels and cropped; `fill` outside."""
+    """A crop of an [H,W] array resized to `large` by nearest pixels; `fill` outside."""
     index = []
     for side, wanted, first, count in zip(array.shape, large, corner, size, strict=True):
         steps = np.arange(first, min(first + count, wanted))
@@ -104,7 +164,7 @@ def _read(array: np.ndarray, large: Size, corner: tuple[int, int], size: Size, f
 
 
 def _cut(image: np.ndarray, large: Size, corner: tuple[int, int], size: Size) -> Image.Image:
-    """The crop of the picture resized to `large`, by one resize of what it shows."""
+    """A crop of the picture resized to `large`; only the part inside the crop is resized."""
     im, (top, left) = _opaque(image), corner
     seen = min(size[0], large[0] - top), min(size[1], large[1] - left)
     y, x = image.shape[0] / large[0], image.shape[1] / large[1]
@@ -134,7 +194,7 @@ def _depth(
     corner: tuple[int, int],
     size: Size,
     limits: Sequence[float] | None,
-) -> Row:
+) -> Arrays:
     depth = _read(sample["depth"], large, corner, size, 0.0)
     valid = np.isfinite(depth) & (depth > 0)
     if "depth_valid" in sample:
@@ -148,10 +208,10 @@ def _depth(
 
 
 def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """SSD's distortion (arXiv 1512.02325) as segmentation recipes have it, of uint8 [H,W,3].
+    """SSD's distortion (arXiv 1512.02325) of uint8 [H,W,3], in the form of segmentation recipes.
 
-    Each for half of the pictures: brightness +-32, contrast .5 to 1.5 (before or after the next two),
-    saturation .5 to 1.5, hue +-18 of 180 degrees.
+    Each change applies to half of the pictures: brightness +-32, contrast .5 to 1.5 (before or after
+    the other two), saturation .5 to 1.5, hue +-18 of 180 degrees.
     """
     u, chosen = rng.random(5), rng.random(5) < 0.5
     contrast = 0.5 + u[1] if chosen[1] else 1.0
@@ -165,9 +225,9 @@ def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def gamma(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """BTS's change of colour (arXiv 1907.10326), of uint8 [H,W,3].
+    """BTS's change of colour (arXiv 1907.10326) of uint8 [H,W,3].
 
-    For half of the pictures: gamma, brightness and each channel by .9 to 1.1.
+    Half of the pictures get a random gamma, brightness and factor per channel, each in .9 to 1.1.
     """
     u = rng.random(6)
     if u[0] < 0.5:
@@ -178,7 +238,7 @@ def gamma(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.stack([tables[:, c][image[..., c]] for c in range(3)], axis=-1)
 
 
-def _unchanged(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _unchanged(image: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
     return image
 
 
@@ -194,7 +254,7 @@ def _affine(image: np.ndarray, gain: float, offset: float) -> np.ndarray:
 
 def _saturate(image: np.ndarray, saturation: float, turns: float) -> np.ndarray:
     hsv = np.array(Image.fromarray(np.ascontiguousarray(image)).convert("HSV"))
-    # Pillow's hue is a byte, a whole turn 256 of it: what overflows has gone round.
+    # Pillow's hue is a byte, and 256 steps are a full turn, so an overflow wraps correctly.
     hsv[..., 0] += np.uint8(round(256 * turns) % 256)
     hsv[..., 1] = _affine(hsv[..., 1], saturation, 0.0)
     return np.asarray(Image.fromarray(hsv, "HSV").convert("RGB"))
@@ -204,18 +264,20 @@ def _saturate(image: np.ndarray, saturation: float, turns: float) -> np.ndarray:
 
 
 def whole_size(sides: Size, short: int | None = None, long: int | None = None) -> Size:
-    """(h, w) of a test's picture: within `short` and `long`, then both sides to the nearest MULTIPLE.
+    """(h, w) of a test picture: sides within `short` and `long`, then both rounded to the nearest MULTIPLE.
 
-    Sides a, b change by at most 16 pixels for it, and their ratio by about 16/a + 16/b at most. With
-    `short` 512, itself a multiple, that is 16/b, at most 1/32; of pictures at their own size KITTI's
-    375 x 1242 changes by 1.9%, NYU's 480 x 640 not at all.
+    The rounding changes sides a and b by at most 16 pixels, and their ratio by at most about
+    16/a + 16/b. With `short` 512, itself a multiple, that is 16/b, at most 1/32. At their own size,
+    KITTI's 375 x 1242 pictures change by 1.9%, and NYU's 480 x 640 pictures not at all.
     """
-    sides = _scaled(sides, short, long)
-    return tuple(max(MULTIPLE, int(side / MULTIPLE + 0.5) * MULTIPLE) for side in sides)
+    height, width = (
+        max(MULTIPLE, int(side / MULTIPLE + 0.5) * MULTIPLE) for side in _scaled(sides, short, long)
+    )
+    return height, width
 
 
 def resized(image: np.ndarray, size: Size) -> np.ndarray:
-    """A picture as uint8 RGB [h,w,3] at `size`, antialiased."""
+    """A picture resized to `size` with antialiasing, as uint8 RGB [h,w,3]."""
     im = _opaque(image)
     if im.size != (size[1], size[0]):
         im = im.resize((size[1], size[0]), Image.Resampling.BILINEAR)
@@ -223,7 +285,7 @@ def resized(image: np.ndarray, size: Size) -> np.ndarray:
 
 
 def bilinear(array: np.ndarray, size: Size) -> np.ndarray:
-    """Resize [h,w,...] to [H,W,...], pixel centres aligned, not antialiased."""
+    """Resize [h,w,...] to [H,W,...] with aligned pixel centres and without antialiasing."""
     for axis, count in enumerate(size):
         side = array.shape[axis]
         if side == count:
@@ -233,5 +295,10 @@ def bilinear(array: np.ndarray, size: Size) -> np.ndarray:
         share = (at - low).astype(array.dtype)
         share = share.reshape((1,) * axis + (count,) + (1,) * (array.ndim - axis - 1))
         high = np.minimum(low + 1, side - 1)
-        array = array.take(low, axis) * (1 - share) + array.take(high, axis) * share
+        # In place: the maps of many classes at a large picture's size are gigabytes.
+        made, upper = array.take(low, axis), array.take(high, axis)
+        made *= 1 - share
+        upper *= share
+        made += upper
+        array = made
     return array

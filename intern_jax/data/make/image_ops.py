@@ -1,7 +1,7 @@
-"""Picture operations on uint8 arrays by Pillow and NumPy: crop and resize, colour.
+"""Crop, resize and colour operations on uint8 pictures, with Pillow and NumPy.
 
-A window is (x1, y1, x2, y2) in source pixels, floats; it may reach beyond the picture (a zoom out),
-and what lies outside is background. `view`, `nearest` and their flips read the same window, so
+A window is (x1, y1, x2, y2) in source pixels, as floats. It may reach beyond the picture (a zoom
+out); the area outside is background. `view`, `nearest` and their flips read the same window, so
 picture, mask and depth stay aligned.
 """
 
@@ -26,7 +26,7 @@ Ground = tuple[int, int, int] | Image.Image
 
 
 class Look(NamedTuple):
-    """Settings of the random appearance of a view; see transforms.py for each one's meaning."""
+    """The settings of a view's random appearance; views.py explains each of them."""
 
     color: float
     color_probability: float
@@ -36,10 +36,9 @@ class Look(NamedTuple):
 
 
 def window(height: int, width: int, side: float, aspect: float, x: float, y: float) -> Window:
-    """A window of `side` times the picture's sides, at fractions x, y of the free room.
+    """A window of `side` times the picture's sides, at fractions x and y of the free space.
 
-    `aspect` changes the window's aspect ratio. Where side > 1 the picture lies at a random place
-    inside the window.
+    `aspect` changes the window's aspect ratio. If side > 1, x and y place the picture inside the window.
     """
     stretch = math.sqrt(aspect)
     w, h = width * side * stretch, height * side / stretch
@@ -50,19 +49,19 @@ def window(height: int, width: int, side: float, aspect: float, x: float, y: flo
 
 
 def view(image: np.ndarray, box: Window, size: int, ground: Ground) -> Image.Image:
-    """Resize the window to RGB [size,size] with antialiasing, over `ground` where nothing is.
+    """Resize the window to RGB [size,size] with antialiasing; `ground` fills the transparent and outer area.
 
-    A `ground` that is a small picture is stretched over all that is seen.
+    If `ground` is a small picture, it is stretched over the whole window.
     """
     height, width, channels = image.shape
     im = image_of(image)
-    # Resampling weights are taken inside the picture only, so a hair beyond it is no zoom out.
+    # Pillow resamples inside the picture only, so a window that is a rounding error larger needs no background.
     left, top = math.floor(min(box[0], 0.0) + 1e-6), math.floor(min(box[1], 0.0) + 1e-6)
     right = math.ceil(max(box[2], width) - 1e-6)
     bottom = math.ceil(max(box[3], height) - 1e-6)
     beyond = left < 0 or top < 0 or right > width or bottom > height
     if beyond or channels == 4:
-        # Before resizing: edges then blend with the ground and not with hidden colours.
+        # This comes before resizing, so that edges blend with the ground and not with hidden colours.
         canvas_size = (right - left, bottom - top)
         if isinstance(ground, tuple):
             canvas = Image.new("RGB", canvas_size, ground)
@@ -80,7 +79,7 @@ def view(image: np.ndarray, box: Window, size: int, ground: Ground) -> Image.Ima
 def nearest(
     array: np.ndarray, box: Window, size: int, flip: bool, fill: float | int | bool
 ) -> np.ndarray:
-    """Read an [H,W] array at the view's pixel centres: [size,size], `fill` outside of it."""
+    """Read an [H,W] array at the pixel centres of the view [size,size]; `fill` outside the array."""
     height, width = array.shape
     steps = (np.arange(size) + 0.5) / size
     columns = np.floor(box[0] + steps * (box[2] - box[0])).astype(np.int64)
@@ -98,11 +97,11 @@ def nearest(
 def color_matrix(
     brightness: float, contrast: float, saturation: float, hue: float, mean: float
 ) -> tuple:
-    """The 3x4 matrix of a colour change, for Image.convert; factors 1 and hue 0 change nothing.
+    """The 3x4 matrix of a colour change for Image.convert; factors 1 and hue 0 change nothing.
 
-    Hue is in turns. Saturation and hue first, then contrast about `mean` (the picture's luma), then
-    brightness: one affine map, where torchvision's ColorJitter draws the order and clips in
-    between.
+    Hue is in turns. The map applies saturation and hue, then contrast about `mean` (the picture's
+    luma), then brightness. It is one affine map, while torchvision's ColorJitter applies them in
+    random order and clips in between.
     """
     gain, rest = brightness * contrast, 1 - saturation
     offset = brightness * (1 - contrast) * mean
@@ -122,7 +121,7 @@ def _hue_rotation(turns: float) -> np.ndarray:
 
 
 def recolor(im: Image.Image, look: Look, u: list[float]) -> Image.Image:
-    """Jitter brightness, contrast, saturation, hue; drop colour; blur: by draws u[:7] in [0, 1)."""
+    """Jitter brightness, contrast, saturation and hue, drop colour, and blur, by draws u[:7] in [0, 1)."""
     jitter = look.color > 0 and u[0] < look.color_probability
     grey = u[1] < look.grey_probability
     if jitter or grey:
@@ -132,24 +131,26 @@ def recolor(im: Image.Image, look: Look, u: list[float]) -> Image.Image:
             b, c, s = (1 + look.color * (2 * x - 1) for x in u[2:5])
             hue = look.hue * (2 * u[5] - 1)
             pixel = im.reduce(im.size).getpixel((0, 0))
+            assert isinstance(pixel, tuple)  # of an RGB picture
             mean = sum(k * x for k, x in zip(LUMA, pixel, strict=True))
         if grey:
             s, hue = 0.0, 0.0
         im = im.convert("RGB", color_matrix(b, c, s, hue, mean))
     if look.blur_probability and u[6] < look.blur_probability:
-        # The share of u[6] that is left is uniform again: sigma in [.1, 2] (MoCo v2).
+        # Given the blur, u[6] / blur_probability is uniform again: sigma in [.1, 2] (MoCo v2).
         sigma = 0.1 + 1.9 * u[6] / look.blur_probability
         im = im.filter(ImageFilter.GaussianBlur(sigma))
     return im
 
 
 def ground(background: Background, rng: np.random.Generator | None) -> Ground:
-    """What lies behind a picture: a colour, or a small picture to stretch.
+    """The background of a picture: a colour, or a small picture to stretch.
 
-    `background` is "random", "grey" or [r, g, b]. Random is one colour for half of the draws, else
-    a two-colour gradient or blotches, a quarter each.
+    `background` is "random", "grey" or [r, g, b]. A random one is a single colour in half of the draws,
+    and a two-colour gradient or blotches in a quarter each.
     """
     if background == "random":
+        rng = drawing(rng)
         kind, *color = rng.random(4).tolist()
         if kind < 0.5:
             return int(256 * color[0]), int(256 * color[1]), int(256 * color[2])
@@ -159,4 +160,12 @@ def ground(background: Background, rng: np.random.Generator | None) -> Ground:
         return GREY
     if isinstance(background, str) or len(background) != 3:
         raise UserError(f"background: {background!r}; give 'random', 'grey' or [r, g, b]")
-    return tuple(int(value) for value in background)
+    red, green, blue = (int(value) for value in background)
+    return red, green, blue
+
+
+def drawing(rng: np.random.Generator | None) -> np.random.Generator:
+    """The generator where something is random. Raises TypeError without one."""
+    if rng is None:
+        raise TypeError("the transform draws at random: call it with a generator")
+    return rng

@@ -1,9 +1,9 @@
-"""Texts to token ids by CLIP's rules (arXiv 2103.00020; DeCLIP's vocabulary adds <|mask|>).
+"""Texts to token ids by CLIP's rules (arXiv 2103.00020); DeCLIP's vocabulary adds <|mask|>.
 
-A text is html-unescaped, NFC-normalised, lower-cased and its white space collapsed; then
-[<|startoftext|>] + ids + [<|endoftext|>], long ids cut so that the end stays, padded with 0.
-The end token has the largest id: a text's feature is read at argmax(tokens). As in CLIP, 0 is also
-an ordinary token: what follows the end token is padding, whatever its id.
+A text is html-unescaped, NFC-normalised and lower-cased, and its white space is collapsed. The tokens
+are [<|startoftext|>] + ids + [<|endoftext|>], padded with 0. Long texts lose ids before the end token.
+The end token has the largest id, so a text's feature is read at argmax(tokens). As in CLIP, 0 is also
+the id of an ordinary token; all ids after the end token are padding.
 """
 
 import functools
@@ -43,7 +43,7 @@ class Tokenizer:
             raise UserError(
                 f"{path}: ids of {', '.join(SPECIAL)} are {ids}; make them the largest, in order"
             )
-        self.mask, self.start, self.end = ids
+        self.mask, self.start, self.end = range(self.vocab_size - 3, self.vocab_size)
         # A caption that spells a special token must not end the text early.
         self._bpe.encode_special_tokens = True
         self._ids = functools.lru_cache(maxsize=1 << 16)(self._encode)
@@ -81,5 +81,5 @@ def _load(path: str) -> Tokenizer:
 
 
 def load(path: str | os.PathLike[str] = "embedded") -> Tokenizer:
-    """The tokenizer of a JSON file, or the embedded texts' own; loaded once per file."""
+    """The tokenizer of a JSON file, or that of the embedded texts; each file is loaded once."""
     return _load(str(EMBEDDED) if path == "embedded" else os.fspath(path))

@@ -1,8 +1,8 @@
 """Transforms: `transform(sample, rng, **settings) -> row`, a dict of arrays of fixed shape.
 
-All settings are plain values. Shared ones, with the weak augmentation's values as defaults:
+All settings are plain values. These are shared; their defaults make a weak augmentation:
   size              side of the square output in pixels
-  train             False: the whole picture, resized, over grey; nothing is random
+  train             False gives the whole picture, resized, over grey; nothing is random
   scale             (low, high): side of the crop window over the picture's sides, uniform; above
                     1 zooms out over background. RandomResizedCrop's areas (.2, 1): (.45, 1) here
   aspect            largest change of the window's aspect ratio (4/3 for ImageNet, 1 = none)
@@ -14,8 +14,8 @@ All settings are plain values. Shared ones, with the weak augmentation's values 
   blur_probability  share of views with Gaussian blur, sigma in [.1, 2] pixels
   background        "random" (uniform, gradient or blotches), "grey", or [r, g, b]: under
                     transparent parts and around a zoomed-out picture
-Rows' pictures are uint8 [size,size,3]. Windows keep the picture's own aspect ratio, so training and
-evaluation squeeze a picture that is not square alike.
+Pictures in rows are uint8 [size,size,3]. A window keeps the aspect ratio of its picture, so training
+and evaluation squeeze a picture that is not square in the same way.
 """
 
 from collections.abc import Sequence
@@ -27,9 +27,9 @@ from intern_jax.core.config import UserError, formatted
 from intern_jax.data.make import image_ops
 from intern_jax.data.make import text as tokenizer_lib
 from intern_jax.data.make.image_ops import Background, Look, Window
-from intern_jax.data.schema.sample import IGNORE, Sample
+from intern_jax.data.schema.sample import Sample
 
-Row = dict[str, np.ndarray]
+Arrays = dict[str, Any]  # arrays, and numbers of NumPy
 Pair = tuple[float, float]
 
 
@@ -49,29 +49,31 @@ def classification(
     grey_probability: float = 0.05,
     blur_probability: float = 0.0,
     background: Background = "random",
-) -> Row:
-    """One view of a labelled picture: image, label (int32). `rng` is needed only for training."""
+) -> Arrays:
+    """One view of a labelled picture: image and label (int32). Only training needs `rng`."""
     look = Look(color, color_probability, hue, grey_probability, blur_probability)
     if train:
-        image, _, _ = _view(sample["image"], rng, size, scale, aspect, flip, look, background)
+        image, _, _ = random_view(sample["image"], rng, size, scale, aspect, flip, look, background)
     else:
-        image = _whole(sample["image"], size)
+        image = whole_view(sample["image"], size)
     return {"image": image, "label": np.int32(_field(sample, "label"))}
 
 
 @formatted(1)
 def eval_classification(
     sample: Sample, rng: np.random.Generator | None = None, *, size: int
-) -> Row:
-    """The whole picture over grey, resized: image and label (int32). Nothing is random."""
+) -> Arrays:
+    """The whole picture, resized, over grey: image and label (int32). Nothing is random."""
     return classification(sample, size=size, train=False)
 
 
 @formatted(1)
-def centre_crop(sample: Sample, rng: np.random.Generator | None = None, *, size: int) -> Row:
-    """The short side resized to `size` pixels and the middle square of it: image and label (int32).
+def centre_crop(sample: Sample, rng: np.random.Generator | None = None, *, size: int) -> Arrays:
+    """The middle square of the picture, whose short side is resized to `size` pixels: image and label (int32).
 
-    GV-B's view of a picture, in training and test alike. Nothing is random.
+    It is GV-B's view of a picture, in training and in the test. Nothing is random. GV-B's scores keep these
+    pixels. `Preprocess(size, "short")` sees the same square up to half a pixel: as libraries of published networks do,
+    it resizes to whole pixels first and cuts then.
     """
     image = sample["image"]
     height, width = image.shape[:2]
@@ -80,62 +82,6 @@ def centre_crop(sample: Sample, rng: np.random.Generator | None = None, *, size:
     box = (left, top, left + side, top + side)
     out = np.asarray(image_ops.view(image, box, size, image_ops.ground("grey", None)))
     return {"image": out, "label": np.int32(_field(sample, "label"))}
-
-
-@formatted(1)
-def dense(
-    sample: Sample,
-    rng: np.random.Generator | None = None,
-    *,
-    size: int,
-    train: bool = True,
-    scale: Pair | None = None,
-    aspect: float = 1.0,
-    flip: bool = True,
-    color: float = 0.25,
-    color_probability: float = 1.0,
-    hue: float = 0.0,
-    grey_probability: float = 0.05,
-    blur_probability: float = 0.0,
-    background: Background = "random",
-) -> Row:
-    """One view with its per-pixel truth: image, and mask, depth, depth_valid, each [size,size].
-
-    One window and one flip for all; the picture is antialiased, mask and depth are read at pixel
-    centres. What is absent or outside the picture has mask 255 and depth_valid False (depth 0
-    there). Depth stays metric. A crop changes the focal length that a picture seems to have, and
-    with it what metric depth a network can infer; so with `scale` None a sample with depth keeps
-    its whole frame, others get (.6, 1.3).
-    """
-    image, pixels = sample["image"], sample["image"].shape[:2]
-    look = Look(color, color_probability, hue, grey_probability, blur_probability)
-    if scale is None:
-        scale = (1.0, 1.0) if "depth" in sample else (0.6, 1.3)
-    if train:
-        out, box, mirrored = _view(image, rng, size, scale, aspect, flip, look, background)
-    else:
-        out, box, mirrored = (
-            _whole(image, size),
-            (0.0, 0.0, float(pixels[1]), float(pixels[0])),
-            False,
-        )
-    row = {"image": out}
-    if "mask" in sample:
-        row["mask"] = image_ops.nearest(sample["mask"], box, size, mirrored, IGNORE)
-    else:
-        row["mask"] = np.full((size, size), IGNORE, np.uint8)
-    if "depth" in sample:
-        depth = image_ops.nearest(sample["depth"], box, size, mirrored, 0.0)
-        valid = np.isfinite(depth) & (depth > 0)
-        if "depth_valid" in sample:
-            valid &= image_ops.nearest(sample["depth_valid"], box, size, mirrored, False)
-        # Zero, not NaN or infinity: a masked loss would still spread them through its gradient.
-        row["depth"] = np.where(valid, depth, np.float32(0))
-        row["depth_valid"] = valid
-    else:
-        row["depth"] = np.zeros((size, size), np.float32)
-        row["depth_valid"] = np.zeros((size, size), np.bool_)
-    return row
 
 
 @formatted(1)
@@ -156,23 +102,24 @@ def pair_views(
     grey_probability: float = 0.05,
     blur_probability: float = 0.0,
     background: Background = "random",
-) -> Row:
+) -> Arrays:
     """Two views and two texts of one concept: image1, image2, and tokens1, tokens2 int32 [context].
 
-    The views show two different pictures of the concept where it has several (image and views),
-    else one picture twice. tokens1 is the label or caption, tokens2 another text of the sample or
-    an edit of the label (EDA). `tokenizer` is "embedded" or the path of a tokenizer.json.
+    The views show two pictures of the concept if it has several (image and views), or else one
+    picture twice. tokens1 is the label or caption; tokens2 is another text of the sample, or an edit of
+    the label (EDA). `tokenizer` is "embedded" or the path of a tokenizer.json.
     """
     words = tokenizer_lib.load(tokenizer)
     texts = _field(sample, "texts")
     if not train:
-        image, tokens = _whole(sample["image"], size), words.encode(texts[0], context)
+        image, tokens = whole_view(sample["image"], size), words.encode(texts[0], context)
         return {"image1": image, "image2": image, "tokens1": tokens, "tokens2": tokens}
+    rng = image_ops.drawing(rng)
     look = Look(color, color_probability, hue, grey_probability, blur_probability)
     pictures = [sample["image"], *sample.get("views", ())]
     first, second = _two(len(pictures), rng)
-    image1, _, _ = _view(pictures[first], rng, size, scale, aspect, flip, look, background)
-    image2, _, _ = _view(pictures[second], rng, size, scale, aspect, flip, look, background)
+    image1, _, _ = random_view(pictures[first], rng, size, scale, aspect, flip, look, background)
+    image2, _, _ = random_view(pictures[second], rng, size, scale, aspect, flip, look, background)
     return {
         "image1": image1,
         "image2": image2,
@@ -182,10 +129,10 @@ def pair_views(
 
 
 def augment_text(texts: Sequence[str], rng: np.random.Generator) -> str:
-    """Another text for a concept: one of its other texts, two words swapped, or words dropped.
+    """Another text for a concept: one of its other texts, or its first text with words swapped or dropped.
 
-    A word is dropped with probability .1. EDA (arXiv 1901.11196) as DeCLIP uses it, the concept's
-    tags in place of WordNet's synonyms. A text of one word is kept whole (reconstruction: the
+    A word is dropped with probability .1. This is EDA (arXiv 1901.11196) as in DeCLIP, with the
+    concept's tags instead of WordNet's synonyms. A text of one word is kept (a reconstruction: the
     original's edits are undefined there).
     """
     words = texts[0].split()
@@ -206,9 +153,9 @@ def augment_text(texts: Sequence[str], rng: np.random.Generator) -> str:
     return " ".join(kept) if kept else words[int(np.argmax(draws))]
 
 
-def _view(
+def random_view(
     image: np.ndarray,
-    rng: np.random.Generator,
+    rng: np.random.Generator | None,
     size: int,
     scale: Pair,
     aspect: float,
@@ -216,7 +163,12 @@ def _view(
     look: Look,
     background: Background,
 ) -> tuple[np.ndarray, Window, bool]:
-    # One call for all draws: a generator's call costs more than the numbers.
+    """A random view as uint8 [size,size,3], its window in the picture, and whether it is mirrored.
+
+    The module's docstring tells the settings. Raises TypeError without a generator.
+    """
+    rng = image_ops.drawing(rng)
+    # One call makes all draws: a call of the generator costs more than the numbers.
     u = rng.random(12).tolist()
     side = scale[0] + u[0] * (scale[1] - scale[0])
     stretch = aspect ** (2 * u[1] - 1)
@@ -228,7 +180,8 @@ def _view(
     return np.asarray(image_ops.recolor(im, look, u[5:])), box, mirrored
 
 
-def _whole(image: np.ndarray, size: int) -> np.ndarray:
+def whole_view(image: np.ndarray, size: int) -> np.ndarray:
+    """The whole picture, resized to uint8 [size,size,3], over grey where it is transparent."""
     box = (0.0, 0.0, float(image.shape[1]), float(image.shape[0]))
     return np.asarray(image_ops.view(image, box, size, image_ops.ground("grey", None)))
 

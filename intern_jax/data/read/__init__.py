@@ -1,1 +1,1 @@
-"""Pictures, annotations, lists and archives as files hold them, read with care."""
+"""Careful readers of files: pictures, annotations, lists and archives."""

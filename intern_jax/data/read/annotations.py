@@ -1,10 +1,11 @@
-"""Annotations in files, read with care: XML, JSON, MATLAB, masks and depth in PNGs.
+"""Careful readers of annotations: XML, JSON, MATLAB, and masks and depth in PNG files.
 
-A file may be damaged or made to harm: sizes are bounded, checksums compared, entities refused, and
-nothing of a file runs. What cannot be read is a CorruptSample.
+A file may be damaged or hostile. Sizes are therefore bounded, checksums are compared, XML entities are
+refused, and nothing in a file is executed. A file that cannot be read raises CorruptSample.
 """
 
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -28,14 +29,14 @@ from intern_jax.data.read.decoding import (
 )
 from intern_jax.data.schema.sample import CorruptSample, one_line
 
-MAX_NOTES = 4 << 20  # bytes of one picture's annotation; the largest here are some 100 kB
-# (bits, colour type) in a PNG's header: palettes of any depth and grey of 8 bits hold class numbers.
+MAX_NOTES = 4 << 20  # bytes of one picture's annotation; the largest known are some 100 kB
+# (bits, colour type) in a PNG's header: class numbers are palettes of any depth, or 8-bit grey.
 INDEXED = ((1, 3), (2, 3), (4, 3), (8, 3), (8, 0))
 GREY_16 = ((16, 0),)
 
 
 def first_folder(candidates: Sequence[pathlib.Path], steps: str) -> pathlib.Path:
-    """The first of some folders that is there; UserError with the first one's name if none is."""
+    """The first folder that exists. If none does, UserError names the first candidate."""
     for folder in candidates:
         if folder.is_dir():
             return folder
@@ -43,7 +44,7 @@ def first_folder(candidates: Sequence[pathlib.Path], steps: str) -> pathlib.Path
 
 
 def first_file(candidates: Sequence[pathlib.Path], steps: str) -> pathlib.Path:
-    """The first of some files that is there; UserError with the first one's name if none is."""
+    """The first file that exists. If none does, UserError names the first candidate."""
     for file in candidates:
         if file.is_file():
             return file
@@ -51,11 +52,11 @@ def first_file(candidates: Sequence[pathlib.Path], steps: str) -> pathlib.Path:
 
 
 def in_order(rows: list[tuple], where: str) -> list[list]:
-    """Columns of rows that begin with a key, in the keys' order; UserError if empty or a key is twice."""
+    """The columns of rows, sorted by the key in the first. UserError if there are none, or a key occurs twice."""
     if not rows:
         raise UserError(f"{where}: its lists name no pictures; get them again")
     rows = sorted(rows, key=lambda row: row[0])
-    for one, two in zip(rows, rows[1:], strict=False):
+    for one, two in itertools.pairwise(rows):
         if one[0] == two[0]:
             raise UserError(f"{where}: '{one[0]}' is listed twice; get the lists again")
     return [list(column) for column in zip(*rows, strict=True)]
@@ -79,7 +80,7 @@ def read_bytes(path: pathlib.Path, where: str, most: int = MAX_NOTES) -> bytes:
 def read_xml(path: pathlib.Path, where: str) -> xml.etree.ElementTree.Element:
     """The root of an XML file without a document type, so without entities. Raises CorruptSample."""
     try:
-        # From text, so that no declared encoding hides a document type from the search.
+        # The search needs text: a declared encoding could hide a document type in the bytes.
         text = read_bytes(path, where).decode("utf-8")
         if "<!DOCTYPE" in text or "<!ENTITY" in text:
             raise CorruptSample(where, "damaged annotation", "it declares a document type")
@@ -89,9 +90,9 @@ def read_xml(path: pathlib.Path, where: str) -> xml.etree.ElementTree.Element:
 
 
 def read_mat(path: pathlib.Path, variables: Sequence[str], most: int) -> dict[str, Any]:
-    """Variables of a MATLAB file (before version 7.3), cells and structs as SciPy gives them.
+    """Variables of a MATLAB file (before version 7.3); SciPy decides how cells and structs look.
 
-    Raises CorruptSample; UserError where SciPy is not installed.
+    Raises CorruptSample, or UserError if SciPy is not installed.
     """
     try:
         import scipy.io
@@ -121,15 +122,12 @@ def read_json(path: pathlib.Path, where: str) -> dict[str, Any]:
 
 
 def class_indices(path: pathlib.Path, where: str) -> np.ndarray:
-    """The class numbers uint8 [H,W] of a PNG with a palette or of 8-bit grey; no colour is looked up.
-
-    Raises CorruptSample, as `depth_units`.
-    """
+    """The class numbers uint8 [H,W] of a PNG: palette indices, or 8-bit grey values. Raises CorruptSample."""
     return _png(path, where, INDEXED, "no palette and no 8-bit grey").astype(np.uint8, copy=False)
 
 
 def depth_units(path: pathlib.Path, where: str) -> np.ndarray:
-    """The numbers uint16 [H,W] of a PNG of 16-bit grey."""
+    """The values uint16 [H,W] of a 16-bit grey PNG. Raises CorruptSample."""
     return _png(path, where, GREY_16, "no 16-bit grey").astype(np.uint16, copy=False)
 
 
@@ -138,14 +136,14 @@ def _png(
 ) -> np.ndarray:
     data = read_bytes(path, where, MAX_BYTES)
     if not data.startswith(PNG_MAGIC):
-        raise CorruptSample(where, "unknown format", "is no PNG")
+        raise CorruptSample(where, "unknown format", "is not a PNG")
     try:
         width, height, *kind = struct.unpack_from(">IIBB", data, len(PNG_MAGIC) + 8)
         if tuple(kind) not in kinds:
             raise CorruptSample(where, "unknown format", otherwise)
         if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
             raise CorruptSample(where, "too many pixels", f"{width} x {height}")
-        # A flipped bit would be another class or depth.
+        # Without checksums, a flipped bit would be another class or depth.
         check_png(data, where)
         with Image.open(io.BytesIO(data), formats=("PNG",)) as im:
             return np.array(im)
@@ -166,7 +164,7 @@ def picture_size(data: bytes, where: str) -> tuple[int, int]:
 
 
 def check_size(labels: np.ndarray, image: np.ndarray, where: str) -> None:
-    """CorruptSample unless a mask or depth map is of its picture's size."""
+    """Raise CorruptSample unless a mask or depth map has the size of its picture."""
     if labels.shape != image.shape[:2]:
         picture = image.shape[:2]
         raise CorruptSample(where, "other size", f"{labels.shape} for a picture of {picture}")

@@ -1,6 +1,6 @@
-"""Members of a tar by its headers alone, and bytes at a place in a file: nothing is extracted.
+"""Read tar files in place: list the members from the headers, and read bytes at a position.
 
-A tar is read as plain members and nothing else: links, devices and extended headers are refused.
+Only plain members are read. Links, devices and extended headers are refused, and nothing is extracted.
 """
 
 import pathlib
@@ -17,7 +17,7 @@ PLAIN, FOLDER = (b"0", b"\0"), b"5"
 
 
 class Member(NamedTuple):
-    """A file in a tar: its name, and where its bytes lie in the (outer) file."""
+    """A file in a tar: its name, and the position of its bytes in the (outer) file."""
 
     name: str
     offset: int
@@ -25,7 +25,7 @@ class Member(NamedTuple):
 
 
 def members(file: BinaryIO, tar: pathlib.Path, begin: int, end: int) -> Iterator[Member]:
-    """Plain files of the tar that lies between two places of `file`, by its headers (POSIX ustar)."""
+    """The plain files of a tar (POSIX ustar) that lies between two positions of `file`; only headers are read."""
     at = begin
     while at + BLOCK <= end:
         file.seek(at)
@@ -39,7 +39,7 @@ def members(file: BinaryIO, tar: pathlib.Path, begin: int, end: int) -> Iterator
             raise UserError(f"{tar}: damaged at byte {at}; get {tar.name} again")
         if kind not in (*PLAIN, FOLDER):
             raise UserError(
-                f"{tar}: '{name[:60]}' is no plain file (type {kind!r}); use the tar as it is"
+                f"{tar}: '{name[:60]}' is not a plain file (type {kind!r}); use the tar as it is"
                 " published"
             )
         if at + BLOCK + size > end:
@@ -56,12 +56,12 @@ def _octal(field: bytes) -> int | None:
 
 
 def _checksum(header: bytes) -> int:
-    """The sum of the header's bytes with spaces for the checksum itself."""
+    """The sum of the header's bytes, with spaces in place of the checksum field."""
     return sum(header) - sum(header[148:156]) + 8 * 32
 
 
 def read_at(path: str, offset: int, size: int, key: str) -> bytes:
-    """`size` bytes of a file from `offset`; a CorruptSample where they are not there."""
+    """`size` bytes of a file from `offset` on; CorruptSample if the file is shorter."""
     try:
         with open(path, "rb") as file:
             file.seek(offset)

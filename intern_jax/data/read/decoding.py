@@ -1,8 +1,8 @@
-"""Picture files, of whatever origin, as uint8 arrays: bounded in work and memory, by Pillow.
+"""Decode picture files from anywhere to uint8 arrays, with Pillow, in bounded time and memory.
 
-A file may be damaged or made to harm. What Pillow leaves open is closed here: files that are no
-files, headers that say anything, files whose few bytes ask for hours, checksums that do not match.
-What each cause means:
+A file may be damaged or hostile. Pillow alone accepts too much: paths that are not files, headers
+with any content, a few bytes that need hours of work, checksums that do not match. The checks here
+refuse these. The causes are:
 
 | cause | the file |
 |---|---|
@@ -27,6 +27,7 @@ import struct
 import time
 import warnings
 import zlib
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -52,14 +53,14 @@ MAX_PIXELS = 64_000_000
 MAX_SIDE = 65_535  # of a JPEG; only a PNG can be longer
 MAX_BYTES = 128 << 20
 MAX_HEAD = 32 << 20
-# Reads that Pillow makes, a few for each part of a file: about one second of its Python loops.
+# A limit on Pillow's reads, of which each part of a file needs a few: about one second of its Python loops.
 MAX_READS = 500_000
-# A progressive JPEG can ask for a pass over all its pixels with ten bytes.
+# Ten bytes of a progressive JPEG can require a pass over all its pixels; this limits the pixels of all passes.
 MAX_SCANNED = 32 * MAX_PIXELS
 
 # EXIF orientation, as in Pillow's ImageOps.exif_transpose.
 ORIENTATION = 0x0112
-TURNS = {
+TURNS: dict[Any, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -71,7 +72,7 @@ TURNS = {
 
 JPEG_MAGIC = b"\xff\xd8\xff"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-NO_FILE = {
+NO_FILE: dict[int | None, str] = {
     errno.ENOENT: "missing file",
     errno.ENOTDIR: "missing file",
     errno.ELOOP: "not a file",
@@ -81,22 +82,21 @@ NO_FILE = {
     errno.EPERM: "unreadable file",
     errno.ENAMETOOLONG: "unreadable file",
 }
-# Waits before another try where the machine, and not the file, may be at fault, in seconds: a
-# network file system that stumbles should not change which samples a run sees.
+# Seconds to wait before another try if the machine, and not the file, may be at fault. A short failure of a
+# network file system should not change which samples a run sees.
 PAUSES = (0.05, 0.5)
 
-# For good and for the process: warnings.catch_warnings is not safe in threads.
+# The filter stays for the whole process, because warnings.catch_warnings is not thread-safe.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def decode(data: bytes | str | os.PathLike[str], where: str) -> np.ndarray:
-    """Decode a picture (bytes or a path) as uint8 [H,W,3], or [H,W,4] if it has transparency.
+    """Decode a picture (bytes or a path) to uint8 [H,W,3], or to [H,W,4] if it has transparency.
 
-    Turned upright by its EXIF orientation; metadata that cannot be read is passed over. Of an
-    animation, the first picture (of an APNG, the one that readers without animation show): no other
-    is decoded. 16 bits become the upper 8, CMYK becomes RGB without its profile. Takes at most
-    about 24 bytes of memory a pixel, so 1.5 GB. Raises CorruptSample, whose cause is one of CAUSES,
-    for all that cannot be read so.
+    EXIF orientation is applied; unreadable metadata is ignored. Only the first picture of an animation
+    is decoded (of an APNG, the one that readers without animation show). 16-bit values become their
+    upper 8 bits, and CMYK becomes RGB without its profile. It needs at most about 24 bytes of memory
+    per pixel, so 1.5 GB. CorruptSample, with one of CAUSES, for all that cannot be read in this way.
     """
     try:
         if not isinstance(data, bytes):
@@ -115,10 +115,10 @@ def decode(data: bytes | str | os.PathLike[str], where: str) -> np.ndarray:
 
 
 def _read(path: str | os.PathLike[str], where: str) -> bytes:
-    """A regular file's bytes. Opening never waits, as it would on a pipe that nobody writes to."""
+    """The bytes of a regular file. Opening never blocks, as it would on a pipe without a writer."""
     for pause in (*PAUSES, None):
         try:
-            # Before opening: for some devices that alone does something.
+            # Checked before opening, because opening some devices has an effect.
             if not stat.S_ISREG(os.stat(path).st_mode):
                 raise CorruptSample(where, "not a file")
             with open(path, "rb", opener=_open_at_once) as file:
@@ -155,12 +155,12 @@ def _begins_as_a_picture(data: bytes) -> bool:
 
 
 class _Metered(io.BytesIO):
-    """A file in memory that ends Pillow's reading when it goes on for longer than a picture's."""
+    """A file in memory that stops Pillow when it reads more often than any picture needs."""
 
     def __init__(self, data: bytes, where: str):
         super().__init__(data)
         self.where, self.reads = where, 0
-        # WebP is read whole when it is opened.
+        # Pillow reads a WebP file whole when it opens it.
         self.head: int | None = None if data.startswith(b"RIFF") else MAX_HEAD
 
     def read(self, size: int | None = -1) -> bytes:
@@ -190,7 +190,7 @@ def _pixels(data: bytes, where: str) -> np.ndarray:
 
 
 def check_png(data: bytes, where: str) -> None:
-    """Compare every chunk's checksum; Pillow leaves out those of the pixels."""
+    """Compare the checksum of every chunk; Pillow does not check those of the pixels."""
     view, at = memoryview(data), len(PNG_MAGIC)
     for _ in range(MAX_READS):
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -207,7 +207,7 @@ def check_png(data: bytes, where: str) -> None:
 def _check_scans(data: bytes, pixels: int, where: str) -> None:
     # A scan has at least ten bytes; most files are too small to need a count.
     if len(data) // 10 * pixels > MAX_SCANNED:
-        # Also counts what looks like a scan in metadata: no picture has nearly that many.
+        # Bytes in metadata that look like a scan count too; no picture has nearly that many.
         scans = data.count(b"\xff\xda")
         if scans * pixels > MAX_SCANNED:
             raise CorruptSample(where, "too many parts", f"{scans} scans")
@@ -217,7 +217,7 @@ def _upright(im: Image.Image) -> Image.Image:
     try:
         turn = TURNS.get(im.getexif().get(ORIENTATION))
     except Exception:
-        # EXIF that cannot be read says nothing against the pixels.
+        # Unreadable EXIF does not mean that the pixels are damaged.
         return im
     return im if turn is None else im.transpose(turn)
 
@@ -232,7 +232,7 @@ def _as_rgb(im: Image.Image) -> Image.Image:
 
 
 def _deep_grey(im: Image.Image) -> Image.Image:
-    """16-bit grey as its upper 8 bits: Pillow's own conversion would clip to 255."""
+    """The upper 8 bits of 16-bit grey; Pillow's own conversion would clip at 255."""
     deep = np.asarray(im)
     grey = Image.fromarray((deep >> 8).clip(0, 255).astype(np.uint8))
     clear = im.info.get("transparency")
@@ -243,7 +243,7 @@ def _deep_grey(im: Image.Image) -> Image.Image:
 
 
 def _cause(data: bytes | str | os.PathLike[str], error: Exception) -> str:
-    """What is wrong with bytes that Pillow refused."""
+    """The cause why Pillow refused these bytes."""
     if not isinstance(data, bytes):
         return "unreadable file"
     if isinstance(error, Image.DecompressionBombError):
@@ -259,6 +259,6 @@ def _cause(data: bytes | str | os.PathLike[str], error: Exception) -> str:
 
 def _said(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        # Pillow's message has an address in memory, which differs from run to run.
+        # Pillow's message holds a memory address, which differs from run to run.
         return "its header"
     return f"{type(error).__name__}: {one_line(error)}"

@@ -1,9 +1,9 @@
-"""Pillow's pixels as a NumPy array, and back, without a copy.
+"""Convert a Pillow picture to a NumPy array, and back, without copies.
 
-Pillow keeps an RGB pixel in four bytes and NumPy is used to three: each way costs a pass over the
-whole picture, together a tenth of decoding a JPEG and cropping it. `lend` gives an array that looks
-into the picture's own memory (its last axis skips the fourth byte), which Pillow shows through the
-Arrow C data interface; `image_of` gives the picture of such an array again.
+Pillow stores an RGB pixel in four bytes, and NumPy users expect three. A conversion in each direction
+is a pass over the whole picture; both take a tenth of the time of decoding and cropping a JPEG.
+`lend` returns an array that views the picture's own memory; its last axis skips the fourth byte. It
+gets the address through the Arrow C data interface. `image_of` returns the picture of such an array.
 """
 
 import ctypes
@@ -35,7 +35,7 @@ _pointer_of.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 
 class _Loan:
-    """What a lent array keeps alive: the picture, and its memory even if that is closed."""
+    """The object that a lent array keeps alive: the picture and its memory, even after the picture is closed."""
 
     def __init__(self, image: Image.Image, address: int):
         self.image, self._memory = image, image.im
@@ -49,29 +49,29 @@ class _Loan:
 
 
 def lend(image: Image.Image) -> np.ndarray:
-    """A picture's pixels, uint8 [H,W,3] of RGB or [H,W,4] of RGBA, read-only.
+    """A picture's pixels, read-only: uint8 [H,W,3] for RGB or [H,W,4] for RGBA.
 
-    Of the picture's own memory where it lies in one piece (up to 16 MiB), else a copy. The picture
-    must not be changed afterwards.
+    The array views the picture's memory if that is one block (up to 16 MiB), or else is a copy. Do not
+    change the picture afterwards.
     """
     address = _address(image) if image.mode in CHANNELS else None
     return np.asarray(image if address is None else _Loan(image, address))
 
 
 def image_of(array: np.ndarray) -> Image.Image:
-    """The picture that lent this array, or a new one of its values; not to be changed."""
+    """The picture that lent this array, or a new picture of its values. Do not change it."""
     if isinstance(array.base, _Loan):
         return array.base.image
     return Image.fromarray(array)
 
 
 def _address(image: Image.Image) -> int | None:
-    """Where the pixels lie, row after row."""
+    """The address of the pixels, if all rows lie in one block; else None."""
     image.load()
     try:
         _, capsule = image.__arrow_c_array__()
     except (AttributeError, ValueError):
-        # An older Pillow, or a picture in several blocks of memory.
+        # Pillow is older, or the picture has several blocks of memory.
         return None
     outer: Any = ctypes.cast(_pointer_of(capsule, b"arrow_array"), ctypes.POINTER(_ArrowArray))
     pixels = outer.contents.children[0].contents

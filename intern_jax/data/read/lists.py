@@ -1,4 +1,4 @@
-"""List files and folders as a data set ships them: what is missing or odd is a UserError with its remedy."""
+"""Readers of list files and folders of data sets; a missing or wrong file is a UserError with a remedy."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from intern_jax.data.schema.sample import one_line
 
 
 def place(folder: pathlib.Path, inner: str) -> pathlib.Path:
-    """`folder/inner`, the archive's own top folder; `folder` itself where it was extracted flat."""
+    """`folder/inner`, where `inner` is the archive's top folder; or `folder`, if it was extracted without it."""
     top = folder / inner.split("/")[0]
     return (
         folder if folder.is_dir() and not top.exists() and any(folder.iterdir()) else folder / inner
@@ -21,12 +21,12 @@ def place(folder: pathlib.Path, inner: str) -> pathlib.Path:
 
 
 def lines(path: pathlib.Path, remedy: str) -> list[str]:
-    """The non-empty lines of a list file, stripped; a UserError where it cannot be read."""
+    """The non-empty lines of a list file, stripped; UserError if it cannot be read."""
     return [line.strip() for line in text(path, remedy).splitlines() if line.strip()]
 
 
 def text(path: pathlib.Path, remedy: str) -> str:
-    """A list file's text (UTF-8, with or without its mark)."""
+    """The text of a list file (UTF-8, with or without a byte order mark)."""
     try:
         return path.read_text("utf-8-sig")
     except FileNotFoundError:
@@ -38,7 +38,7 @@ def text(path: pathlib.Path, remedy: str) -> str:
 def table(
     path: pathlib.Path, columns: Sequence[str], remedy: str, delimiter: str = ","
 ) -> list[list[str]]:
-    """The named columns of a CSV file with a header, one list a row."""
+    """The named columns of a CSV file with a header: one list per row."""
     reader = csv.reader(io.StringIO(text(path, remedy), newline=""), delimiter=delimiter)
     try:
         rows = [row for row in reader if row]
@@ -58,11 +58,11 @@ def table(
 
 
 def integer(value: str, where: str, remedy: str) -> int:
-    """A whole number of a list file."""
+    """A whole number in a list file."""
     try:
         return int(value)
     except ValueError:
-        raise UserError(f"{where}: '{value[:40]}' is no whole number; {remedy}") from None
+        raise UserError(f"{where}: '{value[:40]}' is not a whole number; {remedy}") from None
 
 
 def number_of(name: str, classes: dict[str, int], where: str, remedy: str) -> int:
@@ -73,7 +73,7 @@ def number_of(name: str, classes: dict[str, int], where: str, remedy: str) -> in
 
 
 def matlab(path: pathlib.Path, variable: str, remedy: str) -> np.ndarray:
-    """One variable of a MATLAB file (version 5), its unit dimensions squeezed away."""
+    """One variable of a MATLAB file (version 5), without its dimensions of size 1."""
     from scipy.io import loadmat
 
     if not path.is_file():
@@ -81,14 +81,14 @@ def matlab(path: pathlib.Path, variable: str, remedy: str) -> np.ndarray:
     try:
         return np.atleast_1d(loadmat(path, variable_names=[variable], squeeze_me=True)[variable])
     except Exception as error:
-        # SciPy raises many kinds on damaged files, KeyError for an absent variable.
+        # SciPy raises many kinds of errors on damaged files, and KeyError for a missing variable.
         raise UserError(
             f"{path}: no '{variable}' can be read ({one_line(error)}); {remedy}"
         ) from error
 
 
 def subfolders(folder: pathlib.Path, remedy: str) -> list[str]:
-    """Names of the folders in `folder`, sorted; hidden ones are passed over."""
+    """The names of the folders in `folder`, sorted, without hidden ones."""
     return sorted(e.name for e in _scan(folder, remedy) if e.name[0] not in "._" and e.is_dir())
 
 
@@ -102,9 +102,9 @@ def files(folder: pathlib.Path, suffixes: Sequence[str], remedy: str) -> list[st
 
 
 def check_listed(folder: pathlib.Path, names: Sequence[str], remedy: str) -> None:
-    """UserError for the first name ("a/b.jpg") that is not in `folder`; each folder is listed once.
+    """Raise UserError for the first name ("a/b.jpg") that is not in `folder`; each folder is listed once.
 
-    Names that lead out of `folder` are refused.
+    A name that leads out of `folder` is refused.
     """
     inside: dict[str, set[str]] = {}
     missing = []

@@ -47,7 +47,7 @@ def combine(*parts: Any) -> str:
             part = part.tolist()  # text
         if isinstance(part, np.ndarray):
             total.update(f"{part.dtype} {part.shape}\n".encode())
-            total.update(np.ascontiguousarray(part))
+            total.update(np.ascontiguousarray(part).data)
         elif part is None or isinstance(part, str | int | float):
             total.update(f"{part!r}\n".encode())
         else:

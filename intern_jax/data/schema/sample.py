@@ -1,6 +1,7 @@
 """The one sample schema: what every source yields and every transform reads.
 
-A sample is a dict of NumPy values; a field that a data set lacks is absent, never None.
+A sample is a dict of NumPy values; a field that a data set lacks is absent, never None. Beside the fields of all
+samples it has those of task families (families/): a family that is added brings its own. The shipped ones:
 
 | field | value |
 |---|---|
@@ -24,29 +25,16 @@ from typing import Any
 
 import numpy as np
 
+from intern_jax import families
 from intern_jax.core.config import UserError
+from intern_jax.families.fields import describe
 
 Sample = dict[str, Any]
 # From a sample and its row's generator to the row: arrays of fixed shape.
 Transform = Callable[[Sample, np.random.Generator], Mapping[str, np.ndarray]]
 
-FIELDS = (
-    "image",
-    "views",
-    "texts",
-    "label",
-    "boxes",
-    "box_labels",
-    "mask",
-    "depth",
-    "depth_valid",
-    "source",
-    "key",
-)
 # What may stand beside the function that returns a grain.MapDataset, to make a source of it.
 SOURCE_FIELDS = ("name", "family", "classes", "keys", "labels")
-FAMILIES = ("classification", "segmentation", "depth", "pairs", "detection")
-IGNORE = 255
 
 
 class CorruptSample(Exception):
@@ -82,7 +70,7 @@ def mistake(
     field = "fields"
     try:
         _check_names(sample, where)
-        for field, one in _CHECKS.items():
+        for field, one in _checks().items():
             if field in sample:
                 one(sample, f"{where}/{field}", num_classes)
     except UserError as error:
@@ -106,9 +94,10 @@ def one_line(error: Exception) -> str:
 
 
 def _check_names(sample: Sample, where: str) -> None:
+    known = fields()
     for name in sample:
-        if name not in FIELDS:
-            raise UserError(f"{where}/{name}: unknown field; known: {', '.join(FIELDS)}")
+        if name not in known:
+            raise UserError(f"{where}/{name}: unknown field; known: {', '.join(known)}")
     for name in ("image", "key"):
         if name not in sample:
             raise UserError(f"{where}/{name}: missing; every sample has an image and a key")
@@ -118,122 +107,45 @@ def _check_names(sample: Sample, where: str) -> None:
 
 def _check_picture(image: Any, where: str) -> None:
     if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3):
-        raise UserError(f"{where}: {_describe(image)}; give uint8 [H,W,3] or [H,W,4]")
+        raise UserError(f"{where}: {describe(image)}; give uint8 [H,W,3] or [H,W,4]")
     if image.shape[2] not in (3, 4) or 0 in image.shape:
-        raise UserError(f"{where}: {_describe(image)}; give uint8 [H,W,3] or [H,W,4]")
+        raise UserError(f"{where}: {describe(image)}; give uint8 [H,W,3] or [H,W,4]")
 
 
-def _check_image(sample: Sample, where: str, num_classes: int | None) -> None:
+def _check_image(sample: Mapping[str, Any], where: str, _num_classes: int | None) -> None:
     _check_picture(sample["image"], where)
 
 
-def _check_views(sample: Sample, where: str, num_classes: int | None) -> None:
+def _check_views(sample: Mapping[str, Any], where: str, _num_classes: int | None) -> None:
     if not isinstance(sample["views"], list):
-        raise UserError(f"{where}: {_describe(sample['views'])}; give a list of pictures")
+        raise UserError(f"{where}: {describe(sample['views'])}; give a list of pictures")
     for i, view in enumerate(sample["views"]):
         _check_picture(view, f"{where}[{i}]")
 
 
-def _check_texts(sample: Sample, where: str, num_classes: int | None) -> None:
+def _check_texts(sample: Mapping[str, Any], where: str, _num_classes: int | None) -> None:
     texts = sample["texts"]
     if not isinstance(texts, list) or not texts:
-        raise UserError(f"{where}: {_describe(texts)}; give a list of at least one str")
+        raise UserError(f"{where}: {describe(texts)}; give a list of at least one str")
     for i, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"{where}[{i}]: {text!r}; give a non-empty str")
 
 
-def _check_label(sample: Sample, where: str, num_classes: int | None) -> None:
-    label = sample["label"]
-    if isinstance(label, bool) or not isinstance(label, (int, np.integer)):
-        raise UserError(f"{where}: {_describe(label)}; give one int")
-    if label < 0 or (num_classes is not None and label >= num_classes):
-        upper = "" if num_classes is None else num_classes - 1
-        raise UserError(
-            f"{where}: {label} is outside 0..{upper}; number the classes from 0 without gaps"
-        )
-
-
-def _check_boxes(sample: Sample, where: str, num_classes: int | None) -> None:
-    boxes = sample["boxes"]
-    if not _is_array(boxes, np.float32, 2) or boxes.shape[1] != 4:
-        raise UserError(f"{where}: {_describe(boxes)}; give float32 [N,4] of x1, y1, x2, y2")
-    height, width = sample["image"].shape[:2]
-    x1, y1, x2, y2 = boxes.T
-    inside = (x1 >= 0) & (y1 >= 0) & (x2 <= width) & (y2 <= height)
-    for bad, why in (
-        (~inside, f"outside its image of {width} x {height} (width x height)"),
-        (~((x1 < x2) & (y1 < y2)), "empty"),
-    ):
-        if bad.any():
-            i = int(np.argmax(bad))
-            values = [round(float(v), 2) for v in boxes[i]]
-            raise UserError(f"{where}[{i}]: {values} is {why}; give x1, y1, x2, y2 in pixels")
-
-
-def _check_box_labels(sample: Sample, where: str, num_classes: int | None) -> None:
-    labels = sample["box_labels"]
-    if not _is_array(labels, np.int32, 1) or len(labels) != len(sample.get("boxes", ())):
-        raise UserError(f"{where}: {_describe(labels)}; give int32 [N], one for each box")
-    if len(labels) and (
-        labels.min() < 0 or (num_classes is not None and labels.max() >= num_classes)
-    ):
-        worst = labels.min() if labels.min() < 0 else labels.max()
-        upper = "" if num_classes is None else num_classes - 1
-        raise UserError(f"{where}: {worst} is outside 0..{upper}; number the classes from 0")
-
-
-def _check_mask(sample: Sample, where: str, num_classes: int | None) -> None:
-    mask = sample["mask"]
-    if not _is_array(mask, np.uint8, 2) or mask.shape != sample["image"].shape[:2]:
-        raise UserError(f"{where}: {_describe(mask)}; give uint8 [H,W] of the image's size")
-    if num_classes is not None:
-        outside = (mask >= num_classes) & (mask != IGNORE)
-        if outside.any():
-            raise UserError(
-                f"{where}: {mask[outside].max()} is outside 0..{num_classes - 1};"
-                " ignored pixels are 255"
-            )
-
-
-def _check_depth(sample: Sample, where: str, num_classes: int | None) -> None:
-    depth = sample["depth"]
-    if not _is_array(depth, np.float32, 2) or depth.shape != sample["image"].shape[:2]:
-        raise UserError(
-            f"{where}: {_describe(depth)}; give float32 [H,W] metres of the image's size"
-        )
-    valid = sample.get("depth_valid")
-    if _is_array(valid, np.bool_, 2) and valid.shape == depth.shape:
-        if (valid & ~((depth > 0) & (depth < np.inf))).any():
-            raise UserError(
-                f"{where}: not finite or not positive where depth_valid; clear depth_valid there"
-            )
-
-
-def _check_depth_valid(sample: Sample, where: str, num_classes: int | None) -> None:
-    valid = sample["depth_valid"]
-    if not _is_array(valid, np.bool_, 2) or valid.shape != sample["image"].shape[:2]:
-        raise UserError(f"{where}: {_describe(valid)}; give bool [H,W] of the image's size")
-
-
-def _is_array(value: Any, dtype: Any, ndim: int) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype == dtype and value.ndim == ndim
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype} {list(value.shape)}"
-    return f"{type(value).__name__} {str(value)[:40]!r}"
-
-
-_CHECKS: dict[str, Callable[[Sample, str, int | None], None]] = {
+_CHECKS: dict[str, families.family.Check] = {
     "image": _check_image,
     "views": _check_views,
     "texts": _check_texts,
-    "label": _check_label,
-    "boxes": _check_boxes,
-    "box_labels": _check_box_labels,
-    "mask": _check_mask,
-    "depth": _check_depth,
-    "depth_valid": _check_depth_valid,
 }
+
+
+def fields() -> tuple[str, ...]:
+    """Names of the fields that a sample may have."""
+    return (*_checks(), "source", "key")
+
+
+def _checks() -> dict[str, families.family.Check]:
+    """Every checked field; an image comes first, since others are compared with its size."""
+    return _CHECKS | {
+        name: one for family in families.known() for name, one in family.fields.items()
+    }

@@ -17,11 +17,20 @@ class Source(Protocol):
     `fingerprint() -> str`, a digest that changes with its samples (fingerprints.py).
     """
 
-    name: str
-    family: str
-    classes: tuple[str, ...]
-    keys: Sequence[str]
-    labels: np.ndarray | None
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def family(self) -> str: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def keys(self) -> Sequence[str]: ...
+
+    @property
+    def labels(self) -> np.ndarray | None: ...
 
     def __len__(self) -> int: ...
 

@@ -1,10 +1,10 @@
-"""ArrayRecord files of any number and size as one source, read at random.
+"""A random-access source over ArrayRecord files of any number and size.
 
-Made for ten million records and more over a thousand files: nothing is kept for each record but what
-an index gives, keys are made when asked for, and a file is opened when one of its records is read.
-How many records a file has is in its last bytes; a manifest, records.json beside the files, saves
-looking into each: {"part-0.array_record": {"records": 10000, "bytes": 851968}, ...}. An entry may also have
-"sha256", the file's digest: the source's fingerprint is then the same for every copy of the files.
+It is made for ten million records or more in a thousand files. Nothing is stored per record except
+what an index gives, keys are made on demand, and a file is opened when one of its records is read.
+The last bytes of a file give its number of records. A manifest, records.json beside the files, saves
+opening each of them: {"part-0.array_record": {"records": 10000, "bytes": 851968}, ...}. An entry may
+also have "sha256", the digest of the file; every copy of the files then has the same fingerprint.
 """
 
 import collections
@@ -21,31 +21,32 @@ from typing import Any
 
 import numpy as np
 
+from intern_jax import families
 from intern_jax.core.config import UserError, format_of, resolve
 from intern_jax.core.files import write_json
 from intern_jax.data.schema import fingerprints
-from intern_jax.data.schema.sample import FAMILIES, CorruptSample, Sample, check_labels, one_line
+from intern_jax.data.schema.sample import CorruptSample, Sample, check_labels, one_line
 
 log = logging.getLogger(__name__)
 
 Path = str | os.PathLike[str]
 
 MANIFEST = "records.json"
-# Threads that look into files without a manifest: on a network file system most of it is waiting.
+# Threads that count records without a manifest; on a network file system they mostly wait.
 COUNTING_THREADS = 32
 READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 READER_BUFFER = 32768
 
 
 class ArrayRecordSource:
-    """Samples from ArrayRecord files by a decode function from record bytes to a sample.
+    """Samples from ArrayRecord files; `decode` makes a sample from the bytes of a record.
 
-    `paths`: a file, a folder (its files with ".array_record" in their name, sorted), a pattern
-    ("data/train-*"), or a list of such. `decode` is a callable or a name "pkg.module:attr".
-    `index` names a JSON file written beforehand with any of {"keys", "labels", "rows"}: a list, or
-    for many records the name of a .npy file beside it (keys as fixed-width text), which is mapped
-    and not read. "rows" picks and orders the records (a filter). `shards` are the files' record
-    counts, from which a block shuffle takes its blocks. Files should be written with "group_size:1".
+    `paths` is a file, a folder (its files with ".array_record" in their name, sorted), a pattern
+    ("data/train-*"), or a list of these. `decode` is a callable or a name "pkg.module:attr". `index`
+    names a JSON file, written beforehand, with any of {"keys", "labels", "rows"}. Each is a list, or for
+    many records the name of a .npy file beside it (keys as fixed-width text), which is mapped into
+    memory. "rows" selects and orders the records (a filter). `shards` are the numbers of records per
+    file, from which a block shuffle makes its blocks. Write the files with "group_size:1".
     """
 
     def __init__(
@@ -58,8 +59,7 @@ class ArrayRecordSource:
         name: str | None = None,
     ):
         files = _files(paths)
-        if family not in FAMILIES:
-            raise UserError(f"{files[0]}/family: '{family}'; known: {', '.join(FAMILIES)}")
+        families.find(family, f"{files[0]}/family")
         entries = _entries(files)
         counts = [entry["records"] for entry in entries]
         self._records = _Shards(files, counts)
@@ -72,9 +72,8 @@ class ArrayRecordSource:
         self._rows = content.get("rows")
         self._count = sum(counts) if self._rows is None else len(self._rows)
         self.shards = counts if self._rows is None else [self._count]
-        self.keys = content.get("keys")
-        if self.keys is None:
-            self.keys = Keys(self._count, self._key)
+        keys = content.get("keys")
+        self.keys: Sequence[str] = Keys(self._count, self._key) if keys is None else keys
         self.labels = content.get("labels")
         if self.labels is not None and self.classes:
             check_labels(self.labels, len(self.classes), str(index))
@@ -94,7 +93,10 @@ class ArrayRecordSource:
         return {"key": key, **self._decode(self._records.read(self._row(index), key))}
 
     def fingerprint(self) -> str:
-        """Of the files, by the manifest's digest or else size and modification time, the index and the decoding."""
+        """A digest of the files, the index and the decode function.
+
+        A file counts by its digest in the manifest, or else by its size and modification time.
+        """
         digests = [(file.name, entry.get("sha256")) for file, entry in self._files]
         unknown = [file for file, entry in self._files if "sha256" not in entry]
         decode = getattr(self._decode, "__qualname__", type(self._decode).__qualname__)
@@ -105,7 +107,7 @@ class ArrayRecordSource:
 
 
 class Keys(Sequence):
-    """`count` keys that are made when asked for; equal to a list of the same."""
+    """A sequence of `count` keys that are made on demand; it equals a list of the same keys."""
 
     def __init__(self, count: int, make: Callable[[int], str]):
         self._range, self._make = range(count), make
@@ -114,29 +116,28 @@ class Keys(Sequence):
         return len(self._range)
 
     def __getitem__(self, index: int | slice) -> Any:
-        found = self._range[index]
-        return [self._make(i) for i in found] if isinstance(index, slice) else self._make(found)
+        if isinstance(index, slice):
+            return [self._make(i) for i in self._range[index]]
+        return self._make(self._range[index])
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or isinstance(other, str):
             return NotImplemented
         return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
 
-    __hash__ = None
-
 
 def pick_keys(keys: Sequence[str], indices: np.ndarray) -> Sequence[str]:
-    """The keys at `indices`, made when asked for where `keys` are."""
+    """The keys at `indices`, made on demand if `keys` are."""
     if isinstance(keys, Keys):
         return Keys(len(indices), lambda i: keys[int(indices[i])])
     return [keys[i] for i in indices]
 
 
 def write_manifest(paths: Path | Sequence[Path], digests: bool = False) -> pathlib.Path:
-    """Count the records of files in one folder once and for all, into its records.json; its path.
+    """Write records.json with the number of records per file of one folder, and return its path.
 
-    With `digests` every byte is read, once, and the source's fingerprint does not depend on modification
-    times: write the manifest again when a file changes.
+    With `digests` every byte is read once, and the source's fingerprint no longer depends on modification
+    times. Write the manifest again when a file changes.
     """
     files = _files(paths)
     folders = {file.parent for file in files}
@@ -151,7 +152,7 @@ def write_manifest(paths: Path | Sequence[Path], digests: bool = False) -> pathl
 
 
 class _Shards:
-    """Records of several files by one number; files are opened when read, and the oldest closed."""
+    """The records of several files under one numbering. Files open on demand; the least recent are closed."""
 
     def __init__(self, files: Sequence[pathlib.Path], counts: Sequence[int]):
         self._files, self._counts = files, counts
@@ -175,18 +176,18 @@ class _Shards:
             if reader is not None:
                 self._open[number] = reader
                 return reader
-        # Outside of the lock: on a network file system opening takes long.
+        # Open without the lock, because opening is slow on a network file system.
         reader = _open(self._files[number])
         with self._lock:
             reader = self._open.setdefault(number, reader)
             if len(self._open) > self._most:
-                # Only forgotten: another thread may be reading from it.
+                # Drop the reference without closing: another thread may be reading from it.
                 self._open.popitem(last=False)
         return reader
 
 
 def _most_open_files() -> int:
-    """Half of the files that this process may have open; more than that fails in other places."""
+    """Half of the number of files that this process may open; the other half is for the rest of the program."""
     try:
         import resource
     except ImportError:
@@ -211,7 +212,7 @@ def _describe(file: pathlib.Path, digest: bool) -> dict[str, Any]:
 def _count(file: pathlib.Path) -> int:
     reader = _open(file)
     try:
-        # A damaged file says 0 records, and why only when it is closed.
+        # A damaged file reports 0 records, and the reason only when it is closed.
         count = reader.num_records()
         reader.close()
     except Exception as error:
@@ -240,7 +241,7 @@ def _files(paths: Path | Sequence[Path]) -> list[pathlib.Path]:
 
 
 def _entries(files: Sequence[pathlib.Path]) -> list[Mapping[str, Any]]:
-    """{"records", ...} of each file: the manifest's entry where its size of the file is right."""
+    """{"records", ...} of each file: its entry in the manifest, if the size there is right, or else a count."""
     manifests = {folder: _read_manifest(folder) for folder in {file.parent for file in files}}
 
     def find(file: pathlib.Path) -> Mapping[str, Any]:
@@ -280,7 +281,7 @@ def _read_json(path: pathlib.Path, what: str) -> dict[str, Any]:
 
 
 def _read_index(index: Path, count: int) -> dict[str, Any]:
-    """{"rows", "keys", "labels"} as far as the index has them: arrays, and keys as a sequence."""
+    """Those of {"rows", "keys", "labels"} that the index has: arrays, and keys as a sequence."""
     path = pathlib.Path(index)
     content = _read_json(path, "index")
     rows = _column(path, content, "rows", np.int64)
@@ -288,7 +289,7 @@ def _read_index(index: Path, count: int) -> dict[str, Any]:
         raise UserError(
             f"{path}/rows: a row is outside 0..{count - 1}; make the index for these files"
         )
-    out = {
+    out: dict[str, Any] = {
         "rows": rows,
         "keys": _key_column(path, content),
         "labels": _column(path, content, "labels", np.int32),
@@ -340,5 +341,5 @@ def _mapped(path: pathlib.Path, field: str, name: str) -> np.ndarray:
         return np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path}/{field}: {file} is no readable .npy file ({one_line(error)}); write it again"
+            f"{path}/{field}: {file} is not a readable .npy file ({one_line(error)}); write it again"
         ) from error

@@ -1,4 +1,4 @@
-"""Samples of a folder of class folders."""
+"""A source of labelled pictures from a folder of class folders."""
 
 import os
 import pathlib
@@ -16,10 +16,10 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 
 
 class ImageFolder:
-    """Classification from a folder with one folder of JPEG, PNG or WebP pictures a class.
+    """A classification source: a folder with one folder of JPEG, PNG or WebP pictures per class.
 
-    Pictures lie at any depth in their class's folder. Classes are the folders' names in order,
-    unless `classes` gives them (a test split may lack some). Samples have image, label, key
+    Pictures may lie at any depth in the folder of their class. Classes are the sorted names of the
+    folders, unless `classes` gives them (a test split may lack some). Samples have image, label, key
     ("class/file") and texts (the class name as words).
     """
 
@@ -34,7 +34,7 @@ class ImageFolder:
         self.root = pathlib.Path(root)
         if not self.root.is_dir():
             raise UserError(
-                f"{self.root}: no such folder; give a folder with one folder of pictures a class"
+                f"{self.root}: no such folder; give a folder with one folder of pictures per class"
             )
         self.name = name or self.root.resolve().name
         folders = sorted(
@@ -49,7 +49,7 @@ class ImageFolder:
         self._check_folders(pictures, classes)
         self.classes = tuple(unicodedata.normalize("NFC", c) for c in classes or folders)
         number = {c: i for i, c in enumerate(self.classes)}
-        # Sorted by the canonical key, not by what the file system lists first.
+        # Sorted by the canonical key, because the order of the file system differs between machines.
         rows = sorted(
             (unicodedata.normalize("NFC", path.relative_to(self.root).as_posix()), path, folder)
             for folder, paths in pictures.items()
@@ -106,6 +106,6 @@ class ImageFolder:
         }
 
     def fingerprint(self) -> str:
-        """Of the pictures' keys, sizes and modification times, and the classes."""
+        """A digest of the keys, sizes and modification times of the pictures, and of the classes."""
         files = fingerprints.of_files(self._paths)
         return fingerprints.combine(self.name, self.classes, self.keys, files)

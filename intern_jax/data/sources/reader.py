@@ -1,4 +1,4 @@
-"""What reads one data set of GV-B, and how a user gets it."""
+"""The record that describes one data set of GV-B: how it is read, and how a user gets it."""
 
 import pathlib
 from collections.abc import Callable
@@ -9,12 +9,12 @@ from intern_jax.data.schema.source import Source
 
 @dataclass(frozen=True)
 class Reader:
-    """How one data set is opened and got.
+    """How one data set is opened, and how a user gets it.
 
-    `read(root, split)` opens it; `root` is the benchmark's data folder (the set lies in root/ROW NAME
-    as its authors ship it, or prepared by TFDS in root/tfds), `split` is "train" or "test". It
-    raises a one-line UserError naming the first missing file. `steps` are the exact steps by which
-    a user gets and lays out the data, one a line.
+    `read(root, split)` opens the split "train" or "test". `root` is the benchmark's data folder: the set
+    lies in root/ROW NAME in the layout of its authors, or in root/tfds, prepared by TFDS. A one-line
+    UserError names the first missing file. `steps` are the exact steps by which a user gets the data
+    and lays it out, one per line.
     """
 
     read: Callable[[pathlib.Path, str], Source]

@@ -1,4 +1,4 @@
-"""A source that goes on where samples are damaged: skipped, counted by cause, replaced."""
+"""A source that skips damaged samples: it counts them by cause and replaces them by others."""
 
 import logging
 import math
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Samples tried in place of a damaged one. Where so many fail, nearly all are damaged.
+# How many other samples are tried in place of a damaged one. If so many fail, nearly all are damaged.
 TRIES = 100
-# The rate of damage is that of about so many latest reads: a disk that dies late is noticed soon.
+# The rate of damage is taken over about this many recent reads, so a disk that fails late is noticed soon.
 RECENT = 100_000
 
 
 class Replacing:
-    """A source whose damaged samples are counted by cause and replaced, always by the same ones.
+    """A source that counts damaged samples by cause and replaces them by others of the same source.
 
-    Damaged is what cannot be read (CorruptSample, or any error of the source's reader: "reader
-    failed") and what breaks the sample schema ("bad mask" ...). Which sample stands in for the
-    one at an index is a function of the index and of which samples are damaged: the same on every
-    host, thread and restart. Until a first sample was right, only CorruptSample is replaced; other
-    errors, and a UserError that names the field and `where`, are raised: what is wrong from the
-    start is no damage.
+    A sample is damaged if it cannot be read (CorruptSample, or any error of the source: "reader
+    failed"), or if it breaks the sample schema ("bad mask" ...). The replacement depends only on the
+    index and on which samples are damaged, so it is the same on every host, in every thread, and after
+    a restart. Until one sample was read without a fault, only CorruptSample leads to a replacement. Other
+    errors are raised, with a UserError that names the field and `where` for a wrong sample. A fault in
+    the very first samples is a mistake of the source, and not damage.
 
-    The rate of damage is judged from `patience` reads on. Surely above `limit` (by three standard
-    errors), and where TRIES samples in a row are damaged, a read raises a UserError: the run stops.
+    Two things stop the run with a UserError. After `patience` reads, the rate of damage exceeds `limit`
+    by more than three standard errors. Or TRIES samples in a row are damaged.
     """
 
     def __init__(
@@ -72,16 +72,16 @@ class Replacing:
         )
 
     def fingerprint(self) -> str:
-        """The inner source's."""
+        """The fingerprint of the source inside."""
         return fingerprint(self.source)
 
     def faults(self) -> dict[str, int]:
-        """How many reads met damage, by cause; a sample that is read again counts again."""
+        """The number of damaged reads by cause; a sample that is read twice counts twice."""
         with self._lock:
             return dict(self._causes)
 
     def _read(self, index: int) -> Sample:
-        """A sample that keeps to the schema; CorruptSample otherwise."""
+        """The sample, if it follows the schema; else CorruptSample, or before the first good one its error."""
         place = f"{self.where}/{self.keys[index]}"
         try:
             sample = self.source[index]
@@ -96,13 +96,13 @@ class Replacing:
         if found is None:
             self._seen_good = True
             return sample
-        field, error = found
+        field, wrong = found
         if not self._seen_good:
-            raise error
-        raise CorruptSample(place, f"bad {field}", str(error).removeprefix(f"{place}/"))
+            raise wrong
+        raise CorruptSample(place, f"bad {field}", str(wrong).removeprefix(f"{place}/"))
 
     def _count(self, fault: CorruptSample | None) -> None:
-        """Count one read, and stop the run where too many went wrong."""
+        """Count one read; raise UserError if too many were damaged."""
         with self._lock:
             self._reads += 1
             keep = 1 - 1 / RECENT
@@ -113,13 +113,13 @@ class Replacing:
             self._causes[fault.cause] += 1
             if fault.cause not in self._examples:
                 self._examples[fault.cause] = fault.where
-                log.warning("%s; skipped and replaced, as more of the kind will be", fault)
+                log.warning("%s; replaced, and others with this cause will be too", fault)
             expected = self.limit * self._recent_reads
             surely = expected + 3 * math.sqrt(expected)
             if self._reads >= self.patience and self._recent_damaged > surely:
                 raise UserError(
                     f"{self.where}: {self._recent_damaged / self._recent_reads:.1%} of the latest"
-                    f" reads met damage, above {self.limit:.1%}: {self._summary()};"
+                    f" reads were damaged, above {self.limit:.1%}: {self._summary()};"
                     " repair or remove such samples"
                 )
 
@@ -131,10 +131,10 @@ class Replacing:
 
 
 def _candidates(index: int, count: int) -> Iterator[int]:
-    """The index, then up to TRIES others, each once: what stands in for it, in this order.
+    """The index, then up to TRIES other indices, each once, in the order in which they are tried.
 
-    The stride is drawn by the index, so that damage side by side (a lost shard) is replaced from
-    all over the source and not by its neighbour alone.
+    The stride depends on the index. Neighbouring damaged samples (a lost shard) are therefore replaced
+    by samples from the whole source, and not all by the nearest good one.
     """
     yield index
     stride = zlib.crc32(b"%d" % index) % count + 1

@@ -38,5 +38,5 @@ class Subset:
         return self.source[int(self.indices[index])]
 
     def fingerprint(self) -> str:
-        """Of the whole source's fingerprint and the indices."""
+        """A digest of the whole source's fingerprint and the indices."""
         return fingerprints.combine(fingerprint(self.source), self.name, self.indices)

@@ -1,4 +1,4 @@
-"""TFDS data sets that are prepared as ArrayRecord, read at random without TensorFlow."""
+"""A random-access source over TFDS data sets prepared as ArrayRecord, without TensorFlow."""
 
 import os
 import pathlib
@@ -7,23 +7,25 @@ from typing import Any
 
 import numpy as np
 
+from intern_jax import families
 from intern_jax.core.config import UserError
 from intern_jax.data.read.decoding import decode
 from intern_jax.data.schema import fingerprints
-from intern_jax.data.schema.sample import FAMILIES, FIELDS, Sample, check_labels, one_line
+from intern_jax.data.schema import sample as schema
+from intern_jax.data.schema.sample import Sample, check_labels, one_line
 
 
 class TfdsSource:
     """A data set that tensorflow_datasets has prepared as ArrayRecord, read without TensorFlow.
 
-    `fields` maps sample fields to feature paths, such as {"boxes": "objects/bbox"}; by default
-    those of DEFAULT_FIELDS that the data set has. Boxes become x1, y1, x2, y2 in pixels. Keys are
-    the record's file and position, so a sub-split ("train[:50%]") keeps them. `directory` is the
-    folder of a prepared version (with dataset_info.json), which is then read as it lies there,
-    without the code of `name`.
+    `fields` maps sample fields to feature paths, such as {"boxes": "objects/bbox"}; the default is
+    those of DEFAULT_FIELDS that the data set has. Boxes become x1, y1, x2, y2 in pixels. Keys are the
+    record's file and position, so a sub-split ("train[:50%]") has the same keys. `directory` is the
+    folder of a prepared version, with dataset_info.json; it is then read without the builder code of
+    `name`.
     """
 
-    DEFAULT_FIELDS = {
+    DEFAULT_FIELDS: Mapping[str, str] = {
         "image": "image",
         "label": "label",
         "mask": "segmentation_mask",
@@ -43,15 +45,16 @@ class TfdsSource:
     ):
         import tensorflow_datasets as tfds
 
-        if family not in FAMILIES:
-            raise UserError(f"{name}/family: '{family}'; known: {', '.join(FAMILIES)}")
+        families.find(family, f"{name}/family")
+        known = schema.fields()
         for field in fields or {}:
-            if field not in FIELDS:
-                raise UserError(f"{name}/{field}: unknown field; known: {', '.join(FIELDS)}")
-        if directory is None:
-            builder = _tfds_builder(tfds, name, data_dir)
-        else:
-            builder = _tfds_directory(tfds, name, directory)
+            if field not in known:
+                raise UserError(f"{name}/{field}: unknown field; known: {', '.join(known)}")
+        builder = (
+            _tfds_builder(tfds, name, data_dir)
+            if directory is None
+            else _tfds_directory(tfds, name, directory)
+        )
         features = builder.info.features
         self.fields = dict(fields) if fields else _present(self.DEFAULT_FIELDS, features)
         for field, path in self.fields.items():
@@ -63,9 +66,9 @@ class TfdsSource:
             raise UserError(
                 f"{name}/image: name the image feature in `fields`: {', '.join(features.keys())}"
             )
-        # The picture is decoded here, with our formats and pixel cap; everything else by tfds.
+        # Pictures are decoded here, with our formats and pixel limit; tfds decodes everything else.
         image = self.fields["image"]
-        # Other pictures, such as masks that nobody asked for, are not decoded at all.
+        # Other pictures, such as masks that are not in `fields`, are not decoded at all.
         skip = {
             path: tfds.decode.SkipDecoding()
             for path, feature in features.items()
@@ -88,7 +91,7 @@ class TfdsSource:
 
     @property
     def labels(self) -> np.ndarray | None:
-        """Labels of all samples, read once from the records without decoding their pictures."""
+        """The labels of all samples, read once from the records without decoding pictures."""
         if "label" not in self.fields:
             return None
         if self._labels is None:
@@ -98,9 +101,9 @@ class TfdsSource:
         return self._labels
 
     def columns(self, *paths: str) -> list[list[Any]]:
-        """The values of small features (texts, labels) of all samples, a list for each path.
+        """The values of small features (texts, labels) of all samples: one list per path.
 
-        Read in one pass over the records that decodes no picture.
+        One pass over the records reads them and decodes no picture.
         """
         features = self._builder.info.features
         for path in paths:
@@ -116,7 +119,7 @@ class TfdsSource:
         return len(self._data)
 
     def fingerprint(self) -> str:
-        """Of the record files' names, sizes and modification times, the split and what is read of a record."""
+        """A digest of names, sizes and modification times of the record files, the split and the fields."""
         info = self._builder.info
         parts = info.splits[self._split].file_instructions
         return fingerprints.combine(
@@ -177,11 +180,11 @@ def _tfds_open(builder: Any, split: str, decoders: Mapping[str, Any]) -> Any:
 
 
 def _feature(features: Any, path: str) -> Any:
-    if hasattr(features, "keys") and path in features.keys():
+    if hasattr(features, "keys") and path in features:
         return features[path]  # a name may have a slash in it
     for part in path.split("/"):
         features = getattr(features, "feature", features)
-        if not hasattr(features, "keys") or part not in features.keys():
+        if not hasattr(features, "keys") or part not in features:
             return None
         features = features[part]
     return features
@@ -218,6 +221,8 @@ def _convert(field: str, value: Any, size: tuple[int, int]) -> Any:
         "depth": np.float32,
         "box_labels": np.int32,
         "depth_valid": np.bool_,
-    }[field]
+    }.get(field)
+    if dtype is None:
+        return value  # of a family from outside, whose check says what it takes
     value = np.asarray(value, dtype)
     return value[..., 0] if value.ndim == 3 else value

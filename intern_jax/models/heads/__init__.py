@@ -1,1 +1,1 @@
-"""Task heads: features of a backbone in, logits, masks or embeddings out."""
+"""Heads: they map a backbone's features to logits, masks, depth or embeddings."""

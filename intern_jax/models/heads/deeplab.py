@@ -1,10 +1,11 @@
 """DeepLabV3 (arXiv 1706.05587): atrous spatial pyramid pooling, with a fully convolutional auxiliary head.
 
-Channels, dilations, dropout and initialisation are MMSegmentation's, whose recipe GV-B takes. Legend: B batch, H, W
-image size, K classes, C channels.
+Channels, dilations, dropout and initialisation are those of MMSegmentation, whose recipe GV-B uses. Legend: B batch,
+H, W image size, K classes, C channels.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,21 +14,22 @@ from flax.linen.dtypes import promote_dtype
 from jax import lax
 
 from intern_jax.models.heads.dense import resize
-from intern_jax.models.layers import WIDEN, BatchNorm, Conv, Dtype
+from intern_jax.models.layers import WIDEN, BatchNorm, Conv, Dtype, partitioned
 from intern_jax.ops.linear import linear
 
-AUXILIARY = "auxiliary"  # the collection that logits of auxiliary heads are sown into
+AUXILIARY = "auxiliary"  # the collection into which auxiliary heads sow their logits
 
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 _small_normal = nn.initializers.normal(0.01)
 
 
 class DeepLabV3(nn.Module):
-    """Maps layer1..layer4 to logits [B,H,W,K], at least float32; bilinear, pixel centres aligned.
+    """Maps layer1..layer4 to logits [B,H,W,K] in at least float32, resized bilinearly with aligned pixel centres.
 
-    The pyramid reads the last map, whatever its stride: a pooled branch and one a dilation, side by
-    side, then a 3x3 convolution. In training the auxiliary head's logits [B,H,W,K], of the map before
-    the last, are sown into the collection AUXILIARY, where the caller makes that mutable.
+    The pyramid reads the last map, whatever its stride. It has a pooled branch and one branch per
+    dilation in parallel, then a 3x3 convolution. In training the auxiliary head reads the map before
+    the last. Its logits [B,H,W,K] are sown into the collection AUXILIARY, if the caller makes that
+    mutable.
     """
 
     out_channels: int
@@ -39,7 +41,7 @@ class DeepLabV3(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: Mapping[str, jax.Array], size: tuple[int, int], train: bool
+        self, features: Mapping[str, jax.Array], size: Sequence[int], train: bool
     ) -> jax.Array:
         before, last = sorted(name for name in features if name.startswith("layer"))[-2:]
         if train:
@@ -64,8 +66,8 @@ class DeepLabV3(nn.Module):
             branches.append(branch(x, train))
         return jnp.concatenate(branches, axis=-1)
 
-    def _predict(self, x: jax.Array, size: tuple[int, int], train: bool, name: str) -> jax.Array:
-        # Whole channels are dropped, as nn.Dropout2d does.
+    def _predict(self, x: jax.Array, size: Sequence[int], train: bool, name: str) -> jax.Array:
+        # Whole channels are dropped, as in PyTorch's Dropout2d.
         x = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(x)
         predict = Conv(
             self.out_channels,
@@ -89,7 +91,7 @@ class _ConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        settings = {"kernel_init": _he_normal, "dtype": self.dtype, "name": "conv"}
+        settings: dict[str, Any] = {"kernel_init": _he_normal, "dtype": self.dtype, "name": "conv"}
         if self.dilation == 1:
             x = Conv(self.features, self.kernel_size, **settings)(x)
         else:
@@ -107,10 +109,10 @@ class _DilatedConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        init = nn.with_logical_partitioning(self.kernel_init, (None, None, *WIDEN))
+        init = partitioned(self.kernel_init, (None, None, *WIDEN))
         kernel = self.param("kernel", init, (3, 3, x.shape[-1], self.features))
         x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
-        # Taps that meet nothing but padding on a map this small: most of them, at stride 32.
+        # Taps that meet only padding on such a small map; at stride 32 that is most of them.
         rows, columns = (
             slice(None) if self.dilation < side else slice(1, 2) for side in x.shape[1:3]
         )

@@ -3,7 +3,8 @@
 Legend: B batch, H, W image size, K output channels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import flax.linen as nn
 import jax
@@ -13,10 +14,11 @@ from intern_jax.models.layers import BatchNorm, Conv, Dtype
 
 
 class DenseHead(nn.Module):
-    """Maps layer1..layer4 to [B,H,W,K], at least float32.
+    """Maps layer1..layer4 to [B,H,W,K] in at least float32.
 
-    Every layer goes to `width` channels by a 1x1 and to the finest layer's size; their sum through
-    a 3x3 convolution, BatchNorm, ReLU, a 1x1, and bilinearly to the image's size.
+    A 1x1 convolution takes every layer to `width` channels, and a resize to the size of the finest
+    layer. Their sum passes a 3x3 convolution, BatchNorm, ReLU and a 1x1 convolution. The result is
+    resized bilinearly to the size of the image.
     """
 
     out_channels: int
@@ -25,24 +27,22 @@ class DenseHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: Mapping[str, jax.Array], size: tuple[int, int], train: bool
+        self, features: Mapping[str, jax.Array], size: Sequence[int], train: bool
     ) -> jax.Array:
         names = sorted(name for name in features if name.startswith("layer"))
         finest = features[names[0]].shape[1:3]
-        total = None
+        maps = []
         for name in names:
-            x = features[name]
-            x = Conv(self.width, 1, use_bias=True, dtype=self.dtype, name=f"from_{name}")(x)
-            x = resize(x, finest)
-            total = x if total is None else total + x
-        x = Conv(self.width, 3, dtype=self.dtype, name="conv")(total)
+            lateral = Conv(self.width, 1, use_bias=True, dtype=self.dtype, name=f"from_{name}")
+            maps.append(resize(lateral(features[name]), finest))
+        x = Conv(self.width, 3, dtype=self.dtype, name="conv")(reduce(jnp.add, maps))
         x = nn.relu(BatchNorm(name="norm")(x, train))
         x = Conv(self.out_channels, 1, use_bias=True, dtype=self.dtype, name="predict")(x)
         return resize(x.astype(jnp.promote_types(x.dtype, jnp.float32)), tuple(size))
 
 
-def resize(x_BxHxWxC: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Bilinear resize to `size` (H, W), pixel centres aligned."""
+def resize(x_BxHxWxC: jax.Array, size: Sequence[int]) -> jax.Array:
+    """Resize bilinearly to `size` (H, W), with aligned pixel centres."""
     if x_BxHxWxC.shape[1:3] == tuple(size):
         return x_BxHxWxC
     batch, _, _, channels = x_BxHxWxC.shape

@@ -1,14 +1,14 @@
 """A depth decoder for frozen features: a top-down pyramid and an expectation over depth bins.
 
-GV-B names no depth network, so this is a reconstruction from what is known to work on features that are not trained:
+GV-B names no depth network. This reconstruction uses what is known to work on frozen features:
 - a convolutional decoder that merges all levels from coarse to fine (FPN, arXiv 1612.03144; DPT, arXiv 2103.13413);
 - depth as the expectation over bins between the data set's limits (AdaBins, arXiv 2011.14141; with fixed uniform bins
-  in DINOv2's frozen evaluation, arXiv 2304.07193): it cannot leave the limits, and unlike a sigmoid's its gradient
-  does not vanish near them.
+  in DINOv2's frozen evaluation, arXiv 2304.07193). It cannot leave the limits, and its gradient does not vanish near
+  them, as that of a sigmoid does.
 Legend: B batch, H, W image size, N bins.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -20,14 +20,15 @@ from intern_jax.models.layers import BatchNorm, Conv, Dtype
 
 
 class DepthDecoder(nn.Module):
-    """Maps layer1..layer4 to log-depth [B,H,W,1], at least float32; depth in [min_depth, max_depth] metres.
+    """Maps layer1..layer4 to log-depth [B,H,W,1] in at least float32, within [min_depth, max_depth] metres.
 
-    Every layer goes to `width` channels; from the coarsest on, the sum so far is resized and added,
-    through a 3x3 convolution, BatchNorm, ReLU. Depth is the mean of `bins` uniform bin centres by the
-    softmax of a 1x1's logits, at the finest layer's size, and bilinear from there to the image's.
+    Every layer is mapped to `width` channels. From the coarsest layer on, the sum so far is resized,
+    added, and passed through a 3x3 convolution, BatchNorm and ReLU. At the size of the finest layer,
+    the softmax of a 1x1 convolution weights the centres of `bins` uniform bins; their mean is the
+    depth. It is resized bilinearly to the size of the image.
     """
 
-    out_channels: int = 1  # a decoder's first setting; here always 1
+    out_channels: int = 1  # the first setting of every decoder; always 1 here
     min_depth: float = 1e-3
     max_depth: float = 10.0
     bins: int = 256
@@ -36,16 +37,16 @@ class DepthDecoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: Mapping[str, jax.Array], size: tuple[int, int], train: bool
+        self, features: Mapping[str, jax.Array], size: Sequence[int], train: bool
     ) -> jax.Array:
         self._check()
         names = sorted((name for name in features if name.startswith("layer")), reverse=True)
-        x = None
+        x = features[names[0]]
         for name in names:
             side = features[name].shape[1:3]
             lateral = Conv(self.width, 1, use_bias=True, dtype=self.dtype, name=f"from_{name}")
             new = lateral(features[name])
-            x = new if x is None else new + resize(x, side)
+            x = new if name == names[0] else new + resize(x, side)
             x = Conv(self.width, 3, dtype=self.dtype, name=f"merge_{name}")(x)
             x = nn.relu(BatchNorm(name=f"norm_{name}")(x, train))
         logits = Conv(self.bins, 1, use_bias=True, dtype=self.dtype, name="predict")(x)

@@ -8,7 +8,7 @@ from intern_jax.models.layers import Dense
 
 
 class Linear(nn.Module):
-    """Features [B,D] to logits [B,num_classes], at least float32."""
+    """Maps features [B,D] to logits [B,num_classes] in at least float32."""
 
     num_classes: int
 

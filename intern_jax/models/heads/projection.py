@@ -11,7 +11,7 @@ def _linear(features: int, inputs: int, name: str) -> Dense:
 
 
 class Projector(nn.Module):
-    """[B,D] to [B,features]: three linear layers, each with BatchNorm, ReLU after the first two."""
+    """Maps [B,D] to [B,features]: three linear layers, each with BatchNorm, and ReLU after the first two."""
 
     hidden: int = 1024
     features: int = 1024
@@ -26,7 +26,7 @@ class Projector(nn.Module):
 
 
 class Predictor(nn.Module):
-    """[B,D] to [B,features]: linear, BatchNorm, ReLU, linear."""
+    """Maps [B,D] to [B,features]: linear, BatchNorm, ReLU, linear."""
 
     hidden: int = 512
     features: int = 1024

@@ -1,1 +1,1 @@
-"""Files of other libraries: read into ours, and written in their names."""
+"""Weight files of other libraries: read into our models, and written with their names."""

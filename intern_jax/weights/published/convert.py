@@ -1,8 +1,8 @@
-"""Published PyTorch weights as model folders, and model folders in published names.
+"""Convert published PyTorch weights to model folders, and model folders to files with published names.
 
-A model's own shapes and a name map (weights/*_names.py) tell which arrays a file must hold, so reading is a look-up:
-what the model needs and the file lacks is a mistake, what the file holds beside is listed. Whatever a file puts before
-its names ("module.", "backbone.", "visual.") is found by where most names fit.
+The shapes of a model and a name map (*_names.py) say which arrays a file must hold, so reading is a look-up. A missing
+array is a mistake, and unused arrays are listed. A prefix of all names in a file ("module.", "backbone.", "visual.") is
+the one with which most names fit.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from intern_jax.core.tree import GraftReport
 from intern_jax.models import zoo
 from intern_jax.weights import safetensors
 from intern_jax.weights.folder import load_model, save_model
+from intern_jax.weights.model import Head, Model
+from intern_jax.weights.preprocess import Preprocess
 from intern_jax.weights.published import names as published_names
 from intern_jax.weights.published import pth
 from intern_jax.weights.published.names import COUNTER, HEADS, SIGNATURES, WRAPPERS
@@ -35,10 +37,10 @@ from intern_jax.weights.published.torch_names import Place, published_shape, to_
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """What was read: {"params": ..., "batch_stats": ...} of the backbone, and where it was found.
+    """The result of a read: {"params": ..., "batch_stats": ...} of the backbone, and its layout and prefix.
 
-    `head` holds the classifier's {"kernel" [D,K], "bias" [K]} where the file has one; `report` has our paths that were
-    matched, and the file's names that were not used.
+    `head` holds the classifier's {"kernel" [D,K], "bias" [K]} if the file has one. `report` lists our paths that were
+    matched, and names in the file that were not used.
     """
 
     variables: dict[str, Any]
@@ -65,29 +67,43 @@ def convert(
     task: str | None = None,
     classes: Sequence[str] = (),
     canvas: int | None = None,
+    resize: str | None = None,
+    crop: float | None = None,
+    interpolation: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> str:
-    """Writes a published file as a model folder or, with `to`, a folder or file in published names.
+    """Convert a published file to a model folder or, with `to`, a folder or file to published names.
 
     Args:
       source: a .pth or .safetensors file, or (with `to`) a model folder.
       out: the model folder, or (with `to`) the safetensors file to write.
-      model: zoo spec of the file's network, {"name": ..., **settings}; a model folder knows its own.
-      layout: whose names the file has (published_names.LAYOUTS); "auto" tries all of the network's.
-      to: in whose names to write.
-      prefix: what the file has before every name, where it holds several networks of the kind.
-      task: which of its BatchNorm sets a network with sets is written with.
+      model: zoo spec of the file's network, {"name": ..., **settings}; a model folder has its own.
+      layout: the library whose names the file has (names.py: LAYOUTS); "auto" tries all of the network's layouts.
+      to: the library in whose names to write.
+      prefix: the text before every name, if the file holds several networks of this kind.
+      task: the BatchNorm set to write, for a network with sets.
       classes: names of the classifier's outputs, in order; without them no classifier is kept.
-      canvas, mean, std: of the model folder (see `save_model`); by default the network's and layout's.
+      canvas, resize, crop, interpolation, mean, std: how the model reads pictures (weights/preprocess.py). The default
+        is how the library of the file's layout evaluates such a network; a file does not say it.
 
-    Returns what was done, in two lines. Raises UserError for what does not fit.
+    Returns a description of the result, one fact per line. UserError for a file that does not fit.
     """
+    named: dict[str, Any] = {"canvas": canvas, "resize": resize, "crop": crop}
+    named |= {"interpolation": interpolation, "mean": mean, "std": std}
+    given = {name: value for name, value in named.items() if value is not None}
+    of_folder = [*given, *(["classes"] if classes else [])]
     if pathlib.Path(source).is_dir():
+        more = {"layout": layout != "auto", "prefix": prefix is not None}
+        _none_of(source, "from a model folder", [*filter(more.get, more), *of_folder])
         return _folder_to_file(source, out, model, to, task)
     if model is None:
         raise UserError(f"{source}: name the network that it holds, such as --model=resnet50")
-    _check_pictures(canvas, mean, std)
+    if to:
+        _none_of(source, "to a file", of_folder)
+    elif task is not None:
+        _none_of(source, "to a model folder", ["task"])
+    Preprocess(**({"canvas": 224} | given))  # a mistake shows before a large file is read
     try:
         found = from_published(state_of(_read(source)), model, layout, prefix, canvas)
         head = _checked_head(found, classes)
@@ -96,32 +112,19 @@ def convert(
     if to:
         written = _write(out, found.variables, model, to, task, found.head)
         return f"{found.summary()}\n{written}"
-    own = published_names.layout(model, found.layout)
-    variables = {name: {"backbone": tree} for name, tree in found.variables.items()}
-    variables["params"] |= {"head": {"linear": {"classifier": head}}} if head else {}
-    save_model(
-        out,
-        task="classification" if head else "backbone",
-        backbone=model,
-        variables=variables,
-        canvas=canvas or published_names.default_canvas(model),
-        mean=mean or own.mean,
-        std=std or own.std,
-        classes=classes,
-        provenance={"converted from": pathlib.Path(source).name, "names": found.summary()},
+    pictures = published_names.preprocess(model, found.layout, canvas)
+    pictures = dataclasses.replace(pictures, **given)
+    name = pathlib.Path(source).name
+    made = Model(
+        model,
+        found.variables,
+        name,
+        pictures,
+        head=head,
+        provenance={"converted from": name, "names": found.summary()},
     )
-    return f"{found.summary()}\n{out} written"
-
-
-def _check_pictures(canvas: Any, mean: Any, std: Any) -> None:
-    if type(canvas) not in (int, type(None)):
-        raise UserError(f"canvas: {canvas!r} is no number of pixels, such as 224")
-    for name, values in (("mean", mean), ("std", std)):
-        if values is None:
-            continue
-        rgb = isinstance(values, list | tuple) and len(values) == 3
-        if not rgb or not all(isinstance(value, int | float) for value in values):
-            raise UserError(f"{name}: {values!r} is not three numbers, such as 0.5,0.5,0.5")
+    save_model(out, made)
+    return f"{found.summary()}\n{out} written\nreads {pictures}"
 
 
 def from_published(
@@ -131,10 +134,10 @@ def from_published(
     prefix: str | None = None,
     canvas: int | None = None,
 ) -> Published:
-    """The backbone of a flat published state {name: array}, float32.
+    """The backbone, in float32, of a flat published state {name: array}.
 
-    Raises UserError, saying which layout fits best, where arrays are missing, of another shape, or those of a larger
-    network. A network with BatchNorm sets gets the file's one set in each.
+    UserError, with the layout that fits best, if arrays are missing, have other shapes, or are of a larger network. In
+    a network with BatchNorm sets, each set gets the single set of the file.
     """
     shapes = backbone_shapes(model, canvas)
     names = [name for name in state if name.rpartition(".")[-1] != COUNTER]
@@ -165,16 +168,16 @@ def in_published_names(
     task: str | None = None,
     head: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
-    """The inverse of `from_published`: a flat {published name: array} as `layout`'s own files have it.
+    """The inverse of `from_published`: a flat {published name: array}, in the form of the layout's own files.
 
-    `task` names the BatchNorm set to write, of a network that has sets. Raises UserError for a layout that has no place
-    for one of the arrays; a `head` for which there is none is left out.
+    `task` names the BatchNorm set to write, for a network with sets. UserError if the layout has no place for one of
+    the arrays. A `head` without a place is left out.
     """
     own, network = published_names.layout(model, layout), zoo.build(model)
     sets = published_names.sets_of(network)
     if sets and task not in sets:
         raise UserError(
-            f"{model['name']} has the BatchNorm sets {', '.join(sets)} and files of {layout} one; "
+            f"{model['name']} has the BatchNorm sets {', '.join(sets)}, but files of {layout} have one; "
             f"name it, such as --task={sets[0]}"
         )
     flat = {
@@ -198,7 +201,7 @@ def in_published_names(
 
 
 def state_of(content: Mapping[str | int, Any]) -> dict[str, np.ndarray]:
-    """The flat state dict {name: array} inside a file's content: under one of WRAPPERS, or alone."""
+    """The flat state dict {name: array} in a file's content: under a key in WRAPPERS, or the content itself."""
     tables = {key: value for key, value in content.items() if isinstance(value, dict)}
     arrays = {key: value for key, value in content.items() if isinstance(value, np.ndarray)}
     for key in WRAPPERS:
@@ -215,7 +218,7 @@ def state_of(content: Mapping[str | int, Any]) -> dict[str, np.ndarray]:
 def backbone_shapes(
     model: Mapping[str, Any], canvas: int | None = None
 ) -> dict[str, tuple[int, ...]]:
-    """{path: shape} of all arrays of a zoo spec's backbone, found without computing anything."""
+    """{path: shape} of all arrays of a zoo spec's backbone, without computing any of them."""
     try:
         side = canvas or published_names.default_canvas(model)
         images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
@@ -224,19 +227,26 @@ def backbone_shapes(
     except UserError:
         raise
     except Exception as error:
-        # Settings make modules fail in any way; all of them are one mistake.
+        # Wrong settings may raise any exception in a module; all mean the same mistake.
         reason = str(error).split("\n")[0][:200]
         raise UserError(f"model: {model} cannot be built ({reason}); check its settings") from None
     return {path: leaf.shape for path, leaf in tree_lib.names(meta.unbox(variables)).items()}
 
 
+def _none_of(source: str | os.PathLike[str], way: str, flags: Sequence[str]) -> None:
+    """Refuses flags that would have no effect."""
+    if flags:
+        names = ", ".join(f"--{name}" for name in flags)
+        raise UserError(f"{source}: {names} has no effect {way}; leave it out")
+
+
 class _Unfit(UserError):
-    """A file that does not fit the network; `convert` puts the file's name before it."""
+    """A file that does not fit the network; `convert` puts the file's name before the message."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Match:
-    """How the names of a file fit one layout; `others`: prefixes that fit as well."""
+    """How well the names of a file fit one layout; `others` are prefixes that fit equally well."""
 
     layout: str
     places: Mapping[str, Place]
@@ -256,13 +266,13 @@ def _best_match(
     layout: str,
     prefix: str | None,
 ) -> _Match:
-    """The match of `layout`, or of the one that fits best; UserError unless every array is there."""
+    """The match of `layout`, or of the layout that fits best; UserError unless every array is there."""
     network, matches = zoo.build(model), []
     for key, own in published_names.layouts(model).items():
         if (places := published_names.places(own, network, paths)) is not None:
             matches.append(_match(key, places, names, prefix))
     best = max(matches, key=lambda match: match.share)
-    chosen = best
+    chosen: _Match | None = best
     if layout != "auto":
         published_names.layout(model, layout)
         chosen = next((match for match in matches if match.layout == layout), None)
@@ -292,7 +302,7 @@ def _match(
 
 
 def _prefixes(names: Iterable[str], wanted: set[str]) -> collections.Counter[str]:
-    """How many of the wanted names stand behind each prefix."""
+    """For each prefix, the number of wanted names that follow it."""
     counts: collections.Counter[str] = collections.Counter()
     for name in names:
         starts = [0, *(dot.end() for dot in re.finditer(r"\.", name))]
@@ -316,7 +326,7 @@ def _missing(model: str, names: Sequence[str], chosen: _Match, best: _Match) -> 
 
 
 def _check_larger(model: Mapping[str, Any], match: _Match, names: Iterable[str]) -> None:
-    """Refuses a file with more blocks than the network, which would silently lose some."""
+    """Refuse a file with more blocks than the network, because the rest would silently be lost."""
     wanted = {place.name for place in match.places.values()}
     forms = {re.sub(r"\d+", "N", name) for name in wanted}
     for name in names:
@@ -332,7 +342,7 @@ def _find_head(
 ) -> tuple[str | None, dict[str, np.ndarray] | None]:
     """The published module and arrays of a classifier over `features`, among the unused names."""
     stems = [name.removesuffix(".weight") for name in unused if name.endswith(".weight")]
-    # Of several the one that stands beside the backbone.
+    # Of several classifiers, take the one beside the backbone.
     stems.sort(key=lambda stem: not stem.startswith(prefix))
     for head in HEADS:
         for stem in stems:
@@ -345,8 +355,8 @@ def _find_head(
     return None, None
 
 
-def _checked_head(found: Published, classes: Sequence[str]) -> dict[str, np.ndarray] | None:
-    """The classifier to keep: none without names for its outputs."""
+def _checked_head(found: Published, classes: Sequence[str]) -> Head | None:
+    """The classifier to keep; None if its outputs have no names."""
     if not classes:
         return None
     if found.head is None:
@@ -354,7 +364,7 @@ def _checked_head(found: Published, classes: Sequence[str]) -> dict[str, np.ndar
     if len(found.head["bias"]) != len(classes):
         outputs = len(found.head["bias"])
         raise _Unfit(f"{len(classes)} classes are named, its classifier has {outputs} outputs")
-    return found.head
+    return Head.linear(classes, found.head["kernel"], found.head["bias"])
 
 
 def _float32(name: str, value: np.ndarray) -> np.ndarray:
@@ -363,7 +373,7 @@ def _float32(name: str, value: np.ndarray) -> np.ndarray:
     return np.asarray(value, np.float32)
 
 
-def _read(source: str | os.PathLike[str]) -> Mapping[str | int, Any]:
+def _read(source: str | os.PathLike[str]) -> Mapping[Any, Any]:
     if pathlib.Path(source).suffix == ".safetensors":
         return safetensors.load(source)
     return pth.load(source)
@@ -371,12 +381,13 @@ def _read(source: str | os.PathLike[str]) -> Mapping[str | int, Any]:
 
 def _folder_to_file(source, out, model, to, task) -> str:
     if not to:
-        raise UserError(f"{source}: is a folder; say in whose names to write it, as --to=timm")
+        raise UserError(f"{source}: is a folder; say in which names to write it, such as --to=timm")
     opened = load_model(source)
-    if model is not None and dict(model) != opened.backbone:
-        raise UserError(f"{source}: holds {opened.backbone['name']}; leave --model out")
-    head = opened.variables["params"].get("head", {}).get("linear", {}).get("classifier")
-    return _write(out, opened.backbone_variables, opened.backbone, to, task, head)
+    if model is not None and dict(model) != opened.spec:
+        raise UserError(f"{source}: holds {opened.spec['name']}; leave --model out")
+    params = opened.head.variables["params"] if opened.head else {}
+    head = params.get("linear", {}).get("classifier")
+    return _write(out, opened.variables, opened.spec, to, task, head)
 
 
 def _write(out, variables, model, to, task, head) -> str:

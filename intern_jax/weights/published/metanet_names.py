@@ -1,7 +1,7 @@
-"""Where the arrays of our MetaNet, UniNet and generalist stand in the authors' networks: names as data.
+"""Tables from the arrays of our MetaNet, UniNet and generalist to their names in the authors' networks.
 
-The published names are flat: "blocks.7.b2.3.fc1.weight". A block's names depend on its operator; UniNet counts its
-down-sampling modules as blocks. The names of "conv" and "mixer", which were never published, are ours.
+The published names are flat: "blocks.7.b2.3.fc1.weight". The names in a block depend on its operator. UniNet counts its
+down-sampling modules as blocks. "conv" and "mixer" were never published, so their names are ours.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _LOCAL = {
     "downsample.2": "project",
 }
 
-# A sampler's shortcut starts with a max-pool only where it has a stride ("@1": it has none).
+# The shortcut of a sampler starts with a max-pool only if it has a stride ("@1" means that it has none).
 BLOCKS: dict[str, dict[str, str]] = {
     "mbconv": {
         "b1.0": "expand_norm",
@@ -111,12 +111,12 @@ _OUR_BLOCKS = {name: _inverse(table) for name, table in BLOCKS.items()}
 
 
 def metanet_blocks(network: Any) -> list[str]:
-    """The table in BLOCKS of every block of a MetaNet, in order."""
+    """For each block of a MetaNet in order, the name of its table in BLOCKS."""
     return block_operators(network)
 
 
 def uninet_blocks(network: Any) -> list[str]:
-    """The table in BLOCKS of every block and sampler of a UniNet, in order."""
+    """For each block and sampler of a UniNet in order, the name of its table in BLOCKS."""
     strides = iter(network.strides[1:])
     return [
         f"{kind}@1" if kind.endswith("_dsm") and next(strides) == 1 else kind
@@ -125,9 +125,9 @@ def uninet_blocks(network: Any) -> list[str]:
 
 
 def place(path: str, blocks: Sequence[str]) -> Place:
-    """Where our array of that path lies; `blocks` names the table of every block.
+    """The published place of our array at that path; `blocks` names the table of every block.
 
-    KeyError for a path that is not of such a network.
+    KeyError for a path that such a network does not have.
     """
     module, _, leaf = path.split("/", 1)[1].rpartition("/")
     first, _, inside = module.partition("/")
@@ -144,7 +144,7 @@ def place(path: str, blocks: Sequence[str]) -> Place:
 
 
 def generalist_place(path: str, branch: Callable[[str], Place]) -> Place:
-    """`place` for the two-branch network; `branch` places the arrays of one branch by itself."""
+    """The same as `place` for the two-branch network; `branch` places the arrays of a single branch."""
     collection, first, inside = path.split("/", 2)
     if not first.startswith("transfer_"):
         name, kind = branch(f"{collection}/{inside}")

@@ -1,4 +1,4 @@
-"""Who names a network's arrays how: every family's layouts, and what else a library's files have of their own."""
+"""The layouts of each network family: how libraries name its arrays, and other properties of their files."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from intern_jax.models.resnet import ResNet
 from intern_jax.models.transfer import Generalist
 from intern_jax.models.uninet import UniNet
 from intern_jax.models.vit import ViT
-from intern_jax.ops.images import MEAN, STD
+from intern_jax.weights.preprocess import Preprocess
 from intern_jax.weights.published import metanet_names, resnet_names, vit_names
 from intern_jax.weights.published.torch_names import Place, Rule, place_by_rules
 
-# From a network to the function that places its arrays; that raises KeyError where there is no place.
+# From a network to the function that places its arrays, which raises KeyError if there is no place.
 Placer = Callable[[Any], Callable[[str], Place]]
 
 
@@ -26,19 +26,41 @@ Placer = Callable[[Any], Callable[[str], Place]]
 class Layout:
     """How one library names a family's arrays.
 
-    `prefix`: what its files have before every name; `head`: its classifier's module; `mean`, `std`: how its models'
-    pictures are normalised, unless a file's own documentation says otherwise.
+    `prefix` is the text before every name in its files, and `head` the module of its classifier. `preprocess` says how
+    its models read pictures where they are evaluated, unless a file's documentation says otherwise. Its canvas has no
+    meaning: see `preprocess` below.
     """
 
     placer: Placer
+    preprocess: Preprocess
     prefix: str = ""
     head: str | None = None
-    mean: Sequence[float] = MEAN
-    std: Sequence[float] = STD
+
+
+# Short side to `canvas / crop` pixels and the central square: what differs is the share and the filter.
+_SHORT = Preprocess(224, "short")  # gv-benchmark
+_TORCHVISION = Preprocess(
+    224, "short", 0.875
+)  # the first weights of each network; the second have 0.965
+_TIMM_RESNET = Preprocess(
+    224, "short", 0.95, "bicubic"
+)  # of "ResNet strikes back", timm's usual ones
+_TIMM_VIT = Preprocess(224, "short", 0.9, "bicubic")
+_DINO = Preprocess(224, "short", 0.875, "bicubic")
+_CLIP = Preprocess(
+    224,
+    "short",
+    1.0,
+    "bicubic",
+    (0.48145466, 0.4578275, 0.40821073),
+    (0.26862954, 0.26130258, 0.27577711),
+)
+# UniNet's authors resize whole pictures from this canvas on.
+_UNINET, _UNINET_WHOLE = Preprocess(224, "short", 0.875, "bicubic"), 320
 
 
 def _by_rules(rules: Sequence[Rule]) -> Placer:
-    return lambda network: functools.partial(place_by_rules, rules=rules)
+    return lambda _network: functools.partial(place_by_rules, rules=rules)
 
 
 def _metanet(network: MetaNet) -> Callable[[str], Place]:
@@ -50,41 +72,41 @@ def _uninet(network: UniNet) -> Callable[[str], Place]:
 
 
 def _generalist(network: Generalist) -> Callable[[str], Place]:
-    if tuple(network.branches) != tuple(metanet_names.BRANCHES.values()) or isinstance(
-        network.family, Mapping
-    ):
+    family, names = network.family, tuple(network.branches)
+    if names != tuple(metanet_names.BRANCHES.values()) or isinstance(family, Mapping):
         raise UserError(
             "backbone.branches: gv_benchmark's files hold two equal branches, cls and dense; "
             "convert such a network"
         )
-    branch = network.family(**network.branch, parent=None)
-    layout = next(iter(LAYOUTS[network.family].values()))
+    branch = family(**network.branch, parent=None)
+    layout = next(iter(LAYOUTS[family].values()))
     return functools.partial(metanet_names.generalist_place, branch=layout.placer(branch))
 
 
-_TORCHVISION_RESNET = Layout(_by_rules(resnet_names.TORCHVISION), head="fc")
-_TIMM_VIT = Layout(_by_rules(vit_names.TIMM), head="head")
-_OPEN_CLIP_VIT = Layout(
-    _by_rules(vit_names.OPEN_CLIP),
-    prefix="visual.",
-    mean=(0.48145466, 0.4578275, 0.40821073),
-    std=(0.26862954, 0.26130258, 0.27577711),
-)
-LAYOUTS: dict[type, dict[str, Layout]] = {
-    MetaNet: {"gv_benchmark": Layout(_metanet, head="classifier")},
-    UniNet: {"gv_benchmark": Layout(_uninet, head="classifier")},
-    Generalist: {"gv_benchmark": Layout(_generalist, "model.", "classifier")},
-    ResNet: {"torchvision": _TORCHVISION_RESNET, "timm": _TORCHVISION_RESNET},
-    ViT: {"timm": _TIMM_VIT, "dino": _TIMM_VIT, "open_clip": _OPEN_CLIP_VIT},
+_RESNET = _by_rules(resnet_names.TORCHVISION)
+_VIT = _by_rules(vit_names.TIMM)
+LAYOUTS: dict[Callable[..., Any], dict[str, Layout]] = {
+    MetaNet: {"gv_benchmark": Layout(_metanet, _SHORT, head="classifier")},
+    UniNet: {"gv_benchmark": Layout(_uninet, _UNINET, head="classifier")},
+    Generalist: {"gv_benchmark": Layout(_generalist, _SHORT, "model.", "classifier")},
+    ResNet: {
+        "torchvision": Layout(_RESNET, _TORCHVISION, head="fc"),
+        "timm": Layout(_RESNET, _TIMM_RESNET, head="fc"),
+    },
+    ViT: {
+        "timm": Layout(_VIT, _TIMM_VIT, head="head"),
+        "dino": Layout(_VIT, _DINO, head="head"),
+        "open_clip": Layout(_by_rules(vit_names.OPEN_CLIP), _CLIP, prefix="visual."),
+    },
 }
 
-# Where training programs put a state dict; the first that a file has is taken.
+# The keys under which training programs store a state dict; the first one in a file counts.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher", "module", "net", "student")
-# Classifiers of all layouts, and of mmcls ("head.fc").
+# The modules of classifiers in all layouts, and in mmcls ("head.fc").
 HEADS = ("classifier", "fc", "head.fc", "head")
-# BatchNorm's count of batches, which no network here needs: ignored, and written as 0.
+# BatchNorm's count of batches, which no network here needs. It is ignored on reading, and written as 0.
 COUNTER = "num_batches_tracked"
-# Names that tell a file's network, for a file that does not fit.
+# Names that identify the network of a file, for the message about a file that does not fit.
 SIGNATURES = {
     r"gv_global\..*": "gv-benchmark's two-branch network",
     r"layer1\.0\.conv1\.weight": "a ResNet",
@@ -93,36 +115,45 @@ SIGNATURES = {
     r"blocks\.\d+\.downsample\.0\.weight": "a UniNet",
     r"stem\.0\.weight": "a MetaNet",
 }
-# Sides of the pictures that a network without a size of its own was made for.
-_CANVAS = {
-    **{f"uninet_b{i}": s for i, s in enumerate((160, 224, 256, 288, 320, 384, 448))},
-    **{"embedded": 64, "embedded_tiny": 64, "generalist": 64},
-}
+# Networks of this project: no library's conventions hold for them.
+_OURS = ("embedded", "embedded_tiny")
 
 
 def layouts(model: Mapping[str, Any]) -> dict[str, Layout]:
-    """The layouts of a zoo spec's network by name, the most usual first."""
+    """The layouts of a zoo spec's network by name, the most common one first."""
     return LAYOUTS[type(zoo.build(model))]
 
 
 def layout(model: Mapping[str, Any], name: str) -> Layout:
-    """One of them; UserError for another name."""
+    """The layout of that name; UserError if the network has none of that name."""
     known = layouts(model)
     if name not in known:
         raise UserError(f"layout: no {name!r} for {model['name']}; one of {', '.join(known)}")
     return known[name]
 
 
+def preprocess(model: Mapping[str, Any], name: str, canvas: int | None = None) -> Preprocess:
+    """How a zoo spec's network reads pictures, by the conventions of the library whose layout a file has."""
+    main, usual = zoo.main_spec(model), layout(model, name).preprocess
+    canvas = canvas or default_canvas(model)
+    if main["name"] in _OURS:
+        return Preprocess(canvas)
+    if main["name"].startswith("clip_"):
+        usual = _CLIP
+    if main["name"] in zoo.UNINETS and canvas >= _UNINET_WHOLE:
+        usual = usual.whole
+    return dataclasses.replace(usual, canvas=canvas)
+
+
 def default_canvas(model: Mapping[str, Any]) -> int:
     """Side in pixels of the pictures that a zoo spec's network was made for."""
-    own = getattr(zoo.build(model), "image_size", None)
-    return own or _CANVAS.get(model["name"], 224)
+    return zoo.usual_side(model, zoo.build(model))
 
 
 def places(layout: Layout, network: Any, paths: Iterable[str]) -> dict[str, Place] | None:
-    """The place of every path, without the layout's prefix; None where one of them has none.
+    """The place of every path, without the layout's prefix; None if one of the paths has no place.
 
-    The BatchNorm sets of a network share their places: a published file holds one set.
+    The BatchNorm sets of a network share their places, because a published file holds one set.
     """
     place, sets = layout.placer(network), sets_of(network)
     try:
@@ -132,12 +163,12 @@ def places(layout: Layout, network: Any, paths: Iterable[str]) -> dict[str, Plac
 
 
 def sets_of(network: Any) -> tuple[str, ...]:
-    """Names of a network's BatchNorm sets (models/layers.py)."""
+    """The names of a network's BatchNorm sets (models/layers.py)."""
     return tuple(getattr(network, "sets", ()))
 
 
 def split_set(path: str, sets: Sequence[str]) -> tuple[str, str | None]:
-    """A path without its BatchNorm set, and that set: ".../stem_norm/cls/scale" has "cls"."""
+    """(path without its BatchNorm set, that set or None); the set of ".../stem_norm/cls/scale" is "cls"."""
     *parents, last, leaf = path.split("/")
     if last in sets and "norm" in parents[-1]:
         return "/".join((*parents, leaf)), last

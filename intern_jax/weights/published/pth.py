@@ -1,10 +1,10 @@
-"""PyTorch's zip checkpoints (.pth, .pt) as nested dicts of numpy arrays, without unpickling.
+"""Read PyTorch's zip checkpoints (.pth, .pt) to nested dicts of numpy arrays, without unpickling.
 
-Such a file is a zip archive that stores `ROOT/data.pkl`, a pickle, and `ROOT/data/KEY`, the bytes of one tensor
-storage each. The pickle is read as data: `pickletools.genops` lists its opcodes, a small stack machine follows those
-that a state dict needs, and a global is a name in a table, never an object. Nothing is imported, nothing is called,
-and every size is checked before memory is taken for it. Whatever else a file holds is refused with one line.
-(`pickletools` is the standard library's disassembler: it cannot load a pickle.)
+Such a file is a zip archive with a pickle, `ROOT/data.pkl`, and one entry per tensor storage, `ROOT/data/KEY`. The
+pickle is read as data. `pickletools.genops` lists its opcodes, and a small stack machine executes those that a state
+dict needs. (`pickletools` is the standard library's disassembler; it cannot load a pickle.) A global is a name in a
+table, never an object. Nothing is imported or called, and every size is checked before memory is allocated. A file
+with anything else is refused with one line.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from intern_jax.core.config import UserError
 
-# A checkpoint of a billion parameters with its optimizer's state stays far below all of these.
+# A checkpoint of a billion parameters with the optimizer's state is far below all of these limits.
 MAX_ENTRIES = 65_536
 MAX_DIRECTORY_BYTES = 16 * 2**20
 MAX_PICKLE_BYTES = 16 * 2**20
@@ -35,11 +35,11 @@ MAX_NODES = 1_000_000
 MAX_DEPTH = 32
 MAX_AXES = 32
 MAX_SIZE = 2**48
-# Tensors may share a storage (tied weights), but not multiply the file's size.
+# Tensors may share a storage (tied weights), but together they must not be many times as large as the file.
 MAX_GROWTH = 4
 
 _ZIP_MAGIC = b"PK\x03\x04"
-# What `torch.save` wrote before version 1.6: a pickle of this long integer comes first.
+# Before version 1.6 `torch.save` wrote a pickle of this long integer first.
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 
 _DTYPES = {
@@ -63,11 +63,11 @@ _COPY_AGAIN = "copy it again"
 
 
 def load(path: str | os.PathLike[str]) -> dict[str | int, Any]:
-    """Reads a checkpoint as nested dicts, lists and tuples of numpy arrays, numbers, strings and None.
+    """Read a checkpoint: nested dicts, lists and tuples of numpy arrays, numbers, strings and None.
 
-    Arrays are C-contiguous and may be read-only; bfloat16 is ml_dtypes'. Raises UserError, one line that names the
-    file and what was found, for a file that is missing, damaged, of the format before PyTorch 1.6, or that holds
-    anything but tensors and plain values.
+    Arrays are C-contiguous and may be read-only; bfloat16 is that of ml_dtypes. A file that is missing, damaged or
+    older than PyTorch 1.6 is a UserError, and so is one that holds anything but tensors and plain values. Its one line
+    names the file and what was found.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -75,8 +75,10 @@ def load(path: str | os.PathLike[str]) -> dict[str | int, Any]:
     try:
         with path.open("rb", buffering=0) as file:
             _check_magic(file.read(len(_LEGACY_MAGIC)))
-            with zipfile.ZipFile(_Reader(file)) as archive:
-                return _read(_Entries(archive, path.stat().st_size))
+            reader, size = _Reader(file), path.stat().st_size
+            with zipfile.ZipFile(reader) as archive:
+                reader.limit = size  # of the entries, now that the directory is read
+                return _read(_Entries(archive, size))
     except _Refused as refusal:
         raise UserError(f"{path}: {refusal}") from None
     except _DAMAGE as error:
@@ -85,13 +87,13 @@ def load(path: str | os.PathLike[str]) -> dict[str | int, Any]:
 
 
 class _Refused(Exception):
-    """A file that is not read: the problem and the remedy."""
+    """A file that is refused: the problem and the remedy."""
 
     def __init__(self, problem: str, remedy: str = _SAVE_STATE):
         super().__init__(f"{problem}; {remedy}")
 
 
-# What zipfile, pickletools and numpy raise on content that makes no sense.
+# The exceptions of zipfile, pickletools and numpy on damaged content.
 _DAMAGE = (
     *(zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, OverflowError, EOFError),
     *(struct.error, OSError, IndexError, KeyError, TypeError),
@@ -102,16 +104,16 @@ def _check_magic(start: bytes) -> None:
     if start.startswith(_LEGACY_MAGIC):
         raise _Refused(
             "has PyTorch's format from before version 1.6, which is not read",
-            "in PyTorch, save it anew: torch.save(torch.load(FILE, weights_only=True), FILE)",
+            "in PyTorch, save it again: torch.save(torch.load(FILE, weights_only=True), FILE)",
         )
     if not start.startswith(_ZIP_MAGIC):
         raise _Refused("no PyTorch checkpoint (not a zip file)", "name a .pth or .pt file")
 
 
 class _Reader(io.BufferedReader):
-    """The file as zipfile sees it while it reads the directory: no read takes more than the limit.
+    """A file for zipfile that limits the size of one read of the directory.
 
-    zipfile reads as many bytes of directory as the file claims to have.
+    zipfile alone reads as many bytes of directory as the file claims to have.
     """
 
     limit = MAX_DIRECTORY_BYTES
@@ -124,10 +126,9 @@ class _Reader(io.BufferedReader):
 
 
 class _Entries:
-    """The archive's entries, all of them stored as they are and none over another."""
+    """The entries of the archive; all are stored without compression, and none overlaps another."""
 
     def __init__(self, archive: zipfile.ZipFile, file_bytes: int):
-        archive.fp.limit = file_bytes
         self.file_bytes = file_bytes
         self._archive = archive
         self._infos = _checked_infos(archive.infolist(), file_bytes)
@@ -137,9 +138,9 @@ class _Entries:
         self._root = pickles[0].removesuffix("data.pkl")
 
     def size(self, name: str) -> int | None:
-        """Bytes of an entry, None where there is none."""
+        """The size of an entry in bytes; None if there is no such entry."""
         info = self._infos.get(self._root + name)
-        return info and info.file_size
+        return None if info is None else info.file_size
 
     def read(self, name: str) -> bytes:
         return self._archive.read(self._infos[self._root + name])
@@ -161,8 +162,8 @@ def _checked_infos(infos: list[zipfile.ZipInfo], file_bytes: int) -> dict[str, z
 
 def _read(entries: _Entries) -> dict[str | int, Any]:
     if entries.size("byteorder") is not None and entries.read("byteorder") != b"little":
-        raise _Refused("written by a big-endian machine", "save it anew on another")
-    if entries.size("data.pkl") > MAX_PICKLE_BYTES:
+        raise _Refused("written by a big-endian machine", "save it again on another")
+    if (entries.size("data.pkl") or 0) > MAX_PICKLE_BYTES:
         raise _Refused(f"has a data.pkl of more than {MAX_PICKLE_BYTES} bytes")
     value = _Machine(entries).run(entries.read("data.pkl"))
     if not isinstance(value, dict):
@@ -170,7 +171,7 @@ def _read(entries: _Entries) -> dict[str | int, Any]:
     return _Converter(entries).convert(value)
 
 
-# What stands on the machine's stack beside plain values.
+# The values on the machine's stack that are not plain.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +188,7 @@ class _Storage:
 
 @dataclasses.dataclass(frozen=True)
 class _Tensor:
-    """A view of a storage; offset and strides in elements, known to lie inside it."""
+    """A view of a storage that was found to be inside it; offset and strides are in elements."""
 
     storage: _Storage
     offset: int
@@ -200,7 +201,7 @@ class _Tensor:
 
 
 class _Machine:
-    """The pickle machine for what `torch.save` writes for dicts of tensors; see `_STEPS`."""
+    """The pickle machine for the opcodes that `torch.save` writes for dicts of tensors; see `_STEPS`."""
 
     def __init__(self, entries: _Entries):
         self.entries = entries
@@ -245,13 +246,13 @@ class _Machine:
 
     def extend(self, items: list[Any]) -> None:
         if type(self.stack[-1]) is not list:
-            raise _Refused("has items appended to something that is no list")
+            raise _Refused("has items appended to something that is not a list")
         self.stack[-1].extend(items)
 
     def set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if type(target) is not dict or len(items) % 2:
-            raise _Refused("has items set on something that is no dict")
+            raise _Refused("has items set on something that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[_checked_key(key)] = value
 
@@ -263,7 +264,7 @@ class _Machine:
     def stack_global(self, _: None) -> None:
         name, module = self.stack.pop(), self.stack.pop()
         if not isinstance(name, str) or not isinstance(module, str):
-            raise _Refused("holds a global whose name is no text")
+            raise _Refused("holds a global whose name is not text")
         self.find_global(f"{module}.{name}")
 
     def reduce(self, _: None) -> None:
@@ -271,10 +272,10 @@ class _Machine:
         self.push(_call(function, arguments))
 
     def build(self, _: None) -> None:
-        # Attributes: of a state dict its `_metadata`, of a tensor what Python code put there.
+        # The attributes are `_metadata` of a state dict, or whatever Python code added to a tensor.
         self.stack.pop()
         if not isinstance(self.stack[-1], dict | _Tensor):
-            raise _Refused("has attributes set on something that is no table of tensors")
+            raise _Refused("has attributes set on something that is not a table of tensors")
 
     def storage(self, _: None) -> None:
         match self.stack.pop():
@@ -283,7 +284,7 @@ class _Machine:
             ):
                 self.push(self.checked_storage(key, _DTYPES[name], count))
             case _:
-                raise _Refused("holds a persistent id that is no tensor's storage")
+                raise _Refused("holds a persistent id that is not a tensor's storage")
 
     def checked_storage(self, key: str, dtype: np.dtype, count: int) -> _Storage:
         size = self.entries.size(f"data/{key}")
@@ -299,15 +300,15 @@ class _Machine:
 
 
 def _checked_key(key: Any) -> str | int:
-    # Plain keys alone: a deeply nested tuple as key would exhaust the C stack when hashed.
+    # Only plain keys are allowed: the hash of a deeply nested tuple would exhaust the C stack.
     if type(key) not in (str, int):
         raise _Refused(f"holds a key of type {type(key).__name__} instead of a name")
     return key
 
 
 _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
-    "PROTO": lambda machine, _: None,
-    "FRAME": lambda machine, _: None,
+    "PROTO": lambda _machine, _: None,
+    "FRAME": lambda _machine, _: None,
     "NONE": lambda machine, _: machine.push(None),
     "NEWTRUE": lambda machine, _: machine.push(True),
     "NEWFALSE": lambda machine, _: machine.push(False),
@@ -351,19 +352,21 @@ def _ordered_dict() -> dict[str | int, Any]:
     return {}
 
 
-def _rebuild_tensor(storage, offset, shape, strides, grad=None, hooks=None, extra=None) -> _Tensor:
-    """A tensor whose every element lies in its storage, and which is no larger than that."""
+def _rebuild_tensor(
+    storage, offset, shape, strides, _grad=None, _hooks=None, extra=None
+) -> _Tensor:
+    """A tensor, after a check that all its elements are inside its storage and that it is not larger."""
     if not isinstance(storage, _Storage):
         raise _Refused("holds a tensor without storage")
     if extra:
         raise _Refused("holds a conjugate, negative or wrapped view of a tensor")
     if not isinstance(shape, tuple) or not isinstance(strides, tuple):
-        raise _Refused("holds a tensor whose shape is no tuple")
+        raise _Refused("holds a tensor whose shape is not a tuple")
     if len(shape) != len(strides) or len(shape) > MAX_AXES:
         raise _Refused(f"holds a tensor of {len(shape)} axes and {len(strides)} strides")
     for value in (offset, *shape, *strides):
         if type(value) is not int or not 0 <= value < MAX_SIZE:
-            # Not shown: what is no number can be a table whose text never ends.
+            # The value is not shown: if it is not a number, its text may be endless.
             raise _Refused("holds a tensor with a size, stride or offset below 0 or out of range")
     if math.prod(shape):
         last = offset + sum(
@@ -376,13 +379,13 @@ def _rebuild_tensor(storage, offset, shape, strides, grad=None, hooks=None, extr
     return _Tensor(storage, offset, shape, strides)
 
 
-def _rebuild_parameter(data, requires_grad=None, hooks=None, state=None) -> _Tensor:
+def _rebuild_parameter(data, _requires_grad=None, _hooks=None, _state=None) -> _Tensor:
     if not isinstance(data, _Tensor):
-        raise _Refused("holds a parameter that is no tensor")
+        raise _Refused("holds a parameter that is not a tensor")
     return data
 
 
-def _rebuild_from_type(function, kind, arguments, state) -> _Tensor:
+def _rebuild_from_type(function, kind, arguments, _state) -> _Tensor:
     plain = isinstance(kind, _Global) and kind.name in _TENSOR_TYPES
     if not plain or not isinstance(function, _Global) or function.name not in _REBUILD:
         raise _Refused("holds a tensor of a class of its own")
@@ -391,13 +394,13 @@ def _rebuild_from_type(function, kind, arguments, state) -> _Tensor:
 
 def _size(axes) -> tuple:
     if not isinstance(axes, tuple):
-        raise _Refused("holds a torch.Size that is no tuple")
+        raise _Refused("holds a torch.Size that is not a tuple")
     return axes
 
 
 def _device(kind, index=None) -> str:
     if not isinstance(kind, str) or not isinstance(index, int | None):
-        raise _Refused("holds a torch.device that is no name")
+        raise _Refused("holds a torch.device that is not a name")
     return kind if index is None else f"{kind}:{index}"
 
 
@@ -417,7 +420,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
 
 
 class _Converter:
-    """The machine's value with arrays for tensors; what is nested without end is refused."""
+    """Replaces tensors in the machine's value by arrays, and refuses endless nesting."""
 
     def __init__(self, entries: _Entries):
         self.entries = entries
@@ -435,7 +438,7 @@ class _Converter:
         if isinstance(value, list | tuple):
             return type(value)(self.convert(item, depth + 1) for item in value)
         if isinstance(value, _Tensor):
-            # By identity: the machine's value keeps every tensor alive, so none is reused.
+            # The identity is a safe key, because the machine's value keeps every tensor alive.
             if id(value) not in self.arrays:
                 self.arrays[id(value)] = self.array(value)
             return self.arrays[id(value)]
@@ -454,6 +457,6 @@ class _Converter:
             self.storages[tensor.storage.key] = self.entries.read(f"data/{tensor.storage.key}")
         flat = np.frombuffer(self.storages[tensor.storage.key], dtype)[tensor.offset :]
         strides = [stride * dtype.itemsize for stride in tensor.strides]
-        # `flat` reaches to the storage's end, and every element was found to lie before it.
+        # `flat` reaches to the end of the storage, and all elements were found to be before that.
         array = np.asarray(as_strided(flat, tensor.shape, strides), order="C")
         return np.asarray(array.view(np.uint8) != 0) if dtype == np.bool_ else array

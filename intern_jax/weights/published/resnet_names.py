@@ -1,4 +1,4 @@
-"""Where the arrays of our ResNet stand in torchvision's, whose names timm's ResNet has too."""
+"""Rules from the arrays of our ResNet to torchvision's names, which timm's ResNet shares."""
 
 from intern_jax.weights.published.torch_names import Rule
 

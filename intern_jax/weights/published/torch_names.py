@@ -1,7 +1,7 @@
-"""What all name maps share: an array's place in a PyTorch state dict, found by rules that are data.
+"""The common part of all name maps: rules, as data, for an array's place in a PyTorch state dict.
 
-A map goes from our path ("params/layer1_0/conv_1/kernel") to the published name, so that a model's own shapes list
-every name that a file of it must hold, and writing is reading turned round.
+A map goes from our path ("params/layer1_0/conv_1/kernel") to the published name. The shapes of a model therefore give
+every name that its file must hold, and writing is the inverse of reading.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Shape = tuple[int, ...]
 
 
 class Place(NamedTuple):
-    """A published name, and how the array lies there: a key of `SHAPES`."""
+    """A published name, and the kind of the array's layout there, a key of `SHAPES`."""
 
     name: str
     kind: str = "same"
@@ -33,8 +33,8 @@ LEAVES = {
     "var": "running_var",
 }
 
-# Published shape of an array of our shape. Ours: inputs before outputs, channels last, 1x1 kernels
-# without their axes of size 1, heads as axes.
+# From the shape of our array to the published shape. Ours has inputs before outputs, channels last,
+# 1x1 kernels without axes of size 1, and heads as axes.
 SHAPES: dict[str, Callable[[Shape], Shape]] = {
     "same": lambda ours: ours,
     "conv": lambda ours: (ours[-1], ours[-2], *(ours[:-2] or (1, 1))),
@@ -56,7 +56,7 @@ def published_shape(shape: Sequence[int], kind: str) -> Shape:
 
 
 def to_ours(value: np.ndarray, shape: Sequence[int], kind: str) -> np.ndarray:
-    """A published array, of `published_shape`, as ours of `shape`."""
+    """Our array of `shape` from a published array of `published_shape`."""
     if kind in ("conv", "depthwise"):
         value = value.transpose(2, 3, 1, 0)
     elif kind == "linear":
@@ -79,12 +79,12 @@ def to_published(value: np.ndarray, kind: str) -> np.ndarray:
 
 
 def leaf_place(module: str, leaf: str, kind: str) -> Place:
-    """The place of our `leaf` in the published `module`; `kind` is that of its kernel."""
+    """The place of our `leaf` in the published `module`; `kind` is the kind of its kernel."""
     return Place(f"{module}.{LEAVES.get(leaf, leaf)}", kind if leaf == "kernel" else "same")
 
 
 def place_by_rules(path: str, rules: Sequence[Rule]) -> Place:
-    """The place that the first fitting rule gives our path; KeyError where none fits."""
+    """The place that the first matching rule gives for our path; KeyError if none matches."""
     inside = path.split("/", 1)[1]
     module, _, leaf = inside.rpartition("/")
     for pattern, template, *kind in rules:

@@ -1,8 +1,8 @@
-"""Where the arrays of our ViT stand in timm's (DINO's has the same names) and in open_clip's image tower."""
+"""Rules from the arrays of our ViT to the names of timm (and DINO), and of open_clip's image tower."""
 
 from intern_jax.weights.published.torch_names import Rule
 
-# The last two are of CLIP's towers as timm has them; its `head` there has a bias too, which is 0.
+# The last two rules are for CLIP's towers in timm, whose `head` also has a bias of 0.
 TIMM: tuple[Rule, ...] = (
     ("patch_embed", "patch_embed.proj", "conv"),
     ("cls_token", "cls_token", "tokens"),
@@ -18,7 +18,7 @@ TIMM: tuple[Rule, ...] = (
     ("projection", "head", "linear"),
 )
 
-# Below "visual.". A patch embedding with a bias has no place here.
+# The names below "visual."; a patch embedding with a bias has no place here.
 OPEN_CLIP: tuple[Rule, ...] = (
     ("patch_embed/kernel", "conv1.weight", "conv"),
     ("cls_token", "class_embedding"),
@@ -36,6 +36,6 @@ OPEN_CLIP: tuple[Rule, ...] = (
     (r"blocks_(\d+)/mlp_expand", r"transformer.resblocks.\1.mlp.c_fc", "linear"),
     (r"blocks_(\d+)/mlp_project", r"transformer.resblocks.\1.mlp.c_proj", "linear"),
     ("norm", "ln_post"),
-    # Applied as x @ proj: inputs before outputs, as ours.
+    # open_clip computes x @ proj, with inputs before outputs like ours.
     ("projection/kernel", "proj"),
 )

@@ -95,7 +95,7 @@ def planes(array):
 def make_cifar10(root):
     folder = root / "cifar10" / "cifar-10-batches-bin"
     write(folder / "batches.meta.txt", "\n".join(CIFAR10) + "\n\n")
-    data = {split: b"" for split in ("train", "test")}
+    data = dict.fromkeys(("train", "test"), b"")
     for e in examples(4, train=10):
         data[e.split] += bytes([e.label]) + planes(e.picture(32))
     batch = len(data["train"]) // 5
@@ -108,7 +108,7 @@ def make_cifar100(root):
     folder = root / "cifar100" / "cifar-100-binary"
     write(folder / "fine_label_names.txt", "\n".join(CIFAR100) + "\n")
     write(folder / "coarse_label_names.txt", "fruit\nanimals\n")
-    data = {split: b"" for split in ("train", "test")}
+    data = dict.fromkeys(("train", "test"), b"")
     for e in examples(4):
         data[e.split] += bytes([e.label % 2, e.label]) + planes(e.picture(32))
     for split, content in data.items():
@@ -128,7 +128,7 @@ def _tfds_cifar(root, name, classes, train, more):
     for e in examples(4, train=train):
         key = f"{e.split}_{len(rows[e.split]):05d}"
         row = {"id": key, "image": e.picture(32), "label": e.label}
-        rows[e.split].append((key, row | {k: e.label % 2 for k in more}))
+        rows[e.split].append((key, row | dict.fromkeys(more, e.label % 2)))
     prepare(root, name, "3.0.2", rows, {"id": "text", "label": classes, **more}, (32, 32, 3))
 
 
@@ -648,7 +648,7 @@ def prepare(root, name, version, rows, features, shape=(None, None, 3), config=N
         def _info(self):
             return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(content))
 
-        def _split_generators(self, dl_manager):
+        def _split_generators(self, _dl_manager):
             return {split: iter(found) for split, found in rows.items()}
 
         def _generate_examples(self):

@@ -195,7 +195,7 @@ def _prepare(root: pathlib.Path, name: str, splits: dict[str, list[tuple[str, An
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(name, data_dir=str(root / "tfds"), file_format="array_record")
-    builder._split_generators = lambda dl_manager: {k: iter(v) for k, v in splits.items()}
+    builder._split_generators = lambda _dl_manager: {k: iter(v) for k, v in splits.items()}
     builder.download_and_prepare()
 
 

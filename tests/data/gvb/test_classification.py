@@ -12,7 +12,7 @@ import pytest
 
 from intern_jax.core.config import UserError
 from intern_jax.data import gvb
-from intern_jax.data.gvb.classification import rows as rows_lib
+from intern_jax.data.gvb.classification import examples as examples_lib
 from intern_jax.data.gvb.classification import tfds_rows
 from intern_jax.data.gvb.classification.readers import READERS, ROWS
 from intern_jax.data.gvb.classification.retina import rescaled
@@ -21,7 +21,7 @@ from intern_jax.data.schema.sample import CorruptSample, check
 from intern_jax.data.schema.source import Source
 from intern_jax.data.sources.subset import Subset
 
-# Row: its first keys for training and testing.
+# Example: its first keys for training and testing.
 FIRST_KEYS = {
     "cifar10": ("train_00000", "test_00000"),
     "cifar100": ("train_00000", "test_00000"),
@@ -290,7 +290,7 @@ def test_lost_videos_are_named(copy):
     fails("kinetics700", root, said, "missing.txt")
 
 
-# Row, list file, what is replaced by what, the error.
+# Example, list file, what is replaced by what, the error.
 BROKEN = (
     ("aircraft", "images_variant_train.txt", "0034309 ", "../../0034309 ", "lies outside"),
     (
@@ -304,13 +304,13 @@ BROKEN = (
     ("dtd", "train1.txt", "banded/", "/etc/", "'' is none of the 4 classes"),
     ("dtd", "test1.txt", "banded/banded_0101", "banded/banded_0100", "listed twice"),
     ("food101", "train.json", "[", "{", "no JSON object"),
-    ("pets", "trainval.txt", "Abyssinian_1 1", "Abyssinian_1 one", "line 1: 'one' is no whole"),
+    ("pets", "trainval.txt", "Abyssinian_1 1", "Abyssinian_1 one", "line 1: 'one' is not a whole"),
     ("pets", "trainval.txt", " 4 ", " 9 ", "class numbers have gaps"),
     ("gtsrb", "GT-final_test.csv", "ClassId", "Class", "no column 'ClassId'"),
     ("gtsrb", "GT-00001.csv", ";43;1", "", "row 2 has 6 of 8 columns"),
     ("retinopathy", "trainLabels.csv", "14_right,4", "14_right,7", "label: 7 at index 4"),
     ("kinetics700", "val.csv", "abseiling", "x" * 200_000, "field larger than field limit"),
-    ("kinetics700", "val.csv", ",32,42", ",soon,42", "'soon' is no time"),
+    ("kinetics700", "val.csv", ",32,42", ",soon,42", "'soon' is not a time"),
     ("kinetics700", "val.csv", "abseiling", "sleeping", "'sleeping' is none of the 4 classes"),
     ("ucf101", "classInd.txt", "4 YoYo", "5 YoYo", "class numbers have gaps"),
     ("ucf101", "testlist01.txt", "Archery/", "Archer/", "'Archer' is none of the 4 classes"),
@@ -335,14 +335,14 @@ def test_broken_large_files(copy):
     root = copy("cifar10")
     path = root / "cifar10/cifar-10-batches-bin/data_batch_3.bin"
     path.write_bytes(path.read_bytes()[:-100])
-    fails("cifar10", root, "data_batch_3.bin: 24484 bytes are no whole records of 3073")
+    fails("cifar10", root, "data_batch_3.bin: 24484 bytes are not whole records of 3073")
     path.write_bytes(b"")
     fails("cifar10", root, "data_batch_3.bin: cannot be read")
     root = copy("svhn")
     (root / "svhn/test_32x32.mat").write_bytes(b"not found, " * 20)
     fails("svhn", root, "test_32x32.mat: no 'y' can be read", "get test_32x32.mat again")
     make.write_mat(root / "svhn/train_32x32.mat", {"y": np.ones((3, 1)), "X": np.ones((32, 3))})
-    with pytest.raises(UserError, match=r"'X' is no uint8 \[32,32,3,N\]"):
+    with pytest.raises(UserError, match=r"'X' is not uint8 \[32,32,3,N\]"):
         load("svhn", "train", root)[0]
     root = copy("flowers102")
     ids = {name: np.array([[1, 99]]) for name in ("trnid", "tstid")}
@@ -400,23 +400,25 @@ def test_ranked_split_has_the_published_sizes():
     for name, counts in sizes.items():
         labels = np.repeat(np.arange(len(counts)), counts)
         keys = [f"{label}_{i}.jpg" for i, label in enumerate(labels)]
-        part = rows_lib.ranked_split(keys, labels, 0.6, 0.2)
+        part = examples_lib.ranked_split(keys, labels, 0.6, 0.2)
         published = {"eurosat": (16_200, 5_400), "resisc45": (18_900, 6_300)}[name]
         assert ((part == 0).sum(), (part == 2).sum()) == published
-    part = rows_lib.ranked_split([f"a{i}" for i in range(831)], [0] * 400 + [1] * 431, 30, 0.0)
+    part = examples_lib.ranked_split([f"a{i}" for i in range(831)], [0] * 400 + [1] * 431, 30, 0.0)
     assert (part == 0).sum() == 60 and (part == 2).sum() == 771
 
 
 def test_ranked_split_follows_the_documented_hash():
     keys, labels = [f"k{i}" for i in range(20)], [i % 2 for i in range(20)]
-    part = rows_lib.ranked_split(keys, labels, 0.6, 0.2)
+    part = examples_lib.ranked_split(keys, labels, 0.6, 0.2)
     for label in (0, 1):
         mine = [k for k, n in zip(keys, labels, strict=True) if n == label]
         mine.sort(key=lambda k: hashlib.sha256(f"split:{k}".encode()).hexdigest())
         found = {k: p for k, p, n in zip(keys, part, labels, strict=True) if n == label}
         assert [found[k] for k in mine] == [0] * 6 + [1] * 2 + [2] * 2
     order = np.random.default_rng(0).permutation(20)
-    mixed = rows_lib.ranked_split([keys[i] for i in order], [labels[i] for i in order], 0.6, 0.2)
+    mixed = examples_lib.ranked_split(
+        [keys[i] for i in order], [labels[i] for i in order], 0.6, 0.2
+    )
     np.testing.assert_array_equal(mixed, part[order])
 
 

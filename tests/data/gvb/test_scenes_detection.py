@@ -282,10 +282,10 @@ def test_wider_damage(root):
     text = path.read_text()
     for broken, said in (
         (text.rsplit("\n", 2)[0], "no 2 lines of 10 whole numbers"),
-        (text.replace("\n2\n", "\nmany\n", 1), "'many' is no whole number"),
+        (text.replace("\n2\n", "\nmany\n", 1), "'many' is not a whole number"),
         (text.replace("0--Parade", "../0--Parade", 1), "lies outside"),
         (text + text, "is there twice"),
-        (text.replace("\n2\n", "\n1\n", 1), "is no picture"),
+        (text.replace("\n2\n", "\n1\n", 1), "is not a picture"),
     ):
         assert broken != text
         path.write_text(broken)

@@ -1,4 +1,4 @@
-"""Class names that a data set's own files do not hold, in the order of its numbers."""
+"""Class names that are not in the data set's own files, in the order of its class numbers."""
 
 CLASSES: dict[str, tuple[str, ...]] = {
     "svhn": tuple("0123456789"),

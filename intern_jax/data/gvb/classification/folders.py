@@ -1,6 +1,6 @@
-"""The data sets that are folders of picture files with list files beside them, as their authors ship them.
+"""Readers of data sets that are folders of pictures with list files, in the layout of their authors.
 
-Each reader takes the data set's folder and "train" or "test". Keys are those of the TFDS builder where there is one.
+Each reader takes the data set's folder and "train" or "test". Keys are those of the TFDS builder, if there is one.
 """
 
 import functools
@@ -15,8 +15,13 @@ import numpy as np
 
 from intern_jax.core.config import UserError
 from intern_jax.data.gvb.classification.class_names import CLASSES
+from intern_jax.data.gvb.classification.examples import (
+    Example,
+    Examples,
+    file_picture,
+    ranked_split,
+)
 from intern_jax.data.gvb.classification.retina import rescaled
-from intern_jax.data.gvb.classification.rows import Row, Rows, file_picture, ranked_split
 from intern_jax.data.read.decoding import decode
 from intern_jax.data.read.lists import (
     check_listed,
@@ -32,7 +37,7 @@ from intern_jax.data.read.lists import (
 )
 from intern_jax.data.schema.sample import CorruptSample
 
-# Share or count a class for training, share for testing: VTAB's sizes, Caltech-101's 30 a class.
+# (share or count per class for training, share for testing): the sizes of VTAB, and Caltech-101's 30 per class.
 SPLITS = {"caltech101": (30, 0.0), "eurosat": (0.6, 0.2), "resisc45": (0.6, 0.2)}
 # TFDS leaves these two out: they cannot be decoded.
 SUN_UNREADABLE = {
@@ -42,7 +47,7 @@ SUN_UNREADABLE = {
 MAX_PPM_SIDE = 4096
 
 
-def food101(folder: pathlib.Path, split: str) -> Rows:
+def food101(folder: pathlib.Path, split: str) -> Examples:
     """food-101/{images,meta}: meta/train.json and test.json; keys "class/number"."""
     folder = place(folder, "food-101")
     remedy = "extract food-101.tar.gz again"
@@ -60,7 +65,7 @@ def food101(folder: pathlib.Path, split: str) -> Rows:
     return _rows("food101", split, classes, folder / "images", found, remedy)
 
 
-def pets(folder: pathlib.Path, split: str) -> Rows:
+def pets(folder: pathlib.Path, split: str) -> Examples:
     """images/ and annotations/{trainval,test}.txt; training is the official trainval."""
     remedy = "extract images.tar.gz and annotations.tar.gz again"
     lists = {
@@ -81,7 +86,7 @@ def pets(folder: pathlib.Path, split: str) -> Rows:
     )
 
 
-def flowers102(folder: pathlib.Path, split: str) -> Rows:
+def flowers102(folder: pathlib.Path, split: str) -> Examples:
     """jpg/, imagelabels.mat and setid.mat; training is the official trnid (1,020), test tstid."""
     remedy = "get 102flowers.tgz, imagelabels.mat and setid.mat again"
     labels = matlab(folder / "imagelabels.mat", "labels", remedy).astype(int) - 1
@@ -96,8 +101,8 @@ def flowers102(folder: pathlib.Path, split: str) -> Rows:
     return _rows("flowers102", split, classes, folder / "jpg", found, remedy)
 
 
-def sun397(folder: pathlib.Path, split: str) -> Rows:
-    """SUN397/ and Partitions/: the first of the ten official partitions, 50 + 50 pictures a class."""
+def sun397(folder: pathlib.Path, split: str) -> Examples:
+    """SUN397/ and Partitions/: the first of the ten official partitions, 50 + 50 pictures per class."""
     remedy = "extract SUN397.tar.gz and Partitions.zip again"
     lists = folder / "Partitions"
     classes = sorted(lines(lists / "ClassName.txt", remedy))
@@ -111,7 +116,7 @@ def sun397(folder: pathlib.Path, split: str) -> Rows:
     return _rows("sun397", split, classes, folder / "SUN397", found, remedy)
 
 
-def cars(folder: pathlib.Path, split: str) -> Rows:
+def cars(folder: pathlib.Path, split: str) -> Examples:
     """cars_train/, cars_test/, devkit/ and cars_test_annos_withlabels.mat; keys "00001"."""
     remedy = "get the devkit and cars_test_annos_withlabels.mat again"
     classes = [str(n) for n in matlab(folder / "devkit/cars_meta.mat", "class_names", remedy)]
@@ -129,7 +134,7 @@ def cars(folder: pathlib.Path, split: str) -> Rows:
     return _rows("cars", split, classes, folder / f"cars_{split}", found, remedy)
 
 
-def dtd(folder: pathlib.Path, split: str) -> Rows:
+def dtd(folder: pathlib.Path, split: str) -> Examples:
     """dtd/{images,labels}: the first of the ten official folds, labels/train1.txt and test1.txt."""
     folder = place(folder, "dtd")
     remedy = "extract dtd-r1.0.1.tar.gz again"
@@ -143,10 +148,10 @@ def dtd(folder: pathlib.Path, split: str) -> Rows:
     return _rows("dtd", split, classes, folder / "images", found, remedy)
 
 
-def caltech101(folder: pathlib.Path, split: str) -> Rows:
-    """101_ObjectCategories/CLASS/image_0001.jpg; 30 pictures a class for training, the rest for testing.
+def caltech101(folder: pathlib.Path, split: str) -> Examples:
+    """101_ObjectCategories/CLASS/image_0001.jpg; 30 pictures per class for training, the rest for testing.
 
-    The set has no split and TFDS' follows the order of a file system, so `ranked_split` draws ours.
+    The set has no split, and that of TFDS depends on the order of a file system, so `ranked_split` draws ours.
     """
     folder = place(folder, "101_ObjectCategories")
     remedy = "extract 101_ObjectCategories.tar.gz again"
@@ -155,21 +160,21 @@ def caltech101(folder: pathlib.Path, split: str) -> Rows:
     )
 
 
-def eurosat(folder: pathlib.Path, split: str) -> Rows:
-    """2750/CLASS/CLASS_1.jpg (the RGB version); `ranked_split` draws 60% and 20%, as many as VTAB."""
+def eurosat(folder: pathlib.Path, split: str) -> Examples:
+    """2750/CLASS/CLASS_1.jpg (the RGB version); `ranked_split` draws 60% and 20%, like VTAB."""
     remedy = "extract EuroSAT.zip again"
-    return _by_class("eurosat", place(folder, "2750"), split, remedy, lambda name, file: file)
+    return _by_class("eurosat", place(folder, "2750"), split, remedy, lambda _name, file: file)
 
 
-def resisc45(folder: pathlib.Path, split: str) -> Rows:
-    """NWPU-RESISC45/CLASS/CLASS_001.jpg; `ranked_split` draws 60% and 20%, as many as VTAB."""
+def resisc45(folder: pathlib.Path, split: str) -> Examples:
+    """NWPU-RESISC45/CLASS/CLASS_001.jpg; `ranked_split` draws 60% and 20%, like VTAB."""
     remedy = "extract NWPU-RESISC45.rar again"
     return _by_class(
-        "resisc45", place(folder, "NWPU-RESISC45"), split, remedy, lambda name, file: file
+        "resisc45", place(folder, "NWPU-RESISC45"), split, remedy, lambda _name, file: file
     )
 
 
-def aircraft(folder: pathlib.Path, split: str) -> Rows:
+def aircraft(folder: pathlib.Path, split: str) -> Examples:
     """fgvc-aircraft-2013b/data: images_variant_train.txt (3,334) and _test.txt; keys "0034309".
 
     The copyright banner, the lowest 20 rows, is cut off.
@@ -187,14 +192,14 @@ def aircraft(folder: pathlib.Path, split: str) -> Rows:
     return _rows("aircraft", split, classes, folder / "images", found, remedy, _without_banner)
 
 
-def retinopathy(folder: pathlib.Path, split: str) -> Rows:
+def retinopathy(folder: pathlib.Path, split: str) -> Examples:
     """train/, test/, trainLabels.csv and retinopathy_solution.csv; test is its Private part.
 
     Pictures as photographed are prepared as TFDS' btgraham-300 (retina.py).
     """
     if split == "train":
         path, remedy = folder / "trainLabels.csv", "extract train.zip and trainLabels.csv.zip again"
-        listed = table(path, ("image", "level"), remedy)
+        listed = [(name, level) for name, level in table(path, ("image", "level"), remedy)]
     else:
         path, remedy = folder / "retinopathy_solution.csv", "get test.zip and the solution again"
         listed = [
@@ -209,10 +214,10 @@ def retinopathy(folder: pathlib.Path, split: str) -> Rows:
     return _rows("retinopathy", split, classes, folder / split, found, remedy, _retina)
 
 
-def ucf101(folder: pathlib.Path, split: str) -> Rows:
+def ucf101(folder: pathlib.Path, split: str) -> Examples:
     """frames/CLASS/VIDEO.jpg, the middle frames; ucfTrainTestlist/: the first official split.
 
-    Keys are "CLASS/VIDEO" as in the lists; the lists and the archives differ in the case of one class's files.
+    Keys are "CLASS/VIDEO" as in the lists. For one class, lists and archives differ in upper and lower case.
     """
     lists, frames = folder / "ucfTrainTestlist", folder / "frames"
     remedy = "extract UCF101TrainTestSplits-RecognitionTask.zip again"
@@ -236,10 +241,10 @@ def ucf101(folder: pathlib.Path, split: str) -> Rows:
     return _rows("ucf101", split, classes, frames, found, remedy)
 
 
-def kinetics700(folder: pathlib.Path, split: str) -> Rows:
+def kinetics700(folder: pathlib.Path, split: str) -> Examples:
     """frames/{train,val}/ID_START_END.jpg, the middle frames; annotations/{train,val}.csv; test is val.
 
-    Many videos are gone for good: those in missing.txt, a key a line, are left out.
+    Many videos are no longer available: those in missing.txt, one key per line, are left out.
     """
     lists, part = folder / "annotations", "train" if split == "train" else "val"
     remedy = "get the annotations again"
@@ -262,7 +267,7 @@ def kinetics700(folder: pathlib.Path, split: str) -> Rows:
     return _rows("kinetics700", split, classes, folder / "frames" / part, found, remedy)
 
 
-def gtsrb(folder: pathlib.Path, split: str) -> Rows:
+def gtsrb(folder: pathlib.Path, split: str) -> Examples:
     """GTSRB/Final_Training/Images/00000/{00000_00000.ppm,GT-00000.csv}, Final_Test/Images, GT-final_test.csv."""
     folder = place(folder, "GTSRB")
     remedy = f"extract GTSRB_Final_{'Training' if split == 'train' else 'Test'}_Images.zip again"
@@ -284,8 +289,8 @@ def gtsrb(folder: pathlib.Path, split: str) -> Rows:
     return _rows("gtsrb", split, names, root, found, remedy, ppm)
 
 
-def ppm(path: str, key: str) -> np.ndarray:
-    """The picture in a binary PPM file of 8 bits: the one format of GTSRB, which `decode` refuses."""
+def ppm(path: str, _key: str) -> np.ndarray:
+    """The picture in a binary 8-bit PPM file, the format of GTSRB, which `decode` refuses."""
     try:
         with open(path, "rb") as file:
             data = file.read(3 * MAX_PPM_SIDE**2 + 512)
@@ -311,13 +316,15 @@ def _rows(
     found: Iterable[tuple[str, Any, str]],
     remedy: str,
     picture: Callable[[str, str], np.ndarray] = file_picture,
-) -> Rows:
-    """Rows of (key, label, file in `folder`), all of whose files are there."""
+) -> Examples:
+    """Examples of (key, label, file in `folder`), all of whose files are there."""
     found = list(found)
     check_listed(folder, [file for _, _, file in found], remedy)
-    rows = [Row(key, int(label), file) for key, label, file in found]
+    rows = [Example(key, int(label), file) for key, label, file in found]
     opened = functools.partial(_in_folder, str(folder), picture)
-    return Rows(name, split, classes, rows, opened, functools.partial(os.path.join, str(folder)))
+    return Examples(
+        name, split, classes, rows, opened, functools.partial(os.path.join, str(folder))
+    )
 
 
 def _in_folder(
@@ -328,11 +335,11 @@ def _in_folder(
 
 def _by_class(
     name: str, folder: pathlib.Path, split: str, remedy: str, key_of: Callable[[str, str], str]
-) -> Rows:
-    """Rows of a set that is one folder a class and has no lists, split by SPLITS."""
+) -> Examples:
+    """Examples of a set without lists that has one folder per class; SPLITS gives its split."""
     classes = subfolders(folder, remedy)
     found = []
-    # By the key's spelling, as TFDS numbers them: BACKGROUND_Google comes after anchor.
+    # In the alphabetical order by which TFDS numbers the classes: BACKGROUND_Google comes after anchor.
     ordered = sorted(classes, key=str.lower) if name == "caltech101" else classes
     for label, inner in enumerate(ordered):
         pictures = files(folder / inner, (".jpg", ".jpeg"), remedy)
@@ -346,11 +353,11 @@ def _by_class(
     return _rows(name, split, names, folder, rows, remedy)
 
 
-def _without_banner(path: str, key: str) -> np.ndarray:
+def _without_banner(path: str, _key: str) -> np.ndarray:
     return np.ascontiguousarray(decode(path, path)[:-20])
 
 
-def _retina(path: str, key: str) -> np.ndarray:
+def _retina(path: str, _key: str) -> np.ndarray:
     return rescaled(decode(path, path))
 
 
@@ -368,4 +375,4 @@ def _seconds(value: str, where: str, remedy: str) -> float:
     try:
         return float(value)
     except ValueError:
-        raise UserError(f"{where}: '{value[:40]}' is no time; {remedy}") from None
+        raise UserError(f"{where}: '{value[:40]}' is not a time; {remedy}") from None

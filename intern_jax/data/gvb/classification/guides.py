@@ -1,6 +1,6 @@
-"""How a user gets each classification data set; ROOT stands for the benchmark's data folder."""
+"""The steps by which a user gets each classification data set; ROOT is the benchmark's data folder."""
 
-# A few pictures named .jpg are GIF or BMP, which are not read here: rewritten once, in place.
+# A few pictures named .jpg are GIF or BMP files, which are not read here. This rewrites them once, in place.
 REWRITE = (
     "python -c \"import pathlib, PIL.Image as I; [I.open(p).convert('RGB').save(p, 'JPEG', quality=95)"
     " for p in pathlib.Path('{}').rglob('*.jpg') if open(p, 'rb').read(2) in (b'GI', b'BM')]\""
@@ -101,10 +101,10 @@ get the Kinetics-700 (2020) videos and lists (https://github.com/cvdfoundation/k
 them out as ROOT/kinetics700/annotations/{{train,val}}.csv, ROOT/kinetics700/videos/{{train,val}}/ID_000010_000020.mp4
 cd ROOT/kinetics700 && mkdir -p frames/train frames/val
 for v in videos/*/*.mp4; do f=frames/${{v#videos/}}; {MIDDLE_FRAME} "${{f%.mp4}}.jpg"; done
-name the videos that are lost in ROOT/kinetics700/missing.txt, one a line: ID_000010_000020""",
+name the videos that are lost in ROOT/kinetics700/missing.txt, one per line: ID_000010_000020""",
 }
 
-# What TFDS needs beside itself to prepare a data set.
+# The packages that TFDS needs to prepare a data set.
 NEEDS = {
     "cars": " scipy",
     "flowers102": " scipy",

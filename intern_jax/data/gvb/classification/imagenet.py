@@ -1,8 +1,8 @@
-"""ImageNet out of its tars, at random: no picture is extracted.
+"""ImageNet, read at random from its tar files without extracting them.
 
-ILSVRC2012_img_train.tar holds one tar a class. Where each picture lies in the outer file is found once, by the headers
-alone, and kept beside it in a small index. A tar is read as plain members and nothing else: links, devices, extended
-headers and names that are no ImageNet picture are refused.
+ILSVRC2012_img_train.tar holds one tar per class. The place of each picture in the outer file is found once, from the
+headers alone, and kept in a small index beside the tar. Only plain members are read. Links, devices, extended headers
+and names that are not ImageNet pictures are refused.
 """
 
 import logging
@@ -11,13 +11,13 @@ import os
 import pathlib
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 import numpy as np
 
 from intern_jax.core.config import UserError
-from intern_jax.data.gvb.classification.rows import Row, Rows
+from intern_jax.data.gvb.classification.examples import Example, Examples
 from intern_jax.data.read import archives
 from intern_jax.data.read.archives import Member
 from intern_jax.data.read.decoding import decode
@@ -31,7 +31,7 @@ TRAIN_PICTURE = re.compile(r"n\d{8}_\d{1,7}\.JPEG")
 TEST_PICTURE = re.compile(r"ILSVRC2012_val_\d{8}\.JPEG")
 
 
-def imagenet(folder: pathlib.Path, split: str) -> Rows:
+def imagenet(folder: pathlib.Path, split: str) -> Examples:
     """ILSVRC2012_img_train.tar or _val.tar (test), and ILSVRC2012_devkit_t12/data for synsets and answers.
 
     Classes are WordNet ids in their order, as TFDS numbers them; keys are the pictures' names.
@@ -56,8 +56,8 @@ def imagenet(folder: pathlib.Path, split: str) -> Rows:
         tar = folder / "ILSVRC2012_img_val.tar"
         members = sorted(_indexed(tar, TEST_PICTURE, nested=False))
         found = list(zip(members, _answers(devkit, len(members), of_number, labels), strict=True))
-    rows = [Row(m.name, label, (str(tar), m.offset, m.size)) for m, label in found]
-    return Rows("imagenet", split, classes, rows, _picture, operator.itemgetter(0))
+    rows = [Example(m.name, label, (str(tar), m.offset, m.size)) for m, label in found]
+    return Examples("imagenet", split, classes, rows, _picture, operator.itemgetter(0))
 
 
 def _answers(
@@ -73,7 +73,7 @@ def _answers(
         )
     unknown = [a for a in answers if a not in of_number]
     if unknown:
-        raise UserError(f"{path}: {unknown[0]} is no number of meta.mat; {remedy}")
+        raise UserError(f"{path}: {unknown[0]} is not a number of meta.mat; {remedy}")
     return [labels[of_number[a]] for a in answers]
 
 
@@ -98,7 +98,7 @@ def _picture(item: tuple[str, int, int], key: str) -> np.ndarray:
 
 
 def _indexed(tar: pathlib.Path, names: re.Pattern[str], nested: bool) -> list[Member]:
-    """The tar's pictures, from the index beside it where that is of this very file."""
+    """The tar's pictures; they come from the index beside it, if that was made from this very file."""
     try:
         found = tar.stat()
     except OSError:
@@ -120,7 +120,7 @@ def _pictures(
     file: BinaryIO, tar: pathlib.Path, size: int, names: re.Pattern[str], nested: bool
 ) -> Iterator[Member]:
     for outer in archives.members(file, tar, 0, size):
-        inside = [outer]
+        inside: Iterable[Member] = [outer]
         if nested:
             _check_name(tar, outer.name, CLASS_TAR)
             inside = archives.members(file, tar, outer.offset, outer.offset + outer.size)
@@ -133,7 +133,9 @@ def _pictures(
 
 def _check_name(tar: pathlib.Path, name: str, pattern: re.Pattern[str]) -> None:
     if not pattern.fullmatch(name):
-        raise UserError(f"{tar}: '{name[:60]}' is no file of this data set; get {tar.name} again")
+        raise UserError(
+            f"{tar}: '{name[:60]}' is not a file of this data set; get {tar.name} again"
+        )
 
 
 def _read_index(
@@ -158,7 +160,7 @@ def _read_index(
 
 
 def _write_index(path: pathlib.Path, stamp: np.ndarray, members: list[Member]) -> None:
-    """Keep the index for the next time; where the folder cannot be written, it is made each time."""
+    """Keep the index for the next time. If the folder cannot be written, the index is made each time."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:

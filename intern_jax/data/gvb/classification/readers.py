@@ -1,12 +1,13 @@
-"""GV-B's 20 classification data sets: which files each row is read from, and how they are got.
+"""GV-B's 20 classification data sets: the files that each row is read from, and how a user gets them.
 
-A row is read from ROOT/ROW NAME, laid out as its authors ship it, where that folder is there; else from ROOT/tfds where
-TFDS has prepared it as ArrayRecord. Both give the same keys, class numbers and order, so a subset that is drawn by key
-is the same from either. Pixels are the same too, except where TFDS compresses them again: sun397 (at most 120,000
-pixels, JPEG), retinopathy (JPEG), and the few pets and ImageNet pictures that are no RGB JPEG.
+If the folder ROOT/ROW NAME exists, a row is read from it, in the layout of its authors. Otherwise it is read from
+ROOT/tfds, where TFDS has prepared it as ArrayRecord. Both forms give the same keys, class numbers and order, so a
+subset drawn by key is the same from either. The pixels are the same too, except where TFDS compresses them again:
+sun397 (at most 120,000 pixels, JPEG), retinopathy (JPEG), and the few pets and ImageNet pictures that are not RGB JPEG.
 
-Where GV-B does not say which split it means, we take the official training split alone (for pets, whose authors offer
-nothing smaller, trainval) and the official test split; the readers' docstrings say which files these are.
+If GV-B does not say which split it means, we take the official training split alone and the official test split. For
+pets the training split is trainval, because its authors offer nothing smaller. The docstrings of the readers name the
+files.
 """
 
 import functools
@@ -15,19 +16,19 @@ from collections.abc import Callable
 
 from intern_jax.core.config import UserError
 from intern_jax.data.gvb.classification import folders, imagenet, packed, tfds_rows
+from intern_jax.data.gvb.classification.examples import Examples
 from intern_jax.data.gvb.classification.guides import FOLDERS, prepare
-from intern_jax.data.gvb.classification.rows import Rows
 from intern_jax.data.gvb.classification.tfds_rows import Prepared
 from intern_jax.data.sources.reader import Reader
 
-ReadFolder = Callable[[pathlib.Path, str], Rows]
+ReadFolder = Callable[[pathlib.Path, str], Examples]
 
 VALIDATION_IS_TEST = {"train": ("train",), "test": ("validation",)}
-# These have no split of their own, or none that is the same everywhere: `ranked_split` draws ours from all.
+# These sets have no split, or none that is the same everywhere: `ranked_split` draws ours from all their pictures.
 ALL_TRAIN = {"train": ("train",), "test": ("train",)}
 ALL_PARTS = {"train": ("train", "test"), "test": ("train", "test")}
 
-# Row name: the reader of its folder (None: only TFDS' form is read), and what TFDS prepares (None: nothing of use).
+# Row name: (reader of its folder, or None if only the form of TFDS is read; form of TFDS, or None if it has no use).
 ROWS: dict[str, tuple[ReadFolder | None, Prepared | None]] = {
     "cifar10": (packed.cifar10, Prepared("cifar10", "id")),
     "cifar100": (packed.cifar100, Prepared("cifar100", "id")),
@@ -77,7 +78,7 @@ ROWS: dict[str, tuple[ReadFolder | None, Prepared | None]] = {
 }
 
 
-def _open(name: str, root: pathlib.Path, split: str) -> Rows:
+def _open(name: str, root: pathlib.Path, split: str) -> Examples:
     read_folder, prepared = ROWS[name]
     folder = root / name
     if read_folder is not None and folder.is_dir():

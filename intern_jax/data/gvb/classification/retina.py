@@ -1,8 +1,8 @@
-"""Retina photographs as the winner of the 2015 competition prepared them (Graham, 2015), by NumPy and Pillow.
+"""Retina photographs, prepared with NumPy and Pillow like the winning entry of the 2015 competition (Graham, 2015).
 
-As TFDS' config btgraham-300, which GV-B reads: scaled so that the eye's radius is 300 pixels, four times the
-difference from the local average on grey, cut to 90% of the radius. TFDS then keeps them as JPEG of quality 72, so
-its pixels differ from these by its compression.
+TFDS calls this config btgraham-300, and GV-B reads it. The eye's radius is scaled to 300 pixels. Each pixel becomes
+grey plus four times its difference from the local average, and the circle is cut at 90% of the radius. TFDS then
+stores JPEG files of quality 72, so its pixels differ from ours by the compression.
 """
 
 import functools
@@ -15,11 +15,11 @@ KEPT = 0.9
 
 
 def rescaled(image: np.ndarray) -> np.ndarray:
-    """The prepared picture of a photograph uint8 [H,W,3]: uint8 [h,w,3], at most 540 a side."""
-    # A few bright pixels in the dark are no eye: no photograph is 8 of its eye's radii wide.
+    """The prepared picture uint8 [h,w,3], at most 540 pixels per side, of a photograph uint8 [H,W,3]."""
+    # A few bright pixels in the dark are not an eye: no photograph is 8 times as wide as its eye's radius.
     scale = RADIUS / max(_radius(image), max(image.shape[:2]) / 8)
     size = [max(round(side * scale), 1) for side in (image.shape[1], image.shape[0])]
-    # Pillow's BILINEAR averages over all that it shrinks; OpenCV's, which TFDS takes, picks four pixels.
+    # Pillow's BILINEAR averages over all pixels that it shrinks; OpenCV's, which TFDS uses, reads four pixels.
     small = np.asarray(
         Image.fromarray(image[..., :3]).resize(tuple(size), Image.Resampling.BILINEAR), np.float32
     )
@@ -34,14 +34,14 @@ def rescaled(image: np.ndarray) -> np.ndarray:
 
 
 def _radius(image: np.ndarray) -> float:
-    """Half of how many pixels of the middle row are brighter than a tenth of its mean."""
+    """The eye's radius: half the number of pixels in the middle row that are brighter than a tenth of its mean."""
     row = image[image.shape[0] // 2, :, :3].astype(np.float64).sum(axis=1)
     radius = (row > row.mean() / 10).sum() / 2
     return radius if radius >= 1 else image.shape[0] / 2
 
 
 def _blurred(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur of [H,W,3], mirrored at its edges: a product with a band matrix along each side."""
+    """Gaussian blur of [H,W,3], mirrored at the edges, by a product with a band matrix along each side."""
     planes = np.ascontiguousarray(image.transpose(2, 0, 1))
     height, width, _ = image.shape
     out = _blur_matrix(height, sigma) @ planes @ _blur_matrix(width, sigma).T
@@ -54,7 +54,7 @@ def _blur_matrix(length: int, sigma: float) -> np.ndarray:
     reach = round(3 * sigma)
     steps = np.arange(-reach, reach + 1)
     kernel = np.exp(-(steps**2) / (2 * sigma**2))
-    # Place -1 is 1, place length is length - 2: a side shorter than the kernel mirrors again and again.
+    # Place -1 mirrors to 1, place length to length - 2; a side shorter than the kernel is mirrored several times.
     period = max(2 * length - 2, 1)
     at = (np.arange(length)[:, None] + steps) % period
     at = np.minimum(at, period - at) if length > 1 else np.zeros_like(at)

@@ -1,5 +1,6 @@
-"""A GV-B data set that TFDS has prepared as ArrayRecord, with the keys and labels of its folder form."""
+"""GV-B data sets that TFDS has prepared as ArrayRecord, with the same keys and labels as their folder form."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -12,14 +13,14 @@ import numpy as np
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_text
 from intern_jax.data.gvb.classification.class_names import CLASSES
-from intern_jax.data.gvb.classification.rows import Row, Rows, ranked_split
+from intern_jax.data.gvb.classification.examples import Example, Examples, ranked_split
 from intern_jax.data.sources.tfds import TfdsSource
 
 INDEX = "intern_jax.{}.json"
 
 
-def own_text(class_name: str, text: str) -> str:
-    """The key where a feature's text is one already."""
+def own_text(_class_name: str, text: str) -> str:
+    """The key of a feature whose text is a key already."""
     return text
 
 
@@ -30,9 +31,10 @@ def below_class(class_name: str, text: str) -> str:
 
 @dataclass(frozen=True)
 class Prepared:
-    """How a row is read from TFDS: the builder (with version where an older one will not do),
-    the feature that makes the key, TFDS' splits that ours is made of, and the rule that draws ours
-    (shares of `ranked_split`) where TFDS' are not used.
+    """How a row is read from TFDS.
+
+    The fields are the builder (with a version, if older ones do not work), the feature that makes the
+    key, and the TFDS splits that make up ours. If `ranked_split` draws our split, its shares follow.
     """
 
     builder: str
@@ -53,10 +55,10 @@ def find(root: pathlib.Path, prepared: Prepared) -> pathlib.Path | None:
     return max(numbers, key=numbers.__getitem__, default=None)
 
 
-def read(name: str, split: str, folder: pathlib.Path, prepared: Prepared) -> Rows:
-    """The rows of one split out of a prepared version's folder.
+def read(name: str, split: str, folder: pathlib.Path, prepared: Prepared) -> Examples:
+    """The rows of one split from the folder of a prepared version.
 
-    Keys and labels take one pass over the records; they are kept beside them for the next time.
+    Keys and labels need one pass over the records; they are kept beside the records for the next time.
     """
     fields = {"image": "image", "label": "label"}
     parts = [
@@ -72,26 +74,26 @@ def read(name: str, split: str, folder: pathlib.Path, prepared: Prepared) -> Row
         for at, (text, label) in enumerate(zip(texts, labels, strict=True)):
             key = prepared.key_of(classes[label], text)
             if key not in prepared.left_out:
-                rows.append(Row(key, label, (i, at)))
+                rows.append(Example(key, label, (i, at)))
     if prepared.draw is not None:
-        part = ranked_split([r.key for r in rows], [r.label for r in rows], *prepared.draw)
+        drawn = ranked_split([r.key for r in rows], [r.label for r in rows], *prepared.draw)
         wanted = 0 if split == "train" else 2
-        rows = [row for row, p in zip(rows, part, strict=True) if p == wanted]
+        rows = [row for row, p in zip(rows, drawn, strict=True) if p == wanted]
     names = CLASSES.get(name, ())[: len(classes)] or classes
     pictures = _Pictures(folder, parts)
-    return Rows(name, split, names, rows, pictures, pictures.file_of)
+    return Examples(name, split, names, rows, pictures, pictures.file_of)
 
 
 class _Pictures:
     def __init__(self, folder: pathlib.Path, parts: list[TfdsSource]):
         self._folder, self._parts = folder, parts
 
-    def __call__(self, item: tuple[int, int], key: str) -> np.ndarray:
+    def __call__(self, item: tuple[int, int], _key: str) -> np.ndarray:
         part, at = item
         return self._parts[part][at]["image"]
 
     def file_of(self, item: tuple[int, int]) -> str:
-        """The record file of a picture, which its key in the part begins with."""
+        """The record file of a picture; the picture's key in its part begins with that name."""
         part, at = item
         return os.path.join(self._folder, self._parts[part].keys[at].rpartition("/")[0])
 
@@ -102,7 +104,7 @@ def _version(name: str) -> tuple[int, ...]:
 
 
 def _checked(folder: pathlib.Path, split: str) -> pathlib.Path:
-    """The folder, all of whose record files of a split are there; named in dataset_info.json."""
+    """The folder, after a check that all record files of a split in dataset_info.json are there."""
     path = folder / "dataset_info.json"
     try:
         entries = json.loads(path.read_text("utf-8"))["splits"]
@@ -138,10 +140,9 @@ def _keys_and_labels(
     except (OSError, ValueError, KeyError, TypeError):
         pass
     texts, labels = source.columns(key, "label")
-    try:
+    # In a folder that cannot be written the pass is made each time.
+    with contextlib.suppress(OSError):
         write_text(path, json.dumps({"stamp": stamp, "keys": texts, "labels": labels}))
-    except OSError:
-        pass  # a folder that cannot be written: the pass is made each time
     return texts, labels
 
 

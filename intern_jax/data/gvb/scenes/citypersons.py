@@ -1,9 +1,9 @@
 """CityPersons: Zhang et al., CityPersons: A Diverse Dataset for Pedestrian Detection, CVPR 2017.
 
-Full-body and visible boxes of the people in Cityscapes' pictures; tested on the val cities. Boxes
-are annotated as x, y, width, height and given as x1 = x to x2 = x + width; a full body may reach
-outside the picture. Only pedestrians are to be found: riders, sitting and other persons, groups and
-the regions marked "ignore" are to be ignored, as in the authors' evaluation.
+Full-body and visible boxes of the people in Cityscapes' pictures, tested on the val cities. Boxes
+are annotated as x, y, width, height; here they are x1 = x and x2 = x + width. A full body may reach
+outside the picture. Only pedestrians are to be found. As in the authors' evaluation, riders, sitting
+and other persons, groups, and regions marked "ignore" are ignored.
 """
 
 import pathlib
@@ -47,10 +47,10 @@ def read(root: pathlib.Path, split: str) -> "CityPersons":
 
 
 class CityPersons(PictureFiles):
-    """Street scenes with pedestrians; keys as "aachen/aachen_000000_000019".
+    """Street scenes with pedestrians; a key is, for example, "aachen/aachen_000000_000019".
 
     `objects` reads the picture's JSON and adds visible_boxes float32 [N,4], visibility float32 [N]
-    (the visible box's share of the full one's area) and category int32 [N] in `categories`.
+    (area of the visible box over that of the full one) and category int32 [N] in `categories`.
     """
 
     categories = CATEGORIES
@@ -58,7 +58,7 @@ class CityPersons(PictureFiles):
     def __init__(self, images: pathlib.Path, boxes: pathlib.Path, name: str = "citypersons"):
         pictures = _listed(images, PICTURE, UNPACK)
         annotations = _listed(boxes, ANNOTATION, UNPACK_BOXES)
-        # Either folder is the other's list.
+        # Each folder serves as the list of the other.
         check_listed(images, [f"{key}{PICTURE}" for key in annotations], UNPACK)
         check_listed(boxes, [f"{key}{ANNOTATION}" for key in pictures], UNPACK_BOXES)
         if not pictures:
@@ -69,8 +69,9 @@ class CityPersons(PictureFiles):
 
     def objects(self, index: int) -> Objects:
         where = str(self.annotations[index])
-        found = reading.read_json(self.annotations[index], where).get("objects")
+        content = reading.read_json(self.annotations[index], where)
         try:
+            found = content["objects"]
             categories = [CATEGORIES.index(one["label"]) for one in found]
             full, visible = _boxes(found, "bbox"), _boxes(found, "bboxVis")
         except (KeyError, TypeError, ValueError, OverflowError) as error:

@@ -1,11 +1,11 @@
-"""KITTI and NYUv2: single pictures with measured depth, as the literature splits and scores them.
+"""KITTI and NYUv2: single pictures with measured depth, split and scored as in the literature.
 
 Eigen et al., Depth Map Prediction from a Single Image, NeurIPS 2014 (both splits, NYU's crop); Garg
 et al., ECCV 2016 (KITTI's crop); Uhrig et al., Sparsity Invariant CNNs, 3DV 2017 (KITTI's denser
-ground truth); the lists are those of BTS, Lee et al., arXiv 1907.10326: "picture ground-truth focal".
+ground truth). The lists are those of BTS, Lee et al., arXiv 1907.10326: "picture ground-truth focal".
 
-What counts in a score: the pixels of `evaluation_mask` that have a depth inside the open
-`depth_range`, in metres; predictions are first clipped into that range.
+A score counts the pixels in `evaluation_mask` whose depth in metres is inside the open interval
+`depth_range`. Predictions are first clipped to that interval.
 """
 
 import logging
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Rule:
-    """What is scored: depths in metres between `least` and `most` inside a part of the picture.
+    """What is scored: depths between `least` and `most` metres, inside a part of the picture.
 
     `crop` is top, bottom, left, right as fractions of the sides, rounded down to pixels.
     """
@@ -60,7 +60,7 @@ LIST_REMEDY = "get it from train_test_inputs of BTS"
 
 
 def read_kitti(root: pathlib.Path, split: str) -> Source:
-    """KITTI's raw pictures with the annotated depth, Eigen's split; pictures without any are left out."""
+    """KITTI's raw pictures with annotated depth, in Eigen's split; pictures without depth are left out."""
     folder = reading.first_folder([root / "kitti"], UNPACK_KITTI)
     raw = folder / "raw" if (folder / "raw").is_dir() else folder
     truth = reading.first_folder([folder / "data_depth_annotated"], UNPACK_KITTI)
@@ -83,13 +83,13 @@ def read_nyu(root: pathlib.Path, split: str) -> Source:
 
 
 class Scored:
-    """What of a depth map is scored, by the source's `rule`."""
+    """A source whose `rule` says which part of a depth map is scored."""
 
     rule: Rule
 
     @property
     def depth_range(self) -> tuple[float, float]:
-        """Depths that count, in metres, both ends excluded."""
+        """The interval of depths that count, in metres, without its ends."""
         return self.rule.least, self.rule.most
 
     def evaluation_mask(self, height: int, width: int) -> np.ndarray:
@@ -103,15 +103,15 @@ class Scored:
 
 
 class DepthFolder(Scored):
-    """Pictures with depth maps in PNGs of 16-bit grey, 0 where nothing was measured; by key.
+    """Pictures with depth maps in 16-bit grey PNG files, sorted by key; 0 means not measured.
 
-    `pairs` are (picture, depth) below the two folders, `unit` is metres a step. Keys are the
-    pictures' names; `skipped` counts the listed ones without a depth map.
+    `pairs` are (picture, depth) below the two folders, and `unit` is metres per step of a value. Keys
+    are the names of the pictures. `skipped` counts listed pictures without a depth map.
     """
 
     family = "depth"
     labels = None
-    classes = ()
+    classes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -147,16 +147,16 @@ class DepthFolder(Scored):
         }
 
     def fingerprint(self) -> str:
-        """Of the keys, the pictures and depth maps, and the unit and rule of the depths."""
+        """A digest of the keys, the pictures, the depth maps, and the unit and rule of the depths."""
         files = fingerprints.of_files([*self.pictures, *self.depths])
         return fingerprints.combine(self.name, self.keys, files, self._unit, repr(self.rule))
 
 
 class NyuTfds(Scored, TfdsSource):
-    """TFDS' nyu_depth_v2: 47,584 frames (train), the official 654 (validation), depth in float16 metres.
+    """nyu_depth_v2 of TFDS: 47,584 frames (train), the official 654 (validation), depth in float16 metres.
 
-    TFDS keeps no names: keys are the records' files and positions, so subsets of training differ
-    from those of the folder, which holds other frames, too.
+    TFDS keeps no names, so keys are the record's file and position. Training subsets therefore differ
+    from those of the folder, which also holds other frames.
     """
 
     rule = NYU
@@ -174,7 +174,7 @@ class NyuTfds(Scored, TfdsSource):
 
 
 def _pairs(folder: pathlib.Path, row: str, split: str) -> tuple[list[tuple[str, str]], int]:
-    """(picture, depth) of each line with a ground truth, and how many lines have "None" for it."""
+    """(picture, depth) of each line with a ground truth, and the number of lines that have "None" instead."""
     places = (folder, folder / "train_test_inputs")
     names = [name.format(split) for name in LISTS[row]]
     path = reading.first_file([place / name for name in names for place in places], LIST_REMEDY)
@@ -197,7 +197,7 @@ def _pairs(folder: pathlib.Path, row: str, split: str) -> tuple[list[tuple[str, 
 
 
 def _part(truth: pathlib.Path, depth: str, parts: dict[str, str]) -> str:
-    """Where the archive has a drive: below train/ or val/, or where both were put together."""
+    """The place of a drive: below train/ or val/ as in the archive, or in a folder that merges both."""
     drive = depth.partition("/")[0]
     if drive not in parts:
         there = (part for part in ("train/", "val/") if (truth / part / drive).is_dir())

@@ -1,15 +1,15 @@
-"""What the detection sets of GV-B share: pictures, and objects that are known without decoding them.
+"""The common part of GV-B's detection sets: pictures, and their objects, which are known without decoding.
 
-`objects(index)` is what an evaluator needs and the sample schema does not hold:
+`objects(index)` returns what an evaluator needs beyond the sample schema:
 
 | key | value |
 |---|---|
 | boxes | float32 [N,4]: x1, y1, x2, y2 in pixels as annotated; may be empty or reach outside the picture |
 | labels | int32 [N] |
-| ignore | bool [N]: neither to be found nor to be counted as a false alarm, nor to be learnt from |
+| ignore | bool [N]: neither to be found, nor counted as a false alarm, nor learnt from |
 
-and what one data set adds. A sample's boxes are those of its objects that are not to be ignored,
-cut to the picture, without those of which nothing is left.
+A data set may add keys. The boxes of a sample are those of objects that are not ignored, cut to the
+picture; boxes without any part in the picture are dropped.
 Legend: N objects of a picture.
 """
 
@@ -29,13 +29,13 @@ Objects = dict[str, np.ndarray]
 
 @runtime_checkable
 class DetectionSource(Source, Protocol):
-    """A source of pictures with boxes that also gives what evaluators need."""
+    """A source of pictures with boxes that also has `objects` for evaluators."""
 
     def objects(self, index: int) -> Objects: ...
 
 
 class PictureFiles:
-    """Pictures in files with objects; a data set's own class gives `objects`."""
+    """Pictures in files with objects; the subclass of a data set implements `objects`."""
 
     family = "detection"
     labels = None
@@ -62,15 +62,15 @@ class PictureFiles:
         return labelled(decode(path, str(path)), self.keys[index], self.objects(index))
 
     def fingerprint(self) -> str:
-        """Of the keys, and the files of the pictures and annotations."""
+        """A digest of the keys and of the files of pictures and annotations."""
         files = fingerprints.of_files([*self.pictures, *self.annotations])
         return fingerprints.combine(self.name, self.classes, self.keys, files)
 
 
 def labelled(image: np.ndarray, key: str, objects: Objects) -> Sample:
-    """A sample with the objects that count, cut to the picture."""
+    """A sample with those objects that are not ignored, cut to the picture."""
     height, width = image.shape[:2]
-    boxes = objects["boxes"].clip(0, np.float32([width, height, width, height]))
+    boxes = objects["boxes"].clip(0, np.asarray([width, height, width, height], np.float32))
     there = ~objects["ignore"] & (boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])
     return {
         "image": image,

@@ -1,7 +1,7 @@
 """GV-B's detection, segmentation and depth rows: their readers, and how a user gets the data.
 
-ROOT stands for the benchmark's data folder. Sources of detection rows also give `objects(index)`
-(detection.py), those of depth rows `evaluation_mask` and `depth_range` (depth.py).
+ROOT is the benchmark's data folder. Sources of detection rows also have `objects(index)`
+(detection.py), and those of depth rows have `evaluation_mask` and `depth_range` (depth.py).
 """
 
 from intern_jax.data.gvb.scenes import citypersons, depth, voc, wider

@@ -1,9 +1,9 @@
-"""PASCAL VOC: the objects of 2007 and 2012, and the masks of 2012 with SBD's.
+"""PASCAL VOC: the objects of 2007 and 2012, and the masks of 2012 together with those of SBD.
 
 Everingham et al., IJCV 2010 and 2015; Hariharan et al., Semantic Contours from Inverse Detectors,
-ICCV 2011 (SBD). An object's box is annotated by its first and last pixel, counted from 1
-(xmin..xmax); here it is x1 = xmin - 1 to x2 = xmax, likewise in y, so that IoU on these boxes
-without "+1" is the devkit's on its own with it. Objects marked difficult are those to ignore.
+ICCV 2011 (SBD). The devkit annotates a box by its first and last pixel, counted from 1 (xmin..xmax).
+Here a box is x1 = xmin - 1 to x2 = xmax, and likewise in y. IoU on these boxes, computed without
+"+1", equals the devkit's IoU, which adds 1 to each side. Objects marked difficult are ignored.
 """
 
 import os
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from intern_jax.core.config import UserError
 from intern_jax.data.gvb.scenes.detection import Objects, PictureFiles, labelled
@@ -57,7 +58,7 @@ PARTS = {
 AUGMENTED = ("trainaug", "train_aug", "aug")
 MASK_LISTS = {"train": "train", "test": "val"}
 BOX_SIDES = ("xmin", "ymin", "xmax", "ymax")
-BOX_OFFSET = np.float64([1, 1, 0, 0])
+BOX_OFFSET = np.asarray([1, 1, 0, 0], np.float64)
 
 
 def read_objects(root: pathlib.Path, split: str) -> Source:
@@ -92,9 +93,9 @@ def _year_folders(root: pathlib.Path, row: str, year: str) -> list[pathlib.Path]
 
 
 class VocFolder(PictureFiles):
-    """The pictures of some lists of VOC folders, [(VOC2007's folder, "trainval"), ...], by key.
+    """The pictures in lists of VOC folders, [(folder of VOC2007, "trainval"), ...], sorted by key.
 
-    Keys are the year's folder and the picture's name, as "VOC2007/000005". `objects` reads the
+    A key is the year's folder and the picture's name, such as "VOC2007/000005". `objects` reads the
     picture's XML.
     """
 
@@ -112,7 +113,7 @@ class VocFolder(PictureFiles):
         super().__init__(name, CLASSES, keys, pictures)
 
     def objects(self, index: int) -> Objects:
-        """The picture's boxes, labels and ignore (difficult), in the order of its file."""
+        """The picture's boxes, labels and ignore (difficult), in the order of its XML file."""
         where = str(self.annotations[index])
         root = reading.read_xml(self.annotations[index], where)
         try:
@@ -123,15 +124,15 @@ class VocFolder(PictureFiles):
 
 
 def _object(element: Element) -> tuple[list[float], int, bool]:
-    box = element.find("bndbox")
-    sides = [float(box.find(side).text) for side in BOX_SIDES]
+    # ValueError where a text is missing: "" is no number and no class.
+    sides = [float(element.findtext(f"bndbox/{side}", "")) for side in BOX_SIDES]
     if not np.isfinite(sides).all():
         raise ValueError("a side is not finite")
-    label = CLASSES.index(element.find("name").text.strip().lower())
+    label = CLASSES.index(element.findtext("name", "").strip().lower())
     return sides, label, element.findtext("difficult", "0").strip() == "1"
 
 
-def _objects(sides: Sequence, labels: Sequence, difficult: Sequence) -> Objects:
+def _objects(sides: ArrayLike, labels: ArrayLike, difficult: ArrayLike) -> Objects:
     boxes = np.asarray(sides, np.float64).reshape(-1, 4) - BOX_OFFSET
     return {
         "boxes": boxes.astype(np.float32),
@@ -141,10 +142,10 @@ def _objects(sides: Sequence, labels: Sequence, difficult: Sequence) -> Objects:
 
 
 class VocTfds:
-    """The same pictures as VocFolder, with the same keys in the same order, prepared by TFDS.
+    """The same pictures as in VocFolder, with the same keys in the same order, prepared by TFDS.
 
-    TFDS holds a box as fractions of its picture's sides, rounded to float32; it is given back to
-    1/100 pixel. Opening reads every record once for its picture's name, and decodes none.
+    TFDS stores a box as fractions of the picture's sides in float32; the box returned here is rounded
+    to 1/100 pixel. Opening reads the picture's name in every record once, and decodes no picture.
     """
 
     family = "detection"
@@ -174,13 +175,13 @@ class VocTfds:
         return labelled(image, self.keys[index], self.objects(index))
 
     def fingerprint(self) -> str:
-        """Of the prepared parts."""
+        """A digest of the prepared parts."""
         parts = dict.fromkeys(part for part, _ in self._rows)
         return fingerprints.combine(self.keys, [part.fingerprint() for part in parts])
 
 
 class _TfdsPart(TfdsSource):
-    """One split of TFDS' voc/YEAR, with the fields that the sample schema lacks."""
+    """One split of voc/YEAR in TFDS, with the fields that the sample schema lacks."""
 
     def __init__(self, year: str, split: str, data_dir: str | os.PathLike[str]):
         fields = {"image": "image", "boxes": "objects/bbox", "box_labels": "objects/label"}
@@ -206,10 +207,10 @@ class _TfdsPart(TfdsSource):
 
 
 class MaskFolder:
-    """VOC 2012's pictures with class masks, uint8 [H,W]: 0 background, 255 ignore; by key.
+    """VOC 2012's pictures with class masks uint8 [H,W], sorted by key; 0 is background, 255 ignored.
 
-    `masks` are (picture's name, its mask's file): a PNG whose palette numbers are the classes, or
-    one of SBD's .mat files (GTcls.Segmentation), in which no pixel is to be ignored.
+    `masks` are (name of the picture, file of its mask). The file is a PNG whose palette numbers are
+    the classes, or a .mat file of SBD (GTcls.Segmentation), in which no pixel is ignored.
     """
 
     family = "segmentation"
@@ -240,7 +241,7 @@ class MaskFolder:
         return {"image": image, "mask": mask, "key": self.keys[index]}
 
     def fingerprint(self) -> str:
-        """Of the keys, the pictures and the masks."""
+        """A digest of the keys, the pictures and the masks."""
         files = fingerprints.of_files([*self.pictures, *self.masks])
         return fingerprints.combine(self.name, self.keys, files)
 
@@ -248,7 +249,7 @@ class MaskFolder:
 def _paths(
     folder: pathlib.Path, pattern: str, ids: Sequence[str], remedy: str
 ) -> list[tuple[str, pathlib.Path]]:
-    """(picture's name, its file) for all of `ids`, once they are known to be there."""
+    """(name, file) of all pictures in `ids`, after a check that they are there."""
     names = [pattern.format(i) for i in ids]
     check_listed(folder, names, remedy)
     return [(i, folder / name) for i, name in zip(ids, names, strict=True)]
@@ -267,12 +268,13 @@ def _mask(path: pathlib.Path) -> np.ndarray:
 def _sbd_masks(
     root: pathlib.Path, folder: pathlib.Path, train: Sequence[str]
 ) -> list[tuple[str, pathlib.Path]]:
-    """SBD's masks of the pictures that are neither in VOC 2012's train list nor in its val list.
+    """SBD's masks of the pictures that are neither in the train list nor in the val list of VOC 2012.
 
-    SBD's train and val lists together have 11,355 pictures; what is left of them and VOC's train
-    are the 10,582 that the literature calls "train_aug". Instead of SBD's .mat files the folder of
-    PNGs that is often made of them is read, VOC2012/SegmentationClassAug: by a list of
-    ImageSets/Segmentation if one of AUGMENTED is there, else all that it holds.
+    SBD's train and val lists together have 11,355 pictures. What is left of them, plus VOC's train
+    list, are the 10,582 pictures that the literature calls "train_aug". If the folder
+    VOC2012/SegmentationClassAug exists, a common form of these masks as PNG files, it is read instead
+    of SBD's .mat files. A list in ImageSets/Segmentation (one of AUGMENTED) then selects its pictures;
+    without one, all are read.
     """
     own = {*train, *lines(folder / "ImageSets/Segmentation/val.txt", UNPACK)}
     bases = (root / "voc2012_seg", root / "voc", root / "sbd")
@@ -290,10 +292,10 @@ def _sbd_masks(
 
 
 def _augmented(folder: pathlib.Path) -> list[str]:
-    """Names of the pictures with a mask in SegmentationClassAug."""
+    """The names of the pictures that have a mask in SegmentationClassAug."""
     for name in AUGMENTED:
         listed = folder / f"ImageSets/Segmentation/{name}.txt"
         if listed.is_file():
-            # Some of these lists have lines as "/JPEGImages/a.jpg /SegmentationClassAug/a.png".
+            # Some of these lists have lines like "/JPEGImages/a.jpg /SegmentationClassAug/a.png".
             return [pathlib.PurePosixPath(i.split()[0]).stem for i in lines(listed, UNPACK_SBD)]
     return sorted(path.stem for path in (folder / "SegmentationClassAug").glob("*.png"))

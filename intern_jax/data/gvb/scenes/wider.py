@@ -1,14 +1,14 @@
 """WIDER FACE: Yang et al., WIDER FACE: A Face Detection Benchmark, CVPR 2016; tested on its val part.
 
-Which faces count in the easy, medium and hard figures is in the authors' evaluation tools alone:
-wider_{easy,medium,hard}_val.mat give for each picture of wider_face_val.mat the numbers, from 1, of
-its faces that count (`gt_list`).
+Only the authors' evaluation tools say which faces count in the easy, medium and hard figures. For
+each picture in wider_face_val.mat, wider_{easy,medium,hard}_val.mat list the numbers, from 1, of the
+faces that count (`gt_list`).
 """
 
 import itertools
 import logging
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -43,19 +43,19 @@ def read(root: pathlib.Path, split: str) -> "WiderFace":
 
 
 class WiderFace(PictureFiles):
-    """Pictures with faces, in the order of their list; keys as "0--Parade/0_Parade_Parade_0_452".
+    """Pictures with faces, in the order of their list; a key is like "0--Parade/0_Parade_Parade_0_452".
 
-    `objects` ignores the faces that are marked invalid and keeps those of no size, so that face i is
-    the i-th of its list. With the evaluation tools it adds easy, medium and hard, each bool [N]; what
-    is outside one of them is ignored in its figure, whatever `ignore` says. `levels` names those
-    that are there.
+    `objects` ignores faces that are marked invalid. It keeps faces of size 0, so that face i is the
+    i-th of its list. If the evaluation tools are there, it adds easy, medium and hard, each bool [N].
+    A face that is false in one of them is ignored in that figure, whatever `ignore` says. `levels`
+    names those that are there.
     """
 
     def __init__(
         self,
         images: pathlib.Path,
         faces: dict[str, np.ndarray],
-        levels: dict[str, Sequence[np.ndarray]] | None = None,
+        levels: Mapping[str, Sequence[np.ndarray]] | None = None,
         name: str = "wider_face",
     ):
         check_listed(images, list(faces), UNPACK)
@@ -74,29 +74,29 @@ class WiderFace(PictureFiles):
         } | {level: counts[index] for level, counts in self._levels.items()}
 
     def fingerprint(self) -> str:
-        """Of the pictures' files, the faces and which of them count."""
+        """A digest of the files of the pictures, of the faces, and of which faces count."""
         faces = [*self._faces, *(found for level in self._levels.values() for found in level)]
         return fingerprints.combine(super().fingerprint(), self.levels, *map(np.asarray, faces))
 
 
 def read_faces(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Each picture's faces int32 [N, VALUES] by its name, from a wider_face_*_bbx_gt.txt.
+    """{name of a picture: faces int32 [N, VALUES]} from a wider_face_*_bbx_gt.txt.
 
-    A picture with 0 faces is followed by one line of zeros all the same.
+    In these files a picture with 0 faces still has one line of zeros.
     """
     faces: dict[str, np.ndarray] = {}
     entries = iter(enumerate(lines(path, UNPACK), start=1))
     for number, name in entries:
         if not name.endswith(".jpg") or name in faces:
-            what = "is there twice" if name in faces else "is no picture"
+            what = "is there twice" if name in faces else "is not a picture"
             raise UserError(f"{path}: entry {number} '{name[:80]}' {what}; {UNPACK}")
         faces[name] = _read_picture(entries, f"{path}/{name}")
     return faces
 
 
 def _read_picture(entries: Iterator[tuple[int, str]], where: str) -> np.ndarray:
-    _, count = next(entries, (0, ""))
-    count = integer(count, where, UNPACK)
+    _, told = next(entries, (0, ""))
+    count = integer(told, where, UNPACK)
     rows = [line.split()[:VALUES] for _, line in itertools.islice(entries, max(count, 1))]
     try:
         found = np.asarray(rows, np.int32).reshape(-1, VALUES)[:count]

@@ -1,0 +1,83 @@
+"""Classification: one class per picture. Legend: N rows, K classes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from intern_jax.core.averages import Average, mean
+from intern_jax.models.heads.linear import Linear
+from intern_jax.tasks.task import Features, Loss, Rows, Task
+
+SHOWN = 3  # best classes in a picture
+
+
+class Classification(Task):
+    """A linear layer on pooled features."""
+
+    name = "classification"
+    loss: Mapping[str, Any] = {"fn": "intern_jax.losses.classification:cross_entropy"}
+
+    def output(
+        self,
+        features: Features,
+        size: Sequence[int],
+        num_classes: int,
+        train: bool,
+        head: str = "",
+        settings: Mapping[str, Any] | None = None,
+    ) -> jax.Array:
+        """Logits [N,K]."""
+        self.check_head(head, settings or {})
+        return Linear(num_classes, name="linear")(features["pooled"])
+
+    def score(
+        self, loss: Loss, out: jax.Array, rows: Rows, mine: jax.Array | None = None
+    ) -> Average:
+        """Logits [N,K] against label [N]."""
+        return loss(out, self._label(rows, mine), mine)
+
+    def measures(
+        self, out: jax.Array, rows: Rows, mine: jax.Array | None = None
+    ) -> Mapping[str, Average]:
+        """The share of right rows."""
+        return {"top1": mean(jnp.argmax(out, -1) == self._label(rows, mine), mine)}
+
+    @staticmethod
+    def _label(rows: Rows, mine: jax.Array | None) -> jax.Array:
+        # Another source's label may lie outside this one's classes.
+        return rows["label"] if mine is None else jnp.where(mine, rows["label"], 0)
+
+    def finish(self, out: jax.Array) -> jax.Array:
+        """Probabilities [N,K]."""
+        return jax.nn.softmax(out)
+
+    def answer(self, row: np.ndarray, size: tuple[int, int], classes: Sequence[str]) -> Any:
+        """{"label": str, "score": float, "scores": {label: probability}}."""
+        best = int(row.argmax())
+        scores = dict(zip(classes, row.tolist(), strict=True))
+        return {"label": classes[best], "score": float(row[best]), "scores": scores}
+
+    def picture(
+        self, out: np.ndarray, rows: Rows, classes: Sequence[str]
+    ) -> Mapping[str, np.ndarray]:
+        """The best classes as words with their values, and the true one."""
+        return words(out, rows["label"], classes)
+
+
+def words(
+    values_NxK: np.ndarray, label_N: np.ndarray, classes: Sequence[str]
+) -> Mapping[str, np.ndarray]:
+    """Each picture's best classes with their values, and its true class, as the report draws them."""
+    names = np.array(classes)
+    best = np.argsort(-values_NxK, axis=1)[:, :SHOWN]
+    return {
+        "words": names[best],
+        "scores": np.take_along_axis(values_NxK, best, axis=1),
+        "truth": names[label_N],
+    }
+
+
+TASK = Classification()

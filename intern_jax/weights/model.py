@@ -1,0 +1,312 @@
+"""The one loaded model: a network with its arrays, how it reads pictures, and a head where it has one.
+
+Legend: B batch, N pictures, S the canvas' side, D features, K classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from intern_jax import families
+from intern_jax.core import tree
+from intern_jax.core.config import UserError
+from intern_jax.models import zoo
+from intern_jax.models.backbone import Same
+from intern_jax.ops.images import normalise
+from intern_jax.tasks import task as tasks
+from intern_jax.tasks.task import Task, TaskHead
+from intern_jax.train.state import unbox
+from intern_jax.weights.preprocess import Image, Preprocess, as_arrays
+
+# The preprocessing of a model that states none: that of the embedded images.
+USUAL = Preprocess(32)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Head:
+    """The part of a model that turns features into answers.
+
+    family     name of the task family
+    classes    names of the head's outputs, in order; none for a family without classes
+    decoder    one of the family's decoders (tasks/); "" means the usual one
+    settings   fields of the decoder, as plain values
+    variables  collections of the head, {"params": ..., "batch_stats": ...}
+    """
+
+    family: str
+    classes: Sequence[str] = ()
+    decoder: str = ""
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def linear(
+        cls,
+        classes: Sequence[str],
+        kernel_DxK: np.ndarray,
+        bias_K: np.ndarray,
+        mean_D: np.ndarray | None = None,
+        scale_D: np.ndarray | None = None,
+    ) -> Head:
+        """A linear probe as a classifier; `mean` and `scale` of the features are folded in."""
+        kernel, bias = np.asarray(kernel_DxK, np.float64), np.asarray(bias_K, np.float64)
+        if scale_D is not None:
+            kernel = kernel / np.asarray(scale_D, np.float64)[:, None]
+        if mean_D is not None:
+            bias = bias - np.asarray(mean_D, np.float64) @ kernel
+        arrays = {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}
+        params = {"linear": {"classifier": arrays}}
+        return cls("classification", tuple(classes), variables={"params": params})
+
+    @property
+    def task(self) -> Task:
+        """The Task of the family; UserError for a family that no model here is trained for."""
+        return tasks.find(self.family)
+
+    def build(self) -> TaskHead:
+        """The Flax module. Heads with equal keys share one object."""
+        return _head_module(self.key)
+
+    @property
+    def key(self) -> str:
+        """Everything that the module depends on, as text."""
+        return _frozen([self.family, len(self.classes), self.decoder, dict(self.settings)])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A loaded backbone, with or without a head.
+
+    spec        builds the network: {"name": a variant of the zoo, **settings}, or {"fn": dotted name, **arguments}.
+                A `network` without such a name has plain values that tell it from others.
+    variables   collections of the backbone, {"params": ..., "batch_stats": ...}
+    name        shown with the scores; part of the keys of cached features
+    preprocess  how the model reads pictures
+    network     a network that is not in the zoo: a Flax module, or any object with apply(variables,
+                images [B,H,W,3], train=False, task=branch). It gives "pooled" [B,D] and, for dense families, the maps
+                "layer1" ... "layer4" [B,h,w,C] at strides 4, 8, 16, 32.
+    head        turns features into answers; None for features alone
+    provenance  plain values that tell where the weights come from; shown on the card
+    """
+
+    spec: Mapping[str, Any]
+    variables: Mapping[str, Any]
+    name: str
+    preprocess: Preprocess = USUAL
+    network: Any = None
+    head: Head | None = None
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    # --- making -----------------------------------------------------------------------------------
+
+    @classmethod
+    def random(cls, spec: Mapping[str, Any], seed: int) -> Model:
+        """An untrained backbone, which reads whole pictures of its usual size: the ladder's lowest rung."""
+        module = _module(_frozen(spec))
+        side = zoo.usual_side(spec, module)
+        images = jnp.zeros((2, side, side, 3), jnp.float32)
+        variables = jax.jit(functools.partial(module.init, train=False))(
+            {"params": jax.random.key(seed)}, images
+        )
+        pictures = dataclasses.replace(USUAL, canvas=side)
+        return cls(spec, jax.device_get(unbox(variables)), f"random-{seed}", pictures)
+
+    @classmethod
+    def from_arrays(
+        cls, spec: Mapping[str, Any], arrays: Mapping[str, np.ndarray], name: str
+    ) -> Model:
+        """Take the arrays named "<collection>/backbone/..." out of a stage's product."""
+        picked = {}
+        for path, value in arrays.items():
+            collection, _, rest = path.partition("/")
+            if rest.startswith("backbone/"):
+                picked[f"{collection}/{rest.removeprefix('backbone/')}"] = value
+        if not picked:
+            raise UserError(
+                f"{name}: holds no backbone/... arrays; was it made by a stage of ours?"
+            )
+        return cls(spec, tree.unflatten(picked), name)
+
+    # --- what it is -------------------------------------------------------------------------------
+
+    def build(self) -> Any:
+        """The network. Models of the zoo with equal specs share one module."""
+        return _module(_frozen(self.spec)) if self.network is None else self.network
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the head's outputs; () without a head."""
+        return () if self.head is None else tuple(self.head.classes)
+
+    @property
+    def branch(self) -> str:
+        """The branch, or BatchNorm set, that features come from by default."""
+        return "cls" if self.head is None else families.find(self.head.family).branch
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits of spec, preprocessing and every array, but not of the canvas.
+
+        A key that holds it also holds the size of the pictures.
+        """
+        facts: dict[str, Any] = {"spec": self.spec}
+        plain, usual = self.preprocess.plain, USUAL.plain
+        for name in ("mean", "std", "resize", "crop", "interpolation"):
+            # A usual value has no entry, so digests from before there was a choice stay valid.
+            if name in ("mean", "std") or plain[name] != usual[name]:
+                facts[name] = plain[name]
+        total = hashlib.sha256(_frozen(facts).encode())
+        for name, value in tree.names(self.variables).items():
+            value = np.ascontiguousarray(jax.device_get(value))
+            total.update(f"\n{name} {value.dtype} {value.shape}\n".encode())
+            total.update(value.tobytes())
+        return total.hexdigest()[:16]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The backbone's flat arrays under "<collection>/backbone/...", as a training starts from them."""
+        flat = tree.names(self.variables)
+        return {path.replace("/", "/backbone/", 1): value for path, value in flat.items()}
+
+    # --- use --------------------------------------------------------------------------------------
+
+    def features(
+        self,
+        images: Image | Iterable[Image],
+        *,
+        output: str = "pooled",
+        branch: str | None = None,
+        batch_size: int = 32,
+    ) -> np.ndarray:
+        """Features of pictures: [N,D] for "pooled", [N,H,W,C] for "layer1" ... "layer4".
+
+        Args:
+          images: one or several of: a path, a PIL image, a uint8 array [H,W,3 or 4].
+          branch: "cls" or "dense", or another branch's name, for a backbone that has several (default:
+            this model's).
+          batch_size: pictures are padded to it, so that each size is compiled once.
+        """
+        placed = dataclasses.replace(self, variables=jax.device_put(self.variables))
+
+        def run(canvases: np.ndarray) -> jax.Array:
+            return placed.outputs(canvases, branch or self.branch, (output,))[output]
+
+        return np.concatenate([rows for rows, _ in self._batches(images, run, batch_size)])
+
+    def predict(self, images: Image | Iterable[Image], *, batch_size: int = 32) -> list[Any]:
+        """One answer per picture, in order.
+
+        classification: {"label": str, "score": float, "scores": {label: probability}}; segmentation: uint8 or
+        int32 [H,W], an index into `classes`; depth: float32 [H,W] in metres; both at the picture's own size.
+        Another family's answer is what its Task says (tasks/task.py).
+        """
+        if self.head is None:
+            raise UserError(
+                "this model has no head; use features(), or learn one: python -m intern_jax adapt"
+            )
+        same, pictures = self._network(self.branch), self.preprocess
+        run = _answers(same, self.branch, pictures.mean, pictures.std, self.head.key)
+        run = functools.partial(run, *jax.device_put((self.variables, self.head.variables)))
+        answer = self.head.task.answer
+        return [
+            answer(row, size, self.classes)
+            for rows, sizes in self._batches(images, run, batch_size)
+            for row, size in zip(rows, sizes, strict=True)
+        ]
+
+    def outputs(
+        self, images: jax.Array | np.ndarray, branch: str, names: Sequence[str]
+    ) -> dict[str, jax.Array]:
+        """Chosen outputs of canvases uint8 [B,S,S,3], in eval mode, left on the device.
+
+        Compiled once per network, branch, names and shape.
+        """
+        same, pictures = self._network(branch), self.preprocess
+        run = _features(same, branch, tuple(names), pictures.mean, pictures.std)
+        return run(self.variables, images)
+
+    def _network(self, branch: str) -> Same:
+        module = self.build()
+        branches = getattr(module, "branches", (branch,))
+        if branch not in branches:
+            known = ", ".join(branches)
+            raise UserError(f"{self.name}: no branch {branch!r}; it has {known}: give branch=...")
+        return Same(module)
+
+    def _batches(
+        self, images: Image | Iterable[Image], run: Callable[[np.ndarray], jax.Array], size: int
+    ) -> Iterator[tuple[np.ndarray, list[tuple[int, int]]]]:
+        """Results [n,...] of `run` and the pictures' (height, width), a padded batch at a time."""
+        rows: list[np.ndarray] = []
+        sizes: list[tuple[int, int]] = []
+        for image in as_arrays(images):
+            if len(rows) == size:
+                yield _run(run, rows, size), sizes
+                rows, sizes = [], []
+            rows.append(self.preprocess.view(image))
+            sizes.append(image.shape[:2])
+        if not rows:
+            raise UserError("images: none given; give at least one path, PIL image or array")
+        yield _run(run, rows, size), sizes
+
+
+def _run(run: Callable[[np.ndarray], jax.Array], rows: list[np.ndarray], size: int) -> np.ndarray:
+    batch = np.zeros((size, *rows[0].shape), np.uint8)
+    batch[: len(rows)] = rows
+    return np.asarray(run(batch))[: len(rows)]
+
+
+def _frozen(plain: Any) -> str:
+    return json.dumps(plain, sort_keys=True)
+
+
+@functools.lru_cache
+def _module(spec: str) -> Any:
+    return zoo.from_config(json.loads(spec))
+
+
+@functools.lru_cache
+def _head_module(key: str) -> TaskHead:
+    family, num_classes, decoder, settings = json.loads(key)
+    return TaskHead(family, num_classes, decoder, settings)
+
+
+@functools.lru_cache
+def _features(same: Same, branch: str, names: tuple[str, ...], mean: tuple, std: tuple) -> Callable:
+    """Compiled (variables, uint8 [B,S,S,3]) -> {name: output}."""
+
+    @jax.jit
+    def apply(variables, images):
+        x = normalise(images, mean, std)
+        out = same.module.apply(variables, x, train=False, task=branch)
+        for name in names:
+            if name not in out:
+                known = ", ".join(sorted(out))
+                raise UserError(f"features: no output {name!r}; known: {known}")
+        return {name: out[name] for name in names}
+
+    return apply
+
+
+@functools.lru_cache
+def _answers(same: Same, branch: str, mean: tuple, std: tuple, head: str) -> Callable:
+    """Compiled (the backbone's variables, the head's, uint8 [B,S,S,3]) -> rows of the family's answers."""
+    module = _head_module(head)
+    task = tasks.find(module.family)
+
+    @jax.jit
+    def apply(backbone, variables, images):
+        x = normalise(images, mean, std)
+        features = same.module.apply(backbone, x, train=False, task=branch)
+        out: Any = module.apply(variables, features, x.shape[1:3])
+        return task.finish(out)
+
+    return apply
