@@ -93,7 +93,7 @@ def create(
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
     )
-    options = mesh_lib.options_of_one_run(mesh)
+    options = mesh_lib.options_of_one_run(mesh.devices.flat[0].platform)
     init = jax.jit(
         lambda key: begin(unbox(boxed(key))), out_shardings=shardings, compiler_options=options
     )
