@@ -305,5 +305,5 @@ def test_a_row_names_a_metric_and_a_config_a_family_by_dotted_names(tmp_path, mo
     made = Recorder(layout, {})(key, lambda: module.PSNR.summary(per_image))
     assert (made.metric, made.family_short, made.score) == ("psnr", "COL", pytest.approx(20.0))
     assert table.sheet([made]).rows == [["paintings", "PSNR dB ↑", "2", "20.00 (0.00)"]]
-    with pytest.raises(UserError, match="outside:COLOUR is a Family, no Metric"):
+    with pytest.raises(UserError, match="outside:COLOUR is a Family; name a Metric"):
         _ = Row("a", "colour", {"fn": "x:y"}, "outside:COLOUR", 32).higher_is_better

@@ -250,7 +250,7 @@ def test_no_process_outlives_a_trainer(parts, tmp_path, killed):
     program.write_text(TRAINER)
     folders = [str(parts), str(pathlib.Path(__file__).parent)]
     command = [sys.executable, str(program), "60" if killed else "0", *folders]
-    env = {**os.environ, "PYTHONPATH": str(pathlib.Path(workers.__file__).parents[2])}
+    env = {**os.environ, "PYTHONPATH": str(pathlib.Path(workers.__file__).parents[3])}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as trainer:
         child = int(trainer.stdout.readline())
         if killed:

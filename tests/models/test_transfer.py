@@ -137,7 +137,7 @@ def _several(count, parity):
     "count, task, parity",
     [(2, "cls", False), (2, "dense", True), (3, "depth", False), (4, "b", False)],
 )
-def test_starts_as_its_expert_bit_for_bit(count, task, parity):
+def test_starts_as_its_expert(count, task, parity):
     image, module, tree = _several(count, parity)
     spec = SEVERAL[count]["branch"]
     expert = zoo.build(spec.get(task, spec if "name" in spec else None) | {"sets": module.sets})
@@ -146,8 +146,10 @@ def test_starts_as_its_expert_bit_for_bit(count, task, parity):
         jax.jit(functools.partial(net.apply, train=False, task=task))(weights, image)
         for net, weights in ((module, tree), (expert, branch))
     )
-    for key in plain:
-        np.testing.assert_array_equal(ours[key], plain[key], err_msg=key)
+    # Equal but for the last bits: they are two programs, and XLA fuses each its own way.
+    for key, wanted in plain.items():
+        bound = 2e-6 * np.abs(wanted).max()
+        np.testing.assert_allclose(ours[key], wanted, rtol=0, atol=bound, err_msg=key)
 
 
 def test_names_of_two_branches_and_of_more():

@@ -178,7 +178,7 @@ def test_remat_changes_no_name_and_no_number(spec):
     for plain, rematted in zip(*results, strict=True):
         assert jax.tree.structure(plain) == jax.tree.structure(rematted)
         for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(rematted), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(a).max())
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=5e-5 * np.abs(a).max())
 
 
 @pytest.mark.parametrize("spec", TINY[:4], ids=lambda spec: spec["name"])
