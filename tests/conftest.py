@@ -26,6 +26,37 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()
 
 
+# With several workers the longest files go first, so that at the end no core waits for another.
+LONGEST = (
+    "pipeline/test_pipeline.py",
+    "stages/test_stages.py",
+    "train/test_accumulation.py",
+    "models/test_transfer.py",
+    "examples/test_examples.py",
+    "train/test_two_processes.py",
+    "tools/test_chaos.py",
+    "models/test_metanet_fixtures.py",
+    "weights/test_default.py",
+    "models/test_scanning.py",
+    "models/test_held_still.py",
+    "adapt/test_fit_and_folder.py",
+    "train/test_topology.py",
+    "train/test_mesh_equality.py",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers take files in the order of collection, and not those of most tests first."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; all else keeps its order."""
+    folder = pathlib.Path(__file__).parent
+    place = {folder / name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:  # noqa: ARG001
     """Let the garbage collector look seldom, and never at what all tests share: traces make millions of objects."""
     gc.freeze()
