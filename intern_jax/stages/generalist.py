@@ -61,7 +61,8 @@ class Generalist(Expert):
         """Every group has a branch: that of its kind's name, or of its family."""
         for group in data:
             kind = kind_of(group)
-            branch = families.find(kind).branch if kind in families.names() else kind
+            own = kind in self.kinds and kind in families.names()
+            branch = families.find(kind).branch if own else kind
             if branch not in self.roles:
                 raise UserError(
                     f"data.{group}: no branch of backbone is called '{branch}'; there are: "

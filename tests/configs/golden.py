@@ -48,11 +48,12 @@ def fields(value: Any, name: str = "") -> dict[str, Any]:
 
 def keys(path: pathlib.Path) -> dict[str, Any]:
     """{stage.field: value} of what makes the stages' keys, but the settings that stand in the config's own file."""
+    from intern_jax.core import layout
     from intern_jax.pipeline import chain
     from intern_jax.pipeline import keys as keys_lib
 
     settings = resolved(path)
-    links = chain.links(settings, keys_lib.fingerprints(settings), 0, pathlib.Path("seed0"))
+    links = chain.links(settings, keys_lib.fingerprints(settings), 0, layout.Layout.of("."))
     found = {}
     for stage, link in links.items():
         beside = {name: value for name, value in link.content.items() if name != "settings"}

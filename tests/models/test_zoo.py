@@ -248,7 +248,7 @@ def test_generalist_from_a_changed_branch():
             GENERALIST | {"branch": {"cls": {"name": "embedded"}, "dense": {"fn": "os:system"}}},
             "only a config can name code",
         ),
-        ({"name": "uninet_b0", "samplers": ("l_dsm",)}, "backbone.samplers: 1 for 6 stages"),
+        ({"name": "uninet_b0", "samplers": ("l_dsm",)}, "backbone.samplers: 1 for 6 sections"),
         ({"name": "uninet_b0", "samplers": ("ldsm",) * 5}, "did you mean l_dsm"),
         ({"name": "uninet_b0", "strides": (2, 1, 2, 2, 1, 2)}, "backbone.strides: the first"),
         ({"name": "uninet_b0", "head_dim": 48}, "backbone.channels: 128 is not a multiple"),

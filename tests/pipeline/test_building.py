@@ -31,7 +31,7 @@ def test_a_constructor_is_given_what_it_has_parameters_for():
 
 def test_to_know_what_a_stage_declares_no_source_and_no_earlier_stage_is_needed():
     student = building.build_stage(entry("Student", start={}), TINY, {})
-    assert student.classes == {} and student.teachers == {}
+    assert student.classes == {"points": []} and student.teachers == {}
     assert building.frozen_roles(student) == ["teacher"]
     assert student.roles == {"backbone": Role(), "teacher": Role(frozen=True)}
 
@@ -59,7 +59,7 @@ def test_rules_of_a_config_come_first_or_alone():
         ({"add": [], "replace": None}, own),
     ):
         made = building.build_stage(entry("Join", start={}, graft=graft), TINY, {})
-        assert made.graft == wanted, graft
+        assert made.graft == list(wanted), graft
     assert toy_stages.Join.graft is own and len(own) == 1
 
 

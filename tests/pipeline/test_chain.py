@@ -13,6 +13,7 @@ from intern_jax import pipeline
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core import tree
 from intern_jax.core.config import UserError, load_config
+from intern_jax.core.layout import StageFiles
 from intern_jax.pipeline import keys, preflight
 from intern_jax.weights import safetensors
 
@@ -101,21 +102,21 @@ def test_what_is_said_of_a_stage_follows_from_its_folder_and_its_siblings(tmp_pa
     content = {"settings": {"steps": 2}, "seed": 0}
     key = keys.key_of(content)
     folder = tmp_path / f"expert-{key}"
-    assert keys.status(folder, "expert", content) == "new"
+    assert keys.status(StageFiles(folder), "expert", content) == "new"
     # Another stage, whose name begins alike, is no sibling.
     other = tmp_path / f"expert-cls-{key}"
     other.mkdir()
     (other / "key.json").write_text("{}")
-    assert keys.status(folder, "expert", content) == "new"
+    assert keys.status(StageFiles(folder), "expert", content) == "new"
     old = tmp_path / "expert-000000000000"
     old.mkdir()
     (old / "key.json").write_text('{"settings": {"steps": 1}, "seed": 0}')
     recomputed = "recomputed, because settings.steps: 1 -> 2"
-    assert keys.status(folder, "expert", content) == recomputed
+    assert keys.status(StageFiles(folder), "expert", content) == recomputed
     folder.mkdir()
-    assert keys.status(folder, "expert", content) == "continues"
+    assert keys.status(StageFiles(folder), "expert", content) == "continues"
     (folder / "done.json").write_text("{}")
-    assert keys.status(folder, "expert", content) == "reused"
+    assert keys.status(StageFiles(folder), "expert", content) == "reused"
 
 
 def test_batches_have_to_divide_over_the_processes(tmp_path, monkeypatch):

@@ -10,7 +10,8 @@ import pytest
 import toy_stages
 
 from intern_jax.core import tree
-from intern_jax.pipeline.products import DONE, MODEL, Product, noted, taken
+from intern_jax.core.layout import Layout
+from intern_jax.pipeline.products import Product, noted, taken
 from intern_jax.version import __version__
 from intern_jax.weights import safetensors
 
@@ -27,9 +28,8 @@ def state(kernel, ema=None):
 @pytest.fixture
 def product(tmp_path):
     """A product in a folder of a workdir, written by a stage without an average."""
-    folder = tmp_path / "seed3" / "web-0123456789ab"
-    folder.mkdir(parents=True)
-    made = Product("web", 3, "0123456789ab", folder, {"name": "embedded_tiny"})
+    made = Product("web", 3, "0123456789ab", Layout.of(tmp_path), {"name": "embedded_tiny"})
+    made.folder.mkdir(parents=True)
     made.write(toy_stages.First(), state(2.0), {"steps": 5, "graft": "none"})
     return made
 
@@ -38,7 +38,7 @@ def test_what_is_written_is_read(product):
     found = product.variables
     assert found.keys() == {KERNEL, "batch_stats/count"}
     np.testing.assert_array_equal(found[KERNEL], np.full(3, 2.0, np.float32))
-    header = safetensors.read_header(product.folder / MODEL)
+    header = safetensors.read_header(product.files.model)
     assert header["__metadata__"] == {"version": __version__}
 
 
@@ -58,11 +58,11 @@ def test_what_results_say_of_a_stage(product):
         "steps": 5,
         "graft": "none",
     }
-    assert json.loads((product.folder / DONE).read_text()) == {"steps": 5, "graft": "none"}
+    assert json.loads((product.files.done).read_text()) == {"steps": 5, "graft": "none"}
 
 
 def test_a_checkpoint_notes_the_bytes_that_a_role_was(product):
-    content = (product.folder / MODEL).read_bytes()
+    content = (product.files.model).read_bytes()
     assert noted({"teacher": product}) == {
         "teacher": {
             "stage": "web",

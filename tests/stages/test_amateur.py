@@ -84,7 +84,7 @@ def test_only_what_is_asked_for_is_predicted(contrast):
 
 def test_it_says_what_it_reads_and_starts_from_nothing():
     stage = Amateur(backbone=VIT, **TOWERS)
-    assert stage.families == ("pairs",) and not stage.roles and not stage.graft
+    assert stage.kinds == ("pairs",) and not stage.roles and not stage.graft
     assert stage.cached and not stage.batch_coupled
     assert stage.weights == {"clip": 1.0, "simsiam": 0.2}
     assert stage.functions == [

@@ -41,7 +41,7 @@ def test_every_head_answers_for_every_row(measured):
     assert shapes["dense"] == {
         "scenes": (8, 32, 32, 4),
         "rooms": (8, 32, 32, 3),
-        "log_depth": (8, 32, 32),
+        "depth": (8, 32, 32, 1),
     }
 
 
@@ -68,7 +68,7 @@ def test_each_term_is_the_mean_over_its_sources_own_rows(measured):
         got = [float(averages.value(found[n])) for n in (name, f"{name}_pixels")]
         np.testing.assert_allclose(got, wanted, rtol=1e-4)
     valid = maps["depth_valid"]
-    apart = np.abs(outputs["dense"]["log_depth"] - np.log(maps["depth"]))[valid]
+    apart = np.abs(outputs["dense"]["depth"][..., 0] - np.log(maps["depth"]))[valid]
     assert float(found["depth"].count) == valid.sum()
     assert float(averages.value(found["depth"])) == pytest.approx(apart.mean(), rel=1e-4)
 
@@ -156,7 +156,9 @@ def test_another_loss_takes_the_place_of_its_tasks_own(measured):
     assert "intern_jax.losses.depth:silog" in stage.functions
     found = quick_jit(lambda batch: stage.measure(params, extra, batch))(batch)
     valid = batch["dense"]["depth_valid"]
-    d = (outputs["dense"]["log_depth"] - np.log(batch["dense"]["depth"]))[valid].astype(np.float64)
+    d = (outputs["dense"]["depth"][..., 0] - np.log(batch["dense"]["depth"]))[valid].astype(
+        np.float64
+    )
     wanted = np.sqrt((d**2).mean() - 0.5 * d.mean() ** 2)
     assert float(averages.value(found["depth"])) == pytest.approx(wanted, rel=1e-4)
     before = measure(batch)
@@ -165,7 +167,7 @@ def test_another_loss_takes_the_place_of_its_tasks_own(measured):
 
 def test_it_says_what_it_reads_and_what_it_starts_from():
     stage = expert()
-    assert stage.families == ("cls", "dense") and stage.roles == {"backbone": Role()}
+    assert stage.kinds == ("cls", "dense") and stage.roles == {"backbone": Role()}
     assert not stage.batch_coupled and not stage.cached
     target = abstract(stage, labelled())
     source = {f"backbone/{n}": v for n, v in tree.names(target).items() if "/backbone/" in n}
@@ -184,9 +186,9 @@ def test_it_says_what_it_reads_and_what_it_starts_from():
         ),
         (
             {"classes": {"cls": [("rooms", 3)], "dense": [("rooms", 3)]}},
-            r"data: 'rooms' names a source of classification and a term of the dense groups",
+            r"data: 'rooms' names a source of cls groups and a term of the dense groups",
         ),
-        ({"classes": {"cls": [("depth", 3)]}}, r"data: 'depth' names a source of classification"),
+        ({"classes": {"cls": [("depth", 3)]}}, r"data: 'depth' names a source of cls groups"),
         (
             {"losses": {"detection": {"fn": "intern_jax.losses.depth:silog"}}},
             r"stage\.losses\.detection: no such task; known: classification, segmentation, depth",

@@ -87,7 +87,8 @@ def test_a_group_without_a_branch_is_refused():
     stage = generalist()
     stage.check_data({"cls": {}, "dense_small": {}})
     with pytest.raises(
-        UserError, match=r"data\.pairs: no branch .* 'pairs'; there are: cls, dense"
+        UserError,
+        match=r"data\.pairs: no branch of backbone is called 'pairs'; there are: cls, dense",
     ):
         stage.check_data({"cls": {}, "pairs": {}})
 

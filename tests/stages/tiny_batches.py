@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from compiling import QUICK
 
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.train import loop
@@ -19,8 +20,7 @@ TEXT = {"vocab_size": 64, "context": 8, "width": 32, "layers": 1, "heads": 2}
 CLASSES = {"cls": [("letters", 5), ("digits", 3)], "dense": [("scenes", 4), ("rooms", 3)]}
 OPTIM = {"learning_rate": 1e-3, "clip_norm": 1.0}
 
-# For programs that run once and are compared within a tolerance: unoptimised code is compiled sooner.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+# For programs that run once and are compared within a tolerance.
 quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
 
 

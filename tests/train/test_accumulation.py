@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from toy import QUICK
+from compiling import QUICK
 
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
