@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from intern_jax import families
+from intern_jax.core import mesh as mesh_lib
 from intern_jax.core import tree
 from intern_jax.core.config import UserError
 from intern_jax.models import zoo
@@ -114,7 +115,9 @@ class Model:
         module = _module(_frozen(spec))
         side = zoo.usual_side(spec, module)
         images = jnp.zeros((2, side, side, 3), jnp.float32)
-        variables = jax.jit(functools.partial(module.init, train=False))(
+        init = functools.partial(module.init, train=False)
+        options = mesh_lib.options_of_one_run(jax.default_backend())
+        variables = jax.jit(init, compiler_options=options)(
             {"params": jax.random.key(seed)}, images
         )
         pictures = dataclasses.replace(USUAL, canvas=side)
