@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from intern_jax.adapt import fit
+from intern_jax.adapt.cache import Kept, Memory
 from intern_jax.benchmark import boxes as boxes_lib
 from intern_jax.benchmark import heads, protocol
 from intern_jax.benchmark.rows import suite
@@ -30,7 +31,7 @@ from intern_jax.benchmark.scores.record import Record
 from intern_jax.core import config as config_lib
 from intern_jax.core.layout import Layout
 from intern_jax.data.batches.arrays import eval_arrays
-from intern_jax.data.schema.fingerprints import fingerprint
+from intern_jax.data.schema import fingerprints
 from intern_jax.data.sources.subset import Subset
 from intern_jax.metrics import table as metrics
 from intern_jax.models import zoo
@@ -50,16 +51,19 @@ def run(
     layout: Layout,
     mesh: jax.sharding.Mesh,
     versions: Mapping[str, str],
+    kept: Kept = None,
 ) -> list[Record]:
     """All records of one seed, in the order of the rows, those of held-out labels among them.
 
-    cfg: settings.py's Benchmark or Gvb as plain values. `ladder`: {method: {"cls": ..., "dense": ...}}.
+    cfg: settings.py's Benchmark or Gvb as plain values. `ladder`: {method: {"cls": ..., "dense": ...}}. `kept`: where
+    outputs of frozen backbones are kept; for the length of a row's scores by default.
     """
     layout.records.mkdir(parents=True, exist_ok=True)
     records = []
     for name in cfg["rows"]:
         started = time.time()
-        bench = RowBench(suite.find(name), cfg, seed, Recorder(layout, versions), mesh)
+        own = kept or cfg.get("features") or Memory()
+        bench = RowBench(suite.find(name), cfg, seed, Recorder(layout, versions), mesh, own)
         made = bench.frozen(ladder)
         if cfg.get("scratch"):
             made += bench.scratch(ladder["random"])
@@ -107,6 +111,7 @@ class RowBench:
     seed: int
     record: Recorder
     mesh: jax.sharding.Mesh | None  # None where boxes are scored, which are in a file
+    kept: Kept = None  # outputs of frozen backbones
 
     @property
     def fits_on(self) -> jax.sharding.Mesh:
@@ -153,12 +158,11 @@ class RowBench:
         """Each of the family's heads on each rung's frozen features, each fraction, each draw."""
         records = []
         for method, by_task in ladder.items():
-            seen = _Seen(by_task[self.row.branch], self)
+            seen = self.seen_by(by_task[self.row.branch])
             for head in self._heads():
                 for fraction, draw in self._draws():
                     rows = self.subset(fraction, draw)
-                    key = self._frozen_key(method, head, fraction, draw, seen.backbone)
-                    key |= self._rows_facts(rows)
+                    key = self.frozen_key(method, head, fraction, draw, seen.backbone)
                     folder = self.record.unfinished(key)
                     make = functools.partial(self._frozen_score, seen, head, rows, draw, folder)
                     records.append(self.record(key, make))
@@ -187,24 +191,26 @@ class RowBench:
         )
         records = []
         for method, by_task in ladder.items():
-            seen = _Seen(by_task[self.row.branch], self)
+            seen = self.seen_by(by_task[self.row.branch])
             for head in self._heads():
-                key = self._frozen_key(method, head, 1.0, 0, seen.backbone)
+                key = self.frozen_key(method, head, 1.0, 0, seen.backbone)
                 make = functools.partial(self._held_out_score, seen, head, rows, held)
                 key |= self._rows_facts(rows) | {"split": "validation"}
                 records.append(self.record(key, make))
         return records
 
-    def _frozen_key(
+    def frozen_key(
         self, method: str, head: str, fraction: float, draw: int, backbone: Model
     ) -> dict[str, Any]:
-        return self._key(method, fraction, draw) | {
+        """All that the score of a head on a frozen backbone depends on."""
+        key = self._key(method, fraction, draw) | {
             "head": head,
             "backbone": backbone.name,
             "backbone_digest": backbone.digest,
             "settings": config_lib.plain(self._heads()[head]),
             "test_digest": self._test_digest,
         }
+        return key | self._rows_facts(self.subset(fraction, draw))
 
     @functools.cached_property
     def _test_digest(self) -> str:
@@ -231,9 +237,9 @@ class RowBench:
         folder: pathlib.Path | None = None,
     ) -> heads.Fitted:
         """Train one head on some of the needed training examples; a long fit leaves checkpoints in `folder`."""
-        held, keys, labels = None, self.train.keys, self.train.labels
-        if labels is not None:
-            held = protocol.held_out(rows, keys, labels, self.num_classes, draw)
+        keys, labels = self.train.keys, self.train.labels
+        held = protocol.held_out(rows, keys, labels, self.num_classes, draw)
+        folds = None if labels is None else protocol.folds(rows, keys, labels, draw)
         return heads.train(
             heads.Job(
                 row=self.row,
@@ -243,6 +249,7 @@ class RowBench:
                 train=seen.train,
                 rows=np.searchsorted(self.needed, rows),
                 held=held,
+                folds=folds,
                 num_classes=self.num_classes,
                 seed=draw,
                 mesh=self.fits_on,
@@ -251,7 +258,7 @@ class RowBench:
         )
 
     def seen_by(self, backbone: Model) -> "_Seen":
-        """The row's two splits as a frozen backbone sees them."""
+        """The row's two splits as a frozen backbone sees them; what is kept of them is read once."""
         return _Seen(backbone, self)
 
     def boxes(self, path: str | os.PathLike, method: str) -> Record:
@@ -362,13 +369,17 @@ class RowBench:
             "fraction": fraction,
             "seed": self.seed,
             "draw": draw,
-            "data": self._fingerprints,
             "formats": self._formats,
         }
 
     @functools.cached_property
-    def _fingerprints(self) -> dict[str, str]:
-        return {"train": fingerprint(self.train), "test": fingerprint(self.test)}
+    def _examples(self) -> np.ndarray:
+        """The digest of each training example."""
+        return np.asarray(fingerprints.of_examples(self.train))
+
+    @functools.cached_property
+    def _test_examples(self) -> str:
+        return fingerprints.combine(fingerprints.of_examples(self.test))
 
     @functools.cached_property
     def _formats(self) -> dict[str, int]:
@@ -389,9 +400,12 @@ class RowBench:
         return found
 
     def _rows_facts(self, rows: np.ndarray) -> dict[str, Any]:
+        """What tells the examples that a score depends on: those learnt from, and all of the test."""
+        learnt = fingerprints.combine(self._examples[rows])
         return {
             "n_train": len(rows),
             "subset_digest": protocol.subset_digest(self.train.keys, rows),
+            "data": {"train": learnt, "test": self._test_examples},
         }
 
 
@@ -408,7 +422,8 @@ class _Seen:
             self.backbone,
             source,
             bench.fits_on,
-            folder=bench.cfg.get("features"),
+            outputs=heads.outputs_of(bench.row, bench.cfg["heads"]),
+            kept=bench.kept,
             batch_size=bench.cfg.get("batch_size", 128),
         )
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import pydantic
 
 from intern_jax import families
+from intern_jax.adapt import probe
 from intern_jax.benchmark import heads as heads_lib
 from intern_jax.benchmark.rows import suite
 from intern_jax.benchmark.rows.row import Row
@@ -15,6 +16,7 @@ from intern_jax.core.schema import Settings, field, wrong
 from intern_jax.data.batches.settings import Transform
 from intern_jax.families.family import BRANCHES
 from intern_jax.metrics import table as metrics
+from intern_jax.models import readout
 from intern_jax.tasks import task as tasks
 from intern_jax.train.settings import PeakOptim
 
@@ -26,7 +28,20 @@ def _fraction(value: float) -> float:
 
 
 Fraction = Annotated[float, pydantic.AfterValidator(_fraction)]
+
+
+def _readout(value: str) -> str:
+    schema.one_of(value, list(readout.NAMES), "readout")
+    return value
+
+
+def _one_or_more(value: Any) -> Any:
+    return [value] if isinstance(value, int) else value
+
+
 Rate = Annotated[float, pydantic.Field(gt=0.0)]
+Steps = Annotated[int, pydantic.Field(ge=1)]
+Readout = Annotated[str, pydantic.AfterValidator(_readout)]
 # "" and {} turn off what None does: a command line cannot set a text to None where a config has one.
 Path = Annotated[str | None, pydantic.BeforeValidator(lambda value: value or None)]
 
@@ -41,7 +56,8 @@ def none_if_empty(value: Any) -> Any:
 class Lbfgs(Settings):
     """Logistic regression (adapt/probe.py)."""
 
-    l2: list[Rate] = field(min_length=1, say="a list of numbers above 0")
+    l2: list[Rate] = field(list(probe.GRID), min_length=1, say="a list of numbers above 0")
+    readout: Readout = probe.READOUT
 
 
 class Sgd(Settings):
@@ -49,6 +65,7 @@ class Sgd(Settings):
 
     steps: int = field(10_000, ge=1)
     batch_size: int = field(512, ge=1)
+    readout: Readout = "pooled"
 
 
 class Knn(Settings):
@@ -56,12 +73,20 @@ class Knn(Settings):
 
     k: int = field(20, ge=1)
     temperature: float = field(0.07, gt=0.0)
+    readout: Readout = "pooled"
 
 
 class Cached(Settings):
-    """A family's usual head on cached outputs of the backbone (adapt/head.py)."""
+    """A family's usual head on cached outputs of the backbone (adapt/head.py).
 
-    steps: int = field(ge=1, say="a whole number of at least 1")
+    Of several `steps`, and of `flips` (whether mirror images are seen too), a fifth of the labels chooses: flips at
+    the fewest steps, then more steps while the score rises.
+    """
+
+    steps: Annotated[list[Steps], pydantic.BeforeValidator(_one_or_more)] = field(
+        min_length=1, say="whole numbers of at least 1"
+    )
+    flips: list[bool] = field([False], min_length=1)
     batch_size: int = field(ge=1, say="a whole number of at least 1")
     learning_rate: float = field(gt=0.0, say="a number above 0")
 

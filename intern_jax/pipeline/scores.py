@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from intern_jax.adapt.cache import Memory
 from intern_jax.benchmark import pictures, runner
 from intern_jax.core import hosts, tree
 from intern_jax.core import mesh as mesh_lib
@@ -50,10 +51,13 @@ def score(
     sizes = settings["mesh"] if hosts.everywhere() == 1 else {}
     mesh = mesh_lib.make_mesh(**sizes, devices=jax.local_devices())
     ladder = build_ladder(settings, products, seed)
-    results["records"] += runner.run(settings["benchmark"], ladder, seed, layout, mesh, versions())
+    cfg = settings["benchmark"]
+    kept = cfg["features"] or Memory()
+    results["records"] += runner.run(cfg, ladder, seed, layout, mesh, versions(), kept)
     if first:
         try:
-            results["pictures"] = draw_pictures(settings, products, ladder, seed, mesh, layout)
+            made = pictures.of_rows(cfg, ladder, seed, layout, mesh, kept)
+            results["pictures"] = made + zero_shot(settings, products, layout)
         except Exception as error:
             # Nothing that is only to look at may cost a run its scores.
             log.warning("no pictures: %s: %s", type(error).__name__, error)
@@ -117,31 +121,24 @@ def _reads(transform: Mapping[str, Any], stage: str) -> Preprocess | None:
     return Preprocess(given["size"], RESIZE.get(function, "squash"))
 
 
-def draw_pictures(
-    settings: Mapping[str, Any],
-    products: Mapping[str, Product],
-    ladder: Mapping[str, Any],
-    seed: int,
-    mesh: jax.sharding.Mesh,
-    layout: Layout,
+def zero_shot(
+    settings: Mapping[str, Any], products: Mapping[str, Product], layout: Layout
 ) -> list[dict[str, str]]:
-    """Draw predictions of the first seed for the report: dense rows, and the amateur's zero-shot words."""
-    cfg = settings["benchmark"]
-    made = pictures.of_rows(cfg, ladder, seed, layout, mesh)
-    zero_shot = cfg.get("zero_shot")
-    if zero_shot:
-        product = products[zero_shot["stage"]]
-        entry = settings[zero_shot["stage"]]
-        variables = dict(tree.unflatten(product.variables))
-        transform = entry["data"][group_of(entry["data"], "pairs")]["transform"]
-        specs = {name: other.spec for name, other in products.items()}
-        made += pictures.zero_shot(
-            build_stage(entry, product.spec, {}, specs),
-            variables.pop("params"),
-            variables,
-            zero_shot["row"],
-            transform["size"],
-            transform["context"],
-            layout,
-        )
-    return made
+    """The zero-shot words of the first seed for the report; none where the config wants none."""
+    cfg = settings["benchmark"]["zero_shot"]
+    if not cfg:
+        return []
+    product, entry = products[cfg["stage"]], settings[cfg["stage"]]
+    variables = dict(tree.unflatten(product.variables))
+    transform = entry["data"][group_of(entry["data"], "pairs")]["transform"]
+    specs = {name: other.spec for name, other in products.items()}
+    return pictures.zero_shot(
+        build_stage(entry, product.spec, {}, specs),
+        variables.pop("params"),
+        variables,
+        cfg["row"],
+        transform["size"],
+        transform["context"],
+        layout,
+        product.key,
+    )

@@ -108,6 +108,10 @@ class Task:
         """A decoder's settings with what a data set says of itself, where the settings do not say it."""
         return dict(settings)
 
+    def readout(self, settings: Mapping[str, Any]) -> str:
+        """The readout (models/readout.py) that a head of these settings needs beside the outputs; "" for none."""
+        return ""
+
     def recipe(self, head: str = "") -> Recipe:
         """How the head of that name is trained, "" for the usual one; with its loss."""
         found = self.recipes.get(head or self.usual, Recipe())
