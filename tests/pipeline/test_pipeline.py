@@ -44,7 +44,7 @@ def tiny_config():
         config[stage].train.checkpoint_every = 2
     benchmark = config.benchmark
     benchmark.rows = ("furniture", "rooms_depth")
-    benchmark.heads.segmentation.panoptic.steps = 2
+    benchmark.heads.segmentation.panoptic.steps = (2,)
     benchmark.scratch.views = {"classification": 128, "segmentation": 64, "depth": 64}
     benchmark.zero_shot.row = "furniture"
     return config
