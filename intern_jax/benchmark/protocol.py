@@ -82,14 +82,14 @@ def split_validation(
 
 
 def held_out(
-    rows: np.ndarray, keys: Sequence[str], labels: np.ndarray, num_classes: int, seed: int
+    rows: np.ndarray, keys: Sequence[str], labels: np.ndarray | None, num_classes: int, seed: int
 ) -> np.ndarray | None:
     """Mask over `rows` of the labels that hyper-parameters are chosen by, or None: too few labels.
 
     A fifth by `split_validation` where there are at least five labels per class on average; with
-    fewer the published fixed setting is used.
+    fewer a fixed setting is used. Without `labels` (masks, depth) all rows are one class.
     """
-    if len(rows) < LABELS_A_CLASS * num_classes:
+    if len(rows) < LABELS_A_CLASS * (1 if labels is None else num_classes):
         return None
     _, held = split_validation(rows, keys, labels, HELD_SHARE, seed)
     return np.isin(rows, held)

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from intern_jax.benchmark import boxes as boxes_lib
-from intern_jax.benchmark import heads, protocol
+from intern_jax.benchmark import floors, heads, protocol
 from intern_jax.benchmark.rows import suite
 from intern_jax.benchmark.scores import record as record_lib
 from intern_jax.benchmark.scores.record import Record
@@ -58,7 +58,7 @@ def run(
     for name in cfg["rows"]:
         started = time.time()
         bench = RowBench(suite.find(name), cfg, seed, Recorder(layout, versions), mesh)
-        made = bench.frozen(ladder)
+        made = floors.records(bench) + bench.frozen(ladder)
         if cfg.get("scratch"):
             made += Trained(bench).scratch(ladder)
         if cfg.get("finetune"):

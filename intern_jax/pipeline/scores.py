@@ -42,7 +42,7 @@ def score(
     """Add the scores of one seed's stages to `results`; the first seed also writes a model and pictures."""
     results["stages"] += [product.summary() for product in products.values()]
     first = seed == settings["seeds"][0]
-    if first:
+    if first and products:
         save_last(settings, products, layout.model)
     if not settings["benchmark"]:
         return
@@ -50,13 +50,22 @@ def score(
     sizes = settings["mesh"] if hosts.everywhere() == 1 else {}
     mesh = mesh_lib.make_mesh(**sizes, devices=jax.local_devices())
     ladder = build_ladder(settings, products, seed)
-    results["records"] += runner.run(settings["benchmark"], ladder, seed, layout, mesh, versions())
+    results["records"] += runner.run(_benchmark(settings), ladder, seed, layout, mesh, versions())
     if first:
         try:
             results["pictures"] = draw_pictures(settings, products, ladder, seed, mesh, layout)
         except Exception as error:
             # Nothing that is only to look at may cost a run its scores.
             log.warning("no pictures: %s: %s", type(error).__name__, error)
+
+
+def _benchmark(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The benchmark's settings, with the run's compute dtype in a network that they name."""
+    cfg = dict(settings["benchmark"])
+    if cfg["scratch"] and cfg["scratch"]["generalist"]:
+        spec = in_dtype(cfg["scratch"]["generalist"], settings["compute_dtype"])
+        cfg["scratch"] = cfg["scratch"] | {"generalist": spec}
+    return cfg
 
 
 def build_ladder(

@@ -4,3 +4,5 @@ import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "data/gvb"))
+# And the rows of a few drawn pictures beside these.
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
