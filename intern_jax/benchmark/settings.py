@@ -179,6 +179,11 @@ class Scratch(Budget):
     )
     generalist: Annotated[dict[str, Any] | None, pydantic.BeforeValidator(none_if_empty)] = None
 
+    @property
+    def lacks_a_network(self) -> bool:
+        """Whether the generalist's network has to come from the ladder."""
+        return "generalist" in self.networks and self.generalist is None
+
     @pydantic.model_validator(mode="after")
     def _within_limit(self) -> "Scratch":
         most = max(self.lengths)
@@ -289,8 +294,7 @@ class Benchmark(Scores):
         rungs = ["random", *self.ladder]
         if self.finetune:
             schema.one_of(self.finetune.rung, rungs, "rung", "finetune", "rung")
-        asks = self.scratch and "generalist" in self.scratch.networks
-        if asks and not (self.ladder or self.scratch.generalist):
+        if self.scratch and self.scratch.lacks_a_network and not self.ladder:
             said = "missing; write the network's spec, since the ladder has no rung"
             raise wrong(said, "scratch", "generalist")
         for row in self.found():

@@ -83,7 +83,9 @@ def test_a_diverged_trial_is_the_worst_and_all_diverged_are_a_mistake():
     for higher_is_better in (True, False):
         found = choice.choose(GRID, high_rates_diverge, higher_is_better)
         assert found.setting.learning_rate == 1e-3
-    with pytest.raises(UserError, match=r"scratch\.learning_rates: \[0\.001, 0\.002, 0\.004\]: none"):
+    with pytest.raises(
+        UserError, match=r"scratch\.learning_rates: \[0\.001, 0\.002, 0\.004\]: none"
+    ):
         choice.choose(GRID, lambda _: math.nan, True)
 
 

@@ -1,26 +1,13 @@
 """The floor of depth by hand, in its record, and on the rooms that ship."""
 
-import jax
 import numpy as np
 import pytest
 import toy_rows
+from toy_rows import bench
 
 from intern_jax.benchmark import floors
 from intern_jax.benchmark.rows import suite
-from intern_jax.benchmark.runner import Recorder, RowBench
-from intern_jax.core import mesh as mesh_lib
-from intern_jax.core.layout import Layout
 from intern_jax.tasks import task as tasks
-
-HEADS = {"depth": {"panoptic": {}}, "classification": {"lbfgs": {}}}
-CFG = {"fractions": (1.0,), "draws": 1, "heads": HEADS}
-
-
-def bench(row, folder, **changes) -> RowBench:
-    layout = Layout.of(folder)
-    layout.records.mkdir(parents=True, exist_ok=True)
-    mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
-    return RowBench(row, CFG | changes, 0, Recorder(layout, {}), mesh)
 
 
 def test_the_floor_of_depth_by_hand():

@@ -1,8 +1,12 @@
-"""Rows of a few drawn pictures: bright or dark ones, and flat walls at a distance."""
+"""Rows of a few drawn pictures, bright or dark ones and flat walls at a distance, and what scores them."""
 
+import jax
 import numpy as np
 
 from intern_jax.benchmark.rows.row import Row
+from intern_jax.benchmark.runner import Recorder, RowBench
+from intern_jax.core import mesh as mesh_lib
+from intern_jax.core.layout import Layout
 
 SIZE = 16
 COUNTS = {"train": 40, "test": 20}
@@ -48,3 +52,13 @@ class Walls(Pictures):
 
 TOYS = Row("toys", "classification", {"fn": "toy_rows:Pictures"}, "top1", SIZE, flip=False)
 WALLS = Row("walls", "depth", {"fn": "toy_rows:Walls"}, "rmse", SIZE)
+HEADS = {"depth": {"panoptic": {}}, "classification": {"lbfgs": {}}}
+
+
+def bench(row: Row, folder, seed: int = 0, **cfg) -> RowBench:
+    """The bench of a row, with records in `folder`."""
+    layout = Layout.of(folder)
+    layout.records.mkdir(parents=True, exist_ok=True)
+    mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+    cfg = {"fractions": (1.0,), "draws": 1, "heads": HEADS} | cfg
+    return RowBench(row, cfg, seed, Recorder(layout, {}), mesh)

@@ -26,8 +26,10 @@ from intern_jax.data.schema import fingerprints
 
 FOLDER = "/usr/share/datasets/fashion-mnist"  # of Debian's package
 PARTS = {"train": "train", "test": "t10k"}
-CLASSES = ("t-shirt or top", "trouser", "pullover", "dress", "coat")
-CLASSES += ("sandal", "shirt", "sneaker", "bag", "ankle boot")
+CLASSES = (
+    *("t-shirt or top", "trouser", "pullover", "dress", "coat"),
+    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+)
 # Bytes before the values: a magic number of 4 bytes and one 4-byte size per axis.
 HEADER = {"images-idx3": 16, "labels-idx1": 8}
 
