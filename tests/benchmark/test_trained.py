@@ -9,7 +9,7 @@ import toy_rows
 from toy_rows import bench
 
 from intern_jax.adapt import fit
-from intern_jax.benchmark import protocol, trained
+from intern_jax.benchmark import choice, protocol, trained
 from intern_jax.benchmark.scores import record as record_lib
 from intern_jax.benchmark.trained import Trained
 from intern_jax.core import mesh as mesh_lib
@@ -213,7 +213,8 @@ def test_each_seed_holds_out_labels_of_its_own_subset_and_all_share_those_of_all
         (toy_rows.WALLS, 0.2, True, "one length"),  # 8
     ],
 )
-def test_too_few_labels_take_the_first_setting(tmp_path, row, fraction, open_, budget):
+def test_too_few_labels_take_the_first_setting(tmp_path, caplog, row, fraction, open_, budget):
+    caplog.set_level("INFO")
     rates = [3e-3, 1e-2] if open_ else [3e-3]
     cfg = SCRATCH | {"fractions": [fraction], "learning_rates": rates}
     cfg |= {"views": {row.family: 64}, "batch_size": {row.family: 16}}
@@ -222,6 +223,9 @@ def test_too_few_labels_take_the_first_setting(tmp_path, row, fraction, open_, b
     found = Trained(made)._chosen("scratch", TINY, fraction, made.subset(fraction, 0))
     assert found.budget == budget and found.setting.learning_rate == 3e-3
     assert len(made.record.found) == (2 if budget == "one length" else 0)
+    tried = [line for line in caplog.messages if line.endswith("held out")]
+    assert len(tried) == len(made.record.found)
+    assert caplog.messages[-1].endswith(f" views: {choice.BUDGETS[budget]}")
 
 
 def test_the_generalist_is_given_or_that_of_the_highest_rung(tmp_path, random):
