@@ -20,17 +20,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from intern_jax.adapt import fit
 from intern_jax.adapt.cache import Kept, Memory
 from intern_jax.benchmark import boxes as boxes_lib
-from intern_jax.benchmark import heads, protocol
+from intern_jax.benchmark import floors, heads, protocol
 from intern_jax.benchmark.rows import suite
 from intern_jax.benchmark.scores import record as record_lib
-from intern_jax.benchmark.scores import scoring
 from intern_jax.benchmark.scores.record import Record
+from intern_jax.benchmark.trained import Trained
 from intern_jax.core import config as config_lib
 from intern_jax.core.layout import Layout
-from intern_jax.data.batches.arrays import eval_arrays
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.sources.subset import Subset
 from intern_jax.metrics import table as metrics
@@ -64,11 +62,11 @@ def run(
         started = time.time()
         own = kept or cfg.get("features") or Memory()
         bench = RowBench(suite.find(name), cfg, seed, Recorder(layout, versions), mesh, own)
-        made = bench.frozen(ladder)
+        made = floors.records(bench) + bench.frozen(ladder)
         if cfg.get("scratch"):
-            made += bench.scratch(ladder["random"])
+            made += Trained(bench).scratch(ladder)
         if cfg.get("finetune"):
-            made += bench.finetune(ladder)
+            made += Trained(bench).finetune(ladder)
         if cfg.get("validation"):
             made += bench.validation(ladder)
         records += made
@@ -272,89 +270,6 @@ class RowBench:
         }
         key |= self._rows_facts(self.subset(fraction, 0))
         return self.record(key, lambda: boxes_lib.score(self.row, self.test, path))
-
-    # --- trained backbones --------------------------------------------------------------------
-
-    def scratch(self, by_task: Mapping[str, Model]) -> list[Record]:
-        """The same network from random weights, with its learning rate tuned on held-out training labels."""
-        cfg, spec = self.cfg["scratch"], by_task[self.row.branch].spec
-        records = []
-        for fraction in cfg["fractions"]:
-            settings = self._budget(cfg, fraction, self._tuned_rate(cfg, spec))
-            key = self._key("scratch", fraction, self.seed) | {
-                "backbone": dict(spec),
-                "settings": settings,
-            }
-            rows = self.subset(fraction, self.seed)
-            make = functools.partial(self._trained_score, spec, None, settings, rows)
-            records.append(self.record(key, make))
-        return records
-
-    def finetune(self, ladder: Ladder) -> list[Record]:
-        """The chosen rung's backbone, trained with its head on a fraction of the labels."""
-        cfg = self.cfg["finetune"]
-        records = []
-        for fraction in cfg.get("fractions", ()):
-            backbone = ladder[cfg["rung"]][self.row.branch]
-            settings = self._budget(cfg, fraction, cfg["learning_rate"])
-            key = self._key("finetune", fraction, self.seed) | {
-                "backbone": backbone.name,
-                "settings": settings,
-            }
-            rows = self.subset(fraction, self.seed)
-            make = functools.partial(self._trained_score, backbone.spec, backbone, settings, rows)
-            records.append(self.record(key, make))
-        return records
-
-    def _budget(self, cfg: Mapping[str, Any], fraction: float, rate: float) -> dict[str, Any]:
-        family = self.row.family
-        batch_size = cfg["batch_size"][family]
-        # Few labels overfit early: the budget grows with the square root of the fraction.
-        views = cfg["views"][family] * fraction**0.5
-        steps = max(int(views / batch_size), 1)
-        return {"steps": steps, "batch_size": batch_size, "learning_rate": rate}
-
-    def _tuned_rate(self, cfg: Mapping[str, Any], spec: Mapping[str, Any]) -> float:
-        """The best of cfg's learning rates on a held-out fifth of all training labels, found once per row."""
-        rates = cfg["learning_rates"]
-        if len(rates) == 1:
-            return rates[0]
-        everything = np.arange(len(self.train))
-        rows, held = protocol.split_validation(
-            everything, self.train.keys, self.train.labels, seed=0
-        )
-        scores = []
-        for rate in rates:
-            settings = self._budget(cfg, 1.0, rate)
-            key = self._key("tune", 1.0, 0) | {
-                "seed": 0,
-                "backbone": dict(spec),
-                "settings": settings,
-            }
-            make = functools.partial(self._trained_score, spec, None, settings, rows, held, seed=0)
-            scores.append(self.record(key, make).score)
-        best = np.argmax(scores) if self.row.higher_is_better else np.argmin(scores)
-        return rates[int(best)]
-
-    def _trained_score(
-        self, spec, backbone, settings, rows, held=None, seed=None
-    ) -> dict[str, Any]:
-        model = fit.train_model(
-            spec,
-            Subset(self.train, rows),
-            family=self.row.family,
-            size=self.row.size,
-            flip=self.row.flip,
-            cfg=fit.settings(**settings),
-            seed=self.seed if seed is None else seed,
-            mesh=self.fits_on,
-            init=backbone,
-        )
-        source = self.test if held is None else Subset(self.train, held)
-        arrays = eval_arrays(source, config_lib.bind(self.row.transform()))
-        out = model.predict(arrays["image"])
-        found = scoring.score(self.row, out, arrays, self.num_classes) | self._rows_facts(rows)
-        return found if held is None else found | {"split": "validation"}
 
     # --- shared -------------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ def score(
     """Add the scores of one seed's stages to `results`; the first seed also writes a model and pictures."""
     results["stages"] += [product.summary() for product in products.values()]
     first = seed == settings["seeds"][0]
-    if first:
+    if first and products:
         save_last(settings, products, layout.model)
     if not settings["benchmark"]:
         return
@@ -51,7 +51,7 @@ def score(
     sizes = settings["mesh"] if hosts.everywhere() == 1 else {}
     mesh = mesh_lib.make_mesh(**sizes, devices=jax.local_devices())
     ladder = build_ladder(settings, products, seed)
-    cfg = settings["benchmark"]
+    cfg = _benchmark(settings)
     kept = cfg["features"] or Memory()
     results["records"] += runner.run(cfg, ladder, seed, layout, mesh, versions(), kept)
     if first:
@@ -61,6 +61,15 @@ def score(
         except Exception as error:
             # Nothing that is only to look at may cost a run its scores.
             log.warning("no pictures: %s: %s", type(error).__name__, error)
+
+
+def _benchmark(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The benchmark's settings, with the run's compute dtype in a network that they name."""
+    cfg = dict(settings["benchmark"])
+    if cfg["scratch"] and cfg["scratch"]["generalist"]:
+        spec = in_dtype(cfg["scratch"]["generalist"], settings["compute_dtype"])
+        cfg["scratch"] = cfg["scratch"] | {"generalist": spec}
+    return cfg
 
 
 def build_ladder(

@@ -141,6 +141,13 @@ class Task:
         """Outputs [N,...] as the family's metrics take them."""
         return out
 
+    def floor(self, rows: Rows, num_classes: int) -> np.ndarray | None:
+        """What a head would give of every picture [...] that knew the targets of `rows` [N,...] and saw no picture.
+
+        The best such guess is a floor for scores. None where the family has none.
+        """
+        return None
+
     def whole_picture(
         self, prediction: np.ndarray, sample: Mapping[str, Any], source: Any
     ) -> tuple[np.ndarray, Rows]:
