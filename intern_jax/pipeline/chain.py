@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from intern_jax.benchmark.scores import cells, render, table
+from intern_jax.benchmark.scores import table
 from intern_jax.core import config as config_lib
 from intern_jax.core import hosts
 from intern_jax.core import mesh as mesh_lib
@@ -51,6 +51,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[s
         "versions": versions(),
         "stages": [],
         "records": [],
+        "missing": {},
         "pictures": [],
     }
     started = time.time()
@@ -62,16 +63,16 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[s
     with hosts.main_alone("report") as here:
         if here:
             records = results["records"]
-            sheet = table.sheet(records)
+            asked = (settings["benchmark"] or {}).get("rows", ())
+            results |= table.results(records, [layout.records], results["missing"], asked)
             results["records"] = [record.plain() for record in records]
-            results |= {"table": render.text(sheet), "scores": sheet.plain()}
-            results["efficiency"] = table.panels(cells.of(records))
             results["seconds"] = round(time.time() - started, 1)
             write_json(layout.results, results)
             # Imported here: matplotlib imports slowly, and a training that resumes does not need it.
             from intern_jax.report import html
 
             html.write_report(layout.workdir)
+            scores.check_whole(results["missing"])
     return results
 
 

@@ -58,4 +58,8 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
         print(evaluation.score_boxes(config, args.workdir[0], args.boxes))
     else:
         with exits.stoppable():
-            print(evaluation.evaluate(config, args.workdir[0], args.init, args.backbone))
+            try:
+                print(evaluation.evaluate(config, args.workdir[0], args.init, args.backbone))
+            except evaluation.Incomplete as incomplete:
+                print(incomplete.table)
+                raise

@@ -50,16 +50,20 @@ def main() -> None:
 
 def table(records: Sequence[Record], **given: Any) -> Measured:
     """The measurement of a run's records; `given` are its title, command, machine, date and commit."""
-    placed = tables.grid(cells.of(records))
+    found = cells.of(records)
+    placed = tables.grid(found)
     columns: list[dict[str, Any]] = [{"name": name} for name in placed.head]
-    for column, (method, fraction) in zip(columns[3:], placed.columns, strict=False):
+    stub = len(tables.Grid.STUB)
+    for column, (method, fraction) in zip(columns[stub:], placed.columns, strict=False):
         column |= {"digits": 1, "method": method, "fraction": fraction}
     rows = []
     for task, own, worth in placed.rows:
         first = next(one for one in own if one is not None)
         factors = [None if factor == MISSING else factor for factor in worth]
-        rows.append([task, first.metric.heading, int(first.n_test), *map(cell, own), *factors])
+        counts = [int(first.n_test), cells.labels(one for one in own if one is not None)]
+        rows.append([task, first.metric.heading, *counts, *map(cell, own), *factors])
     notes = [f"↑ higher is better, ↓ lower. {tables.FROZEN_NOTE} {SHARE}", tables.FACTOR_NOTE]
+    notes += cells.partial_notes(found)
     return Measured(columns=columns, rows=rows, over="seeds and label draws", notes=notes, **given)
 
 
