@@ -16,7 +16,7 @@ import numpy as np
 
 REPLICATES = 2000
 COVERAGE = 0.95
-CHUNK = 2**22  # numbers of a product that are in memory at once
+CHUNK = 2**24  # numbers of a factor of a product that are in memory at once
 
 Place = tuple[int, int]  # (backbone seed, label draw)
 Measure = Callable[[np.ndarray], np.ndarray]  # sums over images [R,...] -> scores [R]
@@ -27,23 +27,30 @@ class Images:
 
     def __init__(self, row: str, count: int, replicates: int = REPLICATES):
         rng, rows = _generator("images", row, count), max(1, CHUNK // count)
-        self.times_RxN = np.empty((replicates, count), np.uint16)
+        self.times_RxN: np.ndarray = np.empty((replicates, count), np.uint16)
         for start in range(0, replicates, rows):
             part = self.times_RxN[start : start + rows]
             drawn = rng.integers(count, size=part.shape) + count * np.arange(len(part))[:, None]
             part[:] = np.bincount(drawn.ravel(), minlength=part.size).reshape(part.shape)
+        if replicates <= rows:  # then it is converted once, and not for each method
+            self.times_RxN = self.times_RxN.astype(np.float64)
 
     def scores(self, per_image: np.ndarray, measure: Measure) -> np.ndarray:
         """Scores [R] of statistics [N,...]; `measure` works on leading axes."""
         replicates, count = self.times_RxN.shape
         flat = np.asarray(per_image, np.float64).reshape(count, -1)
         # Most cells of a large confusion matrix are empty in all images.
-        filled = flat.any(axis=0)
-        dense, rows = np.ascontiguousarray(flat[:, filled]), max(1, CHUNK // count)
-        sums = np.zeros((replicates, flat.shape[1]))
-        for start in range(0, replicates, rows):
-            part = slice(start, start + rows)
-            sums[part, filled] = self.times_RxN[part].astype(np.float64) @ dense
+        filled = np.flatnonzero(flat.any(axis=0))
+        dense, rows = flat[:, filled], max(1, CHUNK // count)
+        parts = [
+            self.times_RxN[start : start + rows].astype(np.float64, copy=False) @ dense
+            for start in range(0, replicates, rows)
+        ]
+        sums = np.concatenate(parts) if len(parts) > 1 else parts[0]
+        if len(filled) < flat.shape[1]:
+            whole = np.zeros((replicates, flat.shape[1]))
+            whole[:, filled] = sums
+            sums = whole
         return np.asarray(measure(sums.reshape(replicates, *per_image.shape[1:])), np.float64)
 
 

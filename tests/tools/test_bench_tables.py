@@ -197,13 +197,13 @@ def test_a_step_that_did_not_compile_is_not_held_to_fit():
 
 def test_scores_are_means_with_deviation_error_and_number():
     table = of_scores()
-    names = [column["name"] for column in table.columns[3:]]
+    names = [column["name"] for column in table.columns[4:]]
     assert names == [
         *("random 10%", "generalist 1%", "generalist 10%", "scratch 10%", "scratch 100%"),
-        "x labels, generalist 10%",
+        *("x labels, generalist 10%", "x labels, generalist 10%, 95%"),
     ]
     leaf, depth = table.rows
-    assert leaf[:3] == ["leaf", "top-1 % ↑", 500]
-    assert leaf[3] == pytest.approx({"mean": 42.0, "sd": 2**0.5, "standard_error": 0.5, "n": 2})
-    assert leaf[-1] == "1" and depth[3]["digits"] == 3
-    assert "| 42.0 sd 1.4 (0.5) |" in table.markdown() and table.columns[3]["fraction"] == 0.1
+    assert leaf[:4] == ["leaf", "top-1 % ↑", 500, "1% (10), 10% (100), 100% (1,000)"]
+    assert leaf[4] == pytest.approx({"mean": 42.0, "sd": 2**0.5, "standard_error": 0.5, "n": 2})
+    assert leaf[-2:] == ["1", None] and depth[4]["digits"] == 3
+    assert "| 42.0 sd 1.4 (0.5) |" in table.markdown() and table.columns[4]["fraction"] == 0.1

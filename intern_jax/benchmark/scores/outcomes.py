@@ -96,8 +96,8 @@ def _check_score(
 ) -> None:
     try:
         score = float(metric.score_of(statistics.sum(axis=0)))
-    except (IndexError, ValueError) as error:
-        raise UserError(f"{path}: no statistics of {metric.name} ({error}); {REMEDY}") from None
+    except (LookupError, StopIteration, ValueError):
+        raise UserError(f"{path}: holds no statistics of {metric.name}; {REMEDY}") from None
     if not np.isclose(score, record.score, rtol=1e-9, atol=1e-9, equal_nan=True):
         raise UserError(f"{path}: gives {score:g}, its record {record.score:g}; {REMEDY}")
 

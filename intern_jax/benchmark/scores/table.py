@@ -76,14 +76,14 @@ class Grid:
 
     columns  (name of a method, share of the labels), in order
     adapted  names of the methods whose labels are compared with scratch's
-    rows     (task, its cell per column or None, its factor per name in `adapted`)
+    rows     (task, its cell per column or None, its factor or None per name in `adapted`)
     """
 
     STUB = ("task", "metric", "n test", "labels")
 
     columns: list[tuple[str, float]]
     adapted: list[str]
-    rows: list[tuple[str, list[Cell | None], list[str]]]
+    rows: list[tuple[str, list[Cell | None], list[LabelFactor | None]]]
 
     @property
     def head(self) -> list[str]:
@@ -116,7 +116,8 @@ def sheet_of(
         count = MISSING if math.isnan(first.n_test) else f"{first.n_test:.0f}"
         labels = cells_lib.labels(cell for cell in own if cell is not None) or MISSING
         shown = [MISSING if cell is None else cell.text for cell in own]
-        rows.append([task, first.metric.heading, count, labels, *shown, *worth])
+        factors = [MISSING if factor is None else str(factor) for factor in worth]
+        rows.append([task, first.metric.heading, count, labels, *shown, *factors])
     head = list(placed.head)
     for i in range(len(placed.columns)):
         head[len(Grid.STUB) + i] += _repeats(cell for _, own, _ in placed.rows if (cell := own[i]))
@@ -200,27 +201,27 @@ def _adapted(cells: Sequence[Cell]) -> list[str]:
 
 def _factor(
     own: Mapping[tuple[str, float], Cell], label: str, replicates: Replicates | None
-) -> str:
+) -> LabelFactor | None:
     """How many times more labels scratch needs, by the cells of one task."""
     adapted = own.get((label, ADAPTED_FRACTION))
     scratch = [cell for (name, _), cell in own.items() if name == "scratch"]
     if not adapted or not scratch:
-        return MISSING
+        return None
     cells = [adapted, *scratch]
     scores = [cell.aggregate.mean for cell in cells]
     if not np.isfinite(scores).all():
-        return MISSING
+        return None
     labels = [cell.n_train for cell in cells]
     if not np.isfinite(labels).all():
         labels = [cell.fraction for cell in cells]
     if min(labels) <= 0:
-        return MISSING
+        return None
     better_high = adapted.metric.higher_is_better
     counts, means = _by_labels(labels[1:], np.array(scores[1:])[:, None])
     factor = label_efficiency.label_equivalence(
         counts, [float(mean[0]) for mean in means], scores[0], labels[0], better_high
     )
-    return str(dataclasses.replace(factor, interval=_ends(cells, labels, replicates)))
+    return dataclasses.replace(factor, interval=_ends(cells, labels, replicates))
 
 
 def _by_labels(
