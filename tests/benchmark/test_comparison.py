@@ -201,6 +201,17 @@ def test_a_score_that_is_not_finite_leaves_the_mean(run):
     json.dumps(record_lib.strict(one.plain()), allow_nan=False)
 
 
+def test_comparisons_of_other_shares_may_be_asked_for(run):
+    run.add("expert", first(30))
+    run.add("scratch", first(24), fraction=1.0)
+    replicates = Replicates(Store([run.layout.records]), count=500)
+    asked = [(("expert", 0.1), ("scratch", 1.0)), (("expert", 0.1), ("amateur", 0.1))]
+    (one,) = comparison.of(cells_lib.of(run.records), replicates, asked)
+    assert one.gain == pytest.approx(10) and one.rows[0].n_train == (100, 1000)
+    (row,) = comparison.sheet([one]).rows
+    assert row[:2] == ["expert over scratch", "10% / 100%"]
+
+
 def test_methods_are_compared_with_the_same_head(run):
     run.add("random", first(10), head="knn")
     run.add("random", first(20), head="lbfgs")

@@ -1,4 +1,4 @@
-"""What one method gains over another at the same share of the labels: per row, and as a mean over rows with a verdict.
+"""What one method gains over another: per row, and as a mean over rows with a verdict.
 
 A gain is in points: the difference of percentages, turned round where lower is better. Of a metric without a percentage
 (RMSE in metres) it is in percent of the floor: the score of the record of method "floor" of that row, which reads no
@@ -21,6 +21,7 @@ from intern_jax.benchmark.scores.replicates import Replicates, place_of
 from intern_jax.core.texts import percent
 from intern_jax.metrics import decision, paired
 
+Side = tuple[str, float]  # (method, share of the labels)
 BASE = "random"  # the rung without training
 SCRATCH = "scratch"
 POINTS = "points"
@@ -68,14 +69,15 @@ class Gain:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """One method over another at one share of the labels: gains by row, their mean, its interval and the verdict.
+    """One method at a share of the labels over another: gains by row, their mean, its interval and the verdict.
 
     The mean is over the rows with an interval; where no row has one, over all rows in points, and `verdict` is "".
     """
 
     method: str
-    other: str
     fraction: float
+    other: str
+    other_fraction: float
     rows: tuple[Gain, ...]
     of_rows: int
     gain: float
@@ -87,6 +89,11 @@ class Comparison:
     def name(self) -> str:
         """Such as "generalist over scratch"."""
         return f"{self.method} over {self.other}"
+
+    @property
+    def labels(self) -> str:
+        """The share of the labels of both, or of the one and the other: "10%", "10% / 100%"."""
+        return " / ".join(map(percent, dict.fromkeys((self.fraction, self.other_fraction))))
 
     @property
     def counted(self) -> list[Gain]:
@@ -111,40 +118,46 @@ class Comparison:
         return own | {"over": self.basis, "rows": [row.plain() for row in self.rows]}
 
 
-def of(cells: Sequence[Cell], replicates: Replicates) -> list[Comparison]:
-    """Each rung over the one below, and the highest over random and over scratch, at each share of the labels.
+def of(
+    cells: Sequence[Cell], replicates: Replicates, asked: Sequence[tuple[Side, Side]] | None = None
+) -> list[Comparison]:
+    """The comparisons that are asked for, of which the cells have both sides on a row; `usual` ones by default.
 
-    Rungs are the frozen methods in the order of the cells. `cells` are of the scores alone.
+    `cells` are of the scores alone.
     """
     tasks = list(dict.fromkeys(cell.task for cell in cells))
-    asked = _asked(cells)
+    asked = usual(cells) if asked is None else asked
     gains: dict[tuple, list[tuple[Gain, np.ndarray | None]]] = {}
     for task in tasks:  # outermost: a row's resampled images are in memory once
         own = [cell for cell in cells if cell.task == task]
-        for method, other, fraction in asked:
-            pair = _pair(own, method, other, fraction)
+        for sides in asked:
+            pair = _pair(own, *sides)
             if pair:
-                gain = _gain(*pair, _floor(own, fraction), replicates)
-                gains.setdefault((method, other, fraction), []).append(gain)
-    return [_comparison(key, found, len(tasks)) for key in asked if (found := gains.get(key))]
+                gain = _gain(*pair, _floor(own, sides[0][1]), replicates)
+                gains.setdefault(sides, []).append(gain)
+    return [_comparison(sides, found, len(tasks)) for sides in asked if (found := gains.get(sides))]
 
 
-def _asked(cells: Sequence[Cell]) -> list[tuple[str, str, float]]:
-    """(method, other, share) of all comparisons, in the table's order."""
+def usual(cells: Sequence[Cell]) -> list[tuple[Side, Side]]:
+    """Each rung over the one below, and the highest over random and over scratch, at each share of the labels.
+
+    Rungs are the frozen methods in the order of the cells.
+    """
     methods = dict.fromkeys(cell.method for cell in cells)
     rungs = [name for name in methods if name not in (*TRAINED, FLOOR)]
     pairs = list(zip(rungs[1:], rungs[:-1], strict=True))
     if rungs:
         pairs += [(rungs[-1], other) for other in (BASE, SCRATCH) if other in methods]
     pairs = [pair for pair in dict.fromkeys(pairs) if pair[0] != pair[1]]
-    return [(*pair, share) for pair in pairs for share in sorted({c.fraction for c in cells})]
+    shares = sorted({cell.fraction for cell in cells})
+    return [((ours, share), (theirs, share)) for ours, theirs in pairs for share in shares]
 
 
-def _pair(own: Sequence[Cell], method: str, other: str, share: float) -> tuple[Cell, Cell] | None:
+def _pair(own: Sequence[Cell], ours: Side, theirs: Side) -> tuple[Cell, Cell] | None:
     """The cells of two methods of one row: with the same head, where both have one, else with their first ones."""
     found = [
-        {cell.head: cell for cell in own if (cell.method, cell.fraction) == (name, share)}
-        for name in (method, other)
+        {cell.head: cell for cell in own if (cell.method, cell.fraction) == side}
+        for side in (ours, theirs)
     ]
     if not all(found):
         return None
@@ -207,7 +220,7 @@ def _per_seed(scores: Mapping[paired.Place, Any]) -> int:
 
 
 def _comparison(
-    key: tuple[str, str, float], found: Sequence[tuple[Gain, np.ndarray | None]], of_rows: int
+    sides: tuple[Side, Side], found: Sequence[tuple[Gain, np.ndarray | None]], of_rows: int
 ) -> Comparison:
     """The mean over the rows with an interval; over all rows in points, and without one, if there are none."""
     rows, values = [gain for gain, _ in found], [v for gain, v in found if gain.counted]
@@ -219,7 +232,7 @@ def _comparison(
         rows = [_without_interval(gain) for gain in rows]
     gains = [gain.gain for gain in rows if gain.counted]
     mean = float(np.mean(gains)) if gains else math.nan
-    return Comparison(*key, tuple(rows), of_rows, mean, *ends, verdict)
+    return Comparison(*sides[0], *sides[1], tuple(rows), of_rows, mean, *ends, verdict)
 
 
 def _without_interval(gain: Gain) -> Gain:
@@ -242,7 +255,7 @@ def sheet(comparisons: Iterable[Comparison]) -> Sheet:
         rows.append(
             [
                 one.name,
-                percent(one.fraction),
+                one.labels,
                 f"{len(one.counted)} of {one.of_rows}",
                 f"{one.gain:+.1f}" if math.isfinite(one.gain) else MISSING,
                 ends,
@@ -267,7 +280,8 @@ def _left_out(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 CSV_COLUMNS = (
-    *("method", "other", "fraction", "task", "gain", "lower", "upper", "unit", "verdict"),
+    *("method", "fraction", "other", "other_fraction"),
+    *("task", "gain", "lower", "upper", "unit", "verdict"),
     *("n_test", "n_train", "n_train_other", "seeds", "draws", "draws_other", "left_out"),
 )
 
@@ -278,7 +292,7 @@ def csv(comparisons: Iterable[Comparison]) -> str:
     writer = csv_lib.writer(out, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for one in comparisons:
-        about = (printable(one.method), printable(one.other), one.fraction)
+        about = (printable(one.method), one.fraction, printable(one.other), one.other_fraction)
         ends = map(_number, (one.gain, one.lower, one.upper))
         writer.writerow([*about, "", *ends, POINTS, one.verdict, *[""] * 7])
         for row in one.rows:
