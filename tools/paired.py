@@ -102,7 +102,7 @@ def cell(gain: Gain | None) -> Cell:
 def means(found: Sequence[Comparison], **given: Any) -> Measured:
     """One row per comparison: the mean gain over rows, the verdict, and over what the interval is."""
     gain = {"name": "mean gain", "unit": POINTS, "digits": 1, "style": "signed"}
-    columns = [
+    columns: list[dict[str, Any]] = [
         {"name": "comparison"},
         gain,
         {"name": "rows"},

@@ -110,7 +110,7 @@ def test_a_gain_is_the_mean_over_rows_of_paired_differences(run):
     for seed in range(3):
         for draw in range(2):
             flips = leaf_images[:, 12 + seed : 15 + seed + 3 * draw].sum(axis=1)
-            expected += seeds[seed] / 3 * draws[draw] / 2 * 100 * flips / 60
+            expected += seeds[seed] / 2 * draws[draw] * 100 * flips / 60
     assert (leaf.lower, leaf.upper) == pytest.approx(paired.interval(expected))
     both = (100 * images[:, 24:30].sum(axis=1) / 60 + expected) / 2
     assert (one.lower, one.upper) == pytest.approx(paired.interval(both))

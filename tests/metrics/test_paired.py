@@ -46,17 +46,23 @@ def constant(by_place, replicates=4000):
 def test_seeds_and_draws_are_resampled_each_on_its_own():
     scores = constant({(0, 0): 1, (0, 1): 2, (1, 0): 3, (1, 1): 4})
     found = paired.means(scores, "row")
-    # Seeds differ by 2 and draws by 1: of two resampled ones the mean has half the variance.
-    assert found.mean() == pytest.approx(2.5, abs=0.05)
-    assert found.var() == pytest.approx(1 / 2 + 0.25 / 2, rel=0.06)
-    # (3, 1) twice of each, and all nine figures between.
-    assert set(np.round(found, 6)) == {1, 1.5, 2, 2.5, 3, 3.5, 4}
+    # The means of seeds differ by 2, those of draws by 1: their means have the variances 2 / 2 and 0.5 / 2.
+    assert found.mean() == pytest.approx(2.5, abs=0.06)
+    assert found.var() == pytest.approx(1 + 0.25, rel=0.06)
+    assert set(found) == {1, 2, 3, 4}  # of two, one is drawn
+    # Of five by three places, with a variance of the mean by the formula of crossed factors.
+    rng = np.random.default_rng(0)
+    by_seed, by_draw = rng.normal(size=5), rng.normal(size=3)
+    scores = {(s, d): by_seed[s] + by_draw[d] for s in range(5) for d in range(3)}
+    found = paired.means(constant(scores), "row")
+    expected = by_seed.var(ddof=1) / 5 + by_draw.var(ddof=1) / 3
+    assert found.var() == pytest.approx(expected, rel=0.06)
 
 
 def test_a_method_with_one_draw_per_seed_is_resampled_over_its_seeds():
     found = paired.means(constant({(0, 0): 1, (1, 1): 2, (2, 2): 6}), "row")
     assert np.isfinite(found).all() and found.mean() == pytest.approx(3, abs=0.1)
-    assert found.var() == pytest.approx(np.var([1, 2, 6]) / 3, rel=0.06)
+    assert found.var() == pytest.approx(np.var([1, 2, 6], ddof=1) / 3, rel=0.06)
     one = paired.means(constant({(0, 7): 5}), "row")
     assert (one == 5).all()
 
