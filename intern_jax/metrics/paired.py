@@ -5,8 +5,8 @@ row get the same ones. So what two methods have in common leaves their gain: har
 
 The percentile interval: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13. Crossed factors are
 resampled on their own, with the product of their counts as weights: Owen and Eckles, Annals of Applied Statistics 2012.
-Of n seeds or draws n - 1 are drawn, because n would give the mean of three seeds two thirds of its variance (Hesterberg,
-The American Statistician 2015). It is still no t-interval: three seeds say little of a fourth.
+Of n seeds or draws n - 1 are drawn: n would give the mean of three seeds two thirds of its variance (Hesterberg, The
+American Statistician 2015). It is still no t-interval: three seeds say little of a fourth.
 
 R replicates, N test images.
 """

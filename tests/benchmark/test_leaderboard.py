@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -60,7 +61,8 @@ def classification(score, **fields):
 def cells(markdown):
     lines = [line for line in markdown.splitlines() if line.startswith("|")]
     rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
-    return {line[1]: dict(zip(rows[0], line, strict=True)) for line in rows[2:]}
+    heads = [re.sub(r", [\d-]+ x [\d-]+$", "", head) for head in rows[0]]
+    return {line[1]: dict(zip(heads, line, strict=True)) for line in rows[2:]}
 
 
 def rows_of_csv(text):

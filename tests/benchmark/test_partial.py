@@ -149,6 +149,11 @@ def test_gvbs_table_has_the_numbers_of_labels_and_test_images():
     rows = {row[1]: row for row in leaderboard.sheet(made, False).rows}
     assert rows["Pets"][3:5] == ["10% (100), 100% (3,680)", "3,669"]
     assert rows["KITTI"][3:5] == ["10% (100)", "652"] and rows["Cars"][3:5] == ["-", "-"]
+    several = [record("pets", draw=d, head="sgd") for d in range(5)] + [record("kitti", 2.0)]
+    head = leaderboard.sheet(several, ["Up-G R50"]).head
+    assert head[5:] == ["ours 10%, 1 x 1-5", "Up-G R50†"]
+    (ours, _) = page.page_data(several, ["Up-G R50"])["groups"]
+    assert ours["rows"][0]["heads"] == "sgd, 1 x 1-5"
 
 
 # --- what is missing ------------------------------------------------------------------------------

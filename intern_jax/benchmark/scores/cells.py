@@ -16,6 +16,9 @@ from intern_jax.metrics.table import Metric
 TRAINED = ("finetune", "scratch")  # every other method is a head on a frozen backbone
 FLOOR = "floor"  # the method that reads no picture: the best answer that is the same for all
 PARTIAL = "*"  # marks a figure on a part of a published data set
+COUNTS_NOTE = (
+    "labels: share and number of training labels. '3 x 5': 3 backbone seeds, 5 label draws."
+)
 _WHOLE = {
     row.name: row.whole for row in gvb.ROWS
 }  # what records of before that was written down lack
@@ -190,6 +193,15 @@ def labels(cells: Iterable[Cell]) -> str:
                 text += f", {percent(float(f'{share:.2g}'))}"
             texts.append(f"{percent(fraction)} ({text})")
     return ", ".join(texts)
+
+
+def repeats(cells: Iterable[Cell], before: str = "") -> str:
+    """Seeds and label draws behind some cells' figures: "3 x 5", or "2-3 x 5"; "" where there are no records."""
+    counts = [cell.repeats for cell in cells if cell.records]
+    if not counts:
+        return ""
+    ends = [sorted(set(of_one)) for of_one in zip(*counts, strict=True)]
+    return before + " x ".join("-".join(map(str, dict.fromkeys((e[0], e[-1])))) for e in ends)
 
 
 def remarks(records: Iterable[Record]) -> list[str]:

@@ -38,7 +38,8 @@ def sheet(records: Iterable[Record], published: Published = True) -> Sheet:
             unit = f"{AVERAGE.unit} {AVERAGE.arrow}"
             means = [line.mean_text() for line in found]
             rows.append([short, AVERAGE.title, unit, MISSING, MISSING, *means])
-    head = ["task", "data set", "metric", "labels", "n test", *(line.label for line in found)]
+    head = ["task", "data set", "metric", "labels", "n test"]
+    head += [", ".join(filter(None, (line.label, line.repeats))) for line in found]
     return Sheet(head, rows if found else [], stub=3, notes=notes(records, published))
 
 

@@ -42,6 +42,11 @@ class Line:
     published: bool
     cells: Mapping[Figure, Cell]
 
+    @property
+    def repeats(self) -> str:
+        """Seeds and label draws behind its figures, such as "1 x 5"; "" of a published row."""
+        return cells_lib.repeats(self.cells.values())
+
     def mean(self) -> float | None:
         """The mean of the classification columns, or None where one is missing."""
         there = self._averaged()
@@ -159,6 +164,8 @@ def notes(records: Iterable[Record], published: Published = True) -> list[str]:
             found.append(
                 f"{column.title}: records without {', '.join(lacking)} among their scores."
             )
+    if own:
+        found.append(cells_lib.COUNTS_NOTE)
     found += cells_lib.partial_notes(cells_lib.of(own), TITLES)
     if own and (boxless := [column.title for column in COLUMNS if not_scored(column, own)]):
         found.append(f"{', '.join(boxless)}: needs boxes of a detector: --boxes=ROW=FILE.")

@@ -82,7 +82,9 @@ def _groups(found: Sequence[Line]) -> list[dict[str, Any]]:
         rows = [
             {
                 "label": printable(line.label),
-                "heads": ", ".join(printable(head) for head in line.heads.values() if head),
+                "heads": ", ".join(
+                    filter(None, (*map(printable, line.heads.values()), line.repeats))
+                ),
                 "mean": line.mean_text(),
                 "cells": [_page_cell(line, key, group) for key in FIGURES],
             }

@@ -25,7 +25,6 @@ FACTOR_NOTE = (
     "x labels: how many times more labels scratch needs to match that column. In brackets is the 95% interval, by a "
     "bootstrap over test images, label draws and seeds, where outcomes per test image are kept."
 )
-COUNTS_NOTE = "labels: share and number of training labels. '3 x 5' in a heading: 3 backbone seeds, 5 label draws."
 
 
 def sheet(records: Iterable[Record], replicates: Replicates | None = None) -> Sheet:
@@ -120,20 +119,18 @@ def sheet_of(
         rows.append([task, first.metric.heading, count, labels, *shown, *factors])
     head = list(placed.head)
     for i in range(len(placed.columns)):
-        head[len(Grid.STUB) + i] += _repeats(cell for _, own, _ in placed.rows if (cell := own[i]))
-    found = [NOTE, FROZEN_NOTE, COUNTS_NOTE, *([FACTOR_NOTE] if placed.adapted else []), *notes]
+        column = [cell for _, of_row, _ in placed.rows if (cell := of_row[i])]
+        head[len(Grid.STUB) + i] += cells_lib.repeats(column, ", ")
+    found = [
+        NOTE,
+        FROZEN_NOTE,
+        cells_lib.COUNTS_NOTE,
+        *([FACTOR_NOTE] if placed.adapted else []),
+        *notes,
+    ]
     return Sheet(
         head, rows, stub=2, notes=[" ".join([*found, *cells_lib.partial_notes(cells)]).strip()]
     )
-
-
-def _repeats(cells: Iterable[Cell]) -> str:
-    """Seeds and label draws behind a column's figures: ", 3 x 5"; over its rows the least and the most."""
-    counts = [cell.repeats for cell in cells if cell.records]
-    if not counts:
-        return ""
-    ends = [sorted(set(of_one)) for of_one in zip(*counts, strict=True)]
-    return ", " + " x ".join("-".join(map(str, dict.fromkeys((e[0], e[-1])))) for e in ends)
 
 
 def panels(cells: Sequence[Cell]) -> list[dict[str, Any]]:
