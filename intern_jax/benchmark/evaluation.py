@@ -53,7 +53,7 @@ def evaluate(
     such as intern_jax.load gives.
     A run that was stopped goes on with the first record that is missing. Raises UserError for a mistake in the
     config, and if no named row's data is there, before any work. A row that is missing or breaks does not stop the
-    others: Incomplete, which has the table, is raised after them.
+    others: table.Incomplete is raised after them.
     """
     settings = schema.checked(Gvb, config, "config")
     layout = Layout.of(workdir)
@@ -68,28 +68,13 @@ def evaluate(
     ladder = {label: {"cls": found, "dense": found}}
     missing: dict[str, str] = {}
     runner.run(settings, ladder, settings["seed"], layout, mesh, versions(), missing)
-    if missing and not any(layout.records.glob("*.json")):
-        raise UserError(_not_scored(missing))
     made = record.read_folder(layout.records)
     # A run of detection rows alone has no table.
     text = tables([workdir], SHOWN) if made else ""
     text = "\n".join(filter(None, (text, *cells.needs_boxes(settings["rows"], made))))
     if missing:
-        raise Incomplete(_not_scored(missing), text)
+        raise table.Incomplete("config.rows", missing, text)
     return text
-
-
-class Incomplete(UserError):
-    """Some rows could not be scored; `table` is the text of the others."""
-
-    def __init__(self, message: str, table: str):
-        super().__init__(message)
-        self.table = table
-
-
-def _not_scored(missing: Mapping[str, str]) -> str:
-    told = "; ".join(f"{row}: {why}" for row, why in missing.items())
-    return f"config.rows: {len(missing)} not scored, the others are: {told}"
 
 
 def tables(folders: Sequence[str | os.PathLike], published: bool | Sequence[str] = True) -> str:

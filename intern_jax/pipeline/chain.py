@@ -38,7 +38,8 @@ log = logging.getLogger("intern_jax.pipeline")
 def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
     """Train every stage for every seed, score the benchmark rows, and write results.json and report.html.
 
-    All processes of a run call it; only process 0 gets scores. Raises hosts.Stopped after SIGTERM.
+    All processes of a run call it; only process 0 gets scores. Raises hosts.Stopped after SIGTERM, and
+    table.Incomplete, with everything else written, if a row's data was missing or broke.
     """
     settings = settings_lib.check(config)
     layout = Layout.of(workdir)
@@ -72,7 +73,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[s
             from intern_jax.report import html
 
             html.write_report(layout.workdir)
-            scores.check_whole(results["missing"])
+    if results["missing"]:
+        raise table.Incomplete("config.benchmark.rows", results["missing"], results["table"])
     return results
 
 

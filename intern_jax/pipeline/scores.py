@@ -11,7 +11,6 @@ import jax
 from intern_jax.benchmark import pictures, runner
 from intern_jax.core import hosts, tree
 from intern_jax.core import mesh as mesh_lib
-from intern_jax.core.config import UserError
 from intern_jax.core.layout import Layout
 from intern_jax.core.versions import versions
 from intern_jax.pipeline.building import build_stage, group_of, in_dtype
@@ -60,13 +59,6 @@ def score(
         except Exception as error:
             # Nothing that is only to look at may cost a run its scores.
             log.warning("no pictures: %s: %s", type(error).__name__, error)
-
-
-def check_whole(missing: Mapping[str, str]) -> None:
-    """Raise UserError for rows that were not scored; all else is done and written by then."""
-    if missing:
-        told = "; ".join(f"{row}: {why}" for row, why in missing.items())
-        raise UserError(f"config.benchmark.rows: {len(missing)} not scored, all else is: {told}")
 
 
 def build_ladder(

@@ -15,6 +15,7 @@ from intern_jax.benchmark.scores.outcomes import Store
 from intern_jax.benchmark.scores.record import Record
 from intern_jax.benchmark.scores.render import MISSING, NOTE, Sheet, printable
 from intern_jax.benchmark.scores.replicates import Replicates
+from intern_jax.core.config import UserError
 from intern_jax.core.texts import percent
 from intern_jax.metrics import label_efficiency, paired
 from intern_jax.metrics.label_efficiency import LabelFactor
@@ -41,8 +42,7 @@ def results(
 ) -> dict[str, Any]:
     """What results.json holds of a run's records beside themselves; outcomes lie in `folders`.
 
-    `asked`: the rows of the run, of which those that need boxes say so.
-
+    `missing`: {row: why} of rows without scores; `asked`: the run's rows, of which those that need boxes say so.
     {"table": text, "scores": the table, "comparison": the table of gains, "comparisons": [gains, each with its rows],
     "efficiency": [panels], "missing": {row: why it was not scored}}.
     """
@@ -62,6 +62,15 @@ def results(
         "efficiency": panels(shown),
         "missing": missing,
     }
+
+
+class Incomplete(UserError):
+    """Rows {row: why} that could not be scored; `table` is the text of all others, which are done and written."""
+
+    def __init__(self, where: str, missing: Mapping[str, str], table: str):
+        told = "; ".join(f"{row}: {why}" for row, why in missing.items())
+        super().__init__(f"{where}: {len(missing)} not scored, the others are: {told}")
+        self.table = table
 
 
 def missing_notes(missing: Mapping[str, str]) -> list[str]:
