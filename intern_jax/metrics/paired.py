@@ -28,13 +28,13 @@ class Images:
     """How often each replicate draws each of N test images; it depends on the row's name and on N alone."""
 
     def __init__(self, row: str, count: int, replicates: int = REPLICATES):
-        rng, rows = _generator("images", row, count), max(1, CHUNK // count)
+        rng, rows = _generator("images", row, count), max(1, CHUNK // (4 * count))
         self.times_RxN: np.ndarray = np.empty((replicates, count), np.uint16)
         for start in range(0, replicates, rows):
             part = self.times_RxN[start : start + rows]
             drawn = rng.integers(count, size=part.shape) + count * np.arange(len(part))[:, None]
             part[:] = np.bincount(drawn.ravel(), minlength=part.size).reshape(part.shape)
-        if replicates <= rows:  # then it is converted once, and not for each method
+        if self.times_RxN.size <= CHUNK:  # then it is converted once, and not for each method
             self.times_RxN = self.times_RxN.astype(np.float64)
 
     def scores(self, per_image: np.ndarray, measure: Measure) -> np.ndarray:

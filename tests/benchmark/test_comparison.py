@@ -151,7 +151,7 @@ def test_a_row_without_a_floor_is_shown_in_its_unit_and_not_in_the_mean(run):
     assert (rooms.unit, rooms.gain) == ("m", pytest.approx(0.2)) and not rooms.counted
     assert one.gain == emoji.gain == pytest.approx(5) and one.of_rows == 2
     drawn = render.markdown(comparison.sheet([one]))
-    assert "| 1 of 2 | +5.0 |" in drawn
+    assert "| 1 of 2 | +5.00 |" in drawn
     assert 'Not in a mean: rooms: it has no record of method "floor".' in drawn
 
 
@@ -163,7 +163,8 @@ def test_scratch_with_one_run_per_seed_is_compared_by_seed(run):
     (one,) = run.compared()
     (gain,) = one.rows
     assert one.gain == pytest.approx(10) and gain.draws == (5, 1)
-    assert one.basis == "test images, 3 seeds, 5 label draws" and one.lower > 0
+    assert one.basis == "test images, 3 seeds, 5 label draws (fewer of scratch)"
+    assert one.lower > 0
 
 
 def test_records_without_outcomes_have_a_gain_and_no_interval(run):
@@ -173,7 +174,7 @@ def test_records_without_outcomes_have_a_gain_and_no_interval(run):
     (one,) = run.compared(old)
     assert one.gain == pytest.approx(5) and math.isnan(one.lower) and one.verdict == ""
     drawn = render.text(comparison.sheet([one]))
-    assert "| 1 of 1 | +5.0 | no interval | - | - |" in " ".join(drawn.split())
+    assert "| 1 of 1 | +5.00 | no interval | - | - |" in " ".join(drawn.split())
     assert "keeps outcomes per test image" in " ".join(drawn.split())
     # Beside rows that have one, such a row is left out and named.
     run.add("random", first(30), "leaf")
@@ -182,6 +183,19 @@ def test_records_without_outcomes_have_a_gain_and_no_interval(run):
     assert one.gain == pytest.approx(10) and one.verdict == "superior"
     drawn = " ".join(render.text(comparison.sheet([one])).split())
     assert "1 of 2" in drawn and "emoji: no interval: no outcomes per test image are kept" in drawn
+
+
+def test_a_gain_on_a_part_of_a_data_set_is_marked(run):
+    for task in ("emoji", "leaf"):
+        run.add("random", first(30), task, **({"whole_test": 1200} if task == "leaf" else {}))
+        run.add("expert", first(36), task, **({"whole_test": 1200} if task == "leaf" else {}))
+    (one,) = run.compared()
+    drawn = render.markdown(comparison.sheet([one]))
+    assert "| +10.00* |" in drawn and "* leaf: 60 of 1,200 test pictures." in drawn
+    lines = list(csv_lib.DictReader(io.StringIO(comparison.csv([one]))))
+    assert [line["partial"] for line in lines] == ["", "", "60 of 1,200 test pictures"]
+    (whole,) = run.compared([r for r in run.records if r.task == "emoji"])
+    assert "| +10.00 |" in render.markdown(comparison.sheet([whole]))
 
 
 def test_scores_on_other_test_images_are_not_paired(run):

@@ -71,7 +71,8 @@ def table(
         first = next(one for one in own if one is not None)
         counts = [int(first.n_test), cells.labels(one for one in own if one is not None) or None]
         shown = [*map(cell, own), *map(plain, worth), *map(ends, worth)]
-        rows.append([task, first.metric.heading, *counts, *shown])
+        mark = max(one.mark for one in own if one is not None)
+        rows.append([task + mark, first.metric.heading, *counts, *shown])
     notes = [f"↑ higher is better, ↓ lower. {tables.FROZEN_NOTE} {SHARE}", tables.FACTOR_NOTE]
     notes += cells.partial_notes(found)
     return Measured(columns=columns, rows=rows, over="seeds and label draws", notes=notes, **given)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from intern_jax.benchmark.scores.cells import FLOOR, TRAINED, Cell
+from intern_jax.benchmark.scores.cells import FLOOR, PARTIAL, TRAINED, Cell
 from intern_jax.benchmark.scores.lines import ranked
 from intern_jax.benchmark.scores.render import MISSING, Sheet, printable
 from intern_jax.benchmark.scores.replicates import Replicates, place_of
@@ -40,6 +40,7 @@ class Gain:
     n_train              labels of the method and of the other, means over their draws
     seeds, draws         of the two methods together; draws per seed of each
     heads                of the two methods
+    partial              of how much of a published data set it is; "" where of all
     left_out             why the mean over rows has not this row; "" where it has
     """
 
@@ -53,6 +54,7 @@ class Gain:
     seeds: int
     draws: tuple[int, int]
     heads: tuple[str, str]
+    partial: str = ""
     left_out: str = ""
 
     @property
@@ -102,7 +104,7 @@ class Comparison:
 
     @property
     def basis(self) -> str:
-        """What the interval is over: "test images, 3 seeds, 5 draws"; one seed or one draw is not resampled."""
+        """What the interval is over: "test images, 3 seeds, 5 label draws"; one seed or draw is not resampled."""
         seeds = [row.seeds for row in self.counted]
         draws = [max(row.draws) for row in self.counted]
         parts = ["test images"]
@@ -110,7 +112,14 @@ class Comparison:
             low, high = min(counts, default=1), max(counts, default=1)
             if high > 1:
                 parts.append(f"{high if low == high else f'{low} to {high}'} {name}")
-        return ", ".join(parts)
+        uneven = [row.draws for row in self.counted if row.draws[0] != row.draws[1]]
+        fewer = dict.fromkeys(self.method if a < b else self.other for a, b in uneven)
+        return ", ".join(parts) + (f" (fewer of {', '.join(fewer)})" if fewer else "")
+
+    @property
+    def mark(self) -> str:
+        """PARTIAL where a row of the mean is a part of a published data set."""
+        return PARTIAL if any(row.partial for row in self.counted) else ""
 
     def plain(self) -> dict[str, Any]:
         """The comparison as JSON holds it."""
@@ -209,6 +218,7 @@ def _gain(
         seeds=len({seed for by_place in scores for seed, _ in by_place}),
         draws=(_per_seed(scores[0]), _per_seed(scores[1])),
         heads=(ours.head, theirs.head),
+        partial=ours.partial or theirs.partial,
         left_out=left_out or (f"no interval: {why}" if why else ""),
     ), values
 
@@ -251,13 +261,13 @@ def sheet(comparisons: Iterable[Comparison]) -> Sheet:
     comparisons, rows = list(comparisons), []
     for one in comparisons:
         known = math.isfinite(one.lower)
-        ends = f"[{one.lower:+.1f}, {one.upper:+.1f}]" if known else "no interval"
+        ends = f"[{one.lower:+.2f}, {one.upper:+.2f}]" if known else "no interval"
         rows.append(
             [
                 one.name,
                 one.labels,
                 f"{len(one.counted)} of {one.of_rows}",
-                f"{one.gain:+.1f}" if math.isfinite(one.gain) else MISSING,
+                f"{one.gain:+.2f}{one.mark}" if math.isfinite(one.gain) else MISSING,
                 ends,
                 one.verdict or MISSING,
                 one.basis if known else MISSING,
@@ -274,6 +284,8 @@ def _left_out(comparisons: Sequence[Comparison]) -> list[str]:
             if row.left_out:
                 found.setdefault(row.left_out, {})[row.task] = None
     notes = [f"Not in a mean: {', '.join(tasks)}: {why}." for why, tasks in found.items()]
+    parts = {row.task: row.partial for one in comparisons for row in one.rows if row.partial}
+    notes += [f"{PARTIAL} {task}: {part}." for task, part in parts.items()]
     if any(not math.isfinite(one.lower) for one in comparisons):
         notes.append("no interval: no row of the comparison keeps outcomes per test image.")
     return notes
@@ -282,7 +294,8 @@ def _left_out(comparisons: Sequence[Comparison]) -> list[str]:
 CSV_COLUMNS = (
     *("method", "fraction", "other", "other_fraction"),
     *("task", "gain", "lower", "upper", "unit", "verdict"),
-    *("n_test", "n_train", "n_train_other", "seeds", "draws", "draws_other", "left_out"),
+    *("n_test", "n_train", "n_train_other", "seeds", "draws", "draws_other"),
+    *("head", "other_head", "partial", "left_out"),
 )
 
 
@@ -294,11 +307,11 @@ def csv(comparisons: Iterable[Comparison]) -> str:
     for one in comparisons:
         about = (printable(one.method), one.fraction, printable(one.other), one.other_fraction)
         ends = map(_number, (one.gain, one.lower, one.upper))
-        writer.writerow([*about, "", *ends, POINTS, one.verdict, *[""] * 7])
+        writer.writerow([*about, "", *ends, POINTS, one.verdict, *[""] * 10])
         for row in one.rows:
             ends = map(_number, (row.gain, row.lower, row.upper))
             counts = map(_number, (row.n_test, *row.n_train))
-            repeats = (row.seeds, *row.draws, row.left_out)
+            repeats = (row.seeds, *row.draws, *map(printable, row.heads), row.partial, row.left_out)
             writer.writerow([*about, row.task, *ends, row.unit, "", *counts, *repeats])
     return out.getvalue()
 
