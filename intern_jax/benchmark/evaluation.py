@@ -10,7 +10,18 @@ import jax
 
 from intern_jax.benchmark import runner
 from intern_jax.benchmark.rows import suite
-from intern_jax.benchmark.scores import cells, leaderboard, lines, page, record, render, table
+from intern_jax.benchmark.scores import (
+    cells,
+    comparison,
+    leaderboard,
+    lines,
+    page,
+    record,
+    render,
+    table,
+)
+from intern_jax.benchmark.scores.outcomes import Store
+from intern_jax.benchmark.scores.replicates import Replicates
 from intern_jax.benchmark.settings import Gvb
 from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
@@ -41,7 +52,8 @@ def evaluate(
     `backbone`: "package.module:function", called without arguments, that returns an intern_jax.weights.model.Model,
     such as intern_jax.load gives.
     A run that was stopped goes on with the first record that is missing. Raises UserError for a mistake in the
-    config and for a named row whose data is not there, before any work.
+    config, and if no named row's data is there, before any work. A row that is missing or breaks does not stop the
+    others: table.Incomplete is raised after them.
     """
     settings = schema.checked(Gvb, config, "config")
     layout = Layout.of(workdir)
@@ -54,12 +66,19 @@ def evaluate(
     write_json(layout.config, {"config": settings, "versions": versions()})
     mesh = mesh_lib.make_mesh(devices=jax.local_devices())
     ladder = {label: {"cls": found, "dense": found}}
-    runner.run(settings, ladder, settings["seed"], layout, mesh, versions())
-    return tables([workdir], SHOWN)
+    missing: dict[str, str] = {}
+    runner.run(settings, ladder, settings["seed"], layout, mesh, versions(), missing=missing)
+    made = record.read_folder(layout.records)
+    # A run of detection rows alone has no table.
+    text = tables([workdir], SHOWN) if made else ""
+    text = "\n".join(filter(None, (text, *cells.needs_boxes(settings["rows"], made))))
+    if missing:
+        raise table.Incomplete("config.rows", missing, text)
+    return text
 
 
 def tables(folders: Sequence[str | os.PathLike], published: bool | Sequence[str] = True) -> str:
-    """The text of all records of the workdirs; also writes table.csv and table.html into the first.
+    """The text of all records of the workdirs; also writes CSV files and table.html into the first.
 
     `published`: which published rows the text shows; the files have all of them.
     """
@@ -68,6 +87,7 @@ def tables(folders: Sequence[str | os.PathLike], published: bool | Sequence[str]
     if not records:
         raise UserError(f"{folders[0]}: no records; a `benchmark` run with this workdir makes them")
     mini = [one for one in records if one.task not in lines.OF_ROW]
+    replicates = Replicates(Store(layout.records for layout in layouts))
     out = layouts[0]
     parts = []
     if len(mini) < len(records):
@@ -76,23 +96,30 @@ def tables(folders: Sequence[str | os.PathLike], published: bool | Sequence[str]
         parts.append(render.text(leaderboard.sheet(records, published), WIDTH))
     if mini:
         write_text(out.mini_table, render.csv(cells.of(mini)))
-        parts.append(render.text(table.sheet(mini)))
+        parts.append(render.text(table.sheet(mini, replicates)))
+    if gains := comparison.of(cells.of(records), replicates):
+        write_text(out.gains, comparison.csv(gains))
+        parts.append(render.text(comparison.sheet(gains), WIDTH))
+    replicates.store.warn()
     return "\n".join(parts)
 
 
 def open_rows(settings: Mapping[str, Any]) -> list[str]:
-    """The rows to score: those that the config names, or all of GV-B's whose data is there."""
+    """The rows to score: those that the config names, or all of GV-B's whose data is there.
+
+    Raises UserError if none of them is ready. Of the named ones, the run says at its end which were not.
+    """
     if settings["rows"]:
-        for name in settings["rows"]:
-            _open(name, settings)
+        faults = [fault for name in settings["rows"] if (fault := _fault(name, settings))]
+        if len(faults) == len(settings["rows"]):
+            raise faults[0]
         return list(settings["rows"])
     ready = []
     for row in suite.gvb.ROWS:
-        try:
-            _open(row.name, settings)
+        if fault := _fault(row.name, settings):
+            log.info("%s: left out: %s", row.name, fault)
+        else:
             ready.append(row.name)
-        except UserError as error:
-            log.info("%s: left out: %s", row.name, error)
     if not ready:
         raise UserError(
             f"config.data: none of GV-B's data sets is ready below '{settings['data']}'; "
@@ -101,10 +128,15 @@ def open_rows(settings: Mapping[str, Any]) -> list[str]:
     return ready
 
 
-def _open(name: str, settings: Mapping[str, Any]) -> None:
+def _fault(name: str, settings: Mapping[str, Any]) -> UserError | None:
+    """Why a row's data cannot be opened; a name that is no row's raises."""
     row = suite.find(name)
-    for split in ("train", "test"):
-        row.load(split, settings["data"])
+    try:
+        for split in ("train", "test"):
+            row.load(split, settings["data"])
+    except UserError as fault:
+        return fault
+    return None
 
 
 def _backbone(init: str | None, function: str | None, seed: int) -> Model:
@@ -138,5 +170,6 @@ def score_boxes(config: Any, workdir: str | os.PathLike, given: Sequence[str]) -
         bench = runner.RowBench(
             row, settings, settings["seed"], runner.Recorder(layout, versions()), None
         )
+        bench.record.facts = bench.sizes
         bench.boxes(path, settings["label"] or pathlib.Path(path).stem)
     return tables([workdir], SHOWN)

@@ -24,12 +24,15 @@ from intern_jax.adapt.cache import Kept, Memory
 from intern_jax.benchmark import boxes as boxes_lib
 from intern_jax.benchmark import floors, heads, protocol
 from intern_jax.benchmark.rows import suite
+from intern_jax.benchmark.scores import outcomes
 from intern_jax.benchmark.scores import record as record_lib
 from intern_jax.benchmark.scores.record import Record
 from intern_jax.benchmark.trained import Trained
 from intern_jax.core import config as config_lib
+from intern_jax.core.config import UserError
 from intern_jax.core.layout import Layout
 from intern_jax.data.schema import fingerprints
+from intern_jax.data.schema.sample import CorruptSample
 from intern_jax.data.sources.subset import Subset
 from intern_jax.metrics import table as metrics
 from intern_jax.models import zoo
@@ -50,18 +53,21 @@ def run(
     mesh: jax.sharding.Mesh,
     versions: Mapping[str, str],
     kept: Kept = None,
+    missing: dict[str, str] | None = None,
 ) -> list[Record]:
     """All records of one seed, in the order of the rows, those of held-out labels among them.
 
     cfg: settings.py's Benchmark or Gvb as plain values. `ladder`: {method: {"cls": ..., "dense": ...}}. `kept`: where
-    outputs of frozen backbones are kept; for the length of a row's scores by default.
+    outputs of frozen backbones are kept; for the length of a row's scores by default. `missing` gets {row: why} of
+    each row whose data is not there or breaks; the others are scored. Without it the first such row raises.
     """
     layout.records.mkdir(parents=True, exist_ok=True)
-    records = []
-    for name in cfg["rows"]:
+
+    def scored(name: str) -> list[Record]:
         started = time.time()
         own = kept or cfg.get("features") or Memory()
         bench = RowBench(suite.find(name), cfg, seed, Recorder(layout, versions), mesh, own)
+        bench.record.facts = bench.sizes
         made = floors.records(bench) + bench.frozen(ladder)
         if cfg.get("scratch"):
             made += Trained(bench).scratch(ladder)
@@ -69,16 +75,27 @@ def run(
             made += Trained(bench).finetune(ladder)
         if cfg.get("validation"):
             made += bench.validation(ladder)
-        records += made
         log.info("%s (seed %d): %d scores, %.0f s", name, seed, len(made), time.time() - started)
+        return made
+
+    records = []
+    for name in cfg["rows"]:
+        try:
+            records += scored(name)
+        except (UserError, CorruptSample, OSError) as error:
+            if missing is None:
+                raise
+            missing[name] = " ".join(str(error).split())
+            log.warning("%s (seed %d): not scored: %s", name, seed, missing[name])
     return records
 
 
 class Recorder:
-    """Makes a record once, and reads it back after that."""
+    """Makes a record once, and reads it back after that. `facts` go into its records, and into no key."""
 
     def __init__(self, layout: Layout, versions: Mapping[str, str]):
         self.layout, self.versions = layout, dict(versions)
+        self.facts: Mapping[str, Any] = {}
 
     def unfinished(self, key: Mapping[str, Any]) -> pathlib.Path:
         """A folder that the making of a record may leave things in, to go on from after a kill."""
@@ -93,8 +110,11 @@ class Recorder:
         if path.exists():
             return record_lib.read(path)
         started = time.time()
-        fields = {**key, **make(), "config_digest": digest, "versions": self.versions}
+        fields = {**key, **self.facts, **make(), "config_digest": digest, "versions": self.versions}
+        per_image = fields.pop("outcomes", None)
         record = record_lib.made(fields | {"seconds": round(time.time() - started, 2)})
+        if per_image is not None and record.split == "test":
+            record = outcomes.write(path, record, per_image)
         record_lib.write(path, record)
         shutil.rmtree(self.unfinished(key), ignore_errors=True)
         return record
@@ -124,6 +144,16 @@ class RowBench:
     @functools.cached_property
     def test(self) -> Any:
         return self.row.load("test", self.cfg.get("data"))
+
+    @property
+    def sizes(self) -> dict[str, int | None]:
+        """What the row's records say of its whole splits."""
+        whole_train, whole_test = self.row.whole
+        return {
+            "n_all_train": len(self.train),
+            "whole_train": whole_train,
+            "whole_test": whole_test,
+        }
 
     @functools.cached_property
     def num_classes(self) -> int:

@@ -1,12 +1,13 @@
 """Every file name of a workdir in one object.
 
 WORKDIR/results.json, report.html     the results of a run, for programs and for people
-WORKDIR/records/*.json                one file per score
+WORKDIR/records/*.json, *.npz         one file per score, and its outcomes per test image
 WORKDIR/seed0/STAGE-KEY/              a stage: key.json, model.safetensors, done.json, and what the loop writes
 WORKDIR/model/                        the last stage's backbone as a model folder
 WORKDIR/pictures/*.npz                predictions that the report draws
 WORKDIR/compiled/, unfinished/        compiled programs; checkpoints of fits that are not done
 WORKDIR/features/, lists/             of `benchmark`: frozen features, and the labels in each fraction
+WORKDIR/*.csv                         of `benchmark`: GV-B's figures, those of the mini rows, and gains
 """
 
 import dataclasses
@@ -138,6 +139,11 @@ class Layout:
     def table_page(self) -> pathlib.Path:
         """The page of GV-B's table."""
         return self.workdir / "table.html"
+
+    @property
+    def gains(self) -> pathlib.Path:
+        """The gains of methods over each other, not rounded."""
+        return self.workdir / "gains.csv"
 
     @property
     def mini_table(self) -> pathlib.Path:

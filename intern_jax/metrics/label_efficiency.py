@@ -9,14 +9,24 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class LabelFactor:
-    """How many times more labels: `value` itself ("="), more than it (">") or less ("<")."""
+    """How many times more labels: `value` itself ("="), more than it (">") or less ("<").
+
+    `interval`: the ends of its 95% interval, which may be bounds too; None where it has none.
+    """
 
     value: float
     bound: str = "="
+    interval: "tuple[LabelFactor, LabelFactor] | None" = None
 
     def __str__(self) -> str:
         text = f"{self.value:.2g}" if self.value < 10 else f"{self.value:.0f}"
-        return text if self.bound == "=" else self.bound + text
+        text = text if self.bound == "=" else self.bound + text
+        return f"{text} [{self.interval[0]}, {self.interval[1]}]" if self.interval else text
+
+    @property
+    def rank(self) -> tuple[float, int]:
+        """Its place among others: less than 3, then 3, then more than 3."""
+        return self.value, ("<", "=", ">").index(self.bound)
 
 
 def label_equivalence(
@@ -55,3 +65,29 @@ def label_equivalence(
     part = -lead[i - 1] / (lead[i] - lead[i - 1])
     needed = math.exp((1 - part) * math.log(x[i - 1]) + part * math.log(x[i]))
     return LabelFactor(needed / start)
+
+
+def factor_interval(
+    labels: Sequence[float],
+    scratch_scores: Sequence[np.ndarray],
+    adapted_scores: np.ndarray,
+    adapted_labels: float | None = None,
+    higher_is_better: bool = True,
+    coverage: float = 0.95,
+) -> tuple[LabelFactor, LabelFactor] | None:
+    """The percentile interval of `label_equivalence` over R replicates, or None where half of them have no factor.
+
+    `scratch_scores`: for each number of labels the replicates' scores [R]; `adapted_scores` [R]. Factors of replicates
+    are ranked, bounds among them, and an end is one of them: the next outer one. So an end can be a bound.
+    """
+    scores = np.stack([*map(np.asarray, scratch_scores), np.asarray(adapted_scores)])
+    finite = np.isfinite(scores).all(axis=0)
+    if 2 * finite.sum() <= scores.shape[1]:
+        return None
+    factors = [
+        label_equivalence(labels, column[:-1], column[-1], adapted_labels, higher_is_better)
+        for column in scores[:, finite].T
+    ]
+    factors.sort(key=lambda factor: factor.rank)
+    last, tail = len(factors) - 1, (1 - coverage) / 2
+    return factors[math.floor(tail * last)], factors[math.ceil((1 - tail) * last)]

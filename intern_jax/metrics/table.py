@@ -65,7 +65,10 @@ class Metric:
         return UserError(f"metric {self.name}: needs boxes; give them by --boxes=ROW=FILE")
 
     def summary(self, per_image: np.ndarray) -> dict[str, Any]:
-        """{"score", "standard_error", "scores": {figure: value}, "n_test"} of statistics [N,...]."""
+        """{"score", "standard_error", "scores": {figure: value}, "n_test", "outcomes"} of statistics [N,...].
+
+        "outcomes" are the statistics themselves: scores of resampled images follow from them.
+        """
         if self.figures is None:
             raise self._needs_boxes()
         figures = self.figures
@@ -82,7 +85,14 @@ class Metric:
             "standard_error": error,
             "scores": scores,
             "n_test": len(per_image),
+            "outcomes": per_image,
         }
+
+    def score_of(self, sums: np.ndarray) -> np.ndarray:
+        """The score [...] of sums [...,] of statistics over images; UserError for a metric of boxes."""
+        if self.figures is None:
+            raise self._needs_boxes()
+        return np.asarray(next(iter(self.figures(sums).values())))
 
 
 REPLICATES = 200  # of the bootstrap: the error's own error is 5% of it

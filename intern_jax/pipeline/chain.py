@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from intern_jax.benchmark.scores import cells, render, table
+from intern_jax.benchmark.scores import table
 from intern_jax.core import config as config_lib
 from intern_jax.core import hosts
 from intern_jax.core import mesh as mesh_lib
@@ -38,7 +38,8 @@ log = logging.getLogger("intern_jax.pipeline")
 def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
     """Train every stage for every seed, score the benchmark rows, and write results.json and report.html.
 
-    All processes of a run call it; only process 0 gets scores. Raises hosts.Stopped after SIGTERM.
+    All processes of a run call it; only process 0 gets scores. Raises hosts.Stopped after SIGTERM, and
+    table.Incomplete, with everything else written, if a row's data was missing or broke.
     """
     settings = settings_lib.check(config)
     layout = Layout.of(workdir)
@@ -51,6 +52,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[s
         "versions": versions(),
         "stages": [],
         "records": [],
+        "missing": {},
         "pictures": [],
     }
     started = time.time()
@@ -62,16 +64,17 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[s
     with hosts.main_alone("report") as here:
         if here:
             records = results["records"]
-            sheet = table.sheet(records)
+            asked = (settings["benchmark"] or {}).get("rows", ())
+            results |= table.results(records, [layout.records], results["missing"], asked)
             results["records"] = [record.plain() for record in records]
-            results |= {"table": render.text(sheet), "scores": sheet.plain()}
-            results["efficiency"] = table.panels(cells.of(records))
             results["seconds"] = round(time.time() - started, 1)
             write_json(layout.results, results)
             # Imported here: matplotlib imports slowly, and a training that resumes does not need it.
             from intern_jax.report import html
 
             html.write_report(layout.workdir)
+    if results["missing"]:
+        raise table.Incomplete("config.benchmark.rows", results["missing"], results["table"])
     return results
 
 

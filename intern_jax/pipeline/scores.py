@@ -53,7 +53,9 @@ def score(
     ladder = build_ladder(settings, products, seed)
     cfg = _benchmark(settings)
     kept = cfg["features"] or Memory()
-    results["records"] += runner.run(cfg, ladder, seed, layout, mesh, versions(), kept)
+    results["records"] += runner.run(
+        cfg, ladder, seed, layout, mesh, versions(), kept, results["missing"]
+    )
     if first:
         try:
             made = pictures.of_rows(cfg, ladder, seed, layout, mesh, kept)

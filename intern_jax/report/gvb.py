@@ -45,7 +45,8 @@ footer a { color: var(--accent); }
 _ARXIV = "https://arxiv.org/abs/2111.08687"
 _TABLE = (
     "Blue and bold: the best of its group in its column. Below a score, its spread and in brackets "
-    "the standard error over test images. Shaded: published, not measured here."
+    "the standard error over test images; below that, the numbers of training labels and of test images. "
+    "Shaded: published, not measured here."
 )
 _RADAR = (
     "At {fraction} of the labels. Each axis is the score divided by that of {against}, published; where "
@@ -158,12 +159,14 @@ def _cells(data: Mapping[str, Any], row: Mapping[str, Any]) -> Iterable[str]:
     for i, (family, cell) in enumerate(zip(families, row["cells"], strict=True)):
         kinds = ["first"] if i == 0 or family != families[i - 1] else []
         if cell is None:
-            yield _cell([*kinds, "none"], "-")
+            missing = data["columns"][_spans(data)[i]]["missing"]
+            yield _cell([*kinds, "none"], html.escape(missing or "-"))
         else:
-            score, spread = html.escape(cell["score"]), html.escape(cell["spread"])
+            score = html.escape(cell["score"])
             score = f"<b>{score}</b>" if cell["best"] else score
-            spread = f"<small>{spread}</small>" if spread else ""
-            yield _cell([*kinds, "best"] if cell["best"] else kinds, score + spread)
+            below = [html.escape(cell[name]) for name in ("spread", "numbers") if cell[name]]
+            small = "".join(f"<small>{text}</small>" for text in below)
+            yield _cell([*kinds, "best"] if cell["best"] else kinds, score + small)
         if i + 1 == after:
             yield _cell([], html.escape(row["mean"]))
 

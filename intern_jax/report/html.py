@@ -51,11 +51,12 @@ code { font: 0.92em ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 def write_report(run_dir: str | os.PathLike[str]) -> pathlib.Path:
     """Write run_dir/report.html from run_dir/results.json and return its path.
 
-    results.json is {"scores": {"head", "rows", "stub", "notes"} (the table's cells), "efficiency": [the panels of
-    plots.efficiency_panels], "records": [...], "stages": [{"name", "seed", "digest", "seconds", "history": path below
-    run_dir}], "pictures": [{"title", "npz" or "png": path below run_dir}], "config": ..., "versions": ..., "seconds":
-    ...}; every part may be missing. Scores are drawn as the parts "scores" and "efficiency" have them; records are only
-    counted. UserError for a results.json that is missing or broken.
+    results.json is {"scores": {"head", "rows", "stub", "notes"} (the table's cells), "comparison": the table of gains
+    in the same form, "efficiency": [the panels of plots.efficiency_panels], "records": [...], "stages": [{"name",
+    "seed", "digest", "seconds", "history": path below run_dir}], "pictures": [{"title", "npz" or "png": path below
+    run_dir}], "config": ..., "versions": ..., "seconds": ...}; every part may be missing. Scores are drawn as the parts
+    "scores", "comparison" and "efficiency" have them; records are only counted. UserError for a results.json that is
+    missing or broken.
     """
     run_dir = pathlib.Path(run_dir)
     layout = Layout.of(run_dir)
@@ -75,7 +76,8 @@ def page(run_dir: pathlib.Path, results: Mapping[str, Any]) -> str:
     """The whole page as HTML."""
     name = html.escape(run_dir.resolve().name)
     sections = [
-        _scores(results),
+        _sheet("Scores", results.get("scores")),
+        _sheet("Gains", results.get("comparison")),
         _efficiency(results),
         *_pictures(run_dir, results),
         _curves(run_dir, results),
@@ -111,12 +113,11 @@ def _subtitle(results: Mapping[str, Any]) -> str:
     return " · ".join(parts)
 
 
-def _scores(results: Mapping[str, Any]) -> str:
-    sheet = results.get("scores")
+def _sheet(title: str, sheet: Mapping[str, Any] | None) -> str:
     if not sheet or not sheet["rows"]:
         return ""
     body = _table(sheet["head"], sheet["rows"], range(sheet["stub"], len(sheet["head"])))
-    return section_html("Scores", body, " ".join(sheet["notes"]))
+    return section_html(title, body, " ".join(sheet["notes"]))
 
 
 def _efficiency(results: Mapping[str, Any]) -> str:

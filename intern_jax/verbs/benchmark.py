@@ -49,6 +49,7 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
     if not args.workdir:
         raise UserError("command line: --workdir is missing; name the folder of the records")
     from intern_jax.benchmark import evaluation
+    from intern_jax.benchmark.scores.table import Incomplete
 
     if args.table:
         print(evaluation.tables(args.workdir))
@@ -58,4 +59,8 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
         print(evaluation.score_boxes(config, args.workdir[0], args.boxes))
     else:
         with exits.stoppable():
-            print(evaluation.evaluate(config, args.workdir[0], args.init, args.backbone))
+            try:
+                print(evaluation.evaluate(config, args.workdir[0], args.init, args.backbone))
+            except Incomplete as incomplete:
+                print(incomplete.table)
+                raise

@@ -23,6 +23,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace, rest: list[str]) -> None:
     """Run a config's stages."""
     from intern_jax import pipeline
+    from intern_jax.benchmark.scores.table import Incomplete
     from intern_jax.core import config as config_lib
     from intern_jax.core import hosts
 
@@ -33,7 +34,11 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
     if not hosts.is_main():
         logging.getLogger("intern_jax").setLevel(logging.WARNING)
     with exits.stoppable(), hosts.naming_losses():
-        results = pipeline.run(config, args.workdir)
+        try:
+            results = pipeline.run(config, args.workdir)
+        except Incomplete as incomplete:
+            print(incomplete.table)
+            raise
     if hosts.is_main():
         print(results["table"])
         print(f"{args.workdir}/results.json and {args.workdir}/report.html written")

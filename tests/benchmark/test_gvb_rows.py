@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 
 import make
 import make_scenes
@@ -11,6 +12,8 @@ import pytest
 from intern_jax.__main__ import main
 from intern_jax.benchmark import evaluation as evaluate
 from intern_jax.benchmark.rows import suite
+from intern_jax.benchmark.scores import outcomes
+from intern_jax.benchmark.scores import record as record_lib
 from intern_jax.core.config import UserError, load_config
 from intern_jax.data.sources.subset import Subset
 from intern_jax.train import loop
@@ -264,6 +267,54 @@ def test_a_named_row_without_data_is_an_error_before_any_work(tmp_path, capsys):
     assert "none of GV-B's data sets is ready" in capsys.readouterr().err
     assert main(["benchmark", "--table", f"--workdir={tmp_path}"]) == 2
     assert "records: no such folder" in capsys.readouterr().err
+
+
+def test_a_row_that_is_not_there_or_breaks_does_not_stop_the_others(tmp_path, capsys):
+    root = tmp_path / "data"
+    for name in ("dtd", "eurosat"):
+        MAKERS[name](root)
+    broken = suite.find("eurosat").load("test", root)
+    pathlib.Path(broken._file_of(broken._items[-1])).write_bytes(b"no picture")
+    arguments = [
+        *("benchmark", f"--data={root}", f"--workdir={tmp_path / 'run'}", f"--init={TINY}"),
+        *("--config.rows=('eurosat', 'cars', 'dtd')", "--config.fractions=(0.5,)"),
+        *("--config.draws=1", "--config.heads.classification.sgd.steps=60"),
+    ]
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert "Dtd" in said.out and "needs boxes" in said.out
+    (line,) = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: config.rows: 2 not scored, the others are: eurosat: ")
+    assert "; cars: " in line
+    assert {record["task"] for record in records(tmp_path / "run")} == {"dtd"}
+    # Mended, the run goes on with the row that broke.
+    MAKERS["eurosat"](tmp_path / "again")
+    (root / "eurosat").rename(tmp_path / "broken")
+    (tmp_path / "again/eurosat").rename(root / "eurosat")
+    assert main([*arguments, "--config.rows=('eurosat', 'dtd')"]) == 0
+    assert {record["task"] for record in records(tmp_path / "run")} == {"dtd", "eurosat"}
+
+
+def test_a_row_that_needs_boxes_says_so(data, tmp_path):
+    config = short(data("dtd"), "dtd")
+    data("voc07_12")
+    config.rows = ("dtd", "voc07_12")
+    text = evaluate.evaluate(config, tmp_path, init=TINY)
+    assert text.splitlines()[-1] == "voc07_12: needs boxes: --boxes=voc07_12=FILE."
+    config.rows = ("voc07_12",)
+    text = evaluate.evaluate(config, tmp_path / "alone", init=TINY)
+    assert text == "voc07_12: needs boxes: --boxes=voc07_12=FILE."
+
+
+def test_records_hold_what_their_row_has_and_outcomes_that_give_their_score(data, tmp_path):
+    evaluate.evaluate(short(data("dtd"), "dtd"), tmp_path, init=TINY)
+    row = suite.find("dtd")
+    store = outcomes.Store([tmp_path / "records"])
+    for one in record_lib.read_folder(tmp_path / "records"):
+        assert one.n_all_train == len(row.load("train", data("dtd")))
+        assert (one.whole_train, one.whole_test) == (1880, 1880)
+        right = store.of(one)
+        assert len(right) == one.n_test and 100 * right[:, 1].mean() == pytest.approx(one.score)
 
 
 def test_mini_rows_by_the_same_command(tmp_path):

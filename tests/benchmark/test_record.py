@@ -272,7 +272,8 @@ def test_a_record_of_an_unknown_metric_and_family_is_shown_whole(tmp_path):
     sheet = table.sheet(records)
     (row,) = sheet.rows
     # The mean's interval: 4.303 * 1 / sqrt(3).
-    assert row == ["paintings", "PSNR dB ↑", "40", "21.00 ± 2.48 (0.25)"]
+    assert row == ["paintings", "PSNR dB ↑", "40", "-", "21.00 ± 2.48 (0.25)"]
+    assert sheet.head[-1] == "amateur 10%, 1 x 3"
     assert "paintings,,colour,psnr,dB,True" in render.csv(cells.of(records))
     results = {"records": [one.plain() for one in records], "scores": sheet.plain()}
     results["efficiency"] = table.panels(cells.of(records))
@@ -304,6 +305,6 @@ def test_a_row_names_a_metric_and_a_config_a_family_by_dotted_names(tmp_path, mo
     layout.records.mkdir()
     made = Recorder(layout, {})(key, lambda: module.PSNR.summary(per_image))
     assert (made.metric, made.family_short, made.score) == ("psnr", "COL", pytest.approx(20.0))
-    assert table.sheet([made]).rows == [["paintings", "PSNR dB ↑", "2", "20.00 (0.00)"]]
+    assert table.sheet([made]).rows == [["paintings", "PSNR dB ↑", "2", "-", "20.00 (0.00)"]]
     with pytest.raises(UserError, match="outside:COLOUR is a Family; name a Metric"):
         _ = Row("a", "colour", {"fn": "x:y"}, "outside:COLOUR", 32).higher_is_better

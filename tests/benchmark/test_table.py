@@ -3,6 +3,7 @@
 import csv as csv_lib
 import io
 import math
+import re
 
 import numpy as np
 import pytest
@@ -52,21 +53,25 @@ def text(records):
 
 
 def cells(text):
+    """Rows by the heads of their columns, without numbers of seeds and draws."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
+    heads = [re.sub(r", [\d-]+ x [\d-]+$", "", head) for head in rows[0]]
+    return [dict(zip(heads, row, strict=True)) for row in rows[2:]]
 
 
 def test_cells_hold_mean_and_spread_or_the_single_value_and_its_error():
     emoji, rooms = cells(text(RECORDS))
     assert list(emoji) == [
-        *("task", "metric", "n test", "random 10%", "generalist 10%", "finetune 10%"),
+        *("task", "metric", "n test", "labels"),
+        *("random 10%", "generalist 10%", "finetune 10%"),
         *("scratch 10%", "scratch 100%", "x labels, generalist 10%", "x labels, finetune 10%"),
     ]
     deviation = np.std([54.0, 56.0], ddof=1)
     assert emoji["generalist 10%"] == f"55.0 sd {deviation:.1f} (0.5)"
     assert emoji["random 10%"] == "20.0 (0.5)"
     assert emoji["metric"] == "top-1 % ↑" and emoji["n test"] == "400"
+    assert emoji["labels"] == "10% (100), 100% (1,000)"
     assert rooms["generalist 10%"] == "0.456 (0.020)"
     assert rooms["metric"] == "RMSE m ↓"
     assert rooms["finetune 10%"] == "-" and rooms["x labels, finetune 10%"] == "-"

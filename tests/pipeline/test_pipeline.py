@@ -77,6 +77,38 @@ def test_run_leaves_table_records_and_report(finished):
     assert written["versions"]["jax"] and written["config"]["seeds"] == [0]
 
 
+def test_run_leaves_gains_with_intervals_over_test_images(finished):
+    workdir, results = finished
+    found = {(c["method"], c["other"], c["fraction"]): c for c in results["comparisons"]}
+    assert ("amateur", "random", 0.1) in found and ("generalist", "scratch", 0.1) in found
+    gain = found["generalist", "random", 0.1]
+    (furniture,) = [row for row in gain["rows"] if row["task"] == "furniture"]
+    by_method = scores(results)
+    ours, theirs = (by_method["furniture", m, 0.1, 0, 0] for m in ("generalist", "random"))
+    assert furniture["gain"] == pytest.approx(ours - theirs)
+    assert furniture["lower"] < furniture["gain"] < furniture["upper"]
+    assert gain["over"] == "test images" and gain["verdict"]
+    assert "generalist over random" in results["table"]
+    page = (workdir / "report.html").read_text()
+    assert "<h2>Gains</h2>" in page and "generalist over random" in page
+    kept = {r["outcomes"] for r in results["records"]}
+    assert kept == {path.name for path in (workdir / "records").glob("*.npz")}
+
+
+def test_a_row_that_is_missing_does_not_cost_a_run_its_other_scores(finished):
+    workdir, _ = finished
+    config = tiny_config()
+    config.benchmark.rows = ("pets", "furniture")
+    with pytest.raises(UserError, match=r"config\.benchmark\.rows: 1 not scored, .*pets: ") as told:
+        pipeline.run(config, workdir)
+    assert "furniture" in told.value.table
+    written = json.loads((workdir / "results.json").read_text())
+    assert {r["task"] for r in written["records"]} == {"furniture"}
+    assert list(written["missing"]) == ["pets"]
+    assert "pets: not scored: " in " ".join(written["table"].split())
+    assert "pets: not scored: " in (workdir / "report.html").read_text()
+
+
 def test_run_leaves_a_model_folder_to_start_from(finished):
     workdir, _ = finished
     model = intern_jax.load(workdir / "model")

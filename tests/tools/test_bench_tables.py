@@ -1,17 +1,24 @@
 """What the programs of tools/bench write with --out is in the form, and has what the scoreboard's claims name."""
 
 import argparse
+import functools
 import json
 import pathlib
 import sys
 
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
+from intern_jax.benchmark.runner import Recorder  # noqa: E402
 from intern_jax.benchmark.scores import record  # noqa: E402
+from intern_jax.benchmark.scores.outcomes import Store  # noqa: E402
+from intern_jax.benchmark.scores.replicates import Replicates  # noqa: E402
+from intern_jax.core.layout import Layout  # noqa: E402
+from intern_jax.metrics.table import METRICS  # noqa: E402
 from tools.bench import (  # noqa: E402
     chain,
     coco_map,
@@ -197,13 +204,34 @@ def test_a_step_that_did_not_compile_is_not_held_to_fit():
 
 def test_scores_are_means_with_deviation_error_and_number():
     table = of_scores()
-    names = [column["name"] for column in table.columns[3:]]
+    names = [column["name"] for column in table.columns[4:]]
     assert names == [
         *("random 10%", "generalist 1%", "generalist 10%", "scratch 10%", "scratch 100%"),
-        "x labels, generalist 10%",
+        *("x labels, generalist 10%", "x labels, generalist 10%, 95%"),
     ]
     leaf, depth = table.rows
-    assert leaf[:3] == ["leaf", "top-1 % ↑", 500]
-    assert leaf[3] == pytest.approx({"mean": 42.0, "sd": 2**0.5, "standard_error": 0.5, "n": 2})
-    assert leaf[-1] == "1" and depth[3]["digits"] == 3
-    assert "| 42.0 sd 1.4 (0.5) |" in table.markdown() and table.columns[3]["fraction"] == 0.1
+    assert leaf[:4] == ["leaf", "top-1 % ↑", 500, "1% (10), 10% (100), 100% (1,000)"]
+    assert leaf[4] == pytest.approx({"mean": 42.0, "sd": 2**0.5, "standard_error": 0.5, "n": 2})
+    assert leaf[-2:] == ["1", None] and depth[4]["digits"] == 3
+    assert "| 42.0 sd 1.4 (0.5) |" in table.markdown() and table.columns[4]["fraction"] == 0.1
+
+
+def test_a_label_factor_has_its_interval_in_a_column_of_its_own_and_a_part_is_marked(tmp_path):
+    made = []
+    layout = Layout.of(tmp_path)
+    layout.records.mkdir()
+    for method, fraction, right in (("scratch", 0.1, 20), ("scratch", 1.0, 40), ("ours", 0.1, 44)):
+        key = {"task": "leaf", "family": "classification", "metric": "top1", "method": method}
+        key |= {"fraction": fraction, "seed": 0, "draw": 0, "test_digest": "a", "whole_test": 100}
+        key |= {"n_train": int(1000 * fraction)}
+        statistics = np.stack([np.ones(60), np.arange(60) < right], axis=1)
+        summary = functools.partial(METRICS["top1"].summary, statistics)
+        made.append(Recorder(layout, {})(key, summary))
+    replicates = Replicates(Store([layout.records]), count=200)
+    table = scores.table(made, replicates, title="T", **GIVEN)
+    (row,) = table.rows
+    assert [column["name"] for column in table.columns[-2:]] == [
+        *("x labels, ours 10%", "x labels, ours 10%, 95%"),
+    ]
+    assert row[0] == "leaf*" and row[-2] == ">10" and row[-1].endswith(">10]")
+    assert "* leaf: 60 of 100 test pictures." in table.notes

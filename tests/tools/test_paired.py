@@ -1,40 +1,45 @@
-"""Gains paired by seed: their figures, the form in which they are written, and runs of too few seeds."""
+"""Paired gains of a run as tables of figures: their values, the form in which they are written, and old runs."""
 
 import json
 import pathlib
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
-import scipy.stats
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from intern_jax.benchmark.scores import record as record_lib  # noqa: E402
+from intern_jax.benchmark.runner import Recorder  # noqa: E402
 from intern_jax.core.config import UserError  # noqa: E402
+from intern_jax.core.layout import Layout  # noqa: E402
+from intern_jax.metrics import paired as bootstrap  # noqa: E402
+from intern_jax.metrics.table import METRICS  # noqa: E402
 from tools import paired  # noqa: E402
 from tools.bench import measured  # noqa: E402
-from tools.scoreboard import read  # noqa: E402
+from tools.scoreboard import claims, read  # noqa: E402
 
-GENERALIST = {0: (50.0, 52.0), 1: (60.0, 62.0), 2: (70.0, 75.0)}  # {seed: scores of its draws}
-SCRATCH = {0: (40.0,), 1: (45.0,), 2: (70.0,)}
+N = 80
 NAME = "generalist 10% - scratch 10%"
 
 
-def records(task, metric, family, **methods):
-    key = {"task": task, "metric": metric, "family": family, "fraction": 0.1}
-    return [
-        record_lib.made(key | {"method": method, "seed": seed, "draw": draw, "score": score})
-        for method, by_seed in methods.items()
-        for seed, scores in by_seed.items()
-        for draw, score in enumerate(scores)
-    ]
-
-
-def run_of(folder, made):
-    (folder / "results.json").write_text(json.dumps({"records": [one.plain() for one in made]}))
+def run_of(folder, tasks, outcomes=True):
+    """A run in which the first images of `tasks` {task: {(method, share): right ones}} are right."""
+    layout = Layout.of(folder)
+    layout.records.mkdir()
+    made = []
+    for task, methods in tasks.items():
+        for (method, share), count in methods.items():
+            key = {"task": task, "family": "classification", "metric": "top1", "method": method}
+            key |= {"fraction": share, "seed": 0, "draw": 0, "test_digest": task}
+            right = np.stack([np.ones(N), np.arange(N) < count], axis=1)
+            made.append(Recorder(layout, {})(key, partial(METRICS["top1"].summary, right)))
+    plain = [one.plain() for one in made]
+    if not outcomes:
+        plain = [one | {"outcomes": ""} for one in plain]
+    layout.results.write_text(json.dumps({"records": plain}))
     return folder
 
 
@@ -43,36 +48,63 @@ def main(monkeypatch, *arguments):
     paired.main()
 
 
-def test_gains_are_means_over_seeds_of_means_over_draws(tmp_path, monkeypatch, capsys):
-    methods = {"generalist": GENERALIST, "scratch": SCRATCH}
-    made = records("emoji", "top1", "classification", **methods)
-    made += records("rooms", "rmse", "depth", **methods)
-    run = run_of(tmp_path, made)
-    main(monkeypatch, run, "--title=Gains", f"--out={tmp_path / 'gains.json'}")
-    found = read.table(tmp_path / "gains.json")  # in the form
-    place = read.column(found, NAME, "test")
-    emoji, rooms = (row[place] for row in found.rows)
-    gains = np.array([51.0 - 40, 61 - 45, 72.5 - 70])
-    half = scipy.stats.t.ppf(0.975, 2) * scipy.stats.sem(gains)
-    expected = {"mean": gains.mean(), "low": gains.mean() - half, "high": gains.mean() + half}
-    assert emoji == pytest.approx(expected | {"n": 3})
-    assert rooms["mean"] == pytest.approx(-gains.mean()) and rooms["digits"] == 3
-    printed = capsys.readouterr().out
-    said = f"+{gains.mean():.1f} [{gains.mean() - half:+.1f}, {gains.mean() + half:+.1f}]"
-    assert said in printed and measured.text(emoji, found.columns[place]) == said
-    # Methods that the run does not have are dashes.
-    assert all(cell is None for cell in found.rows[0][place + 1 :]) and "nan" not in printed
+TASKS = {
+    "emoji": {("generalist", 0.1): 40, ("scratch", 0.1): 32, ("scratch", 1.0): 48},
+    "leaf": {("generalist", 0.1): 30, ("scratch", 0.1): 30},
+}
 
 
-def test_fewer_than_three_seeds_of_both_methods_are_refused(tmp_path, monkeypatch):
-    less = {seed: scores for seed, scores in SCRATCH.items() if seed}
-    made = records("emoji", "top1", "classification", generalist=GENERALIST, scratch=less)
-    with pytest.raises(UserError, match=f"emoji: {NAME}: 2 seeds; an interval needs 3"):
-        main(monkeypatch, run_of(tmp_path, made))
+def test_gains_stand_by_row_and_their_means_with_a_verdict(tmp_path, monkeypatch, capsys):
+    run = run_of(tmp_path, TASKS)
+    rows, means = tmp_path / "rows.json", tmp_path / "means.json"
+    main(monkeypatch, run, "--title=Gains", f"--out={rows}", f"--means={means}")
+    found = read.table(rows)  # in the form
+    assert [column["name"] for column in found.columns] == [
+        *("task", NAME, "generalist 10% - scratch 100%"),
+    ]
+    emoji, leaf = found.rows
+    images = bootstrap.Images("emoji", N).times_RxN
+    low, high = np.quantile(100 * images[:, 32:40].sum(axis=1) / N, [0.025, 0.975])
+    assert emoji[1] == pytest.approx({"mean": 10.0, "low": low, "high": high})
+    assert emoji[2]["mean"] == pytest.approx(-10) and emoji[2]["high"] < 0
+    assert leaf[1] == {"mean": 0.0, "low": 0.0, "high": 0.0} and leaf[2] is None
+    over = read.table(means)
+    assert over.title == "Gains: means over rows"
+    first, second = over.rows
+    gain = {"mean": 5.0, "low": low / 2, "high": high / 2}
+    assert first == [NAME, pytest.approx(gain), "2 of 2", "superior", "test images"]
+    assert second[2:4] == ["1 of 2", "undecided"]
+    assert f"+5.0 [{low / 2:+.1f}, {high / 2:+.1f}]" in measured.text(first[1], over.columns[1])
+    assert f"| {NAME} | +5.0 [" in capsys.readouterr().out
 
 
-def test_a_score_that_is_not_finite_has_no_gain():
-    lost = GENERALIST | {1: (60.0, float("nan"))}
-    made = records("emoji", "top1", "classification", generalist=lost, scratch=SCRATCH)
-    found = paired.table(made, title="t", command="c", machine="m", date="2026-11-25")
-    assert found.rows[0][1:] == [None] * len(paired.PAIRS)
+def test_a_run_without_outcomes_is_refused(tmp_path, monkeypatch):
+    run = run_of(tmp_path, TASKS, outcomes=False)
+    with pytest.raises(UserError, match=rf"results\.json: {NAME}: no interval: .* run again"):
+        main(monkeypatch, run)
+
+
+def test_outcomes_that_are_gone_are_named(tmp_path, monkeypatch):
+    run = run_of(tmp_path, TASKS)
+    for path in (tmp_path / "records").glob("*.npz"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"no interval: .*\.npz: is gone"):
+        main(monkeypatch, run)
+
+
+@pytest.mark.parametrize(
+    ("bar", "held"),
+    [({"verdict": "superior"}, [True, False]), ({"verdict": "not inferior"}, [True, False])],
+)
+def test_a_claim_may_ask_for_a_verdict(tmp_path, monkeypatch, bar, held):
+    run = run_of(tmp_path, TASKS)
+    main(monkeypatch, run, f"--means={tmp_path / 'means.json'}")
+    tables = {"means": read.table(tmp_path / "means.json")}
+    entry = {"claim": "better", "source": "means", "column": "mean gain", "bar": bar}
+    found = [
+        claims._claim(entry | {"rows": [row[0]]}, tables, "claims[0]").held
+        for row in tables["means"].rows
+    ]
+    assert found == held
+    with pytest.raises(UserError, match="nothing to compare with 'superb'"):
+        claims._claim(entry | {"bar": {"verdict": "superb"}}, tables, "claims[0]")

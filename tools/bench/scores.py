@@ -6,10 +6,12 @@
 Run it on the machine and in the checkout of the run: they are written down, the commit as given. The date is that of
 results.json. A cell has mean, standard deviation and number of the scores over seeds and label draws, and the mean of
 their standard errors over test images. Validation scores are left out. `x labels` says how many times more labels
-training from scratch needs to match a column.
+training from scratch needs to match a column; a column of its own has the ends of its 95% interval, where the run's
+records keep outcomes per test image.
 """
 
 import argparse
+import dataclasses
 import datetime
 import math
 import pathlib
@@ -18,8 +20,11 @@ from typing import Any
 
 from intern_jax.benchmark.scores import cells, record
 from intern_jax.benchmark.scores import table as tables
+from intern_jax.benchmark.scores.outcomes import Store
 from intern_jax.benchmark.scores.record import Record
-from intern_jax.benchmark.scores.render import MISSING
+from intern_jax.benchmark.scores.replicates import Replicates
+from intern_jax.core.layout import Layout
+from intern_jax.metrics.label_efficiency import LabelFactor
 from tools.bench import measured
 from tools.bench.measured import Cell, Measured
 
@@ -38,6 +43,7 @@ def main() -> None:
     results = args.run / "results.json"
     found = table(
         record.read_run(results),
+        Replicates(Store([Layout.of(args.run).records])),
         title=args.title,
         command=args.command,
         machine=measured.machine(),
@@ -48,19 +54,40 @@ def main() -> None:
     print(found.markdown())
 
 
-def table(records: Sequence[Record], **given: Any) -> Measured:
+def table(
+    records: Sequence[Record], replicates: Replicates | None = None, **given: Any
+) -> Measured:
     """The measurement of a run's records; `given` are its title, command, machine, date and commit."""
-    placed = tables.grid(cells.of(records))
+    found = cells.of(records)
+    placed = tables.grid(found, replicates)
+    factors = placed.head[len(placed.head) - len(placed.adapted) :]
     columns: list[dict[str, Any]] = [{"name": name} for name in placed.head]
-    for column, (method, fraction) in zip(columns[3:], placed.columns, strict=False):
+    columns += [{"name": f"{name}, 95%"} for name in factors]
+    stub = len(tables.Grid.STUB)
+    for column, (method, fraction) in zip(columns[stub:], placed.columns, strict=False):
         column |= {"digits": 1, "method": method, "fraction": fraction}
     rows = []
     for task, own, worth in placed.rows:
         first = next(one for one in own if one is not None)
-        factors = [None if factor == MISSING else factor for factor in worth]
-        rows.append([task, first.metric.heading, int(first.n_test), *map(cell, own), *factors])
+        counts = [int(first.n_test), cells.labels(one for one in own if one is not None) or None]
+        shown = [*map(cell, own), *map(plain, worth), *map(ends, worth)]
+        mark = max(one.mark for one in own if one is not None)
+        rows.append([task + mark, first.metric.heading, *counts, *shown])
     notes = [f"↑ higher is better, ↓ lower. {tables.FROZEN_NOTE} {SHARE}", tables.FACTOR_NOTE]
+    notes += cells.partial_notes(found)
     return Measured(columns=columns, rows=rows, over="seeds and label draws", notes=notes, **given)
+
+
+def plain(factor: LabelFactor | None) -> str | None:
+    """A label factor without its interval."""
+    return None if factor is None else str(dataclasses.replace(factor, interval=None))
+
+
+def ends(factor: LabelFactor | None) -> str | None:
+    """The interval of a label factor; None without one."""
+    if factor is None or factor.interval is None:
+        return None
+    return f"[{factor.interval[0]}, {factor.interval[1]}]"
 
 
 def cell(found: tables.Cell | None) -> Cell:

@@ -8,7 +8,8 @@ benchmarks/scoreboard.json holds {"claims": [claim, ...]}. A claim:
      "column": "ours / torch",        the figures that the bar is for, or:
      "over": "torch",                 ... those of `column` divided by those of `over`
      "count": {"low_above": 0},       instead of the figures: how many rows satisfy this
-     "bar": {"at_least": 1.0},        exactly one of CONDITIONS, held by every row (with `count`, by their number)
+     "bar": {"at_least": 1.0},        exactly one of CONDITIONS, held by every row (with `count`, by their number);
+                                      {"verdict": "superior"} or "not inferior" decides a gain in points by its interval
      "peer": "PyTorch 2.13",          optional: whose level the bar is
      "front": false}                  optional: a held claim of less weight, which stands on its own page only
 """
@@ -21,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from intern_jax.core.config import UserError, did_you_mean
+from intern_jax.metrics import decision
 from tools.bench import measured
 from tools.bench.measured import Cell, Column, Measured, number, statistic, text
 from tools.scoreboard import read
@@ -42,11 +44,18 @@ def _positive(value: float) -> bool:
     return math.copysign(1, value) > 0
 
 
+def _verdict(cell: Cell) -> str:
+    """The verdict on a mean gain in points, by the one rule of the project."""
+    return str(decision.decide(cell["low"], cell["high"]))
+
+
+LEAST = {"superior": ("superior",), "not inferior": ("superior", "not inferior")}
 CONDITIONS: dict[str, tuple[str, Callable[[Cell, Any], bool]]] = {
     "at_least": ("≥ ", lambda cell, bar: _lowest(cell) >= bar),
     "at_most": ("≤ ", lambda cell, bar: _highest(cell) <= bar),
     "equals": ("", lambda cell, bar: centre(cell) == bar),
     "above": ("> ", lambda cell, bar: _lowest(cell) > bar),
+    "verdict": ("", lambda cell, bar: _verdict(cell) in LEAST[bar]),
     "low_above": ("", lambda cell, bar: _positive(cell["low"] - bar)),
     "high_below": ("", lambda cell, bar: not _positive(cell["high"] - bar)),
 }

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from intern_jax.families import Family
 from intern_jax.metrics import table as metrics
 
 GVB = "intern_jax.data.gvb:load"
+ABOUT = 0.95  # of a size that is published as "about": the least that counts as whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,24 @@ class Row:
     def task_family(self) -> Family:
         """The record of the row's family."""
         return families.find(self.family, f"{self.name}.family")
+
+    @property
+    def whole(self) -> tuple[int | None, int | None]:
+        """The least numbers of training and test images with which its splits are whole; None where none is published.
+
+        `sizes` may name several for a split: "24,231 or 47,584", "697 (652 with truth)".
+        """
+        if "/" not in self.sizes:
+            return None, None
+        share = ABOUT if "about" in self.sizes else 1.0
+        train, test = (
+            [
+                int(n.replace(",", ""))
+                for n in re.findall(r"(?:^|or |about |\()(\d[\d,]*)", side.strip())
+            ]
+            for side in self.sizes.split("/")
+        )
+        return int(share * min(train)), int(share * min(test))
 
     @property
     def published(self) -> bool:

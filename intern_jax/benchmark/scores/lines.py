@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from intern_jax import families
 from intern_jax.benchmark.rows import published as published_lib
 from intern_jax.benchmark.rows.published import AVERAGE, AVERAGED, CAVEAT, COLUMNS, Column
 from intern_jax.benchmark.scores import cells as cells_lib
@@ -26,6 +27,7 @@ Published = bool | Sequence[str]  # all rows or none, or the names of those to s
 HEADS = ("lbfgs", "sgd", "knn", "panoptic", "deeplabv3", "depth", "boxes")  # first ones first
 FIGURES = tuple((column.name, figure) for column in COLUMNS for figure in column.figures)
 OF_ROW = {column.name: column.figures for column in COLUMNS}
+TITLES = {column.name: column.title for column in COLUMNS}
 FAMILIES = tuple(dict.fromkeys(column.family for column in COLUMNS))
 
 
@@ -40,17 +42,23 @@ class Line:
     published: bool
     cells: Mapping[Figure, Cell]
 
+    @property
+    def repeats(self) -> str:
+        """Seeds and label draws behind its figures, such as "1 x 5"; "" of a published row."""
+        return cells_lib.repeats(self.cells.values())
+
     def mean(self) -> float | None:
         """The mean of the classification columns, or None where one is missing."""
         there = self._averaged()
         return float(np.mean(there)) if len(there) == len(AVERAGED) else None
 
     def mean_text(self) -> str:
-        """That mean as tables show it, or how many of its columns there are."""
+        """That mean as tables show it, marked where one of its columns is partial, or how many of them there are."""
         mean = self.mean()
         if mean is None:
             return f"{len(self._averaged())} of {len(AVERAGED)}"
-        return Aggregate(mean).parts(AVERAGE.digits)[0]
+        marks = [self.cells[name, ""].mark for name in AVERAGED]
+        return Aggregate(mean).parts(AVERAGE.digits)[0] + max(marks)
 
     def _averaged(self) -> list[float]:
         keys = [(name, "") for name in AVERAGED if (name, "") in self.cells]
@@ -140,9 +148,9 @@ def notes(records: Iterable[Record], published: Published = True) -> list[str]:
     own = of_gvb(records)
     shown = cells_lib.counted(own)
     found = [f"{NOTE} The mean is over the classification columns, given only where all are there."]
-    families = {column.name: column.family for column in COLUMNS}
+    of_row = {column.name: column.family for column in COLUMNS}
     heads = {
-        family: sorted({r.head for r in shown if families[r.task] == family} - {""})
+        family: sorted({r.head for r in shown if of_row[r.task] == family} - {""})
         for family in FAMILIES
     }
     named = [f"{family} {', '.join(names)}" for family, names in heads.items() if names]
@@ -156,7 +164,29 @@ def notes(records: Iterable[Record], published: Published = True) -> list[str]:
             found.append(
                 f"{column.title}: records without {', '.join(lacking)} among their scores."
             )
+    if own:
+        found.append(cells_lib.COUNTS_NOTE)
+    found += cells_lib.partial_notes(cells_lib.of(own), TITLES)
+    if own and (boxless := [column.title for column in COLUMNS if not_scored(column, own)]):
+        found.append(f"{', '.join(boxless)}: needs boxes of a detector: --boxes=ROW=FILE.")
     return [*found, CAVEAT] if _chosen(published) else found
+
+
+def not_scored(column: Column, records: Iterable[Record]) -> str:
+    """What a data set lacks that is scored by a detector's boxes and has no record; "" for any other."""
+    boxes = families.find(column.family).answer == "boxes"
+    there = any(record.task == column.name for record in cells_lib.of_test(records))
+    return "needs boxes" if boxes and not there else ""
+
+
+def counts(column: Column, found: Iterable[Line]) -> tuple[str, str]:
+    """(shares with numbers of training labels, number of test images) of our figures on a data set; "" where none."""
+    there = [line.cells.get((column.name, figure)) for line in found for figure in column.figures]
+    ours = [cell for cell in there if cell and cell.records]
+    tests = sorted({r.n_test for cell in ours for r in cell.records if r.n_test is not None})
+    return cells_lib.labels(ours), " to ".join(
+        f"{n:,}" for n in dict.fromkeys((*tests[:1], *tests[-1:]))
+    )
 
 
 def heading(column: Column, found: Iterable[Line]) -> str:

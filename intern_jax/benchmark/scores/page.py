@@ -17,6 +17,7 @@ from intern_jax.benchmark.scores.lines import (
     heading,
     lines,
     measures,
+    not_scored,
     notes,
     ranked,
 )
@@ -32,16 +33,18 @@ def page_data(
 ) -> dict[str, Any]:
     """What the page shows, as JSON would hold it; `against` is the published row that ours are drawn with.
 
-    {"columns": [{"family", "title", "unit", "figures": [...]}], "average": {"after": number of columns, "title",
-    "unit"}, "notes": [text],
-    "groups": [{"title", "published", "rows": [{"label", "heads", "mean", "cells": [{"score", "spread", "best"} or
-    None]}]}],
+    {"columns": [{"family", "title", "unit", "figures": [...], "missing": what ours lack}], "average": {"after": number
+    of columns, "title", "unit"}, "notes": [text],
+    "groups": [{"title", "published", "rows": [{"label", "heads", "mean", "cells": [{"score", "spread", "numbers",
+    "best"} or None]}]}],
     "radar": {"against", "fraction", "axes": [title], "lines": [{"label", "values": [ratio or None]}]} or None,
     "efficiency": {"against", "panels": [{"title", "metric", "unit", "higher_is_better", "published": {"fraction",
     "value"}, "lines": [{"label", "points": [[fraction, mean, half a bar], ...]}]}]}}.
 
-    Cells follow the figures of all columns. "best" is the best of its group where that has two or more, in the digits
-    that are shown. Fractions are texts such as "10%" but in points. Raises UserError for an unknown published row.
+    Cells follow the figures of all columns. A score on a part of a data set ends in a mark, which "notes" explain.
+    "numbers" are those of training labels and of test images. "best" is the best of its group where that has two or
+    more, in the digits that are shown. Fractions are texts such as "10%" but in points. Raises UserError for an unknown
+    published row.
     """
     records = list(records)
     found = lines(records, published)
@@ -53,6 +56,7 @@ def page_data(
             "title": column.title,
             "unit": printable(heading(column, found)),
             "figures": list(column.figures),
+            "missing": not_scored(column, records),
         }
         for column in COLUMNS
     ]
@@ -78,7 +82,9 @@ def _groups(found: Sequence[Line]) -> list[dict[str, Any]]:
         rows = [
             {
                 "label": printable(line.label),
-                "heads": ", ".join(printable(head) for head in line.heads.values() if head),
+                "heads": ", ".join(
+                    filter(None, (*map(printable, line.heads.values()), line.repeats))
+                ),
                 "mean": line.mean_text(),
                 "cells": [_page_cell(line, key, group) for key in FIGURES],
             }
@@ -97,7 +103,13 @@ def _page_cell(line: Line, key: Figure, group: Sequence[Line]) -> dict[str, Any]
     known = [value for value in shown if math.isfinite(value)]
     best = (max if cell.metric.higher_is_better else min)(known, default=math.nan)
     score, spread = cell.parts
-    return {"score": score, "spread": spread, "best": len(known) > 1 and _shown(cell) == best}
+    counts = [f"{n:,.0f}" if math.isfinite(n) else "?" for n in (cell.n_train, cell.n_test)]
+    return {
+        "score": score + cell.mark,
+        "spread": spread,
+        "numbers": " / ".join(counts) if cell.records and counts != ["?", "?"] else "",
+        "best": len(known) > 1 and _shown(cell) == best,
+    }
 
 
 def _shown(cell: Cell) -> float:
@@ -122,9 +134,15 @@ def _radar(ours: Sequence[Line], rival: Line) -> dict[str, Any] | None:
     return {
         "against": rival.label,
         "fraction": percent(FRACTION),
-        "axes": [_axis(COLUMNS[i]) for i in axes],
+        "axes": [_axis(COLUMNS[i]) + _mark(same, COLUMNS[i]) for i in axes],
         "lines": kept,
     }
+
+
+def _mark(found: Iterable[Line], column: Column) -> str:
+    """The mark of a data set of which a line has a part alone."""
+    there = [line.cells.get((column.name, figure)) for line in found for figure in column.figures]
+    return max((cell.mark for cell in there if cell), default="")
 
 
 def _axis(column: Column) -> str:
@@ -163,7 +181,7 @@ def _panels(ours: Sequence[Line], rival: Line) -> list[dict[str, Any]]:
                 value, measured = rival.cells[key].aggregate.mean, measures(column, there)
                 panels.append(
                     {
-                        "title": f"{column.title} {key[1]}".strip(),
+                        "title": f"{column.title} {key[1]}".strip() + _mark(there, column),
                         "metric": printable(" or ".join(one.title for one in measured)),
                         "unit": printable(measured[0].unit),
                         "higher_is_better": measured[0].higher_is_better,

@@ -62,6 +62,9 @@ class Record(Settings):
       standard_error     of the score over test images, in the metric's unit
       scores             {figure: value} of all figures of the metric, the score's own among them
       n_train, n_test    number of images that the head learnt from, and that it was scored on
+      n_all_train        number of training images that the row has, of which `fraction` is taken
+      whole_train, whole_test   numbers of images with which the row's published splits are whole
+      outcomes           name of the file beside the record that holds each test image's statistics; "" for none
     What it follows from
       backbone           name of the backbone, or the spec of a network that was trained from random weights
       backbone_digest    of its arrays
@@ -97,6 +100,10 @@ class Record(Settings):
     scores: dict[str, Number] = field({}, say="a group of numbers")
     n_train: int | None = field(None, say="a whole number, or null")
     n_test: int | None = field(None, say="a whole number, or null")
+    n_all_train: int | None = field(None, say="a whole number, or null")
+    whole_train: int | None = field(None, say="a whole number, or null")
+    whole_test: int | None = field(None, say="a whole number, or null")
+    outcomes: str = field("", say="a text")
     size: int | None = field(None, say="a whole number, or null")
     backbone: str | dict[str, Any] = field("", say="a text, or a group of fields")
     backbone_digest: str = field("", say="a text")

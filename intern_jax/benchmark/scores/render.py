@@ -115,14 +115,15 @@ def _escaped(cell: str) -> str:
 CSV_COLUMNS = (
     *("task", "figure", "family", "metric", "unit", "higher_is_better"),
     *("method", "head", "fraction", "published", "records", "seeds", "draws"),
-    *("mean", "sd", "t95", "test_standard_error", "n_train", "n_test", "versions"),
+    *("mean", "sd", "t95", "test_standard_error", "n_train", "n_test", "versions", "partial"),
 )
 
 
 def csv(cells: Iterable[Cell]) -> str:
     """One line per cell, unrounded; published figures as printed. What is not known is empty.
 
-    `t95` is half the 95% t-interval of the mean, `records` the number of scores.
+    `t95` is half the 95% t-interval of the mean, `records` the number of scores. `partial` says of how much of a
+    published data set the figure is; it is empty where that is all of it.
     """
     out = io.StringIO()
     writer = csv_lib.writer(out, lineterminator="\n")
@@ -137,7 +138,7 @@ def csv(cells: Iterable[Cell]) -> str:
 
 def _figures(cell: Cell) -> list[Any]:
     if cell.printed:
-        return ["", "", "", cell.printed, *[""] * 6]
+        return ["", "", "", cell.printed, *[""] * 7]
     found, records = cell.aggregate, cell.records
     seeds, draws = {record.seed for record in records}, {record.draw for record in records}
     versions = {record.versions.get("intern_jax", "?") for record in records}
@@ -151,7 +152,7 @@ def _figures(cell: Cell) -> list[Any]:
     )
     listed = (" ".join(map(str, sorted(values))) for values in (seeds, draws, versions))
     seeds_text, draws_text, versions_text = listed
-    return [found.n, seeds_text, draws_text, *map(_number, numbers), versions_text]
+    return [found.n, seeds_text, draws_text, *map(_number, numbers), versions_text, cell.partial]
 
 
 def _number(value: float) -> float | str:

@@ -1,0 +1,134 @@
+"""The outcomes of a score: its metric's statistics of each test image, in a file beside the score's record.
+
+RECORD.npz holds `statistics` [N,...], in the smallest dtype that holds them exactly, and `images`, the digest of the
+test images. It is written before RECORD.json, in one move. Intervals of gains need these statistics. A record without
+them is shown like any other.
+"""
+
+import logging
+import os
+import pathlib
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable
+
+import numpy as np
+
+from intern_jax import families
+from intern_jax.benchmark.scores.record import Record
+from intern_jax.core.config import UserError
+from intern_jax.metrics import table as metrics
+from intern_jax.metrics.table import Metric
+
+log = logging.getLogger(__name__)
+REMEDY = "delete its record and run again"
+FILE_NAME = r"[\w.+-]+\.npz"
+SMALLEST = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.int64, np.float32)
+
+
+def images_of(record: Record) -> str:
+    """What a record says of its test images: the digest of their keys, or the fingerprint of their files."""
+    return record.test_digest or record.data.get("test", "")
+
+
+def same_images(one: Record, other: Record) -> bool:
+    """Whether two records were scored on the same test images; False where they do not say."""
+    pairs = (
+        (one.test_digest, other.test_digest),
+        (one.data.get("test", ""), other.data.get("test", "")),
+    )
+    return one.n_test == other.n_test and any(a == b != "" for a, b in pairs)
+
+
+def metric_of(record: Record) -> Metric | None:
+    """The metric that made a record's outcomes, from the table or from the record's family; None for none known."""
+    if record.metric in metrics.METRICS:
+        return metrics.METRICS[record.metric]
+    own = [one for one in families.known() if one.name == record.family]
+    found = [metrics.find(name) for family in own for name in family.metrics]
+    return next((metric for metric in found if metric.name == record.metric), None)
+
+
+def compact(values: np.ndarray) -> np.ndarray:
+    """The values in the smallest dtype that holds them exactly."""
+    for kind in SMALLEST:
+        # What does not fit comes out as another number, and is compared below.
+        with np.errstate(invalid="ignore", over="ignore"):
+            small = values.astype(kind)
+        if np.array_equal(small.astype(values.dtype), values, equal_nan=kind is np.float32):
+            return small
+    return values
+
+
+def write(path: pathlib.Path, record: Record, per_image: np.ndarray) -> Record:
+    """Write statistics [N,...] beside the record's future file `path`; returns the record that names them."""
+    file = path.with_suffix(".npz")
+    temporary = file.with_name(file.name + ".tmp")
+    with temporary.open("wb") as out:
+        np.savez_compressed(
+            out, statistics=compact(np.asarray(per_image)), images=np.array(images_of(record))
+        )
+    os.replace(temporary, file)
+    return record.model_copy(update={"outcomes": file.name})
+
+
+def read(path: pathlib.Path, record: Record) -> np.ndarray:
+    """Statistics float64 [N,...] that give the record's score; UserError where the file does not fit the record."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            statistics = file["statistics"].astype(np.float64)
+            images = str(file["images"])
+    except FileNotFoundError:
+        raise UserError(f"{path}: is gone; {REMEDY}") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}: damaged ({error}); {REMEDY}") from None
+    if images != images_of(record) or len(statistics) != record.n_test:
+        raise UserError(f"{path}: is of other test images than its record; {REMEDY}")
+    metric = metric_of(record)
+    if metric is not None:
+        _check_score(path, record, metric, statistics)
+    return statistics
+
+
+def _check_score(
+    path: pathlib.Path, record: Record, metric: Metric, statistics: np.ndarray
+) -> None:
+    try:
+        score = float(metric.score_of(statistics.sum(axis=0)))
+    except (LookupError, StopIteration, ValueError):
+        raise UserError(f"{path}: holds no statistics of {metric.name}; {REMEDY}") from None
+    if not np.isclose(score, record.score, rtol=1e-9, atol=1e-9, equal_nan=True):
+        raise UserError(f"{path}: gives {score:g}, its record {record.score:g}; {REMEDY}")
+
+
+class Store:
+    """Finds the outcomes of records below some folders; `faults` has a line for each file that cannot be used."""
+
+    def __init__(self, folders: Iterable[str | os.PathLike[str]]):
+        self.folders = [pathlib.Path(folder) for folder in folders]
+        self.faults: dict[str, str] = {}
+
+    def of(self, record: Record) -> np.ndarray | None:
+        """Statistics [N,...] of a record; None where it keeps none or its file cannot be used."""
+        if not record.outcomes or not self.folders:
+            return None
+        try:
+            return read(self._path(record.outcomes), record)
+        except UserError as fault:
+            self.faults[record.outcomes] = str(fault)
+            return None
+
+    def _path(self, name: str) -> pathlib.Path:
+        if not re.fullmatch(FILE_NAME, name):
+            raise UserError(f"record.outcomes: {name!r} is no file beside a record; {REMEDY}")
+        direct = [folder / name for folder in self.folders]
+        deeper = (path for folder in self.folders for path in folder.rglob(name))
+        return next((path for path in direct if path.is_file()), None) or next(deeper, direct[0])
+
+    def warn(self) -> None:
+        """One line on the files that could not be used, if there are any."""
+        if self.faults:
+            first = next(iter(self.faults.values()))
+            more = f" (and {len(self.faults) - 1} more files)" if len(self.faults) > 1 else ""
+            log.warning("%s%s; until then these scores have no paired interval", first, more)
