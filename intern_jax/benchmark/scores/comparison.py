@@ -287,7 +287,9 @@ def _left_out(comparisons: Sequence[Comparison]) -> list[str]:
     parts = {row.task: row.partial for one in comparisons for row in one.rows if row.partial}
     notes += [f"{PARTIAL} {task}: {part}." for task, part in parts.items()]
     if any(not math.isfinite(one.lower) for one in comparisons):
-        notes.append("no interval: no row of the comparison keeps outcomes per test image.")
+        notes.append(
+            "no interval: no row of the comparison keeps outcomes per test image; records that are made anew do."
+        )
     return notes
 
 
