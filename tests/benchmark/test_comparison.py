@@ -227,12 +227,16 @@ def test_comparisons_of_other_shares_may_be_asked_for(run):
 
 
 def test_methods_are_compared_with_the_same_head(run):
-    run.add("random", first(10), head="knn")
-    run.add("random", first(20), head="lbfgs")
-    run.add("expert", first(26), head="lbfgs")
+    run.add("random", first(20), head="knn")
+    run.add("random", first(10), head="lbfgs")
+    run.add("expert", first(26), head="knn")
     run.add("expert", first(50), head="sgd")
-    (one,) = run.compared()
-    assert one.rows[0].heads == ("lbfgs", "lbfgs") and one.gain == pytest.approx(10)
+    run.add("scratch", first(44))
+    over_random, over_scratch = run.compared()
+    assert over_random.rows[0].heads == ("knn", "knn")
+    assert over_random.gain == pytest.approx(10)
+    # Scratch has no head: the first of the other's.
+    assert over_scratch.rows[0].heads == ("sgd", "") and over_scratch.gain == pytest.approx(10)
 
 
 def test_label_factors_have_the_interval_of_their_replicates(run):
