@@ -70,7 +70,7 @@ def by_name(found):
 
 
 def test_each_rung_is_over_the_one_below_and_the_highest_over_random_and_scratch(run):
-    for method in ("random", "amateur", "expert", "finetune", "scratch", "floor"):
+    for method in ("amateur", "expert", "finetune", "random", "scratch", "floor"):
         run.add(method, first(30))
     run.add("expert", first(30), fraction=1.0)
     run.add("scratch", first(30), fraction=1.0)

@@ -154,6 +154,7 @@ def usual(cells: Sequence[Cell]) -> list[tuple[Side, Side]]:
     """
     methods = dict.fromkeys(cell.method for cell in cells)
     rungs = [name for name in methods if name not in (*TRAINED, FLOOR)]
+    rungs.sort(key=lambda name: name != BASE)  # the lowest, also if its records were made last
     pairs = list(zip(rungs[1:], rungs[:-1], strict=True))
     if rungs:
         pairs += [(rungs[-1], other) for other in (BASE, SCRATCH) if other in methods]
