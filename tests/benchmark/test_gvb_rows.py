@@ -284,7 +284,7 @@ def test_a_row_that_is_not_there_or_breaks_does_not_stop_the_others(tmp_path, ca
     said = capsys.readouterr()
     assert "Dtd" in said.out and "needs boxes" in said.out
     (line,) = [line for line in said.err.splitlines() if line.startswith("error: ")]
-    assert line.startswith("error: config.rows: 2 not scored, the others are: eurosat: ")
+    assert line.startswith("error: config.rows: 2 not scored: eurosat: ")
     assert "; cars: " in line
     assert {record["task"] for record in records(tmp_path / "run")} == {"dtd"}
     # Mended, the run goes on with the row that broke.

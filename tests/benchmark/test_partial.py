@@ -187,6 +187,13 @@ def test_a_detection_row_without_boxes_says_so_in_every_table():
     assert "--boxes" not in render.markdown(leaderboard.sheet([], True))
 
 
+def test_rows_that_were_not_scored_are_one_line_with_each_reason_once():
+    missing = {"dtd": "too dark; light it", "pets": "gone; get it", "cars": "too dark; light it"}
+    told = table.Incomplete("config.rows", missing, "the table")
+    said = "config.rows: 3 not scored: dtd, cars: too dark; light it; pets: gone; get it"
+    assert (str(told), told.table) == (said, "the table")
+
+
 def test_rows_that_were_asked_for_and_need_boxes_are_named():
     rows = ("pets", "voc07_12", "wider_face")
     said = cells_lib.needs_boxes(rows, [record("voc07_12", head="boxes")])
