@@ -29,7 +29,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "classification": {
                     # The published grid and schedule (adapt/sweep.py).
                     "sgd": {"steps": 10_000, "batch_size": 512},
-                    "lbfgs": {"l2": (1e-4, 1e-3, 1e-2, 1e-1, 1.0)},
+                    "lbfgs": {},
                     "knn": {"k": 20, "temperature": 0.07},
                 },
                 "voc2012_seg": {"deeplabv3": segmentation()},

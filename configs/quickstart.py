@@ -48,9 +48,14 @@ def get_config() -> ml_collections.ConfigDict:
 
 def heads(batch_size: int) -> dict:
     """What is trained on frozen backbones, by task family."""
-    light = {"steps": 150, "batch_size": batch_size, "learning_rate": 3e-3}
+    light = {
+        "steps": (150, 600),
+        "flips": (False, True),
+        "batch_size": batch_size,
+        "learning_rate": 3e-3,
+    }
     return {
-        "classification": {"lbfgs": {"l2": (1e-3, 1e-2, 1e-1, 1.0)}},
+        "classification": {"lbfgs": {}},
         "segmentation": {"panoptic": light},
         "depth": {"panoptic": light},
     }

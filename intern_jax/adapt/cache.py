@@ -1,9 +1,13 @@
-"""The outputs of a frozen backbone for every sample of a source, computed once and kept on disk.
+"""The outputs of a frozen backbone for every sample of a source, computed once per sample and kept.
 
-A cache is a folder named by a digest of all that its values depend on; meta.json lists them. They are the backbone
-(name, arrays, spec, normalisation), the transform and its format number, the source's fingerprint, the outputs, and the
-format number of this file. The folder holds shards of 4,096 rows: a <field>-<number>.npy per field, and a <number>.json
-with their digests. The JSON is written last, so a killed run resumes at the first shard without one.
+What is kept is known by a digest of all that its values depend on but the samples: the backbone (arrays, spec,
+normalisation), the transform, the outputs, and format numbers. Below that, a sample is known by its own digest
+(data/schema/fingerprints.py). So another draw, fraction, split or picture of a report reads only what is new, and a
+picture that was replaced under its name is read again.
+
+On a disk each digest has a folder; meta.json lists what it is of. The folder holds shards of up to 4,096 samples: a
+<field>-<shard>.npy per field, and a <shard>.json with the samples' digests and those of the fields. The JSON is written
+last, so a killed run resumes at the first shard without one.
 """
 
 import collections
@@ -17,7 +21,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,20 +31,45 @@ from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json
-from intern_jax.data.schema.fingerprints import fingerprint
+from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.source import Source, read_scored
-from intern_jax.models import zoo
+from intern_jax.data.sources.subset import Subset
+from intern_jax.models import readout, zoo
 from intern_jax.weights.model import Model
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # raise it when the same backbone, transform and source give other values
+FORMAT = 2  # raise it when the same backbone, transform and sample give other values
 SHARD = 4096
 REPORT_SECONDS = 30.0
 # Maps are large and only read by a head that is trained, so half the bytes suffice.
 DTYPES = {"cls": np.float32, "dense": np.float16}
 
 Rows = dict[str, np.ndarray]
+
+
+class Memory:
+    """Keeps outputs in memory for as long as it lives, as a folder does on a disk.
+
+    Above `most_bytes` it forgets what has been asked for least recently, but never the newest.
+    """
+
+    def __init__(self, most_bytes: int = 2**30):
+        self.most_bytes = most_bytes
+        self._stores: dict[str, _InMemory] = {}
+
+    def store(self, key: Mapping[str, Any]) -> "_InMemory":
+        """What is kept under the digest of `key`."""
+        name = config_lib.digest(key)
+        store = self._stores.pop(name) if name in self._stores else _InMemory()
+        self._stores[name] = store  # the newest is last
+        total = sum(one.nbytes for one in self._stores.values())
+        while total > self.most_bytes and len(self._stores) > 1:
+            total -= self._stores.pop(next(iter(self._stores))).nbytes
+        return store
+
+
+Kept = Memory | str | os.PathLike | None
 
 
 def cached(
@@ -51,16 +80,16 @@ def cached(
     branch: str,
     outputs: tuple[str, ...],
     mesh: jax.sharding.Mesh,
-    folder: str | os.PathLike | None = None,
+    kept: Kept = None,
     batch_size: int = 128,
 ) -> Rows:
     """The `outputs` of the backbone, and the transform's other fields, for all samples in the source's order: [N,...].
 
     `transform` is the spec of a transform that makes an "image", uint8 [S,S,3]; its other fields (label, mask, depth,
-    depth_valid) are returned unchanged. `branch` is one of the backbone: "cls" (float32) or "dense" (float16). Threads
-    read pictures while the device computes. Batches are sharded over the mesh's data axes; the last one is padded, and
-    none is larger than the source needs. With `folder`, values are read from a cache below it, or written to one; a
-    damaged shard is computed again.
+    depth_valid) are returned unchanged. `branch` is one of the backbone: "cls" (float32) or "dense" (float16).
+    `outputs`: names of outputs or readouts. Threads read pictures while the device computes. Batches are sharded over
+    the mesh's data axes; the last one is padded, and none is larger than the samples need. `kept` is a folder, or a
+    Memory: samples that are there are not read again, others are added; a damaged shard is computed again.
 
     UserError for no samples, values that are not finite, and a corrupt sample: a scored set must be whole. UserError
     for a mesh of several processes too: one process caches, on a mesh of its own devices.
@@ -71,41 +100,43 @@ def cached(
         raise UserError(f"{source.name}: no samples; nothing to extract")
     if mesh.is_multi_process:
         raise UserError("mesh: spans processes; cache features on a mesh of one process's devices")
-    store = None
-    if folder is not None:
-        store = _Store(pathlib.Path(folder), key(backbone, source, transform, branch, outputs))
-    spans = [slice(i, min(i + SHARD, len(source))) for i in range(0, len(source), SHARD)]
-    with _Extractor(backbone, source, transform, branch, outputs, mesh, batch_size) as extractor:
-        return _whole(len(source), spans, lambda span: _shard(store, extractor, span))
+    if kept is None:  # no sample's digest is needed
+        with _Extractor(backbone, source, transform, branch, outputs, mesh, batch_size) as run:
+            return run(range(len(source)))
+    facts, examples = key(backbone, transform, branch, outputs), fingerprints.of_examples(source)
+    store = kept.store(facts) if isinstance(kept, Memory) else _InFolder(pathlib.Path(kept), facts)
+    place = {example: index for index, example in enumerate(examples)}
+    missing = store.missing(place)
+    chosen = Subset(source, [place[example] for example in missing])
+    if missing:
+        with _Extractor(backbone, chosen, transform, branch, outputs, mesh, batch_size) as run:
+            for start in range(0, len(missing), SHARD):
+                span = range(start, min(start + SHARD, len(missing)))
+                store.add(missing[start : span.stop], run(span))
+    return store.rows(examples)
 
 
 def key(
     backbone: Model,
-    source: Source,
     transform: Mapping[str, Any],
     branch: str,
     outputs: tuple[str, ...],
 ) -> dict[str, Any]:
-    """All that a cache's values depend on, as plain data; its digest is the name of the cache's folder."""
+    """All that kept values depend on beside the samples, as plain data; its digest is the name of a folder."""
     return {
         "backbone": {
-            "name": backbone.name,
             "digest": backbone.digest,
             "spec": config_lib.plain(backbone.spec),
             "mean": list(backbone.preprocess.mean),
             "std": list(backbone.preprocess.std),
         },
         "transform": config_lib.plain(transform),
-        "source": {
-            "name": source.name,
-            "count": len(source),
-            "fingerprint": fingerprint(source),
-        },
-        "task": branch,
+        "branch": branch,
         "outputs": list(outputs),
         "dtype": np.dtype(DTYPES[branch]).name,
         "formats": {
             "cache": FORMAT,
+            "readout": readout.FORMAT,
             "transform": config_lib.format_of(config_lib.bind(transform)),
             "networks": zoo.FORMAT,
             **config_lib.formats_in(config_lib.plain(backbone.spec)),
@@ -119,69 +150,121 @@ def _digest(array: np.ndarray) -> str:
     return total.hexdigest()
 
 
-def _shard(store: "_Store | None", extractor: "_Extractor", span: slice) -> Rows:
-    if store is None:
-        return extractor(span)
-    found = store.read(span)
-    if found is None:
-        found = extractor(span)
-        store.write(span, found)
-    return found
+# --- what is kept ---------------------------------------------------------------------------------
 
 
-def _whole(count: int, spans: list[slice], shard: Callable[[slice], Rows]) -> Rows:
-    """All shards joined; a single shard is returned as it is (a memory map, if it was read)."""
-    first = shard(spans[0])
-    if len(spans) == 1:
-        return first
-    out = {name: np.empty((count, *value.shape[1:]), value.dtype) for name, value in first.items()}
-    for span in spans:
-        for name, value in (shard(span) if span.start else first).items():
-            out[name][span] = value
-    return out
+@dataclasses.dataclass
+class _Shard:
+    """The fields [n,...] of n samples, and the place of each sample by its digest."""
+
+    places: dict[str, int]
+    fields: Rows
+
+    @classmethod
+    def of(cls, examples: Sequence[str], fields: Rows) -> "_Shard":
+        return cls({example: place for place, example in enumerate(examples)}, fields)
 
 
-class _Store:
-    """The shards of one cache."""
+class _Shards:
+    """Shards of one digest, and which of them a sample is in."""
+
+    def __init__(self) -> None:
+        self.shard_of: dict[str, _Shard] = {}
+
+    def _know(self, shard: _Shard) -> None:
+        self.shard_of |= dict.fromkeys(shard.places, shard)
+
+    def missing(self, wanted: Iterable[str]) -> list[str]:
+        """Those of the samples that are not kept, in their order."""
+        return [example for example in wanted if example not in self.shard_of]
+
+    def rows(self, examples: Sequence[str]) -> Rows:
+        """The fields of the samples [N,...]; of exactly one shard they are returned as they are."""
+        first = self.shard_of[examples[0]]
+        if list(examples) == list(first.places):
+            return first.fields
+        out = {
+            name: np.empty((len(examples), *value.shape[1:]), value.dtype)
+            for name, value in first.fields.items()
+        }
+        by_shard: dict[int, tuple[_Shard, list[int]]] = {}
+        for row, example in enumerate(examples):
+            shard = self.shard_of[example]
+            by_shard.setdefault(id(shard), (shard, []))[1].append(row)
+        for shard, rows in by_shard.values():
+            places = [shard.places[examples[row]] for row in rows]
+            for name, value in shard.fields.items():
+                out[name][rows] = value[places]
+        return out
+
+
+class _InMemory(_Shards):
+    """What a Memory keeps under one digest."""
+
+    nbytes = 0
+
+    def add(self, examples: Sequence[str], rows: Rows) -> None:
+        """Keep the fields of samples."""
+        self._know(_Shard.of(examples, rows))
+        self.nbytes += sum(value.nbytes for value in rows.values())
+
+
+class _InFolder(_Shards):
+    """The shards of one folder; they are read, and checked, when a sample of theirs is asked for."""
 
     def __init__(self, folder: pathlib.Path, key: Mapping[str, Any]):
+        super().__init__()
         self.folder = folder / config_lib.digest(key)[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "meta.json", key)
 
-    def read(self, span: slice) -> Rows | None:
-        """The fields of a shard as memory maps; None if the shard is missing or damaged."""
-        record = self._record(span)
-        if not record.exists():
-            return None
-        try:
-            fields = json.loads(record.read_text())
-            return {name: self._field(span, name, digest) for name, digest in fields.items()}
-        except (ValueError, OSError, AttributeError) as fault:
-            log.warning("%s: damaged (%s); computed again", record, fault)
-            return None
+    def missing(self, wanted: Iterable[str]) -> list[str]:
+        """Those of the samples that are in no sound shard, in their order."""
+        wanted = list(wanted)
+        asked = set(wanted)
+        for path in sorted(self.folder.glob("*.json")):
+            if path.name != "meta.json":
+                self._read(path, asked)
+        return super().missing(wanted)
 
-    def _field(self, span: slice, name: str, digest: str) -> np.ndarray:
-        value = np.load(self._path(span, name), mmap_mode="r", allow_pickle=False)
+    def _read(self, path: pathlib.Path, asked: set[str]) -> None:
+        """Open a shard if it has any of the samples."""
+        try:
+            record = json.loads(path.read_text())
+            examples, fields = record["examples"], record["fields"]
+            if asked.isdisjoint(examples):
+                return
+            found = {name: self._field(path.stem, name, d) for name, d in fields.items()}
+        except (ValueError, OSError, AttributeError, KeyError, TypeError) as fault:
+            log.warning("%s: damaged (%s); computed again", path, fault)
+            path.unlink(missing_ok=True)
+            return
+        self._know(_Shard.of(examples, found))
+
+    def _field(self, shard: str, name: str, digest: str) -> np.ndarray:
+        value = np.load(self._path(shard, name), mmap_mode="r", allow_pickle=False)
         if _digest(value) != digest:
             raise ValueError(f"{name} is not what was written")
         return value
 
-    def write(self, span: slice, rows: Rows) -> None:
+    def add(self, examples: Sequence[str], rows: Rows) -> None:
         """Write the fields, then the JSON record that completes the shard; each file is written atomically."""
+        shard = fingerprints.combine(examples)
         for name, value in rows.items():
-            path = self._path(span, name)
+            path = self._path(shard, name)
             temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
             with temporary.open("wb") as file:
                 np.save(file, value, allow_pickle=False)
             os.replace(temporary, path)
-        write_json(self._record(span), {name: _digest(value) for name, value in rows.items()})
+        fields = {name: _digest(value) for name, value in rows.items()}
+        write_json(self.folder / f"{shard}.json", {"examples": list(examples), "fields": fields})
+        self._know(_Shard.of(examples, rows))
 
-    def _record(self, span: slice) -> pathlib.Path:
-        return self.folder / f"{span.start // SHARD:05d}.json"
+    def _path(self, shard: str, name: str) -> pathlib.Path:
+        return self.folder / f"{name}-{shard}.npy"
 
-    def _path(self, span: slice, name: str) -> pathlib.Path:
-        return self.folder / f"{name}-{span.start // SHARD:05d}.npy"
+
+# --- computing ------------------------------------------------------------------------------------
 
 
 class _Extractor:
@@ -210,7 +293,7 @@ class _Extractor:
         variables = jax.device_put(self.backbone.variables, mesh_lib.replicated(self.mesh))
         return dataclasses.replace(self.backbone, variables=variables)
 
-    def __call__(self, span: slice) -> Rows:
+    def __call__(self, span: range) -> Rows:
         """The outputs and other fields of the rows of one span."""
         out: Rows = {}
         # A batch is dispatched before the previous one is fetched, so the device is never idle.
@@ -224,7 +307,7 @@ class _Extractor:
             self._keep(out, span, *waiting)
         return out
 
-    def _read(self, span: slice) -> Iterator["_Batch"]:
+    def _read(self, span: range) -> Iterator["_Batch"]:
         ahead: collections.deque = collections.deque()
         for start in range(span.start, span.stop, self.batch):
             stop = min(start + self.batch, span.stop)
@@ -248,7 +331,7 @@ class _Extractor:
         made = self.placed.outputs(images, self.branch, self.outputs)
         return {name: value.astype(DTYPES[self.branch]) for name, value in made.items()}
 
-    def _keep(self, out: Rows, span: slice, batch: "_Batch", made: dict[str, jax.Array]) -> None:
+    def _keep(self, out: Rows, span: range, batch: "_Batch", made: dict[str, jax.Array]) -> None:
         count = batch.stop - batch.start
         rows = batch.rows | {name: value[:count] for name, value in jax.device_get(made).items()}
         for name in self.outputs:

@@ -18,10 +18,11 @@ from intern_jax.stages.finetune import FineTune
 from intern_jax.train.loop import Trainer
 from intern_jax.weights.model import Head, Model
 
+WEIGHT_DECAY = 0.05
 # What holds for every short fit; the budget (steps, batch size, learning rate) is the caller's.
 OPTIM = {
     "name": "adamw",
-    "weight_decay": 0.05,
+    "weight_decay": WEIGHT_DECAY,
     "schedule": "cosine",
     "clip_norm": 1.0,
 }
@@ -60,17 +61,25 @@ def _predict(stage: FineTune) -> Any:
     return jax.jit(lambda params, extra, batch: stage.predict(params, extra, batch)["out"])
 
 
-def settings(steps: int, batch_size: int, learning_rate: float) -> dict[str, Any]:
+def settings(
+    steps: int, batch_size: int, learning_rate: float, weight_decay: float = WEIGHT_DECAY
+) -> dict[str, Any]:
     """The settings of a short fit from its budget; OPTIM holds what all of them share."""
     rate = {"learning_rate": learning_rate, "warmup_steps": max(steps // 20, 1)}
-    optim = OPTIM | rate
+    optim = OPTIM | rate | {"weight_decay": weight_decay}
     return {"steps": steps, "batch_size": batch_size, "optim": optim, "log_every": max(steps, 1)}
 
 
 @functools.lru_cache(maxsize=4)
-def _trainer(arguments: str, mesh: jax.sharding.Mesh) -> Trainer[FineTune]:
-    # Fits of one shape share one compiled step, whatever their data, length, rate and seed.
-    return Trainer(FineTune(**json.loads(arguments)), {"optim": OPTIM}, mesh)
+def _stage(arguments: str) -> FineTune:
+    return FineTune(**json.loads(arguments))
+
+
+@functools.lru_cache(maxsize=4)
+def _trainer(arguments: str, weight_decay: float, mesh: jax.sharding.Mesh) -> Trainer[FineTune]:
+    # Fits of one shape and weight decay share one compiled step, whatever their data, length, rate and seed. The
+    # stage is the same for all weight decays, and so is its compiled prediction.
+    return Trainer(_stage(arguments), {"optim": OPTIM | {"weight_decay": weight_decay}}, mesh)
 
 
 def train_model(
@@ -96,7 +105,7 @@ def train_model(
     }
     if init is not None:
         arguments |= {"mean": list(init.preprocess.mean), "std": list(init.preprocess.std)}
-    trainer = _trainer(json.dumps(arguments), mesh)
+    trainer = _trainer(json.dumps(arguments), cfg["optim"]["weight_decay"], mesh)
     transform = families.find(family).view(size, train=True, flip=flip)
     group = {"batch_size": cfg["batch_size"], "transform": transform}
     batches = build_group(group, seed, sources=[source])

@@ -17,8 +17,10 @@ import optax
 
 from intern_jax.core.config import UserError
 
-LABELS_A_CLASS = 5  # with so many labels per class on average, a fifth is held out to choose l2
-HELD_SHARE = 0.2
+FOLDS = 5
+GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0, 30.0, 100.0)
+USUAL = 0.1  # where no class has two rows, and so no fold tells anything
+READOUT = "layers"  # of a probe (models/readout.py), unless settings say another; tools/bench/readouts.py compares
 MAX_STEPS = 200
 MEMORY = 10
 # Stop when the gradient, in coordinates of unit curvature, predicts a gain below this share of the objective.
@@ -34,7 +36,10 @@ class Probe:
     mean: np.ndarray  # [D] float32
     scale: np.ndarray  # [D] float32
     l2: float
-    validation_score: float | None  # percent of held-out rows right; None if nothing was held out
+    validation_score: float | None  # percent of rows right, each by a fit of the other folds
+    validation_loss: (
+        float | None
+    )  # the mean cross-entropy of the same; None where no row was held out
 
     def logits(self, features_NxD: np.ndarray) -> np.ndarray:
         """Logits [N,K] float32."""
@@ -48,55 +53,77 @@ def fit_probe(
     num_classes: int,
     *,
     rows: np.ndarray | None = None,
-    held: np.ndarray | None = None,
-    l2_grid: Sequence[float] = (1e-3, 1e-2, 1e-1, 1.0),
+    folds: np.ndarray | None = None,
+    l2_grid: Sequence[float] = GRID,
     seed: int = 0,
 ) -> Probe:
     """Fit on `rows` (all by default) of features [N,D] and labels [N].
 
-    Features are standardised by the mean and deviation of those rows. With at least five labels per
-    class on average, a fifth of the rows is held out, drawn per class by `seed`. l2 is then the value
-    of the grid that classifies most of them correctly (on ties, with the lower cross-entropy). With
-    fewer labels it is the middle value of the grid (the upper one of two). `held`, a mask over `rows`,
-    gives the held-out rows instead; if it marks none, l2 is the middle value. Finally all rows are
-    fitted with that l2. Rows are padded to a power of two, or to N if that is less, so that all draws
-    of a label fraction share one compiled program.
+    Features are standardised by the mean and deviation of those rows. l2 is the value of the grid with the lowest
+    cross-entropy in cross-validation: each fold is predicted by a fit of the others. `folds` gives the fold of each
+    of the rows (fold_numbers by default, drawn by `seed`), -1 for a row that is never held out. Where no row is, l2 is
+    the value of the grid nearest to 0.1; of one value there is no choice, and nothing is held out. Finally all rows
+    are fitted with that l2. Rows are padded to a power of two, or to N if that is less, so that all draws of a label
+    fraction share one compiled program.
 
-    UserError for no rows, labels out of range, features that are not finite, a mask of another length,
-    or a mask of all rows.
+    UserError for no rows, labels out of range, features that are not finite, folds of another length, or a fold of
+    all rows.
     """
     picked = np.arange(len(features)) if rows is None else np.asarray(rows)
     x, y = np.asarray(features)[picked].astype(np.float64), np.asarray(labels)[picked]
     grid = np.sort(np.asarray(l2_grid, np.float32))
     _check(x, y, num_classes, grid)
+    folds = fold_numbers(y, seed=seed) if folds is None else _checked_folds(folds, len(y))
+    if len(grid) == 1:
+        folds = np.full(len(y), -1)
     mean, scale = x.mean(axis=0), x.std(axis=0)
     scale[scale < 1e-6 * max(scale.max(), 1e-6)] = 1.0
     x = ((x - mean) / scale).astype(np.float32)
-    held = _held(y, num_classes, seed) if held is None else check_held(held, len(y))
-    if len(grid) == 1:
-        held = np.zeros(len(y), bool)
     length = min(1 << (len(y) - 1).bit_length(), len(features))
     basis, variance = _principal(x, min(length, x.shape[1]))
     pad = (0, length - len(y))
-    kernel, bias, choice, accuracy = jax.device_get(
+    kernel, bias, choice, loss, accuracy = jax.device_get(
         _fit(
             np.pad(x @ basis, (pad, (0, 0))),
             np.pad(y.astype(np.int32), pad),
             np.pad(np.ones(len(y), np.float32), pad),
-            np.pad(held.astype(np.float32), pad),
+            np.pad(folds.astype(np.int32), pad, constant_values=-1),
             variance,
             grid,
             num_classes=num_classes,
+            num_folds=max(int(folds.max()) + 1, 1),
         )
     )
+    known = bool((folds >= 0).any())
     return Probe(
         kernel=basis @ kernel,
         bias=bias,
         mean=mean.astype(np.float32),
         scale=scale.astype(np.float32),
         l2=float(grid[choice]),
-        validation_score=100.0 * float(accuracy) if held.any() else None,
+        validation_score=100.0 * float(accuracy) if known else None,
+        validation_loss=float(loss) if known else None,
     )
+
+
+def fold_numbers(
+    labels: np.ndarray, count: int = FOLDS, seed: int = 0, order: np.ndarray | None = None
+) -> np.ndarray:
+    """The fold of each row, int32 [N]: each class is dealt over all folds, and every fold has about as many rows.
+
+    The only row of a class is in no fold (-1): a fit without it could not know the class. `order` [N] is the order in
+    which rows are dealt; by default `seed` draws one.
+    """
+    order = np.random.default_rng(seed).permutation(len(labels)) if order is None else order
+    folds = np.full(len(labels), -1, np.int32)
+    dealt = 0
+    for label in np.unique(labels):
+        rows = order[np.asarray(labels)[order] == label]
+        if len(rows) > 1:
+            folds[rows] = (dealt + np.arange(len(rows))) % count
+            dealt += len(rows)
+    used = np.unique(folds[folds >= 0])  # of few rows some folds stay empty
+    return np.where(folds < 0, -1, np.searchsorted(used, folds)).astype(np.int32)
 
 
 def _check(x: np.ndarray, y: np.ndarray, num_classes: int, grid: np.ndarray) -> None:
@@ -110,31 +137,15 @@ def _check(x: np.ndarray, y: np.ndarray, num_classes: int, grid: np.ndarray) -> 
         raise UserError("l2: needs values above 0")
 
 
-def check_held(held: np.ndarray, count: int) -> np.ndarray:
-    """The mask of held-out rows; UserError unless it is a mask of `count` rows that leaves some to train on."""
-    held = np.asarray(held)
-    if held.shape != (count,) or held.dtype != bool:
-        raise UserError(f"held: {held.dtype} {held.shape}; give a bool for each of {count} rows")
-    if held.all():
-        raise UserError("held: marks all rows; leave some to train on")
-    return held
-
-
-def _held(y: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
-    if len(y) < LABELS_A_CLASS * num_classes:
-        return np.zeros(len(y), bool)
-    return _held_out(y, seed)
-
-
-def _held_out(y: np.ndarray, seed: int) -> np.ndarray:
-    """A mask of a fifth of the rows of each class; the only row of a class is not held out."""
-    rng = np.random.default_rng(seed)
-    held = np.zeros(len(y), bool)
-    for label in np.unique(y):
-        rows = rng.permutation(np.flatnonzero(y == label))
-        count = min(max(int(HELD_SHARE * len(rows) + 0.5), 1), len(rows) - 1)
-        held[rows[:count]] = True
-    return held
+def _checked_folds(folds: np.ndarray, count: int) -> np.ndarray:
+    folds = np.asarray(folds)
+    if folds.shape != (count,) or folds.dtype.kind != "i":
+        raise UserError(
+            f"folds: {folds.dtype} {folds.shape}; give a whole number per row of {count}"
+        )
+    if len(np.unique(folds)) == 1 and folds[0] >= 0:
+        raise UserError("folds: all rows are in one; leave some to train on")
+    return folds
 
 
 def _principal(x: np.ndarray, dims: int) -> tuple[np.ndarray, np.ndarray]:
@@ -152,44 +163,47 @@ def _principal(x: np.ndarray, dims: int) -> tuple[np.ndarray, np.ndarray]:
     return np.pad(basis, ((0, 0), (0, missing))), np.pad(np.maximum(variance, 0.0), (0, missing))
 
 
-@functools.partial(jax.jit, static_argnames="num_classes")
-def _fit(x, y, weight, held, variance, grid, *, num_classes):
-    """(kernel [D,K], bias [K], index into grid [L], held-out accuracy), given masks weight and held [N].
+@functools.partial(jax.jit, static_argnames=("num_classes", "num_folds"))
+def _fit(x, y, weight, folds, variance, grid, *, num_classes, num_folds):
+    """(kernel [D,K], bias [K], index into grid [L], cross-entropy and share of right ones over the folds).
 
-    One loop goes over the grid from the strongest l2 on, and each fit starts from the previous solution.
-    The last fit uses all rows and the chosen value. So only one solver is compiled, and it takes fewer
-    steps than a fit of all values at once.
+    `weight` and `folds` [N] are 0 and -1 for padding. One loop goes over the folds and, in each, over the grid from the
+    strongest l2 on; each fit starts from the one before. The last fit uses all rows and the chosen value. So only
+    one solver is compiled, and it takes fewer steps than a fit of all values at once.
     """
-    count = held.sum()
+    values, count = len(grid), (folds >= 0).sum()
     zeros = jnp.zeros((x.shape[1] + 1, num_classes), jnp.float32)
 
     def visit(i, carry):
-        weights, best, best_score, best_weights = carry
-        last = i == len(grid)
+        weights, losses, right = carry
+        fold, place = i // values, values - 1 - i % values
+        last = i == num_folds * values
+        held = (folds == fold).astype(jnp.float32)
         weights = _solve(
             x,
             y,
             variance,
             jnp.where(last, weight, weight - held),
-            jnp.where(last, grid[best], grid[len(grid) - 1 - i]),
-            jnp.where(last, best_weights, weights),
+            jnp.where(last, grid[_best(losses, grid, count)], grid[place]),
+            jnp.where(last | (i % values == 0), zeros, weights),
             max_steps=jnp.where(last | (count > 0), MAX_STEPS, 0),
         )
         logits = _logits(x, weights)
-        right = jnp.where(logits.argmax(-1) == y, held, 0.0).sum()
-        loss = (_cross_entropy(logits, y) * held).sum()
-        tie = (right == best_score[0]) & (loss < best_score[1])
-        better = ~last & (count > 0) & ((right > best_score[0]) | tie)
-        best, best_score, best_weights = jax.tree.map(
-            functools.partial(jnp.where, better),
-            (len(grid) - 1 - i, (right, loss), weights),
-            (best, best_score, best_weights),
-        )
-        return weights, best, best_score, best_weights
+        held = jnp.where(last, 0.0, held)
+        losses = losses.at[place].add((_cross_entropy(logits, y) * held).sum())
+        right = right.at[place].add(jnp.where(logits.argmax(-1) == y, held, 0.0).sum())
+        return weights, losses, right
 
-    start = (zeros, jnp.int32(len(grid) // 2), (jnp.float32(-1.0), jnp.float32(0.0)), zeros)
-    fitted, best, (right, _), _ = jax.lax.fori_loop(0, len(grid) + 1, visit, start)
-    return fitted[:-1], fitted[-1], best, right / count
+    none = jnp.zeros(values, jnp.float32)
+    fitted, losses, right = jax.lax.fori_loop(0, num_folds * values + 1, visit, (zeros, none, none))
+    best = _best(losses, grid, count)
+    return fitted[:-1], fitted[-1], best, losses[best] / count, right[best] / count
+
+
+def _best(losses: jax.Array, grid: jax.Array, count: jax.Array) -> jax.Array:
+    """The index of the lowest loss; of the value nearest to the usual one where nothing was held out."""
+    usual = jnp.abs(jnp.log(grid / USUAL)).argmin()
+    return jnp.where(count > 0, losses.argmin(), usual)
 
 
 def _logits(x: jax.Array, weights: jax.Array) -> jax.Array:

@@ -30,7 +30,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from intern_jax.adapt.features import extract
-from intern_jax.adapt.probe import check_held
 from intern_jax.core.config import UserError
 
 log = logging.getLogger(__name__)
@@ -39,6 +38,10 @@ CHUNK = 500  # steps per compiled call
 REPORT_SECONDS = 30.0
 DROPS = (0.3, 0.6, 0.9)
 SCORE_BATCH = 512
+LABELS_A_CLASS = (
+    5  # with so many labels per class on average, a share is held out to choose the setting
+)
+HELD_SHARE = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +148,16 @@ def _check(x, y, num_classes, grid) -> None:
         raise UserError("grid: empty; give at least one setting")
     if not np.isfinite(x).all():
         raise UserError("features: not finite; the backbone's weights are broken or overflow")
+
+
+def check_held(held: np.ndarray, count: int) -> np.ndarray:
+    """The mask of held-out rows; UserError unless it is a mask of `count` rows that leaves some to train on."""
+    held = np.asarray(held)
+    if held.shape != (count,) or held.dtype != bool:
+        raise UserError(f"held: {held.dtype} {held.shape}; give a bool for each of {count} rows")
+    if held.all():
+        raise UserError("held: marks all rows; leave some to train on")
+    return held
 
 
 def _entry(setting: Setting, right: float, loss: float) -> dict[str, Any]:

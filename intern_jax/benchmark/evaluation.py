@@ -67,7 +67,7 @@ def evaluate(
     mesh = mesh_lib.make_mesh(devices=jax.local_devices())
     ladder = {label: {"cls": found, "dense": found}}
     missing: dict[str, str] = {}
-    runner.run(settings, ladder, settings["seed"], layout, mesh, versions(), missing)
+    runner.run(settings, ladder, settings["seed"], layout, mesh, versions(), missing=missing)
     made = record.read_folder(layout.records)
     # A run of detection rows alone has no table.
     text = tables([workdir], SHOWN) if made else ""

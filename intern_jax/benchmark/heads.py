@@ -16,7 +16,7 @@ head, called "usual".
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ import numpy as np
 from intern_jax import families
 from intern_jax.adapt import fit, knn, sweep
 from intern_jax.adapt import head as head_lib
-from intern_jax.adapt.cache import cached
+from intern_jax.adapt.cache import Kept, cached
 from intern_jax.adapt.probe import fit_probe
 from intern_jax.benchmark.rows.row import Row
 from intern_jax.benchmark.scores import scoring
@@ -34,30 +34,43 @@ from intern_jax.metrics import table as metrics
 from intern_jax.tasks import task as tasks
 from intern_jax.weights.model import Model
 
+MIRRORED = "intern_jax.data.make.views:mirrored"
+
 
 class Part:
     """Some examples of a row as a frozen backbone sees them; features are computed when first asked for."""
 
-    def __init__(self, source: Any, features: Callable[[], Mapping[str, np.ndarray]]):
+    def __init__(self, source: Any, features: Callable[[bool], Mapping[str, np.ndarray]]):
+        """`features`: called with whether the pictures are mirrored."""
         self.source, self._features = source, features
 
     @functools.cached_property
     def features(self) -> Mapping[str, np.ndarray]:
         """The backbone's outputs and the row's targets, in the source's order."""
-        return self._features()
+        return self._features(False)
+
+    @functools.cached_property
+    def mirrored(self) -> Mapping[str, np.ndarray]:
+        """The same of the pictures' mirror images."""
+        return self._features(True)
 
     def take(self, rows: np.ndarray) -> "Part":
         """The examples at `rows`."""
 
-        def picked() -> Mapping[str, np.ndarray]:
-            return {name: value[rows] for name, value in self.features.items()}
+        def picked(mirrored: bool) -> Mapping[str, np.ndarray]:
+            whole = self.mirrored if mirrored else self.features
+            return {name: value[rows] for name, value in whole.items()}
 
         return Part(Subset(self.source, rows), picked)
 
 
 @dataclasses.dataclass
 class Job:
-    """What a head learns: `rows` of `train`; `held`, a mask over rows, is what settings may be chosen by."""
+    """What a head learns: `rows` of `train`.
+
+    Settings may be chosen by `held`, a mask over the rows, or by `folds`, the fold of each of them; both only where
+    examples have labels.
+    """
 
     row: Row
     head: str
@@ -66,6 +79,7 @@ class Job:
     train: Part
     rows: np.ndarray
     held: np.ndarray | None
+    folds: np.ndarray | None
     num_classes: int
     seed: int
     mesh: jax.sharding.Mesh
@@ -89,22 +103,37 @@ def part(
     backbone: Model,
     source: Any,
     mesh: jax.sharding.Mesh,
-    folder: Any = None,
+    *,
+    outputs: tuple[str, ...],
+    kept: Kept = None,
     batch_size: int = 128,
 ) -> Part:
-    """A source as a backbone sees it; features are kept in `folder`, or in memory where it is None."""
-    make = functools.partial(
-        cached,
-        backbone,
-        source,
-        row.transform(),
-        branch=row.branch,
-        outputs=row.task_family.outputs,
-        mesh=mesh,
-        folder=folder,
-        batch_size=batch_size,
-    )
+    """A source as a backbone sees it: `outputs` (outputs_of) by example, of which `kept` has those it knows."""
+
+    def make(mirrored: bool) -> Mapping[str, np.ndarray]:
+        usual = row.transform()
+        return cached(
+            backbone,
+            source,
+            {"fn": MIRRORED, "of": usual} if mirrored else usual,
+            branch=row.branch,
+            outputs=outputs,
+            mesh=mesh,
+            kept=kept,
+            batch_size=batch_size,
+        )
+
     return Part(source, make)
+
+
+def outputs_of(row: Row, heads: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """The outputs and readouts of a backbone that a row's heads read, `heads` being those of the config."""
+    settings = of_row(row, heads).values()
+    if row.task_family.answer != "label":
+        return row.task_family.outputs
+    return tuple(dict.fromkeys(one["readout"] for one in settings if "readout" in one)) or (
+        row.task_family.outputs
+    )
 
 
 def of_row(row: Row, heads: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -128,16 +157,21 @@ def on_outputs(row: Row, head: str) -> bool:
 
 
 def _lbfgs(job: Job) -> Fitted:
+    read = job.settings["readout"]
     probe = fit_probe(
-        job.train.features["pooled"],
+        job.train.features[read],
         _labels(job),
         job.num_classes,
         rows=job.rows,
         l2_grid=job.settings["l2"],
-        held=_none_held(job),
+        folds=job.folds,
     )
-    chosen = {"l2": float(probe.l2), "validation_score": probe.validation_score}
-    return _on_features(job, lambda f: probe.logits(f["pooled"]), chosen)
+    chosen = {
+        "l2": float(probe.l2),
+        "validation_score": probe.validation_score,
+        "validation_loss": probe.validation_loss,
+    }
+    return _on_features(job, lambda f: probe.logits(f[read]), chosen)
 
 
 def _labels(job: Job) -> np.ndarray:
@@ -145,54 +179,93 @@ def _labels(job: Job) -> np.ndarray:
     return job.train.features[job.row.task_family.targets[0]]
 
 
-def _none_held(job: Job) -> np.ndarray:
-    return np.zeros(len(job.rows), bool) if job.held is None else job.held
-
-
 def _sgd(job: Job) -> Fitted:
+    settings = dict(job.settings)
+    read = settings.pop("readout")
     probe = sweep.fit_sweep(
-        job.train.features["pooled"],
+        job.train.features[read],
         _labels(job),
         job.num_classes,
         rows=job.rows,
         held=job.held,
         seed=job.seed,
-        **job.settings,
+        **settings,
     )
     facts = {
         "chosen": dataclasses.asdict(probe.chosen),
         "validation_score": probe.validation_score,
         "search": list(probe.table),
     }
-    return _on_features(job, lambda f: probe.logits(f["pooled"]), facts)
+    return _on_features(job, lambda f: probe.logits(f[read]), facts)
 
 
 def _knn(job: Job) -> Fitted:
+    settings = dict(job.settings)
+    read = settings.pop("readout")
     neighbours = knn.fit_knn(
-        job.train.features["pooled"],
+        job.train.features[read],
         _labels(job),
         job.num_classes,
         rows=job.rows,
-        **job.settings,
+        **settings,
     )
-    return _on_features(job, lambda f: neighbours.logits(f["pooled"]))
+    return _on_features(job, lambda f: neighbours.logits(f[read]))
 
 
 def _on_outputs(job: Job, name: str) -> Fitted:
-    """A head on outputs that the backbone made once."""
+    """A head on outputs that the backbone made once; its steps, and whether it sees mirror images, are chosen."""
+    tried: list[dict[str, Any]] = []
+
+    def score(steps: int, flip: bool) -> float:
+        assert job.held is not None
+        fitted = _head_on(job, name, job.rows[~job.held], steps, flip)
+        part = job.train.take(job.rows[job.held])
+        found = _on_features(job, fitted.outputs_of).summary(part)["score"]
+        tried.append({"steps": steps, "flip": flip, "score": found})
+        return found if job.row.higher_is_better else -found
+
+    steps, flips = job.settings["steps"], job.settings["flips"]
+    if job.held is None:  # too few labels for a choice
+        steps, flips = steps[:1], flips[:1]
+    chosen = choose(steps, flips, score)
+    fitted = _head_on(job, name, job.rows, *chosen)
+    facts = {"chosen": dict(zip(("steps", "flip"), chosen, strict=True)), "search": tried}
+    return _on_features(job, fitted.outputs_of, facts if tried else {})
+
+
+def choose(
+    steps: Sequence[int], flips: Sequence[bool], score: Callable[[int, bool], float]
+) -> tuple[int, bool]:
+    """The steps and flip of the highest score: flips at the fewest steps, then more steps while the score rises.
+
+    A single setting is taken without a call of `score`.
+    """
+    if len(steps) == len(flips) == 1:
+        return steps[0], flips[0]
+    best, flip = max(((score(steps[0], flip), flip) for flip in flips), key=lambda pair: pair[0])
+    chosen = steps[0]
+    for more in steps[1:]:
+        if (found := score(more, flip)) <= best:
+            break
+        best, chosen = found, more
+    return chosen, flip
+
+
+def _head_on(job: Job, name: str, rows: np.ndarray, steps: int, flip: bool) -> head_lib.HeadFit:
+    """A decoder that learnt from `rows`, and with `flip` from their mirror images too."""
     family, settings = job.row.task_family, job.settings
     fields = (*family.outputs, *family.targets)
-    fitted = head_lib.train_on_outputs(
-        {field: job.train.features[field][job.rows] for field in fields},
+    views = [job.train.features, *([job.train.mirrored] if flip else [])]
+    return head_lib.train_on_outputs(
+        {field: np.concatenate([view[field][rows] for view in views]) for field in fields},
         job.row.size,
         family=family.name,
         num_classes=job.num_classes,
         head={"name": name},
-        cfg=fit.settings(settings["steps"], settings["batch_size"], settings["learning_rate"]),
+        cfg=fit.settings(steps, settings["batch_size"], settings["learning_rate"]),
         seed=job.seed,
         mesh=job.mesh,
     )
-    return _on_features(job, fitted.outputs_of)
 
 
 def _on_pictures(job: Job, name: str) -> Fitted:
@@ -222,10 +295,15 @@ def _on_pictures(job: Job, name: str) -> Fitted:
 
 def _on_features(job: Job, predict: Callable, facts: Mapping[str, Any] | None = None) -> Fitted:
     def summary(part: Part) -> dict[str, Any]:
-        inputs = {name: part.features[name] for name in job.row.task_family.outputs}
-        return scoring.score(job.row, predict(inputs), part.features, job.num_classes)
+        out = predict(_inputs(job.row, part.features))
+        return scoring.score(job.row, out, part.features, job.num_classes)
 
     return Fitted(summary, facts or {}, predict)
+
+
+def _inputs(row: Row, features: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """What a head reads, without the targets."""
+    return {name: v for name, v in features.items() if name not in row.task_family.targets}
 
 
 PROBES: dict[str, Callable[[Job], Fitted]] = {"lbfgs": _lbfgs, "sgd": _sgd, "knn": _knn}

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from intern_jax.adapt.cache import Kept
 from intern_jax.benchmark import heads
 from intern_jax.benchmark.rows import suite
 from intern_jax.benchmark.runner import Ladder, Recorder, RowBench
@@ -15,6 +16,7 @@ from intern_jax.core.texts import percent
 from intern_jax.data.batches.arrays import eval_arrays
 from intern_jax.data.make import text as tokenizer_lib
 from intern_jax.data.make.views import eval_classification
+from intern_jax.data.schema import fingerprints
 from intern_jax.data.sources.subset import Subset
 from intern_jax.tasks import classification
 from intern_jax.tasks import task as tasks
@@ -22,7 +24,14 @@ from intern_jax.tasks import task as tasks
 COUNT = 16  # pictures per file; the report draws as many as fit
 
 
-def of_rows(cfg: Mapping[str, Any], ladder: Ladder, seed: int, layout: Layout, mesh: Any) -> list:
+def of_rows(
+    cfg: Mapping[str, Any],
+    ladder: Ladder,
+    seed: int,
+    layout: Layout,
+    mesh: Any,
+    kept: Kept = None,
+) -> list:
     """Test pictures with truth and the highest rung's frozen prediction at the middle fraction, one file per row.
 
     Rows whose answers are classes have none: the zero-shot words show theirs. Neither have rows whose heads all read
@@ -37,16 +46,16 @@ def of_rows(cfg: Mapping[str, Any], ladder: Ladder, seed: int, layout: Layout, m
         head = next(known, None)
         if row.task_family.answer == "label" or head is None:
             continue
-        path = layout.pictures / f"{row.name}.npz"
         title = f"{name}: {rung}, frozen, {percent(fraction)} of the labels"
+        bench = RowBench(row, cfg, seed, Recorder(layout, {}), mesh, kept)
+        seen = bench.seen_by(ladder[rung][row.branch])
+        path = _path(layout, row.name, bench.frozen_key(rung, head, fraction, 0, seen.backbone))
         if not path.exists():
-            bench = RowBench(row, cfg, seed, Recorder(layout, {}), mesh)
-            seen = bench.seen_by(ladder[rung][row.branch])
             fitted = bench.frozen_head(seen, head, bench.subset(fraction, 0), 0)
-            chosen = Subset(bench.test, _spread(len(bench.test), COUNT))
-            arrays = eval_arrays(chosen, config_lib.bind(row.transform()))
+            chosen = _spread(len(bench.test), COUNT)
+            arrays = eval_arrays(Subset(bench.test, chosen), config_lib.bind(row.transform()))
             assert fitted.predict is not None  # since it is trained on outputs
-            out = fitted.predict(heads.part(row, seen.backbone, chosen, mesh).features)
+            out = fitted.predict(seen.test.take(chosen).features)
             drawn = tasks.find(row.family).picture(out, arrays, bench.train.classes or ())
             kind = row.task_family.answer
             _save(path, {"images": arrays["image"], "title": title, "kind": kind, **drawn})
@@ -62,13 +71,18 @@ def zero_shot(
     size: int,
     context: int,
     layout: Layout,
+    stage_key: str,
 ) -> list:
-    """Test pictures of a classification row with the three best of the class names as texts."""
+    """Test pictures of a classification row with the three best of the class names as texts.
+
+    `stage_key` tells what the stage learnt from; of another key a file is made anew.
+    """
     row = suite.find(row_name)
-    path = layout.pictures / f"zero_shot_{row_name}.npz"
+    source = row.load("test")
+    facts = {"stage": stage_key, "size": size, "test": fingerprints.of_examples(source)}
+    path = _path(layout, f"zero_shot_{row_name}", facts)
     title = f"{row_name}: zero-shot words of the amateur"
     if not path.exists():
-        source = row.load("test")
         chosen = Subset(source, _spread(len(source), COUNT))
         arrays = eval_arrays(chosen, lambda s, rng: eval_classification(s, rng, size=size))
         words = tokenizer_lib.load("embedded")
@@ -79,6 +93,10 @@ def zero_shot(
         drawn = classification.words(similarity, arrays["label"], names)
         _save(path, {"images": arrays["image"], "title": title, "kind": "label", **drawn})
     return [{"title": title, "npz": layout.below(path)}]
+
+
+def _path(layout: Layout, name: str, key: Mapping[str, Any]) -> pathlib.Path:
+    return layout.pictures / f"{name}-{config_lib.digest(key)[:12]}.npz"
 
 
 def _spread(length: int, count: int) -> np.ndarray:

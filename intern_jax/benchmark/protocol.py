@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from intern_jax.adapt.probe import HELD_SHARE, LABELS_A_CLASS
+from intern_jax.adapt.probe import fold_numbers
+from intern_jax.adapt.sweep import HELD_SHARE, LABELS_A_CLASS
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_text
 from intern_jax.core.texts import percent
@@ -82,17 +83,23 @@ def split_validation(
 
 
 def held_out(
-    rows: np.ndarray, keys: Sequence[str], labels: np.ndarray, num_classes: int, seed: int
+    rows: np.ndarray, keys: Sequence[str], labels: np.ndarray | None, num_classes: int, seed: int
 ) -> np.ndarray | None:
-    """Mask over `rows` of the labels that hyper-parameters are chosen by, or None: too few labels.
+    """Mask over `rows` of the labels that settings are chosen by, or None: too few labels.
 
-    A fifth by `split_validation` where there are at least five labels per class on average; with
-    fewer the published fixed setting is used.
+    A fifth by `split_validation` where there are at least five labels per class on average, or five examples without
+    such labels; with fewer a fixed setting is used.
     """
-    if len(rows) < LABELS_A_CLASS * num_classes:
+    if len(rows) < LABELS_A_CLASS * (1 if labels is None else num_classes):
         return None
     _, held = split_validation(rows, keys, labels, HELD_SHARE, seed)
     return np.isin(rows, held)
+
+
+def folds(rows: np.ndarray, keys: Sequence[str], labels: np.ndarray, seed: int) -> np.ndarray:
+    """The fold of each of `rows` for cross-validation (adapt/probe.py), by keys alone: int32 [N]."""
+    order = ranked([keys[i] for i in rows], f"folds-{seed}")
+    return fold_numbers(np.asarray(labels)[rows], order=order)
 
 
 def subset_digest(keys: Sequence[str], rows: np.ndarray) -> str:

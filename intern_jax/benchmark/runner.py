@@ -20,18 +20,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from intern_jax.adapt import fit
+from intern_jax.adapt.cache import Kept, Memory
 from intern_jax.benchmark import boxes as boxes_lib
-from intern_jax.benchmark import heads, protocol
+from intern_jax.benchmark import floors, heads, protocol
 from intern_jax.benchmark.rows import suite
-from intern_jax.benchmark.scores import outcomes, scoring
+from intern_jax.benchmark.scores import outcomes
 from intern_jax.benchmark.scores import record as record_lib
 from intern_jax.benchmark.scores.record import Record
+from intern_jax.benchmark.trained import Trained
 from intern_jax.core import config as config_lib
 from intern_jax.core.config import UserError
 from intern_jax.core.layout import Layout
-from intern_jax.data.batches.arrays import eval_arrays
-from intern_jax.data.schema.fingerprints import fingerprint
+from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import CorruptSample
 from intern_jax.data.sources.subset import Subset
 from intern_jax.metrics import table as metrics
@@ -52,25 +52,27 @@ def run(
     layout: Layout,
     mesh: jax.sharding.Mesh,
     versions: Mapping[str, str],
+    kept: Kept = None,
     missing: dict[str, str] | None = None,
 ) -> list[Record]:
     """All records of one seed, in the order of the rows, those of held-out labels among them.
 
-    cfg: settings.py's Benchmark or Gvb as plain values. `ladder`: {method: {"cls": ..., "dense": ...}}.
-    `missing` gets {row: why} of each row whose data is not there or breaks; the others are scored. Without it the
-    first such row raises.
+    cfg: settings.py's Benchmark or Gvb as plain values. `ladder`: {method: {"cls": ..., "dense": ...}}. `kept`: where
+    outputs of frozen backbones are kept; for the length of a row's scores by default. `missing` gets {row: why} of
+    each row whose data is not there or breaks; the others are scored. Without it the first such row raises.
     """
     layout.records.mkdir(parents=True, exist_ok=True)
 
     def scored(name: str) -> list[Record]:
         started = time.time()
-        bench = RowBench(suite.find(name), cfg, seed, Recorder(layout, versions), mesh)
+        own = kept or cfg.get("features") or Memory()
+        bench = RowBench(suite.find(name), cfg, seed, Recorder(layout, versions), mesh, own)
         bench.record.facts = bench.sizes
-        made = bench.frozen(ladder)
+        made = floors.records(bench) + bench.frozen(ladder)
         if cfg.get("scratch"):
-            made += bench.scratch(ladder["random"])
+            made += Trained(bench).scratch(ladder)
         if cfg.get("finetune"):
-            made += bench.finetune(ladder)
+            made += Trained(bench).finetune(ladder)
         if cfg.get("validation"):
             made += bench.validation(ladder)
         log.info("%s (seed %d): %d scores, %.0f s", name, seed, len(made), time.time() - started)
@@ -127,6 +129,7 @@ class RowBench:
     seed: int
     record: Recorder
     mesh: jax.sharding.Mesh | None  # None where boxes are scored, which are in a file
+    kept: Kept = None  # outputs of frozen backbones
 
     @property
     def fits_on(self) -> jax.sharding.Mesh:
@@ -183,12 +186,11 @@ class RowBench:
         """Each of the family's heads on each rung's frozen features, each fraction, each draw."""
         records = []
         for method, by_task in ladder.items():
-            seen = _Seen(by_task[self.row.branch], self)
+            seen = self.seen_by(by_task[self.row.branch])
             for head in self._heads():
                 for fraction, draw in self._draws():
                     rows = self.subset(fraction, draw)
-                    key = self._frozen_key(method, head, fraction, draw, seen.backbone)
-                    key |= self._rows_facts(rows)
+                    key = self.frozen_key(method, head, fraction, draw, seen.backbone)
                     folder = self.record.unfinished(key)
                     make = functools.partial(self._frozen_score, seen, head, rows, draw, folder)
                     records.append(self.record(key, make))
@@ -217,24 +219,26 @@ class RowBench:
         )
         records = []
         for method, by_task in ladder.items():
-            seen = _Seen(by_task[self.row.branch], self)
+            seen = self.seen_by(by_task[self.row.branch])
             for head in self._heads():
-                key = self._frozen_key(method, head, 1.0, 0, seen.backbone)
+                key = self.frozen_key(method, head, 1.0, 0, seen.backbone)
                 make = functools.partial(self._held_out_score, seen, head, rows, held)
                 key |= self._rows_facts(rows) | {"split": "validation"}
                 records.append(self.record(key, make))
         return records
 
-    def _frozen_key(
+    def frozen_key(
         self, method: str, head: str, fraction: float, draw: int, backbone: Model
     ) -> dict[str, Any]:
-        return self._key(method, fraction, draw) | {
+        """All that the score of a head on a frozen backbone depends on."""
+        key = self._key(method, fraction, draw) | {
             "head": head,
             "backbone": backbone.name,
             "backbone_digest": backbone.digest,
             "settings": config_lib.plain(self._heads()[head]),
             "test_digest": self._test_digest,
         }
+        return key | self._rows_facts(self.subset(fraction, draw))
 
     @functools.cached_property
     def _test_digest(self) -> str:
@@ -261,9 +265,9 @@ class RowBench:
         folder: pathlib.Path | None = None,
     ) -> heads.Fitted:
         """Train one head on some of the needed training examples; a long fit leaves checkpoints in `folder`."""
-        held, keys, labels = None, self.train.keys, self.train.labels
-        if labels is not None:
-            held = protocol.held_out(rows, keys, labels, self.num_classes, draw)
+        keys, labels = self.train.keys, self.train.labels
+        held = protocol.held_out(rows, keys, labels, self.num_classes, draw)
+        folds = None if labels is None else protocol.folds(rows, keys, labels, draw)
         return heads.train(
             heads.Job(
                 row=self.row,
@@ -273,6 +277,7 @@ class RowBench:
                 train=seen.train,
                 rows=np.searchsorted(self.needed, rows),
                 held=held,
+                folds=folds,
                 num_classes=self.num_classes,
                 seed=draw,
                 mesh=self.fits_on,
@@ -281,7 +286,7 @@ class RowBench:
         )
 
     def seen_by(self, backbone: Model) -> "_Seen":
-        """The row's two splits as a frozen backbone sees them."""
+        """The row's two splits as a frozen backbone sees them; what is kept of them is read once."""
         return _Seen(backbone, self)
 
     def boxes(self, path: str | os.PathLike, method: str) -> Record:
@@ -296,89 +301,6 @@ class RowBench:
         key |= self._rows_facts(self.subset(fraction, 0))
         return self.record(key, lambda: boxes_lib.score(self.row, self.test, path))
 
-    # --- trained backbones --------------------------------------------------------------------
-
-    def scratch(self, by_task: Mapping[str, Model]) -> list[Record]:
-        """The same network from random weights, with its learning rate tuned on held-out training labels."""
-        cfg, spec = self.cfg["scratch"], by_task[self.row.branch].spec
-        records = []
-        for fraction in cfg["fractions"]:
-            settings = self._budget(cfg, fraction, self._tuned_rate(cfg, spec))
-            key = self._key("scratch", fraction, self.seed) | {
-                "backbone": dict(spec),
-                "settings": settings,
-            }
-            rows = self.subset(fraction, self.seed)
-            make = functools.partial(self._trained_score, spec, None, settings, rows)
-            records.append(self.record(key, make))
-        return records
-
-    def finetune(self, ladder: Ladder) -> list[Record]:
-        """The chosen rung's backbone, trained with its head on a fraction of the labels."""
-        cfg = self.cfg["finetune"]
-        records = []
-        for fraction in cfg.get("fractions", ()):
-            backbone = ladder[cfg["rung"]][self.row.branch]
-            settings = self._budget(cfg, fraction, cfg["learning_rate"])
-            key = self._key("finetune", fraction, self.seed) | {
-                "backbone": backbone.name,
-                "settings": settings,
-            }
-            rows = self.subset(fraction, self.seed)
-            make = functools.partial(self._trained_score, backbone.spec, backbone, settings, rows)
-            records.append(self.record(key, make))
-        return records
-
-    def _budget(self, cfg: Mapping[str, Any], fraction: float, rate: float) -> dict[str, Any]:
-        family = self.row.family
-        batch_size = cfg["batch_size"][family]
-        # Few labels overfit early: the budget grows with the square root of the fraction.
-        views = cfg["views"][family] * fraction**0.5
-        steps = max(int(views / batch_size), 1)
-        return {"steps": steps, "batch_size": batch_size, "learning_rate": rate}
-
-    def _tuned_rate(self, cfg: Mapping[str, Any], spec: Mapping[str, Any]) -> float:
-        """The best of cfg's learning rates on a held-out fifth of all training labels, found once per row."""
-        rates = cfg["learning_rates"]
-        if len(rates) == 1:
-            return rates[0]
-        everything = np.arange(len(self.train))
-        rows, held = protocol.split_validation(
-            everything, self.train.keys, self.train.labels, seed=0
-        )
-        scores = []
-        for rate in rates:
-            settings = self._budget(cfg, 1.0, rate)
-            key = self._key("tune", 1.0, 0) | {
-                "seed": 0,
-                "backbone": dict(spec),
-                "settings": settings,
-            }
-            make = functools.partial(self._trained_score, spec, None, settings, rows, held, seed=0)
-            scores.append(self.record(key, make).score)
-        best = np.argmax(scores) if self.row.higher_is_better else np.argmin(scores)
-        return rates[int(best)]
-
-    def _trained_score(
-        self, spec, backbone, settings, rows, held=None, seed=None
-    ) -> dict[str, Any]:
-        model = fit.train_model(
-            spec,
-            Subset(self.train, rows),
-            family=self.row.family,
-            size=self.row.size,
-            flip=self.row.flip,
-            cfg=fit.settings(**settings),
-            seed=self.seed if seed is None else seed,
-            mesh=self.fits_on,
-            init=backbone,
-        )
-        source = self.test if held is None else Subset(self.train, held)
-        arrays = eval_arrays(source, config_lib.bind(self.row.transform()))
-        out = model.predict(arrays["image"])
-        found = scoring.score(self.row, out, arrays, self.num_classes) | self._rows_facts(rows)
-        return found if held is None else found | {"split": "validation"}
-
     # --- shared -------------------------------------------------------------------------------
 
     def _key(self, method: str, fraction: float, draw: int) -> dict[str, Any]:
@@ -392,13 +314,17 @@ class RowBench:
             "fraction": fraction,
             "seed": self.seed,
             "draw": draw,
-            "data": self._fingerprints,
             "formats": self._formats,
         }
 
     @functools.cached_property
-    def _fingerprints(self) -> dict[str, str]:
-        return {"train": fingerprint(self.train), "test": fingerprint(self.test)}
+    def _examples(self) -> np.ndarray:
+        """The digest of each training example."""
+        return np.asarray(fingerprints.of_examples(self.train))
+
+    @functools.cached_property
+    def _test_examples(self) -> str:
+        return fingerprints.combine(fingerprints.of_examples(self.test))
 
     @functools.cached_property
     def _formats(self) -> dict[str, int]:
@@ -419,9 +345,12 @@ class RowBench:
         return found
 
     def _rows_facts(self, rows: np.ndarray) -> dict[str, Any]:
+        """What tells the examples that a score depends on: those learnt from, and all of the test."""
+        learnt = fingerprints.combine(self._examples[rows])
         return {
             "n_train": len(rows),
             "subset_digest": protocol.subset_digest(self.train.keys, rows),
+            "data": {"train": learnt, "test": self._test_examples},
         }
 
 
@@ -438,7 +367,8 @@ class _Seen:
             self.backbone,
             source,
             bench.fits_on,
-            folder=bench.cfg.get("features"),
+            outputs=heads.outputs_of(bench.row, bench.cfg["heads"]),
+            kept=bench.kept,
             batch_size=bench.cfg.get("batch_size", 128),
         )
 

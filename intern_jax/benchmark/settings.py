@@ -1,11 +1,13 @@
 """Settings of the benchmark: rows, label fractions, heads, budgets; of a run's section, and of configs as gvb.py."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 
 from intern_jax import families
+from intern_jax.adapt import probe
+from intern_jax.adapt.fit import WEIGHT_DECAY
 from intern_jax.benchmark import heads as heads_lib
 from intern_jax.benchmark.rows import suite
 from intern_jax.benchmark.rows.row import Row
@@ -15,6 +17,7 @@ from intern_jax.core.schema import Settings, field, wrong
 from intern_jax.data.batches.settings import Transform
 from intern_jax.families.family import BRANCHES
 from intern_jax.metrics import table as metrics
+from intern_jax.models import readout
 from intern_jax.tasks import task as tasks
 from intern_jax.train.settings import PeakOptim
 
@@ -26,7 +29,21 @@ def _fraction(value: float) -> float:
 
 
 Fraction = Annotated[float, pydantic.AfterValidator(_fraction)]
+
+
+def _readout(value: str) -> str:
+    schema.one_of(value, list(readout.NAMES), "readout")
+    return value
+
+
+def _one_or_more(value: Any) -> Any:
+    return [value] if isinstance(value, int) else value
+
+
 Rate = Annotated[float, pydantic.Field(gt=0.0)]
+Steps = Annotated[int, pydantic.Field(ge=1)]
+Readout = Annotated[str, pydantic.AfterValidator(_readout)]
+Decay = Annotated[float, pydantic.Field(ge=0.0)]
 # "" and {} turn off what None does: a command line cannot set a text to None where a config has one.
 Path = Annotated[str | None, pydantic.BeforeValidator(lambda value: value or None)]
 
@@ -41,7 +58,8 @@ def none_if_empty(value: Any) -> Any:
 class Lbfgs(Settings):
     """Logistic regression (adapt/probe.py)."""
 
-    l2: list[Rate] = field(min_length=1, say="a list of numbers above 0")
+    l2: list[Rate] = field(list(probe.GRID), min_length=1, say="a list of numbers above 0")
+    readout: Readout = probe.READOUT
 
 
 class Sgd(Settings):
@@ -49,6 +67,7 @@ class Sgd(Settings):
 
     steps: int = field(10_000, ge=1)
     batch_size: int = field(512, ge=1)
+    readout: Readout = "pooled"
 
 
 class Knn(Settings):
@@ -56,12 +75,20 @@ class Knn(Settings):
 
     k: int = field(20, ge=1)
     temperature: float = field(0.07, gt=0.0)
+    readout: Readout = "pooled"
 
 
 class Cached(Settings):
-    """A family's usual head on cached outputs of the backbone (adapt/head.py)."""
+    """A family's usual head on cached outputs of the backbone (adapt/head.py).
 
-    steps: int = field(ge=1, say="a whole number of at least 1")
+    Of several `steps`, and of `flips` (whether mirror images are seen too), a fifth of the labels chooses: flips at
+    the fewest steps, then more steps while the score rises.
+    """
+
+    steps: Annotated[list[Steps], pydantic.BeforeValidator(_one_or_more)] = field(
+        min_length=1, say="whole numbers of at least 1"
+    )
+    flips: list[bool] = field([False], min_length=1)
     batch_size: int = field(ge=1, say="a whole number of at least 1")
     learning_rate: float = field(gt=0.0, say="a number above 0")
 
@@ -157,10 +184,39 @@ class Budget(Settings):
 
 
 class Scratch(Budget):
-    """The same network from random weights; the best of `learning_rates` on held-out labels."""
+    """Networks from random weights, with settings chosen by held-out labels at each fraction (choice.py).
+
+    lengths     factors of `views`
+    longest     the limit of a length: while the longest is the best, one four times as long is tried; None: no longer
+                than `lengths`
+    networks    "branch": the ladder's lowest rung; "generalist": the network of the highest rung, or of that spec
+    """
 
     fractions: list[Fraction] = field(min_length=1, say="at least one fraction")
     learning_rates: list[Rate] = field(min_length=1, say="at least one rate")
+    weight_decays: list[Decay] = field(
+        [WEIGHT_DECAY], min_length=1, say="a list of numbers of at least 0"
+    )
+    lengths: list[Rate] = field([1.0], min_length=1, say="a list of factors above 0")
+    longest: float | None = field(None, gt=0.0, say="a factor above 0, or None")
+    networks: list[Literal["branch", "generalist"]] = field(
+        ["branch"], min_length=1, say="branch, generalist or both"
+    )
+    generalist: Annotated[dict[str, Any] | None, pydantic.BeforeValidator(none_if_empty)] = None
+
+    @property
+    def lacks_a_network(self) -> bool:
+        """Whether the generalist's network has to come from the ladder."""
+        return "generalist" in self.networks and self.generalist is None
+
+    @pydantic.model_validator(mode="after")
+    def _within_limit(self) -> "Scratch":
+        most = max(self.lengths)
+        if self.longest is not None and self.longest < most:
+            raise wrong(
+                f"{self.longest:g}; write at least the longest of lengths, {most:g}", "longest"
+            )
+        return self
 
 
 class FineTune(Budget):
@@ -241,7 +297,7 @@ class Benchmark(Scores):
     """The benchmark of a run: the rungs of its ladder are its stages."""
 
     rows: list[str] = field(min_length=1, say="at least one row")
-    ladder: dict[str, dict[str, str]] = field(min_length=1, say="{rung: {cls or dense: stage}}")
+    ladder: dict[str, dict[str, str]] = field({}, say="{rung: {cls or dense: stage}}")
     scratch: Annotated[Scratch | None, pydantic.BeforeValidator(none_if_empty)] = None
     finetune: Annotated[FineTune | None, pydantic.BeforeValidator(none_if_empty)] = None
     zero_shot: Annotated[ZeroShot | None, pydantic.BeforeValidator(none_if_empty)] = None
@@ -263,6 +319,9 @@ class Benchmark(Scores):
         rungs = ["random", *self.ladder]
         if self.finetune:
             schema.one_of(self.finetune.rung, rungs, "rung", "finetune", "rung")
+        if self.scratch and self.scratch.lacks_a_network and not self.ladder:
+            said = "missing; write the network's spec, since the ladder has no rung"
+            raise wrong(said, "scratch", "generalist")
         for row in self.found():
             if not row.task_family.task:
                 raise wrong(

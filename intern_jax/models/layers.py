@@ -16,6 +16,7 @@ from flax.linen.dtypes import promote_dtype
 from jax import lax
 
 from intern_jax.core.statistics import is_held
+from intern_jax.ops.batch_norm import batch_norm
 from intern_jax.ops.conv import conv
 from intern_jax.ops.depthwise import depthwise_conv
 from intern_jax.ops.linear import linear
@@ -173,22 +174,20 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape).astype(precise)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-        wide, row = x.astype(precise), (None,) * (x.ndim - 1)
         if train and not is_held(self.path):
-            over = tuple(range(x.ndim - 1))
-            mean = wide.mean(axis=over)
-            var = jnp.square(wide - mean[row]).mean(axis=over)
+            y, mean, var = batch_norm(x, scale, bias, self.epsilon)
             if not self.is_initializing():
                 count = x.size // x.shape[-1]
                 self._average(running_mean, mean)
                 self._average(running_var, var * (count / max(count - 1, 1)))
-        else:
-            mean, var = running_mean.value.astype(precise), running_var.value.astype(precise)
+            return y
+        mean, var = running_mean.value.astype(precise), running_var.value.astype(precise)
+        row = (None,) * (x.ndim - 1)
         factor = scale * lax.rsqrt(var + self.epsilon)
-        return ((wide - mean[row]) * factor[row] + bias[row]).astype(x.dtype)
+        return ((x.astype(precise) - mean[row]) * factor[row] + bias[row]).astype(x.dtype)
 
     def _average(self, running, new):
-        value = self.momentum * running.value + (1 - self.momentum) * lax.stop_gradient(new)
+        value = self.momentum * running.value + (1 - self.momentum) * new
         running.value = value.astype(running.value.dtype)
 
     def _one_of_the_sets(self, x, train, task):

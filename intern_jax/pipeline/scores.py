@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from intern_jax.adapt.cache import Memory
 from intern_jax.benchmark import pictures, runner
 from intern_jax.core import hosts, tree
 from intern_jax.core import mesh as mesh_lib
@@ -42,7 +43,7 @@ def score(
     """Add the scores of one seed's stages to `results`; the first seed also writes a model and pictures."""
     results["stages"] += [product.summary() for product in products.values()]
     first = seed == settings["seeds"][0]
-    if first:
+    if first and products:
         save_last(settings, products, layout.model)
     if not settings["benchmark"]:
         return
@@ -50,15 +51,27 @@ def score(
     sizes = settings["mesh"] if hosts.everywhere() == 1 else {}
     mesh = mesh_lib.make_mesh(**sizes, devices=jax.local_devices())
     ladder = build_ladder(settings, products, seed)
+    cfg = _benchmark(settings)
+    kept = cfg["features"] or Memory()
     results["records"] += runner.run(
-        settings["benchmark"], ladder, seed, layout, mesh, versions(), results["missing"]
+        cfg, ladder, seed, layout, mesh, versions(), kept, results["missing"]
     )
     if first:
         try:
-            results["pictures"] = draw_pictures(settings, products, ladder, seed, mesh, layout)
+            made = pictures.of_rows(cfg, ladder, seed, layout, mesh, kept)
+            results["pictures"] = made + zero_shot(settings, products, layout)
         except Exception as error:
             # Nothing that is only to look at may cost a run its scores.
             log.warning("no pictures: %s: %s", type(error).__name__, error)
+
+
+def _benchmark(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The benchmark's settings, with the run's compute dtype in a network that they name."""
+    cfg = dict(settings["benchmark"])
+    if cfg["scratch"] and cfg["scratch"]["generalist"]:
+        spec = in_dtype(cfg["scratch"]["generalist"], settings["compute_dtype"])
+        cfg["scratch"] = cfg["scratch"] | {"generalist": spec}
+    return cfg
 
 
 def build_ladder(
@@ -119,31 +132,24 @@ def _reads(transform: Mapping[str, Any], stage: str) -> Preprocess | None:
     return Preprocess(given["size"], RESIZE.get(function, "squash"))
 
 
-def draw_pictures(
-    settings: Mapping[str, Any],
-    products: Mapping[str, Product],
-    ladder: Mapping[str, Any],
-    seed: int,
-    mesh: jax.sharding.Mesh,
-    layout: Layout,
+def zero_shot(
+    settings: Mapping[str, Any], products: Mapping[str, Product], layout: Layout
 ) -> list[dict[str, str]]:
-    """Draw predictions of the first seed for the report: dense rows, and the amateur's zero-shot words."""
-    cfg = settings["benchmark"]
-    made = pictures.of_rows(cfg, ladder, seed, layout, mesh)
-    zero_shot = cfg.get("zero_shot")
-    if zero_shot:
-        product = products[zero_shot["stage"]]
-        entry = settings[zero_shot["stage"]]
-        variables = dict(tree.unflatten(product.variables))
-        transform = entry["data"][group_of(entry["data"], "pairs")]["transform"]
-        specs = {name: other.spec for name, other in products.items()}
-        made += pictures.zero_shot(
-            build_stage(entry, product.spec, {}, specs),
-            variables.pop("params"),
-            variables,
-            zero_shot["row"],
-            transform["size"],
-            transform["context"],
-            layout,
-        )
-    return made
+    """The zero-shot words of the first seed for the report; none where the config wants none."""
+    cfg = settings["benchmark"]["zero_shot"]
+    if not cfg:
+        return []
+    product, entry = products[cfg["stage"]], settings[cfg["stage"]]
+    variables = dict(tree.unflatten(product.variables))
+    transform = entry["data"][group_of(entry["data"], "pairs")]["transform"]
+    specs = {name: other.spec for name, other in products.items()}
+    return pictures.zero_shot(
+        build_stage(entry, product.spec, {}, specs),
+        variables.pop("params"),
+        variables,
+        cfg["row"],
+        transform["size"],
+        transform["context"],
+        layout,
+        product.key,
+    )

@@ -128,7 +128,7 @@ class Run(Settings):
     workers: int = field(0, ge=0, say="a whole number, 0 for threads")
     backbone: dict[str, Any] = field(say="{name: a network of models/zoo.py}, or {fn: code}")
     stages: list[Annotated[str, pydantic.Field(pattern=r"^[A-Za-z_][\w-]*$")]] = field(
-        min_length=1, say="a list of names, of letters, digits, _ and -"
+        say="a list of names, of letters, digits, _ and -"
     )
     benchmark: Annotated[Benchmark | None, pydantic.BeforeValidator(none_if_empty)] = None
 
@@ -137,6 +137,12 @@ class Run(Settings):
         """Make the families known before the fields that may name them are read."""
         families.add_of_config(given)
         return given
+
+    @pydantic.model_validator(mode="after")
+    def _something_to_do(self) -> "Run":
+        if not self.stages and self.benchmark is None:
+            raise wrong("empty; name a stage, or write a benchmark, which needs none", "stages")
+        return self
 
     @pydantic.field_validator("seeds", "stages")
     @classmethod
@@ -289,6 +295,10 @@ def _checked_start(
 
 def _check_benchmark(benchmark: Benchmark, settings: Mapping[str, Any]) -> None:
     where, stages = "config.benchmark", settings["stages"]
+    if stages and not benchmark.ladder:
+        raise UserError(f"{where}.ladder: empty; write {{rung: {{cls or dense: stage}}}}")
+    if benchmark.scratch and benchmark.scratch.generalist:
+        _check_backbone(benchmark.scratch.generalist, f"{where}.scratch.generalist")
     for rung, by_task in benchmark.ladder.items():
         for task, stage in by_task.items():
             if stage not in stages:

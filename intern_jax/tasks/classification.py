@@ -7,7 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from intern_jax.core import config
 from intern_jax.core.averages import Average, mean
+from intern_jax.core.config import UserError
+from intern_jax.models import readout as readout_lib
 from intern_jax.models.heads.linear import Linear
 from intern_jax.tasks.task import Features, Loss, Rows, Task
 
@@ -15,7 +18,7 @@ SHOWN = 3  # best classes in a picture
 
 
 class Classification(Task):
-    """A linear layer on pooled features."""
+    """A linear layer on a readout of the features: "pooled", or the one that the head's settings name."""
 
     name = "classification"
     loss: Mapping[str, Any] = {"fn": "intern_jax.losses.classification:cross_entropy"}
@@ -31,7 +34,19 @@ class Classification(Task):
     ) -> jax.Array:
         """Logits [N,K]."""
         self.check_head(head, settings or {})
-        return Linear(num_classes, name="linear")(features["pooled"])
+        read = self.readout(settings or {})
+        return Linear(num_classes, name="linear")(features[read])
+
+    def readout(self, settings: Mapping[str, Any]) -> str:
+        """The name of what the linear layer reads."""
+        return settings.get("readout", "pooled")
+
+    def check_head(self, head: str, settings: Mapping[str, Any]) -> None:
+        """Refuse a readout that does not exist, and any other setting."""
+        super().check_head(head, {k: v for k, v in settings.items() if k != "readout"})
+        if (name := self.readout(settings)) not in readout_lib.NAMES:
+            near = config.did_you_mean(str(name), list(readout_lib.NAMES))
+            raise UserError(f"head.settings.readout: no {name!r}; {near}")
 
     def score(
         self, loss: Loss, out: jax.Array, rows: Rows, mine: jax.Array | None = None

@@ -53,6 +53,20 @@ class Depth(Task):
         """Metres float64 [N,H,W] of log-depth [N,H,W,1]."""
         return np.exp(out[..., 0].astype(np.float64))
 
+    def floor(self, rows: Rows, num_classes: int) -> np.ndarray | None:
+        """The mean log-depth per pixel [H,W,1], over rows where it is valid.
+
+        Networks give log-depth, and on the rooms that ship this mean is a better guess than that of the metres. A
+        pixel that is valid in no row has the mean of all valid ones. None where no pixel is valid.
+        """
+        valid = np.asarray(rows["depth_valid"])
+        if not valid.any():
+            return None
+        log_depth = np.log(np.where(valid, rows["depth"], 1).astype(np.float64))
+        total, count = log_depth.sum(0), valid.sum(0)
+        mean = np.where(count > 0, total / np.maximum(count, 1), log_depth.sum() / valid.sum())
+        return mean[..., None]
+
     def whole_picture(
         self, prediction: np.ndarray, sample: Mapping[str, Any], source: Any
     ) -> tuple[np.ndarray, Rows]:

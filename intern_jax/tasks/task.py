@@ -108,6 +108,10 @@ class Task:
         """A decoder's settings with what a data set says of itself, where the settings do not say it."""
         return dict(settings)
 
+    def readout(self, settings: Mapping[str, Any]) -> str:
+        """The readout (models/readout.py) that a head of these settings needs beside the outputs; "" for none."""
+        return ""
+
     def recipe(self, head: str = "") -> Recipe:
         """How the head of that name is trained, "" for the usual one; with its loss."""
         found = self.recipes.get(head or self.usual, Recipe())
@@ -136,6 +140,13 @@ class Task:
     def prediction(self, out: np.ndarray) -> np.ndarray:
         """Outputs [N,...] as the family's metrics take them."""
         return out
+
+    def floor(self, rows: Rows, num_classes: int) -> np.ndarray | None:
+        """What a head would give of every picture [...] that knew the targets of `rows` [N,...] and saw no picture.
+
+        The best such guess is a floor for scores. None where the family has none.
+        """
+        return None
 
     def whole_picture(
         self, prediction: np.ndarray, sample: Mapping[str, Any], source: Any

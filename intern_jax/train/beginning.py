@@ -61,7 +61,7 @@ class Beginning:
         name, limit = self.stage.name, self.cfg["max_rollbacks"]
         if not self.checkpoints or not self.stream.segments or self.rollbacks >= limit:
             after = f" after {self.rollbacks} roll-backs" if self.rollbacks else ""
-            raise UserError(
+            raise guard.Hopeless(
                 f"{name}: {trouble}{after}; lower optim.learning_rate or look at the data"
             )
         self.rollbacks += 1

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from intern_jax.core.config import UserError
+
 LEAST = 8  # the number of logged losses that must precede a spike
 
 
@@ -22,6 +24,10 @@ class Diverged(Exception):
     def __init__(self, sound: int, step: int, what: str):
         super().__init__(what)
         self.sound, self.step = sound, step
+
+
+class Hopeless(UserError):
+    """A divergence that no roll-back helps: the learning rate is too high, or the data is wrong."""
 
 
 def look(

@@ -18,9 +18,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="the model folder to write")
     parser.add_argument("--method", choices=("probe", "finetune"), default="probe")
     parser.epilog = (
-        "--NAME=VALUE sets more. Of both methods: --canvas=PIXELS, --validation=SHARE (held out), --seed, and "
-        "--backbone=MODULE:NET for a start whose network is its author's own. Of probe: --l2=(0.01,0.1). Of "
-        "finetune: --steps, --batch-size, --learning-rate, --flip=False"
+        "--NAME=VALUE sets more. Of both methods: --canvas=PIXELS, --folds=NUMBER (of cross-validation), --seed, and "
+        "--backbone=MODULE:NET for a start whose network is its author's own. Of probe: --l2=(0.01,0.1), "
+        "--readout=pooled. Of finetune: --steps, --batch-size, --learning-rate, --flip=False"
     )
 
 

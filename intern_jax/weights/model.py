@@ -20,7 +20,7 @@ from intern_jax import families
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core import tree
 from intern_jax.core.config import UserError
-from intern_jax.models import zoo
+from intern_jax.models import readout, zoo
 from intern_jax.models.backbone import Same
 from intern_jax.ops.images import normalise
 from intern_jax.tasks import task as tasks
@@ -57,8 +57,9 @@ class Head:
         bias_K: np.ndarray,
         mean_D: np.ndarray | None = None,
         scale_D: np.ndarray | None = None,
+        readout: str = "pooled",
     ) -> Head:
-        """A linear probe as a classifier; `mean` and `scale` of the features are folded in."""
+        """A linear probe of a readout as a classifier; `mean` and `scale` of the features are folded in."""
         kernel, bias = np.asarray(kernel_DxK, np.float64), np.asarray(bias_K, np.float64)
         if scale_D is not None:
             kernel = kernel / np.asarray(scale_D, np.float64)[:, None]
@@ -66,7 +67,10 @@ class Head:
             bias = bias - np.asarray(mean_D, np.float64) @ kernel
         arrays = {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}
         params = {"linear": {"classifier": arrays}}
-        return cls("classification", tuple(classes), variables={"params": params})
+        settings = {} if readout == "pooled" else {"readout": readout}
+        return cls(
+            "classification", tuple(classes), settings=settings, variables={"params": params}
+        )
 
     @property
     def task(self) -> Task:
@@ -189,10 +193,11 @@ class Model:
         branch: str | None = None,
         batch_size: int = 32,
     ) -> np.ndarray:
-        """Features of pictures: [N,D] for "pooled", [N,H,W,C] for "layer1" ... "layer4".
+        """Features of pictures: [N,D] for "pooled" and other readouts, [N,H,W,C] for "layer1" ... "layer4".
 
         Args:
           images: one or several of: a path, a PIL image, a uint8 array [H,W,3 or 4].
+          output: the name of an output, or a readout of all layers and branches (models/readout.py).
           branch: "cls" or "dense", or another branch's name, for a backbone that has several (default:
             this model's).
           batch_size: pictures are padded to it, so that each size is compiled once.
@@ -228,13 +233,19 @@ class Model:
     def outputs(
         self, images: jax.Array | np.ndarray, branch: str, names: Sequence[str]
     ) -> dict[str, jax.Array]:
-        """Chosen outputs of canvases uint8 [B,S,S,3], in eval mode, left on the device.
+        """Chosen outputs, or readouts, of canvases uint8 [B,S,S,3], in eval mode, left on the device.
 
         Compiled once per network, branch, names and shape.
         """
         same, pictures = self._network(branch), self.preprocess
         run = _features(same, branch, tuple(names), pictures.mean, pictures.std)
         return run(self.variables, images)
+
+    def shapes(self, variables: Any, images: Any) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of what the head reads, by those of the variables and of normalised images; nothing is computed."""
+        names = [self.head.task.readout(self.head.settings)] if self.head else []
+        see = functools.partial(_outputs, self.build(), branch=self.branch, names=names)
+        return jax.eval_shape(see, variables, images)
 
     def _network(self, branch: str) -> Same:
         module = self.build()
@@ -288,8 +299,7 @@ def _features(same: Same, branch: str, names: tuple[str, ...], mean: tuple, std:
 
     @jax.jit
     def apply(variables, images):
-        x = normalise(images, mean, std)
-        out = same.module.apply(variables, x, train=False, task=branch)
+        out = _outputs(same.module, variables, normalise(images, mean, std), branch, names)
         for name in names:
             if name not in out:
                 known = ", ".join(sorted(out))
@@ -303,13 +313,30 @@ def _features(same: Same, branch: str, names: tuple[str, ...], mean: tuple, std:
 def _answers(same: Same, branch: str, mean: tuple, std: tuple, head: str) -> Callable:
     """Compiled (the backbone's variables, the head's, uint8 [B,S,S,3]) -> rows of the family's answers."""
     module = _head_module(head)
-    task = tasks.find(module.family)
+    task, settings = tasks.find(module.family), module.settings or {}
 
     @jax.jit
     def apply(backbone, variables, images):
         x = normalise(images, mean, std)
-        features = same.module.apply(backbone, x, train=False, task=branch)
+        features = _outputs(same.module, backbone, x, branch, [task.readout(settings)])
         out: Any = module.apply(variables, features, x.shape[1:3])
         return task.finish(out)
 
     return apply
+
+
+def _outputs(
+    module: Any, variables: Any, images: jax.Array, branch: str, names: Sequence[str]
+) -> dict[str, jax.Array]:
+    """A branch's outputs of normalised images, with the readouts among `names`."""
+
+    def seen(one: str) -> Mapping[str, jax.Array]:
+        return module.apply(variables, images, train=False, task=one)
+
+    own = dict(seen(branch))
+    wanted = [name for name in names if name in readout.READOUTS and name not in own]
+    if wanted:
+        others = readout.branches_of(module, branch)[1:]
+        every = [own, *map(seen, others)]
+        own |= {name: readout.READOUTS[name](every) for name in wanted}
+    return own

@@ -22,7 +22,7 @@ def main(folder: str, out: str) -> None:
     """Features of 40 rooms, and the shipped weights' of 40 leaves, into caches below `folder` and into `out`."""
     source = Subset(load("rooms_depth", split="test"), range(40))
     backbone = Model.random({"name": "embedded_tiny"}, 0)
-    settings = {"mesh": mesh_lib.make_mesh(), "folder": folder, "batch_size": 24}
+    settings = {"mesh": mesh_lib.make_mesh(), "kept": folder, "batch_size": 24}
     maps = cached(backbone, source, TRANSFORM, branch="dense", outputs=LAYERS, **settings)
     pooled = cached(backbone, source, TRANSFORM, branch="cls", outputs=("pooled",), **settings)
     leaves = load("clipart_leaf", split="train")

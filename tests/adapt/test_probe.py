@@ -1,4 +1,4 @@
-"""The probe against scikit-learn at equal L2, and how l2, rows and compilations are chosen."""
+"""The probe against scikit-learn at equal L2, and how l2, rows, folds and compilations are chosen."""
 
 import functools
 
@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 import intern_jax
 from intern_jax.adapt import probe as probe_lib
 from intern_jax.adapt.cache import cached
-from intern_jax.adapt.probe import fit_probe
+from intern_jax.adapt.probe import fit_probe, fold_numbers
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.data import embedded
@@ -80,50 +80,69 @@ def test_rows_outside_the_subset_change_nothing_and_padding_neither():
     np.testing.assert_allclose(probe.mean, x[rows].mean(0), rtol=1e-5)
 
 
-def test_l2_is_chosen_on_held_out_labels_and_then_all_rows_are_fitted():
+def test_l2_has_the_lowest_cross_entropy_over_the_folds_and_then_all_rows_are_fitted():
     # One informative feature among forty, few rows: without a penalty the noise is learned.
     rng = np.random.default_rng(0)
     label = rng.integers(0, 2, 60)
     x = rng.normal(size=(60, 40))
     x[:, 0] += 1.5 * label
-    grid = (1e-4, 1e-1, 1e2)
+    grid = (1e-4, 1e-1, 1.0, 1e2)
     probe = fit_probe(x, label, 2, l2_grid=grid)
-    held = probe_lib._held_out(label, 0)
-    assert held.sum() == 12
-    right = {}
+    folds, z = fold_numbers(label), standardised(x)
+    found = {}
     for l2 in grid:
-        kernel, bias = reference(standardised(x)[~held], label[~held], l2)
-        predicted = (standardised(x)[held] @ kernel + bias).argmax(1)
-        right[np.float32(l2)] = 100 * (predicted == label[held]).mean()
-    assert len(set(right.values())) > 1
-    assert probe.validation_score == pytest.approx(max(right.values()))
-    assert right[np.float32(probe.l2)] == max(right.values())
+        logits = np.empty((60, 2))
+        for fold in range(5):
+            held = folds == fold
+            kernel, bias = reference(z[~held], label[~held], l2)
+            logits[held] = z[held] @ kernel + bias
+        loss = (logsumexp(logits, axis=1) - logits[np.arange(60), label]).mean()
+        found[np.float32(l2)] = loss, 100 * (logits.argmax(1) == label).mean()
+    best = min(found, key=found.get)
+    assert np.float32(probe.l2) == best and best not in (np.float32(1e-4), np.float32(1e2))
+    assert probe.validation_loss == pytest.approx(found[best][0], rel=2e-3)
+    assert probe.validation_score == pytest.approx(found[best][1])
     refit = fit_probe(x, label, 2, l2_grid=(probe.l2,))
     np.testing.assert_allclose(probe.kernel, refit.kernel, atol=5e-3)
 
 
-def test_held_rows_are_those_of_the_caller():
+def test_folds_are_those_of_the_caller():
     x, label = make(200, 12, 3)
     rows = np.random.default_rng(0).permutation(200)[:90]
-    inside = probe_lib._held_out(label[rows], 5)
+    folds = fold_numbers(label[rows], seed=5)
     drawn = fit_probe(x, label, 3, rows=rows, seed=5)
-    given = fit_probe(x, label, 3, rows=rows, held=inside, seed=6)
+    given = fit_probe(x, label, 3, rows=rows, folds=folds, seed=6)
     assert given.l2 == drawn.l2 and given.validation_score == drawn.validation_score
     np.testing.assert_array_equal(given.kernel, drawn.kernel)
-    # The score is of the marked rows alone: with wrong labels there it is low.
+    # The score is of the held-out rows alone: with wrong labels in the one fold it is low.
+    one = np.where(folds == 0, 0, -1)
     wrong = label.copy()
-    wrong[rows[inside]] = (label[rows[inside]] + 1) % 3
-    assert fit_probe(x, wrong, 3, rows=rows, held=inside).validation_score < 20
+    wrong[rows[folds == 0]] = (label[rows[folds == 0]] + 1) % 3
+    learned = fit_probe(x, wrong, 3, rows=rows, folds=one, l2_grid=(1e-3, 1e-2))
+    assert learned.validation_score < 20
     assert drawn.validation_score > 60
-    none = fit_probe(x, label, 3, rows=rows, held=np.zeros(90, bool), l2_grid=(1e-3, 1e-2, 1e-1))
-    assert none.validation_score is None and none.l2 == pytest.approx(1e-2)
+    none = fit_probe(x, label, 3, rows=rows, folds=np.full(90, -1), l2_grid=(1e-3, 1e-1, 1.0))
+    assert none.validation_score is None and none.l2 == pytest.approx(1e-1)
 
 
-def test_few_labels_take_the_middle_of_the_grid():
+def test_every_class_is_dealt_over_all_folds_and_the_only_row_of_one_stays():
+    label = np.repeat(np.arange(5), (1, 2, 7, 10, 25))
+    folds = fold_numbers(label, seed=3)
+    assert folds[0] == -1 and (folds[1:] >= 0).all()
+    assert np.ptp(np.bincount(folds[1:])) <= 1
+    for one in range(1, 5):
+        assert np.ptp(np.bincount(folds[label == one], minlength=5)) <= 1
+    np.testing.assert_array_equal(fold_numbers(np.arange(7)), np.full(7, -1))
+    assert sorted(fold_numbers(np.zeros(3, int))) == [0, 1, 2]
+
+
+def test_labels_of_one_row_per_class_take_the_usual_value():
     x, label = make(200, 12, 10)
-    probe = fit_probe(x, label, 10, rows=np.arange(49), l2_grid=(1.0, 1e-3, 1e-2, 1e-1))
+    rows = np.array([np.flatnonzero(label == c)[0] for c in range(10)])
+    probe = fit_probe(x, label, 10, rows=rows)
     assert probe.l2 == pytest.approx(1e-1) and probe.validation_score is None
-    assert fit_probe(x, label, 10, rows=np.arange(50)).validation_score is not None
+    more = np.concatenate([rows, np.flatnonzero(label == 0)[1:2]])
+    assert fit_probe(x, label, 10, rows=more).validation_score is not None
 
 
 def test_draws_of_one_fraction_share_a_compilation():
@@ -151,9 +170,9 @@ def test_one_row_a_constant_feature_and_an_absent_class_are_fine():
         ("labels", {"num_classes": 2}),
         ("features", {"features": np.full((30, 4), np.nan)}),
         ("l2", {"l2_grid": (0.0, 1.0)}),
-        ("held", {"held": np.ones(30, bool)}),
-        ("held", {"held": np.zeros(29, bool)}),
-        ("held", {"held": np.zeros(30)}),
+        ("folds", {"folds": np.zeros(30, int)}),
+        ("folds", {"folds": np.arange(29)}),
+        ("folds", {"folds": np.arange(30.0)}),
     ],
 )
 def test_mistakes_are_named(field, change):

@@ -45,8 +45,8 @@ def named_fields(path) -> list[tuple[str, str]]:
 
 def test_the_wheel_and_the_checkout_ship_the_same():
     assert config_lib.shipped_configs() == golden.CONFIGS
-    assert [path.stem for path in SHIPPED] == ["gvb", "mini", "quickstart"]
-    assert [path.stem for path in RUNS] == ["mini", "quickstart"]
+    assert [path.stem for path in SHIPPED] == ["gvb", "mini", "quickstart", "scratch"]
+    assert [path.stem for path in RUNS] == ["mini", "quickstart", "scratch"]
 
 
 @by_name

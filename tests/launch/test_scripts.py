@@ -47,7 +47,9 @@ class Clients:
 
     def run(self, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
         path = f"{self.folder}{os.pathsep}{os.environ['PATH']}"
-        env = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
+        # `make PYTHON=...` hands that on to the tests.
+        known = ("SLURM_", "PYTHON=")
+        env = {k: v for k, v in os.environ.items() if not f"{k}=".startswith(known)}
         env |= {"PATH": path, "POLL_SECONDS": "0", "PAUSE_SECONDS": "0"} | environment
         command = ["bash", str(LAUNCH / script), *arguments]
         return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True)

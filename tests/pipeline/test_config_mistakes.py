@@ -332,6 +332,30 @@ BENCHMARK = {
         lambda c: c["benchmark"]["heads"].pop("depth"),
         "config.benchmark.heads: none for row rooms_depth; add depth or rooms_depth",
     ),
+    "no weight decay to try": (
+        lambda c: c["benchmark"]["scratch"].update(weight_decays=()),
+        "config.benchmark.scratch.weight_decays: empty; write a list of numbers of at least 0",
+    ),
+    "a negative weight decay": (
+        lambda c: c["benchmark"]["scratch"].update(weight_decays=(0.1, -0.1)),
+        "config.benchmark.scratch.weight_decays[1]: -0.1; write a list of numbers of at least 0",
+    ),
+    "a length of nothing": (
+        lambda c: c["benchmark"]["scratch"].update(lengths=(1, 0)),
+        "config.benchmark.scratch.lengths[1]: 0; write a list of factors above 0",
+    ),
+    "a limit below the lengths": (
+        lambda c: c["benchmark"]["scratch"].update(lengths=(1, 4), longest=2),
+        "config.benchmark.scratch.longest: 2; write at least the longest of lengths, 4",
+    ),
+    "an unknown network of scratch": (
+        lambda c: c["benchmark"]["scratch"].update(networks=("branch", "generalst")),
+        "config.benchmark.scratch.networks[1]: no 'generalst'; did you mean generalist?",
+    ),
+    "a generalist that is no network": (
+        lambda c: c["benchmark"]["scratch"].update(generalist={"name": "generalst"}),
+        "config.benchmark.scratch.generalist.name: no backbone 'generalst'; did you mean",
+    ),
     "an unknown setting of the text tower": (
         lambda c: c["amateur"]["stage"]["text"].update(widht=3),
         "text.widht: no such setting of the text tower; did you mean width",
@@ -437,6 +461,23 @@ def test_a_default_written_as_a_list_reaches_the_function_as_its_own():
     from intern_jax.core.config import bind
 
     assert bind(transform).keywords == {"size": 32}
+
+
+def test_a_run_without_stages_has_a_benchmark_without_rungs():
+    config = plain(load_config("scratch"))
+    assert pipeline.check(config)["stages"] == []
+    config["benchmark"]["scratch"].pop("generalist")
+    said = r"^config\.benchmark\.scratch\.generalist: missing; write the network's spec"
+    with pytest.raises(UserError, match=said):
+        pipeline.check(config)
+    config["benchmark"]["scratch"]["networks"] = ["branch"]
+    config["benchmark"]["ladder"] = {"expert": {"cls": "expert_cls", "dense": "expert_cls"}}
+    said = r"^config\.benchmark\.ladder\.expert\.cls: no stage 'expert_cls'; known: none"
+    with pytest.raises(UserError, match=said):
+        pipeline.check(config)
+    said = r"^config\.stages: empty; name a stage, or write a benchmark, which needs none"
+    with pytest.raises(UserError, match=said):
+        pipeline.check(config | {"benchmark": None})
 
 
 def test_several_mistakes_are_counted():

@@ -44,7 +44,7 @@ def tiny_config():
         config[stage].train.checkpoint_every = 2
     benchmark = config.benchmark
     benchmark.rows = ("furniture", "rooms_depth")
-    benchmark.heads.segmentation.panoptic.steps = 2
+    benchmark.heads.segmentation.panoptic.steps = (2,)
     benchmark.scratch.views = {"classification": 128, "segmentation": 64, "depth": 64}
     benchmark.zero_shot.row = "furniture"
     return config
@@ -171,6 +171,24 @@ def test_wrong_train_field_is_named_before_any_work(tmp_path):
     with pytest.raises(UserError, match=r"train\.step"):
         pipeline.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_without_stages_trains_networks_from_random_weights(tmp_path):
+    config = load_config("scratch")
+    config.mesh.data, config.backbone = 1, TINY
+    benchmark = config.benchmark
+    benchmark.rows, benchmark.fractions = ("furniture",), (0.1,)
+    scratch = benchmark.scratch
+    scratch.update(fractions=(1.0,), learning_rates=(1e-3,), weight_decays=(0.05,), lengths=(1,))
+    scratch.update(longest=1, generalist={"name": "generalist", "branch": TINY})
+    scratch.views.classification = 128
+    results = pipeline.run(config, tmp_path)
+    found = {record["method"]: record for record in results["records"]}
+    assert set(found) == {"random", "scratch", "scratch-generalist"}
+    specs = [found[name]["backbone"] for name in ("scratch", "scratch-generalist")]
+    assert specs == [TINY, {"name": "generalist", "branch": TINY}]
+    assert {found[name]["facts"]["budget"] for name in list(found)[1:]} == {"one setting"}
+    assert (tmp_path / "report.html").exists() and not (tmp_path / "model").exists()
 
 
 @pytest.mark.slow

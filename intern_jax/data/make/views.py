@@ -18,12 +18,12 @@ Pictures in rows are uint8 [size,size,3]. A window keeps the aspect ratio of its
 and evaluation squeeze a picture that is not square in the same way.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from intern_jax.core.config import UserError, formatted
+from intern_jax.core.config import UserError, bind, formatted
 from intern_jax.data.make import image_ops
 from intern_jax.data.make import text as tokenizer_lib
 from intern_jax.data.make.image_ops import Background, Look, Window
@@ -65,6 +65,19 @@ def eval_classification(
 ) -> Arrays:
     """The whole picture, resized, over grey: image and label (int32). Nothing is random."""
     return classification(sample, size=size, train=False)
+
+
+@formatted(1)
+def mirrored(
+    sample: Sample, rng: np.random.Generator | None = None, *, of: Mapping[str, Any]
+) -> Arrays:
+    """The row that the transform of spec `of` makes, mirrored left-right: its picture and all maps of its size."""
+    row = bind(of)(sample, rng)
+    size = row["image"].shape[:2]
+    return {
+        name: np.ascontiguousarray(value[:, ::-1]) if np.shape(value)[:2] == size else value
+        for name, value in row.items()
+    }
 
 
 @formatted(1)

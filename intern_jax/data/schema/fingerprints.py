@@ -7,7 +7,7 @@ decides a run's arrays: the samples, their order, labels and classes, and the na
 import hashlib
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +39,33 @@ def fingerprint(source: "Source | Sequence[Sample]") -> str:
     )
 
 
+def of_examples(source: "Source | Sequence[Sample]") -> list[str]:
+    """A digest per sample, in order, that changes when what the source gives for it does.
+
+    A source's own `examples() -> list[str]`, by which a changed or added file costs its own sample alone. Else of a
+    source with `fingerprint`, that and the sample's key, label and place: a change costs all samples. Of a source
+    with neither every sample is read, and counts by its content.
+    """
+    method = getattr(source, "examples", None)
+    if method is not None:
+        return list(method())
+    count = len(source)
+    if not hasattr(source, "fingerprint"):
+        return [of_sample(source[i]) for i in range(count)]
+    whole, keys = fingerprint(source), getattr(source, "keys", range(count))
+    return [combine(whole, i, keys[i]) for i in range(count)]
+
+
+def of_sample(sample: Mapping[str, Any]) -> str:
+    """A digest of all fields of a sample: arrays by their values, others as plain values."""
+    parts: list[Any] = []
+    for name in sorted(sample):
+        value = sample[name]
+        several = isinstance(value, list | tuple) and any(isinstance(v, np.ndarray) for v in value)
+        parts += [name, *(map(np.asarray, value) if several else [value])]
+    return combine(*parts)
+
+
 def combine(*parts: Any) -> str:
     """A digest of plain values, arrays and sequences of plain values: DIGITS hexadecimal digits."""
     total = hashlib.sha256()
@@ -48,7 +75,7 @@ def combine(*parts: Any) -> str:
         if isinstance(part, np.ndarray):
             total.update(f"{part.dtype} {part.shape}\n".encode())
             total.update(np.ascontiguousarray(part).data)
-        elif part is None or isinstance(part, str | int | float):
+        elif part is None or isinstance(part, str | int | float | np.generic):
             total.update(f"{part!r}\n".encode())
         else:
             total.update(b"[\n")
@@ -56,6 +83,11 @@ def combine(*parts: Any) -> str:
                 total.update(f"{item!r}\n".encode())
             total.update(b"]\n")
     return total.hexdigest()[:DIGITS]
+
+
+def of_file(path: str | os.PathLike[str], *parts: Any) -> str:
+    """A digest of a file's name, size and modification time, and of `parts`; it is not opened."""
+    return combine(_stamp(path), *parts)
 
 
 def of_files(paths: Iterable[str | os.PathLike[str]]) -> str:

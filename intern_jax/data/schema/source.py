@@ -14,7 +14,8 @@ class Source(Protocol):
     """Samples by index: `self[i]` is a pure function of i and safe to call from several threads.
 
     `labels` (int32 [N], or None) and `keys` are known without decoding a picture. A source may also have
-    `fingerprint() -> str`, a digest that changes with its samples (fingerprints.py).
+    `fingerprint() -> str`, a digest that changes with its samples, and `examples() -> list[str]`, one for each of
+    them (fingerprints.py). Without either, what is kept of a sample is known by reading it.
     """
 
     @property

@@ -109,3 +109,11 @@ class ImageFolder:
         """A digest of the keys, sizes and modification times of the pictures, and of the classes."""
         files = fingerprints.of_files(self._paths)
         return fingerprints.combine(self.name, self.classes, self.keys, files)
+
+    def examples(self) -> list[str]:
+        """Per picture a digest of its key, size and modification time, and of its class."""
+        classes = fingerprints.combine(self.classes)
+        return [
+            fingerprints.of_file(path, key, classes, int(label))
+            for path, key, label in zip(self._paths, self.keys, self.labels, strict=True)
+        ]

@@ -40,3 +40,10 @@ class Subset:
     def fingerprint(self) -> str:
         """A digest of the whole source's fingerprint and the indices."""
         return fingerprints.combine(fingerprint(self.source), self.name, self.indices)
+
+    def examples(self) -> list[str]:
+        """Those of the whole source at the indices: other samples do not matter."""
+        if hasattr(self.source, "examples") or hasattr(self.source, "fingerprint"):
+            every = fingerprints.of_examples(self.source)
+            return [every[i] for i in self.indices]
+        return [fingerprints.of_sample(self.source[int(i)]) for i in self.indices]

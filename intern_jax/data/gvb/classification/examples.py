@@ -70,6 +70,16 @@ class Examples:
         rows = (self.keys, self.labels, self.classes)
         return fingerprints.combine(self.name, self.split, *rows, fingerprints.of_files(files))
 
+    def examples(self) -> list[str]:
+        """Per row a digest of key, label, classes and the file of the picture; a file of many counts for all."""
+        own = fingerprints.combine(self.name, self.split, self.classes)
+        files = {path: fingerprints.of_file(path) for path in map(self._file_of, self._items)}
+        rows = zip(self.keys, self.labels, self._items, strict=True)
+        return [
+            fingerprints.combine(own, key, int(label), files[self._file_of(item)])
+            for key, label, item in rows
+        ]
+
 
 def file_picture(path: str, _key: str) -> np.ndarray:
     """The picture in a JPEG, PNG or WebP file."""

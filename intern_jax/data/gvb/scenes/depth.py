@@ -151,6 +151,15 @@ class DepthFolder(Scored):
         files = fingerprints.of_files([*self.pictures, *self.depths])
         return fingerprints.combine(self.name, self.keys, files, self._unit, repr(self.rule))
 
+    def examples(self) -> list[str]:
+        """Per row a digest of key, picture and depth map, and of the unit and rule."""
+        own = fingerprints.combine(self._unit, repr(self.rule))
+        rows = zip(self.keys, self.pictures, self.depths, strict=True)
+        return [
+            fingerprints.combine(own, key, fingerprints.of_files([picture, depths]))
+            for key, picture, depths in rows
+        ]
+
 
 class NyuTfds(Scored, TfdsSource):
     """nyu_depth_v2 of TFDS: 47,584 frames (train), the official 654 (validation), depth in float16 metres.

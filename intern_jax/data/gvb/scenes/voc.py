@@ -245,6 +245,14 @@ class MaskFolder:
         files = fingerprints.of_files([*self.pictures, *self.masks])
         return fingerprints.combine(self.name, self.keys, files)
 
+    def examples(self) -> list[str]:
+        """Per row a digest of key, picture and mask."""
+        rows = zip(self.keys, self.pictures, self.masks, strict=True)
+        return [
+            fingerprints.combine(key, fingerprints.of_files([picture, mask]))
+            for key, picture, mask in rows
+        ]
+
 
 def _paths(
     folder: pathlib.Path, pattern: str, ids: Sequence[str], remedy: str
