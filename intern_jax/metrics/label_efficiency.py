@@ -64,7 +64,8 @@ def label_equivalence(
         return LabelFactor(x[0] / start)
     part = -lead[i - 1] / (lead[i] - lead[i - 1])
     needed = math.exp((1 - part) * math.log(x[i - 1]) + part * math.log(x[i]))
-    return LabelFactor(needed / start)
+    # Rounding must not carry it past a run: beyond the last one lie the bounds.
+    return LabelFactor(min(max(needed, x[i - 1]), x[i]) / start)
 
 
 def factor_interval(

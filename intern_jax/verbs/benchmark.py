@@ -62,5 +62,6 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
             try:
                 print(evaluation.evaluate(config, args.workdir[0], args.init, args.backbone))
             except Incomplete as incomplete:
-                print(incomplete.table)
+                if incomplete.table:
+                    print(incomplete.table)
                 raise

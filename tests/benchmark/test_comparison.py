@@ -70,7 +70,7 @@ def by_name(found):
 
 
 def test_each_rung_is_over_the_one_below_and_the_highest_over_random_and_scratch(run):
-    for method in ("random", "amateur", "expert", "finetune", "scratch", "floor"):
+    for method in ("amateur", "expert", "finetune", "random", "scratch", "floor"):
         run.add(method, first(30))
     run.add("expert", first(30), fraction=1.0)
     run.add("scratch", first(30), fraction=1.0)
@@ -227,12 +227,16 @@ def test_comparisons_of_other_shares_may_be_asked_for(run):
 
 
 def test_methods_are_compared_with_the_same_head(run):
-    run.add("random", first(10), head="knn")
-    run.add("random", first(20), head="lbfgs")
-    run.add("expert", first(26), head="lbfgs")
+    run.add("random", first(20), head="knn")
+    run.add("random", first(10), head="lbfgs")
+    run.add("expert", first(26), head="knn")
     run.add("expert", first(50), head="sgd")
-    (one,) = run.compared()
-    assert one.rows[0].heads == ("lbfgs", "lbfgs") and one.gain == pytest.approx(10)
+    run.add("scratch", first(44))
+    over_random, over_scratch = run.compared()
+    assert over_random.rows[0].heads == ("knn", "knn")
+    assert over_random.gain == pytest.approx(10)
+    # Scratch has no head: the first of the other's.
+    assert over_scratch.rows[0].heads == ("sgd", "") and over_scratch.gain == pytest.approx(10)
 
 
 def test_label_factors_have_the_interval_of_their_replicates(run):

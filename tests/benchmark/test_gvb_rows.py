@@ -284,7 +284,7 @@ def test_a_row_that_is_not_there_or_breaks_does_not_stop_the_others(tmp_path, ca
     said = capsys.readouterr()
     assert "Dtd" in said.out and "needs boxes" in said.out
     (line,) = [line for line in said.err.splitlines() if line.startswith("error: ")]
-    assert line.startswith("error: config.rows: 2 not scored, the others are: eurosat: ")
+    assert line.startswith("error: config.rows: 2 not scored: eurosat: ")
     assert "; cars: " in line
     assert {record["task"] for record in records(tmp_path / "run")} == {"dtd"}
     # Mended, the run goes on with the row that broke.
@@ -304,6 +304,20 @@ def test_a_row_that_needs_boxes_says_so(data, tmp_path):
     config.rows = ("voc07_12",)
     text = evaluate.evaluate(config, tmp_path / "alone", init=TINY)
     assert text == "voc07_12: needs boxes: --boxes=voc07_12=FILE."
+
+
+def test_two_backbones_have_gains_with_intervals_between_them(data, tmp_path, capsys):
+    config, folders = short(data("eurosat"), "eurosat"), [tmp_path / "a", tmp_path / "b"]
+    for seed, folder in enumerate(folders):
+        config.label, config.seed = folder.name, seed
+        evaluate.evaluate(config, folder, init=TINY)
+    assert main(["benchmark", "--table", *(f"--workdir={folder}" for folder in folders)]) == 0
+    printed = capsys.readouterr().out
+    (line,) = [line for line in printed.splitlines() if line.startswith("| b over a")]
+    ours, theirs = (one["score"] for folder in folders for one in records(folder))
+    assert f"| {theirs - ours:+.2f}*" in line and "test images" in line and "[" in line
+    lines = (folders[0] / "gains.csv").read_text().splitlines()
+    assert lines[1].startswith("b,0.5,a,0.5,,") and lines[2].startswith("b,0.5,a,0.5,eurosat,")
 
 
 def test_records_hold_what_their_row_has_and_outcomes_that_give_their_score(data, tmp_path):

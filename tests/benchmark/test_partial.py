@@ -1,6 +1,7 @@
 """A data set that is not whole is marked in every table; tables say how many labels and test images there were."""
 
 import csv as csv_lib
+import dataclasses
 import io
 import json
 
@@ -40,6 +41,20 @@ NOTE = "40 of 50,000 test pictures"
 @pytest.mark.parametrize("name", WHOLE)
 def test_the_sizes_with_which_a_row_is_whole(name):
     assert suite.find(name).whole == WHOLE[name]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "whole"),
+    [
+        ("", (None, None)),
+        ("1,200", (1200, None)),
+        ("n.a. / 300", (None, 300)),
+        ("10 / 20 / 30", (10, 20)),
+        ("5 or 4 / about 100", (3, 95)),
+    ],
+)
+def test_sizes_of_a_row_from_outside(sizes, whole):
+    assert dataclasses.replace(suite.find("fashion"), sizes=sizes).whole == whole
 
 
 def test_every_published_row_has_sizes_and_the_mini_rows_have_none():
@@ -170,6 +185,13 @@ def test_a_detection_row_without_boxes_says_so_in_every_table():
     assert drawn.count("| needs boxes |") == 5 and "WIDER FACE, CityPersons: needs" in drawn
     # Published rows alone lack nothing.
     assert "--boxes" not in render.markdown(leaderboard.sheet([], True))
+
+
+def test_rows_that_were_not_scored_are_one_line_with_each_reason_once():
+    missing = {"dtd": "too dark; light it", "pets": "gone; get it", "cars": "too dark; light it"}
+    told = table.Incomplete("config.rows", missing, "the table")
+    said = "config.rows: 3 not scored: dtd, cars: too dark; light it; pets: gone; get it"
+    assert (str(told), told.table) == (said, "the table")
 
 
 def test_rows_that_were_asked_for_and_need_boxes_are_named():

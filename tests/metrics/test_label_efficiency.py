@@ -65,6 +65,10 @@ def test_the_ends_of_an_interval_are_replicates_and_may_be_bounds():
     assert inner[975] > 1 and str(high) == ">10"
     (_, high) = label_efficiency.factor_interval([100, 1000], scratch, 30 + 20 * inner - 1)
     assert high.value == pytest.approx(10 ** (inner[975] - 0.05)) and high.bound == "="
+    # A bound is beyond the figure that it names.
+    mixed = np.repeat([55.0, 50.0], 50)
+    ends = label_efficiency.factor_interval([10, 100], [s[:100] for s in scratch], mixed)
+    assert [str(end) for end in ends] == ["10", ">10"]
     # With losses, and with numbers of labels of the adapted model's own.
     turned = label_efficiency.factor_interval(
         [100, 1000], [-s for s in scratch], -(30 + 20 * inner), 50, higher_is_better=False

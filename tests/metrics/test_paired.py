@@ -63,6 +63,9 @@ def test_a_method_with_one_draw_per_seed_is_resampled_over_its_seeds():
     found = paired.means(constant({(0, 0): 1, (1, 1): 2, (2, 2): 6}), "row")
     assert np.isfinite(found).all() and found.mean() == pytest.approx(3, abs=0.1)
     assert found.var() == pytest.approx(np.var([1, 2, 6], ddof=1) / 3, rel=0.06)
+    # A score that is lost is none of a replicate that does not draw its seed.
+    lost = paired.means(constant({(0, 0): 1, (1, 1): 2, (2, 2): np.nan}), "row")
+    assert np.isfinite(lost).mean() == pytest.approx((2 / 3) ** 2, abs=0.03)
     one = paired.means(constant({(0, 7): 5}), "row")
     assert (one == 5).all()
 

@@ -99,7 +99,7 @@ def test_a_row_that_is_missing_does_not_cost_a_run_its_other_scores(finished):
     workdir, _ = finished
     config = tiny_config()
     config.benchmark.rows = ("pets", "furniture")
-    with pytest.raises(UserError, match=r"config\.benchmark\.rows: 1 not scored, .*pets: ") as told:
+    with pytest.raises(UserError, match=r"config\.benchmark\.rows: 1 not scored: pets: ") as told:
         pipeline.run(config, workdir)
     assert "furniture" in told.value.table
     written = json.loads((workdir / "results.json").read_text())

@@ -56,17 +56,9 @@ class Row:
 
         `sizes` may name several for a split: "24,231 or 47,584", "697 (652 with truth)".
         """
-        if "/" not in self.sizes:
-            return None, None
         share = ABOUT if "about" in self.sizes else 1.0
-        train, test = (
-            [
-                int(n.replace(",", ""))
-                for n in re.findall(r"(?:^|or |about |\()(\d[\d,]*)", side.strip())
-            ]
-            for side in self.sizes.split("/")
-        )
-        return int(share * min(train)), int(share * min(test))
+        train, _, test = self.sizes.partition("/")
+        return _least(train, share), _least(test, share)
 
     @property
     def published(self) -> bool:
@@ -91,3 +83,9 @@ class Row:
         if self.view == "crop":
             return {"fn": "intern_jax.data.make.views:centre_crop", "size": self.size}
         return self.task_family.view(self.size, train=False, flip=self.flip)
+
+
+def _least(sizes: str, share: float) -> int | None:
+    """The least of the sizes that a text gives, times a share; None where it gives none."""
+    found = re.findall(r"(?:^|or |about |\()(\d[\d,]*)", sizes.strip())
+    return int(share * min(int(size.replace(",", "")) for size in found)) if found else None

@@ -154,6 +154,7 @@ def usual(cells: Sequence[Cell]) -> list[tuple[Side, Side]]:
     """
     methods = dict.fromkeys(cell.method for cell in cells)
     rungs = [name for name in methods if name not in (*TRAINED, FLOOR)]
+    rungs.sort(key=lambda name: name != BASE)  # the lowest, also if its records were made last
     pairs = list(zip(rungs[1:], rungs[:-1], strict=True))
     if rungs:
         pairs += [(rungs[-1], other) for other in (BASE, SCRATCH) if other in methods]
@@ -287,7 +288,9 @@ def _left_out(comparisons: Sequence[Comparison]) -> list[str]:
     parts = {row.task: row.partial for one in comparisons for row in one.rows if row.partial}
     notes += [f"{PARTIAL} {task}: {part}." for task, part in parts.items()]
     if any(not math.isfinite(one.lower) for one in comparisons):
-        notes.append("no interval: no row of the comparison keeps outcomes per test image.")
+        notes.append(
+            "no interval: no row of the comparison keeps outcomes per test image; records that are made anew do."
+        )
     return notes
 
 

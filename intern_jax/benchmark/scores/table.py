@@ -68,8 +68,11 @@ class Incomplete(UserError):
     """Rows {row: why} that could not be scored; `table` is the text of all others, which are done and written."""
 
     def __init__(self, where: str, missing: Mapping[str, str], table: str):
-        told = "; ".join(f"{row}: {why}" for row, why in missing.items())
-        super().__init__(f"{where}: {len(missing)} not scored, the others are: {told}")
+        rows: dict[str, list[str]] = {}
+        for row, why in missing.items():
+            rows.setdefault(why, []).append(row)
+        told = "; ".join(f"{', '.join(names)}: {why}" for why, names in rows.items())
+        super().__init__(f"{where}: {len(missing)} not scored: {told}")
         self.table = table
 
 
