@@ -40,6 +40,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Half of the quickstart's: a seed has 147 dense heads, and each then takes about three seconds.
     for family in ("segmentation", "depth"):
         benchmark.heads[family].panoptic.batch_size = 16
+        benchmark.heads[family].panoptic.steps = (150, 600, 2400)
     benchmark.scratch.fractions = (0.1, 0.3, 1.0)
     benchmark.scratch.learning_rates = (1e-3, 4e-3)
     benchmark.scratch.views = {"classification": 30_000, "segmentation": 6_000, "depth": 6_000}
