@@ -14,6 +14,7 @@ from intern_jax.benchmark.scores import comparison, render, table
 from intern_jax.benchmark.scores import record as record_lib
 from intern_jax.benchmark.scores.outcomes import Store
 from intern_jax.benchmark.scores.replicates import Replicates
+from intern_jax.benchmark.trained import METHODS
 from intern_jax.core.layout import Layout
 from intern_jax.metrics import depth, paired
 from intern_jax.metrics.table import METRICS
@@ -70,7 +71,8 @@ def by_name(found):
 
 
 def test_each_rung_is_over_the_one_below_and_the_highest_over_random_and_scratch(run):
-    for method in ("amateur", "expert", "finetune", "random", "scratch", "floor"):
+    trained = ("finetune", "scratch", "scratch-generalist")
+    for method in ("floor", "random", "amateur", "expert", *trained):
         run.add(method, first(30))
     run.add("expert", first(30), fraction=1.0)
     run.add("scratch", first(30), fraction=1.0)
@@ -80,7 +82,18 @@ def test_each_rung_is_over_the_one_below_and_the_highest_over_random_and_scratch
         ("expert over random", 0.1),
         ("expert over scratch", 0.1),
         ("expert over scratch", 1.0),
+        ("expert over scratch-generalist", 0.1),
     ]
+    assert table.sheet(run.records).head[4:] == [
+        *("random 10%, 1 x 1", "amateur 10%, 1 x 1", "expert 10%, 1 x 1", "expert 100%, 1 x 1"),
+        *("finetune 10%, 1 x 1", "scratch 10%, 1 x 1", "scratch 100%, 1 x 1"),
+        *("scratch-generalist 10%, 1 x 1", "floor 10%, 1 x 1"),
+        *("x labels, expert 10%", "x labels, finetune 10%"),
+    ]
+    # Random is the lowest rung, also if its records were made last.
+    late = [*run.records[2:], run.records[1]]
+    assert comparison.usual(cells_lib.of(late))[0][1] == ("random", 0.1)
+    assert set(METHODS.values()) == set(cells_lib.SCRATCH)
 
 
 def test_a_gain_is_the_mean_over_rows_of_paired_differences(run):

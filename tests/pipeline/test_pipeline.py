@@ -86,6 +86,13 @@ def test_run_leaves_gains_with_intervals_over_test_images(finished):
     by_method = scores(results)
     ours, theirs = (by_method["furniture", m, 0.1, 0, 0] for m in ("generalist", "random"))
     assert furniture["gain"] == pytest.approx(ours - theirs)
+    # Depth is in percent of the floor, which this run has scored.
+    (depth,) = [row for row in gain["rows"] if row["task"] == "rooms_depth"]
+    ours, theirs, floor = (
+        by_method["rooms_depth", m, 0.1, 0, 0] for m in ("generalist", "random", "floor")
+    )
+    assert depth["gain"] == pytest.approx(100 * (theirs - ours) / floor) and not depth["left_out"]
+    assert gain["gain"] == pytest.approx((furniture["gain"] + depth["gain"]) / 2)
     assert furniture["lower"] < furniture["gain"] < furniture["upper"]
     assert gain["over"] == "test images" and gain["verdict"]
     assert "generalist over random" in results["table"]

@@ -13,7 +13,8 @@ from intern_jax.metrics import aggregate as aggregates
 from intern_jax.metrics.aggregate import Aggregate
 from intern_jax.metrics.table import Metric
 
-TRAINED = ("finetune", "scratch")  # every other method is a head on a frozen backbone
+SCRATCH = ("scratch", "scratch-generalist")  # a branch of the backbone, and the whole of it
+TRAINED = ("finetune", *SCRATCH)  # every other method but the floor is a head on a frozen backbone
 FLOOR = "floor"  # the method that reads no picture: the best answer that is the same for all
 PARTIAL = "*"  # marks a figure on a part of a published data set
 COUNTS_NOTE = (

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from intern_jax.benchmark.scores.cells import FLOOR, PARTIAL, TRAINED, Cell
+from intern_jax.benchmark.scores.cells import FLOOR, PARTIAL, SCRATCH, TRAINED, Cell
 from intern_jax.benchmark.scores.lines import ranked
 from intern_jax.benchmark.scores.render import MISSING, Sheet, printable
 from intern_jax.benchmark.scores.replicates import Replicates, place_of
@@ -23,7 +23,6 @@ from intern_jax.metrics import decision, paired
 
 Side = tuple[str, float]  # (method, share of the labels)
 BASE = "random"  # the rung without training
-SCRATCH = "scratch"
 POINTS = "points"
 NOTE = (
     "gain: the mean over rows in points. RMSE counts in percent of the floor, the score of the best answer that is the "
@@ -157,7 +156,7 @@ def usual(cells: Sequence[Cell]) -> list[tuple[Side, Side]]:
     rungs.sort(key=lambda name: name != BASE)  # the lowest, also if its records were made last
     pairs = list(zip(rungs[1:], rungs[:-1], strict=True))
     if rungs:
-        pairs += [(rungs[-1], other) for other in (BASE, SCRATCH) if other in methods]
+        pairs += [(rungs[-1], other) for other in (BASE, *SCRATCH) if other in methods]
     pairs = [pair for pair in dict.fromkeys(pairs) if pair[0] != pair[1]]
     shares = sorted({cell.fraction for cell in cells})
     return [((ours, share), (theirs, share)) for ours, theirs in pairs for share in shares]

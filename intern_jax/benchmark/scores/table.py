@@ -21,7 +21,7 @@ from intern_jax.metrics import label_efficiency, paired
 from intern_jax.metrics.label_efficiency import LabelFactor
 
 ADAPTED_FRACTION = 0.1  # the label-equivalence factor is that of this many labels
-FROZEN_NOTE = "All but floor, finetune and scratch are heads on a frozen backbone."
+FROZEN_NOTE = "All but floor, finetune and those from scratch are heads on a frozen backbone."
 FACTOR_NOTE = (
     "x labels: how many times more labels scratch needs to match that column. In brackets is the 95% interval, by a "
     "bootstrap over test images, label draws and seeds, where outcomes per test image are kept."
