@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 
@@ -66,6 +67,31 @@ def test_agrees_with_scikit_learn(rows, features, classes, l2):
     theirs = (((test_x - probe.mean) / probe.scale) @ kernel + bias).argmax(1) == test_label
     right = probe.logits(test_x).argmax(1) == test_label
     assert abs(right.mean() - theirs.mean()) < 0.005
+
+
+@pytest.mark.parametrize("l2", [1e-4, 1e-2, 1.0, 10.0])
+def test_the_objective_is_the_minimum_that_scipy_finds(l2):
+    x, label = make(300, 40, 5)
+    z, k = standardised(x), 5
+
+    def value(flat):
+        weights = flat.reshape(41, k)
+        logits = z @ weights[:-1] + weights[-1]
+        share = np.exp(logits - logsumexp(logits, axis=1)[:, None])
+        share[np.arange(300), label] -= 1
+        grad = np.vstack([z.T @ share / 300 + l2 * weights[:-1], share.mean(0)])
+        return objective(weights[:-1], weights[-1], z, label, l2), grad.ravel()
+
+    found = minimize(
+        value,
+        np.zeros(41 * k),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": 9999, "ftol": 1e-15},
+    )
+    probe = fit_probe(x, label, k, l2_grid=(l2,))
+    ours = objective(probe.kernel, probe.bias, z, label, l2)
+    assert found.fun - 1e-9 <= ours <= found.fun * (1 + 1e-4)
 
 
 def test_rows_outside_the_subset_change_nothing_and_padding_neither():
