@@ -18,7 +18,7 @@ from intern_jax.core.config import UserError
 from intern_jax.data.batches.arrays import eval_arrays
 from intern_jax.data.sources.folder import ImageFolder
 from intern_jax.data.sources.subset import Subset
-from intern_jax.metrics.classification import wilson_interval
+from intern_jax.metrics.classification import fold_interval
 from intern_jax.models.readout import NAMES as READOUTS
 from intern_jax.weights.folder import save_model
 from intern_jax.weights.model import Head, Model
@@ -51,7 +51,8 @@ def adapt_folder(
     `method`: "probe" (frozen backbone, linear head by L-BFGS) or "finetune" (all weights, `steps` of
     `batch_size` at `learning_rate`). The saved model has learnt from all pictures. Its score is estimated: of `folds`
     equal parts each is predicted by a model that learnt from the others, its l2 chosen without the part. A finetune
-    predicts one part only, for the time it takes. The score has a 95% Wilson interval over the predicted pictures.
+    predicts one part only, for the time it takes. The score's 95% interval allows for folds that share their
+    training pictures (metrics/classification.py: fold_interval).
     `canvas`: side in pixels of the pictures, if not the start's. `l2`: penalties that the probe chooses from by
     cross-validation. `readout`: what the probe reads of the backbone (models/readout.py).
     `backbone`: "my_module:Net", or that function, where init's network is its author's own.
@@ -80,7 +81,8 @@ def adapt_folder(
     else:
         cfg = fit.settings(steps, batch_size, learning_rate)
         right, made = _finetune(model, source, transform, parts == 0, cfg, flip, seed)
-    low, high = wilson_interval(int(right.sum()), len(right))
+    predicted = int(parts.max()) + 1 if method == "probe" else 1
+    low, high = fold_interval(int(right.sum()), len(right), folds, predicted)
     summary = {
         "accuracy": float(right.mean()),
         "interval_low": low,
