@@ -93,10 +93,12 @@ def train_model(
     seed: int,
     mesh: jax.sharding.Mesh,
     init: Model | None = None,
+    augment: Mapping[str, Any] | None = None,
 ) -> TaskFit:
     """Train backbone and head on every row of `source`, from `init` or from scratch.
 
-    `size`: side in pixels of the square pictures; `flip`: mirror half of them; `cfg`: as `settings` makes it.
+    `size`: side in pixels of the square pictures; `flip`: mirror half of them; `cfg`: as `settings` makes it;
+    `augment`: fields of the family's training transform, in place of their defaults.
     """
     arguments: dict[str, Any] = {
         "backbone": dict(spec),
@@ -106,7 +108,7 @@ def train_model(
     if init is not None:
         arguments |= {"mean": list(init.preprocess.mean), "std": list(init.preprocess.std)}
     trainer = _trainer(json.dumps(arguments), cfg["optim"]["weight_decay"], mesh)
-    transform = families.find(family).view(size, train=True, flip=flip)
+    transform = families.find(family).view(size, train=True, flip=flip) | dict(augment or {})
     group = {"batch_size": cfg["batch_size"], "transform": transform}
     batches = build_group(group, seed, sources=[source])
     # Of several processes one fits alone, on a mesh of its own devices: it makes all rows.

@@ -11,6 +11,7 @@ from intern_jax.adapt.fit import WEIGHT_DECAY
 from intern_jax.benchmark import heads as heads_lib
 from intern_jax.benchmark.rows import suite
 from intern_jax.benchmark.rows.row import Row
+from intern_jax.core import config as config_lib
 from intern_jax.core import schema
 from intern_jax.core.config import UserError
 from intern_jax.core.schema import Settings, field, wrong
@@ -166,11 +167,29 @@ def _read_head(family: str, head: str, given: Any, path: tuple[str, ...]) -> dic
 
 
 class Budget(Settings):
-    """How long a network is trained, by family: `views` of pictures at all labels, in batches of `batch_size`."""
+    """How a network is trained, by family: `views` of pictures at all labels, in batches of `batch_size`.
+
+    `augment` changes the training transform: {"classification": {"color": 0.0}} trains without jitter of colours.
+    """
 
     fractions: list[Fraction] = field([])
     views: dict[str, int] = field(say="{family: pictures seen}")
     batch_size: dict[str, int] = field(say="{family: rows}")
+    augment: dict[str, dict[str, Any]] = field({}, say="{family: fields of its training transform}")
+
+    @pydantic.field_validator("augment")
+    @classmethod
+    def _of_transform(cls, given: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name, changes in given.items():
+            schema.one_of(name, families.names(), "family", name)
+            view = families.find(name).view(1, train=True, flip=True)
+            for own in view.keys() & changes.keys():
+                raise wrong("not to be written here; the row says it", name, own)
+            try:
+                config_lib.bind(view | changes)
+            except UserError as error:
+                raise wrong(str(error), name) from None
+        return given
 
     @pydantic.field_validator("views", "batch_size")
     @classmethod

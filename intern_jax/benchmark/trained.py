@@ -67,7 +67,7 @@ class Trained:
         grid = {
             name: cfg[name] for name in ("learning_rates", "weight_decays", "lengths", "longest")
         }
-        key = self._key(method, fraction, rows, settings)
+        key = self._key(cfg, method, fraction, rows, settings)
         # The grid is a part of the key, because the record tells how its settings were chosen.
         key |= {"backbone": dict(spec), "grid": config_lib.plain(grid)}
         facts = {
@@ -75,7 +75,7 @@ class Trained:
             "chosen": dataclasses.asdict(chosen.setting),
             "search": [self._tried(fraction, *one) for one in chosen.tried],
         }
-        return bench.record(key, lambda: {**self._score(spec, None, settings, rows), **facts})
+        return bench.record(key, lambda: {**self._score(cfg, spec, None, settings, rows), **facts})
 
     def _tried(self, fraction: float, setting: Setting, score: float) -> dict[str, Any]:
         steps = self._settings(fraction, setting)["steps"]
@@ -118,7 +118,7 @@ class Trained:
     ) -> float:
         """The score of one setting on the labels in `held`; NaN where its training diverged."""
         bench, settings = self.bench, self._settings(fraction, setting)
-        key = self._key("tune", fraction, rows, settings) | {
+        key = self._key(bench.cfg["scratch"], "tune", fraction, rows, settings) | {
             "backbone": dict(spec),
             "seed": draw,
             "draw": draw,
@@ -145,7 +145,7 @@ class Trained:
         seed: int,
     ) -> dict[str, Any]:
         try:
-            return self._score(spec, None, settings, rows, held, seed)
+            return self._score(self.bench.cfg["scratch"], spec, None, settings, rows, held, seed)
         except Hopeless as error:
             return {"score": math.nan, "n_test": len(held), "diverged": str(error)}
 
@@ -157,24 +157,33 @@ class Trained:
             backbone = ladder[cfg["rung"]][bench.row.branch]
             settings = self._budget(cfg, fraction) | {"learning_rate": cfg["learning_rate"]}
             rows = bench.subset(fraction, bench.seed)
-            key = self._key("finetune", fraction, rows, settings) | {
+            key = self._key(cfg, "finetune", fraction, rows, settings) | {
                 "rung": cfg["rung"],
                 "backbone": backbone.name,
                 "backbone_digest": backbone.digest,
             }
-            make = functools.partial(self._score, backbone.spec, backbone, settings, rows)
+            make = functools.partial(self._score, cfg, backbone.spec, backbone, settings, rows)
             records.append(bench.record(key, make))
         return records
 
     # --- shared -------------------------------------------------------------------------------
 
     def _key(
-        self, method: str, fraction: float, rows: np.ndarray, settings: Mapping[str, Any]
+        self,
+        cfg: Mapping[str, Any],
+        method: str,
+        fraction: float,
+        rows: np.ndarray,
+        settings: Mapping[str, Any],
     ) -> dict[str, Any]:
         """The key of a record; callers add whose network is trained."""
         bench = self.bench
         key = bench._key(method, fraction, bench.seed) | bench._rows_facts(rows)
-        return key | {"settings": dict(settings), "test_digest": bench._test_digest}
+        key |= {"settings": dict(settings), "test_digest": bench._test_digest}
+        return key | {"augment": config_lib.plain(self._augment(cfg))}
+
+    def _augment(self, cfg: Mapping[str, Any]) -> Mapping[str, Any]:
+        return cfg["augment"].get(self.bench.row.family, {})
 
     def _settings(self, fraction: float, setting: Setting) -> dict[str, Any]:
         """The arguments of fit.settings."""
@@ -190,6 +199,7 @@ class Trained:
 
     def _score(
         self,
+        cfg: Mapping[str, Any],
         spec: Mapping[str, Any],
         start: Model | None,
         settings: Mapping[str, Any],
@@ -209,6 +219,7 @@ class Trained:
             seed=bench.seed if seed is None else seed,
             mesh=bench.fits_on,
             init=start,
+            augment=self._augment(cfg),
         )
         source = bench.test if held is None else Subset(bench.train, held)
         arrays = eval_arrays(source, config_lib.bind(bench.row.transform()))

@@ -17,7 +17,7 @@ from intern_jax.core.config import UserError
 from intern_jax.weights.model import Model
 
 TINY = {"name": "embedded_tiny"}
-BUDGET = {"views": {"classification": 64}, "batch_size": {"classification": 16}}
+BUDGET = {"views": {"classification": 64}, "batch_size": {"classification": 16}, "augment": {}}
 SCRATCH = BUDGET | {
     "fractions": [1.0],
     "learning_rates": [1e-2],
@@ -176,6 +176,26 @@ def test_scratch_of_other_labels_is_another_record(tmp_path, random):
         **{"steps": 4, "batch_size": 16},
         **{"learning_rate": 1e-2, "weight_decay": 0.05},
     }
+
+
+def test_another_augmentation_is_another_record_and_reaches_the_pictures(
+    tmp_path, random, monkeypatch
+):
+    changes = {"scale": [1.0, 1.0], "color": 0.0}
+    cfg = SCRATCH | {"augment": {"classification": changes, "depth": {"flip": False}}}
+    keys = [keys_of("scratch", ladder(random), tmp_path, scratch=one)[0] for one in (SCRATCH, cfg)]
+    assert keys[1] == keys[0] | {"augment": changes}
+    seen = []
+
+    def group(settings, *_arguments, **_sources):
+        seen.append(settings["transform"])
+        raise UserError("that is all")
+
+    monkeypatch.setattr(fit, "build_group", group)
+    with pytest.raises(UserError, match="that is all"):
+        Trained(bench(toy_rows.TOYS, tmp_path, scratch=cfg)).scratch(ladder(random))
+    usual = toy_rows.TOYS.task_family.view(toy_rows.SIZE, train=True, flip=False)
+    assert seen == [usual | changes]
 
 
 def test_the_record_follows_the_grid_that_its_facts_tell_of(tmp_path, random):

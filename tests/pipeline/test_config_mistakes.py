@@ -340,6 +340,18 @@ BENCHMARK = {
         lambda c: c["benchmark"]["scratch"].update(weight_decays=(0.1, -0.1)),
         "config.benchmark.scratch.weight_decays[1]: -0.1; write a list of numbers of at least 0",
     ),
+    "an augmentation that the transform has not": (
+        lambda c: c["benchmark"]["scratch"].update(augment={"classification": {"colour": 0.0}}),
+        "config.benchmark.scratch.augment.classification: intern_jax.data.make.views:classification",
+    ),
+    "an augmentation of the row's own": (
+        lambda c: c["benchmark"]["scratch"].update(augment={"classification": {"size": 8}}),
+        "config.benchmark.scratch.augment.classification.size: not to be written here; the row",
+    ),
+    "an augmentation of no family": (
+        lambda c: c["benchmark"]["scratch"].update(augment={"clasification": {}}),
+        "config.benchmark.scratch.augment.clasification: no family 'clasification'; did you mean",
+    ),
     "a length of nothing": (
         lambda c: c["benchmark"]["scratch"].update(lengths=(1, 0)),
         "config.benchmark.scratch.lengths[1]: 0; write a list of factors above 0",
