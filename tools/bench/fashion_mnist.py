@@ -4,11 +4,14 @@
     python -m intern_jax run --config=tools/bench/fashion_mnist.py --workdir=runs/fashion_mnist
 
 Run it in the checkout's folder. The environment variable FASHION_MNIST names another folder of the four idx files.
---config.benchmark.scratch.lengths="(4, 16)" and the other fields of a search are those of configs/scratch.py.
 
-The network is `embedded` with a linear head. The published network nearest to it in size is "2 Conv+3 FC ~500K
-parameters" by cmasch, with augmentation and batch normalization: 93.4% (the table of
-github.com/zalandoresearch/fashion-mnist, commit b2617bb). Settings are chosen on a fifth of the training pictures.
+The network is `embedded` with a linear head, 397,354 parameters. 1,200,000 views, 20 epochs, gave 92.7% of the test
+pictures (seed 0, 19 minutes on one busy CPU core, 28 November 2026). The published network nearest to it in size is
+"2 Conv+3 FC ~500K parameters" by cmasch, with augmentation and batch normalization: 93.4% (the table in the README of
+github.com/zalandoresearch/fashion-mnist, commit b2617bb). The usual augmentation with weight decay 0.05 gave 91.6%.
+
+To search, as configs/scratch.py does on a fifth of the training pictures: --config.benchmark.scratch.lengths="(0.1, 1)"
+--config.benchmark.scratch.learning_rates="(1e-3, 2e-3, 4e-3)" --config.benchmark.scratch.weight_decays="(0.05, 0.5)"
 """
 
 import gzip
@@ -98,14 +101,16 @@ ROW = Row(
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The config of scratch, on all labels of this row alone, with the `embedded` network."""
+    """The config of scratch on all labels of this row alone: the `embedded` network at one setting."""
     config = load_config("scratch")
     benchmark = config.benchmark
     benchmark.rows = ("fashion_mnist:ROW",)
     benchmark.fractions = (0.1,)  # of the random network's frozen features
     scratch = benchmark.scratch
     scratch.fractions, scratch.networks = (1.0,), ("branch",)
-    scratch.views.classification = 120_000  # two epochs
+    scratch.learning_rates, scratch.weight_decays = (2e-3,), (0.5,)
+    scratch.lengths, scratch.longest = (1,), 1
+    scratch.views.classification = 1_200_000
     # Grey, centred pictures on black. After 180,000 views 91.5% of held-out training pictures are right with flips
     # alone, 90.6% with crops of 0.85 to 1.1, and 87.8% with the usual crops, colours and backgrounds.
     scratch.augment = {"classification": AUGMENT}
