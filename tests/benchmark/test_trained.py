@@ -158,7 +158,11 @@ def test_a_fine_tune_of_other_weights_labels_or_rung_is_another_record(tmp_path,
     source = toy_rows.Pictures("train")
     protocol.write_list(lists / protocol.list_name("toys", 1.0, 0), source, np.arange(11), 1.0, 0)
     digest = protocol.subset_digest(source.keys, np.arange(11))
-    assert key(random, lists=lists) == plain | {"n_train": 11, "subset_digest": digest}
+    shorter = key(random, lists=lists)
+    changed = {"n_train": 11, "subset_digest": digest, "data": shorter["data"]}
+    assert shorter == plain | changed
+    assert shorter["data"]["test"] == plain["data"]["test"]
+    assert shorter["data"]["train"] != plain["data"]["train"]
     assert plain["n_train"] == 40 and plain["test_digest"]
 
 

@@ -160,11 +160,12 @@ def test_every_kernel_names_its_logical_axes():
 
 @pytest.mark.parametrize("spec", [{"name": "embedded_tiny"}, *TINY[2:4]], ids=lambda s: s["name"])
 def test_remat_changes_no_name_and_no_number(spec):
-    image = np.random.default_rng(1).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    """In float64: what is computed again in float32 may round another way, and flip a ReLU."""
+    image = np.random.default_rng(1).normal(size=(2, 32, 32, 3))
     results = []
     for remat in (False, True):
         module = zoo.build(spec | {"remat": remat, "drop_path": 0.5})
-        tree = jax.tree.map(np.float32, random_variables(module, image))
+        tree = jax.tree.map(np.float64, random_variables(module, image.astype(np.float32)))
 
         @quick_jit
         @jax.grad
@@ -174,11 +175,12 @@ def test_remat_changes_no_name_and_no_number(spec):
             out, _ = module.apply(weights, image, train=True, mutable=["batch_stats"], rngs=rngs)
             return jnp.sum(out["pooled"] ** 2)
 
-        results.append((tree, gradient(tree["params"])))
+        with jax.enable_x64(True):
+            results.append((tree, jax.device_get(gradient(tree["params"]))))
     for plain, rematted in zip(*results, strict=True):
         assert jax.tree.structure(plain) == jax.tree.structure(rematted)
         for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(rematted), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=5e-5 * np.abs(a).max())
+            np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9 * np.abs(a).max())
 
 
 @pytest.mark.parametrize("spec", TINY[:4], ids=lambda spec: spec["name"])

@@ -154,7 +154,7 @@ def test_adapt_and_benchmark_say_what_to_do_and_adapt_does_it(
     assert "\n" not in str(error.value)
     out = tmp_path_factory.mktemp("out") / "flowers"
     result = adapt_folder.adapt_folder(flowers, out, init=saved, backbone="my_net:MyNet", l2=(0.1,))
-    assert result["n_train"] == 8
+    assert result["n_train"] == 10
     model = intern_jax.load(out, backbone=net)
     assert model.classes == ("daisy", "rose")
     stored = json.loads((out / "model.json").read_text())["backbone"]
