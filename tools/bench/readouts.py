@@ -7,8 +7,8 @@ held-out folds. A generalist stands for networks of several branches.
 """
 
 import argparse
-import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,15 +18,18 @@ from intern_jax.adapt.probe import fit_probe
 from intern_jax.benchmark import protocol
 from intern_jax.benchmark.rows import suite
 from intern_jax.core import mesh as mesh_lib
+from intern_jax.core.texts import percent
 from intern_jax.models import readout
 from intern_jax.weights.model import Model
 from intern_jax.weights.opening import start
+from tools.bench import measured
+from tools.bench.measured import Measured
 
 ROWS = "emoji_style,emoji_style_group,emoji_concept,clipart_leaf,fashion,furniture"
 
 
 def main() -> None:
-    """Print each backbone's means over rows and draws."""
+    """Print each fit, then each backbone's means over rows and draws."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--backbones", default="default,random")
     parser.add_argument("--rows", default=ROWS)
@@ -34,24 +37,44 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--out", type=pathlib.Path)
     args = parser.parse_args()
-    found: list[dict[str, Any]] = []
+    given, found = measured.provenance("tools.bench.readouts"), []
     for name in args.backbones.split(","):
         for row in args.rows.split(","):
             found += of_row(backbone_of(name), name, row, args)
+    made = table(found, given, args)
+    print(made.markdown())
+    if args.out:
+        made.write(args.out)
+
+
+def table(
+    found: list[dict[str, Any]], given: Mapping[str, Any], args: argparse.Namespace
+) -> Measured:
+    """A line per backbone, share of the labels and readout: means over rows and draws."""
+    rows = []
+    for name in args.backbones.split(","):
         for fraction in map(float, args.fractions.split(",")):
             for way in readout.NAMES:
-                own = [
-                    r
-                    for r in found
-                    if (r["backbone"], r["fraction"], r["readout"]) == (name, fraction, way)
-                ]
-                score, loss = (np.mean([r[field] for r in own]) for field in ("score", "loss"))
-                print(
-                    f"{name} {fraction:g} {way}: {score:.2f} % right, cross-entropy {loss:.4f}",
-                    flush=True,
-                )
-    if args.out:
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
+                place = (name, fraction, way)
+                own = [r for r in found if (r["backbone"], r["fraction"], r["readout"]) == place]
+                score, loss = (float(np.mean([r[f] for r in own])) for f in ("score", "loss"))
+                rows.append([name, percent(fraction), way, own[0]["features"], score, loss])
+    return Measured(
+        **given,
+        title="Readouts of a probe, by cross-validation on training labels",
+        columns=(
+            {"name": "backbone"},
+            {"name": "labels"},
+            {"name": "readout"},
+            {"name": "features"},
+            {"name": "right", "unit": "%", "digits": 1},
+            {"name": "cross-entropy", "digits": 3},
+        ),
+        key=3,
+        rows=rows,
+        notes=[f"Means over {args.rows.replace(',', ', ')}, and {args.draws} draws of the labels."],
+        raw={"fits": found},
+    )
 
 
 def backbone_of(name: str) -> Model:
