@@ -93,11 +93,12 @@ def test_the_backward_pass_keeps_the_input_and_no_other_map():
 
 
 def test_a_deep_network_has_the_gradient_of_the_definition_in_float32(monkeypatch):
-    """Both forms have the same forward pass, bit for bit: no ReLU sees another sign.
+    """Of a network with GELU: a ReLU flips at any rounding.
 
-    A variance in one pass moves outputs by 1e-7, which flips ReLUs and moves ResNet-50's gradient by 1%.
+    ResNet-50's float32 gradient at 224 pixels moves by 3% if its input is scaled by 1 + 1e-6, and by 1.5% if the
+    variance is taken in one pass.
     """
-    network = zoo.build({"name": "resnet18"})
+    network = zoo.build({"name": "embedded"})
     images = jnp.asarray(np.random.default_rng(0).normal(size=(4, 48, 48, 3)), jnp.float32)
     variables = unbox(jax.jit(lambda k: network.init(k, images, train=False))(jax.random.key(0)))
 
