@@ -31,7 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "fractions": (0.1,),
                 "draws": 1,
                 "ladder": ladder(),
-                "heads": heads(batch_size=32),
+                "heads": heads(batch_size=16),
                 "scratch": {
                     "fractions": (0.1, 1.0),
                     "learning_rates": (2e-3,),
@@ -49,7 +49,7 @@ def get_config() -> ml_collections.ConfigDict:
 def heads(batch_size: int) -> dict:
     """What is trained on frozen backbones, by task family."""
     light = {
-        "steps": (150, 600),
+        "steps": (150, 450),
         "flips": (False, True),
         "batch_size": batch_size,
         "learning_rate": 3e-3,
