@@ -81,6 +81,7 @@ def cached(
     outputs: tuple[str, ...],
     mesh: jax.sharding.Mesh,
     kept: Kept = None,
+    examples: Sequence[str] | None = None,
     batch_size: int = 128,
 ) -> Rows:
     """The `outputs` of the backbone, and the transform's other fields, for all samples in the source's order: [N,...].
@@ -89,7 +90,8 @@ def cached(
     depth_valid) are returned unchanged. `branch` is one of the backbone: "cls" (float32) or "dense" (float16).
     `outputs`: names of outputs or readouts. Threads read pictures while the device computes. Batches are sharded over
     the mesh's data axes; the last one is padded, and none is larger than the samples need. `kept` is a folder, or a
-    Memory: samples that are there are not read again, others are added; a damaged shard is computed again.
+    Memory: samples that are there are not read again, others are added; a damaged shard is computed again. `examples`
+    are the digests of the samples (fingerprints.of_examples), for who has them: to make them may read every sample.
 
     UserError for no samples, values that are not finite, and a corrupt sample: a scored set must be whole. UserError
     for a mesh of several processes too: one process caches, on a mesh of its own devices.
@@ -103,7 +105,8 @@ def cached(
     if kept is None:  # no sample's digest is needed
         with _Extractor(backbone, source, transform, branch, outputs, mesh, batch_size) as run:
             return run(range(len(source)))
-    facts, examples = key(backbone, transform, branch, outputs), fingerprints.of_examples(source)
+    facts = key(backbone, transform, branch, outputs)
+    examples = fingerprints.of_examples(source) if examples is None else examples
     store = kept.store(facts) if isinstance(kept, Memory) else _InFolder(pathlib.Path(kept), facts)
     place = {example: index for index, example in enumerate(examples)}
     missing = store.missing(place)

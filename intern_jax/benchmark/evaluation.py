@@ -170,6 +170,5 @@ def score_boxes(config: Any, workdir: str | os.PathLike, given: Sequence[str]) -
         bench = runner.RowBench(
             row, settings, settings["seed"], runner.Recorder(layout, versions()), None
         )
-        bench.record.facts = bench.sizes
         bench.boxes(path, settings["label"] or pathlib.Path(path).stem)
     return tables([workdir], SHOWN)

@@ -14,6 +14,7 @@ import numpy as np
 
 from intern_jax.benchmark import heads
 from intern_jax.benchmark.scores import scoring
+from intern_jax.benchmark.scores.cells import FLOOR
 from intern_jax.benchmark.scores.record import Record
 from intern_jax.core import config as config_lib
 from intern_jax.core.config import UserError
@@ -25,21 +26,18 @@ from intern_jax.tasks.task import Task
 if TYPE_CHECKING:
     from intern_jax.benchmark.runner import RowBench
 
-METHOD = "floor"
-
 
 def records(bench: RowBench) -> list[Record]:
     """The floor of each fraction and draw of frozen heads."""
     row = bench.row
     if not row.task_family.task or not _has_one(tasks.find(row.family)):
         return []
-    if not any(heads.on_outputs(row, head) for head in bench._heads()):
+    if not any(heads.on_outputs(row, head) for head in bench.own_heads):
         return []
     found = []
-    for fraction, draw in bench._draws():
+    for fraction, draw in bench.draws:
         rows = bench.subset(fraction, draw)
-        key = bench._key(METHOD, fraction, draw) | bench._rows_facts(rows)
-        key |= {"head": "", "test_digest": bench._test_digest}
+        key = bench.key(FLOOR, fraction, draw, rows) | {"head": ""}
         found.append(bench.record(key, functools.partial(_score, bench, rows)))
     return found
 

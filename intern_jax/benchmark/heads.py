@@ -106,9 +106,13 @@ def part(
     *,
     outputs: tuple[str, ...],
     kept: Kept = None,
+    examples: Sequence[str] | None = None,
     batch_size: int = 128,
 ) -> Part:
-    """A source as a backbone sees it: `outputs` (outputs_of) by example, of which `kept` has those it knows."""
+    """A source as a backbone sees it: `outputs` (outputs_of) by example, of which `kept` has those it knows.
+
+    `examples`: the source's digests, where they are known.
+    """
 
     def make(mirrored: bool) -> Mapping[str, np.ndarray]:
         usual = row.transform()
@@ -120,6 +124,7 @@ def part(
             outputs=outputs,
             mesh=mesh,
             kept=kept,
+            examples=examples,
             batch_size=batch_size,
         )
 

@@ -49,9 +49,11 @@ def of_rows(
         title = f"{name}: {rung}, frozen, {percent(fraction)} of the labels"
         bench = RowBench(row, cfg, seed, Recorder(layout, {}), mesh, kept)
         seen = bench.seen_by(ladder[rung][row.branch])
-        path = _path(layout, row.name, bench.frozen_key(rung, head, fraction, 0, seen.backbone))
+        rows = bench.subset(fraction, 0)
+        key = bench.frozen_key(rung, head, fraction, 0, seen.backbone, rows)
+        path = _path(layout, row.name, key)
         if not path.exists():
-            fitted = bench.frozen_head(seen, head, bench.subset(fraction, 0), 0)
+            fitted = bench.frozen_head(seen, head, rows, 0)
             chosen = _spread(len(bench.test), COUNT)
             arrays = eval_arrays(Subset(bench.test, chosen), config_lib.bind(row.transform()))
             assert fitted.predict is not None  # since it is trained on outputs

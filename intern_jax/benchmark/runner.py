@@ -14,7 +14,7 @@ import pathlib
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -67,7 +67,6 @@ def run(
         started = time.time()
         own = kept or cfg.get("features") or Memory()
         bench = RowBench(suite.find(name), cfg, seed, Recorder(layout, versions), mesh, own)
-        bench.record.facts = bench.sizes
         made = floors.records(bench) + bench.frozen(ladder)
         if cfg.get("scratch"):
             made += Trained(bench).scratch(ladder)
@@ -91,11 +90,10 @@ def run(
 
 
 class Recorder:
-    """Makes a record once, and reads it back after that. `facts` go into its records, and into no key."""
+    """Makes a record once, and reads it back after that."""
 
     def __init__(self, layout: Layout, versions: Mapping[str, str]):
         self.layout, self.versions = layout, dict(versions)
-        self.facts: Mapping[str, Any] = {}
 
     def unfinished(self, key: Mapping[str, Any]) -> pathlib.Path:
         """A folder that the making of a record may leave things in, to go on from after a kill."""
@@ -110,7 +108,7 @@ class Recorder:
         if path.exists():
             return record_lib.read(path)
         started = time.time()
-        fields = {**key, **self.facts, **make(), "config_digest": digest, "versions": self.versions}
+        fields = {**key, **make(), "config_digest": digest, "versions": self.versions}
         per_image = fields.pop("outcomes", None)
         record = record_lib.made(fields | {"seconds": round(time.time() - started, 2)})
         if per_image is not None and record.split == "test":
@@ -127,7 +125,7 @@ class RowBench:
     row: suite.Row
     cfg: Mapping[str, Any]
     seed: int
-    record: Recorder
+    recorder: Recorder
     mesh: jax.sharding.Mesh | None  # None where boxes are scored, which are in a file
     kept: Kept = None  # outputs of frozen backbones
 
@@ -145,9 +143,12 @@ class RowBench:
     def test(self) -> Any:
         return self.row.load("test", self.cfg.get("data"))
 
+    def record(self, key: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]) -> Record:
+        """The record of `key`, which also says of how much of the row's published splits it is."""
+        return self.recorder(key, lambda: {**self._sizes, **make()})
+
     @property
-    def sizes(self) -> dict[str, int | None]:
-        """What the row's records say of its whole splits."""
+    def _sizes(self) -> dict[str, int | None]:
         whole_train, whole_test = self.row.whole
         return {
             "n_all_train": len(self.train),
@@ -187,19 +188,22 @@ class RowBench:
         records = []
         for method, by_task in ladder.items():
             seen = self.seen_by(by_task[self.row.branch])
-            for head in self._heads():
-                for fraction, draw in self._draws():
+            for head in self.own_heads:
+                for fraction, draw in self.draws:
                     rows = self.subset(fraction, draw)
-                    key = self.frozen_key(method, head, fraction, draw, seen.backbone)
-                    folder = self.record.unfinished(key)
+                    key = self.frozen_key(method, head, fraction, draw, seen.backbone, rows)
+                    folder = self.recorder.unfinished(key)
                     make = functools.partial(self._frozen_score, seen, head, rows, draw, folder)
                     records.append(self.record(key, make))
         return records
 
-    def _heads(self) -> Mapping[str, Any]:
+    @property
+    def own_heads(self) -> Mapping[str, Any]:
+        """{head: settings} of the row."""
         return heads.of_row(self.row, self.cfg["heads"])
 
-    def _draws(self) -> list[tuple[float, int]]:
+    @property
+    def draws(self) -> list[tuple[float, int]]:
         """(fraction, draw): all labels can be drawn in one way only."""
         draws = self.cfg["draws"]
         return [(f, d) for f in self.cfg["fractions"] for d in range(1 if f == 1 else draws)]
@@ -209,7 +213,7 @@ class RowBench:
         """Training examples of any draw: what frozen features are computed of."""
         if self.cfg.get("validation"):
             return np.arange(len(self.train))
-        drawn = [self.subset(fraction, draw) for fraction, draw in self._draws()]
+        drawn = [self.subset(fraction, draw) for fraction, draw in self.draws]
         return np.unique(np.concatenate(drawn))
 
     def validation(self, ladder: Ladder) -> list[Record]:
@@ -220,29 +224,29 @@ class RowBench:
         records = []
         for method, by_task in ladder.items():
             seen = self.seen_by(by_task[self.row.branch])
-            for head in self._heads():
-                key = self.frozen_key(method, head, 1.0, 0, seen.backbone)
+            for head in self.own_heads:
+                key = self.frozen_key(method, head, 1.0, 0, seen.backbone, rows, held)
                 make = functools.partial(self._held_out_score, seen, head, rows, held)
-                key |= self._rows_facts(rows) | {"split": "validation"}
                 records.append(self.record(key, make))
         return records
 
     def frozen_key(
-        self, method: str, head: str, fraction: float, draw: int, backbone: Model
+        self,
+        method: str,
+        head: str,
+        fraction: float,
+        draw: int,
+        backbone: Model,
+        rows: np.ndarray,
+        held: np.ndarray | None = None,
     ) -> dict[str, Any]:
         """All that the score of a head on a frozen backbone depends on."""
-        key = self._key(method, fraction, draw) | {
+        return self.key(method, fraction, draw, rows, held) | {
             "head": head,
             "backbone": backbone.name,
             "backbone_digest": backbone.digest,
-            "settings": config_lib.plain(self._heads()[head]),
-            "test_digest": self._test_digest,
+            "settings": config_lib.plain(self.own_heads[head]),
         }
-        return key | self._rows_facts(self.subset(fraction, draw))
-
-    @functools.cached_property
-    def _test_digest(self) -> str:
-        return protocol.subset_digest(self.test.keys, np.arange(len(self.test)))
 
     def _frozen_score(
         self, seen: "_Seen", head: str, rows: np.ndarray, draw: int, folder: pathlib.Path
@@ -272,7 +276,7 @@ class RowBench:
             heads.Job(
                 row=self.row,
                 head=head,
-                settings=self._heads()[head],
+                settings=self.own_heads[head],
                 backbone=seen.backbone,
                 train=seen.train,
                 rows=np.searchsorted(self.needed, rows),
@@ -292,18 +296,34 @@ class RowBench:
     def boxes(self, path: str | os.PathLike, method: str) -> Record:
         """The record of a detector's boxes in a file; its labels are the config's first fraction, draw 0."""
         fraction = self.cfg["fractions"][0]
-        key = self._key(method, fraction, 0) | {
+        key = self.key(method, fraction, 0, self.subset(fraction, 0)) | {
             "head": "boxes",
             "backbone": method,
             "settings": {"sha256": hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()},
-            "test_digest": self._test_digest,
         }
-        key |= self._rows_facts(self.subset(fraction, 0))
         return self.record(key, lambda: boxes_lib.score(self.row, self.test, path))
 
     # --- shared -------------------------------------------------------------------------------
 
-    def _key(self, method: str, fraction: float, draw: int) -> dict[str, Any]:
+    def key(
+        self,
+        method: str,
+        fraction: float,
+        draw: int,
+        rows: np.ndarray,
+        held: np.ndarray | None = None,
+    ) -> dict[str, Any]:
+        """What every score of the row depends on: callers add the weights, the head and the settings.
+
+        `rows` are the training examples learnt from. It is scored on the test split, or on `held` of the training
+        examples: its split then is "validation".
+        """
+        data = {
+            "train": fingerprints.combine(self.train_examples[rows]),
+            "test": fingerprints.combine(self.test_examples),
+        }
+        if held is not None:
+            data["held"] = fingerprints.combine(self.train_examples[held])
         return {
             "task": self.row.name,
             "family": self.row.family,
@@ -315,16 +335,26 @@ class RowBench:
             "seed": self.seed,
             "draw": draw,
             "formats": self._formats,
+            "test_digest": self._test_digest,
+            "n_train": len(rows),
+            "subset_digest": protocol.subset_digest(self.train.keys, rows),
+            "data": data,
+            **({} if held is None else {"split": "validation"}),
         }
 
     @functools.cached_property
-    def _examples(self) -> np.ndarray:
+    def train_examples(self) -> np.ndarray:
         """The digest of each training example."""
         return np.asarray(fingerprints.of_examples(self.train))
 
     @functools.cached_property
-    def _test_examples(self) -> str:
-        return fingerprints.combine(fingerprints.of_examples(self.test))
+    def test_examples(self) -> np.ndarray:
+        """The digest of each test example."""
+        return np.asarray(fingerprints.of_examples(self.test))
+
+    @functools.cached_property
+    def _test_digest(self) -> str:
+        return protocol.subset_digest(self.test.keys, np.arange(len(self.test)))
 
     @functools.cached_property
     def _formats(self) -> dict[str, int]:
@@ -344,15 +374,6 @@ class RowBench:
             found |= config_lib.formats_in(losses)
         return found
 
-    def _rows_facts(self, rows: np.ndarray) -> dict[str, Any]:
-        """What tells the examples that a score depends on: those learnt from, and all of the test."""
-        learnt = fingerprints.combine(self._examples[rows])
-        return {
-            "n_train": len(rows),
-            "subset_digest": protocol.subset_digest(self.train.keys, rows),
-            "data": {"train": learnt, "test": self._test_examples},
-        }
-
 
 class _Seen:
     """A row's two splits as one frozen backbone sees them; of training examples those that a draw needs."""
@@ -360,7 +381,7 @@ class _Seen:
     def __init__(self, backbone: Model, bench: RowBench):
         self.backbone, self.bench = backbone, bench
 
-    def _part(self, source: Any) -> heads.Part:
+    def _part(self, source: Any, examples: np.ndarray) -> heads.Part:
         bench = self.bench
         return heads.part(
             bench.row,
@@ -369,13 +390,15 @@ class _Seen:
             bench.fits_on,
             outputs=heads.outputs_of(bench.row, bench.cfg["heads"]),
             kept=bench.kept,
+            examples=examples.tolist(),
             batch_size=bench.cfg.get("batch_size", 128),
         )
 
     @functools.cached_property
     def train(self) -> heads.Part:
-        return self._part(Subset(self.bench.train, self.bench.needed))
+        needed = self.bench.needed
+        return self._part(Subset(self.bench.train, needed), self.bench.train_examples[needed])
 
     @functools.cached_property
     def test(self) -> heads.Part:
-        return self._part(self.bench.test)
+        return self._part(self.bench.test, self.bench.test_examples)

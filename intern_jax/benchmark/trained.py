@@ -19,6 +19,7 @@ from intern_jax.adapt import fit
 from intern_jax.benchmark import choice, protocol
 from intern_jax.benchmark.choice import Choice, Setting
 from intern_jax.benchmark.scores import scoring
+from intern_jax.benchmark.scores.cells import SCRATCH
 from intern_jax.benchmark.scores.record import Record
 from intern_jax.core import config as config_lib
 from intern_jax.core.texts import percent
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Ladder = Mapping[str, Mapping[str, Model]]
 # {network of settings.Scratch: the method's name in records and tables}.
-METHODS = {"branch": "scratch", "generalist": "scratch-generalist"}
+METHODS = dict(zip(("branch", "generalist"), SCRATCH, strict=True))
 
 
 @dataclasses.dataclass
@@ -118,11 +119,10 @@ class Trained:
     ) -> float:
         """The score of one setting on the labels in `held`; NaN where its training diverged."""
         bench, settings = self.bench, self._settings(fraction, setting)
-        key = self._key(bench.cfg["scratch"], "tune", fraction, rows, settings) | {
+        key = self._key(bench.cfg["scratch"], "tune", fraction, rows, settings, held) | {
             "backbone": dict(spec),
             "seed": draw,
             "draw": draw,
-            "split": "validation",
             "held_digest": protocol.subset_digest(bench.train.keys, held),
         }
         make = functools.partial(self._held_score, spec, settings, rows, held, draw)
@@ -175,12 +175,12 @@ class Trained:
         fraction: float,
         rows: np.ndarray,
         settings: Mapping[str, Any],
+        held: np.ndarray | None = None,
     ) -> dict[str, Any]:
         """The key of a record; callers add whose network is trained."""
-        bench = self.bench
-        key = bench._key(method, fraction, bench.seed) | bench._rows_facts(rows)
-        key |= {"settings": dict(settings), "test_digest": bench._test_digest}
-        return key | {"augment": config_lib.plain(self._augment(cfg))}
+        key = self.bench.key(method, fraction, self.bench.seed, rows, held)
+        augment = config_lib.plain(self._augment(cfg))
+        return key | {"settings": dict(settings), "augment": augment}
 
     def _augment(self, cfg: Mapping[str, Any]) -> Mapping[str, Any]:
         return cfg["augment"].get(self.bench.row.family, {})

@@ -274,7 +274,8 @@ def _expected_shapes(path: pathlib.Path, model: Model) -> dict[str, tuple[int, .
         parts = {"backbone": variables}
         if model.head:
             model.head.task.check_head(model.head.decoder, model.head.settings)
-            features = model.shapes(variables, images)
+            if model.head.task.readout(model.head.settings) not in ("", *features):
+                features = model.shapes(variables, images)
             init = functools.partial(model.head.build().init, size=(side, side))
             parts["head"] = jax.eval_shape(init, key, features)
     except UserError as error:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from intern_jax.adapt.cache import Memory
-from intern_jax.benchmark import runner
+from intern_jax.benchmark import protocol, runner
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.layout import Layout
 from intern_jax.weights.model import Model
@@ -90,6 +90,36 @@ def test_an_example_that_no_score_depends_on_changes_no_record(tmp_path, monkeyp
 
     monkeypatch.setattr(noise_row.Noise, "__getitem__", changed)
     assert scored(tmp_path)[1] == 0
+
+
+def test_a_validation_score_is_of_its_held_out_pictures(tmp_path, monkeypatch):
+    changes = {"validation": True, "fractions": [1.0]}
+    found, made = scored(tmp_path, changes=changes)
+    assert made == 2 and found[1].split == "validation"
+    count, labels = 40, noise_row.Noise("train").labels
+    _, held = protocol.split_validation(np.arange(count), noise_row.Noise("train").keys, labels)
+    original = noise_row.Noise.__getitem__
+
+    def changed(self, index):
+        sample = original(self, index)
+        if self.split == "train" and index in held:
+            sample["image"] = 255 - sample["image"]  # the two classes change places
+        return sample
+
+    monkeypatch.setattr(noise_row.Noise, "__getitem__", changed)
+    again = [r for r in scored(tmp_path, changes=changes)[0] if r.split == "validation"]
+    assert (found[1].score, again[0].score) == (100, 0)
+    assert again[0].data["train"] == found[1].data["train"]
+
+
+def test_examples_are_told_apart_once_for_all_rungs(tmp_path):
+    models = [Model.random(TINY, seed) for seed in (0, 1)]
+    ladder = {m.name: {"cls": m, "dense": m} for m in models}
+    mesh = mesh_lib.make_mesh(data=1)
+    runner.run(CFG, ladder, 0, Layout.of(tmp_path), mesh, {})
+    read = [split for split, _ in noise_row.READ]
+    assert read.count("test") == 40 + 2 * 40  # once for the digests, once for each network
+    assert read.count("train") == 40 + 2 * 20
 
 
 @pytest.mark.parametrize("in_memory", [True, False])

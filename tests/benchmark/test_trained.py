@@ -45,7 +45,7 @@ def ladder(model: Model, **rungs: Model) -> dict:
 
 
 def kept(made) -> list:
-    return record_lib.read_folder(made.record.layout.records)
+    return record_lib.read_folder(made.recorder.layout.records)
 
 
 def test_trials_are_records_and_the_choice_is_trained_on_all_labels(tmp_path, random, monkeypatch):
