@@ -1,7 +1,7 @@
-"""3x3 max-pooling, whose gradient has two forms with the same result.
+"""3x3 max-pooling, with two forms of the same result.
 
-XLA:CPU searches each window again for its largest value, element by element. Comparing nine shifted maps is faster.
-Accelerators have an operation for it.
+XLA:CPU searches each window again in the backward pass for its largest value, element by element. Here the forward
+pass keeps the place of the largest, one byte per output. Accelerators have an operation for the search.
 """
 
 from functools import partial
@@ -34,31 +34,49 @@ def _largest(x, stride):
     return lax.reduce_window(x, -jnp.inf, lax.max, size, strides, pads)
 
 
-def _forward(x, stride, _form):
-    y = _largest(x, stride)
-    return y, (x, y)
+def _forward(x, stride, form):
+    placed, native = partial(_placed, stride=stride), partial(_unplaced, stride=stride)
+    y, place = by_platform(form, placed, native, x)
+    return y, (x, place)  # the compiler drops the one that the form's backward pass does not read
 
 
 def _backward(stride, form, saved, grad):
-    cpu, native = partial(_compared, stride=stride), partial(_native_vjp, stride=stride)
+    cpu, native = partial(_scattered, stride=stride), partial(_native_vjp, stride=stride)
     return (by_platform(form, cpu, native, *saved, grad),)
 
 
 _pool.defvjp(_forward, _backward)
 
 
-def _native_vjp(x, _y, grad, stride):
+def _placed(x, stride):
+    """(largest, its place in the window, row by row): one winner per window, however the values were rounded.
+
+    A backward pass that compares x with the largest finds no winner where the compiler computes x again and rounds it
+    another way: that window's gradient is then lost.
+    """
+    seen = windows(x, SIDE, stride, -jnp.inf)
+    best = next(seen)
+    place = jnp.zeros(best.shape, jnp.uint8)
+    for i, value in enumerate(seen, start=1):
+        place = jnp.where(value > best, jnp.uint8(i), place)
+        best = jnp.maximum(best, value)
+    return best, place
+
+
+def _unplaced(x, stride):
+    y = _largest(x, stride)
+    return y, jnp.zeros(y.shape, jnp.uint8)
+
+
+def _native_vjp(x, _place, grad, stride):
     return jax.vjp(partial(_largest, stride=stride), x)[1](grad)[0]
 
 
-def _compared(x, y, grad, stride):
+def _scattered(x, place, grad, stride):
     batch, height, width, channels = x.shape
     d_x = jnp.zeros((batch, height + 2, width + 2, channels), grad.dtype)
-    taken = jnp.zeros(y.shape, bool)
-    for place, seen in enumerate(windows(x, SIDE, stride, -jnp.inf)):
-        first = (seen == y) & ~taken
-        taken = taken | first
-        row, col = divmod(place, SIDE)
-        share = jnp.where(first, grad, jnp.zeros_like(grad))
+    for i in range(SIDE * SIDE):
+        row, col = divmod(i, SIDE)
+        share = jnp.where(place == i, grad, jnp.zeros_like(grad))
         d_x = d_x.at[:, row : row + height : stride, col : col + width : stride].add(share)
     return d_x[:, 1:-1, 1:-1]

@@ -92,14 +92,11 @@ def test_the_backward_pass_keeps_the_input_and_no_other_map():
     assert len(kept) == 1
 
 
-def test_a_deep_network_has_the_gradient_of_the_definition_in_float32(monkeypatch):
-    """Of a network with GELU: a ReLU flips at any rounding.
-
-    ResNet-50's float32 gradient at 224 pixels moves by 3% if its input is scaled by 1 + 1e-6, and by 1.5% if the
-    variance is taken in one pass.
-    """
-    network = zoo.build({"name": "embedded"})
-    images = jnp.asarray(np.random.default_rng(0).normal(size=(4, 48, 48, 3)), jnp.float32)
+@pytest.mark.parametrize("name, side", [("embedded", 48), ("resnet18", 96)])
+def test_a_deep_network_has_the_gradient_of_the_definition_in_float32(name, side, monkeypatch):
+    """ResNet-50 at 224 pixels is within 6e-7. Its gradient moves by 0.4% if the variance is taken in one pass."""
+    network = zoo.build({"name": name})
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(4, side, side, 3)), jnp.float32)
     variables = unbox(jax.jit(lambda k: network.init(k, images, train=False))(jax.random.key(0)))
 
     def gradient():

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from intern_jax.ops.batch_norm import batch_norm
 from intern_jax.ops.pooling import max_pool
 
 
@@ -41,3 +42,19 @@ def test_narrow_dtypes_stay(form):
     x = jnp.ones((1, 4, 4, 2), jnp.bfloat16)
     out, pull = jax.vjp(lambda x: max_pool(x, 2, form), x)
     assert out.dtype == pull(out)[0].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("form", ["cpu", "native"])
+def test_every_window_passes_its_gradient_on(form):
+    """A compiler may compute the input twice and round it two ways: comparing with the largest then finds nothing."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4, 24, 24, 64)).astype(np.float32)
+    scale = rng.normal(size=64).astype(np.float32)
+
+    @jax.jit
+    @jax.grad
+    def per_channel(bias, scale, x):
+        return max_pool(batch_norm(x, scale, bias)[0], 2, form).sum()
+
+    found = per_channel(np.full(64, 3.0, np.float32), scale, x)
+    np.testing.assert_array_equal(found, 4 * 12 * 12)
