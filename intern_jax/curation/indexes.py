@@ -1,0 +1,110 @@
+"""Indexes: what is left out of a pool, and why. A step adds causes to the index before it; nothing is copied."""
+
+import json
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from intern_jax.core.config import UserError
+from intern_jax.core.files import write_json
+from intern_jax.curation import engine
+from intern_jax.data.schema import fingerprints
+from intern_jax.data.sources.pool import INDEX, KEPT, Index, Pool
+
+FORMAT = 1
+JOB = "causes"
+MOST_CAUSES = 255
+
+
+def claim(out: pathlib.Path, made: Mapping[str, Any]) -> None:
+    """Note what is made in `out` before the first part; parts of other settings there are refused."""
+    path = out / "making.json"
+    content = json.loads(json.dumps(made))
+    if path.is_file():
+        try:
+            found = json.loads(path.read_text("utf-8"))
+        except ValueError:
+            found = None
+        if found != content:
+            raise UserError(
+                f"{out}: holds an index of other settings or of another pool; give a new folder"
+            )
+        return
+    if (out / INDEX).is_file():
+        raise UserError(f"{out}: holds another index; give a new folder")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(path, content)
+
+
+def write(
+    out: pathlib.Path,
+    pool: Pool,
+    before: Index | None,
+    names: Sequence[str],
+    causes: np.ndarray,
+    made: Mapping[str, Any],
+    **more: Any,
+) -> Index:
+    """Add `causes` uint8 [N], numbers of `names` from 1 (0: no cause), to those of the index `before`.
+
+    A record that was left out before keeps its first cause. `more` goes into index.json; what the index before had
+    there stays, unless it is given anew.
+    """
+    if causes.shape != (len(pool),):
+        raise ValueError(f"causes {causes.shape} for {len(pool)} records")
+    known = ["kept"] if before is None else list(before.names)
+    merged = np.zeros(len(pool), np.uint8) if before is None else np.array(before.causes)
+    for number, name in enumerate(names, start=1):
+        if name not in known:
+            known.append(name)
+        merged[(merged == KEPT) & (causes == number)] = known.index(name)
+    if len(known) > MOST_CAUSES:
+        raise UserError(f"{out}: {len(known)} causes; an index has at most {MOST_CAUSES}")
+    np.save(out / "causes.npy", merged, allow_pickle=False)
+    kept_of_before = {} if before is None else dict(before.content)
+    counts = np.bincount(merged, minlength=len(known))
+    digest = fingerprints.combine(pool.digest, known, merged, json.dumps(more, sort_keys=True))
+    content = kept_of_before | {
+        "format": FORMAT,
+        "pool": pool.digest,
+        "pool_folder": str(pool.folder.resolve()),
+        "causes": known,
+        "counts": {name: int(n) for name, n in zip(known, counts, strict=True)},
+        "made": [*kept_of_before.get("made", ()), made],
+        "digest": digest,
+        **more,
+    }
+    write_json(out / INDEX, content)
+    return Index(out)
+
+
+def gather(out: pathlib.Path, parts: int, job: str = JOB) -> np.ndarray:
+    """The causes of all parts of a job, in the order of the rows: uint8 [N]."""
+    columns = [np.load(engine.part_path(out, job, n, "causes.npy")) for n in range(parts)]
+    return np.concatenate(columns)
+
+
+def open_index(pool: Pool, index: str | pathlib.Path | Index | None) -> Index | None:
+    """The index of `pool` that a path names; None for None."""
+    if index is None or isinstance(index, Index):
+        return index
+    return Index(index).check(pool)
+
+
+def kept_words(
+    pool: Pool, part: int, causes: np.ndarray | None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(row, words) of the records of a part that are not left out."""
+    first = int(pool.begins[part])
+    for row, words in enumerate(pool.words(part), start=first):
+        if causes is None or causes[row] == KEPT:
+            yield row, words
+
+
+def lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSONL file."""
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
