@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from intern_jax.core import exits, memory
-from intern_jax.verbs import adapt, benchmark, convert, inspect, run
+from intern_jax.verbs import adapt, benchmark, convert, data, inspect, run
 from intern_jax.version import __version__
 
 VERBS = {
@@ -22,6 +22,7 @@ VERBS = {
     "benchmark": benchmark,
     "inspect": inspect,
     "convert": convert,
+    "data": data,
 }
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from intern_jax.curation import tokenizer
 from tools.embedded import (
     clipart,
     emoji,
@@ -64,7 +65,7 @@ def main() -> None:
             if role == "pool"
         ),
     ]
-    text.train(text.pool_texts(emoji_facts, clip_items, classes), args.out / "tokenizer.json")
+    tokenizer.train(text.pool_texts(emoji_facts, clip_items, classes), args.out / "tokenizer.json")
     if args.tokenizer:
         return
     models = args.share / "sweethome3d/furniture"

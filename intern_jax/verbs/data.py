@@ -1,0 +1,152 @@
+"""`data`: make a pre-training set of what you have."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from intern_jax.verbs import arguments
+
+TEXT = "Make a pre-training set of what you have: pack, look, filter, leave out duplicates and test pictures."
+CURATION = "intern_jax.curation"
+# {verb: (function, what it does, what it reads, further flags as text)}
+STEPS = {
+    "pack": (
+        f"{CURATION}.pack:pack",
+        "any data into a pool: ArrayRecord files with words, licences and facts",
+        "--side=64 --quality=90 --per-part=5000 --licence=CC0-1.0 --author=NAME --name=NAME, and of the data --kind=...",
+    ),
+    "report": (
+        f"{CURATION}.report:write_report",
+        "one HTML page of what a pool holds",
+        "--sheet=200",
+    ),
+    "filter": (
+        f"{CURATION}.filters:filter_pool",
+        "an index of the records that rules keep",
+        "--licences=('MIT','CC0-1.0') --without=('blank','dark') --min-side=32 --max-aspect=3 --min-words=2"
+        " --drop=LIST.txt --scores=FILE.csv --min-score=0.3",
+    ),
+    "dedup": (
+        f"{CURATION}.duplicates:drop_duplicates",
+        "an index without duplicates: exact, near, and by meaning",
+        "--near=True --mirrored=True --semantic=MODEL --epsilon=0.05 --prefer=('noto','twemoji')",
+    ),
+    "decontaminate": (
+        f"{CURATION}.decontaminate:decontaminate",
+        "an index without the test pictures of benchmark rows, and without concepts that are to stay unseen",
+        "--rows=('fashion','clipart_leaf') --concepts=('cat','umbrella') --wordnet=FOLDER",
+    ),
+    "tokenizer": (
+        f"{CURATION}.tokenizer:train_tokenizer",
+        "a tokenizer of the texts that an index keeps",
+        "--size=4096",
+    ),
+}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the verb: one verb per step, and `run` for the steps of a config."""
+    verbs = parser.add_subparsers(required=True, metavar="STEP", dest="step")
+    for name, (_, does, more) in STEPS.items():
+        step = verbs.add_parser(name, help=does, description=does, allow_abbrev=False)
+        if name == "pack":
+            step.add_argument("--data", required=True, help="a folder or file, as `adapt` takes it")
+        else:
+            step.add_argument("--pool", required=True, help="the folder of a pool")
+            step.add_argument("--index", help="the folder of an index: the records that it keeps")
+        step.add_argument("--out", required=True, help="the folder or file to write")
+        if name != "tokenizer":
+            _add_runner(step)
+        step.epilog = f"--NAME=VALUE sets more: {more}"
+    run = verbs.add_parser("run", help="all steps of a config", allow_abbrev=False)
+    run.add_argument("--config", required=True, help=arguments.CONFIG_HELP)
+    run.add_argument("--workdir", required=True, help="the folder of the steps' folders")
+    run.epilog = "--config.FIELD=VALUE changes one field"
+    _add_runner(run)
+
+
+def _add_runner(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
+    parser.add_argument("--runner", choices=("local", "beam"), default="local")
+    parser.add_argument(
+        "--beam",
+        metavar="OPTIONS",
+        default="",
+        help="options of Apache Beam, such as '--runner=DataflowRunner ...'",
+    )
+
+
+def main(args: argparse.Namespace, rest: list[str]) -> None:
+    """Run one step, or the steps of a config."""
+    from intern_jax.core import config as config_lib
+    from intern_jax.core.config import bind
+
+    if args.step == "run":
+        from intern_jax.curation import pipeline
+
+        config = config_lib.load_config(args.config)
+        config_lib.override(config, arguments.config_overrides(rest), new=True)
+        pipeline.run(config, args.workdir, _runner(args))
+        return
+    spec: dict[str, Any] = arguments.keyword_arguments(rest) | {"out": args.out}
+    if args.step == "pack":
+        spec = _with_source(spec, args.data)
+    else:
+        spec |= {"pool": args.pool, "index": args.index}
+    if args.step == "decontaminate":
+        spec = _with_rows(spec)
+    more = {} if args.step == "tokenizer" else {"runner": _runner(args)}
+    made = bind({"fn": STEPS[args.step][0], **spec})(**more)
+    print(_told(made))
+
+
+def _runner(args: argparse.Namespace) -> Any:
+    if args.runner == "beam":
+        from intern_jax.curation.beam import Beam
+
+        return Beam(args.beam.split(), args.workers)
+    from intern_jax.curation.engine import Local
+
+    return Local(args.workers)
+
+
+def _with_source(spec: dict[str, Any], data: str) -> dict[str, Any]:
+    """The arguments of `pack`; those that it has not are of the opener."""
+    import inspect
+
+    from intern_jax.curation.pack import pack
+
+    own = inspect.signature(pack).parameters
+    opener = {name: spec.pop(name) for name in list(spec) if name not in own}
+    return spec | {
+        "source": {"fn": "intern_jax.data.open.opening:open_data", "data": data, **opener}
+    }
+
+
+def _with_rows(spec: dict[str, Any]) -> dict[str, Any]:
+    """Benchmark rows by name as the sources of their test pictures."""
+    from intern_jax.benchmark.rows import suite
+
+    names = spec.get("rows", ())
+    if isinstance(names, str):
+        names = (names,)
+    return spec | {"rows": {name: {**suite.find(name).source, "split": "test"} for name in names}}
+
+
+def _told(made: Any) -> str:
+    from intern_jax.data.sources.pool import Index, Pool
+
+    if isinstance(made, Pool):
+        counts = made.manifest["counts"]
+        return f"{made.folder}: {len(made):,} records; " + _counts(counts, "records")
+    if isinstance(made, Index):
+        kept = made.content["counts"]
+        return f"{made.folder}: {kept['kept']:,} of {len(made.causes):,} are kept; " + _counts(
+            kept, "kept"
+        )
+    return str(made)
+
+
+def _counts(counts: dict[str, int], without: str) -> str:
+    return ", ".join(f"{k} {v:,}" for k, v in counts.items() if v and k != without)
