@@ -9,7 +9,7 @@ import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from intern_jax.core.config import UserError
 from intern_jax.data.schema.sample import one_line
@@ -85,6 +85,10 @@ class WordNet:
         synset = self.synset(name)
         return " ".join(words(name)) if synset is None else f"n{synset}"
 
+    def is_noun(self, concept: str) -> bool:
+        """Whether a concept is a noun of WordNet."""
+        return concept[:1] == "n" and concept[1:] in self._lemmas
+
 
 def _spelt(name: str) -> str:
     """A name's words as they are spelt: "glasses" is another noun than "glass"."""
@@ -126,9 +130,12 @@ class Names:
 
     def find(self, text: str) -> str | None:
         """What the first name in a text means; None where there is none."""
+        return next(self.find_all(text), None)
+
+    def find_all(self, text: str) -> Iterator[str]:
+        """What each name in a text means, in order."""
         said = words(text)
         for at, word in enumerate(said):
             for parts, meaning in self._by_first.get(word, ()):
                 if said[at : at + len(parts)] == parts:
-                    return meaning
-        return None
+                    yield meaning

@@ -125,7 +125,7 @@ def _exact_entries(number: int, pool: str, index: str | None) -> np.ndarray:
     return entries
 
 
-def _exact_pairs(bucket: int, entries: np.ndarray, folder: pathlib.Path) -> engine.Counts:
+def _exact_pairs(_bucket: int, entries: np.ndarray, folder: pathlib.Path) -> engine.Counts:
     """Every record of equal pixels with the first of them."""
     new = np.ones(len(entries), bool)
     new[1:] = (entries["key"][1:] != entries["key"][:-1]) | (
@@ -162,7 +162,7 @@ def _bands(number: int, pool: str, index: str | None) -> np.ndarray:
     return near.bands(described, kept + int(opened.begins[number]))
 
 
-def _meet(bucket: int, entries: np.ndarray, folder: pathlib.Path) -> engine.Counts:
+def _meet(_bucket: int, entries: np.ndarray, folder: pathlib.Path) -> engine.Counts:
     pairs = near.candidates(entries)
     np.save(folder / "pairs.npy", pairs, allow_pickle=False)
     return {"read": len(entries), "pairs": len(pairs)}
@@ -178,7 +178,7 @@ def _met(number: int, out: str) -> np.ndarray:
 
 
 def _look(
-    bucket: int, entries: np.ndarray, folder: pathlib.Path, pool: str, mirrored: bool
+    _bucket: int, entries: np.ndarray, folder: pathlib.Path, pool: str, mirrored: bool
 ) -> engine.Counts:
     opened = Pool(pool)
     new = np.ones(len(entries), bool)
@@ -210,7 +210,7 @@ def descriptors(pool: Pool, rows: np.ndarray) -> np.ndarray:
     return out
 
 
-def _choose(number: int, folder: pathlib.Path, out: str, parts: int, jobs: str) -> engine.Counts:
+def _choose(_number: int, folder: pathlib.Path, out: str, parts: int, jobs: str) -> engine.Counts:
     """The causes of all records, and per record that is left out the one that stays."""
     place = pathlib.Path(out)
     scores = np.concatenate(

@@ -1,8 +1,8 @@
 """How steps of curation run: parts of pure functions, in the same files whoever runs them.
 
-A job is `Each` (a function of a part number) or `Merge` (entries of all parts that have one key come together). A part is
-some files and a JSON file with its counts, written last: it is the mark that the part is finished. File names and
-contents depend on the settings and the inputs alone. A job that was stopped goes on with the parts that are not there.
+A job is `Each` (a function of a part number) or `Merge` (entries of all parts that have one key come together). A part
+is some files and a JSON file with its counts, which is written last and marks that the part is finished. File names
+and contents depend on the settings and the inputs alone. A job that was stopped goes on with the missing parts.
 
 `Local` runs parts in processes of this machine, and needs nothing else; beam.py runs them with Apache Beam.
 """

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from intern_jax.data.sources.pool import INDEX, KEPT, Index, Pool
 
 FORMAT = 1
 JOB = "causes"
+SPLITS = "splits.npy"
 MOST_CAUSES = 255
 
 
@@ -63,6 +65,8 @@ def write(
     if len(known) > MOST_CAUSES:
         raise UserError(f"{out}: {len(known)} causes; an index has at most {MOST_CAUSES}")
     np.save(out / "causes.npy", merged, allow_pickle=False)
+    if before is not None and (before.folder / SPLITS).is_file() and not (out / SPLITS).is_file():
+        shutil.copyfile(before.folder / SPLITS, out / SPLITS)
     kept_of_before = {} if before is None else dict(before.content)
     counts = np.bincount(merged, minlength=len(known))
     digest = fingerprints.combine(pool.digest, known, merged, json.dumps(more, sort_keys=True))

@@ -1,8 +1,8 @@
 """A pipeline of curation: a config's steps in order, each in a folder of its own that is named by a digest.
 
-A step is {"name": ..., "fn": "intern_jax.curation.filters:filter_pool", **arguments}. It gets the latest `pool` and `index`,
-its folder as `out`, and the `runner`, as far as it has such parameters. Equal settings and inputs give the same folder:
-what is finished is used again, and a changed step is made anew with all after it.
+A step is {"name": ..., "fn": "intern_jax.curation.filters:filter_pool", **arguments}. It gets the latest `pool` and
+`index`, its folder as `out`, and the `runner`, as far as it has such parameters. Equal settings and inputs give the
+same folder: what is finished is used again, and a changed step is made anew with all after it.
 """
 
 import inspect

@@ -14,7 +14,7 @@ STEPS = {
     "pack": (
         f"{CURATION}.pack:pack",
         "any data into a pool: ArrayRecord files with words, licences and facts",
-        "--side=64 --quality=90 --per-part=5000 --licence=CC0-1.0 --author=NAME --name=NAME, and of the data --kind=...",
+        "--side=64 --quality=90 --per-part=5000 --licence=CC0-1.0 --author=NAME --name=NAME; of the data --kind=...",
     ),
     "report": (
         f"{CURATION}.report:write_report",

@@ -1,7 +1,7 @@
 """Render SVG drawings of icons in bounded time and memory, with resvg.
 
-A drawing is read before it is rendered, and refused unless it is made of ELEMENTS alone. So it opens no file or address,
-runs nothing, needs no fonts, and cannot grow: what it reuses is counted as often as it is drawn. The causes are:
+A drawing is read before it is rendered, and refused unless it is made of ELEMENTS alone. So it opens no file or
+address, runs nothing, needs no fonts, and cannot grow: what it reuses is counted as often as it is drawn. The causes:
 
 | cause | the drawing |
 |---|---|
@@ -28,9 +28,43 @@ MAX_SIDE = 2048
 # Numbers of dashes are not known before they are drawn: a dash must not be finer than this part of the drawing.
 FINEST_DASH = 1e-4
 ELEMENTS = frozenset(
-    "svg g path circle ellipse rect line polyline polygon use symbol defs title desc clipPath mask "
-    "linearGradient radialGradient stop filter feBlend feColorMatrix feGaussianBlur feFlood feOffset feComposite "
-    "feMerge feMergeNode feMorphology feDropShadow animate animateTransform animateMotion mpath set".split()
+    (
+        "svg",
+        "g",
+        "path",
+        "circle",
+        "ellipse",
+        "rect",
+        "line",
+        "polyline",
+        "polygon",
+        "use",
+        "symbol",
+        "defs",
+        "title",
+        "desc",
+        "clipPath",
+        "mask",
+        "linearGradient",
+        "radialGradient",
+        "stop",
+        "filter",
+        "feBlend",
+        "feColorMatrix",
+        "feGaussianBlur",
+        "feFlood",
+        "feOffset",
+        "feComposite",
+        "feMerge",
+        "feMergeNode",
+        "feMorphology",
+        "feDropShadow",
+        "animate",
+        "animateTransform",
+        "animateMotion",
+        "mpath",
+        "set",
+    )
 )
 _URL = re.compile(r"url\(\s*['\"]?\s*([^)'\"]*)", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")

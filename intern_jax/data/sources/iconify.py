@@ -28,9 +28,48 @@ FREE = (
 )
 # Words at the end of a name that say how an icon is drawn, and not what it shows.
 STYLES = frozenset(
-    "outline outlined outlines fill filled solid bold thin light regular duotone twotone rounded round sharp linear "
-    "broken bulk line lines lined sketch mini micro alt color colored mono monochrome black white flat stroke "
-    "border wght300 wght200 wght100 wght700 two tone".split()
+    (
+        "outline",
+        "outlined",
+        "outlines",
+        "fill",
+        "filled",
+        "solid",
+        "bold",
+        "thin",
+        "light",
+        "regular",
+        "duotone",
+        "twotone",
+        "rounded",
+        "round",
+        "sharp",
+        "linear",
+        "broken",
+        "bulk",
+        "line",
+        "lines",
+        "lined",
+        "sketch",
+        "mini",
+        "micro",
+        "alt",
+        "color",
+        "colored",
+        "mono",
+        "monochrome",
+        "black",
+        "white",
+        "flat",
+        "stroke",
+        "border",
+        "wght300",
+        "wght200",
+        "wght100",
+        "wght700",
+        "two",
+        "tone",
+    )
 )
 _SIZE = re.compile(r"\d{1,3}(px)?")
 

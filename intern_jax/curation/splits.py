@@ -1,0 +1,225 @@
+"""Step `split`: makers and concepts are held out of a pool, and benchmark rows are cut from what is held out.
+
+The record's first text is its name; its concept is the WordNet noun of that whole name (concepts.py), or the name.
+Its maker is its author, or else its source. Four splits follow from what is held out, in rings of distance:
+
+| split | concept | maker |
+|---|---|---|
+| pretrain | known | known |
+| new_maker | known | held out |
+| new_concept | held out | known |
+| both_new | held out | held out |
+
+`pretrain` still has records that name a held-out concept among other words: decontaminate.py leaves them out, and only
+then is the concept unseen. All choices are by digests of names: they do not depend on the order of the records.
+"""
+
+import hashlib
+import os
+import pathlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from intern_jax.core.config import UserError
+from intern_jax.curation import indexes
+from intern_jax.curation.concepts import Names, WordNet
+from intern_jax.data.sources.cut import write_rows
+from intern_jax.data.sources.pool import KEPT, Index, Pool
+
+SPLITS = ("pretrain", "new_maker", "new_concept", "both_new")
+# What is known of a kept record: row, concept, maker, name.
+Known = tuple[int, str, str, str]
+
+
+def split_pool(
+    pool: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    index: str | os.PathLike[str] | None = None,
+    wordnet: str | None = None,
+    maker_share: float = 0.3,
+    concepts: int = 300,
+    min_records: int = 20,
+    min_makers: int = 5,
+    most_named: float = 3.0,
+    test_share: float = 0.85,
+    min_test: int = 5,
+    min_train: int = 2,
+    classes: int = 400,
+    without: Sequence[str] = (),
+    seed: int = 0,
+    runner: Any = None,
+) -> Index:
+    """Write the index of the splits of a pool, after what `index` leaves out, with rows/RING.npz, into `out`.
+
+    About `maker_share` of the records are of held-out makers. `concepts` are held out, of nouns with at least
+    `min_records` records of `min_makers` makers. A concept is not taken if more than `most_named` times as many records
+    have one of its names as are of it, since all of them must go. `without` names concepts that stay.
+    A row's classes are concepts with at least `min_test` test and `min_train` training pictures, at most `classes` of
+    them. All pictures that one maker has of one concept are on one side, on the test side with chance `test_share`.
+    """
+    opened, out = Pool(pool), pathlib.Path(out)
+    before = indexes.open_index(opened, index)
+    settings = {
+        k: v
+        for k, v in locals().items()
+        if k not in ("pool", "out", "index", "opened", "before", "runner")
+    }
+    settings["without"] = sorted(without)
+    made = {
+        "step": "split",
+        "pool": opened.digest,
+        "before": before.digest if before else None,
+        "settings": settings,
+    }
+    indexes.claim(out, made)
+    nouns = WordNet(wordnet)
+    known = _known(opened, before, nouns)
+    if not known:
+        raise UserError(f"{opened.folder}: no kept record has a text; nothing can be split")
+    makers = _held_out_makers(known, maker_share, seed)
+    held = _held_out_concepts(opened, before, known, nouns, settings)
+    numbers = np.full(len(opened), 255, np.uint8)
+    for row, concept, maker, _ in known:
+        numbers[row] = (maker in makers) + 2 * (concept in held)
+    np.save(out / "splits.npy", numbers, allow_pickle=False)
+    labels = _labels(known)
+    rows = {
+        ring: _cut(out, opened, ring, _ring(known, numbers, ring), labels, settings)
+        for ring in SPLITS[1:]
+    }
+    more = {
+        "splits": {
+            name: {"number": n, "count": int((numbers == n).sum())} for n, name in enumerate(SPLITS)
+        },
+        "held_out": sorted(labels[concept] for concept in held),
+        "held_out_makers": sorted(makers),
+        "rows": rows,
+    }
+    return indexes.write(out, opened, before, (), np.zeros(len(opened), np.uint8), made, **more)
+
+
+def _known(pool: Pool, before: Index | None, nouns: WordNet) -> list[Known]:
+    causes = None if before is None else np.asarray(before.causes)
+    out = []
+    for part in range(len(pool.counts)):
+        for row, words in indexes.kept_words(pool, part, causes):
+            if words["texts"]:
+                name = words["texts"][0]
+                maker = words.get("author") or words["source"]
+                out.append((row, nouns.concept(name), maker, name))
+    return out
+
+
+def _chance(seed: int, *parts: str) -> float:
+    """A number in [0, 1) by the digest of some texts."""
+    digest = hashlib.sha256("\n".join((str(seed), *parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _held_out_makers(known: Sequence[Known], share: float, seed: int) -> set[str]:
+    """Makers in the order of their digests, until their records are the share; one that overshoots is passed over."""
+    counts = Counter(maker for _, _, maker, _ in known)
+    wanted, have = share * len(known), 0
+    out = set()
+    for maker in sorted(counts, key=lambda m: (_chance(seed, "maker", m), m)):
+        if have + counts[maker] <= 1.05 * wanted:
+            out.add(maker)
+            have += counts[maker]
+    return out
+
+
+def _held_out_concepts(
+    pool: Pool,
+    before: Index | None,
+    known: Sequence[Known],
+    nouns: WordNet,
+    settings: Mapping[str, Any],
+) -> set[str]:
+    counts = Counter(concept for _, concept, _, _ in known)
+    makers = defaultdict(set)
+    for _, concept, maker, _ in known:
+        makers[concept].add(maker)
+    labels = _labels(known)
+    kept_in = {nouns.concept(name) for name in settings["without"]}
+    able = [
+        concept
+        for concept in counts
+        if nouns.is_noun(concept)
+        and counts[concept] >= settings["min_records"]
+        and len(makers[concept]) >= settings["min_makers"]
+        and concept not in kept_in
+    ]
+    named = _times_named(pool, before, {c: nouns.names(labels[c]) for c in able})
+    able = [c for c in able if named[c] <= settings["most_named"] * counts[c]]
+    able.sort(key=lambda c: (_chance(settings["seed"], "concept", labels[c]), c))
+    return set(able[: settings["concepts"]])
+
+
+def _times_named(
+    pool: Pool, before: Index | None, names: Mapping[str, Sequence[str]]
+) -> Counter[str]:
+    """How many kept records have a name of each concept somewhere."""
+    find, out = Names(dict(names)), Counter()
+    causes = None if before is None else np.asarray(before.causes)
+    for part in range(len(pool.counts)):
+        for _, words in indexes.kept_words(pool, part, causes):
+            texts = (*words["texts"], words.get("name", ""), *words.get("categories", ()))
+            out.update({concept for text in texts for concept in find.find_all(text)})
+    return out
+
+
+def _labels(known: Sequence[Known]) -> dict[str, str]:
+    """What each concept is called most often; of equally frequent names the first by the alphabet."""
+    names: dict[str, Counter[str]] = defaultdict(Counter)
+    for _, concept, _, name in known:
+        names[concept][name] += 1
+    return {c: min(n, key=lambda name: (-n[name], name)) for c, n in names.items()}
+
+
+def _ring(known: Sequence[Known], numbers: np.ndarray, ring: str) -> list[Known]:
+    """The records of a ring; those of known concepts are of concepts that `pretrain` has."""
+    number = SPLITS.index(ring)
+    learnt = {concept for row, concept, _, _ in known if numbers[row] == 0}
+    return [k for k in known if numbers[k[0]] == number and (number != 1 or k[1] in learnt)]
+
+
+def _cut(
+    out: pathlib.Path,
+    pool: Pool,
+    ring: str,
+    records: Sequence[Known],
+    labels: Mapping[str, str],
+    settings: Mapping[str, Any],
+) -> dict[str, int]:
+    seed, share = settings["seed"], settings["test_share"]
+    test = [_chance(seed, "side", concept, maker) < share for _, concept, maker, _ in records]
+    sides: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for (_, concept, _, _), side in zip(records, test, strict=True):
+        sides[concept][side] += 1
+    able = [
+        c for c, (a, b) in sides.items() if a >= settings["min_train"] and b >= settings["min_test"]
+    ]
+    able.sort(key=lambda c: (-sum(sides[c]), c))
+    names = sorted(labels[c] for c in able[: settings["classes"]])
+    number = {c: names.index(labels[c]) for c in able[: settings["classes"]]}
+    taken = [
+        (row, number[concept], side)
+        for (row, concept, _, _), side in zip(records, test, strict=True)
+        if concept in number
+    ]
+    if not taken:
+        raise UserError(
+            f"{out}: no concept of '{ring}' has enough pictures for a row; hold out more"
+        )
+    rows, classes, part = (np.asarray(column) for column in zip(*taken, strict=True))
+    write_rows(out / "rows" / f"{ring}.npz", pool, rows, classes, part, names)
+    return {"classes": len(names), "train": int((part == 0).sum()), "test": int((part == 1).sum())}
+
+
+def pretraining_rows(index: Index) -> np.ndarray:
+    """The kept rows of `pretrain`."""
+    numbers = np.load(index.folder / "splits.npy", mmap_mode="r", allow_pickle=False)
+    return np.flatnonzero((np.asarray(index.causes) == KEPT) & (numbers == 0))

@@ -1,0 +1,83 @@
+"""Classification sources that are cut from a pool: some of its records, with classes of their own."""
+
+import os
+import pathlib
+import zipfile
+
+import numpy as np
+
+from intern_jax.core.config import UserError
+from intern_jax.data.schema import fingerprints
+from intern_jax.data.schema.sample import Sample, one_line
+from intern_jax.data.sources.pool import Pool
+
+SIDES = ("train", "test")
+
+
+class PoolRows:
+    """One side of a table that `write_rows` wrote: family "classification"; classes are the table's names."""
+
+    family = "classification"
+
+    def __init__(self, rows: str | os.PathLike[str], split: str, name: str | None = None):
+        path = pathlib.Path(rows)
+        if split not in SIDES:
+            raise UserError(f"{path}/split: {split!r}; give train or test")
+        content = _read(path)
+        self.pool = Pool(content["pool"].item())
+        if content["digest"].item() != self.pool.digest:
+            raise UserError(f"{path}: cut from another pool than {self.pool.folder}; cut it again")
+        mine = content["side"] == SIDES.index(split)
+        self.rows = content["rows"][mine]
+        self.labels = content["labels"][mine].astype(np.int32)
+        self.classes: tuple[str, ...] = tuple(content["names"].tolist())
+        self.name = name or path.stem
+        self.keys = [self.pool.key(int(row)) for row in self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> Sample:
+        sample = self.pool.records[int(self.rows[i])]
+        label = int(self.labels[i])
+        kept = {"image": sample["image"], "key": sample["key"]}
+        return {**kept, "label": label, "texts": [self.classes[label]]}
+
+    def fingerprint(self) -> str:
+        """A digest of the pool's records, the rows, their labels and the classes."""
+        parts = (self.rows, self.labels, self.classes)
+        return fingerprints.combine(self.name, self.pool.digest, *parts)
+
+
+def write_rows(
+    path: pathlib.Path,
+    pool: Pool,
+    rows: np.ndarray,
+    labels: np.ndarray,
+    side: np.ndarray,
+    names: list[str],
+) -> None:
+    """Write a table of records: rows int [N], labels int [N] into `names`, side 0 train or 1 test [N]."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp.npz")
+    np.savez(
+        temporary,
+        allow_pickle=False,
+        rows=rows.astype(np.int64),
+        labels=labels.astype(np.int32),
+        side=side.astype(np.uint8),
+        names=np.asarray(names, np.str_),
+        pool=np.asarray(str(pool.folder.resolve())),
+        digest=np.asarray(pool.digest),
+    )
+    os.replace(temporary, path)
+
+
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return dict(content)
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; make it with `data run --config=wide_world`") from None
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: cannot be read ({one_line(error)}); make it again") from error
