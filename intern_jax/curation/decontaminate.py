@@ -152,7 +152,7 @@ def _part(
     judged = kept_rows(opened, index, number)
     if split is not None:
         assert index is not None
-        judged = judged[of_split(Index(index), split)[opened.rows(number)][judged]]
+        judged = judged[indexes.of_split(Index(index), split)[opened.rows(number)][judged]]
     causes = np.zeros(opened.counts[number], np.uint8)
     why: dict[int, dict[str, str]] = {}
     described = opened.column(number, "facts")["descriptor"][judged]
@@ -206,15 +206,6 @@ def matches(
         for test, record in some[same]:
             found.setdefault(int(record) - len(tests), int(test))
     return found
-
-
-def of_split(index: Index, split: str) -> np.ndarray:
-    """Which records of a pool are of a split of its index: bool [N]."""
-    known = index.content.get("splits", {})
-    if split not in known:
-        raise UserError(f"{index.folder}/split: no '{split}'; known: {', '.join(known) or 'none'}")
-    numbers = np.load(index.folder / "splits.npy", mmap_mode="r", allow_pickle=False)
-    return numbers == known[split]["number"]
 
 
 def _join(out: pathlib.Path, parts: int) -> None:

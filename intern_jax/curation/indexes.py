@@ -97,6 +97,25 @@ def open_index(pool: Pool, index: str | pathlib.Path | Index | None) -> Index | 
     return Index(index).check(pool)
 
 
+def of_split(index: Index, split: str) -> np.ndarray:
+    """Which records of a pool are of a split of its index: bool [N]."""
+    known = index.content.get("splits", {})
+    if split not in known:
+        raise UserError(f"{index.folder}/split: no '{split}'; known: {', '.join(known) or 'none'}")
+    numbers = np.load(index.folder / SPLITS, mmap_mode="r", allow_pickle=False)
+    return numbers == known[split]["number"]
+
+
+def causes_of(pool: Pool, index: Index | None, split: str | None = None) -> np.ndarray:
+    """The causes of all records, uint8 [N]; records outside `split` have the cause 255."""
+    causes = np.zeros(len(pool), np.uint8) if index is None else np.array(index.causes)
+    if split is not None:
+        if index is None:
+            raise UserError(f"{pool.folder}/split: '{split}' without an index; name the index")
+        causes[~of_split(index, split)] = MOST_CAUSES
+    return causes
+
+
 def kept_words(
     pool: Pool, part: int, causes: np.ndarray | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:

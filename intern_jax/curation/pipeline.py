@@ -49,8 +49,8 @@ def run(
         elif isinstance(made, Index):
             index = made
             entry |= {"kept": len(made.kept), "counts": made.content["counts"]}
-        elif isinstance(made, Mapping):
-            entry |= plain(made)
+        elif isinstance(made, pathlib.Path):
+            entry["file"] = str(made.relative_to(workdir))
         done.append(entry)
         write_json(workdir / SUMMARY, {"config": plain(settings), "steps": done})
         log.info("%s: %s", step["name"], _told(entry, time.monotonic() - began))

