@@ -320,6 +320,8 @@ class Benchmark(Scores):
     scratch: Annotated[Scratch | None, pydantic.BeforeValidator(none_if_empty)] = None
     finetune: Annotated[FineTune | None, pydantic.BeforeValidator(none_if_empty)] = None
     zero_shot: Annotated[ZeroShot | None, pydantic.BeforeValidator(none_if_empty)] = None
+    # Rows that are scored though a stage's data was not compared with their test pictures.
+    contaminated: list[str] = []
 
     @pydantic.field_validator("ladder")
     @classmethod

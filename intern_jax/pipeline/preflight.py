@@ -15,6 +15,7 @@ import numpy as np
 from intern_jax.core import tree
 from intern_jax.core.config import UserError
 from intern_jax.data.batches.stream import Stream
+from intern_jax.pipeline import contamination
 from intern_jax.pipeline.building import build_stage, evaluations, spec_of
 from intern_jax.train import beginning
 from intern_jax.train import settings as train_settings
@@ -57,6 +58,7 @@ def abstract_stage(
     entry = settings[name]
     specs = {one: spec_of(settings, one) for one in settings["stages"]}
     sources, batch = one_row(entry["data"])
+    contamination.check(settings, name, sources)
     batch = {
         group: jax.tree.map(lambda x, rows=rows: as_rows(x, rows["batch_size"]), batch[group])
         for group, rows in entry["data"].items()

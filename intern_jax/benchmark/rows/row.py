@@ -34,6 +34,7 @@ class Row:
     key: str = ""  # what names an example on every machine
     licence: str = ""  # as far as its authors state one: read their terms before use
     origin: str = ""
+    unseen: tuple[str, ...] = ()  # concepts that pre-training data with a manifest must not hold
 
     @property
     def higher_is_better(self) -> bool:

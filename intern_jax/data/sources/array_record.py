@@ -161,6 +161,13 @@ class _Shards:
         self._open: collections.OrderedDict[int, Any] = collections.OrderedDict()
         self._lock = threading.Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open files, which another process opens for itself."""
+        return self.__dict__ | {"_open": collections.OrderedDict(), "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state | {"_lock": threading.Lock()})
+
     def read(self, row: int, where: str) -> bytes:
         """The bytes of a record. Raises CorruptSample."""
         number = int(np.searchsorted(self._ends, row, side="right"))

@@ -60,7 +60,7 @@ def decode(record: bytes) -> Sample:
     """The sample of a record. Raises CorruptSample."""
     try:
         content = msgpack.unpackb(record)
-        key = content["key"]
+        key, pictures = content["key"], [content["image"], *content.get("views", ())]
         for name in ARRAYS:
             if name in content:
                 dtype, shape, data = content[name]
@@ -69,10 +69,8 @@ def decode(record: bytes) -> Sample:
     except Exception as error:
         # msgpack and zlib raise many kinds of errors on damaged bytes.
         raise CorruptSample("record", "unreadable record", one_line(error)) from error
-    content["image"] = decode_picture(content["image"], key)
-    if "views" in content:
-        content["views"] = [decode_picture(view, key) for view in content["views"]]
-    return content
+    content["image"], *views = [decode_picture(picture, key) for picture in pictures]
+    return content | ({"views": views} if views else {})
 
 
 class Pool:
@@ -198,8 +196,11 @@ class PoolSource:
         self.name = name or self.pool.name
         self.family: str = self.pool.manifest["family"]
         self.classes: tuple[str, ...] = tuple(self.pool.manifest["classes"])
-        self.keys: Sequence[str] = Keys(len(self.rows), lambda i: self.pool.key(int(self.rows[i])))
+        self.keys: Sequence[str] = Keys(len(self.rows), self._key)
         self.split = split
+
+    def _key(self, i: int) -> str:
+        return self.pool.key(int(self.rows[i]))
 
     def _of_split(self, split: str) -> np.ndarray:
         known = {} if self.index is None else self.index.content.get("splits", {})
@@ -233,6 +234,10 @@ class PoolSource:
     def decontaminated(self) -> dict[str, Any]:
         """Per benchmark row whose test pictures this pool was compared with: {"digest", "pictures", "concepts"}."""
         return {} if self.index is None else self.index.content.get("decontaminated", {})
+
+    def unseen(self) -> list[str]:
+        """Concepts that no text, name or category of a record names."""
+        return [] if self.index is None else self.index.content.get("unseen", [])
 
 
 def open_pool(folder: str | os.PathLike[str], **settings: Any) -> PoolSource:
