@@ -2,6 +2,8 @@
 # make test:        install, run the tests.
 # make peers:       build .venv-peers: PyTorch, torchvision, timm, open_clip, scikit-image, to compare with.
 # make test-peers:  run the tests that compare.
+# make beam:        build .venv-beam: the package with Apache Beam, to make data sets on its runners.
+# make test-beam:   run the tests that compare its files with those of the local runner.
 # A stamp file remembers what was installed, so a second make installs nothing.
 
 VENV  ?= .venv
@@ -10,6 +12,8 @@ STAMP := $(VENV)/.installed
 # The peers are no part of $(VENV): the project never imports them, and they must not move its versions.
 PEERS       := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
+BEAM        := .venv-beam
+BEAM_STAMP  := $(BEAM)/.installed
 
 # Unless PYTHON names another interpreter, $(VENV) keeps the one that it was built with. Its Python version chooses
 # the constraints: JAX above 0.10.2 needs Python 3.12. Another version builds $(VENV) anew.
@@ -22,7 +26,7 @@ ifneq ($(BUILT),$(WANTED))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: quickstart test test-slow test-peers lint format install peers clean
+.PHONY: quickstart test test-slow test-peers test-beam lint format install peers beam clean
 
 quickstart: $(STAMP)
 	$(BIN)/python -m intern_jax run --config=configs/quickstart.py --workdir=runs/quickstart
@@ -38,6 +42,9 @@ test-slow: $(STAMP)
 test-peers: $(STAMP) $(PEERS_STAMP)
 	$(BIN)/python -m pytest -q -m peers
 
+test-beam: $(BEAM_STAMP)
+	$(BEAM)/bin/python -m pytest -q -m beam
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -50,6 +57,8 @@ format: $(STAMP)
 install: $(STAMP)
 
 peers: $(PEERS_STAMP)
+
+beam: $(BEAM_STAMP)
 
 define CHECK_PYTHON
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
@@ -72,5 +81,12 @@ $(PEERS_STAMP): constraints/peers.txt
 	  torch torchvision timm open_clip_torch scikit-image -c constraints/peers.txt
 	@touch $(PEERS_STAMP)
 
+$(BEAM_STAMP): pyproject.toml constraints/beam.txt
+	$(CHECK_PYTHON)
+	$(PYTHON) -m venv --clear $(BEAM)
+	$(BEAM)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[beam,icons]' pytest \
+	  -c constraints/beam.txt
+	@touch $(BEAM_STAMP)
+
 clean:
-	rm -rf $(VENV) $(PEERS) .cache build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(PEERS) $(BEAM) .cache build dist .pytest_cache .ruff_cache .mypy_cache

@@ -134,7 +134,7 @@ def _tests(out: str, count: int) -> tuple[np.ndarray, list[str], np.ndarray]:
     for n in range(count):
         keys += msgpack.unpackb(engine.part_path(place, TESTS, n, "keys.msgpack").read_bytes())
     together = np.concatenate(described) if described else np.zeros(0, near.DESCRIPTOR)
-    return together, keys, near.bands(together, np.arange(len(together)))
+    return together, keys, near.bands(together)
 
 
 def _part(
@@ -155,7 +155,7 @@ def _part(
         judged = judged[indexes.of_split(Index(index), split)[opened.rows(number)][judged]]
     causes = np.zeros(opened.counts[number], np.uint8)
     why: dict[int, dict[str, str]] = {}
-    described = opened.column(number, "facts")["descriptor"][judged]
+    described = opened.column(number, "facts")["near"][judged]
     tests, keys, entries = _tests(out, len(rows))
     for mine, test in matches(described, tests, entries, mirrored).items():
         row = int(judged[mine])
@@ -193,7 +193,7 @@ def matches(
     """
     if not len(described) or not len(tests):
         return {}
-    mine = near.bands(described, np.arange(len(described)) + len(tests))
+    mine = near.bands(described, len(tests))
     pairs = []
     for asking, asked in ((mine, entries), (entries, mine)):
         both = (asking[asking["variant"] == near.QUERY], asked[asked["variant"] != near.QUERY])

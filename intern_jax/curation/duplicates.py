@@ -158,8 +158,10 @@ def _near(
 def _bands(number: int, pool: str, index: str | None) -> np.ndarray:
     opened = Pool(pool)
     kept = kept_rows(opened, index, number)
-    described = opened.column(number, "facts")["descriptor"][kept]
-    return near.bands(described, kept + int(opened.begins[number]))
+    described = opened.column(number, "facts")["near"][kept]
+    entries = near.bands(described)
+    entries["row"] = (kept + int(opened.begins[number]))[entries["row"]]
+    return entries
 
 
 def _meet(_bucket: int, entries: np.ndarray, folder: pathlib.Path) -> engine.Counts:
@@ -206,7 +208,7 @@ def descriptors(pool: Pool, rows: np.ndarray) -> np.ndarray:
     out = np.zeros(len(rows), near.DESCRIPTOR)
     for part in np.unique(parts):
         mine = parts == part
-        out[mine] = pool.column(part, "facts")["descriptor"][rows[mine] - pool.begins[part]]
+        out[mine] = pool.column(part, "facts")["near"][rows[mine] - pool.begins[part]]
     return out
 
 

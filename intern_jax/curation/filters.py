@@ -18,12 +18,14 @@ import numpy as np
 
 from intern_jax.core.config import UserError
 from intern_jax.curation import engine, indexes
-from intern_jax.curation.look import ISSUES, issues
+from intern_jax.curation.look import issues
 from intern_jax.data.read.lists import lines as list_lines
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import one_line
 from intern_jax.data.sources.pool import KEPT, Index, Pool
 
+# What a picture alone tells; odd sizes and odd pictures are odd in a collection, which the report shows.
+ISSUES = ("dark", "light", "low_information", "blurry", "odd_aspect", "grayscale", "blank")
 CAUSES = ("licence", "listed", "score", "size", "aspect", *ISSUES, "caption")
 # Scripts that DeCLIP's filter drops (Sense-GVT/DeCLIP, datasets/clip_dataset.py: captions with Chinese characters).
 HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]")
@@ -53,7 +55,7 @@ def filter_pool(
     `licences`: SPDX names that are kept; a record without a licence is then left out. `drop`: a text file with a
     person's list, one key per line. `scores`: a CSV file with columns key and score, of which those below `min_score`
     and records without a score are left out. `min_side`, `max_side` in pixels, of the picture as it came. `max_aspect`:
-    longer side over shorter. `without`: issues of pictures (look.ISSUES). The first caption has `min_words` to
+    longer side over shorter. `without`: issues of pictures (ISSUES). The first caption has `min_words` to
     `max_words` words and `min_letters` letters; DeCLIP drops captions with Chinese characters (`drop_han`). `captions`
     says whether records without texts are left out: by default in a pool of pairs.
     """

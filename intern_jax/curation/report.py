@@ -16,7 +16,7 @@ from PIL import Image
 
 from intern_jax.core.files import write_text
 from intern_jax.curation import concepts, indexes
-from intern_jax.curation.look import ISSUES, issues, oddness
+from intern_jax.curation.look import issues, oddness
 from intern_jax.data.schema.sample import CorruptSample
 from intern_jax.data.sources.pool import KEPT, Index, Pool
 from intern_jax.report.html import PAGE_CSS
@@ -84,11 +84,13 @@ def _page(pool: Pool, index: Index | None, sheet: int, rng: np.random.Generator)
 
 
 def _small(facts: np.ndarray) -> np.ndarray:
-    """The facts without descriptors, in memory."""
-    names = [name for name in facts.dtype.names or () if name != "descriptor"]
-    out = np.zeros(len(facts), [(name, facts.dtype[name]) for name in names])
+    """The facts without descriptors, but for their kind, in memory."""
+    names = [name for name in facts.dtype.names or () if name != "near"]
+    kind = np.dtype([("kind", "u1")])
+    out = np.zeros(len(facts), [*((name, facts.dtype[name]) for name in names), ("near", kind)])
     for name in names:
         out[name] = facts[name]
+    out["near"]["kind"] = facts["near"]["kind"]
     return out
 
 
@@ -167,7 +169,7 @@ def _origins(words: Mapping[str, Counter[str]]) -> dict[str, str]:
 def _issues(pool: Pool, facts: np.ndarray, kept: np.ndarray, rng: np.random.Generator) -> list[str]:
     found = issues(facts[kept])
     out = []
-    for name in ISSUES:
+    for name in found:
         rows = kept[found[name]]
         if len(rows):
             out.append(
