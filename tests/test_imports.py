@@ -35,6 +35,7 @@ ROOMS = (
     "data.embedded",
     "data.batches",
     "data.make",
+    "data.open",
     "data.sources",
     "data.read",
     "data.schema",
