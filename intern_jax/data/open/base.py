@@ -58,15 +58,14 @@ class Opened:
         self.family = "classification" if classes and not self.captioned else "pairs"
 
     def sample(self, index: int, image: np.ndarray, texts: list[str], where: str) -> Sample:
-        """The sample, with the fields that are there."""
+        """The sample, with the fields that are there; without a caption its text is the name of its class."""
         made: Sample = {"image": image, "key": self.keys[index]}
-        if texts:
-            made["texts"] = texts
         if self.numbers is not None and self.numbers[index] >= 0:
             label = made["label"] = int(self.numbers[index])
-            if not self.captioned:
-                made["texts"] = [self.classes[label].replace("_", " ").replace("-", " ")]
-        elif self.captioned and not texts:
+            texts = texts or [self.classes[label].replace("_", " ").replace("-", " ")]
+        if texts:
+            made["texts"] = texts
+        elif self.captioned:
             raise CorruptSample(where, "no caption")
         return made
 

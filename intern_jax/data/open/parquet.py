@@ -22,7 +22,7 @@ from intern_jax.data.sources.array_record import Keys
 GROUP_BYTES = 1 << 30  # of one row group in memory
 CACHE_BYTES = 1 << 29  # of all row groups that are kept, but for the newest
 CACHE_GROUPS = 4
-BATCH = 64  # rows that are read at a time, so that a limit holds before all are in memory
+BATCH = 16  # rows that are read at a time at most, so that a limit holds before all are in memory
 PICTURE = ("image", "picture", "jpg", "png", "webp", *texts.PICTURE)
 
 
@@ -119,18 +119,19 @@ class Parquet(base.Opened):
 
     def _load(self, group: int, where: str) -> list[Any]:
         number, inner = int(self._groups[group, 0]), int(self._groups[group, 1])
-        file, batches, total = self._files[number], [], 0
+        file, batches = self._files[number], []
         try:
             with _opened(file) as opened:
+                total = opened.metadata.row_group(inner).total_byte_size
+                _check_size(total, file, inner)
+                # A value may occur in every row of a batch and yet be stored once.
+                rows = min(max(GROUP_BYTES // max(total, 1), 1), BATCH)
+                columns, total = self._columns[number].read, 0
                 for batch in opened.iter_batches(
-                    BATCH, row_groups=[inner], columns=self._columns[number].read, use_threads=False
+                    rows, row_groups=[inner], columns=columns, use_threads=False
                 ):
                     total += batch.nbytes
-                    if total > GROUP_BYTES:
-                        raise UserError(
-                            f"{file}: row group {inner} needs more than {GROUP_BYTES} bytes of memory;"
-                            " write the file again with row_group_size=1000 or less"
-                        )
+                    _check_size(total, file, inner)
                     batches.append(batch)
         except UserError:
             raise
@@ -182,6 +183,14 @@ class Parquet(base.Opened):
     def files_of(self, index: int) -> tuple[pathlib.Path, ...]:
         """The file that has the row."""
         return (self._files[self._groups[self._place(index)[0], 0]],)
+
+
+def _check_size(size: int, file: pathlib.Path, group: int) -> None:
+    if size > GROUP_BYTES:
+        raise UserError(
+            f"{file}: row group {group} needs more than {GROUP_BYTES} bytes of memory; write the file"
+            " again with row_group_size=1000 or less"
+        )
 
 
 def _opened(file: pathlib.Path) -> Any:
