@@ -38,13 +38,13 @@ class Opened:
         self.refused: Counter[str] = Counter()
         self.numbers: np.ndarray | None = None  # int32 [N], -1 where a sample has no label
         self.captioned = False
+        self._labels: np.ndarray | None = None
         self._examples: dict[str, str] = {}
 
     @property
     def labels(self) -> np.ndarray | None:
         """int32 [N], or None if a sample has no label."""
-        whole = self.numbers is not None and len(self.numbers) and self.numbers.min() >= 0
-        return self.numbers if whole else None
+        return self._labels
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -55,6 +55,7 @@ class Opened:
     def set_labels(self, classes: tuple[str, ...], numbers: np.ndarray) -> None:
         """Take the labels, and the family that follows from what the samples have."""
         self.classes, self.numbers = classes, numbers if classes else None
+        self._labels = numbers if classes and len(numbers) and numbers.min() >= 0 else None
         self.family = "classification" if classes and not self.captioned else "pairs"
 
     def sample(self, index: int, image: np.ndarray, texts: list[str], where: str) -> Sample:

@@ -23,7 +23,7 @@ from intern_jax.core.config import UserError, did_you_mean, resolve
 from intern_jax.data.open.base import Path, expand, is_pattern
 from intern_jax.data.open.captions import PREFERRED, TABLES, find_tables, open_captions
 from intern_jax.data.open.coco import Coco
-from intern_jax.data.open.parquet import Parquet
+from intern_jax.data.open.parquet import Parquet, has_pictures
 from intern_jax.data.open.tars import SIGNS
 from intern_jax.data.open.webdataset import Tars
 from intern_jax.data.schema.source import Source
@@ -116,8 +116,11 @@ def _kind_of_file(path: pathlib.Path) -> str | None:
     if not path.is_file():
         return None
     name = path.name.lower()
-    with open(path, "rb") as file:
-        head = file.read(HEAD)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(HEAD)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from None
     for sign, what in SIGNS.items():
         if head.startswith(sign) and ".array_record" not in name:
             raise UserError(f"{path}: compressed ({what}); uncompress it once, as a tar to a .tar")
@@ -163,18 +166,22 @@ def _kinds_of_folder(folder: pathlib.Path) -> tuple[set[str | None], str]:
     if POOL_FILE in names or any(".array_record" in name for name in files):
         return {"array_record"}, ""
     inner = [folder / name for name in folders[:INNER_FOLDERS]]
-    shards = [*files, *(_scan(folder / "data", ENTRIES)[0] if "data" in folders else ())]
+    shards = [folder / name for name in files]
+    if "data" in folders:
+        shards += [folder / "data" / name for name in _scan(folder / "data", ENTRIES)[0]]
     found: set[str | None] = set()
     for suffix, kind in ((".parquet", "parquet"), (".tar", "webdataset")):
-        if any(name.endswith(suffix) for name in shards):
+        if any(path.name.endswith(suffix) for path in shards):
             found.add(kind)
-    if not found and any(name.endswith((".tar.gz", ".tgz")) for name in shards):
+    if len(found) == 2 and not has_pictures(next(p for p in shards if p.suffix == ".parquet")):
+        found.remove("parquet")
+    if not found and any(path.name.endswith((".tar.gz", ".tgz")) for path in shards):
         raise UserError(f"{folder}: has compressed tars; uncompress each once to a .tar")
     pictured = [one for one in inner if _has_pictures(one)]
     listed = find_tables(folder, names)
     if listed or _has_texts(folder, files):
         found.add("captions")
-    elif _coco_files(folder, files):
+    elif not found and _coco_files(folder, files):
         found.add("coco")
     elif pictured:
         found.add("folders")
@@ -242,7 +249,8 @@ def _open_array_record(
             " makes a sample from the bytes of a record"
         )
     _check_settings(ArrayRecordSource, settings, f"{data}: array_record")
-    return ArrayRecordSource(data, decode, **settings)
+    paths = expand(data) if is_pattern(data) else data
+    return ArrayRecordSource(paths, decode, **settings)
 
 
 KINDS: dict[str, Callable[..., Source]] = {

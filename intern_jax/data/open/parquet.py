@@ -67,7 +67,7 @@ class Parquet(base.Opened):
         labels, names = texts.Labels(), None
         for number, file in enumerate(self._files):
             with _opened(file) as opened:
-                columns = _find_columns(opened.schema_arrow, file)
+                columns = _columns_of(opened, file)
                 self._columns.append(columns)
                 self.captioned |= columns.text is not None
                 names = names or _class_names(opened.schema_arrow, columns.label)
@@ -98,7 +98,7 @@ class Parquet(base.Opened):
         group, row, _ = self._place(index)
         for batch in self._group(group, self.keys[index]):
             if row < len(batch):
-                values = {name: batch.column(name)[row].as_py() for name in batch.schema.names}
+                values = {name: _plain(batch.column(name)[row]) for name in batch.schema.names}
                 return values, int(self._groups[group, 0])
             row -= len(batch)
         raise CorruptSample(self.keys[index], "unreadable record", "fewer rows than declared")
@@ -203,6 +203,45 @@ def _opened(file: pathlib.Path) -> Any:
         raise UserError(
             f"{file}: no readable Parquet file ({one_line(error)}); get or write it again"
         ) from error
+
+
+def has_pictures(file: pathlib.Path) -> bool:
+    """Whether a file has a column of pictures; others may lie beside the data, as lists of addresses do."""
+    try:
+        with _opened(file) as opened:
+            return bool(_columns_of(opened, file).image)
+    except UserError:
+        return False
+
+
+def _columns_of(opened: Any, file: pathlib.Path) -> Columns:
+    try:
+        return _find_columns(opened.schema_arrow, file)
+    except UserError:
+        raise
+    except Exception as error:
+        # Names of columns that are no UTF-8, types that pyarrow cannot represent, ...
+        raise UserError(
+            f"{file}: its columns cannot be read ({one_line(error)}); get or write it again"
+        ) from error
+
+
+def _plain(scalar: Any) -> Any:
+    """The value of a scalar. Text may be any bytes, since pyarrow does not check what a file holds."""
+    import pyarrow
+
+    if not scalar.is_valid:
+        return None
+    if isinstance(scalar, pyarrow.DictionaryScalar):
+        return _plain(scalar.value)
+    if isinstance(scalar, pyarrow.BinaryScalar | pyarrow.LargeBinaryScalar):
+        data = scalar.as_buffer().to_pybytes()
+        return data.decode("utf-8", "replace") if _is_text(scalar.type) else data
+    if isinstance(scalar, pyarrow.StructScalar):
+        return {name: _plain(scalar[name]) for name in scalar}
+    if isinstance(scalar, pyarrow.ListScalar | pyarrow.LargeListScalar):
+        return [_plain(value) for value in scalar.values[: texts.MAX_TEXTS]]
+    return scalar.as_py()
 
 
 def _find_columns(schema: Any, file: pathlib.Path) -> Columns:

@@ -37,6 +37,7 @@ def clean(value: bytes | str, most: int = MAX_TEXT) -> str:
     Bytes are read as UTF-8, with or without a byte order mark, and what is not valid becomes U+FFFD. Control
     characters and lone surrogates are removed, and blanks collapse to one.
     """
+    value = value[:CAPTION_BYTES]
     text = value.decode("utf-8-sig", "replace") if isinstance(value, bytes) else value
     return " ".join(_NO_TEXT.sub("", text).split())[:most].rstrip()
 

@@ -142,6 +142,15 @@ def test_files_and_patterns(places, tmp_path):
     assert recognise(inner) == "parquet" and len(open_data(inner)) == 4
 
 
+def test_tars_with_lists_of_addresses_beside_them(places):
+    """As img2dataset writes them."""
+    table = pa.table({"url": ["http://a"], "caption": ["a"], "status": ["success"]})
+    pq.write_table(table, places["webdataset"] / "a-000.parquet")
+    (places["webdataset"] / "a-000_stats.json").write_text('{"images": 4}')
+    assert recognise(places["webdataset"]) == "webdataset"
+    assert len(open_data(places["webdataset"])) == len(open_data(places["webdataset"])) == 4
+
+
 def test_tfds_by_name(places):
     folder = places["tfds"].parents[1]
     source = open_data(places["tfds"], name="mine")
@@ -245,6 +254,7 @@ def test_a_benchmark_row_of_one_s_own(tmp_path, png):
     row = Row("mine", "classification", source, "top1", 32)
     assert row.load("train").labels.tolist() == [0, 1, 2]
     assert row.load("test").labels.tolist() == [1, 2]
+    assert row.steps() == f"put it into {tmp_path / 'train'} and {tmp_path / 'test'}"
     with pytest.raises(UserError, match="known: train, test"):
         open_split("val", tmp_path / "train", tmp_path / "test")
     (tmp_path / "test" / "emu").mkdir()

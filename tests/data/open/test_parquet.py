@@ -85,19 +85,34 @@ def test_the_cache_is_bounded_by_bytes(shards, monkeypatch):
         source[199]
 
 
-def test_a_dictionary_that_would_fill_the_memory(tmp_path):
-    """One value of 16 MiB, 1,000 times: a small file, 16 GB in memory."""
-    column = pa.DictionaryArray.from_arrays(pa.array([0] * 1000), pa.array([b"x" * (16 << 20)]))
-    plain = pa.table({"image": column}).cast(
-        pa.schema({"image": pa.dictionary(pa.int64(), pa.binary())})
-    )
+def test_a_dictionary_that_would_fill_the_memory(tmp_path, monkeypatch):
+    """One value of 1 MiB, 10,000 times: a small file, 10 GB in memory."""
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 10_000), pa.array([b"x" * (1 << 20)]))
     pq.write_table(
-        plain, tmp_path / "a.parquet", store_schema=False, dictionary_pagesize_limit=1 << 26
+        pa.table({"image": column}),
+        tmp_path / "a.parquet",
+        store_schema=False,
+        dictionary_pagesize_limit=1 << 26,
     )
     assert (tmp_path / "a.parquet").stat().st_size < 1 << 22
+    monkeypatch.setattr(parquet, "GROUP_BYTES", 1 << 26)
     source = open_data(tmp_path / "a.parquet")
     with pytest.raises(UserError, match="needs more than"):
         source[3]
+
+
+def test_text_that_is_no_utf8(tmp_path, png):
+    offsets = pa.py_buffer(np.asarray([0, 3, 6], np.int32))
+    column = pa.Array.from_buffers(
+        pa.string(), 2, [None, offsets, pa.py_buffer(b"a\xff\0\xed\xa0\x80")]
+    )
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": [png(0)] * 2, "text": column, "source": column}), path)
+    source = open_data(path)
+    assert source[0]["texts"] == ["a�"] and source.origin(0) == {"source": "a�"}
+    assert source[1]["texts"] == ["���"]
+    pq.write_table(pa.table({"image": [png(0)] * 2, "label": column}), path)
+    fails("column 'label' cannot be read", path)
 
 
 def test_forms_of_columns(tmp_path, png, pixels):
