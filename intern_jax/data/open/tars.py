@@ -56,7 +56,7 @@ def _check_begin(header: bytes, path: pathlib.Path) -> None:
             raise UserError(
                 f"{path}: compressed ({what}), so it has no random access; uncompress it once to a .tar"
             )
-    if len(header) < BLOCK or (any(header) and _number(header[148:156]) not in _sums(header)):
+    if len(header) < BLOCK or (any(header) and not _whole(header)):
         raise UserError(f"{path}: no tar file; check or get it again")
 
 
@@ -68,7 +68,7 @@ def _members(file: BinaryIO, end: int) -> Iterator[Member | Refused]:
         header = file.read(BLOCK)
         if header.count(0) == BLOCK:
             return
-        if _number(header[148:156]) not in _sums(header):
+        if not _whole(header):
             yield Refused(f"byte {at}", "damaged header, and all after it")
             return
         kind, size = header[156:157], _number(header[124:136])
@@ -173,8 +173,8 @@ def _number(field: bytes) -> int | None:
     return int(digits, 8) if not digits.strip(b"01234567") else None
 
 
-def _sums(header: bytes) -> tuple[int, int]:
-    """The sum of the header's bytes with spaces for the checksum, of unsigned bytes and (old tars) of signed ones."""
+def _whole(header: bytes) -> bool:
+    """Whether a header's sum is right: of unsigned bytes, or (old tars) of signed ones; spaces stand for the sum."""
     rest = header[:148] + b" " * 8 + header[156:]
-    total = sum(rest)
-    return total, total - 256 * sum(byte > 127 for byte in rest)
+    number, total = _number(header[148:156]), sum(rest)
+    return number == total or number == total - 256 * len(rest.translate(None, bytes(range(128))))

@@ -66,7 +66,11 @@ def joined(*several: Iterable[str]) -> list[str]:
 
 def find_column(names: Iterable[str], aliases: Sequence[str]) -> str | None:
     """The first of `aliases` among names, which may differ in case and blanks; the name as it is written there."""
-    written = {str(name).strip().lower(): name for name in reversed(list(names))}
+    names = list(names)
+    for alias in aliases:
+        if alias in names:
+            return alias
+    written = {str(name).strip().lower(): name for name in reversed(names)}
     return next((written[alias] for alias in aliases if alias in written), None)
 
 
