@@ -36,6 +36,7 @@ ROOMS = (
     "data.embedded",
     "data.batches",
     "data.make",
+    "data.open",
     "data.sources",
     "data.read",
     "data.schema",

@@ -1,4 +1,4 @@
-"""A user's own task: a folder of class folders in, a model folder and its estimated accuracy out."""
+"""A user's own task: labelled pictures in, a model folder and its estimated accuracy out."""
 
 import dataclasses
 import functools
@@ -16,7 +16,8 @@ from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.data.batches.arrays import eval_arrays
-from intern_jax.data.sources.folder import ImageFolder
+from intern_jax.data.open.opening import LABELLED, open_data
+from intern_jax.data.schema.source import Source
 from intern_jax.data.sources.subset import Subset
 from intern_jax.metrics.classification import fold_interval
 from intern_jax.models.readout import NAMES as READOUTS
@@ -44,9 +45,11 @@ def adapt_folder(
     flip: bool = True,
     seed: int = 0,
     backbone: str | Callable[..., Any] | None = None,
+    kind: str | None = None,
 ) -> dict[str, Any]:
-    """Learn the classes of DIR/<class>/*.jpg from a model folder's backbone, and save a model folder.
+    """Learn the classes of labelled pictures from a model folder's backbone, and save a model folder.
 
+    `data`: a path that data/open/opening.py recognises, such as DIR of DIR/<class>/*.jpg; `kind` says which it is.
     `init`: a model folder, a zoo name (random weights), or None for the weights that ship with the package.
     `method`: "probe" (frozen backbone, linear head by L-BFGS) or "finetune" (all weights, `steps` of
     `batch_size` at `learning_rate`). The saved model has learnt from all pictures. Its score is estimated: of `folds`
@@ -63,14 +66,14 @@ def adapt_folder(
         raise UserError(f"folds: {folds}; a score needs 2 at least, 5 are usual")
     if readout not in READOUTS:
         raise UserError(f"readout: no '{readout}'; use {', '.join(READOUTS)}")
-    source = ImageFolder(data)
+    source, labels = _labelled(data, kind)
     model = start(init, seed, backbone)
     pictures = dataclasses.replace(model.preprocess, canvas=canvas or model.preprocess.canvas)
     if method == "finetune":
         # What the network learns to read: the augmented views squeeze a picture into the square.
         pictures = Preprocess(pictures.canvas, mean=pictures.mean, std=pictures.std)
     model = dataclasses.replace(model, preprocess=pictures)
-    parts = fold_numbers(source.labels, folds, seed)
+    parts = fold_numbers(labels, folds, seed)
     if parts.max() < 1:
         raise UserError(f"{data}: no class has two images, so nothing can be scored; add some")
     log.info("%s: %d classes, %d images", data, len(source.classes), len(source))
@@ -96,9 +99,22 @@ def adapt_folder(
     return {**summary, "model": str(out)}
 
 
+def _labelled(data: str | os.PathLike, kind: str | None) -> tuple[Source, np.ndarray]:
+    """The source and its labels int32 [N]. UserError if not every picture has one."""
+    source = open_data(data, kind)
+    labels = source.labels
+    if labels is None or len(source.classes) < 2:
+        found = f"{len(source.classes)} classes" if source.classes else "none"
+        raise UserError(
+            f"{data}: to learn classes, every picture needs a label, of two classes at least (found: {found});"
+            f" labels may come from {LABELLED}"
+        )
+    return source, labels
+
+
 def _probe(
     model: Model,
-    source: ImageFolder,
+    source: Source,
     transform: Mapping[str, Any],
     parts: np.ndarray,
     l2: Sequence[float],
@@ -116,7 +132,7 @@ def _probe(
     for part in range(parts.max() + 1):
         held = parts == part
         logits = train(rows=np.flatnonzero(~held)).logits(seen[readout][held])
-        right[held] = logits.argmax(-1) == source.labels[held]
+        right[held] = logits.argmax(-1) == seen["label"][held]
     probe = train()
     head = Head.linear(classes, probe.kernel, probe.bias, probe.mean, probe.scale, readout)
     return right[parts >= 0], dataclasses.replace(model, head=head)
@@ -124,7 +140,7 @@ def _probe(
 
 def _finetune(
     model: Model,
-    source: ImageFolder,
+    source: Source,
     transform: Mapping[str, Any],
     held: np.ndarray,
     cfg: Mapping[str, Any],
@@ -150,4 +166,4 @@ def _finetune(
     asked = eval_arrays(Subset(source, np.flatnonzero(held)), config_lib.bind(transform))
     out = train(np.flatnonzero(~held)).predict(asked["image"])
     made = train(np.arange(len(source))).model(model, source.classes)
-    return out.argmax(-1) == source.labels[held], made
+    return out.argmax(-1) == asked["label"], made

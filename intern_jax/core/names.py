@@ -31,6 +31,8 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "sources": (
         "intern_jax.data.embedded:load",
         "intern_jax.data.gvb:load",
+        "intern_jax.data.open.opening:open_data",
+        "intern_jax.data.open.opening:open_split",
         "intern_jax.data.sources.folder:ImageFolder",
         "intern_jax.data.sources.array_record:ArrayRecordSource",
         "intern_jax.data.sources.tfds:TfdsSource",

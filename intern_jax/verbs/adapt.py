@@ -12,14 +12,18 @@ TEXT = "Learn your own task from few labels; writes a model folder."
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the verb."""
     parser.add_argument(
-        "--data", required=True, help="a folder with one folder of images per class"
+        "--data",
+        required=True,
+        help="labelled images: a folder with one folder per class, a table (.csv .tsv .jsonl) or folder with one, "
+        ".tar shards (WebDataset), .parquet files, or tfds:NAME",
     )
     parser.add_argument("--init", help="a model folder or a zoo name to start from (default: ours)")
     parser.add_argument("--out", required=True, help="the model folder to write")
     parser.add_argument("--method", choices=("probe", "finetune"), default="probe")
     parser.epilog = (
         "--NAME=VALUE sets more. Of both methods: --canvas=PIXELS, --folds=NUMBER (of cross-validation), --seed, and "
-        "--backbone=MODULE:NET for a start whose network is its author's own. Of probe: --l2=(0.01,0.1), "
+        "--backbone=MODULE:NET for a start whose network is its author's own; --kind=folders (captions, webdataset, "
+        "parquet, tfds) where --data may be read in two ways. Of probe: --l2=(0.01,0.1), "
         "--readout=pooled. Of finetune: --steps, --batch-size, --learning-rate, --flip=False"
     )
 

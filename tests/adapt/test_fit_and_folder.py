@@ -86,6 +86,32 @@ def test_mistakes_are_one_line(folder, tmp_path, arguments, message):
     assert "\n" not in str(error.value)
 
 
+def test_labels_of_a_table_are_learnt_as_those_of_class_folders(folder, tmp_path):
+    rows = [f"{name}/{index}.png,{name}" for name in COLOURS for index in range(12)]
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(["file,label", *rows]))
+    for path in folder.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    by_folder = adapt_folder(folder, tmp_path / "first", init="embedded_tiny", l2=(0.1,))
+    by_table = adapt_folder(table, tmp_path / "second", init="embedded_tiny", l2=(0.1,))
+    assert by_table | {"model": ""} == by_folder | {"model": ""}
+    first, second = (intern_jax.load(tmp_path / name) for name in ("first", "second"))
+    assert first.classes == second.classes == tuple(COLOURS)
+    shown = folder / "red" / "0.png"
+    assert first.predict(shown)[0]["scores"] == second.predict(shown)[0]["scores"]
+
+
+def test_data_without_labels_is_refused(folder, tmp_path):
+    for index in range(2):
+        shutil.copy(folder / "red" / f"{index}.png", tmp_path)
+        (tmp_path / f"{index}.txt").write_text("a red square")
+    with pytest.raises(UserError, match=r"every picture needs a label.*found: none.*class folders"):
+        adapt_folder(tmp_path, tmp_path / "out", init="embedded_tiny")
+    (tmp_path / "one.csv").write_text("file,label\n0.png,red\n1.png,red\n")
+    with pytest.raises(UserError, match=r"of two classes at least .found: 1 classes"):
+        adapt_folder(tmp_path / "one.csv", tmp_path / "out", init="embedded_tiny")
+
+
 def test_help_names_every_argument(capsys):
     with pytest.raises(SystemExit):
         cli.main(["adapt", "--help"])

@@ -74,7 +74,8 @@ class Row:
     def steps(self) -> str:
         """How to get the data."""
         if not self.published:
-            return "ships with the package"
+            own = [str(self.source[split]) for split in ("train", "test") if split in self.source]
+            return f"put it into {' and '.join(own)}" if own else "ships with the package"
         from intern_jax.data import gvb
 
         return gvb.steps(self.source["name"])

@@ -1,0 +1,262 @@
+"""COCO's JSON of instances or captions, with its folder of pictures.
+
+The file is parsed in memory, without polygons; what is kept of it are arrays.
+"""
+
+import json
+import math
+import os
+import pathlib
+from array import array
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from intern_jax.core.config import UserError
+from intern_jax.data.open import base, texts
+from intern_jax.data.read.decoding import MAX_SIDE, decode
+from intern_jax.data.schema.sample import CorruptSample, Sample, one_line
+
+FILE_BYTES = 2 << 30
+HEAVY = (
+    "segmentation",
+    "keypoints",
+)  # fields of annotations that are dropped while the file is parsed
+
+
+class Coco(base.Opened):
+    """The pictures of a COCO file: "detection" with boxes and box_labels, or "pairs" with captions.
+
+    `images` is the folder of the pictures; by default it is found beside the file. Boxes are clipped to the picture. A
+    box of a crowd, one that is not finite, and one that is empty inside the picture are dropped; `refused` counts them.
+    `classes` are the names of the categories, sorted by their ids.
+    """
+
+    def __init__(self, path: base.Path, images: base.Path | None = None, name: str | None = None):
+        super().__init__()
+        self.path = pathlib.Path(path)
+        if self.path.is_dir():
+            self.path = _only_json(self.path)
+        self.name = name or base.stem(self.path)
+        content = _read(self.path)
+        rows = self._images(content)
+        names = [rows[one]["file_name"] for one in rows]
+        base.check_some(len(names), self.path, "image", self.refused)
+        folder = _folder(self.path, names[0]) if images is None else pathlib.Path(images)
+        self.inside = base.Inside(folder, folder)
+        annotations = [a for a in _list(content, "annotations", self.path) if isinstance(a, dict)]
+        self.family = "detection" if any("bbox" in a for a in annotations) else "pairs"
+        self.classes = ()
+        self._texts: list[list[str]] = []
+        if self.family == "detection":
+            self._take_boxes(content, annotations, rows)
+        else:
+            rows = self._take_texts(annotations, rows)
+        self.keys = [row["file_name"] for row in rows.values()]
+        self._sizes = np.asarray([row["size"] for row in rows.values()], np.int32)
+        self._licences = _licences(content)
+        self._origins = [row["origin"] for row in rows.values()]
+
+    def _images(self, content: Mapping[str, Any]) -> dict[Any, dict[str, Any]]:
+        """What is kept of each image, by its id, sorted by file name."""
+        found: dict[Any, dict[str, Any]] = {}
+        taken = set()
+        for image in _list(content, "images", self.path):
+            one = _id(image.get("id")) if isinstance(image, dict) else None
+            file = image.get("file_name") if one is not None else None
+            if one is None or not isinstance(file, str) or texts.clean(file) != file:
+                self.refuse("image without id or file name", f"{self.path}: {str(one)[:80]}")
+            elif base.outside(file):
+                self.refuse("path that leads outside", f"{self.path}: {file[:80]}")
+            elif one in found or file in taken:
+                self.refuse("image listed twice", f"{self.path}: {file[:80]}")
+            else:
+                taken.add(file)
+                size = (_side(image.get("width")), _side(image.get("height")))
+                source = texts.first_value(image, ("coco_url", "flickr_url", "source"))
+                origin = (_id(image.get("license")), source if isinstance(source, str) else None)
+                found[one] = {"file_name": file, "size": size, "origin": origin}
+        return dict(sorted(found.items(), key=lambda item: item[1]["file_name"]))
+
+    def _take_boxes(self, content: Any, annotations: list[Any], rows: Mapping[Any, Any]) -> None:
+        categories: dict[Any, str] = {}
+        for category in _list(content, "categories", self.path):
+            one = _id(category.get("id")) if isinstance(category, dict) else None
+            if one is None or not texts.clean(str(category.get("name") or "")):
+                raise UserError(f"{self.path}/categories: one has no id or name; give both")
+            categories[one] = texts.clean(str(category["name"]), texts.MAX_CLASS)
+        ordered = sorted(categories, key=lambda one: (isinstance(one, str), one))
+        number: dict[Any, int] = {one: i for i, one in enumerate(ordered)}
+        self.classes = tuple(categories[one] for one in ordered)
+        place = {one: i for i, one in enumerate(rows)}
+        sizes = [row["size"] for row in rows.values()]
+        owners, labels, boxes = array("q"), array("i"), array("d")
+        for annotation in annotations:
+            at = place.get(_id(annotation.get("image_id")))
+            label = number.get(_id(annotation.get("category_id")))
+            box, cause = _corners(annotation.get("bbox"), sizes[at] if at is not None else (0, 0))
+            if annotation.get("iscrowd"):
+                cause = "crowd"
+            elif at is None:
+                cause = "box of an unknown image"
+            elif label is None:
+                cause = "box of an unknown category"
+            if cause is not None or at is None or label is None:
+                self.refuse(str(cause), f"{self.path}: annotation {str(annotation.get('id'))[:40]}")
+                continue
+            owners.append(at)
+            labels.append(label)
+            boxes.extend(box)
+        owner = np.asarray(owners, np.int64)
+        order = np.argsort(owner, kind="stable")
+        self._first = np.searchsorted(owner[order], np.arange(len(rows) + 1))
+        self._boxes = np.asarray(boxes, np.float64).reshape(-1, 4)[order]
+        self._box_labels = np.asarray(labels, np.int32)[order]
+
+    def _take_texts(self, annotations: list[Any], rows: dict[Any, Any]) -> dict[Any, Any]:
+        """Keep the captions, and return the images that have some."""
+        found: dict[Any, list[str]] = {one: [] for one in rows}
+        for annotation in annotations:
+            one = _id(annotation.get("image_id"))
+            if one in found:
+                found[one] += texts.captions(texts.first_value(annotation, texts.TEXT))
+            else:
+                self.refuse("caption of an unknown image", f"{self.path}: {str(one)[:80]}")
+        self.captioned = True
+        for one in rows:
+            if not found[one]:
+                self.refuse("no caption", f"{self.path}: {rows[one]['file_name'][:80]}")
+        kept = {one: row for one, row in rows.items() if found[one]}
+        base.check_some(len(kept), self.path, "image with a box or caption", self.refused)
+        self._texts = [texts.joined(found[one]) for one in kept]
+        return kept
+
+    def __getitem__(self, index: int) -> Sample:
+        index = range(len(self))[index]
+        path = self.inside.path(self.keys[index])
+        image = decode(path, str(path))
+        if self.family == "pairs":
+            return self.sample(index, image, self._texts[index], str(path))
+        height, width = image.shape[:2]
+        declared = self._sizes[index].tolist()
+        if declared[0] and declared[1] and declared != [width, height]:
+            # Boxes of a picture that was resized or turned would lie elsewhere.
+            raise CorruptSample(str(path), "other size", f"{[width, height]} for {declared}")
+        rows = slice(self._first[index], self._first[index + 1])
+        boxes = self._boxes[rows].clip(0, [width, height, width, height]).astype(np.float32)
+        there = (boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])
+        return {
+            "image": image,
+            "key": self.keys[index],
+            "boxes": boxes[there],
+            "box_labels": self._box_labels[rows][there],
+        }
+
+    def origin(self, index: int) -> dict[str, str]:
+        """The address and licence that the file gives, and the picture's name."""
+        licence, source = self._origins[index]
+        known = {"source": source, "licence": self._licences.get(licence)}
+        return texts.origin_of(known | {"name": pathlib.PurePosixPath(self.keys[index]).name})
+
+    def files(self) -> list[pathlib.Path]:
+        """The JSON file and the pictures."""
+        return [self.path, *(self.inside.path(key) for key in self.keys)]
+
+    def files_of(self, index: int) -> tuple[pathlib.Path, ...]:
+        """The JSON file and one picture."""
+        return self.path, self.inside.path(self.keys[index])
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    def light(record: dict[str, Any]) -> dict[str, Any]:
+        for field in HEAVY:
+            record.pop(field, None)
+        return record
+
+    try:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; give a COCO file of instances or captions")
+        if path.stat().st_size > FILE_BYTES:
+            raise UserError(f"{path}: larger than {FILE_BYTES} bytes; split it")
+        content = json.loads(path.read_text("utf-8-sig", "replace"), object_hook=light)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path}: no readable JSON ({one_line(error)}); get or write it again"
+        ) from error
+    if not isinstance(content, dict) or "images" not in content:
+        raise UserError(
+            f"{path}: no COCO file, as it has no list of images; give one, or another kind"
+        )
+    return content
+
+
+def _list(content: Mapping[str, Any], name: str, path: pathlib.Path) -> list[Any]:
+    found = content.get(name, [])
+    if not isinstance(found, list):
+        raise UserError(f"{path}/{name}: {type(found).__name__}; COCO has a list there")
+    return found
+
+
+def _only_json(folder: pathlib.Path) -> pathlib.Path:
+    found = [
+        place / name
+        for place in (folder, folder / "annotations")
+        if place.is_dir()
+        for name in sorted(os.listdir(place))
+        if name.endswith(".json") and name[0] not in "._"
+    ]
+    if len(found) != 1:
+        names = ", ".join(str(file.relative_to(folder)) for file in found[:8]) or "none"
+        raise UserError(f"{folder}: COCO files there: {names}; give one JSON file as the path")
+    return found[0]
+
+
+def _folder(path: pathlib.Path, first: str) -> pathlib.Path:
+    """The folder beside a COCO file that has its first picture."""
+    part = path.stem.rpartition("_")[2]  # of instances_val2017, val2017
+    inner = (".", "images", part, f"images/{part}", "train", "val", "test")
+    for folder in (above / name for above in (path.parent, path.parent.parent) for name in inner):
+        if (folder / first).is_file():
+            return folder
+    raise UserError(
+        f"{path}: '{first[:80]}' is in no folder beside it; give the pictures as images=FOLDER"
+    )
+
+
+def _id(value: Any) -> int | str | None:
+    """An id: a whole number of any size, or text."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int | str) and not isinstance(value, bool) else None
+
+
+def _side(value: Any) -> int:
+    """A declared side in pixels, 0 where none is."""
+    right = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_SIDE
+    return value if right else 0
+
+
+def _corners(box: Any, size: tuple[int, int]) -> tuple[list[float], str | None]:
+    """Corners of COCO's x, y, width, height in a picture of that size (0: unknown), or why there are none."""
+    plain = isinstance(box, list) and len(box) == 4
+    if not plain or not all(type(side) in (int, float) and abs(side) < 1e12 for side in box):
+        return [], "box that is not four finite numbers"
+    x, y, width, height = map(float, box)
+    most = [side or MAX_SIDE for side in size]
+    corners = [x, y, x + width, y + height]
+    clipped = [min(max(corner, 0.0), float(most[i % 2])) for i, corner in enumerate(corners)]
+    # In float32, as samples have them: a very thin box may be empty there.
+    x1, y1, x2, y2 = np.asarray(clipped, np.float32)
+    if not (width > 0 and height > 0 and x1 < x2 and y1 < y2) or math.isnan(x):
+        return [], "empty box"
+    return clipped, None
+
+
+def _licences(content: Mapping[str, Any]) -> dict[Any, str]:
+    found = content.get("licenses")
+    return {
+        _id(one.get("id")): str(one.get("name") or one.get("url") or "")
+        for one in (found if isinstance(found, list) else [])
+        if isinstance(one, dict)
+    }
