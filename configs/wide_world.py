@@ -6,8 +6,8 @@ Hardware:  two CPU cores, no accelerator; a run that was stopped goes on by the 
 Licences:  MIT, Apache-2.0, CC-BY, CC0, OFL, ISC, BSD, MPL and Unlicense only; each record has its own, and its author
 It holds drawings and renders only, no photographs.
 
-A stage reads the result as {"fn": "intern_jax.data.sources.pool:open_pool", "pool": INDEX, "split": "pretrain"}, where INDEX
-is the folder of the last index that pipeline.json names. The rows are in its folder `rows`.
+A stage reads the result as {"fn": "intern_jax.data.sources.pool:open_pool", "pool": INDEX, "split": "pretrain"}, where
+INDEX is the folder of the step `decontaminate`, as pipeline.json names it. The rows are in that of `split`.
 """
 
 import ml_collections

@@ -5,7 +5,6 @@ import pathlib
 
 import numpy as np
 
-
 SETS = {
     "ink": ("Ann", "MIT", False, {"suffixes": {"": "Regular", "outline": "Outline"}}),
     "paint": ("Bob", "CC0-1.0", True, {"categories": {"Animals": ["cat", "dog"]}}),

@@ -52,7 +52,17 @@ ROOMS = (
 # Python's own: `intern_jax.load` opens a model inside a function; data/__init__.py holds words alone.
 PACKAGE_FILE = "__init__"
 # Optional extras, and what opens a network or runs code from data: inside a function at most.
-LAZY = {"apache_beam", "resvg_py", "tensorflow", "torch", "wandb", "libtpu", "tensorflow_cpu", "sklearn", "pybullet"}
+LAZY = {
+    "apache_beam",
+    "resvg_py",
+    "tensorflow",
+    "torch",
+    "wandb",
+    "libtpu",
+    "tensorflow_cpu",
+    "sklearn",
+    "pybullet",
+}
 NEVER = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 

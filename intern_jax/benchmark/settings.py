@@ -321,7 +321,7 @@ class Benchmark(Scores):
     finetune: Annotated[FineTune | None, pydantic.BeforeValidator(none_if_empty)] = None
     zero_shot: Annotated[ZeroShot | None, pydantic.BeforeValidator(none_if_empty)] = None
     # Rows that are scored though a stage's data was not compared with their test pictures.
-    contaminated: list[str] = []
+    contaminated: list[str] = field([])
 
     @pydantic.field_validator("ladder")
     @classmethod

@@ -15,6 +15,7 @@ then is the concept unseen. All choices are by digests of names: they do not dep
 """
 
 import hashlib
+import logging
 import os
 import pathlib
 from collections import Counter, defaultdict
@@ -28,6 +29,8 @@ from intern_jax.curation import indexes
 from intern_jax.curation.concepts import Names, WordNet
 from intern_jax.data.sources.cut import write_rows
 from intern_jax.data.sources.pool import KEPT, Index, Pool
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("pretrain", "new_maker", "new_concept", "both_new")
 # What is known of a kept record: row, concept, maker, name.
@@ -211,9 +214,8 @@ def _cut(
         if concept in number
     ]
     if not taken:
-        raise UserError(
-            f"{out}: no concept of '{ring}' has enough pictures for a row; hold out more"
-        )
+        log.warning("%s: no concept of '%s' has enough pictures for a row", out, ring)
+        return {"classes": 0, "train": 0, "test": 0}
     rows, classes, part = (np.asarray(column) for column in zip(*taken, strict=True))
     write_rows(out / "rows" / f"{ring}.npz", pool, rows, classes, part, names)
     return {"classes": len(names), "train": int((part == 0).sum()), "test": int((part == 1).sum())}

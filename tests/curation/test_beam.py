@@ -55,7 +55,12 @@ def steps(folder: pathlib.Path) -> dict:
     curation = "intern_jax.curation"
     return {
         "steps": [
-            {"name": "pack", "fn": f"{curation}.pack:pack", "source": spec(package), "per_part": 700},
+            {
+                "name": "pack",
+                "fn": f"{curation}.pack:pack",
+                "source": spec(package),
+                "per_part": 700,
+            },
             {"name": "filter", "fn": f"{curation}.filters:filter_pool", "without": ["blank"]},
             {"name": "dedup", "fn": f"{curation}.duplicates:drop_duplicates"},
             {
@@ -76,7 +81,11 @@ def test_all_runners_write_the_same_files(tmp_path):
 
     config = steps(tmp_path)
     found = {}
-    for name, runner in (("local", engine.Local(2)), ("beam1", Beam(workers=1)), ("beam2", Beam(workers=2))):
+    for name, runner in (
+        ("local", engine.Local(2)),
+        ("beam1", Beam(workers=1)),
+        ("beam2", Beam(workers=2)),
+    ):
         workdir = tmp_path / "work"
         made = run(config, workdir, runner)
         assert made["steps"][0]["records"] == RECORDS

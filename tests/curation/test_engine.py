@@ -34,7 +34,7 @@ def entries(number: int) -> np.ndarray:
     return out
 
 
-def tell(bucket: int, rows: np.ndarray, folder: pathlib.Path) -> dict[str, int]:
+def tell(_bucket: int, rows: np.ndarray, folder: pathlib.Path) -> dict[str, int]:
     np.save(folder / "rows.npy", rows)
     return {"read": len(rows)}
 
@@ -154,6 +154,6 @@ def test_a_worker_that_dies_is_one_line(tmp_path):
         engine.Local(2).run(engine.Each("part", 4, functools.partial(_die)), tmp_path)
 
 
-def _die(number: int, folder: pathlib.Path) -> dict[str, int]:
+def _die(_number: int, _folder: pathlib.Path) -> dict[str, int]:
     os.kill(os.getpid(), signal.SIGKILL)
     return {}

@@ -59,7 +59,7 @@ def icons(tmp_path_factory):
 
 
 @pytest.fixture
-def labelled(tmp_path, monkeypatch):
+def labelled(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "labelled_source", sys.modules[__name__])
@@ -129,7 +129,7 @@ def test_a_record_keeps_every_field():
 
 @pytest.mark.parametrize("damage", [b"", b"\xc1", b"\x81\xa3key\xa1a", b"\x00" * 50])
 def test_a_damaged_record_is_a_corrupt_sample(damage):
-    with pytest.raises(CorruptSample, match="unreadable record|empty file"):
+    with pytest.raises(CorruptSample, match=r"unreadable record|empty file"):
         decode(damage)
 
 
