@@ -121,10 +121,8 @@ def _seen(
 ) -> np.ndarray:
     """Luminance and coverage as thumbnails; a cut-out lies on black or white, whichever is further from it."""
     if kind == CUT_OUT:
-        alpha = image[..., 3].astype(np.int32)
-        ground = 255 if int((luminance * alpha).sum()) < 128 * int(alpha.sum()) else 0
-        luminance = (luminance * alpha + ground * (255 - alpha) + 127) // 255
-        coverage = alpha
+        coverage = image[..., 3]
+        luminance = luma(laid_to_be_seen(image))
     return np.stack([_thumb(shown, box, extended=True) for shown in (luminance, coverage)])
 
 
@@ -293,6 +291,13 @@ def _many_colours(image: np.ndarray, coverage: np.ndarray) -> bool:
         return True
     visible = image[image[..., 3] > 128][:, :3]
     return len(visible) > 0 and int((visible.max(0) - visible.min(0)).max()) >= 16
+
+
+def laid_to_be_seen(image: np.ndarray) -> np.ndarray:
+    """A cut-out, uint8 [h,w,4], on white or black, whichever is further from its mean luminance; uint8 [h,w,3]."""
+    alpha = image[..., 3].astype(np.int64)
+    dark = int((luma(image) * alpha).sum()) < 128 * int(alpha.sum())
+    return _laid(image, 255 if dark else 0)
 
 
 def _laid(image: np.ndarray, level: int) -> np.ndarray:
@@ -465,7 +470,7 @@ def distinct(pairs: np.ndarray) -> np.ndarray:
     return np.stack([low[new], high[new]], 1)
 
 
-def same(a: np.ndarray, b: np.ndarray, mirror: bool = True, at_once: int = 256) -> np.ndarray:
+def same(a: np.ndarray, b: np.ndarray, mirror: bool = True, at_once: int = 128) -> np.ndarray:
     """Whether the pictures of P pairs of descriptors are copies of each other; bool [P].
 
     `mirror` says whether a mirror image is a copy. The luminance of one picture has to be explained, at each place,
@@ -485,8 +490,8 @@ def _same(a: np.ndarray, b: np.ndarray, mirror: bool) -> np.ndarray:
     turned = ((b["kind"] == CUT_OUT) & (a["kind"] != CUT_OUT))[:, None]
     one = np.where(turned[:, 0], b, a)
     other = np.where(turned[:, 0], a, b)
-    shown = one["thumbs"].astype(np.float64)
-    seen = other["thumbs"].astype(np.float64)
+    shown = one["thumbs"].astype(np.float32)
+    seen = other["thumbs"].astype(np.float32)
     both = (one["kind"] == CUT_OUT) == (other["kind"] == CUT_OUT)
     starts = _starts(one["boxes"].astype(np.float64), ~both)
     error, start, flipped = _best_start(shown, seen, starts, mirror)
@@ -566,13 +571,13 @@ def _aligned(shown: np.ndarray, luminance: np.ndarray, start: np.ndarray) -> np.
             moved = _moved(sources, move)
             weights, residual, _ = _fitted(_rows(moved), target, None)
             fitted = weights[:, 0, None, None] * moved[:, 0] + weights[:, 1, None, None] * moved[:, 1]
-            slopes = np.zeros((len(move), 4, size, size))
+            slopes = np.zeros((len(move), 4, size, size), np.float32)
             slopes[:, 1, 1:-1] = (fitted[:, 2:] - fitted[:, :-2]) * (size / SIDE / 2)
             slopes[:, 3, :, 1:-1] = (fitted[:, :, 2:] - fitted[:, :, :-2]) * (size / SIDE / 2)
             slopes[:, 0] = slopes[:, 1] * (cells * (SIDE / size))[:, None]
             slopes[:, 2] = slopes[:, 3] * (cells * (SIDE / size))
             flat = slopes.reshape(len(move), 4, -1)
-            square = flat @ flat.transpose(0, 2, 1)
+            square = (flat @ flat.transpose(0, 2, 1)).astype(np.float64)
             # A little damping, so that a direction without slopes stays where it is.
             square[:, range(4), range(4)] = square[:, range(4), range(4)] * 1.02 + 1
             move = move + np.linalg.solve(square, flat @ residual[..., None])[..., 0]
@@ -593,19 +598,19 @@ def _positions(move: np.ndarray, size: int) -> np.ndarray:
 
 
 def _hats(move: np.ndarray, size: int) -> np.ndarray:
-    at = np.clip(_positions(move, size), 0, size - 1)
-    return np.maximum(1 - np.abs(np.arange(size) - at[..., None]), 0)
+    at = np.clip(_positions(move, size), 0, size - 1).astype(np.float32)
+    return np.maximum(1 - np.abs(np.arange(size, dtype=np.float32) - at[..., None]), 0)
 
 
 def _inside(move: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Where both show the same part, float64 [P,SIDE*SIDE]: a crop has lost the rim of the other."""
+    """Where both show the same part, float32 [P,SIDE*SIDE]: a crop has lost the rim of the other."""
     cropped = (np.abs(move - start) > np.array([0.01, 0.25, 0.01, 0.25])).any(1)
     rim = (_CELLS >= 2) & (_CELLS < SIDE - 2)
     masks = []
     for axis in (0, 2):
         at = _positions(move[:, axis : axis + 2], SIDE)
         masks.append(((at >= 2) & (at <= SIDE - 3) & rim) | ~cropped[:, None])
-    return (masks[0][:, :, None] & masks[1][:, None, :]).reshape(len(move), -1).astype(np.float64)
+    return (masks[0][:, :, None] & masks[1][:, None, :]).reshape(len(move), -1).astype(np.float32)
 
 
 def _fitted(
@@ -616,20 +621,24 @@ def _fitted(
         sources = sources - sources.mean(-1, keepdims=True)
         target = target - target.mean(-1, keepdims=True)
     else:
-        size = mask.sum(-1)[:, None] + 1e-9
+        size = np.maximum(mask.sum(-1)[:, None], 1)
         target = (target - (target * mask).sum(-1)[:, None] / size) * mask
         means = (sources * mask[:, None]).sum(-1) / size
         sources = (sources - means[..., None]) * mask[:, None]
     first, second = sources[:, 0], sources[:, 1]
-    a, b, d = (first * first).sum(-1), (first * second).sum(-1), (second * second).sum(-1)
-    u, v = (first * target).sum(-1), (second * target).sum(-1)
+    a, b, d = _dot(first, first), _dot(first, second), _dot(second, second)
+    u, v = _dot(first, target), _dot(second, target)
     # A ridge shares the weight among sources that say the same.
     ridge = 1e-3 * (a + d) + 1
     a, d = a + ridge, d + ridge
     scale = a * d - b * b
-    weights = np.stack([(d * u - b * v) / scale, (a * v - b * u) / scale], 1)
+    weights = np.stack([(d * u - b * v) / scale, (a * v - b * u) / scale], 1).astype(np.float32)
     residual = target - weights[:, :1] * first - weights[:, 1:] * second
     return weights, residual, target
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a * b).sum(-1).astype(np.float64)
 
 
 def _largest(residual: np.ndarray) -> np.ndarray:
