@@ -86,7 +86,7 @@ def test_scene_sprites_do_not_leak():
     split = {c: facts["split"] for c, facts in index["concepts"].items()}
 
     def concepts(source):
-        rows = tables.emoji_rows(*source.bank)
+        rows = tables.emoji_rows(*source.cutouts.bank)
         return {index["concept"][r] for r in rows}, {index["style"][r] for r in rows}
 
     for name in ("scene_pairs", "sprite_scenes", "crowd_scenes"):

@@ -1,61 +1,45 @@
-"""Scenes composed at load time from embedded emoji. A scene is a pure function of (seed, index).
-
-Objects stand in depth order on a procedural ground: a lower object is nearer and larger. Boxes are
-the visible extents. The mask holds the emoji group of every visible pixel, and 0 for the ground. Box
-labels are mask classes. An object that is mostly hidden keeps its mask but has no box.
-Legend: S side of the square picture in pixels.
-"""
+"""Scenes of embedded emoji, composed at load time (data/sources/scenes.py)."""
 
 import functools
-from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from intern_jax.core.config import UserError, format_of, formatted
 from intern_jax.data.embedded.packs import pack
 from intern_jax.data.embedded.tables import emoji_rows, refuse_split, words
-from intern_jax.data.schema import fingerprints
-
-GROUNDS = (  # name in captions, far colour, near colour, roughness
-    ("on grass", (150, 200, 130), (70, 140, 60), 26),
-    ("on sand", (236, 222, 176), (206, 178, 120), 16),
-    ("on snow", (232, 240, 248), (205, 216, 230), 10),
-    ("on water", (140, 190, 226), (50, 110, 180), 22),
-    ("on stone", (170, 170, 168), (110, 110, 112), 28),
-    ("on wood", (200, 160, 110), (140, 96, 56), 20),
-    ("at night", (30, 34, 70), (14, 16, 34), 14),
-    ("under the sky", (120, 180, 240), (200, 224, 248), 12),
-)
-COUNTS = ("no", "one", "two", "three", "four", "five")
+from intern_jax.data.sources.scenes import Cut, Scenes, cut
 
 
 class Sprites:
     """Emoji cut-outs, cropped to their visible part; resized ones are cached."""
 
     def __init__(self, concept_splits: tuple[str, ...], unseen_style: bool):
+        self.bank = (concept_splits, unseen_style)
         index = pack("emoji").index
         self.rows = emoji_rows(concept_splits, unseen_style)
         facts = [index["concepts"][index["concept"][r]] for r in self.rows]
         self.names = [f["label"] for f in facts]
-        self.groups = sorted({c["group"] for c in index["concepts"].values()})
-        self.group = np.asarray([self.groups.index(f["group"]) for f in facts], np.int64)
+        groups = sorted({c["group"] for c in index["concepts"].values()})
+        self.groups = tuple(map(words, groups))
+        self.group = np.asarray([groups.index(f["group"]) for f in facts], np.int64)
+        self.selection = repr(self.bank)
         self._cut = functools.lru_cache(1 << 14)(self._resize)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def cut(self, sprite: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    def __reduce__(self):
+        return sprites, self.bank
+
+    def cut(self, sprite: int, height: int) -> Cut:
         """(premultiplied colour uint16 [h, w, 3], alpha uint16 [h, w, 1]); longer side = height."""
         return self._cut(sprite, height)
 
-    def _resize(self, sprite: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-        image = Image.fromarray(pack("emoji").array(self.rows[sprite]))
-        box = image.getchannel("A").point(lambda a: 255 * (a > 24)).getbbox() or (0, 0, 64, 64)
-        scale = height / max(box[2] - box[0], box[3] - box[1])
-        size = (max(2, round((box[2] - box[0]) * scale)), max(2, round((box[3] - box[1]) * scale)))
-        pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR, box=box), np.uint16)
-        return pixels[:, :, :3] * pixels[:, :, 3:], pixels[:, :, 3:]
+    def _resize(self, sprite: int, height: int) -> Cut:
+        return cut(pack("emoji").array(self.rows[sprite]), height)
+
+    def fingerprint(self) -> str:
+        """A digest of the emoji's pack."""
+        return pack("emoji").fingerprint
 
 
 @functools.cache
@@ -64,175 +48,22 @@ def sprites(concept_splits: tuple[str, ...], unseen_style: bool) -> Sprites:
     return Sprites(concept_splits, unseen_style)
 
 
-def _ground(rng: np.random.Generator, size: int) -> tuple[np.ndarray, str]:
-    """Textured ground uint8 [S, S, 3] that darkens towards the viewer, and its words."""
-    name, far, near, rough = GROUNDS[int(rng.integers(len(GROUNDS)))]
-    ramp = np.linspace(0, 1, 8, dtype=np.float32)[:, None, None]
-    tint = rng.normal(0, 12, 3).astype(np.float32)
-    far_colour, near_colour = np.asarray(far, np.float32), np.asarray(near, np.float32)
-    base = far_colour * (1 - ramp) + near_colour * ramp + tint[None, None]
-    coarse = base + rng.normal(0, rough * 0.6, (8, 8, 1)).astype(np.float32)
-    small = Image.fromarray(np.clip(coarse, 0, 255).astype(np.uint8))
-    ground = np.asarray(small.resize((size, size), Image.Resampling.BICUBIC), np.int16)
-    cells = -(-size // 2)
-    fine = rng.integers(-rough // 2, rough // 2 + 1, (cells, cells), np.int16)
-    fine = fine.repeat(2, 0).repeat(2, 1)[:size, :size, None]
-    return np.clip(ground + fine, 0, 255).astype(np.uint8), name
-
-
-def _paste(
-    canvas: np.ndarray,
-    instance: np.ndarray,
-    cut: tuple[np.ndarray, np.ndarray],
-    left: int,
-    top: int,
-    number: int,
-) -> int:
-    """Blend a sprite into canvas and instance map in place; return the number of its pixels in the picture."""
-    colour, alpha = cut
-    height, width = alpha.shape[:2]
-    size = canvas.shape[0]
-    y0, y1, x0, x1 = max(top, 0), min(top + height, size), max(left, 0), min(left + width, size)
-    if y0 >= y1 or x0 >= x1:
-        return 0
-    colour = colour[y0 - top : y1 - top, x0 - left : x1 - left]
-    alpha = alpha[y0 - top : y1 - top, x0 - left : x1 - left]
-    part = canvas[y0:y1, x0:x1]
-    canvas[y0:y1, x0:x1] = (part * (255 - alpha) + colour + 127) // 255
-    solid = alpha[:, :, 0] > 127
-    instance[y0:y1, x0:x1][solid] = number
-    return int(solid.sum())
-
-
-def _relation(a: tuple[float, float], b: tuple[float, float], size: int) -> str:
-    """How object a stands to b, from their (x, y) base points."""
-    dx, dy = a[0] - b[0], a[1] - b[1]
-    if abs(dx) < 0.18 * size and abs(dy) > 0.06 * size:
-        return "in front of" if dy > 0 else "behind"
-    return "left of" if dx < 0 else "right of"
-
-
-@formatted(1)
-class Scenes:
-    """Composed scenes: image, mask, boxes with labels and, on request, a caption."""
-
-    labels = None
-
-    def __init__(
-        self,
-        name: str,
-        family: str,
-        bank: tuple[tuple[str, ...], bool],
-        seed: int,
-        size: int,
-        length: int,
-        crowd: bool = False,
-    ):
-        if size < 16 or length < 1:
-            raise UserError(f"{name}: size {size}, length {length}; give size >= 16, length >= 1")
-        self.name, self.family, self.bank = name, family, bank
-        self.seed, self.size, self.length, self.crowd = seed, size, length, crowd
-        store = sprites(*bank)
-        groups = ("background", *map(words, store.groups))
-        self.classes: tuple[str, ...] = () if family == "pairs" else groups
-        self.keys = [f"{name}/{seed}/{size}/{i}" for i in range(length)]
-
-    def __len__(self) -> int:
-        return self.length
-
-    def fingerprint(self) -> str:
-        """A digest of the settings, the sprites' pack and the format number of the composition."""
-        settings = (self.name, self.family, repr(self.bank), self.seed, self.size, self.length)
-        sprites = pack("emoji").fingerprint
-        return fingerprints.combine(*settings, self.crowd, sprites, format_of(type(self)))
-
-    def _layout(self, rng: np.random.Generator, count: int) -> list[tuple[int, int, int, int]]:
-        """(sprite, height, centre x, base y) of every object, far ones first."""
-        size, store = self.size, sprites(*self.bank)
-        chosen = rng.integers(0, len(store), count)
-        if self.crowd:
-            side = int(np.ceil(np.sqrt(count)))
-            cells = rng.permutation(side * side)[:count]
-            x = (cells % side + rng.uniform(0.25, 0.75, count)) * size / side
-            y = (cells // side + rng.uniform(0.45, 0.95, count)) * size / side
-            height = np.rint(size * (0.07 + 0.09 * y / size)).astype(int)
-        else:
-            x = rng.uniform(0.1, 0.9, count) * size
-            y = rng.uniform(0.35, 1.02, count) * size
-            steps = np.rint((0.2 + 0.32 * y / size + rng.uniform(-0.06, 0.06, count)) * 16)
-            height = np.maximum(steps * size / 16, 6).astype(int)
-        order = np.argsort(y, kind="stable")
-        return [(int(chosen[k]), int(height[k]), int(x[k]), int(y[k])) for k in order]
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        if not 0 <= i < self.length:
-            raise IndexError(f"{self.name}: {i} is outside 0..{self.length - 1}")
-        rng = np.random.Generator(np.random.PCG64([self.seed, i, int(self.crowd)]))
-        store, size = sprites(*self.bank), self.size
-        canvas, ground = _ground(rng, size)
-        instance = np.zeros((size, size), np.uint8)
-        count = int(rng.integers(10, 41)) if self.crowd else int(rng.integers(2, 6))
-        layout = self._layout(rng, count)
-        own = []
-        for number, (sprite, height, x, y) in enumerate(layout, 1):
-            cut = store.cut(sprite, height)
-            top, left = y - cut[1].shape[0], x - cut[1].shape[1] // 2
-            own.append(_paste(canvas, instance, cut, left, top, number))
-        sample: dict[str, Any] = {"image": canvas, "key": self.keys[i]}
-        seen = np.bincount(instance.reshape(-1), minlength=len(layout) + 1)[1:]
-        shown = [n for n in range(len(layout)) if seen[n] >= max(6, 0.2 * own[n])]
-        if self.family == "pairs":
-            sample["texts"] = self._caption(layout, shown, ground)
-            return sample
-        group = store.group[[sprite for sprite, *_ in layout]]
-        sample["mask"] = np.concatenate([[0], group + 1]).astype(np.uint8)[instance]
-        sample["boxes"] = _boxes(instance, shown)
-        sample["box_labels"] = (group[shown] + 1).astype(np.int32)
-        return sample
-
-    def _caption(
-        self, layout: list[tuple[int, int, int, int]], shown: list[int], ground: str
-    ) -> list[str]:
-        """Caption first, then the list of the objects, then each object's name."""
-        names = sprites(*self.bank).names
-        near = sorted(shown, key=lambda n: -layout[n][3])
-        labels = [names[layout[n][0]] for n in near]
-        if not labels:
-            return [f"nothing {ground}"]
-        texts = [" and ".join(labels) + f" {ground}", *labels]
-        if len(near) > 1:
-            (_, _, xa, ya), (_, _, xb, yb) = layout[near[0]], layout[near[1]]
-            relation = _relation((xa, ya), (xb, yb), self.size)
-            texts.insert(0, f"{labels[0]} {relation} {labels[1]} {ground}")
-        return texts
-
-
-def _boxes(instance: np.ndarray, shown: list[int]) -> np.ndarray:
-    """Visible extents float32 [N, 4], x1 y1 x2 y2, of the objects numbered shown + 1."""
-    boxes = np.zeros((len(shown), 4), np.float32)
-    for k, n in enumerate(shown):
-        mine = instance == n + 1
-        y, x = np.flatnonzero(mine.any(1)), np.flatnonzero(mine.any(0))
-        boxes[k] = x[0], y[0], x[-1] + 1, y[-1] + 1
-    return boxes
-
-
 POOL = (("pool",), False)
 
 
 def scene_pairs(seed: int = 0, size: int = 64, length: int = 20_000) -> Scenes:
     """Scenes of pool sprites with a caption of names and relations."""
-    return Scenes("scene_pairs", "pairs", POOL, seed, size, length)
+    return Scenes("scene_pairs", "pairs", sprites(*POOL), seed, size, length)
 
 
 def sprite_scenes(seed: int = 0, size: int = 64, length: int = 20_000) -> Scenes:
     """Two to five pool sprites: mask of emoji groups, boxes."""
-    return Scenes("sprite_scenes", "segmentation", POOL, seed, size, length)
+    return Scenes("sprite_scenes", "segmentation", sprites(*POOL), seed, size, length)
 
 
 def crowd_scenes(seed: int = 0, size: int = 128, length: int = 20_000) -> Scenes:
     """Ten to forty tiny pool sprites: boxes and mask."""
-    return Scenes("crowd_scenes", "detection", POOL, seed, size, length, crowd=True)
+    return Scenes("crowd_scenes", "detection", sprites(*POOL), seed, size, length, crowd=True)
 
 
 def sprites_seg(split: str, size: int = 64, length: int | None = None) -> Scenes:
@@ -242,7 +73,7 @@ def sprites_seg(split: str, size: int = 64, length: int | None = None) -> Scenes
     return Scenes(
         f"sprites_seg/{split}",
         "segmentation",
-        bank,
+        sprites(*bank),
         7 + test,
         size,
         length or (500 if test else 1000),
