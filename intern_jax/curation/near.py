@@ -57,7 +57,11 @@ DESCRIPTOR = np.dtype(
     [
         ("thumbs", "u1", (2, SIDE, SIDE)),  # luminance, coverage
         ("hashes", "<u8", (VARIANTS,)),  # repeated where a variant is like the picture itself
-        ("coefficients", "i1", (COEFFICIENTS,)),  # of the picture itself, SCALE times their mean size
+        (
+            "coefficients",
+            "i1",
+            (COEFFICIENTS,),
+        ),  # of the picture itself, SCALE times their mean size
         ("boxes", "<i4", (1 + len(GROUNDS), 4)),  # of what is seen as it is, on white and on black
         ("kind", "u1"),
     ]
@@ -69,7 +73,7 @@ FAINT, SOLID = 0.12, 0.35
 TOLERANCE = 24  # levels by which pixels of one ground differ
 INSIDE = 230  # coverage of a pixel and its neighbours where luminance counts
 SCALE = 32
-CHROMA=1.
+CHROMA = 1.0
 ABOVE = 5  # a bit is set above ABOVE / SCALE; zero itself would be noise for a symmetrical picture
 LEAST_CONTRAST = 2.0  # root mean square of a blank picture's coefficients, in levels
 
@@ -162,9 +166,8 @@ def foreground(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     # Linear in the coverage of any one colour; luminance counts most, since files blur the rest.
     distance = (
         16 * np.abs(brighter)
-        + int(CHROMA*8) * (np.abs(change[..., 0] - brighter)
-        + np.abs(change[..., 2] - brighter))
-    )//8
+        + int(CHROMA * 8) * (np.abs(change[..., 0] - brighter) + np.abs(change[..., 2] - brighter))
+    ) // 8
     rank = max(distance.size // 200, 1)
     # A maximum below 60 would be the noise of an empty picture.
     peak = max(int(np.partition(distance.ravel(), -rank)[-rank]), 60)
@@ -181,7 +184,9 @@ def is_cut_out(image: np.ndarray) -> bool:
 def _ground(image: np.ndarray) -> np.ndarray | None:
     """The colour that three corners and a part of the border share, or most of the border; int32 [3]."""
     corners = image[[0, 0, -1, -1], [0, -1, 0, -1], :3].astype(np.int32)
-    border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])[:, :3].astype(np.int32)
+    border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])[:, :3].astype(
+        np.int32
+    )
     ordered = np.sort(corners, axis=0)
     middle = np.sort(border, axis=0)[len(border) // 2]
     for colour, parts in ((ordered[1], 20), (ordered[2], 20), (middle, None)):
@@ -546,7 +551,9 @@ def _best_start(
     return error, best, flipped
 
 
-def _explained(shown: np.ndarray, seen: np.ndarray, start: np.ndarray, both: np.ndarray) -> np.ndarray:
+def _explained(
+    shown: np.ndarray, seen: np.ndarray, start: np.ndarray, both: np.ndarray
+) -> np.ndarray:
     move = _aligned(shown, seen[:, 0], start)
     moved, inside = _moved(shown, move), _inside(move, start)
     weights, residual, _ = _fitted(_rows(moved), _rows(seen[:, 0]), inside)
@@ -570,7 +577,9 @@ def _aligned(shown: np.ndarray, luminance: np.ndarray, start: np.ndarray) -> np.
         for _ in range(steps):
             moved = _moved(sources, move)
             weights, residual, _ = _fitted(_rows(moved), target, None)
-            fitted = weights[:, 0, None, None] * moved[:, 0] + weights[:, 1, None, None] * moved[:, 1]
+            fitted = (
+                weights[:, 0, None, None] * moved[:, 0] + weights[:, 1, None, None] * moved[:, 1]
+            )
             slopes = np.zeros((len(move), 4, size, size), np.float32)
             slopes[:, 1, 1:-1] = (fitted[:, 2:] - fitted[:, :-2]) * (size / SIDE / 2)
             slopes[:, 3, :, 1:-1] = (fitted[:, :, 2:] - fitted[:, :, :-2]) * (size / SIDE / 2)

@@ -43,23 +43,24 @@ def check(settings: Mapping[str, Any], stage: str, sources: Mapping[str, Sequenc
 def _with_manifest(source: Any) -> Any:
     """The source, or the one inside it, that has a manifest."""
     while source is not None and not hasattr(source, "decontaminated"):
-        source = getattr(source, "source", None)
+        source = getattr(source, "source", None) or getattr(source, "cutouts", None)
     return source
 
 
 def _check_row(where: str, source: Any, row: str, digest: str, unseen: Sequence[str]) -> None:
+    name = getattr(source, "name", type(source).__name__)
     found = source.decontaminated().get(row)
     if found is None:
         raise UserError(
-            f"{where}: {source.name} was not compared with the test pictures of '{row}'; {REMEDY}"
+            f"{where}: {name} was not compared with the test pictures of '{row}'; {REMEDY}"
         )
     if found["digest"] != digest:
         raise UserError(
-            f"{where}: {source.name} was compared with other test pictures of '{row}'; {REMEDY}"
+            f"{where}: {name} was compared with other test pictures of '{row}'; {REMEDY}"
         )
     seen = sorted(set(unseen) - set(source.unseen())) if unseen else []
     if seen:
         raise UserError(
-            f"{where}: {source.name} may hold '{seen[0]}', which '{row}' calls unseen; hold it out with"
+            f"{where}: {name} may hold '{seen[0]}', which '{row}' calls unseen; hold it out with"
             " `data decontaminate --concepts`"
         )

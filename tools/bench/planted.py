@@ -34,7 +34,9 @@ DETAILS = re.compile(
 )
 
 
-def icons(name: str, size: int = SIZE, wanted: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+def icons(
+    name: str, size: int = SIZE, wanted: Sequence[str] | None = None
+) -> dict[str, np.ndarray]:
     """The set's icons by name, uint8 [size,size,4], each centred in a square, single colours black."""
     import resvg_py
 

@@ -20,10 +20,25 @@ from intern_jax.core.config import UserError
 from intern_jax.data.schema import fingerprints
 
 FOLDER = Path(__file__).parent
+MANIFEST = FOLDER / "decontaminated.json"
 NAMES = ("emoji", "clipart", "fashion", "furniture", "rooms")
 CUT_OUTS = ("emoji", "clipart", "furniture")
 FORMATS = ("WEBP", "PNG")
 LARGEST_SIDE = 512
+
+
+class Embedded:
+    """A source of the embedded data, whose manifest tools/embedded/contamination.py made."""
+
+    @staticmethod
+    def decontaminated() -> dict[str, Any]:
+        """Per mini row: the digest of the test pictures that the pre-training pictures were compared with."""
+        return json.loads(MANIFEST.read_text())["rows"]
+
+    @staticmethod
+    def unseen() -> list[str]:
+        """Concepts that were held out by name: none; the rows' own concepts are held out by their splits."""
+        return []
 
 
 class Pack:

@@ -4,12 +4,12 @@ import functools
 
 import numpy as np
 
-from intern_jax.data.embedded.packs import pack
+from intern_jax.data.embedded.packs import Embedded, pack
 from intern_jax.data.embedded.tables import emoji_rows, refuse_split, words
 from intern_jax.data.sources.scenes import Cut, Scenes, cut
 
 
-class Sprites:
+class Sprites(Embedded):
     """Emoji cut-outs, cropped to their visible part; resized ones are cached."""
 
     def __init__(self, concept_splits: tuple[str, ...], unseen_style: bool):

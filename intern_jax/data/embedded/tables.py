@@ -8,7 +8,7 @@ import numpy as np
 
 from intern_jax.core.config import UserError
 from intern_jax.data.embedded import packs
-from intern_jax.data.embedded.packs import pack
+from intern_jax.data.embedded.packs import Embedded, pack
 from intern_jax.data.schema import fingerprints
 
 Sample = dict[str, Any]
@@ -19,7 +19,7 @@ def words(name: str) -> str:
     return " ".join(name.split("/")[-1].replace("_", " ").replace("-", " ").split())
 
 
-class Table:
+class Table(Embedded):
     """Records of one pack with labels: a classification source."""
 
     family = "classification"
@@ -59,7 +59,7 @@ class Table:
         return fingerprints.combine(self.name, pack(self.pack_name).fingerprint, *rows)
 
 
-class Pairs:
+class Pairs(Embedded):
     """Concepts with several pictures and texts: `members` holds the records of each concept."""
 
     family = "pairs"
@@ -95,7 +95,7 @@ class Pairs:
         return fingerprints.combine(self.name, pack(self.pack_name).fingerprint, *concepts)
 
 
-class Rooms:
+class Rooms(Embedded):
     """Rendered rooms with some `fields` of mask, depth and boxes. Depth is in metres along the optical axis.
 
     Box labels are mask classes. Classes 0 wall, 1 floor and 2 ceiling have no boxes.

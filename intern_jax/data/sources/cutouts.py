@@ -150,15 +150,23 @@ class PoolCutOuts:
         number[[names.index(name) for name in self.groups]] = np.arange(len(self.groups))
         group = number[content["classes"]]
         taken = (content["split"] == SPLITS.index(split)) & (group >= 0)
-        digest = None
+        digest, self._index = None, None
         if index is not None:
-            opened = Index(index).check(self.pool)
+            opened = self._index = Index(index).check(self.pool)
             taken &= opened.causes[content["rows"]] == KEPT
             digest = opened.digest
         self.rows, self.group = content["rows"][taken].astype(np.int64), group[taken]
         self.selection = repr((split, self.groups, digest))
         self.names: Sequence[str] = Keys(len(self.rows), lambda i: self._known(i)[1])
         self._known = functools.lru_cache(cached)(self._decode)
+
+    def decontaminated(self) -> dict[str, Any]:
+        """As of PoolSource: what the index says; nothing without one."""
+        return {} if self._index is None else self._index.content.get("decontaminated", {})
+
+    def unseen(self) -> list[str]:
+        """As of PoolSource."""
+        return [] if self._index is None else self._index.content.get("unseen", [])
 
     def __len__(self) -> int:
         return len(self.rows)
