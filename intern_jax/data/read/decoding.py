@@ -100,7 +100,7 @@ def decode(data: bytes | str | os.PathLike[str], where: str) -> np.ndarray:
     """
     try:
         if not isinstance(data, bytes):
-            data = _read(data, where)
+            data = read_file(data, where)
         _check_length(len(data), where)
         if not _begins_as_a_picture(data):
             raise CorruptSample(where, "unknown format", f"is none of {', '.join(FORMATS)}")
@@ -114,8 +114,8 @@ def decode(data: bytes | str | os.PathLike[str], where: str) -> np.ndarray:
         raise CorruptSample(where, _cause(data, error), _said(error)) from error
 
 
-def _read(path: str | os.PathLike[str], where: str) -> bytes:
-    """The bytes of a regular file. Opening never blocks, as it would on a pipe without a writer."""
+def read_file(path: str | os.PathLike[str], where: str) -> bytes:
+    """The bytes of a regular file, else CorruptSample. Opening never blocks, as it would on a pipe without a writer."""
     for pause in (*PAUSES, None):
         try:
             # Checked before opening, because opening some devices has an effect.
