@@ -222,7 +222,7 @@ def test_an_old_or_missing_python_is_one_line(fresh, version):
 def test_what_a_plain_run_leaves_out_has_a_command_of_its_own():
     options = PROJECT["tool"]["pytest"]["ini_options"]
     marks = [text.partition(":")[0] for text in options["markers"]]
-    assert marks == ["peers", "slow"]
+    assert marks == ["beam", "peers", "slow"]
     left_out = options["addopts"].partition("-m ")[2].strip("'").split(" and ")
     assert {text.removeprefix("not ") for text in left_out} == set(marks)
     for mark in marks:

@@ -36,6 +36,11 @@ PUBLIC: dict[str, tuple[str, ...]] = {
         "intern_jax.data.sources.folder:ImageFolder",
         "intern_jax.data.sources.array_record:ArrayRecordSource",
         "intern_jax.data.sources.tfds:TfdsSource",
+        "intern_jax.data.sources.pool:open_pool",
+        "intern_jax.data.sources.cut:PoolRows",
+        "intern_jax.data.sources.cutouts:pool_scenes",
+        "intern_jax.data.sources.iconify:Iconify",
+        "intern_jax.data.sources.fonts:FontLetters",
     ),
     "transforms": (
         "intern_jax.data.make.views:classification",
@@ -44,6 +49,15 @@ PUBLIC: dict[str, tuple[str, ...]] = {
         "intern_jax.data.make.views:pair_views",
         "intern_jax.data.make.dense:dense",
         "intern_jax.data.make.dense:crop",
+    ),
+    "curation": (
+        "intern_jax.curation.pack:pack",
+        "intern_jax.curation.filters:filter_pool",
+        "intern_jax.curation.duplicates:drop_duplicates",
+        "intern_jax.curation.splits:split_pool",
+        "intern_jax.curation.decontaminate:decontaminate",
+        "intern_jax.curation.tokenizer:train_tokenizer",
+        "intern_jax.curation.report:write_report",
     ),
 }
 

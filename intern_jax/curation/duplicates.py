@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from intern_jax.curation import embedding, engine, indexes, near
+from intern_jax.curation import embedding, engine, indexes
+from intern_jax.curation.pictures import near
 from intern_jax.data.sources.pool import KEPT, Index, Pool
 
 CAUSES = ("exact duplicate", "near duplicate", "semantic duplicate")

@@ -18,7 +18,7 @@ import numpy as np
 
 from intern_jax.core.config import UserError
 from intern_jax.curation import engine, indexes
-from intern_jax.curation.look import issues
+from intern_jax.curation.pictures.look import issues
 from intern_jax.data.read.lists import lines as list_lines
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import one_line

@@ -20,7 +20,7 @@ from PIL import Image
 from intern_jax.core.config import UserError, bind, plain
 from intern_jax.core.files import write_json
 from intern_jax.curation import engine
-from intern_jax.curation.look import FACTS, facts
+from intern_jax.curation.pictures.look import FACTS, facts
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import CorruptSample, Sample, mistake
 from intern_jax.data.sources import array_record, pool

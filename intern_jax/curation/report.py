@@ -16,7 +16,7 @@ from PIL import Image
 
 from intern_jax.core.files import write_text
 from intern_jax.curation import concepts, indexes
-from intern_jax.curation.look import issues, oddness
+from intern_jax.curation.pictures.look import issues, oddness
 from intern_jax.data.schema.sample import CorruptSample
 from intern_jax.data.sources.pool import KEPT, Index, Pool
 from intern_jax.report.html import PAGE_CSS

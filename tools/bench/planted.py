@@ -6,7 +6,6 @@ An icon set is a JSON file: `{"icons": {name: {"body": inner SVG, "width"?, "hei
 
 from __future__ import annotations
 
-import colorsys
 import io
 import json
 import re

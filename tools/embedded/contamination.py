@@ -13,8 +13,8 @@ import numpy as np
 
 from intern_jax.benchmark.rows import suite
 from intern_jax.core.files import write_json
-from intern_jax.curation import near
 from intern_jax.curation.decontaminate import matches
+from intern_jax.curation.pictures import near
 from intern_jax.data import embedded
 from intern_jax.data.embedded import packs
 from intern_jax.data.schema.fingerprints import fingerprint

@@ -25,7 +25,7 @@ import hashlib
 import numpy as np
 from PIL import Image, ImageFilter
 
-from intern_jax.curation import near
+from intern_jax.curation.pictures import near
 
 LARGEST = 1 << 20
 DIGEST_ROWS = 1 << 22  # bytes at a time
@@ -146,7 +146,7 @@ def _measure(found: np.ndarray, image: np.ndarray, cut_out: bool) -> None:
     found["entropy"] = picture.entropy()
     ratio = max(picture.size) / 64
     if ratio > 1:
-        picture = picture.resize((max(int(s // ratio), 1) for s in picture.size))
+        picture = picture.resize(max(int(s // ratio), 1) for s in picture.size)
     luminance = picture.convert("L")
     edges = np.asarray(luminance.filter(ImageFilter.FIND_EDGES)).astype(np.int64)
     found["edges"] = _deviation(edges)
