@@ -24,6 +24,7 @@ ROOMS = (
     "benchmark.rows",
     "adapt",
     "stages",
+    "curation",
     "weights.published",
     "weights",
     "tasks",
