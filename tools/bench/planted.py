@@ -7,6 +7,7 @@ An icon set is a JSON file: `{"icons": {name: {"body": inner SVG, "width"?, "hei
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -117,7 +118,7 @@ def recoloured(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return tinted
 
 
-def mirrored(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def mirrored(picture: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
     """Left and right changed places."""
     return np.ascontiguousarray(picture[:, ::-1])
 
@@ -139,8 +140,20 @@ CHANGES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
 }
 
 
+def alike(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two icons are the same drawing or mirror images, although their names differ."""
+    grey = np.array([128, 128, 128])
+    maps = [
+        (one[..., 3:] if single_colour(one) else lay(one, grey)).astype(np.int64) for one in (a, b)
+    ]
+    if maps[0].shape != maps[1].shape:
+        return False
+    mirror = float(np.abs(maps[0] - maps[1][:, ::-1]).mean())
+    return mirror < 2 or float(np.abs(maps[0] - maps[1]).mean()) < 0.3
+
+
 def details(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of names that differ in one word for a detail, at most three for each base."""
+    """Pairs of names that differ in one word for a detail, at most three per base."""
     bases: dict[tuple[str, ...], list[str]] = {}
     for name in names:
         words = name.split("-")
@@ -149,5 +162,5 @@ def details(names: Sequence[str]) -> list[tuple[str, str]]:
                 bases.setdefault((*words[:i], "*", *words[i + 1 :]), []).append(name)
     found = []
     for same in bases.values():
-        found += list(zip(same, same[1:], strict=False))[:3]
+        found += list(itertools.pairwise(same))[:3]
     return sorted(set(found))

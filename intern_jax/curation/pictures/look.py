@@ -68,16 +68,16 @@ SPREADS = {
 
 def facts(image: np.ndarray, encoded: bytes | None = None) -> np.void:
     """The FACTS of a decoded picture, uint8 [H,W,3] or [H,W,4], and of the bytes of its file."""
-    found = np.zeros((), FACTS)
+    found = np.zeros(1, FACTS)[0]
     found["height"], found["width"] = image.shape[:2]
     if encoded is not None:
-        found["encoded"] = _digest(hashlib.blake2b(encoded, digest_size=16))
+        found["encoded"] = _digest(hashlib.blake2b(encoded, digest_size=16).digest())
     cut_out = near.is_cut_out(image)
     found["pixels"] = _pixels(image)
     smaller = _at_most(image, LARGEST)
     found["near"] = near.describe(smaller)
     _measure(found, smaller, cut_out)
-    return found[()]
+    return found
 
 
 def issues(facts_: np.ndarray) -> dict[str, np.ndarray]:
@@ -146,7 +146,7 @@ def _measure(found: np.ndarray, image: np.ndarray, cut_out: bool) -> None:
     found["entropy"] = picture.entropy()
     ratio = max(picture.size) / 64
     if ratio > 1:
-        picture = picture.resize(max(int(s // ratio), 1) for s in picture.size)
+        picture = picture.resize([max(int(side // ratio), 1) for side in picture.size])
     luminance = picture.convert("L")
     edges = np.asarray(luminance.filter(ImageFilter.FIND_EDGES)).astype(np.int64)
     found["edges"] = _deviation(edges)
@@ -198,9 +198,9 @@ def _pixels(image: np.ndarray) -> np.ndarray:
         strip = np.ascontiguousarray(image[first : first + rows])
         if strip.shape[2] == 4:
             strip = strip * (strip[..., 3:] > 0)
-        hashed.update(strip)
-    return _digest(hashed)
+        hashed.update(strip.data)
+    return _digest(hashed.digest())
 
 
-def _digest(hashed: "hashlib._Hash") -> np.ndarray:
-    return np.frombuffer(hashed.digest(), "<u8")
+def _digest(found: bytes) -> np.ndarray:
+    return np.frombuffer(found, "<u8")

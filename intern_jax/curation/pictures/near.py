@@ -5,7 +5,7 @@ The parts are pure functions, to be run by any engine that can sort by key:
 1. `describe` makes a DESCRIPTOR per picture: small thumbnails and 64-bit hashes.
 2. `bands` makes ENTRY records; sorted by key, `candidates` makes pairs of rows from all entries of one key, or of
    any batch of whole keys. The union over all keys may hold a pair more than once.
-3. `same` compares the thumbnails of a pair and decides; `groups` and `keep` finish.
+3. `same` compares the thumbnails of a pair and decides; `copies.groups` and `copies.keep` finish.
 
 A picture's thumbnail shows its foreground, as coverage and, inside large areas, relative luminance. So it depends
 neither on the tint of a single colour, nor on the ground, nor on brightness or contrast. A cut-out's ground is where
@@ -35,13 +35,13 @@ CROPS = 5
 VARIANTS = 2 * (1 + len(GROUNDS) + CROPS)  # each as it is and mirrored
 CROP = 0.95
 
-BANDS = 8
+BANDS = 6
 BAND_POOL = 44  # lowest frequencies, from which a band takes BAND_BITS
-BAND_BITS = 32
+BAND_BITS = 20
 WEAK = 3  # bits of a band that a query also tries the other way
 QUERY = 255
-NEAR = 12  # differing bits of 63
-MET, KEPT = 512, 16  # per query and key
+NEAR = 16  # differing bits of 2 x 63
+MET, KEPT = 512, 48  # per query and key
 AT_ONCE = 1 << 22  # hashes compared in one step
 
 ROUGHLY = 0.35  # part of the variance that may be unexplained before alignment
@@ -56,7 +56,8 @@ Box = tuple[int, int, int, int]  # top, bottom, left, right in 1/256 pixels
 DESCRIPTOR = np.dtype(
     [
         ("thumbs", "u1", (2, SIDE, SIDE)),  # luminance, coverage
-        ("hashes", "<u8", (VARIANTS,)),  # repeated where a variant is like the picture itself
+        # Bits of coefficients above ABOVE, and below -ABOVE; repeated where a variant is like the picture itself.
+        ("hashes", "<u8", (VARIANTS, 2)),
         (
             "coefficients",
             "i1",
@@ -66,14 +67,13 @@ DESCRIPTOR = np.dtype(
         ("kind", "u1"),
     ]
 )
-ENTRY = np.dtype([("key", "<u8"), ("hash", "<u8"), ("row", "<u4"), ("variant", "u1")])
+ENTRY = np.dtype([("key", "<u8"), ("hash", "<u8", (2,)), ("row", "<u4"), ("variant", "u1")])
 
 # How coverage follows from the distance to the ground, as parts of the largest distance.
 FAINT, SOLID = 0.12, 0.35
 TOLERANCE = 24  # levels by which pixels of one ground differ
 INSIDE = 230  # coverage of a pixel and its neighbours where luminance counts
 SCALE = 32
-CHROMA = 1.0
 ABOVE = 5  # a bit is set above ABOVE / SCALE; zero itself would be noise for a symmetrical picture
 LEAST_CONTRAST = 2.0  # root mean square of a blank picture's coefficients, in levels
 
@@ -94,9 +94,13 @@ _POWERS = np.uint64(1) << np.arange(COEFFICIENTS, dtype=np.uint64)
 def describe(image: np.ndarray) -> np.void:
     """The DESCRIPTOR of a picture, uint8 [H,W,3] or [H,W,4] of any size."""
     image = reduced(image)
-    found = np.zeros((), DESCRIPTOR)
+    found = np.zeros(1, DESCRIPTOR)[0]
     coverage, luminance, kind = foreground(image)
     box = _box(coverage, kind)
+    many = kind == CUT_OUT and _many_colours(image, coverage)
+    if kind == CUT_OUT and not many:
+        # Of one colour only transparency shows inner parts; on a dark ground they are the other way round.
+        luminance = 255 - image[..., 3].astype(np.int32)
     shown = _relief(coverage, luminance)
     contrast, coefficients = _coefficients(_thumb(shown, box))
     found["coefficients"] = coefficients
@@ -105,15 +109,17 @@ def describe(image: np.ndarray) -> np.void:
     found["thumbs"] = _seen(image, coverage, luminance, kind, box)
     variants = np.tile(coefficients, (VARIANTS // 2, 1))
     if found["kind"] != BLANK:
-        if kind == CUT_OUT and _many_colours(image, coverage):
+        if many:
             for i, ground in enumerate(GROUNDS, 1):
                 thumb, found["boxes"][i] = _shown(_laid(image, ground))
                 variants[i] = _coefficients(thumb)[1]
+        elif kind == CUT_OUT:
+            variants[1] = _coefficients(_thumb(_relief(coverage, 255 - luminance), box))[1]
         if _reaches_the_edge(coverage):
             for i, window in enumerate(_windows(*coverage.shape), 1 + len(GROUNDS)):
                 variants[i] = _coefficients(_windowed(image, coverage, shown, kind, window))[1]
     found["hashes"] = _hashes(np.concatenate([variants, variants * _MIRROR]))
-    return found[()]
+    return found
 
 
 def _seen(
@@ -165,9 +171,8 @@ def foreground(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     brighter = luma(change)
     # Linear in the coverage of any one colour; luminance counts most, since files blur the rest.
     distance = (
-        16 * np.abs(brighter)
-        + int(CHROMA * 8) * (np.abs(change[..., 0] - brighter) + np.abs(change[..., 2] - brighter))
-    ) // 8
+        2 * np.abs(brighter) + np.abs(change[..., 0] - brighter) + np.abs(change[..., 2] - brighter)
+    )
     rank = max(distance.size // 200, 1)
     # A maximum below 60 would be the noise of an empty picture.
     peak = max(int(np.partition(distance.ravel(), -rank)[-rank]), 60)
@@ -205,7 +210,7 @@ def _ramp(distance: np.ndarray, peak: int) -> np.ndarray:
 
 
 def _relief(coverage: np.ndarray, luminance: np.ndarray) -> np.ndarray:
-    """Half of the coverage, raised or lowered by the relative luminance inside; int32 [h,w] in 20..222 there, and 0..127 elsewhere."""
+    """Half of the coverage, and inside also the relative luminance; int32 [h,w] from 0 to 222."""
     inside = _lowest(coverage) >= INSIDE
     values = luminance[inside]
     if len(values) < 16:
@@ -287,7 +292,11 @@ def _coefficients(thumb: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def _hashes(coefficients: np.ndarray) -> np.ndarray:
-    return ((coefficients > ABOVE) * _POWERS).sum(-1, dtype=np.uint64)
+    found = [
+        (bits * _POWERS).sum(-1, dtype=np.uint64)
+        for bits in (coefficients > ABOVE, coefficients < -ABOVE)
+    ]
+    return np.stack(found, -1)
 
 
 def _many_colours(image: np.ndarray, coverage: np.ndarray) -> bool:
@@ -384,7 +393,7 @@ def bands(described: np.ndarray, first_row: int = 0) -> np.ndarray:
 def _entries(described: np.ndarray, rows: np.ndarray, band: int) -> np.ndarray:
     bits, masks, salts = _bands()
     hashes = described["hashes"]
-    own = hashes[:, 0]
+    above, own = hashes[..., 0], hashes[:, :1, 0]
     # How far each coefficient is from the bound between 0 and 1.
     margins = np.abs(2 * described["coefficients"][:, bits[band]].astype(np.int16) - 2 * ABOVE - 1)
     weakest = bits[band][np.argsort(margins, axis=1, kind="stable")[:, :WEAK]]
@@ -392,8 +401,8 @@ def _entries(described: np.ndarray, rows: np.ndarray, band: int) -> np.ndarray:
     turned = (_POWERS[weakest][:, None] * subsets.astype(np.uint64)).sum(-1, dtype=np.uint64)
     tables = []
     for keys, whole, variants in (
-        (hashes & masks[band], hashes, np.arange(VARIANTS)),
-        ((own[:, None] ^ turned) & masks[band], own[:, None], np.full(1 << WEAK, QUERY)),
+        (above & masks[band], hashes, np.arange(VARIANTS)),
+        ((own ^ turned) & masks[band], hashes[:, :1], np.full(1 << WEAK, QUERY)),
     ):
         table = np.zeros(keys.shape, ENTRY)
         table["key"] = _mixed(keys ^ salts[band])
@@ -417,7 +426,8 @@ def candidates(entries: np.ndarray) -> np.ndarray:
     answers, queries = entries[~asking], entries[asking]
     if not len(answers) or not len(queries):
         return np.zeros((0, 2), np.int64)
-    answers = answers[np.lexsort((answers["row"], answers["hash"], answers["key"]))]
+    order = np.lexsort((answers["row"], *answers["hash"].T[::-1], answers["key"]))
+    answers = answers[order]
     keys, hashes = np.ascontiguousarray(answers["key"]), np.ascontiguousarray(answers["hash"])
     asked = np.ascontiguousarray(queries["key"])
     start, stop = np.searchsorted(keys, asked, "left"), np.searchsorted(keys, asked, "right")
@@ -438,15 +448,14 @@ def candidates(entries: np.ndarray) -> np.ndarray:
 
 def _places(keys: np.ndarray, hashes: np.ndarray, queries: np.ndarray) -> np.ndarray:
     """Where the queries stand among entries in order of key and hash."""
-    pairs = np.zeros(len(keys) + len(queries), [("key", "<u8"), ("hash", "<u8")])
-    pairs["key"][: len(keys)], pairs["hash"][: len(keys)] = keys, hashes
-    pairs["key"][len(keys) :], pairs["hash"][len(keys) :] = queries["key"], queries["hash"]
-    late = np.arange(len(pairs)) >= len(keys)
-    order = np.lexsort((~late, pairs["hash"], pairs["key"]))
-    before = np.cumsum(~late[order])
-    found = np.empty(len(pairs), np.int64)
-    found[order] = before
-    return found[len(keys) :]
+    count = len(keys)
+    keys = np.concatenate([keys, queries["key"]])
+    hashes = np.concatenate([hashes, queries["hash"]])
+    asking = np.arange(len(keys)) >= count
+    order = np.lexsort((~asking, *hashes.T[::-1], keys))
+    found = np.empty(len(keys), np.int64)
+    found[order] = np.cumsum(~asking[order])
+    return found[count:]
 
 
 def _met(
@@ -455,7 +464,7 @@ def _met(
     counts = stop - start
     asker = np.repeat(np.arange(len(queries)), counts)
     met = np.arange(len(asker)) - np.repeat(np.cumsum(counts) - counts, counts) + start[asker]
-    differing = np.bitwise_count(queries["hash"][asker] ^ hashes[met])
+    differing = np.bitwise_count(queries["hash"][asker] ^ hashes[met]).sum(-1)
     near = (differing <= NEAR) & (queries["row"][asker] != rows[met])
     asker, met, differing = asker[near], met[near], differing[near]
     order = np.lexsort((rows[met], differing, asker))
@@ -514,7 +523,7 @@ def _same(a: np.ndarray, b: np.ndarray, mirror: bool) -> np.ndarray:
 
 def _starts(boxes: np.ndarray, grounds: np.ndarray) -> list[np.ndarray]:
     """Scale less one and shift in cells, of rows and columns [P,4], that lead from a picture's box to each box."""
-    found = []
+    found: list[np.ndarray] = []
     own = boxes[:, 0]
     for box in (boxes[:, i] for i in range(boxes.shape[1])):
         start = np.empty((len(boxes), 4))
@@ -532,15 +541,17 @@ def _starts(boxes: np.ndarray, grounds: np.ndarray) -> list[np.ndarray]:
 def _best_start(
     shown: np.ndarray, seen: np.ndarray, starts: list[np.ndarray], mirror: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The least part of the variance left unexplained at half resolution, its start, and whether it is mirrored."""
+    """The least part of the variance left unexplained at a quarter of the resolution, its start, and if mirrored."""
     count = len(shown)
     error, best, flipped = np.full(count, np.inf), np.zeros((count, 4)), np.zeros(count, bool)
-    luminance = _halved(seen[:, 0])
+    luminance = _halved(_halved(seen[:, 0]))
     for start in starts:
         rows = np.flatnonzero(~np.isnan(start[:, 0]))
         if len(rows) == 0:
             continue
-        moved = _halved(_moved(shown[rows], start[rows]) if start[rows].any() else shown[rows])
+        moved = _halved(
+            _halved(_moved(shown[rows], start[rows]) if start[rows].any() else shown[rows])
+        )
         for turned in (False, True)[: 1 + mirror]:
             target = luminance[rows, :, ::-1] if turned else luminance[rows]
             _, residual, centred = _fitted(_rows(moved), _rows(target), None)
@@ -625,7 +636,10 @@ def _inside(move: np.ndarray, start: np.ndarray) -> np.ndarray:
 def _fitted(
     sources: np.ndarray, target: np.ndarray, mask: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Least squares of a target [P,K] by two sources [P,2,K] and a constant: weights [P,2], residual, centred target."""
+    """A target [P,K] as a weighted sum of two sources [P,2,K]: weights [P,2], residual and centred target.
+
+    Least squares with a constant; `mask` [P,K] says which places count.
+    """
     if mask is None:
         sources = sources - sources.mean(-1, keepdims=True)
         target = target - target.mean(-1, keepdims=True)
