@@ -35,8 +35,6 @@ def get_config() -> ml_collections.ConfigDict:
                         "fn": "intern_jax.data.sources.iconify:Iconify",
                         "folder": f"{packages}/@iconify/json",
                         "side": 64,
-                        # Logos are names of companies, and not of what they show.
-                        "without": (),
                     },
                 },
                 {
@@ -46,13 +44,20 @@ def get_config() -> ml_collections.ConfigDict:
                     "min_letters": 2,
                     "max_words": 12,
                 },
-                {"name": "dedup", "fn": f"{CURATION}.duplicates:drop_duplicates"},
+                {
+                    "name": "dedup",
+                    "fn": f"{CURATION}.duplicates:drop_duplicates",
+                    # An arrow to the left is no arrow to the right.
+                    "mirrored": False,
+                },
                 {
                     "name": "split",
                     "fn": f"{CURATION}.splits:split_pool",
                     "wordnet": wordnet,
                     "maker_share": 0.3,
                     "concepts": 300,
+                    # Names of companies and places, which say nothing of what is drawn.
+                    "no_rows": ("Logos", "Flags / Maps"),
                 },
                 {
                     "name": "decontaminate",

@@ -20,7 +20,7 @@ import os
 import pathlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,8 +33,16 @@ from intern_jax.data.sources.pool import KEPT, Index, Pool
 log = logging.getLogger(__name__)
 
 SPLITS = ("pretrain", "new_maker", "new_concept", "both_new")
-# What is known of a kept record: row, concept, maker, name.
-Known = tuple[int, str, str, str]
+
+
+class Known(NamedTuple):
+    """What is known of a kept record."""
+
+    row: int
+    concept: str
+    maker: str
+    name: str
+    categories: tuple[str, ...]
 
 
 def split_pool(
@@ -52,6 +60,7 @@ def split_pool(
     min_train: int = 2,
     classes: int = 400,
     without: Sequence[str] = (),
+    no_rows: Sequence[str] = (),
     seed: int = 0,
     runner: Any = None,
 ) -> Index:
@@ -59,7 +68,8 @@ def split_pool(
 
     About `maker_share` of the records are of held-out makers. `concepts` are held out, of nouns with at least
     `min_records` records of `min_makers` makers. A concept is not taken if more than `most_named` times as many records
-    have one of its names as are of it, since all of them must go. `without` names concepts that stay.
+    have one of its names as are of it, since all of them must go. `without` names concepts that stay. Records of the
+    categories `no_rows`, such as logos, are in no row: their names do not say what they show.
     A row's classes are concepts with at least `min_test` test and `min_train` training pictures, at most `classes` of
     them. All pictures that one maker has of one concept are on one side, on the test side with chance `test_share`.
     """
@@ -70,7 +80,7 @@ def split_pool(
         for k, v in locals().items()
         if k not in ("pool", "out", "index", "opened", "before", "runner")
     }
-    settings["without"] = sorted(without)
+    settings |= {"without": sorted(without), "no_rows": sorted(no_rows)}
     made = {
         "step": "split",
         "pool": opened.digest,
@@ -85,10 +95,11 @@ def split_pool(
     makers = _held_out_makers(known, maker_share, seed)
     held = _held_out_concepts(opened, before, known, nouns, settings)
     numbers = np.full(len(opened), 255, np.uint8)
-    for row, concept, maker, _ in known:
-        numbers[row] = (maker in makers) + 2 * (concept in held)
+    for one in known:
+        numbers[one.row] = (one.maker in makers) + 2 * (one.concept in held)
     np.save(out / "splits.npy", numbers, allow_pickle=False)
     labels = _labels(known)
+    known = [one for one in known if not set(one.categories) & set(no_rows)]
     rows = {
         ring: _cut(out, opened, ring, _ring(known, numbers, ring), labels, settings)
         for ring in SPLITS[1:]
@@ -112,7 +123,8 @@ def _known(pool: Pool, before: Index | None, nouns: WordNet) -> list[Known]:
             if words["texts"]:
                 name = words["texts"][0]
                 maker = words.get("author") or words["source"]
-                out.append((row, nouns.concept(name), maker, name))
+                categories = tuple(words.get("categories", ()))
+                out.append(Known(row, nouns.concept(name), maker, name, categories))
     return out
 
 
@@ -124,7 +136,7 @@ def _chance(seed: int, *parts: str) -> float:
 
 def _held_out_makers(known: Sequence[Known], share: float, seed: int) -> set[str]:
     """Makers in the order of their digests, until their records are the share; one that overshoots is passed over."""
-    counts = Counter(maker for _, _, maker, _ in known)
+    counts = Counter(one.maker for one in known)
     wanted, have = share * len(known), 0
     out = set()
     for maker in sorted(counts, key=lambda m: (_chance(seed, "maker", m), m)):
@@ -141,10 +153,10 @@ def _held_out_concepts(
     nouns: WordNet,
     settings: Mapping[str, Any],
 ) -> set[str]:
-    counts = Counter(concept for _, concept, _, _ in known)
+    counts = Counter(one.concept for one in known)
     makers = defaultdict(set)
-    for _, concept, maker, _ in known:
-        makers[concept].add(maker)
+    for one in known:
+        makers[one.concept].add(one.maker)
     labels = _labels(known)
     kept_in = {nouns.concept(name) for name in settings["without"]}
     able = [
@@ -177,16 +189,17 @@ def _times_named(
 def _labels(known: Sequence[Known]) -> dict[str, str]:
     """What each concept is called most often; of equally frequent names the first by the alphabet."""
     names: dict[str, Counter[str]] = defaultdict(Counter)
-    for _, concept, _, name in known:
-        names[concept][name] += 1
+    for one in known:
+        names[one.concept][one.name] += 1
     return {c: min(n, key=lambda name: (-n[name], name)) for c, n in names.items()}
 
 
 def _ring(known: Sequence[Known], numbers: np.ndarray, ring: str) -> list[Known]:
     """The records of a ring; those of known concepts are of concepts that `pretrain` has."""
     number = SPLITS.index(ring)
-    learnt = {concept for row, concept, _, _ in known if numbers[row] == 0}
-    return [k for k in known if numbers[k[0]] == number and (number != 1 or k[1] in learnt)]
+    learnt = {one.concept for one in known if numbers[one.row] == 0}
+    mine = [one for one in known if numbers[one.row] == number]
+    return [one for one in mine if number != 1 or one.concept in learnt]
 
 
 def _cut(
@@ -198,10 +211,10 @@ def _cut(
     settings: Mapping[str, Any],
 ) -> dict[str, int]:
     seed, share = settings["seed"], settings["test_share"]
-    test = [_chance(seed, "side", concept, maker) < share for _, concept, maker, _ in records]
+    test = [_chance(seed, "side", one.concept, one.maker) < share for one in records]
     sides: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for (_, concept, _, _), side in zip(records, test, strict=True):
-        sides[concept][side] += 1
+    for one, side in zip(records, test, strict=True):
+        sides[one.concept][side] += 1
     able = [
         c for c, (a, b) in sides.items() if a >= settings["min_train"] and b >= settings["min_test"]
     ]
@@ -209,9 +222,9 @@ def _cut(
     names = sorted(labels[c] for c in able[: settings["classes"]])
     number = {c: names.index(labels[c]) for c in able[: settings["classes"]]}
     taken = [
-        (row, number[concept], side)
-        for (row, concept, _, _), side in zip(records, test, strict=True)
-        if concept in number
+        (one.row, number[one.concept], side)
+        for one, side in zip(records, test, strict=True)
+        if one.concept in number
     ]
     if not taken:
         log.warning("%s: no concept of '%s' has enough pictures for a row", out, ring)
