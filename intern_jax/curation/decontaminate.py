@@ -73,7 +73,7 @@ def decontaminate(
     if rows:
         describe = functools.partial(_describe, rows=json.dumps(rows))
         runner.run(engine.Each(TESTS, len(rows), describe), out)
-    given = {"pool": str(pool), "index": index and str(index), "split": split}
+    given: dict[str, Any] = {"pool": str(pool), "index": index and str(index), "split": split}
     make = functools.partial(
         _part, **given, out=str(out), rows=tuple(rows), names=json.dumps(names), mirrored=mirrored
     )

@@ -66,7 +66,8 @@ def drop_duplicates(
         "settings": settings,
     }
     indexes.claim(out, made)
-    parts, given = len(opened.counts), {"pool": str(pool), "index": index and str(index)}
+    parts = len(opened.counts)
+    given: dict[str, Any] = {"pool": str(pool), "index": index and str(index)}
     runner.run(
         engine.Each("score", parts, functools.partial(_scores, **given, prefer=tuple(prefer))), out
     )

@@ -1,6 +1,7 @@
 """Indexes: what is left out of a pool, and why. A step adds causes to the index before it; nothing is copied."""
 
 import json
+import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,7 +91,7 @@ def gather(out: pathlib.Path, parts: int, job: str = JOB) -> np.ndarray:
     return np.concatenate(columns)
 
 
-def open_index(pool: Pool, index: str | pathlib.Path | Index | None) -> Index | None:
+def open_index(pool: Pool, index: str | os.PathLike[str] | Index | None) -> Index | None:
     """The index of `pool` that a path names; None for None."""
     if index is None or isinstance(index, Index):
         return index

@@ -180,14 +180,11 @@ def _resized(sample: Sample, scale: float) -> Sample:
     rows = (np.arange(height) + 0.5) * sample["image"].shape[0] / height
     cols = (np.arange(width) + 0.5) * sample["image"].shape[1] / width
     nearest = np.ix_(rows.astype(int), cols.astype(int))
-    changed = {
-        name: sample[name][nearest] for name in ("mask", "depth", "depth_valid") if name in sample
-    }
+    maps = [name for name in ("mask", "depth", "depth_valid") if name in sample]
+    changed: Sample = {name: sample[name][nearest] for name in maps}
     if "boxes" in sample:
-        factor = np.float32(
-            [width / sample["image"].shape[1], height / sample["image"].shape[0]] * 2
-        )
-        changed["boxes"] = sample["boxes"] * factor
+        across, down = width / sample["image"].shape[1], height / sample["image"].shape[0]
+        changed["boxes"] = sample["boxes"] * np.asarray([across, down, across, down], np.float32)
     return {**sample, **changed}
 
 

@@ -177,7 +177,8 @@ def _times_named(
     pool: Pool, before: Index | None, names: Mapping[str, Sequence[str]]
 ) -> Counter[str]:
     """How many kept records have a name of each concept somewhere."""
-    find, out = Names(dict(names)), Counter()
+    find = Names({concept: list(several) for concept, several in names.items()})
+    out: Counter[str] = Counter()
     causes = None if before is None else np.asarray(before.causes)
     for part in range(len(pool.counts)):
         for _, words in indexes.kept_words(pool, part, causes):

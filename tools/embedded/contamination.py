@@ -8,6 +8,8 @@ curation: it lists each pre-training picture that looks like a test picture, for
 
 import argparse
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +37,7 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, default=packs.MANIFEST)
     args = parser.parse_args()
     pool, keys = described([embedded.load(name) for name in POOLS])
-    rows = {}
+    rows: dict[str, Any] = {}
     for row in suite.MINI:
         source = row.load("test")
         tests, names = described([source])
@@ -54,7 +56,7 @@ def main() -> None:
     write_json(args.out, content)
 
 
-def described(sources) -> tuple[np.ndarray, list[str]]:
+def described(sources: Sequence[Any]) -> tuple[np.ndarray, list[str]]:
     """(descriptors of every distinct picture and view of some sources, their keys)."""
     out, keys, seen = [], [], set()
     for source in sources:
