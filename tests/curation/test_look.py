@@ -36,13 +36,13 @@ def test_measures_are_those_of_cleanvision():
 
 def test_issues_say_what_is_wrong():
     sharp = noise(64, 64)
-    ramp = np.broadcast_to(np.linspace(0, 220, 64)[:, None, None], (64, 64, 3))
+    ramp = np.arange(64 * 64).reshape(64, 64, 1) * 200 / 64**2
     pictures = {
         "": sharp,
         "dark": sharp // 5,
         "light": 255 - noise(64, 64, seed=1) // 40,
         "low_information": np.tile(np.repeat(np.uint8([[0, 255]]), 32, 1)[..., None], (64, 1, 3)),
-        "blurry": (ramp * (1.0, 0.9, 0.9)).astype(np.uint8),
+        "blurry": (ramp * (1.0, 0.95, 0.9)).astype(np.uint8),
         "odd_aspect": noise(20, 205),
         "odd_size": noise(900, 900),
         "grayscale": np.repeat(noise(64, 64, 1), 3, 2),
