@@ -27,6 +27,7 @@ import numpy as np
 from PIL import Image
 
 SIDE = 32
+SMALL = 8
 LARGEST = 128  # pixels of the longer side that a description looks at
 FREQUENCIES = 8
 COEFFICIENTS = FREQUENCIES**2 - 1
@@ -40,11 +41,11 @@ BAND_POOL = 44  # lowest frequencies, from which a band takes BAND_BITS
 BAND_BITS = 20
 WEAK = 3  # bits of a band that a query also tries the other way
 QUERY = 255
-NEAR = 16  # differing bits of 2 x 63
+NEAR = 20  # differing bits of 2 x 63
 MET, KEPT = 512, 48  # per query and key
 AT_ONCE = 1 << 22  # hashes compared in one step
 
-ROUGHLY = 0.35  # part of the variance that may be unexplained before alignment
+ROUGHLY = 0.2  # part of the variance that may be unexplained before alignment
 DIFFERENT = 0.28  # of the range of luminance: a detail
 LEAST_WEIGHT = 0.5
 PLAIN = 10.0  # levels of inner luminance
@@ -56,6 +57,7 @@ Box = tuple[int, int, int, int]  # top, bottom, left, right in 1/256 pixels
 DESCRIPTOR = np.dtype(
     [
         ("thumbs", "u1", (2, SIDE, SIDE)),  # luminance, coverage
+        ("small", "u1", (2, SMALL, SMALL)),  # their means of 4 x 4 cells
         # Bits of coefficients above ABOVE, and below -ABOVE; repeated where a variant is like the picture itself.
         ("hashes", "<u8", (VARIANTS, 2)),
         (
@@ -107,6 +109,8 @@ def describe(image: np.ndarray) -> np.void:
     found["kind"] = kind if contrast >= LEAST_CONTRAST else BLANK
     found["boxes"] = box
     found["thumbs"] = _seen(image, coverage, luminance, kind, box)
+    blocks = found["thumbs"].reshape(2, SMALL, SIDE // SMALL, SMALL, SIDE // SMALL)
+    found["small"] = blocks.sum((2, 4), dtype=np.int64) * SMALL**2 // SIDE**2
     variants = np.tile(coefficients, (VARIANTS // 2, 1))
     if found["kind"] != BLANK:
         if many:
@@ -493,10 +497,33 @@ def same(a: np.ndarray, b: np.ndarray, mirror: bool = True, at_once: int = 128) 
     align the two. The largest residual mean of 3 x 3 cells, divided by the range of luminance, decides.
     """
     found = np.zeros(len(a), bool)
-    for first in range(0, len(a), at_once):
-        part = slice(first, first + at_once)
-        found[part] = _same(a[part], b[part], mirror)
+    for first in range(0, len(a), 16 * at_once):
+        likely = first + np.flatnonzero(
+            _likely(a[first : first + 16 * at_once], b[first : first + 16 * at_once], mirror)
+        )
+        for start in range(0, len(likely), at_once):
+            rows = likely[start : start + at_once]
+            found[rows] = _same(a[rows], b[rows], mirror)
     return found
+
+
+def _likely(a: np.ndarray, b: np.ndarray, mirror: bool) -> np.ndarray:
+    """What `same` begins with, at a quarter of the resolution; other grounds' boxes need the whole."""
+    mixed = (a["kind"] == CUT_OUT) != (b["kind"] == CUT_OUT)
+    turned = (mixed & (b["kind"] == CUT_OUT))[:, None, None, None]
+    shown = np.where(turned, b["small"], a["small"]).astype(np.float32)
+    seen = np.where(turned, a["small"], b["small"])[:, 0].astype(np.float32)
+    boxes = np.where(turned[..., 0], b["boxes"], a["boxes"])
+    found = mixed & (boxes != boxes[:, :1]).any((1, 2))
+    for target in (seen, seen[..., ::-1])[: 1 + mirror]:
+        found |= _unexplained(shown, target) <= ROUGHLY
+    return found
+
+
+def _unexplained(shown: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The part of the variance of maps [P,size,size] that maps [P,2,size,size] do not explain; [P]."""
+    _, residual, centred = _fitted(_rows(shown), _rows(target), None)
+    return _dot(residual, residual) / (_dot(centred, centred) + 1)
 
 
 def _same(a: np.ndarray, b: np.ndarray, mirror: bool) -> np.ndarray:
@@ -512,13 +539,20 @@ def _same(a: np.ndarray, b: np.ndarray, mirror: bool) -> np.ndarray:
     seen = np.where(flipped[:, None, None, None], seen[..., ::-1], seen)
     found = np.zeros(len(a), bool)
     # A crop of the one or of the other may need another start.
+    cut = _may_be_cut(one) | _may_be_cut(other)
     for scale in (0.0, 1 / CROP - 1, CROP - 1):
-        rows = np.flatnonzero((error <= ROUGHLY) & ~found)
+        rows = np.flatnonzero((error <= ROUGHLY) & ~found & (cut | (scale == 0)))
         if len(rows) == 0:
             break
         begin = start[rows] + np.array([scale, 0, scale, 0])
         found[rows] = _explained(shown[rows], seen[rows], begin, both[rows])
     return found
+
+
+def _may_be_cut(described: np.ndarray) -> np.ndarray:
+    """Whether a crop of a picture looks different."""
+    crops = slice(1 + len(GROUNDS), 1 + len(GROUNDS) + CROPS)
+    return (described["hashes"][:, crops] != described["hashes"][:, :1]).any((1, 2))
 
 
 def _starts(boxes: np.ndarray, grounds: np.ndarray) -> list[np.ndarray]:
@@ -554,8 +588,7 @@ def _best_start(
         )
         for turned in (False, True)[: 1 + mirror]:
             target = luminance[rows, :, ::-1] if turned else luminance[rows]
-            _, residual, centred = _fitted(_rows(moved), _rows(target), None)
-            left = (residual**2).sum(-1) / ((centred**2).sum(-1) + 1)
+            left = _unexplained(moved, target)
             better = rows[left < error[rows]]
             error[better] = left[left < error[rows]]
             best[better], flipped[better] = start[better], turned
