@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from intern_jax.curation import look, near
+from intern_jax.curation.pictures import look, near
 
 
 def noise(height, width, channels=3, seed=0):

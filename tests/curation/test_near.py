@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from intern_jax.curation import near
+from intern_jax.curation.pictures import near
 from intern_jax.data.embedded import packs
 from tools.bench import planted
 
