@@ -19,6 +19,11 @@ MINI = (
     *("emoji_style", "emoji_style_group", "emoji_concept", "clipart_leaf", "fashion", "furniture"),
     *("sprites_seg", "rooms_seg", "rooms_depth"),
 )
+ABOUT = (
+    "Icons, emoji, logos and flags of the npm package @iconify/json with their names, categories and other names. They are"
+    " drawings and renders of 64 pixels with transparent grounds, and no photographs. Single-colour icons have a colour"
+    " chosen by their name."
+)
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -75,6 +80,7 @@ def get_config() -> ml_collections.ConfigDict:
                     "split": "pretrain",
                 },
                 {"name": "report", "fn": f"{CURATION}.report:write_report"},
+                {"name": "card", "fn": f"{CURATION}.card:write_card", "about": ABOUT},
             ),
         }
     )

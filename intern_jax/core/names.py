@@ -58,6 +58,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
         "intern_jax.curation.decontaminate:decontaminate",
         "intern_jax.curation.tokenizer:train_tokenizer",
         "intern_jax.curation.report:write_report",
+        "intern_jax.curation.card:write_card",
     ),
 }
 

@@ -49,6 +49,8 @@ def run(
         elif isinstance(made, Index):
             index = made
             entry |= {"kept": len(made.kept), "counts": made.content["counts"]}
+            # Where later readers find rows, and what may be scored.
+            entry |= {k: made.content[k] for k in ("rows", "decontaminated") if k in made.content}
         elif isinstance(made, pathlib.Path):
             entry["file"] = str(made.relative_to(workdir))
         done.append(entry)

@@ -9,7 +9,6 @@ import os
 import pathlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -39,7 +38,6 @@ def write_report(
     index: str | os.PathLike[str] | None = None,
     sheet: int = 192,
     seed: int = 0,
-    runner: Any = None,  # noqa: ARG001
 ) -> pathlib.Path:
     """Write the page to the file `out`, or to report.html in the folder `out`; returns its path.
 

@@ -28,6 +28,7 @@ from intern_jax.core.config import UserError
 from intern_jax.curation import indexes
 from intern_jax.curation.concepts import Names, WordNet
 from intern_jax.data.sources.cut import write_rows
+from intern_jax.data.sources.cutouts import CUT_OUTS, write_cut_outs
 from intern_jax.data.sources.pool import KEPT, Index, Pool
 
 log = logging.getLogger(__name__)
@@ -59,12 +60,15 @@ def split_pool(
     min_test: int = 5,
     min_train: int = 2,
     classes: int = 400,
+    scene_classes: int = 40,
     without: Sequence[str] = (),
     no_rows: Sequence[str] = (),
     seed: int = 0,
     runner: Any = None,
 ) -> Index:
     """Write the index of the splits of a pool, after what `index` leaves out, with rows/RING.npz, into `out`.
+
+    Cut-outs of `scene_classes` concepts for composed scenes are in scenes.npz.
 
     About `maker_share` of the records are of held-out makers. `concepts` are held out, of nouns with at least
     `min_records` records of `min_makers` makers. A concept is not taken if more than `most_named` times as many records
@@ -100,6 +104,7 @@ def split_pool(
     np.save(out / "splits.npy", numbers, allow_pickle=False)
     labels = _labels(known)
     known = [one for one in known if not set(one.categories) & set(no_rows)]
+    _cut_outs(out, opened, known, numbers, labels, settings)
     rows = {
         ring: _cut(out, opened, ring, _ring(known, numbers, ring), labels, settings)
         for ring in SPLITS[1:]
@@ -195,6 +200,36 @@ def _labels(known: Sequence[Known]) -> dict[str, str]:
     return {c: min(n, key=lambda name: (-n[name], name)) for c, n in names.items()}
 
 
+def _cut_outs(
+    out: pathlib.Path,
+    pool: Pool,
+    known: Sequence[Known],
+    numbers: np.ndarray,
+    labels: Mapping[str, str],
+    settings: Mapping[str, Any],
+) -> None:
+    """Cut-outs for scenes, of the commonest known concepts: `pretrain` by known makers, train and test by others."""
+    ring = _ring(known, numbers, "new_maker")
+    common = Counter(one.concept for one in ring).most_common()
+    common.sort(key=lambda item: (-item[1], item[0]))
+    number = {concept: i for i, (concept, _) in enumerate(common[: settings["scene_classes"]])}
+    if not number:
+        return
+    side = [_chance(settings["seed"], "side", one.concept, one.maker) for one in ring]
+    table = [
+        (one.row, number[one.concept], int(chance < 0.5))
+        for one, chance in zip(ring, side, strict=True)
+        if one.concept in number
+    ]
+    table += [
+        (one.row, number[one.concept], 2)
+        for one in known
+        if one.concept in number and numbers[one.row] == 0
+    ]
+    rows, classes, split = zip(*sorted(table), strict=True)
+    write_cut_outs(out / CUT_OUTS, pool.folder, rows, classes, split, [labels[c] for c in number])
+
+
 def _ring(known: Sequence[Known], numbers: np.ndarray, ring: str) -> list[Known]:
     """The records of a ring; those of known concepts are of concepts that `pretrain` has."""
     number = SPLITS.index(ring)
@@ -231,7 +266,8 @@ def _cut(
         log.warning("%s: no concept of '%s' has enough pictures for a row", out, ring)
         return {"classes": 0, "train": 0, "test": 0}
     rows, classes, part = (np.asarray(column) for column in zip(*taken, strict=True))
-    write_rows(out / "rows" / f"{ring}.npz", pool, rows, classes, part, names)
+    held = names if ring in ("new_concept", "both_new") else ()
+    write_rows(out / "rows" / f"{ring}.npz", pool, rows, classes, part, names, held)
     return {"classes": len(names), "train": int((part == 0).sum()), "test": int((part == 1).sum())}
 
 

@@ -1,8 +1,8 @@
 """Whether a stage may be scored on the rows of its run: sources that have a manifest must have been compared with them.
 
 A source has a manifest if it has `decontaminated() -> {row: {"digest", ...}}` (data/sources/pool.py). The digest is the
-fingerprint of the test pictures that it was compared with. A row with `unseen` names concepts that no such source may
-hold, which `unseen() -> [names]` lists. Sources without a manifest are not checked.
+fingerprint of the test pictures that it was compared with. Test pictures with `held_out`, names of concepts, must be
+unseen: `unseen() -> [names]` of the source lists them. Sources without a manifest are not checked.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,11 +33,12 @@ def check(settings: Mapping[str, Any], stage: str, sources: Mapping[str, Sequenc
             continue
         row = suite.find(name)
         try:
-            digest = fingerprint(row.load("test", benchmark["data"]))
+            test = row.load("test", benchmark["data"])
         except UserError:
             continue  # its data is missing, which the benchmark tells
+        digest, unseen = fingerprint(test), getattr(test, "held_out", ())
         for where, source in held:
-            _check_row(where, source, row.name, digest, row.unseen)
+            _check_row(where, source, row.name, digest, unseen)
 
 
 def _with_manifest(source: Any) -> Any:

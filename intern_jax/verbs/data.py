@@ -37,12 +37,19 @@ STEPS = {
         "an index without the test pictures of benchmark rows, and without concepts that are to stay unseen",
         "--rows=('fashion','clipart_leaf') --concepts=('cat','umbrella') --wordnet=FOLDER",
     ),
+    "card": (
+        f"{CURATION}.card:write_card",
+        "CARD.md: whose the records are, what was left out, what they may be scored on",
+        "--about='What it is, in a sentence.'",
+    ),
     "tokenizer": (
         f"{CURATION}.tokenizer:train_tokenizer",
         "a tokenizer of the texts that an index keeps",
         "--size=4096",
     ),
 }
+# Steps of one process.
+ALONE = ("report", "card", "tokenizer")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +63,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             step.add_argument("--pool", required=True, help="the folder of a pool")
             step.add_argument("--index", help="the folder of an index: the records that it keeps")
         step.add_argument("--out", required=True, help="the folder or file to write")
-        if name != "tokenizer":
+        if name not in ALONE:
             _add_runner(step)
         step.epilog = f"--NAME=VALUE sets more: {more}"
     run = verbs.add_parser("run", help="all steps of a config", allow_abbrev=False)
@@ -96,7 +103,7 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
         spec |= {"pool": args.pool, "index": args.index}
     if args.step == "decontaminate":
         spec = _with_rows(spec)
-    more = {} if args.step == "tokenizer" else {"runner": _runner(args)}
+    more = {} if args.step in ALONE else {"runner": _runner(args)}
     made = bind({"fn": STEPS[args.step][0], **spec})(**more)
     print(_told(made))
 

@@ -17,8 +17,16 @@ ROW = Row(
     {"fn": "intern_jax.data.embedded:load", "name": "furniture"},
     "top1",
     32,
-    unseen=("cat",),
 )
+
+
+@pytest.fixture
+def row(monkeypatch):
+    """A row whose test pictures are of a concept that must be unseen."""
+    test = ROW.load("test")
+    test.held_out = ("cat",)
+    monkeypatch.setattr(Row, "load", lambda *_: test)
+    monkeypatch.setitem(suite.ROWS, "mine", ROW)
 
 
 def source(rows: dict, unseen: tuple[str, ...] = ()) -> types.SimpleNamespace:
@@ -49,6 +57,7 @@ def test_every_embedded_pool_passes_for_every_mini_row(name):
     check(settings(*(row.name for row in suite.MINI)), embedded.load(name))
 
 
+@pytest.mark.usefixtures("row")
 @pytest.mark.parametrize(
     "rows, unseen, said",
     [
@@ -57,16 +66,15 @@ def test_every_embedded_pool_passes_for_every_mini_row(name):
         ({"mine": {"digest": DIGEST}}, ("dog",), "web may hold 'cat', which 'mine' calls unseen"),
     ],
 )
-def test_what_was_not_compared_is_refused_in_one_line(monkeypatch, rows, unseen, said):
-    monkeypatch.setitem(suite.ROWS, "mine", ROW)
+def test_what_was_not_compared_is_refused_in_one_line(rows, unseen, said):
     with pytest.raises(UserError, match=said) as told:
         check(settings("mine"), source(rows, unseen))
     assert str(told.value).startswith("config.amateur.data.pairs.sources[0]: ")
     assert "\n" not in str(told.value)
 
 
-def test_what_was_compared_or_is_accepted_passes(monkeypatch):
-    monkeypatch.setitem(suite.ROWS, "mine", ROW)
+@pytest.mark.usefixtures("row")
+def test_what_was_compared_or_is_accepted_passes():
     check(settings("mine"), source({"mine": {"digest": DIGEST}}, ("cat", "dog")))
     check(settings("mine", contaminated=("mine",)), source({}))
     check({"benchmark": None}, source({}))
@@ -74,8 +82,8 @@ def test_what_was_compared_or_is_accepted_passes(monkeypatch):
     check(settings("mine"), types.SimpleNamespace(name="plain"))
 
 
-def test_a_manifest_is_found_inside_other_sources(monkeypatch):
-    monkeypatch.setitem(suite.ROWS, "mine", ROW)
+@pytest.mark.usefixtures("row")
+def test_a_manifest_is_found_inside_other_sources():
     for field in ("source", "cutouts"):
         outer = types.SimpleNamespace(name="outer", **{field: source({})})
         with pytest.raises(UserError, match="was not compared"):

@@ -34,7 +34,7 @@ class Row:
     key: str = ""  # what names an example on every machine
     licence: str = ""  # as far as its authors state one: read their terms before use
     origin: str = ""
-    unseen: tuple[str, ...] = ()  # concepts that pre-training data with a manifest must not hold
+    how: str = ""  # the steps to data that does not ship, one per line
 
     @property
     def higher_is_better(self) -> bool:
@@ -73,6 +73,8 @@ class Row:
 
     def steps(self) -> str:
         """How to get the data."""
+        if self.how:
+            return self.how
         if not self.published:
             own = [str(self.source[split]) for split in ("train", "test") if split in self.source]
             return f"put it into {' and '.join(own)}" if own else "ships with the package"

@@ -1,4 +1,4 @@
-"""The benchmark's rows: GV-B's 26 data sets (gvb.py) and GV-B mini's, on images that ship with the package.
+"""The benchmark's rows: GV-B's 26 data sets (gvb.py), GV-B mini's, on images that ship, and the wide world's (wide.py).
 
 The mini rows' concepts, styles or models are unseen in the embedded pre-training data. Figures on them stand under
 the rows' own names; they are no figures on a published data set.
@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from intern_jax.benchmark.rows import gvb
+from intern_jax.benchmark.rows import gvb, wide
 from intern_jax.benchmark.rows.row import Row
 from intern_jax.core import config as config_lib
 from intern_jax.core.config import UserError
@@ -31,7 +31,7 @@ MINI = (
     _mini("rooms_seg", "segmentation", "miou", 64),
     _mini("rooms_depth", "depth", "rmse", 64),
 )
-ROWS = {row.name: row for row in (*gvb.ROWS, *MINI)}
+ROWS = {row.name: row for row in (*gvb.ROWS, *MINI, *wide.ROWS)}
 
 
 def find(name: str, where: str = "config") -> Row:

@@ -1,8 +1,11 @@
 """Classification sources that are cut from a pool: some of its records, with classes of their own."""
 
+import json
 import os
 import pathlib
 import zipfile
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +35,8 @@ class PoolRows:
         self.labels = content["labels"][mine].astype(np.int32)
         self.classes: tuple[str, ...] = tuple(content["names"].tolist())
         self.name = name or path.stem
+        # Concepts that pre-training data must not hold, if this is to be called unseen.
+        self.held_out: tuple[str, ...] = tuple(content["held_out"].tolist())
         self.keys = [self.pool.key(int(row)) for row in self.rows]
 
     def __len__(self) -> int:
@@ -49,6 +54,31 @@ class PoolRows:
         return fingerprints.combine(self.name, self.pool.digest, *parts)
 
 
+def open_ring(ring: str, split: str, workdir: str | os.PathLike[str]) -> PoolRows:
+    """A row that the step `split` of a pipeline has cut: RING is new_maker, new_concept or both_new."""
+    folder = pathlib.Path(workdir) / folder_of(read_steps(workdir), workdir, "rows")
+    return PoolRows(folder / "rows" / f"{ring}.npz", split, f"wide_{ring}/{split}")
+
+
+def read_steps(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The finished steps of a pipeline."""
+    path = pathlib.Path(workdir) / "pipeline.json"
+    try:
+        return json.loads(path.read_text("utf-8"))["steps"]
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; make it with `data run --config=wide_world`") from None
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: cannot be read ({one_line(error)}); run it again") from error
+
+
+def folder_of(steps: list[dict[str, Any]], workdir: str | os.PathLike[str], made: str) -> str:
+    """The folder of the first step that made `made`: rows or decontaminated."""
+    for step in steps:
+        if made in step:
+            return step["folder"]
+    raise UserError(f"{workdir}/pipeline.json: no step made {made}; run it again")
+
+
 def write_rows(
     path: pathlib.Path,
     pool: Pool,
@@ -56,8 +86,12 @@ def write_rows(
     labels: np.ndarray,
     side: np.ndarray,
     names: list[str],
+    held_out: Sequence[str] = (),
 ) -> None:
-    """Write a table of records: rows int [N], labels int [N] into `names`, side 0 train or 1 test [N]."""
+    """Write a table of records: rows int [N], labels int [N] into `names`, side 0 train or 1 test [N].
+
+    `held_out` names concepts of it that no pre-training data may hold.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp.npz")
     np.savez(
@@ -67,6 +101,7 @@ def write_rows(
         labels=labels.astype(np.int32),
         side=side.astype(np.uint8),
         names=np.asarray(names, np.str_),
+        held_out=np.asarray(held_out, np.str_),
         pool=np.asarray(str(pool.folder.resolve())),
         digest=np.asarray(pool.digest),
     )

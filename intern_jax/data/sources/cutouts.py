@@ -27,11 +27,13 @@ from intern_jax.core.config import UserError
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import CorruptSample, one_line
 from intern_jax.data.sources.array_record import Keys
+from intern_jax.data.sources.cut import folder_of, read_steps
 from intern_jax.data.sources.pool import KEPT, Index, Pool
 from intern_jax.data.sources.scenes import Cut, Scenes, cut
 
 Path = str | os.PathLike[str]
 
+CUT_OUTS = "scenes.npz"  # in the folder of the step `split`
 SPLITS = ("train", "test", "pretrain")
 # The part of a picture that is solid: above, it brings a ground of its own (a tile is about 0.95, a disc 0.79);
 # below, nothing is seen.
@@ -227,3 +229,35 @@ def pool_scenes(
     bank = PoolCutOuts(cutouts, split, pool, index, classes)
     name = f"{'pool_crowds' if crowd else 'pool_scenes'}/{split}"
     return Scenes(name, family, bank, seed, size, length, crowd)
+
+
+def open_scenes(
+    split: str,
+    workdir: Path,
+    family: str = "segmentation",
+    size: int = 64,
+    length: int | None = None,
+    crowd: bool = False,
+) -> Scenes:
+    """Scenes of the cut-outs that the step `split` of a pipeline in `workdir` made; of `pretrain` what stayed of them.
+
+    A test has 5,000 scenes, a training split 1,000, and pre-training 20,000, if `length` says nothing else.
+    """
+    steps = read_steps(workdir)
+    folder = pathlib.Path(workdir) / folder_of(steps, workdir, "rows")
+    index = (
+        pathlib.Path(workdir) / folder_of(steps, workdir, "decontaminated")
+        if split == "pretrain"
+        else None
+    )
+    lengths = {"train": 1000, "test": 5000, "pretrain": 20_000}
+    return pool_scenes(
+        folder / CUT_OUTS,
+        split,
+        family,
+        seed=SPLITS.index(split) if split in SPLITS else 0,
+        size=size,
+        length=length or lengths.get(split, 1),
+        crowd=crowd,
+        index=index,
+    )
