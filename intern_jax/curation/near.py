@@ -117,10 +117,11 @@ def describe(image: np.ndarray) -> np.void:
             for i, ground in enumerate(GROUNDS, 1):
                 thumb, found["boxes"][i] = _shown(_laid(image, ground))
                 variants[i] = _coefficients(thumb)[1]
-        elif kind == CUT_OUT:
+        elif kind == CUT_OUT and _uneven(coverage, luminance):
             variants[1] = _coefficients(_thumb(_relief(coverage, 255 - luminance), box))[1]
-        if _reaches_the_edge(coverage):
-            for i, window in enumerate(_windows(*coverage.shape), 1 + len(GROUNDS)):
+        rows, columns = coverage.max(1) >= 128, coverage.max(0) >= 128
+        for i, window in enumerate(_windows(*coverage.shape), 1 + len(GROUNDS)):
+            if rows.sum() > rows[window[0]].sum() or columns.sum() > columns[window[1]].sum():
                 variants[i] = _coefficients(_windowed(image, coverage, shown, kind, window))[1]
     found["hashes"] = _hashes(np.concatenate([variants, variants * _MIRROR]))
     return found
@@ -177,9 +178,10 @@ def foreground(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     distance = (
         2 * np.abs(brighter) + np.abs(change[..., 0] - brighter) + np.abs(change[..., 2] - brighter)
     )
+    # The value that 0.5% of the pixels reach; below 60 it would be the noise of an empty picture.
+    reached = np.cumsum(np.bincount(distance.ravel())[::-1])
     rank = max(distance.size // 200, 1)
-    # A maximum below 60 would be the noise of an empty picture.
-    peak = max(int(np.partition(distance.ravel(), -rank)[-rank]), 60)
+    peak = max(len(reached) - 1 - int(np.searchsorted(reached, rank)), 60)
     return _ramp(distance, peak), luminance, FLAT
 
 
@@ -330,14 +332,9 @@ def _shown(image: np.ndarray) -> tuple[np.ndarray, Box]:
     return _thumb(_relief(coverage, luminance), box), box
 
 
-def _reaches_the_edge(coverage: np.ndarray) -> bool:
-    """Whether a crop may cut the foreground."""
-    height, width = coverage.shape
-    y, x = height - round(height * CROP), width - round(width * CROP)
-    if y == 0 or x == 0:
-        return False
-    strips = (coverage[:y], coverage[-y:], coverage[:, :x], coverage[:, -x:])
-    return any(int(strip.max()) >= 128 for strip in strips)
+def _uneven(coverage: np.ndarray, luminance: np.ndarray) -> bool:
+    values = luminance[_lowest(coverage) >= INSIDE]
+    return len(values) > 0 and int(values.max()) - int(values.min()) >= 12
 
 
 def _windows(height: int, width: int) -> Iterator[tuple[slice, slice]]:
