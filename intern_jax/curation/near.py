@@ -278,7 +278,10 @@ def _weights(low: int, high: int, pixels: int, extended: bool) -> np.ndarray:
     reach = max(step, 256.0)
     centres = low + (_CELLS + 0.5) * step - 128
     distance = np.abs(np.arange(pixels) * 256 - centres[:, None])
-    weights = np.rint(np.maximum(1 - distance / reach, 0) * (4096 * 256 / reach))
+    around = np.arange(-int(reach // 256) - 1, int(reach // 256) + 3) * 256
+    # Samples of a triangle have no constant sum, which would show as a grid.
+    whole = np.maximum(1 - np.abs(around - (centres % 256)[:, None]) / reach, 0).sum(1)
+    weights = np.rint(np.maximum(1 - distance / reach, 0) * (4096 / whole)[:, None])
     if extended:
         missing = np.maximum(4096 - weights.sum(1), 0)
         left = centres < pixels * 128
@@ -382,7 +385,7 @@ def bands(described: np.ndarray, first_row: int = 0) -> np.ndarray:
 
     A record has an entry per band and variant of it, and per band and probe of its own hash (variant QUERY). Probes
     are its own key and those with some of its WEAK least certain bits turned. Entries of one record that say the
-    same are left out.
+    same are left out, so that an icon has about 67 of at most 144 entries: 2 KB to shuffle, at most 4.2 KB.
     """
     rows = np.flatnonzero(described["kind"] != BLANK)
     described = described[rows]
