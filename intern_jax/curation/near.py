@@ -41,11 +41,12 @@ BAND_POOL = 44  # lowest frequencies, from which a band takes BAND_BITS
 BAND_BITS = 20
 WEAK = 3  # bits of a band that a query also tries the other way
 QUERY = 255
-NEAR = 20  # differing bits of 2 x 63
-MET, KEPT = 512, 48  # per query and key
+NEAR = 18  # differing bits of 2 x 63
+MET, KEPT = 512, 32  # per query and key
 AT_ONCE = 1 << 22  # hashes compared in one step
 
 ROUGHLY = 0.2  # part of the variance that may be unexplained before alignment
+CLOSELY = 0.15  # after alignment at half resolution
 DIFFERENT = 0.28  # of the range of luminance: a detail
 LEAST_WEIGHT = 0.5
 PLAIN = 10.0  # levels of inner luminance
@@ -598,7 +599,19 @@ def _best_start(
 def _explained(
     shown: np.ndarray, seen: np.ndarray, start: np.ndarray, both: np.ndarray
 ) -> np.ndarray:
-    move = _aligned(shown, seen[:, 0], start)
+    found = np.zeros(len(shown), bool)
+    halves, target = _halved(shown), _halved(seen[:, 0])
+    move = _aligned(halves, target, start, start, steps=3)
+    rows = np.flatnonzero(_unexplained(_moved(halves, move), target) <= CLOSELY)
+    if len(rows):
+        move = _aligned(shown[rows], seen[rows, 0], start[rows], move[rows], steps=2)
+        found[rows] = _tested(shown[rows], seen[rows], start[rows], move, both[rows])
+    return found
+
+
+def _tested(
+    shown: np.ndarray, seen: np.ndarray, start: np.ndarray, move: np.ndarray, both: np.ndarray
+) -> np.ndarray:
     moved, inside = _moved(shown, move), _inside(move, start)
     weights, residual, _ = _fitted(_rows(moved), _rows(seen[:, 0]), inside)
     found = _largest(residual) <= DIFFERENT * _range(seen[:, 0])
@@ -610,31 +623,29 @@ def _explained(
     return found & (~both | (_largest(back) <= DIFFERENT * _range(moved[:, 0])))
 
 
-def _aligned(shown: np.ndarray, luminance: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Scale and shift [P,4] by Gauss-Newton steps, at half resolution first."""
-    move = start
+def _aligned(
+    shown: np.ndarray, luminance: np.ndarray, start: np.ndarray, move: np.ndarray, steps: int
+) -> np.ndarray:
+    """Scale and shift [P,4] after Gauss-Newton steps from `move`, within bounds around `start`."""
     bound = np.array([0.08, 2.0, 0.08, 2.0])
-    for size, steps in ((SIDE // 2, 3), (SIDE, 2)):
-        sources = shown if size == SIDE else _halved(shown)
-        target = _rows(luminance if size == SIDE else _halved(luminance))
-        cells = np.arange(size) - (size - 1) / 2
-        for _ in range(steps):
-            moved = _moved(sources, move)
-            weights, residual, _ = _fitted(_rows(moved), target, None)
-            fitted = (
-                weights[:, 0, None, None] * moved[:, 0] + weights[:, 1, None, None] * moved[:, 1]
-            )
-            slopes = np.zeros((len(move), 4, size, size), np.float32)
-            slopes[:, 1, 1:-1] = (fitted[:, 2:] - fitted[:, :-2]) * (size / SIDE / 2)
-            slopes[:, 3, :, 1:-1] = (fitted[:, :, 2:] - fitted[:, :, :-2]) * (size / SIDE / 2)
-            slopes[:, 0] = slopes[:, 1] * (cells * (SIDE / size))[:, None]
-            slopes[:, 2] = slopes[:, 3] * (cells * (SIDE / size))
-            flat = slopes.reshape(len(move), 4, -1)
-            square = (flat @ flat.transpose(0, 2, 1)).astype(np.float64)
-            # A little damping, so that a direction without slopes stays where it is.
-            square[:, range(4), range(4)] = square[:, range(4), range(4)] * 1.02 + 1
-            move = move + np.linalg.solve(square, flat @ residual[..., None])[..., 0]
-            move = start + np.clip(move - start, -bound, bound)
+    size = luminance.shape[-1]
+    target = _rows(luminance)
+    cells = np.arange(size) - (size - 1) / 2
+    for _ in range(steps):
+        moved = _moved(shown, move)
+        weights, residual, _ = _fitted(_rows(moved), target, None)
+        fitted = weights[:, 0, None, None] * moved[:, 0] + weights[:, 1, None, None] * moved[:, 1]
+        slopes = np.zeros((len(move), 4, size, size), np.float32)
+        slopes[:, 1, 1:-1] = (fitted[:, 2:] - fitted[:, :-2]) * (size / SIDE / 2)
+        slopes[:, 3, :, 1:-1] = (fitted[:, :, 2:] - fitted[:, :, :-2]) * (size / SIDE / 2)
+        slopes[:, 0] = slopes[:, 1] * (cells * (SIDE / size))[:, None]
+        slopes[:, 2] = slopes[:, 3] * (cells * (SIDE / size))
+        flat = slopes.reshape(len(move), 4, -1)
+        square = (flat @ flat.transpose(0, 2, 1)).astype(np.float64)
+        # A little damping, so that a direction without slopes stays where it is.
+        square[:, range(4), range(4)] = square[:, range(4), range(4)] * 1.02 + 1
+        move = move + np.linalg.solve(square, flat @ residual[..., None])[..., 0]
+        move = start + np.clip(move - start, -bound, bound)
     return move
 
 
