@@ -20,9 +20,9 @@ MINI = (
     *("sprites_seg", "rooms_seg", "rooms_depth"),
 )
 ABOUT = (
-    "Icons, emoji, logos and flags of the npm package @iconify/json with their names, categories and other names. They are"
-    " drawings and renders of 64 pixels with transparent grounds, and no photographs. Single-colour icons have a colour"
-    " chosen by their name."
+    "Icons, emoji, logos and flags of the npm package @iconify/json with their names, categories and other names. They"
+    " are drawings and renders of 64 pixels with transparent grounds, and no photographs. Single-colour icons have a"
+    " colour chosen by their name."
 )
 
 

@@ -33,7 +33,7 @@ ROWS = (
     _ring("new_concept", "concepts that were not seen, by makers that were"),
     _ring("both_new", "concepts and makers that were not seen"),
     _scenes("wide_scenes_seg", "segmentation", "miou"),
-    _scenes("wide_scenes_det", "detection", "ap"),
+    _scenes("wide_scenes_det", "detection", "voc_ap"),
     Row(
         "wide_letters",
         "classification",
