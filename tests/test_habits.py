@@ -35,7 +35,8 @@ def test_the_hosted_runner_runs_the_commands_of_ci_run(workflow):
     (job,) = workflow["jobs"].values()
     commands = [step["run"] for step in job["steps"] if "run" in step]
     *_, local = (ROOT / ".ci" / "run").read_text().splitlines()
-    assert commands == ["make lint", "make test"] and local == "exec make lint test"
+    assert commands == ["make lint", "make test", "make test-beam"]
+    assert local == "exec make lint test test-beam"
     assert set(workflow["on"]) == {"push", "pull_request"}
 
 
