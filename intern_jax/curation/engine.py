@@ -121,8 +121,8 @@ def finish_part(
             os.replace(room / suffix, part_path(folder, job, number, suffix))
         content = {"counts": dict(sorted(counts.items())), "files": files}
         write_json(part_path(folder, job, number, "json"), content)
-    except OSError as error:
-        raise _no_room(error, folder) from error
+    except Exception as error:
+        raise (no_room(folder) if is_full(error, folder) else error) from error
     finally:
         shutil.rmtree(room, ignore_errors=True)
     return counts
@@ -134,12 +134,31 @@ def _entry(path: pathlib.Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": digest}
 
 
-def _no_room(error: OSError, folder: pathlib.Path) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(
-            f"{folder}: the disk is full; make room and run the same command: finished parts are kept"
-        )
-    return error
+FULL = (errno.ENOSPC, errno.EDQUOT)
+ROOM = 1 << 20  # bytes that a disk with room takes
+
+
+def is_full(error: Exception, folder: pathlib.Path) -> bool:
+    """Whether an error came of a full disk. NumPy's and ArrayRecord's do not say so: then a file is tried."""
+    if isinstance(error, UserError) or not isinstance(error, OSError | RuntimeError | ValueError):
+        return False
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in FULL
+    trial = folder / f".{os.getpid()}.trial.tmp"
+    try:
+        trial.write_bytes(bytes(ROOM))
+    except OSError as found:
+        return found.errno in FULL
+    finally:
+        trial.unlink(missing_ok=True)
+    return False
+
+
+def no_room(folder: pathlib.Path) -> UserError:
+    """The one line about a full disk."""
+    return UserError(
+        f"{folder}: the disk is full; make room and run the same command: finished parts are kept"
+    )
 
 
 def sort_entries(entries: np.ndarray) -> np.ndarray:
@@ -265,8 +284,9 @@ def _end_with(parent: int) -> None:
 def clear_unfinished(folder: pathlib.Path) -> None:
     """Remove what a killed process has left of a part."""
     for path in folder.glob(".*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
         with contextlib.suppress(OSError):
-            shutil.rmtree(path)
+            path.unlink(missing_ok=True)
 
 
 class Meter:

@@ -136,11 +136,23 @@ def _part(
             keys.append(sample["key"].encode("utf-8", "replace"))
             labels.append(sample.get("label", -1))
     writer.close()
+    _check_written(folder / "records.array_record", len(keys))
     np.save(folder / "facts.npy", seen[: len(keys)], allow_pickle=False)
     np.save(folder / "keys.npy", np.array(keys or [b""], "S")[: len(keys)], allow_pickle=False)
     np.save(folder / "labels.npy", np.asarray(labels, np.int32), allow_pickle=False)
     counts["records"] = len(keys)
     return counts
+
+
+def _check_written(path: pathlib.Path, count: int) -> None:
+    """Raise OSError unless the file holds all records: a writer on a full disk may end without a word."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    reader = ArrayRecordReader(str(path), options=array_record.READER_OPTIONS)
+    found = reader.num_records()
+    reader.close()
+    if found != count:
+        raise OSError(f"{path}: {found} of {count} records were written")
 
 
 def _read(source: Any, index: int) -> Sample:

@@ -85,7 +85,20 @@ def _add_runner(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, rest: list[str]) -> None:
-    """Run one step, or the steps of a config."""
+    """Run one step, or the steps of a config. A full disk is one line, wherever it shows."""
+    import pathlib
+
+    from intern_jax.curation import engine
+
+    try:
+        _main(args, rest)
+    except OSError as error:
+        if error.errno in engine.FULL:
+            raise engine.no_room(pathlib.Path(getattr(args, "out", "") or args.workdir)) from error
+        raise
+
+
+def _main(args: argparse.Namespace, rest: list[str]) -> None:
     from intern_jax.core import config as config_lib
     from intern_jax.core.config import bind
 

@@ -109,6 +109,25 @@ def test_a_full_disk_is_one_line_and_finished_parts_stay(tmp_path):
     assert engine.total(tmp_path, "part", 5)["records"] == 5
 
 
+def test_a_full_disk_is_told_though_the_library_does_not_say_so(tmp_path, monkeypatch):
+    def short(_number: int, _folder: pathlib.Path) -> dict[str, int]:
+        raise OSError("100 requested and 52 written")  # NumPy's own words
+
+    with pytest.raises(OSError, match="100 requested"):
+        engine.Local(1).run(engine.Each("part", 2, short), tmp_path)
+    write = pathlib.Path.write_bytes
+
+    def full(path: pathlib.Path, data: bytes) -> int:
+        if len(data) < engine.ROOM:
+            return write(path, data)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        engine.Local(1).run(engine.Each("part", 2, short), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 RUN = """
 import functools, importlib.util, pathlib, sys
 spec = importlib.util.spec_from_file_location("test_engine", {file!r})
