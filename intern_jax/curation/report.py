@@ -126,10 +126,12 @@ def _sizes(facts: np.ndarray) -> dict[str, str]:
     longer = np.maximum(facts["width"], facts["height"]).astype(np.int64)
     shorter = np.maximum(np.minimum(facts["width"], facts["height"]).astype(np.int64), 1)
     sides = _binned(longer, SIDES, "{} px")
+    found = [(name, int(rows.sum())) for name, rows in issues(facts).items()]
+    twins = len(facts) - len(np.unique(facts["pixels"], axis=0)) if len(facts) else 0
     return {
         "longer side": _table(sides, len(facts)),
         "longer over shorter side": _table(_binned(longer / shorter, ASPECTS, "{}"), len(facts)),
-        "issues": _table(((k, int(v.sum())) for k, v in issues(facts).items()), len(facts)),
+        "issues": _table([*found, ("pixels of another record", twins)], len(facts)),
     }
 
 

@@ -60,7 +60,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         if name == "pack":
             step.add_argument("--data", required=True, help="a folder or file, as `adapt` takes it")
         else:
-            step.add_argument("--pool", required=True, help="the folder of a pool")
+            either = step.add_mutually_exclusive_group(required=True)
+            either.add_argument("--pool", help="the folder of a pool")
+            if name == "report":
+                either.add_argument("--data", help="any data: it is packed into OUT/pool first")
             step.add_argument("--index", help="the folder of an index: the records that it keeps")
         step.add_argument("--out", required=True, help="the folder or file to write")
         if name not in ALONE:
@@ -113,7 +116,7 @@ def _main(args: argparse.Namespace, rest: list[str]) -> None:
     if args.step == "pack":
         spec = _with_source(spec, args.data)
     else:
-        spec |= {"pool": args.pool, "index": args.index}
+        spec |= {"pool": args.pool or _packed(args), "index": args.index}
     if args.step == "decontaminate":
         spec = _with_rows(spec)
     more = {} if args.step in ALONE else {"runner": _runner(args)}
@@ -129,6 +132,15 @@ def _runner(args: argparse.Namespace) -> Any:
     from intern_jax.curation.engine import Local
 
     return Local(args.workers)
+
+
+def _packed(args: argparse.Namespace) -> str:
+    """The pool of the data that `report` is given."""
+    from intern_jax.core.config import bind
+
+    pool = f"{args.out}/pool"
+    bind({"fn": STEPS["pack"][0], **_with_source({"out": pool}, args.data)})()
+    return pool
 
 
 def _with_source(spec: dict[str, Any], data: str) -> dict[str, Any]:

@@ -9,15 +9,18 @@ from icon_package import spec, write_package, write_wordnet
 from intern_jax.core.config import UserError
 from intern_jax.curation import engine
 from intern_jax.curation.concepts import words
-from intern_jax.curation.decontaminate import decontaminate
+from intern_jax.curation.decontaminate import decontaminate, matches
 from intern_jax.curation.duplicates import drop_duplicates, leave_out
 from intern_jax.curation.embedding import close_pairs, kmeans
 from intern_jax.curation.pack import pack
+from intern_jax.curation.pictures import near
 from intern_jax.curation.pipeline import run
 from intern_jax.curation.splits import SPLITS, split_pool
+from intern_jax.data.embedded import packs
 from intern_jax.data.sources.cut import PoolRows
 from intern_jax.data.sources.iconify import Iconify
 from intern_jax.data.sources.pool import PoolSource
+from tools.bench import planted
 
 LOCAL = engine.Local(1)
 NAMES = ["cat", "cat-face", "tabby-run", "car", "arrow", "dog", "star", "moon", "tree", "sun"]
@@ -103,6 +106,21 @@ def test_test_pictures_are_found_and_listed(world, tmp_path):
         "pictures": len(NAMES),
     }
     assert source.unseen() == []
+
+
+@pytest.mark.parametrize("change", planted.CHANGES)
+def test_changed_test_pictures_are_found(change):
+    emoji = packs.pack("emoji")
+    chosen = np.random.default_rng(0).choice(len(emoji), 60, replace=False)
+    rng = np.random.default_rng(1)
+    tests = [emoji.array(int(i)) for i in chosen]
+    copies = [planted.CHANGES[change](picture, rng) for picture in tests]
+    described = [
+        np.array([near.describe(p) for p in pictures], near.DESCRIPTOR)
+        for pictures in (tests, copies)
+    ]
+    found = matches(described[1], described[0], near.bands(described[0]), mirrored=True)
+    assert len(found) >= (57 if change in ("reencoded", "resized") else 54)
 
 
 def test_after_concepts_are_held_out_nothing_names_them(world, tmp_path):

@@ -118,6 +118,12 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, words, said):
     assert not (tmp_path / "x").exists()
 
 
+def test_any_data_can_be_looked_at(folder, tmp_path):
+    run("report", f"--data={folder}", f"--out={tmp_path / 'look'}")
+    page = (tmp_path / "look" / "report.html").read_text()
+    assert "pixels of another record" in page and "too many pixels" in page
+
+
 def test_a_page_is_the_same_every_time(folder, tmp_path):
     pool = tmp_path / "pool"
     run("pack", f"--data={folder}", f"--out={pool}", "--workers=1")

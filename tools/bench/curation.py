@@ -3,18 +3,23 @@
     python -m tools.bench.curation loops --icons=FOLDER [--records=2000] [--rounds=3] [--out=FILE.json]
     python -m tools.bench.curation growth [--records=50000,300000,1000000] [--out=FILE.json]
 
+    python -m tools.bench.curation world --workdir=runs/wide_world --log=LOG [--out=FILE.json]
+
 `loops`: one core. A step runs through the engine (one process, parts of a quarter of the records) and as a loop without
 parts, files of parts or counts, in turns; pictures per second are medians over rounds.
 `growth`: `dedup` (exact and near) of pools of made-up descriptors, one record in ten a copy of another with
 coefficients rounded another way. Two processes. Memory is the largest sum, over the program and its processes, of what
 is their own (Pss_Anon), without the files that they map.
+`world`: per step of a finished `data run` what it left out, from its pipeline.json, and its time, from what it printed.
 What 100 million records would need is the last row times as many: every part of the work is linear in the records.
 """
 
 import argparse
 import functools
 import io
+import json
 import pathlib
+import re
 import shutil
 import statistics
 import tempfile
@@ -43,19 +48,27 @@ GROWTH = (
     {"name": "entries sorted by key", "unit": "GB", "digits": 2},
     {"name": "copies found", "style": "percent"},
 )
+WORLD = (
+    {"name": "step"},
+    {"name": "kept records"},
+    {"name": "left out by this step"},
+    {"name": "time", "style": "duration"},
+)
 
 
 def main() -> None:
     """The measurement that was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("loops", "growth"))
+    parser.add_argument("what", choices=("loops", "growth", "world"))
     parser.add_argument("--icons", type=pathlib.Path, help="the folder of @iconify/json")
     parser.add_argument("--records", default="")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workdir", type=pathlib.Path)
+    parser.add_argument("--log", type=pathlib.Path)
     parser.add_argument("--out", type=pathlib.Path)
     args = parser.parse_args()
     given = measured.provenance("tools.bench.curation")
-    made = loops(args, given) if args.what == "loops" else growth(args, given)
+    made = {"loops": loops, "growth": growth, "world": world}[args.what](args, given)
     print(made.markdown())
     if args.out:
         made.write(args.out)
@@ -315,6 +328,34 @@ def _rounded(made: np.ndarray, rows: slice, rng: np.random.Generator) -> None:
     made["near"]["coefficients"][rows] = moved
     made["near"]["hashes"][rows, 0] = near._hashes(moved)
     made["pixels"][rows] = rng.integers(0, 2**63, (len(moved), 2))
+
+
+# --- a finished run ---------------------------------------------------------------------------------
+
+
+def world(args: argparse.Namespace, given: dict[str, Any]) -> Measured:
+    """What each step of a run left out, and its time."""
+    steps = json.loads((args.workdir / "pipeline.json").read_text("utf-8"))["steps"]
+    told = args.log.read_text("utf-8", "replace")
+    rows: list[list[Cell]] = []
+    before: dict[str, int] = {}
+    for step in steps:
+        (seconds,) = re.findall(
+            rf"^{step['name']}: .*\((\d+) s\), {step['folder']}$", told, re.MULTILINE
+        )[-1:] or [None]
+        counts = step.get("counts", {})
+        left = {
+            k: v - before.get(k, 0)
+            for k, v in counts.items()
+            if k not in ("kept", "read", "records")
+        }
+        before = counts
+        said = ", ".join(f"{v:,} {k}" for k, v in left.items() if v)
+        kept = counts.get("kept", counts.get("records"))
+        rows.append(
+            [step["name"], f"{kept:,}" if kept else None, said or None, seconds and float(seconds)]
+        )
+    return Measured(title="The wide world, step by step", columns=WORLD, rows=rows, **given)
 
 
 class OwnMemory:
