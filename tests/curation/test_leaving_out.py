@@ -11,7 +11,7 @@ from intern_jax.curation import engine
 from intern_jax.curation.concepts import words
 from intern_jax.curation.decontaminate import decontaminate, matches
 from intern_jax.curation.duplicates import drop_duplicates, leave_out
-from intern_jax.curation.embedding import close_pairs, kmeans
+from intern_jax.curation.embedding import assign, close_pairs, kmeans
 from intern_jax.curation.pack import pack
 from intern_jax.curation.pictures import near
 from intern_jax.curation.pipeline import run
@@ -241,3 +241,31 @@ def test_kmeans_finds_separated_groups_and_close_pairs_are_all_found():
     cosine = vectors @ vectors.T
     expected = [(i, j) for i in range(60) for j in range(i + 1, 60) if cosine[i, j] > 0.98]
     assert expected and close_pairs(vectors, 0.02).tolist() == [list(p) for p in expected]
+
+
+def test_a_models_features_decide_what_has_one_meaning(world, tmp_path):
+    _, pool, _ = world
+    index = drop_duplicates(
+        pool.folder,
+        tmp_path / "index",
+        exact=False,
+        near=False,
+        semantic="embedded_tiny",
+        epsilon=1e-3,
+        clusters=2,
+        runner=LOCAL,
+    )
+    features = [np.load(p) for p in sorted((tmp_path / "index").glob("embed-*.features.npy"))]
+    unit = np.concatenate(features)
+    assert unit.shape[0] == len(pool)
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=1e-5)
+    pairs = np.concatenate([np.load(p) for p in (tmp_path / "index").glob("semantic-*.pairs.npy")])
+    cluster = assign(unit, np.load(tmp_path / "index" / "centroids-00000.centroids.npy"))
+    expected = {
+        (i, j)
+        for i in range(len(unit))
+        for j in range(i + 1, len(unit))
+        if cluster[i] == cluster[j] and unit[i] @ unit[j] > 1 - 1e-3
+    }
+    assert expected and {(int(a), int(b)) for a, b in pairs} == expected
+    assert index.content["counts"]["semantic duplicate"] > 0
