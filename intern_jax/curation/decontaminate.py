@@ -16,13 +16,14 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from intern_jax.core.config import UserError, bind, plain
+from intern_jax.core.config import UserError, bind, formatted, plain
 from intern_jax.curation import engine, indexes
 from intern_jax.curation.concepts import Names, WordNet
 from intern_jax.curation.duplicates import kept_rows
-from intern_jax.curation.pictures import near
+from intern_jax.curation.pictures import look, near
 from intern_jax.data.schema.fingerprints import fingerprint
 from intern_jax.data.schema.source import read_scored
+from intern_jax.data.sources.cutouts import CUT_OUTS
 from intern_jax.data.sources.pool import Index, Pool
 
 CAUSES = ("test picture", "held-out concept")
@@ -31,6 +32,7 @@ HELD_OUT = "held_out"  # of an index: the concepts that splits.py held out
 TESTS = "tests"
 
 
+@formatted(1)
 def decontaminate(
     pool: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -42,23 +44,29 @@ def decontaminate(
     kinds: bool = True,
     mirrored: bool = True,
     split: str | None = None,
+    rings: bool = False,
     runner: engine.Runner | None = None,
 ) -> Index:
     """Write the index of a pool without test pictures and held-out concepts, after `index`, into the folder `out`.
 
     `rows`: {row: the spec of the source of its test pictures}. `concepts`: names that are to stay unseen, and with
     `held_out` those that the index holds out. `wordnet`: the folder of its database, for synonyms and (`kinds`) kinds;
-    None takes the names alone. `mirrored` test pictures count. `split`: judge the records of this split alone.
+    None takes the names alone. `mirrored` test pictures count. `split`: judge the records of this split alone, and say
+    nothing of the others. `rings`: also the rows and scenes that the index's own step `split` has cut.
     """
     opened, out = Pool(pool), pathlib.Path(out)
     before, runner = indexes.open_index(opened, index), runner or engine.Local()
     rows = {} if rows is None else {name: dict(plain(spec)) for name, spec in rows.items()}
+    rows |= _rings(before) if rings else {}
     wanted = sorted({*concepts, *(_held_out(before) if held_out else ())})
     if not rows and not wanted:
         raise UserError("decontaminate: no rows and no concepts; name what is to be left out")
     names = _names(wanted, wordnet, kinds)
     sources = {name: bind(spec)() for name, spec in rows.items()}
-    tests = {n: {"digest": fingerprint(s), "pictures": len(s)} for n, s in sources.items()}
+    tests = {
+        n: {"digest": fingerprint(s), "pictures": len(s), "split": split}
+        for n, s in sources.items()
+    }
     made = {
         "step": "decontaminate",
         "pool": opened.digest,
@@ -68,6 +76,7 @@ def decontaminate(
         "names": names,
         "mirrored": mirrored,
         "split": split,
+        "format": look.FORMAT,
     }
     indexes.claim(out, made)
     if rows:
@@ -81,7 +90,7 @@ def decontaminate(
     runner.run(engine.Each(indexes.JOB, parts, make), out)
     _join(out, parts)
     causes = indexes.gather(out, parts)
-    more = _more(before, tests, wanted)
+    more = _more(before, tests, wanted, {"split": split, "wordnet": bool(wordnet), "kinds": kinds})
     return indexes.write(out, opened, before, CAUSES, causes, made, **more)
 
 
@@ -100,12 +109,38 @@ def _names(concepts: Sequence[str], wordnet: str | None, kinds: bool) -> dict[st
 
 
 def _more(
-    before: Index | None, tests: Mapping[str, Any], concepts: Sequence[str]
+    before: Index | None, tests: Mapping[str, Any], concepts: Sequence[str], how: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What an index says of itself: rows and concepts of this step and of those before it."""
+    """What an index says of itself: rows and concepts of this step and of those before it, each with its split."""
     old = {} if before is None else before.content
-    unseen = sorted({*old.get("unseen", ()), *concepts})
-    return {"decontaminated": {**old.get("decontaminated", {}), **tests}, "unseen": unseen}
+    return {
+        "decontaminated": {**old.get("decontaminated", {}), **tests},
+        "unseen": {**old.get("unseen", {}), **{concept: dict(how) for concept in concepts}},
+    }
+
+
+def _rings(before: Index | None) -> dict[str, dict[str, Any]]:
+    """{row: spec} of what the step `split` cut, by the names that benchmark/rows/wide.py gives them."""
+    if before is None or not before.content.get("rows"):
+        raise UserError("rings: the index cut no rows; let a step `split` do it before")
+    folder = pathlib.Path(before.content["rows_folder"])
+    folder = before.folder / folder
+    cut = "intern_jax.data.sources.cut:PoolRows"
+    made = {
+        f"wide_{ring}": {
+            "fn": cut,
+            "rows": str(folder / "rows" / f"{ring}.npz"),
+            "split": "test",
+            "name": f"wide_{ring}/test",
+        }
+        for ring, facts in before.content["rows"].items()
+        if facts["classes"]
+    }
+    scenes = "intern_jax.data.sources.cutouts:scenes_of"
+    if (folder / CUT_OUTS).is_file():
+        for name, family in (("wide_scenes_seg", "segmentation"), ("wide_scenes_det", "detection")):
+            made[name] = {"fn": scenes, "folder": str(folder), "split": "test", "family": family}
+    return made
 
 
 def _describe(number: int, folder: pathlib.Path, rows: str) -> engine.Counts:
@@ -113,29 +148,36 @@ def _describe(number: int, folder: pathlib.Path, rows: str) -> engine.Counts:
     name, spec = list(json.loads(rows).items())[number]
     source = bind(spec)()
     described, keys = [], []
-    for i in range(len(source)):
-        sample = read_scored(source, i)
-        for picture in (sample["image"], *sample.get("views", ())):
-            described.append(near.describe(picture))
-            keys.append(f"{name}/{sample['key']}")
-    out = np.array(described, near.DESCRIPTOR) if described else np.zeros(0, near.DESCRIPTOR)
-    np.save(folder / "descriptors.npy", out, allow_pickle=False)
+    # Scenes are made of cut-outs: these must not be learnt, and the scenes are many.
+    source = getattr(source, "cutouts", source)
+    pictures = source.pictures() if hasattr(source, "pictures") else _pictures(source)
+    for key, picture in pictures:
+        described.append(look.facts(picture))
+        keys.append(f"{name}/{key}")
+    out = np.array(described, look.FACTS) if described else np.zeros(0, look.FACTS)
+    np.save(folder / "facts.npy", out, allow_pickle=False)
     (folder / "keys.msgpack").write_bytes(msgpack.packb(keys))
     return {"read": len(source), "pictures": len(keys)}
 
 
+def _pictures(source: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """(key, picture) of all samples and their views."""
+    for i in range(len(source)):
+        sample = read_scored(source, i)
+        for picture in (sample["image"], *sample.get("views", ())):
+            yield sample["key"], picture
+
+
 @functools.lru_cache(maxsize=1)
 def _tests(out: str, count: int) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """(descriptors of all test pictures, their keys, their entries)."""
+    """(facts of all test pictures, their keys, their entries)."""
     place = pathlib.Path(out)
-    described = [
-        np.load(engine.part_path(place, TESTS, n, "descriptors.npy")) for n in range(count)
-    ]
+    described = [np.load(engine.part_path(place, TESTS, n, "facts.npy")) for n in range(count)]
     keys: list[str] = []
     for n in range(count):
         keys += msgpack.unpackb(engine.part_path(place, TESTS, n, "keys.msgpack").read_bytes())
-    together = np.concatenate(described) if described else np.zeros(0, near.DESCRIPTOR)
-    return together, keys, near.bands(together)
+    together = np.concatenate(described) if described else np.zeros(0, look.FACTS)
+    return together, keys, near.bands(together["near"])
 
 
 def _part(
@@ -156,9 +198,11 @@ def _part(
         judged = judged[indexes.of_split(Index(index), split)[opened.rows(number)][judged]]
     causes = np.zeros(opened.counts[number], np.uint8)
     why: dict[int, dict[str, str]] = {}
-    described = opened.column(number, "facts")["near"][judged]
+    facts = opened.column(number, "facts")[judged]
     tests, keys, entries = _tests(out, len(rows))
-    for mine, test in matches(described, tests, entries, mirrored).items():
+    found = matches(facts["near"], tests["near"], entries, mirrored)
+    # A picture on which nothing is to be seen has no descriptor to meet by.
+    for mine, test in {**same_pixels(facts["pixels"], tests["pixels"]), **found}.items():
         row = int(judged[mine])
         causes[row], why[row] = 1, {"cause": CAUSES[0], "test": keys[test]}
     find = Names(json.loads(names))
@@ -179,10 +223,26 @@ def _part(
 
 def _named(words: Mapping[str, Any], find: Names) -> Iterator[dict[str, str]]:
     """What a record is called that a held-out concept is called too."""
-    for text in (*words["texts"], words.get("name", ""), *words.get("categories", ())):
+    for text in names_of(words):
         concept = find.find(text)
         if concept is not None:
             yield {"concept": concept, "text": text}
+
+
+def names_of(words: Mapping[str, Any]) -> Iterator[str]:
+    """Everything that a record is called: texts, original name, categories, classes."""
+    yield from words["texts"]
+    yield words.get("name", "")
+    yield from words.get("categories", ())
+    yield from words.get("classes", ())
+
+
+def same_pixels(pixels: np.ndarray, tests: np.ndarray) -> dict[int, int]:
+    """{record: the first test picture of equal pixels}, of their digests uint64 [N,2]."""
+    known: dict[tuple[int, int], int] = {}
+    for number, (a, b) in enumerate(tests.tolist()):
+        known.setdefault((a, b), number)
+    return {i: known[a, b] for i, (a, b) in enumerate(pixels.tolist()) if (a, b) in known}
 
 
 def matches(

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from intern_jax.core.config import formatted
 from intern_jax.curation import embedding, engine, indexes
 from intern_jax.curation.pictures import near
 from intern_jax.data.sources.pool import KEPT, Index, Pool
@@ -29,6 +30,7 @@ PER_BUCKET = 20_000
 MOST_PIXELS = (1 << 40) - 1
 
 
+@formatted(1)
 def drop_duplicates(
     pool: str | os.PathLike[str],
     out: str | os.PathLike[str],

@@ -20,6 +20,7 @@ import shutil
 import signal
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -110,9 +111,8 @@ def finish_part(
     found = part_counts(folder, job, number)
     if found is not None:
         return found["counts"]
-    # Two processes may make one part, if a runner tries it twice: each has a folder of its own.
-    room = folder / f".{job}-{number:05d}.{os.getpid()}.tmp"
-    shutil.rmtree(room, ignore_errors=True)
+    # Two machines may make one part, if a runner tries it twice: each has a folder of its own.
+    room = folder / f".{job}-{number:05d}.{uuid.uuid4().hex}.tmp"
     try:
         room.mkdir(parents=True)
         counts = make(room)
@@ -120,7 +120,8 @@ def finish_part(
         for suffix in files:
             os.replace(room / suffix, part_path(folder, job, number, suffix))
         content = {"counts": dict(sorted(counts.items())), "files": files}
-        write_json(part_path(folder, job, number, "json"), content)
+        write_json(room / "json", content)
+        os.replace(room / "json", part_path(folder, job, number, "json"))
     except Exception as error:
         raise (no_room(folder) if is_full(error, folder) else error) from error
     finally:
@@ -144,7 +145,7 @@ def is_full(error: Exception, folder: pathlib.Path) -> bool:
         return False
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in FULL
-    trial = folder / f".{os.getpid()}.trial.tmp"
+    trial = folder / f".{uuid.uuid4().hex}.trial.tmp"
     try:
         trial.write_bytes(bytes(ROOM))
     except OSError as found:
@@ -211,9 +212,10 @@ class Local:
         if isinstance(job, Each):
             self._parts(folder, job.name, job.count, job.make)
             return
-        if all(part_counts(folder, job.name, b) is not None for b in range(job.buckets)):
-            return
         splits = folder / f"{job.name}.splits"
+        if all(part_counts(folder, job.name, b) is not None for b in range(job.buckets)):
+            shutil.rmtree(splits, ignore_errors=True)
+            return
         splits.mkdir(exist_ok=True)
         clear_unfinished(splits)
         self._parts(splits, "split", job.count, functools.partial(_split, job))

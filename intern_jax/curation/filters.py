@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from intern_jax.core.config import UserError
+from intern_jax.core.config import UserError, formatted
 from intern_jax.curation import engine, indexes
 from intern_jax.curation.pictures.look import issues
 from intern_jax.data.read.lists import lines as list_lines
@@ -31,6 +31,7 @@ CAUSES = ("licence", "listed", "score", "size", "aspect", *ISSUES, "caption")
 HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]")
 
 
+@formatted(1)
 def filter_pool(
     pool: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -86,6 +87,8 @@ def filter_pool(
         for k, f in (("drop", drop), ("scores", scores))
         if f and os.path.isfile(f)
     }
+    _listed(drop, files.get("drop"))
+    _scores(scores, files.get("scores"))
     made = {
         "step": "filter",
         "pool": opened.digest,
@@ -94,7 +97,7 @@ def filter_pool(
         "files": files,
     }
     indexes.claim(out, made)
-    make = functools.partial(_part, pool=str(pool), rules=json.dumps(rules))
+    make = functools.partial(_part, pool=str(pool), rules=json.dumps({**rules, "files": files}))
     parts = len(opened.counts)
     (runner or engine.Local()).run(engine.Each(indexes.JOB, parts, make), out)
     return indexes.write(out, opened, before, CAUSES, indexes.gather(out, parts), made)
@@ -106,7 +109,8 @@ def _part(number: int, folder: pathlib.Path, pool: str, rules: str) -> engine.Co
     causes = np.zeros(len(seen), np.uint8)
     for name, broken in reversed(_of_pictures(seen, asked).items()):
         causes[broken] = CAUSES.index(name) + 1
-    listed, scores = _listed(asked["drop"]), _scores(asked["scores"])
+    listed = _listed(asked["drop"], asked["files"].get("drop"))
+    scores = _scores(asked["scores"], asked["files"].get("scores"))
     caption = CAUSES.index("caption") + 1
     for row, words in enumerate(opened.words(number)):
         first = _of_words(words, asked, listed, scores)
@@ -163,14 +167,14 @@ def _caption_is_fine(texts: Sequence[str], asked: Mapping[str, Any]) -> bool:
 
 
 @functools.lru_cache(maxsize=1)
-def _listed(path: str | None) -> frozenset[str]:
+def _listed(path: str | None, _digest: str | None) -> frozenset[str]:
     if path is None:
         return frozenset()
     return frozenset(list_lines(pathlib.Path(path), "give one key per line"))
 
 
 @functools.lru_cache(maxsize=1)
-def _scores(path: str | None) -> dict[str, float] | None:
+def _scores(path: str | None, _digest: str | None) -> dict[str, float] | None:
     if path is None:
         return None
     remedy = "give a CSV file with columns key and score"

@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -65,16 +64,28 @@ def write(
         merged[(merged == KEPT) & (causes == number)] = known.index(name)
     if len(known) > MOST_CAUSES:
         raise UserError(f"{out}: {len(known)} causes; an index has at most {MOST_CAUSES}")
-    np.save(out / "causes.npy", merged, allow_pickle=False)
+    save(out / "causes.npy", merged)
     if before is not None and (before.folder / SPLITS).is_file() and not (out / SPLITS).is_file():
-        shutil.copyfile(before.folder / SPLITS, out / SPLITS)
+        save(out / SPLITS, np.load(before.folder / SPLITS))
+    splits = np.load(out / SPLITS) if (out / SPLITS).is_file() else None
     kept_of_before = {} if before is None else dict(before.content)
+    if "rows_folder" in kept_of_before:
+        place = before.folder / kept_of_before["rows_folder"] if before else out
+        kept_of_before["rows_folder"] = os.path.relpath(place.resolve(), out.resolve())
     counts = np.bincount(merged, minlength=len(known))
-    digest = fingerprints.combine(pool.digest, known, merged, json.dumps(more, sort_keys=True))
+    digest = fingerprints.combine(
+        pool.digest,
+        before and before.digest,
+        known,
+        merged,
+        splits,
+        json.dumps(more, sort_keys=True),
+    )
     content = kept_of_before | {
         "format": FORMAT,
         "pool": pool.digest,
-        "pool_folder": str(pool.folder.resolve()),
+        # Beside this folder, so that a workdir may move.
+        "pool_folder": os.path.relpath(pool.folder.resolve(), out.resolve()),
         "causes": known,
         "counts": {name: int(n) for name, n in zip(known, counts, strict=True)},
         "made": [*kept_of_before.get("made", ()), made],
@@ -93,9 +104,16 @@ def gather(out: pathlib.Path, parts: int, job: str = JOB) -> np.ndarray:
 
 def open_index(pool: Pool, index: str | os.PathLike[str] | Index | None) -> Index | None:
     """The index of `pool` that a path names; None for None."""
-    if index is None or isinstance(index, Index):
-        return index
-    return Index(index).check(pool)
+    if index is None:
+        return None
+    return (index if isinstance(index, Index) else Index(index)).check(pool)
+
+
+def save(path: pathlib.Path, array: np.ndarray) -> None:
+    """Write a .npy file whole or not at all; one that is mapped elsewhere stays as it was there."""
+    temporary = path.with_name(f".{path.name}.tmp.npy")
+    np.save(temporary, array, allow_pickle=False)
+    os.replace(temporary, path)
 
 
 def of_split(index: Index, split: str) -> np.ndarray:
@@ -125,10 +143,3 @@ def kept_words(
     for row, words in enumerate(pool.words(part), start=first):
         if causes is None or causes[row] == KEPT:
             yield row, words
-
-
-def lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSONL file."""
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)

@@ -17,9 +17,10 @@ import msgpack
 import numpy as np
 from PIL import Image
 
-from intern_jax.core.config import UserError, bind, plain
+from intern_jax.core.config import UserError, bind, formatted, plain
 from intern_jax.core.files import write_json
 from intern_jax.curation import engine
+from intern_jax.curation.pictures import look
 from intern_jax.curation.pictures.look import FACTS, facts
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import CorruptSample, Sample, mistake
@@ -27,11 +28,12 @@ from intern_jax.data.sources import array_record, pool
 from intern_jax.data.sources.pool import Pool
 
 PER_PART = 5_000
-# Bytes per key, of 'name:word-word'; longer keys make the part's column wider.
 WRITER = "group_size:1"
+IGNORED = 255  # in a mask
 MAX_SIDE = 16_383  # of a WebP
 
 
+@formatted(1)
 def pack(
     source: Mapping[str, Any],
     out: str | os.PathLike[str],
@@ -52,7 +54,7 @@ def pack(
     """
     out = pathlib.Path(out)
     plain(source)
-    opened = _open(json.dumps(source, sort_keys=True))
+    opened = bind(source)()
     if not len(opened):
         raise UserError(f"{opened.name}: no samples; nothing to pack")
     settings: dict[str, Any] = {
@@ -62,10 +64,12 @@ def pack(
         "licence": licence,
         "author": author,
     }
-    made = {"source": plain(source), "fingerprint": fingerprints.fingerprint(opened), **settings}
+    print_ = fingerprints.fingerprint(opened)
+    made = {"source": plain(source), "fingerprint": print_, **settings, "format": look.FORMAT}
     _claim(out, made)
     count = len(list(engine.numbers(len(opened), per_part)))
-    make = functools.partial(_part, source=json.dumps(source, sort_keys=True), **settings)
+    spec = json.dumps(source, sort_keys=True)
+    make = functools.partial(_part, source=spec, fingerprint=print_, **settings)
     job = engine.Each(pool.JOB, count, make)
     (runner or engine.Local()).run(job, out)
     _write_manifest(out, opened, name or opened.name, count, made)
@@ -73,8 +77,8 @@ def pack(
 
 
 @functools.lru_cache(maxsize=2)
-def _open(spec: str) -> Any:
-    """The source, opened once per process."""
+def _open(spec: str, _fingerprint: str) -> Any:
+    """The source, opened once per process as long as it holds the same."""
     return bind(json.loads(spec))()
 
 
@@ -101,6 +105,7 @@ def _part(
     number: int,
     folder: pathlib.Path,
     source: str,
+    fingerprint: str,
     side: int | None,
     quality: int,
     per_part: int,
@@ -109,7 +114,7 @@ def _part(
 ) -> engine.Counts:
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    opened = _open(source)
+    opened = _open(source, fingerprint)
     wanted = range(number * per_part, min((number + 1) * per_part, len(opened)))
     counts: Counter[str] = Counter({"read": len(wanted), "records": 0})
     seen = np.zeros(len(wanted), FACTS)
@@ -133,7 +138,7 @@ def _part(
                 continue
             writer.write(record)
             words.write(msgpack.packb(_words(opened, index, sample, defaults)))
-            keys.append(sample["key"].encode("utf-8", "replace"))
+            keys.append(sample["key"].encode())
             labels.append(sample.get("label", -1))
     writer.close()
     _check_written(folder / "records.array_record", len(keys))
@@ -161,6 +166,11 @@ def _read(source: Any, index: int) -> Sample:
     found = mistake(sample, source.name, len(source.classes) or None)
     if found is not None:
         raise CorruptSample(str(sample.get("key", index)), f"bad {found[0]}", str(found[1]))
+    for field, text in (("key", sample["key"]), *(("texts", t) for t in sample.get("texts", ()))):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise CorruptSample(ascii(sample["key"]), f"bad {field}", "no text in UTF-8") from error
     return sample
 
 
@@ -173,7 +183,20 @@ def _words(source: Any, index: int, sample: Sample, defaults: Mapping[str, str])
         out["categories"] = list(categories(index))
     if "label" in sample:
         out["label"] = int(sample["label"])
+    if source.classes:
+        out["classes"] = sorted({source.classes[i] for i in _class_numbers(sample)})
     return out
+
+
+def _class_numbers(sample: Sample) -> set[int]:
+    """The classes that a sample has anywhere: label, boxes, mask."""
+    found = {int(sample["label"])} if "label" in sample else set()
+    found |= {int(i) for i in sample.get("box_labels", ())}
+    return (
+        found | {int(i) for i in np.unique(sample["mask"]) if i != IGNORED}
+        if "mask" in sample
+        else found
+    )
 
 
 def _shrunk(sample: Sample, side: int | None, quality: int) -> tuple[Sample, list[bytes]]:

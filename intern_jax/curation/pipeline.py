@@ -2,7 +2,7 @@
 
 A step is {"name": ..., "fn": "intern_jax.curation.filters:filter_pool", **arguments}. It gets the latest `pool` and
 `index`, its folder as `out`, and the `runner`, as far as it has such parameters. Equal settings and inputs give the
-same folder: what is finished is used again, and a changed step is made anew with all after it.
+same folder, so that finished parts are used again; a changed step is made anew with all after it.
 """
 
 import inspect
@@ -11,7 +11,7 @@ import logging
 import os
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -81,7 +81,22 @@ def _checked(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _digest(step: Mapping[str, Any], pool: Pool | None, index: Index | None) -> str:
     arguments = json.dumps(plain({k: v for k, v in step.items() if k != "name"}), sort_keys=True)
     inputs = (pool and pool.digest, index and index.digest)
-    return fingerprints.combine(arguments, format_of(resolve(step["fn"])), inputs)
+    contents = list(_contents({k: v for k, v in step.items() if k not in ("name", "fn")}))
+    return fingerprints.combine(arguments, format_of(resolve(step["fn"])), inputs, contents)
+
+
+def _contents(value: Any) -> Iterator[str]:
+    """Digests of the files and sources that a step's arguments name: other content is another step."""
+    if isinstance(value, str) and os.path.isfile(value):
+        yield fingerprints.of_content(value)
+    elif isinstance(value, Mapping) and isinstance(value.get("fn"), str):
+        yield fingerprints.fingerprint(bind(value)())
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _contents(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _contents(inner)
 
 
 def _call(step: Mapping[str, Any], folder: pathlib.Path, given: Mapping[str, Any]) -> Any:

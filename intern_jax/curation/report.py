@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from PIL import Image
 
+from intern_jax.core.config import formatted
 from intern_jax.core.files import write_text
 from intern_jax.curation import concepts, indexes
 from intern_jax.curation.pictures.look import issues, oddness
@@ -32,6 +33,7 @@ td.text { white-space: normal; }
 """
 
 
+@formatted(1)
 def write_report(
     pool: str | os.PathLike[str],
     out: str | os.PathLike[str],

@@ -24,9 +24,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from intern_jax.core.config import UserError
+from intern_jax.core.config import UserError, formatted
 from intern_jax.curation import indexes
 from intern_jax.curation.concepts import Names, WordNet
+from intern_jax.curation.decontaminate import names_of
 from intern_jax.data.sources.cut import write_rows
 from intern_jax.data.sources.cutouts import CUT_OUTS, write_cut_outs
 from intern_jax.data.sources.pool import KEPT, Index, Pool
@@ -46,6 +47,7 @@ class Known(NamedTuple):
     categories: tuple[str, ...]
 
 
+@formatted(1)
 def split_pool(
     pool: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -103,7 +105,12 @@ def split_pool(
         numbers[one.row] = (one.maker in makers) + 2 * (one.concept in held)
     np.save(out / "splits.npy", numbers, allow_pickle=False)
     labels = _labels(known)
-    known = [one for one in known if not set(one.categories) & set(no_rows)]
+    named = _named(opened, before, [nouns.names(labels[c]) for c in held])
+    known = [
+        one
+        for one in known
+        if not set(one.categories) & set(no_rows) and (one.concept in held or one.row not in named)
+    ]
     _cut_outs(out, opened, known, numbers, labels, settings)
     rows = {
         ring: _cut(out, opened, ring, _ring(known, numbers, ring), labels, settings)
@@ -116,6 +123,7 @@ def split_pool(
         "held_out": sorted(labels[concept] for concept in held),
         "held_out_makers": sorted(makers),
         "rows": rows,
+        "rows_folder": ".",
     }
     return indexes.write(out, opened, before, (), np.zeros(len(opened), np.uint8), made, **more)
 
@@ -178,6 +186,18 @@ def _held_out_concepts(
     return set(able[: settings["concepts"]])
 
 
+def _named(pool: Pool, before: Index | None, names: Sequence[Sequence[str]]) -> set[int]:
+    """The kept rows that have any of the names somewhere: these will not be learnt."""
+    find = Names({"held out": [name for several in names for name in several]})
+    causes = indexes.causes_of(pool, before)
+    return {
+        row
+        for part in range(len(pool.counts))
+        for row, words in indexes.kept_words(pool, part, causes)
+        if any(find.find(text) for text in names_of(words))
+    }
+
+
 def _times_named(
     pool: Pool, before: Index | None, names: Mapping[str, Sequence[str]]
 ) -> Counter[str]:
@@ -187,8 +207,7 @@ def _times_named(
     causes = None if before is None else np.asarray(before.causes)
     for part in range(len(pool.counts)):
         for _, words in indexes.kept_words(pool, part, causes):
-            texts = (*words["texts"], words.get("name", ""), *words.get("categories", ()))
-            out.update({concept for text in texts for concept in find.find_all(text)})
+            out.update({c for text in names_of(words) for c in find.find_all(text)})
     return out
 
 
@@ -227,7 +246,12 @@ def _cut_outs(
         if one.concept in number and numbers[one.row] == 0
     ]
     rows, classes, split = zip(*sorted(table), strict=True)
-    write_cut_outs(out / CUT_OUTS, pool.folder, rows, classes, split, [labels[c] for c in number])
+    names = [labels[c] for c in number]
+    try:
+        write_cut_outs(out / CUT_OUTS, pool.folder, rows, classes, split, names)
+    except UserError as error:
+        # Photographs have no cut-outs.
+        log.warning("%s: no scenes: %s", out, error)
 
 
 def _ring(known: Sequence[Known], numbers: np.ndarray, ring: str) -> list[Known]:

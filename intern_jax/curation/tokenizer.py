@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from intern_jax.core.config import UserError
+from intern_jax.core.config import UserError, formatted
 from intern_jax.curation import indexes
 from intern_jax.data.make.text import SPECIAL, clean
 from intern_jax.data.sources.pool import Pool
@@ -15,6 +15,7 @@ from intern_jax.data.sources.pool import Pool
 SIZE = 4096
 
 
+@formatted(1)
 def train_tokenizer(
     pool: str | os.PathLike[str],
     out: str | os.PathLike[str],

@@ -4,7 +4,7 @@ import pytest
 from icon_package import write_wordnet
 
 from intern_jax.core.config import UserError
-from intern_jax.curation.concepts import Names, WordNet, words
+from intern_jax.curation.concepts import Names, WordNet, forms, words
 
 
 @pytest.fixture
@@ -16,14 +16,66 @@ def nouns(tmp_path):
     "text, found",
     [
         ("Arrow-Left_2", ("arrow", "left", "2")),
-        ("Cities, buses & boxes", ("city", "bus", "box")),
-        ("glass bus gas is", ("glass", "bus", "gas", "is")),
+        ("Cities, buses & boxes", ("cities", "buses", "boxes")),
         ("Café (größe)", ("cafe", "grosse")),
         ("  ", ()),
     ],
 )
 def test_words(text, found):
     assert words(text) == found
+
+
+@pytest.mark.parametrize(
+    "one, several",
+    [
+        ("cat", "cats"),
+        ("horse", "horses"),
+        ("house", "houses"),
+        ("box", "boxes"),
+        ("bus", "buses"),
+        ("glass", "glasses"),
+        ("city", "cities"),
+        ("cookie", "cookies"),
+        ("tie", "ties"),
+        ("leaf", "leaves"),
+        ("knife", "knives"),
+        ("glove", "gloves"),
+        ("potato", "potatoes"),
+        ("shoe", "shoes"),
+        ("mouse", "mice"),
+        ("foot", "feet"),
+        ("man", "men"),
+        ("fireman", "firemen"),
+        ("woman", "women"),
+        ("policewoman", "policewomen"),
+        ("child", "children"),
+        ("face", "faces"),
+        ("key", "keys"),
+        ("quiz", "quizzes"),
+        ("horse", "horse2"),
+        ("dish", "dishes"),
+        ("axis", "axis"),
+    ],
+)
+def test_one_and_several_are_found_by_each_other(one, several):
+    assert forms(one) & forms(several)
+    assert Names({"held": [one]}).find(f"two {several} there") == "held"
+    assert Names({"held": [several]}).find(f"the {one}") == "held"
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("car", "care"),
+        ("car", "cares"),
+        ("plan", "planes"),
+        ("can", "cane"),
+        ("house", "mouse"),
+        ("bus", "bush"),
+    ],
+)
+def test_other_words_are_not_found(one, other):
+    assert Names({"held": [one]}).find(f"the {other}") is None
 
 
 def test_names_of_one_meaning_are_one_concept(nouns):

@@ -104,6 +104,7 @@ def test_test_pictures_are_found_and_listed(world, tmp_path):
     assert source.decontaminated()["test"] == {
         "digest": Iconify(**{k: v for k, v in rows["test"].items() if k != "fn"}).fingerprint(),
         "pictures": len(NAMES),
+        "split": None,
     }
     assert source.unseen() == []
 
@@ -148,7 +149,7 @@ def test_two_strengths_add_up_over_indexes(world, tmp_path):
     first = decontaminate(pool.folder, tmp_path / "a", concepts=("dog",), runner=LOCAL)
     rows = {"test": spec(package, sets=["pen"])}
     second = decontaminate(pool.folder, tmp_path / "b", index=first.folder, rows=rows, runner=LOCAL)
-    assert second.content["unseen"] == ["dog"] and list(second.content["decontaminated"]) == [
+    assert list(second.content["unseen"]) == ["dog"] and list(second.content["decontaminated"]) == [
         "test"
     ]
     assert second.content["counts"]["held-out concept"] == 3

@@ -27,6 +27,8 @@ from PIL import Image, ImageFilter
 
 from intern_jax.curation.pictures import near
 
+# Raise it when facts or descriptors change: pools are then packed anew.
+FORMAT = 1
 LARGEST = 1 << 20
 DIGEST_ROWS = 1 << 22  # bytes at a time
 

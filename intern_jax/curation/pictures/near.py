@@ -5,7 +5,7 @@ The parts are pure functions, to be run by any engine that can sort by key:
 1. `describe` makes a DESCRIPTOR per picture: small thumbnails and 64-bit hashes.
 2. `bands` makes ENTRY records; sorted by key, `candidates` makes pairs of rows from all entries of one key, or of
    any batch of whole keys. The union over all keys may hold a pair more than once.
-3. `same` compares the thumbnails of a pair and decides; `copies.groups` and `copies.keep` finish.
+3. `same` compares the thumbnails of a pair and decides; duplicates.py chooses who stays.
 
 A picture's thumbnail shows its foreground, as coverage and, inside large areas, relative luminance. So it depends
 neither on the tint of a single colour, nor on the ground, nor on brightness or contrast. A cut-out's ground is where
@@ -42,7 +42,7 @@ BAND_BITS = 20
 WEAK = 3  # bits of a band that a query also tries the other way
 QUERY = 255
 NEAR = 18  # differing bits of 2 x 63
-MET, KEPT = 512, 32  # per query and key
+MET, KEPT = 512, 8  # per query and key
 AT_ONCE = 1 << 22  # hashes compared in one step
 
 ROUGHLY = 0.2  # part of the variance that may be unexplained before alignment

@@ -18,16 +18,25 @@ SIDES = ("train", "test")
 
 
 class PoolRows:
-    """One side of a table that `write_rows` wrote: family "classification"; classes are the table's names."""
+    """One side of a table that `write_rows` wrote: family "classification"; classes are the table's names.
+
+    `pool` is the pool's folder, if it no longer lies where it lay, seen from the table.
+    """
 
     family = "classification"
 
-    def __init__(self, rows: str | os.PathLike[str], split: str, name: str | None = None):
+    def __init__(
+        self,
+        rows: str | os.PathLike[str],
+        split: str,
+        name: str | None = None,
+        pool: str | os.PathLike[str] | None = None,
+    ):
         path = pathlib.Path(rows)
         if split not in SIDES:
             raise UserError(f"{path}/split: {split!r}; give train or test")
         content = _read(path)
-        self.pool = Pool(content["pool"].item())
+        self.pool = Pool(path.parent / content["pool"].item() if pool is None else pool)
         if content["digest"].item() != self.pool.digest:
             raise UserError(f"{path}: cut from another pool than {self.pool.folder}; cut it again")
         mine = content["side"] == SIDES.index(split)
@@ -71,9 +80,11 @@ def read_steps(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
         raise UserError(f"{path}: cannot be read ({one_line(error)}); run it again") from error
 
 
-def folder_of(steps: list[dict[str, Any]], workdir: str | os.PathLike[str], made: str) -> str:
-    """The folder of the first step that made `made`: rows or decontaminated."""
-    for step in steps:
+def folder_of(
+    steps: list[dict[str, Any]], workdir: str | os.PathLike[str], made: str, last: bool = False
+) -> str:
+    """The folder of the first step that made `made` (rows or decontaminated), or of the `last`."""
+    for step in reversed(steps) if last else steps:
         if made in step:
             return step["folder"]
     raise UserError(f"{workdir}/pipeline.json: no step made {made}; run it again")
@@ -102,7 +113,7 @@ def write_rows(
         side=side.astype(np.uint8),
         names=np.asarray(names, np.str_),
         held_out=np.asarray(held_out, np.str_),
-        pool=np.asarray(str(pool.folder.resolve())),
+        pool=np.asarray(os.path.relpath(pool.folder.resolve(), path.parent.resolve())),
         digest=np.asarray(pool.digest),
     )
     os.replace(temporary, path)

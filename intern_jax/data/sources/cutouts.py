@@ -17,7 +17,7 @@ import functools
 import os
 import pathlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -153,7 +153,7 @@ class PoolCutOuts:
         number[[names.index(name) for name in self.groups]] = np.arange(len(self.groups))
         group = number[content["classes"]]
         taken = (content["split"] == SPLITS.index(split)) & (group >= 0)
-        digest, self._index = None, None
+        digest, self._index, self._split = None, None, split
         if index is not None:
             opened = self._index = Index(index).check(self.pool)
             taken &= opened.causes[content["rows"]] == KEPT
@@ -165,17 +165,27 @@ class PoolCutOuts:
 
     def decontaminated(self) -> dict[str, Any]:
         """As of PoolSource: what the index says; nothing without one."""
-        return {} if self._index is None else self._index.content.get("decontaminated", {})
+        return self._judged("decontaminated")
 
     def unseen(self) -> list[str]:
         """As of PoolSource."""
-        return [] if self._index is None else self._index.content.get("unseen", [])
+        return sorted(self._judged("unseen"))
+
+    def _judged(self, what: str) -> dict[str, Any]:
+        said = {} if self._index is None else self._index.content.get(what, {})
+        return {k: v for k, v in said.items() if v["split"] in (None, self._split)}
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __reduce__(self):
         return PoolCutOuts, self._arguments
+
+    def pictures(self) -> Iterator[tuple[str, np.ndarray]]:
+        """(key, picture) of each cut-out."""
+        for row in self.rows.tolist():
+            sample = self.pool.records[row]
+            yield sample["key"], sample["image"]
 
     def cut(self, sprite: int, height: int) -> Cut | None:
         """(premultiplied colour uint16 [h, w, 3], alpha uint16 [h, w, 1]); longer side = height.
@@ -231,28 +241,34 @@ def pool_scenes(
     return Scenes(name, family, bank, seed, size, length, crowd)
 
 
-def open_scenes(
+def open_scenes(split: str, workdir: Path, family: str = "segmentation", **settings: Any) -> Scenes:
+    """Scenes of the cut-outs that a pipeline in `workdir` made; of `pretrain` what stayed of them. See `scenes_of`."""
+    steps = read_steps(workdir)
+    place = pathlib.Path(workdir)
+    if split == "pretrain":
+        settings = {
+            "index": place / folder_of(steps, workdir, "decontaminated", last=True),
+            **settings,
+        }
+    return scenes_of(place / folder_of(steps, workdir, "rows"), split, family, **settings)
+
+
+def scenes_of(
+    folder: Path,
     split: str,
-    workdir: Path,
     family: str = "segmentation",
     size: int = 64,
     length: int | None = None,
     crowd: bool = False,
+    index: Path | None = None,
 ) -> Scenes:
-    """Scenes of the cut-outs that the step `split` of a pipeline in `workdir` made; of `pretrain` what stayed of them.
+    """Scenes of the file CUT_OUTS in a folder of the step `split`.
 
     A test has 5,000 scenes, a training split 1,000, and pre-training 20,000, if `length` says nothing else.
     """
-    steps = read_steps(workdir)
-    folder = pathlib.Path(workdir) / folder_of(steps, workdir, "rows")
-    index = (
-        pathlib.Path(workdir) / folder_of(steps, workdir, "decontaminated")
-        if split == "pretrain"
-        else None
-    )
     lengths = {"train": 1000, "test": 5000, "pretrain": 20_000}
     return pool_scenes(
-        folder / CUT_OUTS,
+        pathlib.Path(folder) / CUT_OUTS,
         split,
         family,
         seed=SPLITS.index(split) if split in SPLITS else 0,

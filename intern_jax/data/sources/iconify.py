@@ -11,7 +11,8 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ FREE = (
     *("Apache-2.0", "BSD-3-Clause", "CC-BY-3.0", "CC-BY-4.0", "CC0-1.0", "ISC", "MIT", "MPL-2.0"),
     *("OFL-1.1", "Unlicense"),
 )
-# Words at the end of a name that say how an icon is drawn, and not what it shows.
+# Words at the end of a name that may say how an icon is drawn, and not what it shows. They do where the set has the
+# same name with another ending, or ends half of its names so: "home-light" beside "home", and not "traffic-light".
 STYLES = frozenset(
     (
         "outline",
@@ -71,6 +73,8 @@ STYLES = frozenset(
         "tone",
     )
 )
+FORMAT = 2  # of texts, colours and grounds: raise it when they change
+GRIDS = ("12", "14", "15", "16", "20", "24", "28", "32", "40", "48", "64")  # pixels
 _SIZE = re.compile(r"\d{1,3}(px)?")
 
 
@@ -78,7 +82,8 @@ class Iconify:
     """The icons of the sets in `folder` (the package's), rendered at `side` pixels: family "pairs".
 
     `sets` and `without` name sets to take and to leave; `licences` the SPDX names to take. Samples have image
-    uint8 [side,side,4], texts (the name without words of style; the category; other names) and key "set:name".
+    uint8 [side,side,4], texts (the name without words of style; the category; other names) and key "set:name". With
+    `grounds` an icon lies on a colour chosen by its key, light or dark by what can be seen on it: [side,side,3].
     Sets are in order of their name, and so are the icons of a set. `side` is at most 2048.
     """
 
@@ -93,9 +98,11 @@ class Iconify:
         sets: Sequence[str] | None = None,
         without: Sequence[str] = (),
         licences: Sequence[str] = FREE,
+        grounds: bool = False,
         name: str = "iconify",
     ):
         self.folder, self.side, self.name = pathlib.Path(folder), side, name
+        self.grounds = grounds
         self.about = _read(self.folder / "collections.json")
         wanted = sorted(self.about) if sets is None else list(sets)
         for one in (*wanted, *without):
@@ -135,8 +142,9 @@ class Iconify:
         key = self.keys[index]
         content = _read_set(self.folder, prefix)
         drawing = self._drawing(content, content["icons"][name], prefix, key)
+        image = svg.render(drawing, self.side, key)
         return {
-            "image": svg.render(drawing, self.side, key),
+            "image": on_ground(image, key) if self.grounds else image,
             "texts": texts(content, name),
             "key": key,
         }
@@ -172,22 +180,30 @@ class Iconify:
         version = _read(package).get("version") if package.is_file() else None
         files = [self.folder / "json" / f"{prefix}.json" for prefix in self.sets]
         sizes = [f.stat().st_size for f in files]
-        return fingerprints.combine(self.name, self.side, version, self.sets, sizes, "1")
+        settings = (self.name, self.side, self.grounds, version, self.sets, sizes)
+        return fingerprints.combine(*settings, FORMAT)
 
 
 def texts(content: Mapping[str, Any], name: str) -> list[str]:
     """What an icon's set says of it: its name without words of style, its categories, its other names."""
     names = [name, *_aliases(*content["#set"]).get(name, ())]
     styles = [_styles(content, kind) for kind in ("suffixes", "prefixes")]
-    said = [" ".join(base_name(n, *styles).split("-")) for n in names]
+    endings = _endings(*content["#set"])
+    said = [" ".join(base_name(n, styles[0], styles[1], endings).split("-")) for n in names]
     said[1:1] = [c.lower() for c in _categories(*content["#set"]).get(name, ())]
     return list(dict.fromkeys(text for text in said if text.strip())) or [name]
 
 
-def base_name(name: str, endings: Iterable[str] = (), beginnings: Iterable[str] = ()) -> str:
+def base_name(
+    name: str,
+    endings: Iterable[str] = (),
+    beginnings: Iterable[str] = (),
+    used: Callable[[str, str], bool] | None = None,
+) -> str:
     """A name without the words that say how it is drawn: "home-24-regular" -> "home".
 
-    `endings` and `beginnings` are the set's own, such as "outline-rounded". A name of such words alone stays whole.
+    `endings` and `beginnings` are the set's own, such as "outline-rounded". `used(stem, word)` says whether a word of
+    STYLES after this stem is a style in this set; by default it always is. A name of such words alone stays whole.
     """
     for ending in endings:
         if name.endswith(f"-{ending}"):
@@ -199,8 +215,33 @@ def base_name(name: str, endings: Iterable[str] = (), beginnings: Iterable[str] 
             break
     words = [word for word in name.split("-") if word]
     while len(words) > 1 and (words[-1] in STYLES or _SIZE.fullmatch(words[-1])):
+        if (
+            words[-1] not in GRIDS
+            and used is not None
+            and not used("-".join(words[:-1]), words[-1])
+        ):
+            break
         words.pop()
     return "-".join(words)
+
+
+@functools.lru_cache(maxsize=2)
+def _endings(folder: pathlib.Path, prefix: str) -> Callable[[str, str], bool]:
+    """Whether a word at the end of a name is a style in a set."""
+    names = _read_set(folder, prefix)["icons"].keys()
+    ends: Counter[str] = Counter()
+    variants: Counter[str] = Counter()
+    for name in names:
+        stem, _, last = name.rpartition("-")
+        if last in STYLES or _SIZE.fullmatch(last):
+            ends[last] += 1
+            variants[stem] += 1
+    often = {word for word, count in ends.items() if 2 * count >= len(names)}
+
+    def used(stem: str, word: str) -> bool:
+        return word in often or stem in names or variants[stem] > 1
+
+    return used
 
 
 def color_of(key: str) -> str:
@@ -213,6 +254,16 @@ def color_of(key: str) -> str:
     )
     red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))
     return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def on_ground(image: np.ndarray, key: str) -> np.ndarray:
+    """A cut-out uint8 [H,W,4] on a colour by the digest of a key, far from its own mean lightness: uint8 [H,W,3]."""
+    alpha = image[..., 3:].astype(np.int32)
+    weight = max(int(alpha.sum()), 1)
+    dark = int((image[..., :3] * alpha).sum()) // (3 * weight) < 128
+    digest = np.frombuffer(hashlib.sha256(f"ground {key}".encode()).digest()[:3], np.uint8)
+    ground = digest.astype(np.int32) * 60 // 255 + (195 if dark else 0)
+    return ((image[..., :3] * alpha + ground * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def _styles(content: Mapping[str, Any], kind: str) -> list[str]:

@@ -6,7 +6,7 @@
 | records.json | the ArrayRecord manifest of the parts, with digests |
 | part-00000.records.array_record | the records of part 0 |
 | part-00000.words.msgpack | per record what is known in words: key, texts, categories, origin |
-| part-00000.facts.npy | per record what is known of its picture (curation/look.py) |
+| part-00000.facts.npy | per record what is known of its picture (curation/pictures/look.py) |
 | part-00000.keys.npy, labels.npy | the keys, and the labels where there are any |
 | part-00000.faults.jsonl | what could not be packed, and why |
 | part-00000.json | counts by cause, and digests of the files |
@@ -232,12 +232,17 @@ class PoolSource:
         return fingerprints.combine(self.name, self.pool.digest, index, self.split)
 
     def decontaminated(self) -> dict[str, Any]:
-        """Per benchmark row whose test pictures this pool was compared with: {"digest", "pictures", "concepts"}."""
-        return {} if self.index is None else self.index.content.get("decontaminated", {})
+        """Per benchmark row with whose test pictures these records were compared: {"digest", "pictures", "split"}."""
+        return self._judged("decontaminated")
 
     def unseen(self) -> list[str]:
-        """Concepts that no text, name or category of a record names."""
-        return [] if self.index is None else self.index.content.get("unseen", [])
+        """Concepts that no text, name, class or category of these records names."""
+        return sorted(self._judged("unseen"))
+
+    def _judged(self, what: str) -> dict[str, Any]:
+        """What an index says of these records: a step may have judged one split alone."""
+        said = {} if self.index is None else self.index.content.get(what, {})
+        return {k: v for k, v in said.items() if v["split"] in (None, self.split)}
 
 
 def open_pool(folder: str | os.PathLike[str], **settings: Any) -> PoolSource:
