@@ -153,7 +153,7 @@ def _describe(number: int, folder: pathlib.Path, rows: str) -> engine.Counts:
     pictures = source.pictures() if hasattr(source, "pictures") else _pictures(source)
     for key, picture in pictures:
         described.append(look.facts(picture))
-        keys.append(f"{name}/{key}")
+        keys.append(f"{name}/{key}".encode("utf-8", "backslashreplace").decode())
     out = np.array(described, look.FACTS) if described else np.zeros(0, look.FACTS)
     np.save(folder / "facts.npy", out, allow_pickle=False)
     (folder / "keys.msgpack").write_bytes(msgpack.packb(keys))

@@ -1,6 +1,7 @@
 """Duplicates, test pictures, held-out concepts and splits: what leaves a pool, and what must not."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from intern_jax.curation.pictures import near
 from intern_jax.curation.pipeline import run
 from intern_jax.curation.splits import SPLITS, split_pool
 from intern_jax.data.embedded import packs
-from intern_jax.data.sources.cut import PoolRows
+from intern_jax.data.sources.cut import PoolRows, open_ring
+from intern_jax.data.sources.cutouts import open_scenes
 from intern_jax.data.sources.iconify import Iconify
 from intern_jax.data.sources.pool import PoolSource
 from tools.bench import planted
@@ -270,3 +272,130 @@ def test_a_models_features_decide_what_has_one_meaning(world, tmp_path):
     }
     assert expected and {(int(a), int(b)) for a, b in pairs} == expected
     assert index.content["counts"]["semantic duplicate"] > 0
+
+
+def test_what_a_split_was_judged_for_is_said_of_it_alone(world, tmp_path):
+    package, pool, wordnet = world
+    first = split_pool(pool.folder, tmp_path / "a", wordnet=wordnet, concepts=0, maker_share=0.4)
+    index = decontaminate(
+        pool.folder,
+        tmp_path / "b",
+        index=first.folder,
+        rows={"test": spec(package, sets=["pen"])},
+        concepts=("cat",),
+        split="pretrain",
+        runner=LOCAL,
+    )
+    judged = PoolSource(index.folder, split="pretrain")
+    assert judged.unseen() == ["cat"] and list(judged.decontaminated()) == ["test"]
+    assert all("cat" not in " ".join(judged[i]["texts"]) for i in range(len(judged)))
+    for source in (PoolSource(index.folder), PoolSource(index.folder, split="new_maker")):
+        assert source.unseen() == [] and source.decontaminated() == {}
+
+
+def test_other_splits_give_another_digest_to_what_follows(world, tmp_path):
+    _, pool, wordnet = world
+    prints = set()
+    for seed in range(3):
+        a = split_pool(
+            pool.folder,
+            tmp_path / f"a{seed}",
+            wordnet=wordnet,
+            concepts=0,
+            maker_share=0.4,
+            seed=seed,
+        )
+        b = decontaminate(
+            pool.folder, tmp_path / f"b{seed}", index=a.folder, concepts=("dog",), runner=LOCAL
+        )
+        held = tuple(a.content["held_out_makers"])
+        prints.add((held, b.digest, PoolSource(b.folder, split="pretrain").fingerprint()))
+    assert len({held for held, *_ in prints}) == len({d for _, d, _ in prints}) > 1
+    assert len({f for *_, f in prints}) > 1
+
+
+def test_a_workdir_may_move(world, tmp_path):
+    package, _, wordnet = world
+    curation = "intern_jax.curation"
+    steps = [
+        {"name": "pack", "fn": f"{curation}.pack:pack", "source": spec(package)},
+        {
+            "name": "split",
+            "fn": f"{curation}.splits:split_pool",
+            "wordnet": wordnet,
+            "maker_share": 0.4,
+            "concepts": 1,
+            "min_records": 2,
+            "min_makers": 2,
+            "most_named": 9.0,
+            "min_test": 1,
+            "min_train": 0,
+        },
+        {
+            "name": "clean",
+            "fn": f"{curation}.decontaminate:decontaminate",
+            "held_out": True,
+            "rings": True,
+            "wordnet": wordnet,
+            "split": "pretrain",
+        },
+    ]
+    run({"steps": steps}, tmp_path / "work", LOCAL)
+    (tmp_path / "work").rename(tmp_path / "moved")
+    made = json.loads((tmp_path / "moved" / "pipeline.json").read_text())["steps"]
+    source = PoolSource(tmp_path / "moved" / made[2]["folder"], split="pretrain")
+    assert source[0]["key"] == source.keys[0]
+    for ring, facts in made[1]["rows"].items():
+        if facts["classes"]:
+            row = open_ring(ring, "test", tmp_path / "moved")
+            assert row[0]["key"] == row.keys[0]
+            assert source.decontaminated()[f"wide_{ring}"]["digest"] == row.fingerprint()
+            assert set(row.held_out) <= set(source.unseen())
+    scenes = open_scenes("test", tmp_path / "moved", length=3)
+    assert scenes[0]["mask"].shape == (64, 64)
+    assert open_scenes("pretrain", tmp_path / "moved", length=3).cutouts.unseen()
+
+
+class Photographs:
+    """Opaque pictures with classes; one of them is blank, one has a name that is no text."""
+
+    name, family, classes, labels = "photographs", "classification", ("cat", "dog"), None
+
+    def __init__(self):
+        self.keys = ["blank", "a", "b", "odd\udcff"]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, i: int) -> dict:
+        noise = (
+            np.random.default_rng(i).integers(0, 255, (6, 6, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+        )
+        image = np.full((48, 48, 3), 250, np.uint8) if self.keys[i] == "blank" else noise
+        return {"image": image, "label": i % 2, "texts": ["fluffy pet"], "key": self.keys[i]}
+
+
+@pytest.fixture
+def photographs(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "photographs_source", sys.modules[__name__])
+    source = {"fn": "photographs_source:Photographs"}
+    return source, pack(source, tmp_path / "photographs", runner=LOCAL)
+
+
+def test_a_class_name_names_a_record_too(photographs, tmp_path):
+    _, pool = photographs
+    assert pool.manifest["counts"] == {"read": 4, "records": 3, "bad key": 1}
+    index = decontaminate(pool.folder, tmp_path / "index", concepts=("cats",), runner=LOCAL)
+    assert kept(index) == {"a"}
+
+
+def test_a_blank_test_picture_is_found_by_its_pixels(photographs, tmp_path):
+    source, pool = photographs
+    index = decontaminate(pool.folder, tmp_path / "index", rows={"test": source}, runner=LOCAL)
+    assert kept(index) == set() and index.content["counts"]["test picture"] == 3
+
+
+def test_a_pool_without_cut_outs_can_be_split(photographs, world, tmp_path):
+    _, pool = photographs
+    index = split_pool(pool.folder, tmp_path / "index", wordnet=world[2])
+    assert len(index.kept) == 3 and not (tmp_path / "index" / "scenes.npz").exists()

@@ -185,6 +185,17 @@ def test_causes_are_the_first_rule_that_is_broken(icons, tmp_path):
     assert pickle.loads(pickle.dumps(kept))[0]["key"] == "paint:tabby"
 
 
+def test_a_list_that_changed_is_read_again(icons, tmp_path):
+    _, pool = icons
+    listed = tmp_path / "list.txt"
+    for number, key in enumerate(("paint:dog", "paint:car")):
+        listed.write_text(f"{key}\n")
+        index = filter_pool(
+            pool.folder, tmp_path / f"{number}", drop=str(listed), runner=engine.Local(1)
+        )
+        assert {pool.key(i) for i in np.flatnonzero(index.causes)} == {key}
+
+
 def test_an_index_adds_to_the_one_before(icons, tmp_path):
     _, pool = icons
     first = filter_pool(pool.folder, tmp_path / "a", licences=("MIT",), runner=engine.Local(1))

@@ -55,6 +55,39 @@ def test_a_pickled_source_gives_the_same(folder):
     assert copy.fingerprint() == source.fingerprint() != Iconify(folder, side=48).fingerprint()
 
 
+def test_a_word_of_style_that_the_set_does_not_use_as_one_stays(tmp_path):
+    names = [
+        "traffic-light",
+        "home",
+        "home-light",
+        "sun-bold",
+        "sun-thin",
+        "zip-line",
+        "cat",
+        "dog",
+        "car",
+    ]
+    source = Iconify(write_package(tmp_path / "p", {"ink": names}), side=16)
+    found = {
+        source[i]["key"].removeprefix("ink:"): source[i]["texts"][0] for i in range(len(names))
+    }
+    assert found["traffic-light"] == "traffic light" and found["zip-line"] == "zip line"
+    assert found["home-light"] == "home" and found["sun-bold"] == found["sun-thin"] == "sun"
+
+
+def test_an_icon_can_lie_on_a_ground_by_its_key(folder):
+    cut, laid = Iconify(folder, side=32), Iconify(folder, side=32, grounds=True)
+    for i in range(len(cut)):
+        alpha, image = cut[i]["image"][..., 3], laid[i]["image"]
+        assert image.shape == (32, 32, 3)
+        (ground,) = np.unique(image[alpha == 0], axis=0)
+        solid = cut[i]["image"][alpha == 255][:, :3]
+        np.testing.assert_array_equal(image[alpha == 255], solid)
+        assert abs(ground.mean() - solid.mean()) > 40
+        np.testing.assert_array_equal(image, laid[i]["image"])
+    assert cut.fingerprint() != laid.fingerprint()
+
+
 @pytest.mark.parametrize(
     "name, found",
     [

@@ -70,6 +70,22 @@ HOSTILE = {
         drawing('<path style="stroke:red;stroke-dasharray:1e-7" d="M0 0h9"/>'),
         "too many parts",
     ),
+    "morphologies": (
+        drawing(
+            '<filter id="f">'
+            + '<feMorphology radius="9"/>' * 500
+            + '</filter><g filter="url(#f)"/>'
+        ),
+        "too many parts",
+    ),
+    "many dashed lines": (
+        drawing('<path stroke="red" stroke-dasharray=".1" d="M0 0h900000"/>' * 200),
+        "too many parts",
+    ),
+    "inherited dashes": (
+        drawing('<g stroke="red" stroke-dasharray=".01">' + '<path d="M0 0h99999"/>' * 50 + "</g>"),
+        "too many parts",
+    ),
     "no xml": ("<svg", "damaged drawing"),
     "nothing": ("", "damaged drawing"),
     "nul": (drawing("\0"), "damaged drawing"),

@@ -86,7 +86,8 @@ def write_cut_outs(
     if not kept:
         raise UserError(f"{path}: no cut-outs among {len(arrays['rows'])} records: {dict(counts)}")
     content: dict[str, Any] = {n: arrays[n][kept].astype(ARRAYS[n]) for n in arrays if n != "names"}
-    content |= {"folder": str(opened.folder.resolve()), "digest": opened.digest}
+    beside = os.path.relpath(opened.folder.resolve(), path.parent.resolve())
+    content |= {"folder": beside, "digest": opened.digest}
     temporary = path.with_name(f"{path.name}.tmp.npz")
     np.savez(temporary, names=arrays["names"], **content)
     os.replace(temporary, path)
