@@ -68,8 +68,14 @@ def get_config() -> ml_collections.ConfigDict:
                     "name": "split",
                     "fn": f"{CURATION}.splits:split_pool",
                     "wordnet": wordnet,
-                    "maker_share": 0.3,
-                    "concepts": 300,
+                    # So many that each row has 5,000 test pictures or more.
+                    "maker_share": 0.35,
+                    "concepts": 1200,
+                    "min_records": 12,
+                    "min_makers": 4,
+                    "classes": 1000,
+                    "min_test": 3,
+                    "min_train": 1,
                     # Names of companies and places, which say nothing of what is drawn.
                     "no_rows": ("Logos", "Flags / Maps"),
                 },

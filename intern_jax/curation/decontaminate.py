@@ -149,8 +149,8 @@ def _describe(number: int, folder: pathlib.Path, rows: str) -> engine.Counts:
     source = bind(spec)()
     described, keys = [], []
     # Scenes are made of cut-outs: these must not be learnt, and the scenes are many.
-    source = getattr(source, "cutouts", source)
-    pictures = source.pictures() if hasattr(source, "pictures") else _pictures(source)
+    cutouts = getattr(source, "cutouts", None)
+    pictures = cutouts.pictures() if hasattr(cutouts, "pictures") else _pictures(source)
     for key, picture in pictures:
         described.append(look.facts(picture))
         keys.append(f"{name}/{key}".encode("utf-8", "backslashreplace").decode())

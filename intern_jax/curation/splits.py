@@ -72,7 +72,7 @@ def split_pool(
 
     Cut-outs of `scene_classes` concepts for composed scenes are in scenes.npz.
 
-    About `maker_share` of the records are of held-out makers. `concepts` are held out, of nouns with at least
+    About `maker_share` of the records are of held-out makers. `concepts` are held out, of those with at least
     `min_records` records of `min_makers` makers. A concept is not taken if more than `most_named` times as many records
     have one of its names as are of it, since all of them must go. `without` names concepts that stay. Records of the
     categories `no_rows`, such as logos, are in no row: their names do not say what they show.
@@ -175,8 +175,7 @@ def _held_out_concepts(
     able = [
         concept
         for concept in counts
-        if nouns.is_noun(concept)
-        and counts[concept] >= settings["min_records"]
+        if counts[concept] >= settings["min_records"]
         and len(makers[concept]) >= settings["min_makers"]
         and concept not in kept_in
     ]

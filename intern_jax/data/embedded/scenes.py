@@ -1,6 +1,7 @@
 """Scenes of embedded emoji, composed at load time (data/sources/scenes.py)."""
 
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -36,6 +37,12 @@ class Sprites(Embedded):
 
     def _resize(self, sprite: int, height: int) -> Cut:
         return cut(pack("emoji").array(self.rows[sprite]), height)
+
+    def pictures(self) -> Iterator[tuple[str, np.ndarray]]:
+        """(key, picture) of each sprite."""
+        store = pack("emoji")
+        for row in self.rows:
+            yield store.keys[row], store.array(row)
 
     def fingerprint(self) -> str:
         """A digest of the emoji's pack."""
