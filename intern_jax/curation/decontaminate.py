@@ -150,7 +150,8 @@ def _describe(number: int, folder: pathlib.Path, rows: str) -> engine.Counts:
     described, keys = [], []
     # Scenes are made of cut-outs: these must not be learnt, and the scenes are many.
     cutouts = getattr(source, "cutouts", None)
-    pictures = cutouts.pictures() if hasattr(cutouts, "pictures") else _pictures(source)
+    own = getattr(cutouts, "pictures", None)
+    pictures = _pictures(source) if own is None else own()
     for key, picture in pictures:
         described.append(look.facts(picture))
         keys.append(f"{name}/{key}".encode("utf-8", "backslashreplace").decode())

@@ -3,6 +3,7 @@
     python -m tools.bench.curation loops --icons=FOLDER [--records=2000] [--rounds=3] [--out=FILE.json]
     python -m tools.bench.curation growth [--records=50000,300000,1000000] [--out=FILE.json]
 
+    python -m tools.bench.curation rows --workdir=runs/wide_world [--out=FILE.json]
     python -m tools.bench.curation world --workdir=runs/wide_world --log=LOG [--out=FILE.json]
 
 `loops`: one core. A step runs through the engine (one process, parts of a quarter of the records) and as a loop without
@@ -54,12 +55,19 @@ WORLD = (
     {"name": "left out by this step"},
     {"name": "time", "style": "duration"},
 )
+ROWS = (
+    {"name": "split"},
+    {"name": "kept records"},
+    {"name": "classes of its row"},
+    {"name": "train pictures"},
+    {"name": "test pictures"},
+)
 
 
 def main() -> None:
     """The measurement that was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("loops", "growth", "world"))
+    parser.add_argument("what", choices=("loops", "growth", "world", "rows"))
     parser.add_argument("--icons", type=pathlib.Path, help="the folder of @iconify/json")
     parser.add_argument("--records", default="")
     parser.add_argument("--rounds", type=int, default=3)
@@ -68,7 +76,9 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path)
     args = parser.parse_args()
     given = measured.provenance("tools.bench.curation")
-    made = {"loops": loops, "growth": growth, "world": world}[args.what](args, given)
+    made = {"loops": loops, "growth": growth, "world": world, "rows": rows_of}[args.what](
+        args, given
+    )
     print(made.markdown())
     if args.out:
         made.write(args.out)
@@ -356,6 +366,26 @@ def world(args: argparse.Namespace, given: dict[str, Any]) -> Measured:
             [step["name"], f"{kept:,}" if kept else None, said or None, seconds and float(seconds)]
         )
     return Measured(title="The wide world, step by step", columns=WORLD, rows=rows, **given)
+
+
+def rows_of(args: argparse.Namespace, given: dict[str, Any]) -> Measured:
+    """The splits of a run and the rows cut from them."""
+    from intern_jax.curation.indexes import causes_of
+    from intern_jax.data.sources.pool import Index, Pool
+
+    steps = json.loads((args.workdir / "pipeline.json").read_text("utf-8"))["steps"]
+    named = {step["name"]: args.workdir / step["folder"] for step in steps}
+    index, pool = Index(named["decontaminate"]), Pool(named["pack"])
+    rows: list[list[Cell]] = []
+    for split in index.content["splits"]:
+        kept = int((causes_of(pool, index, split) == 0).sum())
+        cut = index.content["rows"].get(split, {})
+        rows.append([split, f"{kept:,}", cut.get("classes"), cut.get("train"), cut.get("test")])
+    held = len(index.content["held_out"]), len(index.content["held_out_makers"])
+    notes = [f"{held[0]:,} concepts and {held[1]} makers are held out."]
+    return Measured(
+        title="The wide world's splits and rows", columns=ROWS, rows=rows, notes=notes, **given
+    )
 
 
 class OwnMemory:
