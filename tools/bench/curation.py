@@ -1,13 +1,13 @@
 """What the engine of curation costs beside bare loops of the same work, and how time and memory grow.
 
-    python -m tools.bench.curation loops --icons=FOLDER [--records=2000] [--rounds=3] [--out=FILE.json]
+    python -m tools.bench.curation loops --icons=FOLDER [--records=2048] [--rounds=3] [--out=FILE.json]
     python -m tools.bench.curation growth [--records=50000,300000,1000000] [--out=FILE.json]
 
     python -m tools.bench.curation rows --workdir=runs/wide_world [--out=FILE.json]
     python -m tools.bench.curation world --workdir=runs/wide_world --log=LOG [--out=FILE.json]
 
-`loops`: one core. A step runs through the engine (one process, parts of a quarter of the records) and as a loop without
-parts, files of parts or counts, in turns; pictures per second are medians over rounds.
+`loops`: one core. A step runs through the engine (one process, parts of a quarter of the records, which are whole
+batches) and as a loop without parts, files of parts or counts, in turns. Records per second are medians over rounds.
 `growth`: `dedup` (exact and near) of pools of made-up descriptors, one record in ten a copy of another with
 coefficients rounded another way. Two processes. Memory is the largest sum, over the program and its processes, of what
 is their own (Pss_Anon), without the files that they map.
@@ -90,7 +90,7 @@ def main() -> None:
 def loops(args: argparse.Namespace, given: dict[str, Any]) -> Measured:
     """The engine beside bare loops."""
     use_cores(1)
-    count = int(args.records or 2000)
+    count = int(args.records or 2048)
     rows: list[list[Cell]] = []
     with tempfile.TemporaryDirectory() as place:
         folder = pathlib.Path(place)
@@ -155,12 +155,15 @@ def some_icons(folder: str, count: int) -> Any:
 def _write_files(folder: pathlib.Path, source: Any) -> pathlib.Path:
     from PIL import Image
 
-    (folder / "one").mkdir(parents=True)
+    for name in ("even", "odd"):
+        (folder / name).mkdir(parents=True)
     for i in range(len(source)):
         image = Image.fromarray(source[i]["image"]).convert("RGBA")
         ground = Image.new("RGBA", image.size, (230, 235, 240, 255))
         ground.alpha_composite(image)
-        ground.convert("RGB").resize((256, 256)).save(folder / "one" / f"{i:06d}.jpg", quality=90)
+        ground.convert("RGB").resize((256, 256)).save(
+            folder / ("odd" if i % 2 else "even") / f"{i:06d}.jpg", quality=90
+        )
     return folder
 
 

@@ -84,9 +84,7 @@ def main() -> int:
     parser.add_argument("--pictures", type=int, default=10_500)
     parser.add_argument("--copies", type=int, default=100, help="of each maker")
     parser.add_argument("--details", type=int, default=100, help="pairs of each maker")
-    parser.add_argument(
-        "--more", default="lucide,ri,fluent,material-symbols", help="makers of details"
-    )
+    parser.add_argument("--more", default="lucide,ri,bi,carbon,mingcute", help="makers of details")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument(
