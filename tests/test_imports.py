@@ -25,6 +25,7 @@ ROOMS = (
     "adapt",
     "stages",
     "curation",
+    "curation.running",
     "curation.pictures",
     "weights.published",
     "weights",

@@ -17,10 +17,11 @@ import msgpack
 import numpy as np
 
 from intern_jax.core.config import UserError, bind, formatted, plain
-from intern_jax.curation import engine, indexes
+from intern_jax.curation import indexes
 from intern_jax.curation.concepts import Names, WordNet
 from intern_jax.curation.duplicates import kept_rows
 from intern_jax.curation.pictures import look, near
+from intern_jax.curation.running import engine
 from intern_jax.data.schema.fingerprints import fingerprint
 from intern_jax.data.schema.source import read_scored
 from intern_jax.data.sources.cutouts import CUT_OUTS

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from intern_jax.core.config import formatted
-from intern_jax.curation import embedding, engine, indexes
+from intern_jax.curation import embedding, indexes
 from intern_jax.curation.pictures import near
+from intern_jax.curation.running import engine
 from intern_jax.data.sources.pool import KEPT, Index, Pool
 
 CAUSES = ("exact duplicate", "near duplicate", "semantic duplicate")

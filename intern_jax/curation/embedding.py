@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from intern_jax.curation import engine
+from intern_jax.curation.running import engine
 from intern_jax.data.sources.pool import KEPT, Index, Pool
 
 SAMPLE = 50_000

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from intern_jax.core.config import UserError, formatted
-from intern_jax.curation import engine, indexes
+from intern_jax.curation import indexes
 from intern_jax.curation.pictures.look import issues
+from intern_jax.curation.running import engine
 from intern_jax.data.read.lists import lines as list_lines
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import one_line

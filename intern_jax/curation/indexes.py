@@ -10,7 +10,7 @@ import numpy as np
 
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json
-from intern_jax.curation import engine
+from intern_jax.curation.running import engine
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.sources.pool import INDEX, KEPT, Index, Pool
 

@@ -19,9 +19,9 @@ from PIL import Image
 
 from intern_jax.core.config import UserError, bind, formatted, plain
 from intern_jax.core.files import write_json
-from intern_jax.curation import engine
 from intern_jax.curation.pictures import look
 from intern_jax.curation.pictures.look import FACTS, facts
+from intern_jax.curation.running import engine
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import CorruptSample, Sample, mistake
 from intern_jax.data.sources import array_record, pool

@@ -18,7 +18,7 @@ import ml_collections
 
 from intern_jax.core.config import UserError, bind, format_of, plain, resolve
 from intern_jax.core.files import write_json
-from intern_jax.curation import engine
+from intern_jax.curation.running import engine
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.sources.pool import Index, Pool
 

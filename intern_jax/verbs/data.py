@@ -91,7 +91,7 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
     """Run one step, or the steps of a config. A full disk is one line, wherever it shows."""
     import pathlib
 
-    from intern_jax.curation import engine
+    from intern_jax.curation.running import engine
 
     try:
         _main(args, rest)
@@ -126,10 +126,10 @@ def _main(args: argparse.Namespace, rest: list[str]) -> None:
 
 def _runner(args: argparse.Namespace) -> Any:
     if args.runner == "beam":
-        from intern_jax.curation.beam import Beam
+        from intern_jax.curation.running.beam import Beam
 
         return Beam(args.beam.split(), args.workers)
-    from intern_jax.curation.engine import Local
+    from intern_jax.curation.running.engine import Local
 
     return Local(args.workers)
 

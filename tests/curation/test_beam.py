@@ -12,8 +12,8 @@ import sys
 import pytest
 
 from intern_jax.core.config import UserError
-from intern_jax.curation import engine
 from intern_jax.curation.pipeline import run
+from intern_jax.curation.running import engine
 
 pytestmark = [pytest.mark.beam, pytest.mark.filterwarnings("ignore")]
 pytest.importorskip("apache_beam")
@@ -91,7 +91,7 @@ def steps(folder: pathlib.Path) -> dict:
 
 
 def test_all_runners_write_the_same_files(tmp_path):
-    from intern_jax.curation.beam import Beam
+    from intern_jax.curation.running.beam import Beam
 
     config = steps(tmp_path)
     found = {}
@@ -114,7 +114,7 @@ def test_all_runners_write_the_same_files(tmp_path):
 def test_a_fault_of_a_worker_is_one_line(tmp_path):
     import test_engine
 
-    from intern_jax.curation.beam import Beam
+    from intern_jax.curation.running.beam import Beam
 
     with pytest.raises(UserError, match="the disk is full") as told:
         Beam(workers=2).run(engine.Each("part", 5, test_engine.fill), tmp_path)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from intern_jax.core.config import UserError
-from intern_jax.curation import engine
+from intern_jax.curation.running import engine
 
 ENTRY = np.dtype([("key", "u8"), ("row", "u4")])
 
@@ -135,7 +135,7 @@ module = importlib.util.module_from_spec(spec)
 sys.modules["test_engine"] = module
 sys.path.insert(0, {folder!r})
 spec.loader.exec_module(module)
-from intern_jax.curation import engine
+from intern_jax.curation.running import engine
 if __name__ == "__main__":
     job = engine.Each("part", 12, functools.partial(module.square, slow=0.05))
     engine.Local(2).run(job, pathlib.Path({out!r}))

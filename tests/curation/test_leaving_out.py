@@ -8,7 +8,6 @@ import pytest
 from icon_package import spec, write_package, write_wordnet
 
 from intern_jax.core.config import UserError
-from intern_jax.curation import engine
 from intern_jax.curation.concepts import words
 from intern_jax.curation.decontaminate import decontaminate, matches
 from intern_jax.curation.duplicates import drop_duplicates, leave_out
@@ -16,6 +15,7 @@ from intern_jax.curation.embedding import assign, close_pairs, kmeans
 from intern_jax.curation.pack import pack
 from intern_jax.curation.pictures import near
 from intern_jax.curation.pipeline import run
+from intern_jax.curation.running import engine
 from intern_jax.curation.splits import SPLITS, split_pool
 from intern_jax.data.embedded import packs
 from intern_jax.data.sources.cut import PoolRows, open_ring

@@ -9,9 +9,9 @@ import pytest
 from icon_package import spec, write_package
 
 from intern_jax.core.config import UserError
-from intern_jax.curation import engine
 from intern_jax.curation.filters import filter_pool
 from intern_jax.curation.pack import pack
+from intern_jax.curation.running import engine
 from intern_jax.data.schema.sample import CorruptSample
 from intern_jax.data.sources.iconify import Iconify
 from intern_jax.data.sources.pool import Index, Pool, PoolSource, decode, encode

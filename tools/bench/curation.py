@@ -48,6 +48,9 @@ GROWTH = (
     {"name": "own memory of all processes", "unit": "MB", "digits": 0},
     {"name": "entries sorted by key", "unit": "GB", "digits": 2},
     {"name": "copies found", "style": "percent"},
+    {"name": "100 million, calculated", "unit": "h", "digits": 1},
+    {"name": "their entries", "unit": "GB", "digits": 0},
+    {"name": "their facts", "unit": "GB", "digits": 0},
 )
 WORLD = (
     {"name": "step"},
@@ -55,6 +58,7 @@ WORLD = (
     {"name": "left out by this step"},
     {"name": "time", "style": "duration"},
 )
+MANY = 100_000_000
 ROWS = (
     {"name": "split"},
     {"name": "kept records"},
@@ -168,8 +172,8 @@ def _write_files(folder: pathlib.Path, source: Any) -> pathlib.Path:
 
 
 def _pack(source: dict[str, Any], folder: pathlib.Path, count: int, side: int | None) -> Any:
-    from intern_jax.curation.engine import Local
     from intern_jax.curation.pack import pack
+    from intern_jax.curation.running.engine import Local
 
     shutil.rmtree(folder, ignore_errors=True)
     return pack(source, folder, side=side, per_part=max(count // 4, 1), runner=Local(1))
@@ -200,7 +204,7 @@ def _bare_pack(source: Any, folder: pathlib.Path, side: int | None) -> None:
 
 def _near(pool: Any, folder: pathlib.Path) -> None:
     from intern_jax.curation.duplicates import drop_duplicates
-    from intern_jax.curation.engine import Local
+    from intern_jax.curation.running.engine import Local
 
     shutil.rmtree(folder, ignore_errors=True)
     drop_duplicates(pool.folder, folder, exact=False, runner=Local(1))
@@ -208,8 +212,8 @@ def _near(pool: Any, folder: pathlib.Path) -> None:
 
 def _bare_near(pool: Any) -> None:
     """Entries, sort, meet and compare in memory."""
-    from intern_jax.curation.engine import sort_entries
     from intern_jax.curation.pictures import near
+    from intern_jax.curation.running.engine import sort_entries
 
     described = np.concatenate([pool.column(n, "facts")["near"] for n in range(len(pool.counts))])
     pairs = near.candidates(sort_entries(near.bands(described)))
@@ -218,7 +222,7 @@ def _bare_near(pool: Any) -> None:
 
 def _embed(pool: Any, folder: pathlib.Path) -> None:
     from intern_jax.curation import embedding
-    from intern_jax.curation.engine import Each, Local
+    from intern_jax.curation.running.engine import Each, Local
 
     shutil.rmtree(folder, ignore_errors=True)
     make = functools.partial(embedding._embed, pool=str(pool.folder), index=None, model="embedded")
@@ -253,9 +257,9 @@ def growth(args: argparse.Namespace, given: dict[str, Any]) -> Measured:
 
 
 def _grown(folder: pathlib.Path, count: int) -> list[Cell]:
-    from intern_jax.curation import engine
     from intern_jax.curation.duplicates import drop_duplicates
-    from intern_jax.curation.pictures import near
+    from intern_jax.curation.pictures import look, near
+    from intern_jax.curation.running import engine
 
     copies = make_pool(folder / "pool", count)
     tree = OwnMemory()
@@ -269,7 +273,10 @@ def _grown(folder: pathlib.Path, count: int) -> list[Cell]:
     )
     share = index.content["counts"]["near duplicate"] / copies
     size = entries * near.ENTRY.itemsize / 1e9
-    return [f"{count:,}", seconds, count / seconds, tree.end() / 1e6, size, share]
+    more = MANY / count
+    facts = MANY * look.FACTS.itemsize / 1e9
+    row: list[Cell] = [f"{count:,}", seconds, count / seconds, tree.end() / 1e6, size, share]
+    return [*row, seconds * more / 3600, size * more, facts]
 
 
 def make_pool(folder: pathlib.Path, count: int, per_part: int = 5000) -> int:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from intern_jax.core.config import UserError
-from intern_jax.curation import engine
-from intern_jax.curation.engine import Each, Merge
+from intern_jax.curation.running import engine
+from intern_jax.curation.running.engine import Each, Merge
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""How jobs of curation run: parts, the local runner, Apache Beam."""
