@@ -66,7 +66,6 @@ def split_pool(
     without: Sequence[str] = (),
     no_rows: Sequence[str] = (),
     seed: int = 0,
-    runner: Any = None,
 ) -> Index:
     """Write the index of the splits of a pool, after what `index` leaves out, with rows/RING.npz, into `out`.
 
@@ -84,7 +83,7 @@ def split_pool(
     settings = {
         k: v
         for k, v in locals().items()
-        if k not in ("pool", "out", "index", "opened", "before", "runner")
+        if k not in ("pool", "out", "index", "opened", "before")
     }
     settings |= {"without": sorted(without), "no_rows": sorted(no_rows)}
     made = {
