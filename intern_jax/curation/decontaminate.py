@@ -7,6 +7,7 @@ kinds. Only such concepts may be called unseen. why.jsonl lists each record that
 
 import functools
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -27,6 +28,8 @@ from intern_jax.data.schema.source import read_scored
 from intern_jax.data.sources.cutouts import CUT_OUTS
 from intern_jax.data.sources.pool import Index, Pool
 
+log = logging.getLogger(__name__)
+
 CAUSES = ("test picture", "held-out concept")
 HELD_OUT = "held_out"  # of an index: the concepts that splits.py held out
 # A pool's part meets all test pictures at once: their descriptors and entries are kept in memory.
@@ -46,6 +49,7 @@ def decontaminate(
     mirrored: bool = True,
     split: str | None = None,
     rings: bool = False,
+    optional: Mapping[str, Mapping[str, Any]] | None = None,
     runner: engine.Runner | None = None,
 ) -> Index:
     """Write the index of a pool without test pictures and held-out concepts, after `index`, into the folder `out`.
@@ -53,12 +57,14 @@ def decontaminate(
     `rows`: {row: the spec of the source of its test pictures}. `concepts`: names that are to stay unseen, and with
     `held_out` those that the index holds out. `wordnet`: the folder of its database, for synonyms and (`kinds`) kinds;
     None takes the names alone. `mirrored` test pictures count. `split`: judge the records of this split alone, and say
-    nothing of the others. `rings`: also the rows and scenes that the index's own step `split` has cut.
+    nothing of the others. `rings`: also the rows and scenes that the index's own step `split` has cut. `optional`: as
+    `rows`, without those whose data is missing.
     """
     opened, out = Pool(pool), pathlib.Path(out)
     before, runner = indexes.open_index(opened, index), runner or engine.Local()
     rows = {} if rows is None else {name: dict(plain(spec)) for name, spec in rows.items()}
     rows |= _rings(before) if rings else {}
+    rows |= _there({} if optional is None else optional)
     wanted = sorted({*concepts, *(_held_out(before) if held_out else ())})
     if not rows and not wanted:
         raise UserError("decontaminate: no rows and no concepts; name what is to be left out")
@@ -118,6 +124,18 @@ def _more(
         "decontaminated": {**old.get("decontaminated", {}), **tests},
         "unseen": {**old.get("unseen", {}), **{concept: dict(how) for concept in concepts}},
     }
+
+
+def _there(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The rows whose data can be opened."""
+    found = {}
+    for name, spec in rows.items():
+        try:
+            bind(spec)()
+            found[name] = dict(plain(spec))
+        except UserError as error:
+            log.warning("%s: not compared, its data is missing: %s", name, error)
+    return found
 
 
 def _rings(before: Index | None) -> dict[str, dict[str, Any]]:

@@ -1,8 +1,8 @@
 """A pipeline of curation: a config's steps in order, each in a folder of its own that is named by a digest.
 
-A step is {"name": ..., "fn": "intern_jax.curation.filters:filter_pool", **arguments}. It gets the latest `pool` and
-`index`, its folder as `out`, and the `runner`, as far as it has such parameters. Equal settings and inputs give the
-same folder, so that finished parts are used again; a changed step is made anew with all after it.
+`steps` names them; config[NAME] is {"fn": "intern_jax.curation.filters:filter_pool", **arguments}. A step gets the
+latest `pool` and `index`, its folder as `out`, and the `runner`, as far as it has such parameters. Equal settings and
+inputs give the same folder, so that finished parts are used again; a changed step is made anew with all after it.
 """
 
 import inspect
@@ -61,20 +61,28 @@ def run(
 
 def _checked(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The steps, after their names, functions and arguments were looked at."""
-    steps = [dict(step) for step in settings.get("steps", ())]
-    if not steps:
-        raise UserError("config.steps: empty; give at least one step {'name', 'fn', ...}")
-    names = [step.get("name") for step in steps]
-    for number, step in enumerate(steps):
-        where = f"config.steps[{number}]"
-        if not isinstance(step.get("name"), str) or names.count(step["name"]) > 1:
-            raise UserError(f"{where}.name: {step.get('name')!r}; give each step a name of its own")
-        if "fn" not in step:
-            raise UserError(f"{where}.fn: missing; name the step's function as 'module:function'")
-        known = inspect.signature(resolve(step["fn"])).parameters
-        wrong = sorted(set(step) - {"name", "fn"} - set(known))
+    names = list(settings.get("steps", ()))
+    if not names:
+        raise UserError("config.steps: empty; name at least one step, which the config describes")
+    steps = []
+    for number, name in enumerate(names):
+        if not isinstance(name, str) or names.count(name) > 1:
+            raise UserError(f"config.steps[{number}]: {name!r}; give each step a name of its own")
+        given = settings.get(name)
+        if not isinstance(given, Mapping) or "fn" not in given:
+            raise UserError(
+                f"config.{name}.fn: missing; name the step's function as 'module:function'"
+            )
+        known = inspect.signature(resolve(given["fn"])).parameters
+        wrong = sorted(set(given) - {"fn"} - set(known))
         if wrong:
-            raise UserError(f"{where}.{wrong[0]}: unknown; {step['fn']} has {', '.join(known)}")
+            raise UserError(
+                f"config.{name}.{wrong[0]}: unknown; {given['fn']} has {', '.join(known)}"
+            )
+        steps.append({"name": name, **given})
+    unused = sorted(set(settings) - {"steps", *names})
+    if unused:
+        raise UserError(f"config.{unused[0]}: no such step; config.steps has {', '.join(names)}")
     return steps
 
 
@@ -90,7 +98,10 @@ def _contents(value: Any) -> Iterator[str]:
     if isinstance(value, str) and os.path.isfile(value):
         yield fingerprints.of_content(value)
     elif isinstance(value, Mapping) and isinstance(value.get("fn"), str):
-        yield fingerprints.fingerprint(bind(value)())
+        try:
+            yield fingerprints.fingerprint(bind(value)())
+        except UserError as error:
+            yield str(error)  # the step says it, if it needs the data
     elif isinstance(value, Mapping):
         for inner in value.values():
             yield from _contents(inner)
@@ -106,7 +117,7 @@ def _call(step: Mapping[str, Any], folder: pathlib.Path, given: Mapping[str, Any
         k: v for k, v in {**given, "out": str(folder)}.items() if k in known and k not in spec
     }
     if "pool" in inputs and inputs["pool"] is None:
-        raise UserError(f"config.steps.{step['name']}: needs a pool; let a step pack one before it")
+        raise UserError(f"config.{step['name']}: needs a pool; let a step pack one before it")
     return bind(spec)(**inputs)
 
 

@@ -81,9 +81,7 @@ def split_pool(
     opened, out = Pool(pool), pathlib.Path(out)
     before = indexes.open_index(opened, index)
     settings = {
-        k: v
-        for k, v in locals().items()
-        if k not in ("pool", "out", "index", "opened", "before")
+        k: v for k, v in locals().items() if k not in ("pool", "out", "index", "opened", "before")
     }
     settings |= {"without": sorted(without), "no_rows": sorted(no_rows)}
     made = {

@@ -32,6 +32,8 @@ def resolved(path: pathlib.Path) -> dict[str, Any]:
     from intern_jax.core.config import load_config, plain
 
     config = plain(load_config(path))
+    if "steps" in config:  # of `data run`: each step has its own defaults
+        return config
     return pipeline.check(config) if "stages" in config else schema.checked(Gvb, config, "config")
 
 

@@ -19,6 +19,7 @@ from intern_jax.verbs.arguments import config_overrides
 
 SHIPPED = sorted(golden.CONFIGS.glob("*.py"))
 RUNS = [path for path in SHIPPED if "stages" in load_config(path)]
+DATA = [path for path in SHIPPED if "steps" in load_config(path)]
 by_name = pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 
 
@@ -45,7 +46,7 @@ def named_fields(path) -> list[tuple[str, str]]:
 
 def test_the_wheel_and_the_checkout_ship_the_same():
     assert config_lib.shipped_configs() == golden.CONFIGS
-    assert [path.stem for path in SHIPPED] == ["gvb", "mini", "quickstart", "scratch"]
+    assert [path.stem for path in SHIPPED] == ["gvb", "mini", "quickstart", "scratch", "wide_world"]
     assert [path.stem for path in RUNS] == ["mini", "quickstart", "scratch"]
 
 
@@ -54,7 +55,7 @@ def test_the_docstrings_first_command_starts_this_config(path):
     first, *others = commands(path)
     args, overrides = parsed(first)
     assert plain(load_config(args.config)) == plain(load_config(path)) and not overrides
-    verb = "run" if path in RUNS else "benchmark"
+    verb = "data" if path in DATA else "run" if path in RUNS else "benchmark"
     assert first[0] == verb and args.verb is cli.VERBS[verb].main
     for argv in others:
         parsed(argv)

@@ -53,41 +53,41 @@ def steps(folder: pathlib.Path) -> dict:
     package = write_package(folder / "package", names)
     wordnet = str(write_wordnet(folder / "wordnet"))
     curation = "intern_jax.curation"
-    return {
-        "steps": [
-            {
-                "name": "pack",
-                "fn": f"{curation}.pack:pack",
-                "source": spec(package),
-                "per_part": 700,
-            },
-            {"name": "filter", "fn": f"{curation}.filters:filter_pool", "without": ["blank"]},
-            {"name": "dedup", "fn": f"{curation}.duplicates:drop_duplicates"},
-            {
-                "name": "split",
-                "fn": f"{curation}.splits:split_pool",
-                "wordnet": wordnet,
-                "concepts": 1,
-                "most_named": 1e9,
-                "min_makers": 2,
-                "min_records": 2,
-                "min_test": 1,
-                "min_train": 0,
-            },
-            {
-                "name": "decontaminate",
-                "fn": f"{curation}.decontaminate:decontaminate",
-                "rows": {"test": {**spec(package), "sets": ["a"]}},
-                "concepts": ["cat"],
-                "wordnet": wordnet,
-                "rings": True,
-                "split": "pretrain",
-            },
-            {"name": "tokenizer", "fn": f"{curation}.tokenizer:train_tokenizer", "size": 400},
-            {"name": "report", "fn": f"{curation}.report:write_report"},
-            {"name": "card", "fn": f"{curation}.card:write_card"},
-        ]
-    }
+    steps = [
+        {
+            "name": "pack",
+            "fn": f"{curation}.pack:pack",
+            "source": spec(package),
+            "per_part": 700,
+        },
+        {"name": "filter", "fn": f"{curation}.filters:filter_pool", "without": ["blank"]},
+        {"name": "dedup", "fn": f"{curation}.duplicates:drop_duplicates"},
+        {
+            "name": "split",
+            "fn": f"{curation}.splits:split_pool",
+            "wordnet": wordnet,
+            "concepts": 1,
+            "most_named": 1e9,
+            "min_makers": 2,
+            "min_records": 2,
+            "min_test": 1,
+            "min_train": 0,
+        },
+        {
+            "name": "decontaminate",
+            "fn": f"{curation}.decontaminate:decontaminate",
+            "rows": {"test": {**spec(package), "sets": ["a"]}},
+            "concepts": ["cat"],
+            "wordnet": wordnet,
+            "rings": True,
+            "split": "pretrain",
+        },
+        {"name": "tokenizer", "fn": f"{curation}.tokenizer:train_tokenizer", "size": 400},
+        {"name": "report", "fn": f"{curation}.report:write_report"},
+        {"name": "card", "fn": f"{curation}.card:write_card"},
+    ]
+    described = {s["name"]: {k: v for k, v in s.items() if k != "name"} for s in steps}
+    return {"steps": [s["name"] for s in steps], **described}
 
 
 def test_all_runners_write_the_same_files(tmp_path):

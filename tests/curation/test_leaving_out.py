@@ -43,6 +43,12 @@ def world(tmp_path_factory):
     return package, pool, str(write_wordnet(folder / "wordnet"))
 
 
+def as_config(steps: list[dict]) -> dict:
+    """A config of steps that are given in order."""
+    described = {s["name"]: {k: v for k, v in s.items() if k != "name"} for s in steps}
+    return {"steps": [s["name"] for s in steps], **described}
+
+
 def kept(index) -> set[str]:
     return set(PoolSource(index.folder).keys)
 
@@ -205,10 +211,10 @@ def test_a_pipeline_uses_what_is_finished_and_makes_the_rest_anew(world, tmp_pat
         {"name": "filter", "fn": f"{curation}.filters:filter_pool", "max_words": 2},
         {"name": "dedup", "fn": f"{curation}.duplicates:drop_duplicates"},
     ]
-    first = run({"steps": steps}, tmp_path, LOCAL)["steps"]
+    first = run(as_config(steps), tmp_path, LOCAL)["steps"]
     times = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/*") if p.suffix in (".npy", ".json")}
     steps[1]["max_words"] = 1
-    second = run({"steps": steps}, tmp_path, LOCAL)["steps"]
+    second = run(as_config(steps), tmp_path, LOCAL)["steps"]
     assert first[0]["folder"] == second[0]["folder"]
     assert first[1]["folder"] != second[1]["folder"] and first[2]["folder"] != second[2]["folder"]
     same = [p for p in times if p.parent.name == first[0]["folder"] and p.name.startswith("part-")]
@@ -216,22 +222,32 @@ def test_a_pipeline_uses_what_is_finished_and_makes_the_rest_anew(world, tmp_pat
     assert second[2]["kept"] < first[2]["kept"]
 
 
+FILTER = "intern_jax.curation.filters:filter_pool"
+
+
 @pytest.mark.parametrize(
-    "step, said",
+    "config, said",
     [
-        ({"fn": "intern_jax.curation.pack:pack"}, r"steps\[0\].name: None"),
-        ({"name": "a"}, r"steps\[0\].fn: missing"),
-        (
-            {"name": "a", "fn": "intern_jax.curation.filters:filter_pool", "minimum": 1},
-            r"steps\[0\].minimum: unknown",
-        ),
-        ({"name": "a", "fn": "intern_jax.curation.filters:filter_pool"}, "needs a pool"),
+        ({}, "config.steps: empty"),
+        ({"steps": ["a"]}, "config.a.fn: missing"),
+        ({"steps": ["a", "a"], "a": {"fn": FILTER}}, r"config.steps\[0\]: 'a'; give each step"),
+        ({"steps": ["a"], "a": {"fn": FILTER, "minimum": 1}}, "config.a.minimum: unknown"),
+        ({"steps": ["a"], "a": {"fn": FILTER}, "b": {}}, "config.b: no such step"),
+        ({"steps": ["a"], "a": {"fn": FILTER}}, "config.a: needs a pool"),
     ],
 )
-def test_mistakes_in_a_config_are_one_line(tmp_path, step, said):
+def test_mistakes_in_a_config_are_one_line(tmp_path, config, said):
     with pytest.raises(UserError, match=said) as told:
-        run({"steps": [step]}, tmp_path, LOCAL)
+        run(config, tmp_path, LOCAL)
     assert "\n" not in str(told.value)
+
+
+def test_an_optional_row_without_data_is_said_and_left_out(world, tmp_path, caplog):
+    package, pool, _ = world
+    rows = {"here": spec(package, sets=["pen"]), "gone": spec(tmp_path / "nothing")}
+    index = decontaminate(pool.folder, tmp_path / "index", optional=rows, runner=LOCAL)
+    assert list(index.content["decontaminated"]) == ["here"]
+    assert "gone: not compared, its data is missing" in caplog.text
 
 
 def test_kmeans_finds_separated_groups_and_close_pairs_are_all_found():
@@ -340,7 +356,7 @@ def test_a_workdir_may_move(world, tmp_path):
             "split": "pretrain",
         },
     ]
-    run({"steps": steps}, tmp_path / "work", LOCAL)
+    run(as_config(steps), tmp_path / "work", LOCAL)
     (tmp_path / "work").rename(tmp_path / "moved")
     made = json.loads((tmp_path / "moved" / "pipeline.json").read_text())["steps"]
     source = PoolSource(tmp_path / "moved" / made[2]["folder"], split="pretrain")
