@@ -43,7 +43,7 @@ test-peers: $(STAMP) $(PEERS_STAMP)
 	$(BIN)/python -m pytest -q -m peers
 
 test-beam: $(BEAM_STAMP)
-	$(BEAM)/bin/python -m pytest -q -m beam
+	$(BEAM)/bin/python -m pytest -q tests/curation/test_beam.py -m beam
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
