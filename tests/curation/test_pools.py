@@ -12,6 +12,7 @@ from intern_jax.core.config import UserError
 from intern_jax.curation.filters import filter_pool
 from intern_jax.curation.pack import pack
 from intern_jax.curation.running import engine
+from intern_jax.data.batches.stream import Stream
 from intern_jax.data.schema.sample import CorruptSample
 from intern_jax.data.sources.iconify import Iconify
 from intern_jax.data.sources.pool import Index, Pool, PoolSource, decode, encode
@@ -194,6 +195,23 @@ def test_a_list_that_changed_is_read_again(icons, tmp_path):
             pool.folder, tmp_path / f"{number}", drop=str(listed), runner=engine.Local(1)
         )
         assert {pool.key(i) for i in np.flatnonzero(index.causes)} == {key}
+
+
+def test_a_stage_reads_a_pool_by_its_index(icons, tmp_path):
+    _, pool = icons
+    index = filter_pool(pool.folder, tmp_path / "index", licences=("MIT",), runner=engine.Local(1))
+    spec = {"fn": "intern_jax.data.sources.pool:open_pool", "pool": str(index.folder)}
+    views = {
+        "fn": "intern_jax.data.make.views:pair_views",
+        "size": 16,
+        "tokenizer": "embedded",
+        "context": 8,
+    }
+    groups = {"pairs": {"sources": [spec], "batch_size": 8, "transform": views}}
+    with Stream(groups, rows=(0, 1)) as stream:
+        batch = stream.batch_at(0)["pairs"]
+    assert batch["image1"].shape == (8, 16, 16, 3) and batch["tokens1"].shape == (8, 8)
+    assert len(stream.sources["pairs"][0]) == 4
 
 
 def test_an_index_adds_to_the_one_before(icons, tmp_path):

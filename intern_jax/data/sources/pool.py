@@ -245,6 +245,11 @@ class PoolSource:
         return {k: v for k, v in said.items() if v["split"] in (None, self.split)}
 
 
-def open_pool(folder: str | os.PathLike[str], **settings: Any) -> PoolSource:
+def open_pool(
+    pool: str | os.PathLike[str],
+    index: str | os.PathLike[str] | None = None,
+    split: str | None = None,
+    name: str | None = None,
+) -> PoolSource:
     """The records of a pool, or those that an index keeps; arguments as of PoolSource."""
-    return PoolSource(folder, **settings)
+    return PoolSource(pool, index, split, name)
