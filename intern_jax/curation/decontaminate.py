@@ -20,7 +20,6 @@ import numpy as np
 from intern_jax.core.config import UserError, bind, formatted, plain
 from intern_jax.curation import indexes
 from intern_jax.curation.concepts import Names, WordNet
-from intern_jax.curation.duplicates import kept_rows
 from intern_jax.curation.pictures import look, near
 from intern_jax.curation.running import engine
 from intern_jax.data.schema.fingerprints import fingerprint
@@ -212,7 +211,7 @@ def _part(
     mirrored: bool,
 ) -> engine.Counts:
     opened = Pool(pool)
-    judged = kept_rows(opened, index, number)
+    judged = indexes.kept_rows(opened, index, number)
     if split is not None:
         assert index is not None
         judged = judged[indexes.of_split(Index(index), split)[opened.rows(number)][judged]]

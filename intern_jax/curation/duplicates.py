@@ -93,13 +93,6 @@ def drop_duplicates(
     return indexes.write(out, opened, before, CAUSES, causes, made)
 
 
-def kept_rows(pool: Pool, index: str | None, part: int) -> np.ndarray:
-    """Rows of a part that an index keeps, counted from the part's first."""
-    if index is None:
-        return np.arange(pool.counts[part])
-    return np.flatnonzero(Index(index).causes[pool.rows(part)] == KEPT)
-
-
 def _scores(
     number: int, folder: pathlib.Path, pool: str, index: str | None, prefer: Sequence[str]
 ) -> engine.Counts:
@@ -109,7 +102,7 @@ def _scores(
     pixels = facts["width"].astype(np.int64) * facts["height"].astype(np.int64)
     rank = {source: len(prefer) - i for i, source in enumerate(prefer)}
     scores = np.full(len(facts), -1, np.int64)
-    kept = set(kept_rows(opened, index, number).tolist())
+    kept = set(indexes.kept_rows(opened, index, number).tolist())
     for row, words in enumerate(opened.words(number)):
         if row in kept:
             first = rank.get(words["source"], 0) << 56
@@ -122,7 +115,7 @@ def _scores(
 
 def _exact_entries(number: int, pool: str, index: str | None) -> np.ndarray:
     opened = Pool(pool)
-    kept = kept_rows(opened, index, number)
+    kept = indexes.kept_rows(opened, index, number)
     pixels = np.ascontiguousarray(opened.column(number, "facts")["pixels"][kept])
     entries = np.zeros(len(kept), EXACT)
     entries["key"], entries["rest"] = pixels[:, 0], pixels[:, 1]
@@ -162,7 +155,7 @@ def _near(
 
 def _bands(number: int, pool: str, index: str | None) -> np.ndarray:
     opened = Pool(pool)
-    kept = kept_rows(opened, index, number)
+    kept = indexes.kept_rows(opened, index, number)
     described = opened.column(number, "facts")["near"][kept]
     entries = near.bands(described)
     entries["row"] = (kept + int(opened.begins[number]))[entries["row"]]

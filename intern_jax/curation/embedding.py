@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from intern_jax.curation import indexes
 from intern_jax.curation.running import engine
-from intern_jax.data.sources.pool import KEPT, Index, Pool
+from intern_jax.data.sources.pool import Pool
 
 SAMPLE = 50_000
 ROUNDS = 20
@@ -55,9 +56,7 @@ def _embed(
 ) -> engine.Counts:
     """Unit features float32 [n,D] of the kept records of a part, and their rows."""
     opened, network = Pool(pool), _model(model)
-    rows = np.arange(*opened.rows(number).indices(len(opened)))
-    if index is not None:
-        rows = rows[Index(index).causes[rows] == KEPT]
+    rows = indexes.kept_rows(opened, index, number) + int(opened.begins[number])
     features = [np.zeros((0, 1), np.float32)]
     for first in range(0, len(rows), BATCH):
         pictures = [opened.records[int(row)]["image"] for row in rows[first : first + BATCH]]

@@ -135,6 +135,13 @@ def causes_of(pool: Pool, index: Index | None, split: str | None = None) -> np.n
     return causes
 
 
+def kept_rows(pool: Pool, index: str | None, part: int) -> np.ndarray:
+    """Rows of a part that an index keeps, counted from the part's first."""
+    if index is None:
+        return np.arange(pool.counts[part])
+    return np.flatnonzero(Index(index).causes[pool.rows(part)] == KEPT)
+
+
 def kept_words(
     pool: Pool, part: int, causes: np.ndarray | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:

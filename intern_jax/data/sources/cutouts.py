@@ -166,15 +166,11 @@ class PoolCutOuts:
 
     def decontaminated(self) -> dict[str, Any]:
         """As of PoolSource: what the index says; nothing without one."""
-        return self._judged("decontaminated")
+        return {} if self._index is None else self._index.judged("decontaminated", self._split)
 
     def unseen(self) -> list[str]:
         """As of PoolSource."""
-        return sorted(self._judged("unseen"))
-
-    def _judged(self, what: str) -> dict[str, Any]:
-        said = {} if self._index is None else self._index.content.get(what, {})
-        return {k: v for k, v in said.items() if v["split"] in (None, self._split)}
+        return [] if self._index is None else sorted(self._index.judged("unseen", self._split))
 
     def __len__(self) -> int:
         return len(self.rows)

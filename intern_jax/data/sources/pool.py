@@ -161,6 +161,11 @@ class Index:
         """The rows that are not left out: int64 [n]."""
         return np.flatnonzero(self.causes == KEPT)
 
+    def judged(self, what: str, split: str | None) -> dict[str, Any]:
+        """What it says of a split under "decontaminated" or "unseen": a step may have judged another split alone."""
+        said = self.content.get(what, {})
+        return {k: v for k, v in said.items() if v["split"] in (None, split)}
+
     def check(self, pool: Pool) -> "Index":
         """This index, if it is one of `pool`; else a UserError."""
         if self.content["pool"] != pool.digest:
@@ -233,16 +238,11 @@ class PoolSource:
 
     def decontaminated(self) -> dict[str, Any]:
         """Per benchmark row with whose test pictures these records were compared: {"digest", "pictures", "split"}."""
-        return self._judged("decontaminated")
+        return {} if self.index is None else self.index.judged("decontaminated", self.split)
 
     def unseen(self) -> list[str]:
         """Concepts that no text, name, class or category of these records names."""
-        return sorted(self._judged("unseen"))
-
-    def _judged(self, what: str) -> dict[str, Any]:
-        """What an index says of these records: a step may have judged one split alone."""
-        said = {} if self.index is None else self.index.content.get(what, {})
-        return {k: v for k, v in said.items() if v["split"] in (None, self.split)}
+        return [] if self.index is None else sorted(self.index.judged("unseen", self.split))
 
 
 def open_pool(
