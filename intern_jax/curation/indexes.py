@@ -21,23 +21,9 @@ MOST_CAUSES = 255
 
 
 def claim(out: pathlib.Path, made: Mapping[str, Any]) -> None:
-    """Note what is made in `out` before the first part; parts of other settings there are refused."""
-    path = out / "making.json"
-    content = json.loads(json.dumps(made))
-    if path.is_file():
-        try:
-            found = json.loads(path.read_text("utf-8"))
-        except ValueError:
-            found = None
-        if found != content:
-            raise UserError(
-                f"{out}: holds an index of other settings or of another pool; give a new folder"
-            )
-        return
-    if (out / INDEX).is_file():
-        raise UserError(f"{out}: holds another index; give a new folder")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(path, content)
+    """Note what index is made in `out` before the first part; parts of other settings there are refused."""
+    other = "an index of other settings or of another pool"
+    engine.claim(out, made, "index", other, (out / INDEX).is_file())
 
 
 def write(

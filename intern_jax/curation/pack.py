@@ -66,7 +66,8 @@ def pack(
     }
     print_ = fingerprints.fingerprint(opened)
     made = {"source": plain(source), "fingerprint": print_, **settings, "format": look.FORMAT}
-    _claim(out, made)
+    there = (out / pool.MANIFEST).is_file() or any(out.glob(f"{pool.JOB}-*.json"))
+    engine.claim(out, made, "pool", "a pool of other settings or another source", there)
     count = len(list(engine.numbers(len(opened), per_part)))
     spec = json.dumps(source, sort_keys=True)
     make = functools.partial(_part, source=spec, fingerprint=print_, **settings)
@@ -80,25 +81,6 @@ def pack(
 def _open(spec: str, _fingerprint: str) -> Any:
     """The source, opened once per process as long as it holds the same."""
     return bind(json.loads(spec))()
-
-
-def _claim(out: pathlib.Path, made: Mapping[str, Any]) -> None:
-    """Write what is packed here before the first part, so that no part of something else is taken for one of it."""
-    path = out / "packing.json"
-    if path.is_file():
-        try:
-            found = json.loads(path.read_text("utf-8"))
-        except ValueError:
-            found = None
-        if found != json.loads(json.dumps(made)):
-            raise UserError(
-                f"{out}: holds a pool of other settings or another source; give a new folder"
-            )
-        return
-    if (out / pool.MANIFEST).is_file() or any(out.glob(f"{pool.JOB}-*.json")):
-        raise UserError(f"{out}: holds another pool; give a new folder")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(path, made)
 
 
 def _part(

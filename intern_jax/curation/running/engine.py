@@ -104,6 +104,28 @@ def total(folder: pathlib.Path, job: str, count: int) -> Counter[str]:
     return out
 
 
+def claim(out: pathlib.Path, made: Mapping[str, Any], what: str, other: str, there: bool) -> None:
+    """Note what is made in `out` before the first part, so that no part of something else is taken for one of it.
+
+    `what` is made, such as a pool, and `there` says whether one is in the folder. Raises UserError for one of other
+    settings (`other` in words), and for one without such a note.
+    """
+    path = out / "making.json"
+    content = json.loads(json.dumps(made))
+    if path.is_file():
+        try:
+            found = json.loads(path.read_text("utf-8"))
+        except ValueError:
+            found = None
+        if found != content:
+            raise UserError(f"{out}: holds {other}; give a new folder")
+        return
+    if there:
+        raise UserError(f"{out}: holds another {what}; give a new folder")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(path, content)
+
+
 def finish_part(
     folder: pathlib.Path, job: str, number: int, make: Callable[[pathlib.Path], Counts]
 ) -> Counts:
