@@ -1,15 +1,19 @@
-"""Contrastive image-text losses: CLIP (arXiv 2103.00020), and multi-view and nearest-neighbour forms of DeCLIP.
+"""Contrastive image-text losses: CLIP (arXiv 2103.00020), SigLIP (2303.15343) and DeCLIP's forms (2110.05208).
 
-DeCLIP is arXiv 2110.05208. Legend: B batch, D embedding size, N bank size, v image and u text
-embeddings of unit length.
+Legend: B batch, D embedding size, N bank size, v image and u text embeddings of unit length, q a text's nearest
+neighbour in a bank. No loss holds a matrix of all pairs (pairwise.py).
 """
 
-from functools import reduce
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
 
+from intern_jax.losses.pairwise import nearest_rows, sigmoid_entropies, softmax_entropies
+
 MAX_SCALE = 100.0
+
+Pair = tuple[jax.Array, jax.Array]
 
 
 def unit(x: jax.Array) -> jax.Array:
@@ -21,14 +25,22 @@ def unit(x: jax.Array) -> jax.Array:
 
 
 def temperature(logit_scale: jax.Array) -> jax.Array:
-    """The factor on cosines, exp(logit_scale), at most 100 (CLIP, section 2.5)."""
-    return jnp.minimum(jnp.exp(logit_scale), MAX_SCALE)
+    """The factor on cosines, exp(logit_scale), at most 100 (CLIP, section 2.5).
+
+    The gradient is that of exp(logit_scale) everywhere: a factor above its bound can come down again.
+    """
+    scale = jnp.exp(logit_scale)
+    return scale - jax.lax.stop_gradient(jnp.maximum(scale - MAX_SCALE, 0.0))
 
 
 def info_nce(a_BxD: jax.Array, b_BxD: jax.Array, scale: jax.Array) -> jax.Array:
     """Symmetric InfoNCE of unit rows: row i of `a` belongs to row i of `b`."""
-    logits = _logits(a_BxD, b_BxD, scale)
-    return 0.5 * (_diagonal_entropy(logits, axis=1) + _diagonal_entropy(logits, axis=0))
+    return softmax_entropies(a_BxD, b_BxD, scale)
+
+
+def clip(v1: jax.Array, u1: jax.Array, logit_scale: jax.Array) -> jax.Array:
+    """CLIP's loss: the InfoNCE of one view [B,D] and one text [B,D]."""
+    return info_nce(v1, u1, temperature(logit_scale))
 
 
 def clip_pairs(
@@ -36,14 +48,44 @@ def clip_pairs(
 ) -> jax.Array:
     """The mean InfoNCE of two views [B,D] and two texts [B,D] over all four pairs (DeCLIP's code)."""
     scale = temperature(logit_scale)
-    return 0.25 * reduce(jnp.add, (info_nce(v, u, scale) for u in (u1, u2) for v in (v1, v2)))
+    return _mean(lambda v, u: info_nce(v, u, scale), ((v, u) for u in (u1, u2) for v in (v1, v2)))
 
 
-def nearest(u_BxD: jax.Array, bank_NxD: jax.Array) -> jax.Array:
-    """For each row, the row of the bank with the largest cosine, at unit length; no gradient flows."""
-    query, bank = jax.lax.stop_gradient((unit(u_BxD), unit(bank_NxD)))
-    cosine = jnp.matmul(query, bank.T, precision="highest")
-    return bank[jnp.argmax(cosine, axis=1)]
+def multi_view(
+    v1: jax.Array, v2: jax.Array, u1: jax.Array, u2: jax.Array, logit_scale: jax.Array
+) -> jax.Array:
+    """The mean InfoNCE over the three pairs beside `clip`: multi-view supervision of DeCLIP's paper (L_MVS)."""
+    scale = temperature(logit_scale)
+    return _mean(lambda v, u: info_nce(v, u, scale), ((v2, u1), (v1, u2), (v2, u2)))
+
+
+def sigmoid(
+    v1: jax.Array, u1: jax.Array, logit_scale: jax.Array, logit_bias: jax.Array
+) -> jax.Array:
+    """SigLIP's loss of one view [B,D] and one text [B,D]; its scale has no bound there, here it has CLIP's."""
+    return sigmoid_entropies(v1, u1, temperature(logit_scale), logit_bias)
+
+
+def sigmoid_pairs(
+    v1: jax.Array,
+    v2: jax.Array,
+    u1: jax.Array,
+    u2: jax.Array,
+    logit_scale: jax.Array,
+    logit_bias: jax.Array,
+) -> jax.Array:
+    """The mean of SigLIP's loss over two views [B,D] and two texts [B,D]: DeCLIP's pairs without a softmax."""
+    scale = temperature(logit_scale)
+    pairs = ((v, u) for u in (u1, u2) for v in (v1, v2))
+    return _mean(lambda v, u: sigmoid_entropies(v, u, scale, logit_bias), pairs)
+
+
+def nearest(u_BxD: jax.Array, bank_NxD: jax.Array, sharded: bool = False) -> jax.Array:
+    """For each row, the row of the bank with the largest cosine, at unit length; no gradient flows.
+
+    The bank's rows have unit length. `sharded`: they are stored over the mesh axis fsdp.
+    """
+    return unit(nearest_rows(u_BxD, bank_NxD, sharded))
 
 
 def nearest_neighbour_pairs(
@@ -54,10 +96,8 @@ def nearest_neighbour_pairs(
     As in its code, only the image side is used: q1 = nearest(u1, bank), q2 = nearest(u2, bank).
     """
     scale = temperature(logit_scale)
-    pairs = [(v, q) for v in (v1, v2) for q in (q1, q2)]
-    return 0.25 * reduce(
-        jnp.add, (_diagonal_entropy(_logits(v, q, scale), axis=1) for v, q in pairs)
-    )
+    pairs = ((v, q) for v in (v1, v2) for q in (q1, q2))
+    return _mean(lambda v, q: softmax_entropies(v, q, scale, columns=False), pairs)
 
 
 def push(
@@ -65,23 +105,19 @@ def push(
 ) -> tuple[jax.Array, jax.Array]:
     """Write rows into the first-in-first-out bank at `pointer`; returns (bank, new pointer) without gradient.
 
-    Rows wrap around the end. With `parity`, as in DeCLIP's code, rows that do not fit are dropped and
-    the pointer returns to 0. Both agree if B divides N.
+    Rows wrap around the end; of more than N rows the last N stay. With `parity`, as in DeCLIP's code, rows that do
+    not fit are dropped and the pointer returns to 0. Both agree if B divides N.
     """
     rows = jax.lax.stop_gradient(rows_BxD).astype(bank_NxD.dtype)
     size, count = len(bank_NxD), len(rows)
-    index = pointer + jnp.arange(count)
     if parity:
         end = pointer + count
+        index = pointer + jnp.arange(count)
         return bank_NxD.at[index].set(rows, mode="drop"), jnp.where(end >= size, 0, end)
-    return bank_NxD.at[index % size].set(rows), (pointer + count) % size
+    kept = rows[-size:]
+    index = (pointer + count - len(kept) + jnp.arange(len(kept))) % size
+    return bank_NxD.at[index].set(kept, unique_indices=True), (pointer + count) % size
 
 
-def _logits(a: jax.Array, b: jax.Array, scale: jax.Array) -> jax.Array:
-    dtype = jnp.promote_types(a.dtype, jnp.float32)
-    # The default precision on TPUs would round the cosines, multiplied by up to 100, to bfloat16.
-    return scale * jnp.matmul(a.astype(dtype), b.astype(dtype).T, precision="highest")
-
-
-def _diagonal_entropy(logits_BxB: jax.Array, axis: int) -> jax.Array:
-    return (jax.nn.logsumexp(logits_BxB, axis=axis) - jnp.diagonal(logits_BxB)).mean()
+def _mean(loss: Callable[[jax.Array, jax.Array], jax.Array], pairs: Iterable[Pair]) -> jax.Array:
+    return jnp.stack([loss(*pair) for pair in pairs]).mean()
