@@ -38,6 +38,7 @@ LOGICAL_AXES: dict[str, str | None] = {
     "vocab": "tensor",
     "position": None,
     "classes": None,
+    "bank": "fsdp",
 }
 
 

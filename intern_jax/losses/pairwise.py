@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec
 
 from intern_jax.core.mesh import AXES, BATCH_AXES
 
-# Logits per chunk: 16 MiB in float32. Smaller ones cost a CPU more than their matrix products; larger ones gain nothing.
+# Logits per chunk: 16 MiB in float32. Smaller chunks were slower on a CPU, and larger ones no faster.
 CHUNK = 1 << 22
 
 Sums = tuple[jax.Array, ...]
@@ -61,8 +61,15 @@ def nearest_rows(query_BxD: jax.Array, bank_NxD: jax.Array, sharded: bool = Fals
     return found
 
 
+def own_is_largest(a_BxD: jax.Array, b_BxD: jax.Array) -> jax.Array:
+    """Whether row i of `b` has the largest inner product with row i of `a` among all rows: bool [B]."""
+    a, b = jax.lax.stop_gradient((_wide(a_BxD), _wide(b_BxD)))
+    (found,) = _Here.of(len(a)).run(_own_is_largest, (a, b), (), "r")
+    return found
+
+
 class _Kind:
-    """A loss of pairs: what a forward loop adds up, the loss from these sums, and its gradient by one chunk's logits."""
+    """A loss of pairs: the weights of its entropies by row and by column, or the sigmoid loss."""
 
     def __init__(self, rows: float, columns: float, sigmoid: bool = False):
         self.rows, self.columns, self.sigmoid = rows, columns, sigmoid
@@ -280,7 +287,7 @@ def _sigmoid_gradient(
 
 
 def _nearest(
-    here: "_Here", query: jax.Array, bank: jax.Array, owners: tuple[str, ...]
+    _here: "_Here", query: jax.Array, bank: jax.Array, owners: tuple[str, ...]
 ) -> tuple[jax.Array]:
     """Each query's nearest row of the bank [R,D], where a device holds the rows of its place along `owners`."""
     every = jax.lax.all_gather(query, owners, tiled=True) if owners else query
@@ -306,6 +313,15 @@ def _nearest(
     mine = (winner == first + index) & (value == most)
     rows = jnp.where(mine[:, None], bank[index], jnp.zeros((), bank.dtype))
     return (jax.lax.psum_scatter(rows, owners, tiled=True),)
+
+
+def _own_is_largest(here: "_Here", a: jax.Array, b: jax.Array) -> tuple[jax.Array]:
+    every = here.gathered(b)
+
+    def chunk(nothing: tuple, rows: Sums):
+        return nothing, jnp.argmax(_product("cd,bd->cb", rows[0], every), axis=1) == rows[1]
+
+    return (_loop(chunk, (), (a, here.index(len(a))), len(every))[1],)
 
 
 def _apply(g: jax.Array, a: jax.Array, every: jax.Array, db: jax.Array) -> tuple[Any, Any]:
@@ -337,7 +353,11 @@ def _loop(
 ) -> tuple[Any, Any]:
     """Scan over chunks of the arrays' rows; what `chunk` gives by row is joined again."""
     rows = len(arrays[0])
-    parts = next(p for p in range(1, rows + 1) if rows % p == 0 and rows // p * columns <= CHUNK or p == rows)
+    parts = next(
+        p
+        for p in range(1, rows + 1)
+        if p == rows or (rows % p == 0 and rows // p * columns <= CHUNK)
+    )
     if parts == 1:
         return chunk(start, arrays)
     split = jax.tree.map(lambda x: x.reshape(parts, rows // parts, *x.shape[1:]), arrays)

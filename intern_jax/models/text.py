@@ -82,8 +82,12 @@ class TextTransformer(nn.Module):
         return self.final_norm(x)
 
     def __call__(self, tokens: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        return self.both(tokens, mask)[0]
+
+    def both(self, tokens: jax.Array, mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """The embeddings [B,D], and the features of all positions [B,L,C]."""
         words = self.words(tokens, mask)
         end = jnp.argmax(tokens, axis=1)
         at_end = jnp.take_along_axis(words, end[:, None, None], axis=1)[:, 0]
         out = self.projection(at_end)
-        return out.astype(jnp.promote_types(out.dtype, jnp.float32))
+        return out.astype(jnp.promote_types(out.dtype, jnp.float32)), words

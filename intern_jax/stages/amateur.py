@@ -1,16 +1,20 @@
-"""Upstream-Amateur: image-text pairs, two pictures against two texts (DeCLIP, arXiv 2110.05208).
+"""Upstream-Amateur: every supervision that image-text pairs can give (DeCLIP, arXiv 2110.05208).
 
-Of DeCLIP's four losses this stage holds the multi-view InfoNCE and the image self-supervision (SimSiam).
-Batch: group "pairs" with image1, image2 uint8 [B,S,S,3] and tokens1, tokens2 int32 [B,L].
-Legend: B batch, S side in pixels, L text length, D embedding size.
+Four losses: InfoNCE of two views and two texts, SimSiam between the views, masked words of the first text, and the
+nearest neighbours of the texts in a bank of earlier ones.
+Batch: group "pairs" with image1, image2 uint8 [B,S,S,3], tokens1, tokens2 int32 [B,L] and, for masked words, targets1
+int32 [B,L], the true ids where tokens1 is masked and -1 elsewhere; crops uint8 [B,V,s,s,3] are further small views.
+Legend: B batch, S side in pixels, L text length, D embedding size, N bank size, V small crops of a picture.
 """
 
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -18,27 +22,86 @@ from intern_jax.core import config as config_lib
 from intern_jax.core.averages import Average, mean, whole
 from intern_jax.core.config import UserError
 from intern_jax.data.make import text as tokenizer_lib
-from intern_jax.losses import contrastive
-from intern_jax.models import zoo
+from intern_jax.losses import contrastive, pairwise
+from intern_jax.models import own, zoo
 from intern_jax.models.scanning import late_gathers
 from intern_jax.models.text import TextTransformer
 from intern_jax.ops.images import normalise
+from intern_jax.tasks import pairs as network
 from intern_jax.tasks.pairs import ImageText
-from intern_jax.train.stage import Averages, Context, Embeddings, Stage
+from intern_jax.train.stage import Averages, Context, Embeddings, Stage, Variables
 
-# What a loss may ask for by name: unit embeddings [B,D] of pictures (v) and texts (u), the logarithm of the
-# contrast's scale, and SimSiam's predictions (p) and projections (z) [B,D].
-SIMSIAM = ("p1", "z1", "p2", "z2")
-OUTPUTS = ("v1", "v2", "u1", "u2", "logit_scale", *SIMSIAM)
-LOSSES: dict[str, dict[str, Any]] = {
-    "clip": {"fn": "intern_jax.losses.contrastive:clip_pairs"},
-    "simsiam": {"fn": "intern_jax.losses.self_supervised:simsiam"},
+# What a loss may ask for by name, and the outputs of the network that it takes. Unit embeddings [B,D] of pictures (v),
+# texts (u) and texts' nearest neighbours (q), of small crops (vc [V,B,D]); the logarithm of the contrast's scale and
+# its bias; SimSiam's predictions (p) and projections (z) [B,H].
+COUPLED: dict[str, tuple[str, ...]] = {
+    "v1": ("f1",),
+    "v2": ("f2",),
+    "vc": ("fc",),
+    "u1": ("g1",),
+    "u2": ("g2",),
+    "q1": ("g1", "g2"),
+    "q2": ("g1", "g2"),
+    "p1": ("p1",),
+    "z1": ("z1",),
+    "p2": ("p2",),
+    "z2": ("z2",),
+    "logit_scale": (),
+    "logit_bias": (),
 }
-WEIGHTS = {"clip": 1.0, "simsiam": 0.2}
+# The same for losses of single rows: features of masked words with their true ids, and the layer to the vocabulary.
+BY_ROW: dict[str, tuple[str, ...]] = {
+    "words": ("words",),
+    "word_targets": ("word_targets",),
+    "word_kernel": ("words",),
+    "word_bias": ("words",),
+}
+OUTPUTS = COUPLED | BY_ROW
+
+_CONTRAST = "intern_jax.losses.contrastive"
+_SELF = {
+    "simsiam": {"fn": "intern_jax.losses.self_supervised:simsiam"},
+    "words": {"fn": "intern_jax.losses.words:masked_words"},
+}
+_NEIGHBOURS = {"neighbours": {"fn": f"{_CONTRAST}:nearest_neighbour_pairs"}}
+# Sets of losses by name, each with its weights. "declip" is the form of DeCLIP's code, where one term holds all four
+# pairs of views and texts; "paper" is that of its paper, whose weights are recalled and not verified.
+SETS: dict[str, tuple[dict[str, dict[str, Any]], dict[str, float]]] = {
+    "clip": ({"clip": {"fn": f"{_CONTRAST}:clip"}}, {}),
+    "siglip": ({"clip": {"fn": f"{_CONTRAST}:sigmoid"}}, {}),
+    "views": ({"clip": {"fn": f"{_CONTRAST}:clip_pairs"}}, {}),
+    "self": (
+        {"clip": {"fn": f"{_CONTRAST}:clip_pairs"}} | _SELF,
+        {"clip": 0.4, "simsiam": 0.2, "words": 0.2},
+    ),
+    "declip": (
+        {"clip": {"fn": f"{_CONTRAST}:clip_pairs"}} | _SELF | _NEIGHBOURS,
+        {"clip": 0.4, "simsiam": 0.2, "words": 0.2, "neighbours": 0.2},
+    ),
+    "sigmoid_declip": (
+        {"clip": {"fn": f"{_CONTRAST}:sigmoid_pairs"}} | _SELF | _NEIGHBOURS,
+        {"clip": 0.4, "simsiam": 0.2, "words": 0.2, "neighbours": 0.2},
+    ),
+    "paper": (
+        {"clip": {"fn": f"{_CONTRAST}:clip"}, "views": {"fn": f"{_CONTRAST}:multi_view"}}
+        | _SELF
+        | _NEIGHBOURS,
+        {"clip": 0.4, "views": 0.2, "simsiam": 0.2, "words": 0.2, "neighbours": 0.2},
+    ),
+}
+BANK = "bank"  # the collection of the nearest neighbours
+
+
+@dataclasses.dataclass(frozen=True)
+class Bank:
+    """The bank of earlier texts' embeddings: its number of rows, and whether they are sharded over the axis fsdp."""
+
+    size: int = 1 << 16
+    sharded: bool = False
 
 
 class Amateur(Stage):
-    """Contrast two augmented pictures with two texts of the same thing, and the pictures with each other.
+    """Learn from pictures and texts of the same things, by a set of losses (SETS) or losses of one's own.
 
     Rows meet in the losses alone, so a backbone without BatchNorm trains by GradCache on batches of any
     size; SimSiam's own BatchNorm then sees one micro-batch at a time.
@@ -47,6 +110,7 @@ class Amateur(Stage):
     kinds = ("pairs",)
     # On the way to the contrast; what else has BatchNorm is SimSiam's.
     coupled = "(backbone|image_projection|text)/"
+    format = 2
 
     def __init__(
         self,
@@ -55,19 +119,26 @@ class Amateur(Stage):
         embed_dim: int = 128,
         simsiam_hidden: int = 256,
         weights: Mapping[str, float] | None = None,
-        losses: Mapping[str, Mapping[str, Any]] = LOSSES,
+        losses: str | Mapping[str, Mapping[str, Any]] = "declip",
+        bank: Mapping[str, Any] | None = None,
+        parity: bool = False,
     ):
-        """`losses`: {term: function}, in place of LOSSES.
+        """`losses`: a name in SETS, or {term: function}; `weights` replace those of the set.
 
         A function is called with those of OUTPUTS that its parameters name, and returns an Average or
-        a scalar of the batch as a whole.
+        a scalar of the batch as a whole. `bank`: the fields of Bank. `parity` keeps two quirks of DeCLIP's
+        code: rows that do not fit before the bank's end are dropped, and ln(scale) starts at 3 or more.
         """
         self.name = "amateur"
-        self.losses = {name: _Loss(name, spec) for name, spec in losses.items()}
-        self.functions = sorted(spec["fn"] for spec in losses.values())
-        self.simsiam = any(loss.names & set(SIMSIAM) for loss in self.losses.values())
-        known = {name: w for name, w in WEIGHTS.items() if name in self.losses}
+        specs, known = _set_of(losses)
+        self.losses = {name: _Loss(name, spec) for name, spec in specs.items()}
+        self.functions = sorted(spec["fn"] for spec in specs.values())
         self.weights = known | dict(weights or {})
+        self.parity, self.bank = parity, _bank(bank)
+        asked = set().union(*(loss.names for loss in self.losses.values()))
+        self.searches = bool(asked & {"q1", "q2"})
+        self.wanted = frozenset(output for name in asked for output in OUTPUTS[name])
+        self.limits = {"logit_scale": (3.0, 6.0) if parity else (0.0, math.log(100.0))}
         self.gather_late = late_gathers(zoo.from_config(backbone))
         _check_text(text)
         self.text = {"context": TextTransformer.context} | dict(text)
@@ -76,10 +147,12 @@ class Amateur(Stage):
             text_spec=dict(text),
             embed_dim=embed_dim,
             simsiam_hidden=simsiam_hidden,
+            sigmoid="logit_bias" in asked,
+            dtype=own.dtype(zoo.main_spec(backbone).get("dtype")),
         )
 
     def check_data(self, data: Mapping[str, Mapping[str, Any]]) -> None:
-        """One group of pairs, whose texts the text tower can read."""
+        """One group of pairs with what the losses read, whose texts the text tower can read."""
         groups = self.groups(data, "pairs")
         if len(groups) > 1:
             raise UserError(
@@ -102,44 +175,90 @@ class Amateur(Stage):
 
     def init(self, key: jax.Array, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         rngs = {"params": key, "dropout": key}
-        return self.model.init(rngs, *self._inputs(batch), train=True, simsiam=self.simsiam)
+        pairs = self._pairs(batch)
+        variables = self.model.init(rngs, pairs, self.wanted, train=True)
+        if not self.searches:
+            return variables
+        shape = self.bank.size, self.model.embed_dim
+        rows = contrastive.unit(jax.random.normal(jax.random.fold_in(key, 1), shape))
+        axes = ("bank" if self.bank.sharded else None, None)
+        bank = {"rows": nn.Partitioned(rows, axes), "pointer": jnp.zeros((), jnp.int32)}
+        return {**variables, BANK: bank}
 
     def embed(self, context: Context) -> tuple[Embeddings, Averages, tuple[Any, Averages]]:
-        out, extra = self.model.apply(
-            context.variables,
-            *self._inputs(context.batch),
+        networks = {name: c for name, c in context.extra.items() if name != BANK}
+        out, changed = self.model.apply(
+            {"params": context.params, **networks},
+            self._pairs(context.batch),
+            self.wanted,
             train=True,
-            simsiam=self.simsiam,
-            mutable=list(context.extra),
+            mutable=list(networks),
             rngs={"dropout": context.key},
         )
-        return out, {}, (extra, {})
+        by_row = {name: out.pop(name) for name in ("words", "word_targets") if name in out}
+        if by_row:
+            head = context.params["word_head"]
+            by_row |= {"word_kernel": head["kernel"], "word_bias": head["bias"]}
+        terms = {name: loss(by_row) for name, loss in self.losses.items() if loss.by_row}
+        return out, terms, ({**context.extra, **changed}, {})
 
-    def couple(self, context: Context, embeddings: Embeddings) -> tuple[Averages, Averages]:
-        v1, v2, u1, u2 = (contrastive.unit(embeddings[name]) for name in ("f1", "f2", "g1", "g2"))
-        logit_scale = context.params["logit_scale"]
-        outputs = {"v1": v1, "v2": v2, "u1": u1, "u2": u2, "logit_scale": logit_scale}
-        outputs |= {name: embeddings[name] for name in SIMSIAM if name in embeddings}
-        terms = {name: loss(outputs) for name, loss in self.losses.items()}
-        scale = contrastive.temperature(logit_scale)
-        logits = scale * v1 @ u1.T
-        hit = jnp.argmax(logits, axis=1) == jnp.arange(len(logits))
-        metrics = {"retrieval": mean(hit), "scale": whole(scale)}
-        if self.simsiam:
+    def couple(
+        self, context: Context, embeddings: Embeddings
+    ) -> tuple[Averages, tuple[Variables, Averages]]:
+        outputs = dict(embeddings)
+        for made, unit in (("f1", "v1"), ("f2", "v2"), ("g1", "u1"), ("g2", "u2")):
+            if made in embeddings:
+                outputs[unit] = contrastive.unit(embeddings[made])
+        if "fc" in embeddings:
+            outputs["vc"] = jnp.swapaxes(contrastive.unit(embeddings["fc"]), 0, 1)
+        for name in ("logit_scale", "logit_bias"):
+            if name in context.params:
+                outputs[name] = context.params[name]
+        changed = {}
+        if self.searches:
+            neighbours, changed = self._search(context.extra[BANK], outputs["u1"], outputs["u2"])
+            outputs |= neighbours
+        terms = {name: loss(outputs) for name, loss in self.losses.items() if not loss.by_row}
+        return terms, (changed, self._metrics(outputs))
+
+    def _search(
+        self, bank: Mapping[str, jax.Array], u1: jax.Array, u2: jax.Array
+    ) -> tuple[dict[str, jax.Array], Variables]:
+        """The texts' neighbours in the bank as it is, and the bank after both are pushed, the second first."""
+        rows, pointer = bank["rows"], bank["pointer"]
+        q1, q2 = (contrastive.nearest(u, rows, self.bank.sharded) for u in (u1, u2))
+        for texts in (u2, u1):
+            rows, pointer = contrastive.push(rows, pointer, texts, self.parity)
+        return {"q1": q1, "q2": q2}, {BANK: {"rows": rows, "pointer": pointer}}
+
+    def _metrics(self, outputs: Mapping[str, jax.Array]) -> dict[str, Average]:
+        scale = contrastive.temperature(outputs["logit_scale"])
+        metrics = {"scale": whole(scale)}
+        if "v1" in outputs and "u1" in outputs:
+            metrics["retrieval"] = mean(pairwise.own_is_largest(outputs["v1"], outputs["u1"]))
+        if "z1" in outputs:
             # Collapse of SimSiam shows as a spread near 0; 1/sqrt(D) is that of random directions.
-            spread = jnp.std(contrastive.unit(embeddings["z1"]), axis=0)
+            spread = jnp.std(contrastive.unit(outputs["z1"]), axis=0)
             metrics["spread"] = whole(spread.mean())
-        return terms, metrics
+        return metrics
 
-    def _inputs(self, batch: Mapping[str, Any]) -> tuple[jax.Array, ...]:
-        pairs = batch[self.groups(batch, "pairs")[0]]
-        images = (normalise(pairs["image1"]), normalise(pairs["image2"]))
-        return *images, pairs["tokens1"], pairs["tokens2"]
+    def _pairs(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """The fields of the batch that the losses need, with normalised pictures. UserError for one that is missing."""
+        group = self.groups(batch, "pairs")[0]
+        fields = {network.OUTPUTS[name] for name in self.wanted} & set(network.OUTPUTS.values())
+        fields |= {"tokens1"} if "targets1" in fields else set()
+        for name in fields:
+            if name not in batch[group]:
+                raise UserError(f"data.{group}.transform: makes no {name}; {_REMEDIES[name]}")
+        rows = {name: batch[group][name] for name in fields}
+        pictures = ("image1", "image2", "crops")
+        return {n: normalise(x) if n in pictures else x for n, x in rows.items()}
 
     def predict(self, params: Any, extra: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Unit embeddings of batch["image"] uint8 [B,S,S,3] and/or batch["tokens"] int32 [B,L]."""
         found: dict[str, Any] = {}
-        apply = functools.partial(self.model.apply, {"params": params, **extra})
+        networks = {name: c for name, c in extra.items() if name != BANK}
+        apply = functools.partial(self.model.apply, {"params": params, **networks})
         if "image" in batch:
             found["image"] = apply(normalise(batch["image"]), method=ImageText.image)
         if "tokens" in batch:
@@ -147,8 +266,15 @@ class Amateur(Stage):
         return {name: contrastive.unit(rows) for name, rows in found.items()}
 
 
+_PAIRS = "use the transform intern_jax.data.make.pairs:pair_views"
+_REMEDIES = dict.fromkeys(("image1", "image2", "tokens1", "tokens2"), _PAIRS) | {
+    "targets1": "set its mask to 0.15, or leave masked words out of stage.losses",
+    "crops": "give it crops, or leave vc out of the functions of stage.losses",
+}
+
+
 class _Loss:
-    """A loss by name: which of OUTPUTS it asks for, and a call with those."""
+    """A loss by name: which of OUTPUTS it asks for, whether it is one of single rows, and a call with those."""
 
     def __init__(self, term: str, spec: Mapping[str, Any]):
         self.function = config_lib.bind(spec)
@@ -163,10 +289,42 @@ class _Loss:
                     f"stage.losses.{term}: {spec['fn']} asks for '{name}'; give it beside fn, or ask "
                     f"for what the amateur has: {', '.join(OUTPUTS)}"
                 )
+        self.by_row = bool(self.names & set(BY_ROW))
+        both = self.names & set(COUPLED)
+        if self.by_row and both:
+            raise UserError(
+                f"stage.losses.{term}: {spec['fn']} asks for {', '.join(sorted(self.names))}; words are of "
+                f"single rows and {', '.join(sorted(both))} of the whole batch, make two losses"
+            )
 
     def __call__(self, outputs: Mapping[str, jax.Array]) -> Average:
         found = self.function(**{name: outputs[name] for name in self.names})
         return found if isinstance(found, Average) else whole(found)
+
+
+def _set_of(
+    losses: str | Mapping[str, Mapping[str, Any]],
+) -> tuple[Mapping[str, Mapping[str, Any]], dict[str, float]]:
+    """The functions of a set of losses and their weights."""
+    if not isinstance(losses, str):
+        return losses, {}
+    if losses not in SETS:
+        near = config_lib.did_you_mean(losses, list(SETS))
+        raise UserError(f"stage.losses: no set of losses '{losses}'; {near}")
+    specs, weights = SETS[losses]
+    return specs, dict(weights)
+
+
+def _bank(settings: Mapping[str, Any] | None) -> Bank:
+    fields = [field.name for field in dataclasses.fields(Bank)]
+    for name in settings or {}:
+        if name not in fields:
+            near = config_lib.did_you_mean(name, fields)
+            raise UserError(f"stage.bank.{name}: no such setting of the bank; {near}")
+    bank = Bank(**(settings or {}))
+    if bank.size < 1:
+        raise UserError(f"stage.bank.size: {bank.size}; give at least 1 row, such as 65536")
+    return bank
 
 
 def _check_text(text: Mapping[str, Any]) -> None:

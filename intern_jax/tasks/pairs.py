@@ -1,68 +1,117 @@
 """An image tower and a text tower side by side, as DeCLIP trains them (arXiv 2110.05208).
 
-Legend: B batch, S side in pixels, L text length, D embedding size.
+Legend: B batch, S side in pixels, L text length, K masked words that are read, C the text tower's width, D embedding
+size.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from intern_jax.losses.words import chosen_words
 from intern_jax.models import zoo
 from intern_jax.models.heads.projection import Predictor, Projector
-from intern_jax.models.layers import Dense
+from intern_jax.models.layers import Dense, Dtype
 from intern_jax.models.text import TextTransformer
 
-# logit_scale starts at ln(1/0.07) and its exponential never exceeds 100 (CLIP, arXiv 2103.00020).
-INITIAL_LOGIT_SCALE = float(np.log(1 / 0.07))
+# CLIP's scale of the contrast starts at 1/0.07 (arXiv 2103.00020); SigLIP's at 10, with a bias of -10 (2303.15343).
+SOFTMAX_SCALE, SIGMOID_SCALE, SIGMOID_BIAS = 1 / 0.07, 10.0, -10.0
+# What the towers, their self-supervision and the contrast can give, by the field of the pairs that it needs.
+OUTPUTS = {
+    "f1": "image1",
+    "f2": "image2",
+    "fc": "crops",
+    "g1": "tokens1",
+    "g2": "tokens2",
+    "z1": "image1",
+    "p1": "image1",
+    "z2": "image2",
+    "p2": "image2",
+    "words": "targets1",
+    "word_targets": "targets1",
+}
 
 
 class ImageText(nn.Module):
-    """An image tower, a text tower and SimSiam's two MLPs in one module."""
+    """An image tower and a text tower, with SimSiam's two MLPs and the layer of masked words where they are wanted.
+
+    `dtype` is the compute dtype of all but the backbone, whose spec has its own. `sigmoid` makes the scale and the
+    bias of a sigmoid loss instead of a softmax's scale.
+    """
 
     backbone_spec: Mapping[str, Any]
     text_spec: Mapping[str, Any]
     embed_dim: int
     simsiam_hidden: int
+    sigmoid: bool = False
+    dtype: Dtype | None = None
 
     def setup(self) -> None:
         self.backbone = zoo.from_config(self.backbone_spec)
         init = nn.initializers.lecun_normal()
         self.image_projection = Dense(
-            self.embed_dim, ("embed", None), use_bias=False, kernel_init=init
+            self.embed_dim, ("embed", None), use_bias=False, kernel_init=init, dtype=self.dtype
         )
-        self.text = TextTransformer(out_dim=self.embed_dim, **self.text_spec)
-        self.projector = Projector(self.simsiam_hidden, self.simsiam_hidden)
-        self.predictor = Predictor(self.simsiam_hidden // 2, self.simsiam_hidden)
-        self.logit_scale = self.param(
-            "logit_scale", nn.initializers.constant(INITIAL_LOGIT_SCALE), ()
-        )
+        text = {"dtype": self.dtype, **self.text_spec}
+        self.text = TextTransformer(out_dim=self.embed_dim, **text)
+        self.word_head = Dense(self.text.vocab_size, ("embed", "vocab"))
+        width = self.simsiam_hidden
+        self.projector = Projector(width, width, self.dtype)
+        self.predictor = Predictor(width // 2, width, self.dtype)
+        start = SIGMOID_SCALE if self.sigmoid else SOFTMAX_SCALE
+        init = nn.initializers.constant(float(np.log(start)))
+        self.logit_scale = self.param("logit_scale", init, ())
+        if self.sigmoid:
+            init = nn.initializers.constant(SIGMOID_BIAS)
+            self.logit_bias = self.param("logit_bias", init, ())
 
     def image(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Embed normalised images [B,S,S,3] as [B,D], not yet of unit length."""
         pooled = self.backbone(images, train=train, task="cls")["pooled"]
-        return self.image_projection(pooled)
+        out = self.image_projection(pooled)
+        return out.astype(jnp.promote_types(out.dtype, jnp.float32))
 
     def texts(self, tokens: jax.Array) -> jax.Array:
         """Embed tokens [B,L] as [B,D], not yet of unit length."""
         return self.text(tokens)
 
     def __call__(
-        self,
-        image1: jax.Array,
-        image2: jax.Array,
-        tokens1: jax.Array,
-        tokens2: jax.Array,
-        train: bool,
-        simsiam: bool = True,
+        self, pairs: Mapping[str, jax.Array], wanted: Set[str], train: bool
     ) -> dict[str, jax.Array]:
-        """Embeddings f of pictures, g of texts, and with `simsiam` projections z and predictions p."""
-        f1, f2 = self.image(image1, train), self.image(image2, train)
-        out = {"f1": f1, "f2": f2, "g1": self.texts(tokens1), "g2": self.texts(tokens2)}
-        if simsiam:
-            z1, z2 = self.projector(f1, train=train), self.projector(f2, train=train)
-            p1, p2 = self.predictor(z1, train=train), self.predictor(z2, train=train)
-            out |= {"z1": z1, "z2": z2, "p1": p1, "p2": p2}
+        """Those of OUTPUTS that are wanted, of pairs with normalised images and tokens.
+
+        f [B,D] embeds pictures and g texts, not yet of unit length. z and p are SimSiam's projections and
+        predictions [B,H]. words [B,K,C] are the features at the masked words of the first text, and word_targets
+        [B,K] their true ids (-1: none). fc [B,V,D] embeds the small crops.
+        """
+        out: dict[str, jax.Array] = {}
+        for view in ("1", "2"):
+            if wanted & {f"f{view}", f"z{view}", f"p{view}"}:
+                out[f"f{view}"] = self.image(pairs[f"image{view}"], train)
+            if wanted & {f"z{view}", f"p{view}"}:
+                out[f"z{view}"] = self.projector(out[f"f{view}"], train=train)
+                out[f"p{view}"] = self.predictor(out[f"z{view}"], train=train)
+        if "fc" in wanted:
+            rows, count, *shape = pairs["crops"].shape
+            crops = self.image(pairs["crops"].reshape(rows * count, *shape), train)
+            out["fc"] = crops.reshape(rows, count, -1)
+        if wanted & {"words", "word_targets"}:
+            out |= self._masked(pairs["tokens1"], pairs["targets1"])
+        elif "g1" in wanted:
+            out["g1"] = self.text(pairs["tokens1"])
+        if "g2" in wanted:
+            out["g2"] = self.text(pairs["tokens2"])
         return out
+
+    def _masked(self, tokens: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
+        """One pass over the first text gives its embedding and its masked words."""
+        g1, words = self.text.both(tokens)
+        place, targets = chosen_words(targets)
+        words = jnp.take_along_axis(words, place[..., None], axis=1)
+        if self.is_initializing():
+            self.word_head(words)
+        return {"g1": g1, "words": words, "word_targets": targets}

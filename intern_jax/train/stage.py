@@ -62,6 +62,7 @@ class Stage:
     still          regex over module names ("backbone/"): BatchNorm statistics there are frozen
     average        regex over parameter names, "" for none: the loss may read a moving average of these
     average_decay  the decay of that average per step
+    limits         regex over parameter names -> (lowest, highest): the step keeps these parameters inside
     exports        regex over names of other collections: what a saved model holds beside parameters
     batch_coupled  whether `loss` couples the rows of a batch; accumulation would change it and is refused
     coupled        regex over the names of modules that `embed` uses. BatchNorm in them couples rows
@@ -83,6 +84,7 @@ class Stage:
     still: str = ""
     average: str = ""
     average_decay: float = 0.999
+    limits: Mapping[str, tuple[float, float]] = {}
     exports: str = "batch_stats/.*"
     batch_coupled: bool = False
     coupled: str = ".*"
@@ -105,8 +107,8 @@ class Stage:
         parameters: no gradient flows through it.
         """
         embeddings, terms, (extra, metrics) = self.embed(context)
-        coupled, more = self.couple(context, embeddings)
-        return {**terms, **coupled}, (extra, {**metrics, **more})
+        coupled, (changed, more) = self.couple(context, embeddings)
+        return {**terms, **coupled}, ({**extra, **changed}, {**metrics, **more})
 
     def embed(self, context: Context) -> tuple[Embeddings, Averages, tuple[Any, Averages]]:
         """Embeddings by row, the loss terms of single rows, and (other collections, metrics).
@@ -115,8 +117,13 @@ class Stage:
         """
         raise NotImplementedError
 
-    def couple(self, context: Context, embeddings: Embeddings) -> tuple[Averages, Averages]:
-        """Loss terms and metrics of all rows together. It may read parameters but no other collection."""
+    def couple(
+        self, context: Context, embeddings: Embeddings
+    ) -> tuple[Averages, tuple[Variables, Averages]]:
+        """Loss terms of all rows together, and (the collections that it changes, metrics).
+
+        It may read parameters, and collections that `embed` does not write. It runs once per step.
+        """
         raise NotImplementedError
 
     @property

@@ -11,6 +11,7 @@ gradient of the coupled terms by the embeddings is computed. A second pass over 
 parameters.
 """
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
@@ -90,7 +91,8 @@ def make_step(
         norm = optax.tree.norm(grads)
         good = jnp.isfinite(norm) & jnp.isfinite(scalars["loss"])
         updates, opt_state = tx.update(grads, state.opt_state, trainable)
-        params = tree.merge(_updated(trainable, updates, rates, group_of), rest)
+        updated = _limited(_updated(trainable, updates, rates, group_of), stage.limits)
+        params = tree.merge(updated, rest)
         # Early in training the average follows faster, or it would keep the initial values for long.
         early = (1.0 + state.step) / (10.0 + state.step)
         ema = _follow(state.ema, params, jnp.minimum(ema_decay, early))
@@ -141,8 +143,8 @@ class _Gradient:
         return self.places.scattered(grads), extra, terms, metrics
 
     def _run(self, function: Callable[[Context], Any], trainable: Any, rest: Any, context: Context):
-        """`function` of the context with gathered arrays, and with the stage's frozen BatchNorm statistics."""
-        with held_still(self.stage.still):
+        """`function` of the context with gathered arrays, while BatchNorm is held still and the mesh is in use."""
+        with held_still(self.stage.still), self.places.mesh_in_use():
             return function(self.places.gathered(context, tree.merge(trainable, rest)))
 
     def _counts(
@@ -194,13 +196,13 @@ class _Gradient:
         embeddings = jax.tree.map(_join, embeddings)
 
         def coupled(trainable: Any, embeddings: Any):
-            terms, metrics = self._run(
+            terms, (changed, metrics) = self._run(
                 lambda here: stage.couple(here, embeddings), trainable, rest, context
             )
-            return _total(stage, terms), (terms, metrics)
+            return _total(stage, terms), (changed, terms, metrics)
 
         both = jax.grad(coupled, argnums=(0, 1), has_aux=True)
-        (direct, cotangents), (terms, metrics) = both(trainable, embeddings)
+        (direct, cotangents), (changed, terms, metrics) = both(trainable, embeddings)
         counts = self._counts(lambda here: stage.embed(here)[1], trainable, rest, context)
 
         def micro(here: Context, cotangents: Any) -> Gradient:
@@ -216,17 +218,18 @@ class _Gradient:
         grads, extra, own, others = self._sum(micro, trainable, context, cotangents)
         grads = jax.tree.map(jnp.add, self.places.scattered(direct), grads)
         own = {name: average for name, average in own.items() if name != CARRIED}
-        return grads, extra, {**own, **terms}, {**others, **metrics}
+        return grads, {**extra, **changed}, {**own, **terms}, {**others, **metrics}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Places:
-    """The shardings inside the step; None lets the compiler choose.
+    """The mesh and the shardings inside the step; None lets the compiler choose.
 
     `whole`, `frozen` and `average` are those of parameters, frozen arrays and average in use. `parts`
     are those of the gradients, and `late` those of parameters that layers gather.
     """
 
+    mesh: Any = None
     whole: Any = None
     frozen: Any = None
     average: Any = None
@@ -236,19 +239,29 @@ class _Places:
     @classmethod
     def of(cls, stage: Stage, shardings: TrainState | None, frozen: Any) -> "_Places":
         # Without these constraints, XLA (jaxlib 0.10.2) computed wrong gradients of convolutions on a 2x2x2 mesh.
-        if shardings is None or jax.tree.leaves(shardings)[0].mesh.shape["fsdp"] == 1:
+        if shardings is None:
             return cls()
+        mesh = jax.tree.leaves(shardings)[0].mesh
+        if mesh.shape["fsdp"] == 1:
+            return cls(mesh)
         late: dict[str, Any] = {}
         soon = shardings.params
         if stage.gather_late:
             late, soon = tree.partition(shardings.params, stage.gather_late)
         return cls(
+            mesh,
             whole=tree.merge(jax.tree.map(mesh_lib.gathered, soon), late),
             frozen=jax.tree.map(mesh_lib.gathered, frozen) or None,
             average=jax.tree.map(mesh_lib.gathered, shardings.average),
             parts=tree.partition(shardings.params, stage.trainable)[0],
             late=late,
         )
+
+    def mesh_in_use(self) -> contextlib.AbstractContextManager[Any]:
+        """Lets a loss find the mesh by `jax.sharding.get_abstract_mesh`, for a `jax.shard_map` over its rows."""
+        if self.mesh is None:
+            return contextlib.nullcontext()
+        return jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh)
 
     def gathered(self, context: Context, params: Any) -> Context:
         """The context with parameters, frozen arrays and average all-gathered for the forward pass."""
@@ -294,6 +307,14 @@ def _updated(params: Any, updates: Any, rates: Scalars, group_of: Callable[[str]
     flat, changes = tree.names(params), tree.names(updates)
     made = {n: p - (rates[group_of(n)] * changes[n]).astype(p.dtype) for n, p in flat.items()}
     return tree.unflatten(made)
+
+
+def _limited(params: Any, limits: Mapping[str, tuple[float, float]]) -> Any:
+    """Parameters with those that `limits` matches inside their limits."""
+    flat = tree.names(params)
+    for regex, (low, high) in limits.items():
+        flat |= {n: jnp.clip(flat[n], low, high) for n in flat if re.fullmatch(regex, n)}
+    return tree.unflatten(flat)
 
 
 def _follow(average: Any, params: Any, decay: Any) -> Any:

@@ -59,7 +59,7 @@ class Views(Stage):
         return {"one": one, "other": other}, {"apart": apart}, (context.extra, {})
 
     def couple(self, _context, embeddings):
-        return {"contrast": whole(info_nce(embeddings["one"], embeddings["other"], 10.0))}, {}
+        return {"contrast": whole(info_nce(embeddings["one"], embeddings["other"], 10.0))}, ({}, {})
 
 
 def main() -> None:
