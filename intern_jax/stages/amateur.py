@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from intern_jax.core import config as config_lib
 from intern_jax.core.averages import Average, mean, whole
 from intern_jax.core.config import UserError
+from intern_jax.core.tree import Rule
 from intern_jax.data.make import text as tokenizer_lib
 from intern_jax.losses import contrastive, pairwise
 from intern_jax.models import own, zoo
@@ -29,7 +30,7 @@ from intern_jax.models.text import TextTransformer
 from intern_jax.ops.images import normalise
 from intern_jax.tasks import pairs as network
 from intern_jax.tasks.pairs import ImageText
-from intern_jax.train.stage import Averages, Context, Embeddings, Stage, Variables
+from intern_jax.train.stage import Averages, Context, Embeddings, Role, Stage, Variables
 
 # What a loss may ask for by name, and the outputs of the network that it takes. Unit embeddings [B,D] of pictures (v),
 # texts (u) and texts' nearest neighbours (q), of small crops (vc [V,B,D]); the logarithm of the contrast's scale and
@@ -108,6 +109,9 @@ class Amateur(Stage):
     """
 
     kinds = ("pairs",)
+    # An amateur at another size of pictures, or with other losses, may be the start.
+    roles: Mapping[str, Role] = {"amateur": Role()}
+    graft: Sequence[Rule] = ((r"(params|batch_stats)/(.*)", r"amateur/\1/\2"),)
     # On the way to the contrast; what else has BatchNorm is SimSiam's.
     coupled = "(backbone|image_projection|text)/"
     format = 2
@@ -142,7 +146,7 @@ class Amateur(Stage):
         self.gather_late = late_gathers(zoo.from_config(backbone))
         _check_text(text)
         self.text = {"context": TextTransformer.context} | dict(text)
-        self.model = ImageText(
+        self.model = self._network(
             backbone_spec=dict(backbone),
             text_spec=dict(text),
             embed_dim=embed_dim,
@@ -150,6 +154,9 @@ class Amateur(Stage):
             sigmoid="logit_bias" in asked,
             dtype=own.dtype(zoo.main_spec(backbone).get("dtype")),
         )
+
+    def _network(self, **settings: Any) -> ImageText:
+        return ImageText(**settings)
 
     def check_data(self, data: Mapping[str, Mapping[str, Any]]) -> None:
         """One group of pairs with what the losses read, whose texts the text tower can read."""
@@ -174,7 +181,7 @@ class Amateur(Stage):
                 )
 
     def init(self, key: jax.Array, batch: Mapping[str, Any]) -> Mapping[str, Any]:
-        rngs = {"params": key, "dropout": key}
+        rngs = {"params": key, "dropout": key, "mask": key}
         pairs = self._pairs(batch)
         variables = self.model.init(rngs, pairs, self.wanted, train=True)
         if not self.searches:
@@ -193,7 +200,7 @@ class Amateur(Stage):
             self.wanted,
             train=True,
             mutable=list(networks),
-            rngs={"dropout": context.key},
+            rngs={"dropout": context.key, "mask": jax.random.fold_in(context.key, 1)},
         )
         by_row = {name: out.pop(name) for name in ("words", "word_targets") if name in out}
         if by_row:

@@ -25,6 +25,8 @@ OUTPUTS = {
     "f1": "image1",
     "f2": "image2",
     "fc": "crops",
+    "m1": "image1",
+    "m2": "image2",
     "g1": "tokens1",
     "g2": "tokens2",
     "z1": "image1",
@@ -48,6 +50,7 @@ class ImageText(nn.Module):
     embed_dim: int
     simsiam_hidden: int
     sigmoid: bool = False
+    layer: str = ""
     dtype: Dtype | None = None
 
     def setup(self) -> None:
@@ -71,9 +74,13 @@ class ImageText(nn.Module):
 
     def image(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Embed normalised images [B,S,S,3] as [B,D], not yet of unit length."""
-        pooled = self.backbone(images, train=train, task="cls")["pooled"]
-        out = self.image_projection(pooled)
-        return out.astype(jnp.promote_types(out.dtype, jnp.float32))
+        return self._seen(images, train)[0]
+
+    def _seen(self, images: jax.Array, train: bool) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+        """The embeddings of images [B,D], and the backbone's outputs."""
+        found = self.backbone(images, train=train, task="cls")
+        out = self.image_projection(found["pooled"])
+        return out.astype(jnp.promote_types(out.dtype, jnp.float32)), found
 
     def texts(self, tokens: jax.Array) -> jax.Array:
         """Embed tokens [B,L] as [B,D], not yet of unit length."""
@@ -86,12 +93,14 @@ class ImageText(nn.Module):
 
         f [B,D] embeds pictures and g texts, not yet of unit length. z and p are SimSiam's projections and
         predictions [B,H]. words [B,K,C] are the features at the masked words of the first text, and word_targets
-        [B,K] their true ids (-1: none). fc [B,V,D] embeds the small crops.
+        [B,K] their true ids (-1: none). fc [B,V,D] embeds the small crops. m are the pictures' maps of `layer`.
         """
         out: dict[str, jax.Array] = {}
         for view in ("1", "2"):
-            if wanted & {f"f{view}", f"z{view}", f"p{view}"}:
-                out[f"f{view}"] = self.image(pairs[f"image{view}"], train)
+            if wanted & {f"f{view}", f"z{view}", f"p{view}", f"m{view}"}:
+                out[f"f{view}"], found = self._seen(pairs[f"image{view}"], train)
+            if f"m{view}" in wanted:
+                out[f"m{view}"] = found[self.layer]
             if wanted & {f"z{view}", f"p{view}"}:
                 out[f"z{view}"] = self.projector(out[f"f{view}"], train=train)
                 out[f"p{view}"] = self.predictor(out[f"z{view}"], train=train)

@@ -1,0 +1,176 @@
+"""Upstream-Amateur-Local: dense self-distillation on every position of a late map, beside the amateur's losses.
+
+INTERN's Up-A-L cannot be recovered from its paper. This is the form that the field found strongest since, and it is
+ours: iBOT's patch loss (arXiv 2111.07832) over visible and masked positions as in TIPSv2 (2604.12012). The teacher is
+the student's own backbone without gradient, under a moving average of the head alone. The contrast beside it keeps the
+backbone from collapsing, and centring the head. `cross` also compares the two views where they overlap, and `gram`
+anchors the cosines between positions to an earlier checkpoint (DINOv3, 2508.10104).
+Batch: that of the amateur, with two views; window1, window2 float32 [B,4] and flip1, flip2 bool [B] for `cross`.
+Legend: B batch, h, w positions of a map, K prototypes.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from intern_jax.core.averages import Average, whole
+from intern_jax.core.config import UserError
+from intern_jax.losses import local
+from intern_jax.models import zoo
+from intern_jax.ops.images import normalise
+from intern_jax.stages.amateur import Amateur
+from intern_jax.tasks.local_pairs import VIEWS, LocalImageText
+from intern_jax.tasks.pairs import ImageText
+from intern_jax.train.stage import Averages, Context, Embeddings, Role, Variables
+
+CENTRE = "centre"  # the collection of the teacher's mean scores
+LAYERS = ("layer1", "layer2", "layer3", "layer4")
+GEOMETRY = ("window1", "window2", "flip1", "flip2")
+
+
+class AmateurLocal(Amateur):
+    """The amateur's losses and `local`, the patch loss; with `cross` and `gram` above 0 also these, at that weight."""
+
+    average = "local_head/"
+    average_decay = 0.996
+    format = 1
+
+    def __init__(
+        self,
+        backbone: Mapping[str, Any],
+        text: Mapping[str, Any],
+        layer: str = "layer3",
+        prototypes: int = 4096,
+        hidden_width: int = 512,
+        bottleneck: int = 128,
+        masked: float = 0.5,
+        hidden: tuple[float, float] = (0.1, 0.5),
+        temperatures: tuple[float, float] = (0.1, 0.05),
+        centre_momentum: float = 0.9,
+        local: float = 1.0,
+        cross: float = 0.0,
+        gram: float = 0.0,
+        teachers: Mapping[str, Mapping[str, Any]] | None = None,
+        **settings: Any,
+    ):
+        """`temperatures` are the student's and the teacher's. The other settings are those of Amateur.
+
+        `layer`, `prototypes`, `hidden_width`, `bottleneck`, `masked` and `hidden` are those of LocalImageText.
+        `gram` needs the role `anchor`, a stage whose backbone stays as it is; `teachers` comes from the run.
+        """
+        if layer not in LAYERS:
+            raise UserError(f"stage.layer: {layer!r}; give one of {', '.join(LAYERS)}")
+        self._local = {
+            "layer": layer,
+            "prototypes": prototypes,
+            "hidden_width": hidden_width,
+            "bottleneck": bottleneck,
+            "masked": masked,
+            "hidden": tuple(hidden),
+        }
+        super().__init__(backbone=backbone, text=text, **settings)
+        self.name = "amateur_local"
+        self.layer, self.temperatures = layer, temperatures
+        self.centre_momentum, self.cross, self.gram = centre_momentum, cross, gram
+        own = {"local": local, "cross": cross, "gram": gram}
+        self.weights = {name: w for name, w in own.items() if w} | dict(self.weights)
+        self.wanted = self.wanted | {f"m{view}" for view in VIEWS}
+        if gram:
+            self.roles = {**self.roles, "anchor": Role(frozen=True)}
+            spec = (teachers or {}).get("anchor", backbone)
+            self.anchor = zoo.from_config(spec)
+
+    def _network(self, **settings: Any) -> ImageText:
+        return LocalImageText(**settings, **self._local)
+
+    def init(self, key: jax.Array, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        centre = {"patches": jnp.zeros((self._local["prototypes"],))}
+        return {**super().init(key, batch), CENTRE: centre}
+
+    def embed(self, context: Context) -> tuple[Embeddings, Averages, tuple[Any, Averages]]:
+        networks = {name: c for name, c in context.extra.items() if name != CENTRE}
+        out, terms, (extra, metrics) = super().embed(context.replace(extra=networks))
+        rows = context.batch[self.groups(context.batch, "pairs")[0]]
+        maps = {view: out.pop(f"m{view}") for view in VIEWS}
+        student = {view: out.pop(f"s{view}") for view in VIEWS}
+        teacher = {view: self._teacher(context, maps[view]) for view in VIEWS}
+        centre = context.extra[CENTRE]["patches"]
+        terms = {**terms, "local": self._patches(student, teacher, centre)}
+        if self.cross:
+            terms["cross"] = self._across(student, teacher, centre, rows)
+        if self.gram:
+            anchors = {view: self._anchored(context, rows[f"image{view}"]) for view in VIEWS}
+            distances = [local.gram_distance(maps[view], anchors[view]) for view in VIEWS]
+            terms["gram"] = distances[0].merge(distances[1])
+        # By row, so that the centre moves once per step also where rows come in micro-batches.
+        means = [scores.mean((1, 2)) for scores in teacher.values()]
+        out["scores"] = jax.lax.stop_gradient(0.5 * (means[0] + means[1]))
+        return out, terms, ({**extra, CENTRE: context.extra[CENTRE]}, metrics)
+
+    def couple(
+        self, context: Context, embeddings: Embeddings
+    ) -> tuple[Averages, tuple[Variables, Averages]]:
+        others = {name: rows for name, rows in embeddings.items() if name != "scores"}
+        terms, (changed, metrics) = super().couple(context, others)
+        old, rate = context.extra[CENTRE]["patches"], 1 - self.centre_momentum
+        mean = jax.lax.stop_gradient(embeddings["scores"].mean(0)).astype(old.dtype)
+        changed = {**changed, CENTRE: {"patches": old + rate * (mean - old)}}
+        # Collapse to one prototype shows as a spread that falls to 0.
+        spread = jnp.std(embeddings["scores"], axis=0).mean()
+        return terms, (changed, {**metrics, "score_spread": whole(spread)})
+
+    def predict(self, params: Any, extra: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Unit embeddings of batch["image"] uint8 [B,S,S,3] and/or batch["tokens"] int32 [B,L]."""
+        networks = {name: c for name, c in extra.items() if name != CENTRE}
+        return super().predict(params, networks, batch)
+
+    def _teacher(self, context: Context, maps: jax.Array) -> jax.Array:
+        """Scores of a map under the averaged head [B,h,w,K]."""
+        params = {**context.params, "local_head": context.average["local_head"]}
+        scores = self.model.apply(
+            {"params": params}, jax.lax.stop_gradient(maps), method=LocalImageText.patches
+        )
+        return jax.lax.stop_gradient(scores)
+
+    def _patches(
+        self,
+        student: Mapping[str, jax.Array],
+        teacher: Mapping[str, jax.Array],
+        centre: jax.Array,
+    ) -> Average:
+        first, second = (
+            local.patch_distillation(student[view], teacher[view], centre, None, *self.temperatures)
+            for view in VIEWS
+        )
+        return first.merge(second)
+
+    def _across(
+        self,
+        student: Mapping[str, jax.Array],
+        teacher: Mapping[str, jax.Array],
+        centre: jax.Array,
+        rows: Mapping[str, jax.Array],
+    ) -> Average:
+        """Each view's student against the other view's teacher, where the views overlap."""
+        missing = [name for name in GEOMETRY if name not in rows]
+        if missing:
+            raise UserError(
+                f"data.pairs.transform: makes no {missing[0]}, which stage.cross needs; set its geometry "
+                "to True"
+            )
+        total = None
+        for view, other in (VIEWS, VIEWS[::-1]):
+            places = (f"window{other}", f"flip{other}", f"window{view}", f"flip{view}")
+            found, inside = local.seen_from(teacher[other], *(rows[name] for name in places))
+            one = local.patch_distillation(student[view], found, centre, inside, *self.temperatures)
+            total = one if total is None else total.merge(one)
+        assert total is not None
+        return total
+
+    def _anchored(self, context: Context, images: jax.Array) -> jax.Array:
+        """The map of the anchor's backbone."""
+        arrays = context.frozen["anchor"]
+        variables = {name: part["backbone"] for name, part in arrays.items() if "backbone" in part}
+        return self.anchor.apply(variables, normalise(images), train=False, task="cls")[self.layer]
