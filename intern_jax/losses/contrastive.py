@@ -59,6 +59,12 @@ def multi_view(
     return _mean(lambda v, u: info_nce(v, u, scale), ((v2, u1), (v1, u2), (v2, u2)))
 
 
+def clip_crops(vc: jax.Array, u1: jax.Array, u2: jax.Array, logit_scale: jax.Array) -> jax.Array:
+    """The mean InfoNCE of each small crop [V,B,D] and each of two texts [B,D] (multi-crop as in SwAV, 2006.09882)."""
+    scale = temperature(logit_scale)
+    return _mean(lambda v, u: info_nce(v, u, scale), ((v, u) for v in vc for u in (u1, u2)))
+
+
 def sigmoid(
     v1: jax.Array, u1: jax.Array, logit_scale: jax.Array, logit_bias: jax.Array
 ) -> jax.Array:

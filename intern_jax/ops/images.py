@@ -1,4 +1,4 @@
-"""Normalise uint8 pictures for a backbone. Legend: B batch, H height, W width."""
+"""Normalise uint8 pictures for a backbone. Legend: H height, W width."""
 
 from collections.abc import Sequence
 
@@ -11,8 +11,9 @@ STD = (0.229, 0.224, 0.225)
 
 
 def normalise(
-    images_BxHxWx3: jax.Array, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+    images: jax.Array, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
 ) -> jax.Array:
-    """Map uint8 RGB [B,H,W,3] to float32: subtract the mean and divide by the deviation of each channel."""
-    centre, spread = (jnp.asarray(row, jnp.float32)[None, None, None] for row in (mean, std))
-    return (images_BxHxWx3.astype(jnp.float32) / 255.0 - centre) / spread
+    """Map uint8 RGB [...,H,W,3] to float32: subtract the mean and divide by the deviation of each channel."""
+    shape = (1,) * (images.ndim - 1) + (3,)
+    centre, spread = (jnp.asarray(row, jnp.float32).reshape(shape) for row in (mean, std))
+    return (images.astype(jnp.float32) / 255.0 - centre) / spread

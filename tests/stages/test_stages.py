@@ -47,10 +47,13 @@ def generalist(experts):
 def test_amateur_learns_a_batch_by_heart(amateur):
     history = amateur.history
     assert len(history) == 25
-    assert {"clip", "simsiam", "loss", "retrieval"} <= history[0].keys()
+    weights = {"clip": 0.4, "simsiam": 0.2, "words": 0.2, "neighbours": 0.2}
+    assert {*weights, "loss", "retrieval"} <= history[0].keys()
     assert history[-1]["clip"] < history[0]["clip"] - 0.2
+    assert history[-1]["words"] < history[0]["words"] - 0.2
     row = history[0]
-    np.testing.assert_allclose(row["loss"], row["clip"] + 0.2 * row["simsiam"], rtol=1e-5)
+    total = sum(weight * row[name] for name, weight in weights.items())
+    np.testing.assert_allclose(row["loss"], total, rtol=1e-5)
 
 
 def test_amateur_refuses_accumulation():

@@ -29,7 +29,23 @@ def pairs(rows: int = 8, size: int = 32) -> dict:
     tokens = rng.integers(1, 60, (rows, 8)).astype(np.int32)
     tokens[:, -1] = 63
     image = rng.integers(0, 256, (rows, size, size, 3)).astype(np.uint8)
-    return {"pairs": {"image1": image, "image2": image[::-1], "tokens1": tokens, "tokens2": tokens}}
+    targets = np.where(rng.random(tokens.shape) < 0.3, tokens, -1).astype(np.int32)
+    targets[:, -1] = -1
+    corners = rng.uniform((0, 0, 0.6, 0.6), (0.4, 0.4, 1, 1), (2, rows, 4)).astype(np.float32)
+    flips = rng.random((2, rows)) < 0.5
+    return {
+        "pairs": {
+            "image1": image,
+            "image2": image[::-1],
+            "tokens1": np.where(targets < 0, tokens, 61).astype(np.int32),
+            "tokens2": tokens,
+            "targets1": targets,
+            "window1": corners[0],
+            "window2": corners[1],
+            "flip1": flips[0],
+            "flip2": flips[1],
+        }
+    }
 
 
 def labelled(rows: int = 8, groups: tuple[str, ...] = ("cls", "dense")) -> dict:

@@ -11,7 +11,7 @@ from compiling import QUICK
 
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
-from intern_jax.stages.amateur import Amateur
+from intern_jax.stages.amateur import SETS, Amateur
 from intern_jax.stages.expert import Expert
 from intern_jax.stages.finetune import FineTune
 from intern_jax.stages.frozen_backbone import FrozenBackbone
@@ -83,6 +83,9 @@ def pairs() -> dict:
     tokens = rng.integers(1, 60, (2, ROWS, 8)).astype(np.int32)
     tokens[..., -1] = 63
     views = dict(zip(("image1", "image2", "tokens1", "tokens2"), (*images, *tokens), strict=True))
+    # The first two texts have no masked word, so that micro-batches differ in their number.
+    masked = (rng.random((ROWS, 8)) < 0.3) & (np.arange(ROWS)[:, None] > 1) & (tokens[0] < 63)
+    views["targets1"] = np.where(masked, tokens[0], -1).astype(np.int32)
     return {"pairs": views}
 
 
@@ -97,6 +100,8 @@ def dense_stage():
     return FrozenBackbone("segmentation", 3, settings=NARROW, backbone=backbone)
 
 
+# SimSiam's BatchNorm would see one micro-batch at a time.
+ALL_BUT_BATCHNORM = {name: spec for name, spec in SETS["declip"][0].items() if name != "simsiam"}
 STAGES = {
     "expert": (lambda: held(Expert(backbone=TINY, classes=CLASSES, dense_width=8)), labelled),
     "generalist": (
@@ -125,7 +130,8 @@ STAGES = {
             backbone=VIT,
             text=TEXT,
             embed_dim=16,
-            losses={"clip": {"fn": "intern_jax.losses.contrastive:clip_pairs"}},
+            losses=ALL_BUT_BATCHNORM,
+            bank={"size": 20},
         ),
         pairs,
     ),
