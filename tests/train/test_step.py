@@ -137,3 +137,16 @@ def test_frozen_arrays_lie_by_their_axes():
     abstract = jax.sharding.AbstractMesh((1, 3, 1), mesh_lib.AXES)
     assert mesh_lib.shardings(abstract, trainer.stage.frozen)["kernel"].spec == P("fsdp")
     assert "teacher" in trainer.fit(Stream()).history[-1]
+
+
+def test_parameters_stay_inside_their_limits():
+    name = "['head']['bias']"
+    found = {}
+    for limits in ({}, {"head/bias": (-0.01, 0.02)}):
+        state, step = start(Linear(limits=limits))
+        for index in range(3):
+            state, _ = step(state, {}, Stream().batch_at(index), KEY, RATE)
+        found[bool(limits)] = arrays(state.params)
+    assert abs(found[False][name].item()) > 0.03
+    assert found[True][name].item() in (np.float32(-0.01), np.float32(0.02))
+    assert abs(found[True]["['head']['kernel']"] - found[False]["['head']['kernel']"]).max() < 0.5
