@@ -46,7 +46,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
         "intern_jax.data.make.views:classification",
         "intern_jax.data.make.views:eval_classification",
         "intern_jax.data.make.views:centre_crop",
-        "intern_jax.data.make.views:pair_views",
+        "intern_jax.data.make.pairs:PairViews",
         "intern_jax.data.make.dense:dense",
         "intern_jax.data.make.dense:crop",
     ),
@@ -134,7 +134,9 @@ _SINGLE: dict[str, str] = {
     "data.sources:TfdsSource": "data.sources.tfds:TfdsSource",
     "data.sources:read_scored": "data.schema.source:read_scored",
     "data.transforms:dense": "data.make.dense:dense",
+    "data.make.views:pair_views": "data.make.pairs:PairViews",
     "data.transforms:eval_arrays": "data.batches.arrays:eval_arrays",
+    "data.transforms:pair_views": "data.make.pairs:PairViews",
     "weights.folder:Model": "weights.model:Model",
 }
 # Functions and classes that are no more: what to use.

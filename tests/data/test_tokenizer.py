@@ -45,7 +45,7 @@ def test_a_caption_cannot_spell_a_special_token(train_tokenizer):
 
 
 def test_mistakes(tmp_path, train_tokenizer):
-    with pytest.raises(UserError, match="no such tokenizer; build it with"):
+    with pytest.raises(UserError, match="no such tokenizer; train it with"):
         tokenizer.load(tmp_path / "gone.json")
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(UserError, match=r"bad\.json: no `tokenizers` JSON file"):
