@@ -113,7 +113,7 @@ CATALOGUES = {
 # Its licence wants this on every copy.
 WORDNET = """## WordNet
 
-WordNet 3.0 Copyright 2006 by Princeton University. All rights reserved.
+WordNet 3.1 Copyright 2011 by Princeton University. All rights reserved.
 
 Permission to use, copy, modify and distribute this software and database and its documentation for any purpose and
 without fee or royalty is hereby granted, provided that you agree to comply with the following copyright notice and

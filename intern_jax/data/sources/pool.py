@@ -229,7 +229,11 @@ class PoolSource:
         return len(self.rows)
 
     def __getitem__(self, i: int) -> Sample:
-        return self.pool.records[int(self.rows[range(len(self.rows))[i]])]
+        row = int(self.rows[range(len(self.rows))[i]])
+        sample = self.pool.records[row]
+        if self.family == "pairs" and not sample.get("texts"):
+            raise CorruptSample(f"{self.pool.folder}: {sample['key']}", "no caption")
+        return sample
 
     def fingerprint(self) -> str:
         """A digest of the pool's records and of what is kept of them."""
