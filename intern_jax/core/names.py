@@ -50,6 +50,16 @@ PUBLIC: dict[str, tuple[str, ...]] = {
         "intern_jax.data.make.dense:dense",
         "intern_jax.data.make.dense:crop",
     ),
+    "operations": tuple(
+        f"intern_jax.data.make.augment:{name}"
+        for name in (
+            *("random_resized_crop", "zoom", "over", "horizontal_flip", "color_jitter"),
+            *("quick_jitter", "grayscale", "gaussian_blur", "solarize"),
+        )
+    ),
+    "edits": tuple(
+        f"intern_jax.data.make.captions:{name}" for name in ("eda", "drop_words", "block_of_words")
+    ),
     "curation": (
         "intern_jax.curation.pack:pack",
         "intern_jax.curation.filters:filter_pool",
