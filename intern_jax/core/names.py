@@ -64,6 +64,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
         "intern_jax.curation.pack:pack",
         "intern_jax.curation.filters:filter_pool",
         "intern_jax.curation.duplicates:drop_duplicates",
+        "intern_jax.curation.agreement:filter_by_agreement",
         "intern_jax.curation.splits:split_pool",
         "intern_jax.curation.decontaminate:decontaminate",
         "intern_jax.curation.tokenizer:train_tokenizer",

@@ -32,6 +32,11 @@ STEPS = {
         "an index without duplicates: exact, near, and by meaning",
         "--near=True --mirrored=True --semantic=MODEL --epsilon=0.05 --prefer=('noto','twemoji')",
     ),
+    "agreement": (
+        f"{CURATION}.agreement:filter_by_agreement",
+        "an index of the pairs whose text fits the picture, as a model with a text tower judges",
+        "--model=MODEL --min-score=0.3 --keep=0.7",
+    ),
     "decontaminate": (
         f"{CURATION}.decontaminate:decontaminate",
         "an index without the test pictures of benchmark rows, and without concepts that are to stay unseen",
