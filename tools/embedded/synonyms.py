@@ -69,11 +69,11 @@ def words_of(texts: Iterable[str]) -> Counter[str]:
 
 
 def embedded_words() -> set[str]:
-    """The words of the embedded pairs."""
+    """The words of the embedded pairs. A scene says what is in it by the words of the others."""
     texts: list[str] = []
-    for name in ("emoji_pairs", "clipart_pairs", "scene_pairs"):
+    for name, most in (("emoji_pairs", None), ("clipart_pairs", None), ("scene_pairs", 200)):
         source = embedded.load(name)
-        for i in range(min(len(source), 3000)):
+        for i in range(len(source))[:most]:
             texts += source[i]["texts"]
     return set(words_of(texts))
 
