@@ -71,10 +71,30 @@ def amateur(steps: int) -> dict:
         ),
         "batch_size": 128,
         "transform": {
-            "fn": f"{MAKE}.views:pair_views",
+            "fn": f"{MAKE}.pairs:PairViews",
             "size": SIZE,
             "tokenizer": "embedded",
             "context": 16,
+            # The pictures have transparent grounds, so they are shown over others, larger and smaller.
+            "view1": (
+                {"fn": f"{MAKE}.augment:zoom", "scale": (0.6, 1.3), "background": "random"},
+                {"fn": f"{MAKE}.augment:horizontal_flip", "p": 0.5},
+                {
+                    "fn": f"{MAKE}.augment:quick_jitter",
+                    "brightness": 0.25,
+                    "contrast": 0.25,
+                    "saturation": 0.25,
+                    "hue": 0.0,
+                },
+                {"fn": f"{MAKE}.augment:grayscale", "p": 0.05},
+            ),
+            # DeCLIP's edits, and another of the concept's words.
+            "text2": (
+                {
+                    "fn": f"{MAKE}.captions:eda",
+                    "edits": ("synonym", "swap", "deletion", "other"),
+                },
+            ),
         },
     }
     return {

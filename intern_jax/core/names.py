@@ -46,14 +46,25 @@ PUBLIC: dict[str, tuple[str, ...]] = {
         "intern_jax.data.make.views:classification",
         "intern_jax.data.make.views:eval_classification",
         "intern_jax.data.make.views:centre_crop",
-        "intern_jax.data.make.views:pair_views",
+        "intern_jax.data.make.pairs:PairViews",
         "intern_jax.data.make.dense:dense",
         "intern_jax.data.make.dense:crop",
+    ),
+    "operations": tuple(
+        f"intern_jax.data.make.augment:{name}"
+        for name in (
+            *("random_resized_crop", "zoom", "over", "horizontal_flip", "color_jitter"),
+            *("quick_jitter", "grayscale", "gaussian_blur", "solarize"),
+        )
+    ),
+    "edits": tuple(
+        f"intern_jax.data.make.captions:{name}" for name in ("eda", "drop_words", "block_of_words")
     ),
     "curation": (
         "intern_jax.curation.pack:pack",
         "intern_jax.curation.filters:filter_pool",
         "intern_jax.curation.duplicates:drop_duplicates",
+        "intern_jax.curation.agreement:filter_by_agreement",
         "intern_jax.curation.splits:split_pool",
         "intern_jax.curation.decontaminate:decontaminate",
         "intern_jax.curation.tokenizer:train_tokenizer",
@@ -134,7 +145,9 @@ _SINGLE: dict[str, str] = {
     "data.sources:TfdsSource": "data.sources.tfds:TfdsSource",
     "data.sources:read_scored": "data.schema.source:read_scored",
     "data.transforms:dense": "data.make.dense:dense",
+    "data.make.views:pair_views": "data.make.pairs:PairViews",
     "data.transforms:eval_arrays": "data.batches.arrays:eval_arrays",
+    "data.transforms:pair_views": "data.make.pairs:PairViews",
     "weights.folder:Model": "weights.model:Model",
 }
 # Functions and classes that are no more: what to use.

@@ -65,7 +65,7 @@ SHIPPED = (
         name="pairs",
         short="PAIR",
         answer="vector",
-        transform="intern_jax.data.make.views:pair_views",
+        transform="intern_jax.data.make.pairs:PairViews",
         title="an image-text model",
     ),
 )

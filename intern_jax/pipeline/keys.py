@@ -76,6 +76,8 @@ def files_of(entry: Mapping[str, Any]) -> dict[str, str]:
     """{path: SHA-256} of the files that arguments of a stage, backbone or transform name, such as a tokenizer's."""
     transforms = [group["transform"] for group in entry["data"].values()]
     named = _texts([entry["stage"], entry["backbone"], *transforms])
+    # A tokenizer may be "clip:PATH".
+    named |= {text.partition(":")[2] for text in named}
     # A plain word such as "embedded" is never a file name, even if the working directory has such a file.
     paths = sorted(
         text for text in named if set(text) & {"/", os.sep, "."} and os.path.isfile(text)

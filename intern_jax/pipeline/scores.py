@@ -26,7 +26,7 @@ log = logging.getLogger("intern_jax.pipeline")
 RESIZE = {
     "intern_jax.data.make.views:classification": "squash",
     "intern_jax.data.make.views:eval_classification": "squash",
-    "intern_jax.data.make.views:pair_views": "squash",
+    "intern_jax.data.make.pairs:PairViews": "squash",
     "intern_jax.data.make.views:centre_crop": "short",
     "intern_jax.data.make.dense:dense": "squash",
 }

@@ -32,6 +32,11 @@ STEPS = {
         "an index without duplicates: exact, near, and by meaning",
         "--near=True --mirrored=True --semantic=MODEL --epsilon=0.05 --prefer=('noto','twemoji')",
     ),
+    "agreement": (
+        f"{CURATION}.agreement:filter_by_agreement",
+        "an index of the pairs whose text fits the picture, as a model with a text tower judges",
+        "--model=MODEL --min-score=0.3 --keep=0.7",
+    ),
     "decontaminate": (
         f"{CURATION}.decontaminate:decontaminate",
         "an index without the test pictures of benchmark rows, and without concepts that are to stay unseen",
@@ -50,6 +55,8 @@ STEPS = {
 }
 # Steps of one process.
 ALONE = ("report", "card", "tokenizer")
+# Steps that also take data which is no pool yet.
+FROM_DATA = ("report", "tokenizer")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +69,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         else:
             either = step.add_mutually_exclusive_group(required=True)
             either.add_argument("--pool", help="the folder of a pool")
-            if name == "report":
+            if name in FROM_DATA:
                 either.add_argument("--data", help="any data: it is packed into OUT/pool first")
             step.add_argument("--index", help="the folder of an index: the records that it keeps")
         step.add_argument("--out", required=True, help="the folder or file to write")
@@ -135,10 +142,13 @@ def _runner(args: argparse.Namespace) -> Any:
 
 
 def _packed(args: argparse.Namespace) -> str:
-    """The pool of the data that `report` is given."""
+    """The pool of the data that a step is given, beside what the step writes."""
+    import pathlib
+
     from intern_jax.core.config import bind
 
-    pool = f"{args.out}/pool"
+    out = pathlib.Path(args.out)
+    pool = str((out.parent if out.suffix else out) / "pool")
     bind({"fn": STEPS["pack"][0], **_with_source({"out": pool}, args.data)})()
     return pool
 

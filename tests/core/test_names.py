@@ -15,7 +15,7 @@ from intern_jax.data.batches.settings import Group
 OLD = {
     "intern_jax.data.transforms:classification": "intern_jax.data.make.views:classification",
     "intern_jax.data.transforms:dense": "intern_jax.data.make.dense:dense",
-    "intern_jax.data.transforms:pair_views": "intern_jax.data.make.views:pair_views",
+    "intern_jax.data.transforms:pair_views": "intern_jax.data.make.pairs:PairViews",
     "intern_jax.data.transforms:centre_crop": "intern_jax.data.make.views:centre_crop",
     "intern_jax.data.dense_transforms:crop": "intern_jax.data.make.dense:crop",
     "intern_jax.data.sources:ImageFolder": "intern_jax.data.sources.folder:ImageFolder",

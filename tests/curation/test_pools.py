@@ -202,7 +202,7 @@ def test_a_stage_reads_a_pool_by_its_index(icons, tmp_path):
     index = filter_pool(pool.folder, tmp_path / "index", licences=("MIT",), runner=engine.Local(1))
     spec = {"fn": "intern_jax.data.sources.pool:open_pool", "pool": str(index.folder)}
     views = {
-        "fn": "intern_jax.data.make.views:pair_views",
+        "fn": "intern_jax.data.make.pairs:PairViews",
         "size": 16,
         "tokenizer": "embedded",
         "context": 8,

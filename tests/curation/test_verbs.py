@@ -96,7 +96,7 @@ def test_a_folder_becomes_a_set_step_by_step(folder, tmp_path, capsys):
     card = (out / "CARD.md").read_text()
     assert "Things of a test." in card and "| pictures | 11 | CC0-1.0 | not given |" in card
     # Few texts have few pairs to merge.
-    assert 260 <= text.Tokenizer(out / "tokenizer.json").vocab_size <= 300
+    assert 260 <= text.load(out / "tokenizer.json").vocab_size <= 300
 
 
 @pytest.mark.parametrize(
@@ -122,6 +122,15 @@ def test_any_data_can_be_looked_at(folder, tmp_path):
     run("report", f"--data={folder}", f"--out={tmp_path / 'look'}")
     page = (tmp_path / "look" / "report.html").read_text()
     assert "pixels of another record" in page and "too many pixels" in page
+
+
+@pytest.mark.parametrize("out", ["mine", "mine/words.json"])
+def test_a_tokenizer_of_ones_own_captions(folder, tmp_path, out):
+    run("tokenizer", f"--data={folder}", f"--out={tmp_path / out}", "--size=300")
+    path = tmp_path / "mine" / ("words.json" if out.endswith("json") else "tokenizer.json")
+    words = text.load(path)
+    assert words.decode(words.encode("Thing number 7", 16)) == "thing number 7"
+    assert (tmp_path / "mine" / "pool" / "pool.json").is_file()
 
 
 def test_a_page_is_the_same_every_time(folder, tmp_path):

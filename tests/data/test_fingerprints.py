@@ -12,6 +12,7 @@ from PIL import Image
 from intern_jax.core.config import bind, format_of, formatted
 from intern_jax.data.embedded import scenes, tables
 from intern_jax.data.make import dense as dense_transforms
+from intern_jax.data.make import pairs
 from intern_jax.data.make import views as transforms
 from intern_jax.data.schema.fingerprints import fingerprint
 from intern_jax.data.schema.source import Source
@@ -150,5 +151,5 @@ def test_a_format_is_that_of_the_function_inside():
     assert format_of(lambda sample: sample) == 1
     assert format_of(bind({"fn": "intern_jax.data.make.dense:dense", "size": 8})) == 1
     views = (transforms.classification, transforms.eval_classification, transforms.centre_crop)
-    marked = (*views, dense_transforms.dense, transforms.pair_views, dense_transforms.crop)
+    marked = (*views, dense_transforms.dense, pairs.PairViews, dense_transforms.crop)
     assert all("format" in vars(function) for function in marked)

@@ -8,8 +8,7 @@ from PIL import Image
 
 from intern_jax.core.config import UserError
 from intern_jax.data.batches import arrays
-from intern_jax.data.make import dense, image_ops
-from intern_jax.data.make import text as tokenizer
+from intern_jax.data.make import dense, image_ops, pairs
 from intern_jax.data.make import views as transforms
 from intern_jax.data.schema.sample import CorruptSample
 
@@ -180,39 +179,6 @@ def test_dense_without_depth_or_mask_has_the_same_form():
     assert not rows[0]["depth_valid"].any() and (rows[0]["depth"] == 0).all()
 
 
-def test_pair_views(train_tokenizer):
-    path = train_tokenizer()
-    views = [np.full((32, 32, 3), 10 * i, np.uint8) for i in range(4)]
-    sample = {
-        "image": views[0],
-        "views": views[1:],
-        "texts": ["red apple", "fruit", "food"],
-        "key": "k",
-    }
-    words = tokenizer.load(path)
-    seen, seconds = set(), set()
-    for seed in range(40):
-        row = transforms.pair_views(sample, rng(seed), size=32, tokenizer=path, context=12, **STILL)
-        first, second = row["image1"][0, 0, 0], row["image2"][0, 0, 0]
-        assert first != second
-        seen |= {int(first), int(second)}
-        assert words.decode(row["tokens1"]) == "red apple"
-        seconds.add(words.decode(row["tokens2"]))
-    assert seen == {0, 10, 20, 30}
-    assert {"fruit", "food", "apple red"} <= seconds
-    still = transforms.pair_views(sample, size=32, tokenizer=path, context=12, train=False)
-    np.testing.assert_array_equal(still["tokens1"], still["tokens2"])
-    with pytest.raises(UserError, match="k/texts: missing"):
-        transforms.pair_views({"image": views[0], "key": "k"}, rng(), size=32, tokenizer=path)
-
-
-def test_augment_text():
-    assert transforms.augment_text(["cup"], rng()) == "cup"
-    got = {transforms.augment_text(["a b c"], rng(i)) for i in range(200)}
-    assert {"b a c", "a c b", "c b a", "a b c", "b c"} <= got
-    assert all(set(text.split()) <= set("abc") and text for text in got)
-
-
 def test_missing_label_names_the_sample():
     with pytest.raises(UserError, match="k/label: missing; take a source that has it"):
         transforms.classification({"image": picture(), "key": "k"}, rng(), size=8)
@@ -221,7 +187,7 @@ def test_missing_label_names_the_sample():
 def test_settings_are_plain_values():
     import inspect
 
-    for function in (transforms.classification, dense.dense, transforms.pair_views):
+    for function in (transforms.classification, dense.dense, pairs.PairViews):
         defaults = {
             k: p.default
             for k, p in inspect.signature(function).parameters.items()

@@ -15,9 +15,8 @@ from intern_jax import pipeline, version
 from intern_jax.core import hosts
 from intern_jax.core.config import UserError, load_config, plain
 from intern_jax.core.layout import Layout
-from intern_jax.data.make import dense
+from intern_jax.data.make import dense, pairs
 from intern_jax.data.make import text as tokenizer
-from intern_jax.data.make import views as transforms
 from intern_jax.losses.segmentation import pixel_cross_entropy
 from intern_jax.models import zoo
 from intern_jax.pipeline import chain, keys
@@ -60,14 +59,14 @@ def train(c, stage="expert_cls"):
         lambda c: train(c).update(max_rollbacks=0),
         lambda c: train(c)["optim"].update(b1=0.9, l2=0.0),
         lambda c: c["amateur"]["stage"].update(embed_dim=128),
-        lambda c: c["amateur"]["data"]["pairs"]["transform"].update(hue=0.0),
+        lambda c: c["amateur"]["data"]["pairs"]["transform"].update(mask=0.0),
         lambda c: c["amateur"]["data"]["pairs"].update(shuffle="full"),
         lambda c: c.update(workers=2, seeds=(0, 1)),
         lambda c: c["amateur"].update(
             evaluators={"e": {"fn": "toy_stages:loss_of", "every": 3, "y": 1}}
         ),
         lambda c: c["mesh"].update(data=1),
-        lambda c: c["amateur"]["data"]["pairs"]["transform"].update(hue=0),
+        lambda c: c["amateur"]["data"]["pairs"]["transform"].update(mask=0),
         lambda c: c["amateur"].update(graft={}),
         lambda c: c["expert_dense"]["stage"].update(losses=LOSSES),
         lambda c: c["benchmark"].update(draws=3),
@@ -122,7 +121,7 @@ def test_the_name_of_what_a_role_is_bound_to_plays_no_part():
         (Generalist, "format", 2, {"generalist"}),
         (Expert, "format", 2, {*EXPERTS, "generalist"}),
         (dense.dense, "format", 99, {"expert_dense", "generalist"}),
-        (transforms.pair_views, "format", 99, ALL),
+        (pairs.PairViews, "format", 99, ALL),
         (train_settings, "FORMAT", 99, ALL),
         (zoo, "FORMAT", 99, ALL),
         (pixel_cross_entropy, "format", 99, {*EXPERTS, "generalist"}),

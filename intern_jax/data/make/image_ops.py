@@ -49,31 +49,38 @@ def window(height: int, width: int, side: float, aspect: float, x: float, y: flo
 
 
 def view(image: np.ndarray, box: Window, size: int, ground: Ground) -> Image.Image:
+    """The window of uint8 [H,W,3] or [H,W,4], as `drawn` gives it."""
+    return drawn(image_of(image), box, size, ground)
+
+
+def drawn(im: Image.Image, box: Window, size: int, ground: Ground) -> Image.Image:
     """Resize the window to RGB [size,size] with antialiasing; `ground` fills the transparent and outer area.
 
     If `ground` is a small picture, it is stretched over the whole window.
     """
-    height, width, channels = image.shape
-    im = image_of(image)
+    width, height = im.size
     # Pillow resamples inside the picture only, so a window that is a rounding error larger needs no background.
     left, top = math.floor(min(box[0], 0.0) + 1e-6), math.floor(min(box[1], 0.0) + 1e-6)
     right = math.ceil(max(box[2], width) - 1e-6)
     bottom = math.ceil(max(box[3], height) - 1e-6)
     beyond = left < 0 or top < 0 or right > width or bottom > height
-    if beyond or channels == 4:
+    if beyond or im.mode == "RGBA":
         # This comes before resizing, so that edges blend with the ground and not with hidden colours.
-        canvas_size = (right - left, bottom - top)
-        if isinstance(ground, tuple):
-            canvas = Image.new("RGB", canvas_size, ground)
-        else:
-            canvas = ground.resize(canvas_size, Image.Resampling.BILINEAR)
-        canvas.paste(im, (-left, -top), im if channels == 4 else None)
-        im = canvas
+        ground_im = canvas((right - left, bottom - top), ground)
+        ground_im.paste(im, (-left, -top), im if im.mode == "RGBA" else None)
+        im = ground_im
     x1, y1 = max(box[0] - left, 0.0), max(box[1] - top, 0.0)
     x2, y2 = min(box[2] - left, im.width), min(box[3] - top, im.height)
     if (x1, y1, x2, y2) == (0, 0, size, size) and im.size == (size, size):
         return im
     return im.resize((size, size), Image.Resampling.BILINEAR, box=(x1, y1, x2, y2))
+
+
+def canvas(size: tuple[int, int], ground: Ground) -> Image.Image:
+    """A new RGB picture of (width, height) pixels that shows the ground alone."""
+    if isinstance(ground, tuple):
+        return Image.new("RGB", size, ground)
+    return ground.resize(size, Image.Resampling.BILINEAR)
 
 
 def nearest(

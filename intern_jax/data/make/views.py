@@ -1,4 +1,4 @@
-"""Transforms: `transform(sample, rng, **settings) -> row`, a dict of arrays of fixed shape.
+"""Transforms of labelled pictures: `transform(sample, rng, **settings) -> row`, a dict of arrays of fixed shape.
 
 All settings are plain values. These are shared; their defaults make a weak augmentation:
   size              side of the square output in pixels
@@ -18,14 +18,13 @@ Pictures in rows are uint8 [size,size,3]. A window keeps the aspect ratio of its
 and evaluation squeeze a picture that is not square in the same way.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from intern_jax.core.config import UserError, bind, formatted
 from intern_jax.data.make import image_ops
-from intern_jax.data.make import text as tokenizer_lib
 from intern_jax.data.make.image_ops import Background, Look, Window
 from intern_jax.data.schema.sample import Sample
 
@@ -97,75 +96,6 @@ def centre_crop(sample: Sample, rng: np.random.Generator | None = None, *, size:
     return {"image": out, "label": np.int32(_field(sample, "label"))}
 
 
-@formatted(1)
-def pair_views(
-    sample: Sample,
-    rng: np.random.Generator | None = None,
-    *,
-    size: int,
-    tokenizer: str = "embedded",
-    context: int = 16,
-    train: bool = True,
-    scale: Pair = (0.6, 1.3),
-    aspect: float = 1.0,
-    flip: bool = True,
-    color: float = 0.25,
-    color_probability: float = 1.0,
-    hue: float = 0.0,
-    grey_probability: float = 0.05,
-    blur_probability: float = 0.0,
-    background: Background = "random",
-) -> Arrays:
-    """Two views and two texts of one concept: image1, image2, and tokens1, tokens2 int32 [context].
-
-    The views show two pictures of the concept if it has several (image and views), or else one
-    picture twice. tokens1 is the label or caption; tokens2 is another text of the sample, or an edit of
-    the label (EDA). `tokenizer` is "embedded" or the path of a tokenizer.json.
-    """
-    words = tokenizer_lib.load(tokenizer)
-    texts = _field(sample, "texts")
-    if not train:
-        image, tokens = whole_view(sample["image"], size), words.encode(texts[0], context)
-        return {"image1": image, "image2": image, "tokens1": tokens, "tokens2": tokens}
-    rng = image_ops.drawing(rng)
-    look = Look(color, color_probability, hue, grey_probability, blur_probability)
-    pictures = [sample["image"], *sample.get("views", ())]
-    first, second = _two(len(pictures), rng)
-    image1, _, _ = random_view(pictures[first], rng, size, scale, aspect, flip, look, background)
-    image2, _, _ = random_view(pictures[second], rng, size, scale, aspect, flip, look, background)
-    return {
-        "image1": image1,
-        "image2": image2,
-        "tokens1": words.encode(texts[0], context),
-        "tokens2": words.encode(augment_text(texts, rng), context),
-    }
-
-
-def augment_text(texts: Sequence[str], rng: np.random.Generator) -> str:
-    """Another text for a concept: one of its other texts, or its first text with words swapped or dropped.
-
-    A word is dropped with probability .1. This is EDA (arXiv 1901.11196) as in DeCLIP, with the
-    concept's tags instead of WordNet's synonyms. A text of one word is kept (a reconstruction: the
-    original's edits are undefined there).
-    """
-    words = texts[0].split()
-    edits = ["swap", "delete"] if len(words) > 1 else []
-    if len(texts) > 1:
-        edits.append("other")
-    if not edits:
-        return texts[0]
-    edit = edits[int(rng.random() * len(edits))]
-    if edit == "other":
-        return texts[1 + int(rng.random() * (len(texts) - 1))]
-    if edit == "swap":
-        i, j = _two(len(words), rng)
-        words[i], words[j] = words[j], words[i]
-        return " ".join(words)
-    draws = rng.random(len(words))
-    kept = [word for word, u in zip(words, draws.tolist(), strict=True) if u >= 0.1]
-    return " ".join(kept) if kept else words[int(np.argmax(draws))]
-
-
 def random_view(
     image: np.ndarray,
     rng: np.random.Generator | None,
@@ -197,14 +127,6 @@ def whole_view(image: np.ndarray, size: int) -> np.ndarray:
     """The whole picture, resized to uint8 [size,size,3], over grey where it is transparent."""
     box = (0.0, 0.0, float(image.shape[1]), float(image.shape[0]))
     return np.asarray(image_ops.view(image, box, size, image_ops.ground("grey", None)))
-
-
-def _two(count: int, rng: np.random.Generator) -> tuple[int, int]:
-    if count == 1:
-        return 0, 0
-    u = rng.random(2).tolist()
-    first = int(u[0] * count)
-    return first, (first + 1 + int(u[1] * (count - 1))) % count
 
 
 def _field(sample: Sample, name: str) -> Any:

@@ -8,7 +8,7 @@
 | parquet | Parquet files with a column of pictures |
 | coco | a COCO JSON of instances or captions, and its pictures |
 | tfds | "tfds:NAME/CONFIG:VERSION", or the folder of a prepared version |
-| array_record | ArrayRecord files with `decode`, or a folder with pool.json |
+| array_record | ArrayRecord files with `decode`; a pool, an index of one, or the workdir of `data run` |
 """
 
 import inspect
@@ -16,7 +16,7 @@ import itertools
 import os
 import pathlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from intern_jax.core.config import UserError, did_you_mean, resolve
@@ -31,7 +31,12 @@ from intern_jax.data.sources.array_record import ArrayRecordSource
 from intern_jax.data.sources.folder import EXTENSIONS, ImageFolder
 
 POOL = "intern_jax.data.sources.pool:open_pool"
-POOL_FILE, INFO = "pool.json", "dataset_info.json"  # what a pool and a prepared TFDS version have
+INFO = "dataset_info.json"  # what a prepared TFDS version has
+POOL_FILES = (
+    "pool.json",
+    "index.json",
+    "pipeline.json",
+)  # a pool, an index of one, a workdir of both
 TFDS = "tfds:"
 # Directory entries that are looked at: in the folder itself, and in each of a few folders in it.
 ENTRIES, INNER_FOLDERS, INNER_ENTRIES = 400, 8, 50
@@ -44,7 +49,8 @@ def open_data(data: Path, kind: str | None = None, **settings: Any) -> Source:
     `data` is a folder, a file, a pattern ("shards/{000..010}.tar"), or "tfds:NAME". `kind` is one of KINDS; without it
     the content decides. `settings` are those of the kind: `name` of all; `classes` (their order) of folders, captions,
     webdataset and parquet; `root` (where listed pictures lie) of captions and parquet; `images` of coco; `split`,
-    `data_dir`, `fields` and `family` of tfds; `decode`, `family`, `classes` and `index` of array_record.
+    `data_dir`, `fields` and `family` of tfds; `decode`, `family`, `classes` and `index` of array_record, and `index`
+    and `split` of a pool.
 
     The source has `labels` if every sample has one. It may have `origin(index)`, with those of source, licence, author
     and name that are known. UserError, in one line, for data that is not recognised, is of two kinds, or is broken.
@@ -160,10 +166,10 @@ def _kinds_of_folder(folder: pathlib.Path) -> tuple[set[str | None], str]:
     files, folders = _scan(folder, ENTRIES)
     # What may lie beyond the first entries of a large folder.
     tables = [stem + suffix for stem in PREFERRED for suffix in TABLES]
-    names = {*files, *(n for n in (INFO, POOL_FILE, *tables) if (folder / n).is_file())}
+    names = {*files, *(n for n in (INFO, *POOL_FILES, *tables) if (folder / n).is_file())}
     if INFO in names:
         return {"tfds"}, ""
-    if POOL_FILE in names or any(".array_record" in name for name in files):
+    if _has_pool(folder, names) or any(".array_record" in name for name in files):
         return {"array_record"}, ""
     inner = [folder / name for name in folders[:INNER_FOLDERS]]
     shards = [folder / name for name in files]
@@ -191,6 +197,20 @@ def _kinds_of_folder(folder: pathlib.Path) -> tuple[set[str | None], str]:
     counts = ", ".join(f"{n} {suffix or 'without suffix'}" for suffix, n in suffixes.most_common(6))
     of_them = f", {len(pictured)} of the first {len(inner)} with pictures" if inner else ""
     return found, f"files: {counts or 'none'}; folders: {len(folders)}{of_them}"
+
+
+def _has_pool(folder: pathlib.Path, names: Collection[str]) -> bool:
+    """Whether a folder is a pool, an index, or a workdir with either; other programs have files of these names too."""
+    pool, index, run = (name in names for name in POOL_FILES)
+    return pool or (index and (folder / "causes.npy").is_file()) or (run and _is_run(folder))
+
+
+def _is_run(folder: pathlib.Path) -> bool:
+    try:
+        with open(folder / POOL_FILES[-1], "rb") as file:
+            return b'"steps"' in file.read() and any(folder.glob("*/pool.json"))
+    except OSError:
+        return False
 
 
 def _coco_files(folder: pathlib.Path, files: list[str]) -> bool:
@@ -241,7 +261,7 @@ def _open_array_record(
     data: Path, decode: Callable[..., Any] | str | None = None, **settings: Any
 ) -> Source:
     folder = pathlib.Path(data)
-    if (folder / POOL_FILE).is_file():
+    if _has_pool(folder, [name for name in POOL_FILES if (folder / name).is_file()]):
         return resolve(POOL)(folder, **settings)
     if decode is None:
         raise UserError(
@@ -268,5 +288,6 @@ LABELLED = (
 )
 ACCEPTED = (
     "class folders of pictures (folders), pictures with .txt files or a table .csv .tsv .jsonl (captions), .tar files"
-    " (webdataset), .parquet files (parquet), a COCO .json (coco), tfds:NAME (tfds), .array_record files (array_record)"
+    " (webdataset), .parquet files (parquet), a COCO .json (coco), tfds:NAME (tfds), .array_record files or a pool"
+    " (array_record)"
 )

@@ -33,6 +33,7 @@ from intern_jax.data.sources.array_record import ArrayRecordSource, Keys
 
 FORMAT = 1
 MANIFEST, INDEX = "pool.json", "index.json"
+RUN = "pipeline.json"  # what `data run` leaves in its workdir
 JOB = "part"
 KEPT = 0  # the cause of a record that is not left out
 # What a record says of where it came from.
@@ -178,8 +179,9 @@ class Index:
 class PoolSource:
     """The records of a pool that an index keeps, as a source.
 
-    `pool` is a pool's folder, or an index's, which names its pool. `split` takes one of the splits that the index has.
-    The family is that of the pool.
+    `pool` is a pool's folder, or an index's, which names its pool, or the workdir of a `data run`: its last index
+    counts, or without one its pool. `split` takes one of the splits that the index has. The family is that of the pool.
+    A record of pairs without a text is damaged: "no caption".
     """
 
     def __init__(
@@ -189,7 +191,7 @@ class PoolSource:
         split: str | None = None,
         name: str | None = None,
     ):
-        folder = pathlib.Path(pool)
+        folder = last_of_run(pathlib.Path(pool))
         if index is None and not (folder / MANIFEST).is_file() and (folder / INDEX).is_file():
             index = folder
             folder = folder / Index(index).content["pool_folder"]
@@ -229,7 +231,11 @@ class PoolSource:
         return len(self.rows)
 
     def __getitem__(self, i: int) -> Sample:
-        return self.pool.records[int(self.rows[range(len(self.rows))[i]])]
+        row = int(self.rows[range(len(self.rows))[i]])
+        sample = self.pool.records[row]
+        if self.family == "pairs" and not sample.get("texts"):
+            raise CorruptSample(f"{self.pool.folder}: {sample['key']}", "no caption")
+        return sample
 
     def fingerprint(self) -> str:
         """A digest of the pool's records and of what is kept of them."""
@@ -243,6 +249,23 @@ class PoolSource:
     def unseen(self) -> list[str]:
         """Concepts that no text, name, class or category of these records names."""
         return [] if self.index is None else sorted(self.index.judged("unseen", self.split))
+
+
+def last_of_run(folder: pathlib.Path) -> pathlib.Path:
+    """The folder of the last index, or else of the last pool, of a workdir of `data run`; another folder as it is."""
+    path = folder / RUN
+    if (folder / MANIFEST).is_file() or (folder / INDEX).is_file() or not path.is_file():
+        return folder
+    try:
+        steps = json.loads(path.read_text("utf-8"))["steps"]
+        made = {
+            name: step["folder"] for name in ("records", "kept") for step in steps if name in step
+        }
+        return folder / (made.get("kept") or made["records"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: names no pool ({one_line(error)}); run `data run` again, or give the folder of a pool"
+        ) from error
 
 
 def open_pool(

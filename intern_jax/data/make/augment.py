@@ -1,0 +1,383 @@
+"""Operations on one view of a picture: `operation(view, rng, **settings) -> view`, as a config lists them.
+
+A list such as MOCO_V2 runs in its order. An operation is {"fn": "intern_jax.data.make.augment:color_jitter", ...}. A
+function of your own with that form is one too. Those that torchvision has are as it defines them for Pillow pictures of
+8 bits. `zoom` and `over` serve pictures with transparent grounds. `p` is the share of views that are changed.
+"""
+
+import functools
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from intern_jax.core.config import UserError, checked_by, formatted
+from intern_jax.data.make import image_ops
+from intern_jax.data.make.image_ops import GREY, LUMA, MIRROR, Background, Window
+
+TRIES = 10  # torchvision's, of a crop that fits
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+LEVELS = range(256)
+WHOLE: Window = (0.0, 0.0, 1.0, 1.0)
+
+_HERE = "intern_jax.data.make.augment"
+# Of MoCo v2 (arXiv 2003.04297), as DeCLIP takes it for both of its views.
+MOCO_V2: tuple[dict[str, Any], ...] = (
+    {"fn": f"{_HERE}:random_resized_crop", "scale": (0.2, 1.0), "ratio": (3 / 4, 4 / 3)},
+    {
+        **{"fn": f"{_HERE}:color_jitter", "brightness": 0.4, "contrast": 0.4, "saturation": 0.4},
+        **{"hue": 0.1, "p": 0.8},
+    },
+    {"fn": f"{_HERE}:grayscale", "p": 0.2},
+    {"fn": f"{_HERE}:gaussian_blur", "sigma": (0.1, 2.0), "p": 0.5},
+    {"fn": f"{_HERE}:horizontal_flip", "p": 0.5},
+)
+
+
+class View(NamedTuple):
+    """A view on its way: the picture as it is, and what it shows.
+
+    `size` is the side in pixels that the view will have. `window` is the part of the whole picture that is seen, as
+    fractions (x1, y1, x2, y2) of its sides; it may lie beyond 0..1. `flipped` says that this part is mirrored.
+    """
+
+    image: Image.Image  # RGB, or RGBA until something is put behind it; not to be changed in place
+    size: int
+    window: Window = WHOLE
+    flipped: bool = False
+
+    def cut(self, image: Image.Image, x1: float, y1: float, x2: float, y2: float) -> "View":
+        """The view of `image`, which shows the part (x1, y1, x2, y2) of this one's, in its pixels."""
+        width, height = self.image.size
+        if self.flipped:
+            x1, x2 = width - x2, width - x1
+        left, top, right, bottom = self.window
+        across, down = (right - left) / width, (bottom - top) / height
+        seen = (left + x1 * across, top + y1 * down, left + x2 * across, top + y2 * down)
+        return View(image, self.size, seen, self.flipped)
+
+    def recoloured(self, image: Image.Image) -> "View":
+        """The view with other pixels of the same place."""
+        return View(image, self.size, self.window, self.flipped)
+
+    def opaque(self) -> Image.Image:
+        """The picture as RGB, over grey where it is transparent."""
+        return self.image if self.image.mode == "RGB" else _over(self.image, GREY)
+
+    def pixels(self) -> np.ndarray:
+        """The finished view as uint8 [size,size,3]. What no operation cut is resized whole."""
+        image = self.opaque()
+        if image.size != (self.size, self.size):
+            image = image.resize((self.size, self.size), Image.Resampling.BILINEAR)
+        return np.asarray(image)
+
+
+def _check(**given: Any) -> None:
+    """UserError for a setting of an operation that cannot be meant."""
+    for name in ("scale", "ratio", "sigma"):
+        if name in given and not _is_range(given[name]):
+            raise UserError(f"{name}: {given[name]!r}; give (low, high), with 0 < low <= high")
+    if not 0 <= given.get("p", 0.0) <= 1:
+        raise UserError(f"p: {given['p']!r}; give a share of views, from 0 to 1")
+    for name in ("brightness", "contrast", "saturation", "hue"):
+        most = 0.5 if name == "hue" else math.inf
+        if not 0 <= given.get(name, 0.0) <= most:
+            raise UserError(f"{name}: {given[name]!r}; give a strength of 0 to {most:g}")
+    kernel = given.get("kernel")
+    if kernel is not None and (kernel < 1 or kernel % 2 == 0):
+        raise UserError(f"kernel: {kernel!r}; give an odd number of pixels")
+    if given.get("interpolation", "bilinear") not in FILTERS:
+        raise UserError(f"interpolation: {given['interpolation']!r}; known: {', '.join(FILTERS)}")
+    if "background" in given:
+        image_ops.ground(given["background"], np.random.default_rng(0))
+
+
+def _is_range(value: Any) -> bool:
+    return isinstance(value, Sequence) and len(value) == 2 and 0 < value[0] <= value[1]
+
+
+# --- where a view looks -------------------------------------------------------------------------
+
+
+@formatted(1)
+@checked_by(_check)
+def random_resized_crop(
+    view: View,
+    rng: np.random.Generator,
+    *,
+    scale: Sequence[float] = (0.08, 1.0),
+    ratio: Sequence[float] = (3 / 4, 4 / 3),
+    interpolation: str = "bilinear",
+) -> View:
+    """torchvision's RandomResizedCrop: a share `scale` of the area, of width to height `ratio`, resized to the view."""
+    image = view.image
+    left, top, width, height = crop_box(image.width, image.height, scale, ratio, rng)
+    box = (left, top, left + width, top + height)
+    part = image if (width, height) == image.size else image.crop(box)
+    if part.size != (view.size, view.size):
+        # Cut first: a resize with a box would blend in pixels from outside of it.
+        part = part.resize((view.size, view.size), FILTERS[interpolation])
+    return view.cut(part, *box)
+
+
+def crop_box(
+    width: int,
+    height: int,
+    scale: Sequence[float],
+    ratio: Sequence[float],
+    rng: np.random.Generator,
+) -> tuple[int, int, int, int]:
+    """(left, top, width, height) of a random crop in pixels, as torchvision draws it.
+
+    Area and the logarithm of the ratio are uniform. After ten tries that do not fit, it is the largest crop in the
+    middle whose ratio is allowed.
+    """
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for _ in range(TRIES):
+        u = rng.random(4).tolist()
+        area = width * height * (scale[0] + u[0] * (scale[1] - scale[0]))
+        wanted = math.exp(low + u[1] * (high - low))
+        w, h = round(math.sqrt(area * wanted)), round(math.sqrt(area / wanted))
+        if 0 < w <= width and 0 < h <= height:
+            return int(u[3] * (width - w + 1)), int(u[2] * (height - h + 1)), w, h
+    w, h = width, height
+    if width / height < ratio[0]:
+        h = round(width / ratio[0])
+    elif width / height > ratio[1]:
+        w = round(height * ratio[1])
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
+@formatted(1)
+@checked_by(_check)
+def zoom(
+    view: View,
+    rng: np.random.Generator,
+    *,
+    scale: Sequence[float] = (0.6, 1.3),
+    aspect: float = 1.0,
+    background: Background = "random",
+) -> View:
+    """A window of `scale` times the picture's sides, resized to the view; above 1 the picture is seen smaller.
+
+    `aspect` is the largest change of the window's ratio of sides. That ratio is otherwise the picture's, so a picture
+    that is not square is squeezed. `background` fills the transparent parts and what lies outside (image_ops.ground).
+    """
+    image, (u, v, x, y) = view.image, rng.random(4).tolist()
+    side = scale[0] + u * (scale[1] - scale[0])
+    stretch = aspect ** (2 * v - 1)
+    box = image_ops.window(image.height, image.width, side, stretch, x, y)
+    seen = image_ops.drawn(image, box, view.size, image_ops.ground(background, rng))
+    return view.cut(seen, *box)
+
+
+@formatted(1)
+@checked_by(_check)
+def over(view: View, rng: np.random.Generator, *, background: Background = "random") -> View:
+    """The picture over a ground (image_ops.ground) where it is transparent; grey where no operation puts one."""
+    if view.image.mode == "RGB":
+        return view
+    return view.recoloured(_over(view.image, image_ops.ground(background, rng)))
+
+
+def _over(image: Image.Image, ground: image_ops.Ground) -> Image.Image:
+    canvas = image_ops.canvas(image.size, ground)
+    canvas.paste(image, (0, 0), image)
+    return canvas
+
+
+@formatted(1)
+@checked_by(_check)
+def horizontal_flip(view: View, rng: np.random.Generator, *, p: float = 0.5) -> View:
+    """The view mirrored left-right."""
+    if rng.random() >= p:
+        return view
+    return View(view.image.transpose(MIRROR), view.size, view.window, not view.flipped)
+
+
+# --- how a view looks ---------------------------------------------------------------------------
+
+
+@formatted(1)
+@checked_by(_check)
+def color_jitter(
+    view: View,
+    rng: np.random.Generator,
+    *,
+    brightness: float = 0.4,
+    contrast: float = 0.4,
+    saturation: float = 0.4,
+    hue: float = 0.1,
+    p: float = 1.0,
+) -> View:
+    """torchvision's ColorJitter: four changes in random order, each clipped to 8 bits before the next.
+
+    The factors of brightness, contrast and saturation are uniform in 1 +- strength, from 0 on. The hue turns by up to
+    `hue` of a full turn.
+    """
+    if rng.random() >= p:
+        return view
+    u = rng.random(8).tolist()
+    factors = (
+        _around_one(brightness, u[0]),
+        _around_one(contrast, u[1]),
+        _around_one(saturation, u[2]),
+        hue * (2 * u[3] - 1),
+    )
+    image = view.opaque()
+    for change in sorted(range(4), key=u[4:].__getitem__):
+        image = CHANGES[change](image, factors[change])
+    return view.recoloured(image)
+
+
+@formatted(1)
+@checked_by(_check)
+def quick_jitter(
+    view: View,
+    rng: np.random.Generator,
+    *,
+    brightness: float = 0.4,
+    contrast: float = 0.4,
+    saturation: float = 0.4,
+    hue: float = 0.1,
+    p: float = 1.0,
+) -> View:
+    """The four changes of color_jitter as one affine map: in a fixed order, without clipping in between.
+
+    At 32 pixels it takes half the time of color_jitter. The hue turns in YIQ, so the luma stays.
+    """
+    if rng.random() >= p:
+        return view
+    u = rng.random(4).tolist()
+    image = view.opaque()
+    pixel = image.reduce(image.size).getpixel((0, 0))
+    assert isinstance(pixel, tuple)  # of an RGB picture
+    mean = sum(k * x for k, x in zip(LUMA, pixel, strict=True))
+    b, c, s = (
+        _around_one(k, x) for k, x in zip((brightness, contrast, saturation), u[:3], strict=True)
+    )
+    matrix = image_ops.color_matrix(b, c, s, hue * (2 * u[3] - 1), mean)
+    return view.recoloured(image.convert("RGB", matrix))
+
+
+def _around_one(strength: float, u: float) -> float:
+    low = max(0.0, 1 - strength)
+    return low + u * (1 + strength - low)
+
+
+def brighten(image: Image.Image, factor: float) -> Image.Image:
+    """RGB times a factor."""
+    return Image.blend(_plain(image.size, 0), image, factor) if factor != 1 else image
+
+
+def contrast_by(image: Image.Image, factor: float) -> Image.Image:
+    """The distance of RGB to the picture's mean luma, as a whole number, times a factor."""
+    if factor == 1:
+        return image
+    counts = image.convert("L").histogram()
+    mean = int(sum(map(operator.mul, counts, LEVELS)) / (image.width * image.height) + 0.5)
+    return Image.blend(_plain(image.size, mean), image, factor)
+
+
+def saturate(image: Image.Image, factor: float) -> Image.Image:
+    """The distance of RGB to its own luma times a factor."""
+    return Image.blend(image.convert("L").convert("RGB"), image, factor) if factor != 1 else image
+
+
+def turn_hue(image: Image.Image, turns: float) -> Image.Image:
+    """The hue of RGB turned, in steps of 1/255 turn as torchvision's."""
+    steps = int(turns * 255)
+    if not steps:
+        return image
+    hsv = np.array(image.convert("HSV"))
+    hsv[..., 0] += np.uint8(steps % 256)  # an overflow goes round the circle
+    return Image.fromarray(hsv, "HSV").convert("RGB")
+
+
+CHANGES = (brighten, contrast_by, saturate, turn_hue)
+
+
+@functools.lru_cache(maxsize=1024)
+def _plain(size: tuple[int, int], level: int) -> Image.Image:
+    """A picture of one grey; it is shared, and nobody may change it."""
+    return Image.new("RGB", size, (level, level, level))
+
+
+@formatted(1)
+@checked_by(_check)
+def grayscale(view: View, rng: np.random.Generator, *, p: float = 0.2) -> View:
+    """The view without colour: its luma in all channels, as torchvision's RandomGrayscale."""
+    if rng.random() >= p:
+        return view
+    return view.recoloured(view.opaque().convert("L").convert("RGB"))
+
+
+@formatted(1)
+@checked_by(_check)
+def solarize(view: View, rng: np.random.Generator, *, threshold: int = 128, p: float = 0.2) -> View:
+    """Values from `threshold` on are inverted, as torchvision's RandomSolarize."""
+    if rng.random() >= p:
+        return view
+    return view.recoloured(ImageOps.solarize(view.opaque(), threshold))
+
+
+@formatted(1)
+@checked_by(_check)
+def gaussian_blur(
+    view: View,
+    rng: np.random.Generator,
+    *,
+    sigma: Sequence[float] = (0.1, 2.0),
+    kernel: int | None = None,
+    p: float = 0.5,
+) -> View:
+    """torchvision's GaussianBlur, with a standard deviation uniform in `sigma`, in pixels.
+
+    `kernel` is the number of taps. None takes a tenth of the picture's side, odd and at least 3, as SimCLR does: 23 of
+    224. MoCo v2 blurs by Pillow's filter instead, which has no kernel of fixed length.
+    """
+    if rng.random() >= p:
+        return view
+    width = sigma[0] + rng.random() * (sigma[1] - sigma[0])
+    image = view.opaque()
+    return view.recoloured(
+        Image.fromarray(blurred(np.asarray(image), width, kernel or default_kernel(image.size)))
+    )
+
+
+def default_kernel(size: tuple[int, int]) -> int:
+    """A tenth of the shorter side, odd and at least 3."""
+    return max(min(size) // 10 | 1, 3)
+
+
+def blurred(image: np.ndarray, sigma: float, kernel: int) -> np.ndarray:
+    """uint8 [H,W,3] convolved with a Gaussian of `kernel` taps in both directions; borders are reflected."""
+    height, width, _ = image.shape
+    down = _blur_matrix(height, sigma, kernel)
+    across = down if width == height else _blur_matrix(width, sigma, kernel)
+    planes = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)
+    out = down @ planes @ across.T
+    return np.ascontiguousarray(np.rint(out).astype(np.uint8).transpose(1, 2, 0))
+
+
+def _blur_matrix(side: int, sigma: float, kernel: int) -> np.ndarray:
+    half = min(kernel // 2, side - 1)
+    weights = np.exp(-0.5 * (np.arange(half + 1) / sigma) ** 2)
+    weights /= weights[0] + 2 * weights[1:].sum()
+    places = _blur_places(side, half)
+    return (weights.astype(np.float32) @ places.reshape(half + 1, -1)).reshape(side, side)
+
+
+@functools.lru_cache(maxsize=32)
+def _blur_places(side: int, half: int) -> np.ndarray:
+    """float32 [half+1,side,side]: how often pixel j is at a distance from pixel i, with reflected borders."""
+    out = np.zeros((half + 1, side, side), np.float32)
+    rows = np.arange(side)
+    for offset in range(-half, half + 1):
+        columns = np.abs(rows + offset)
+        columns = np.where(columns < side, columns, 2 * (side - 1) - columns)
+        np.add.at(out[abs(offset)], (rows, columns), 1.0)
+    return out
