@@ -18,7 +18,7 @@ from intern_jax.core.schema import Settings, field, wrong
 from intern_jax.data.batches.settings import Transform
 from intern_jax.families.family import BRANCHES
 from intern_jax.metrics import table as metrics
-from intern_jax.models import readout
+from intern_jax.models.heads import readout
 from intern_jax.tasks import task as tasks
 from intern_jax.train.settings import PeakOptim
 

@@ -29,7 +29,7 @@ import numpy as np
 from flax.linen.dtypes import promote_dtype
 
 from intern_jax.models.backbone import Part
-from intern_jax.models.blocks import TokenAttention
+from intern_jax.models.blocks import TokenAttention, positions_of
 from intern_jax.models.layers import (
     ACTIVATIONS,
     Dense,
@@ -195,12 +195,7 @@ class ViT(nn.Module):
         return jnp.concatenate([jnp.ones_like(patches[:, :1]), patches], axis=1)
 
     def _positions(self, grid: tuple[int, int]) -> jax.Array:
-        side = self.image_size // self.patch
-        if grid == (side, side):
-            return self.position_embedding
-        square = self.position_embedding[1:].reshape(side, side, self.width)
-        square = jax.image.resize(square, (*grid, self.width), "cubic", antialias=True)
-        return jnp.concatenate([self.position_embedding[:1], square.reshape(-1, self.width)])
+        return positions_of(self.position_embedding, self.image_size // self.patch, grid)
 
     @property
     def layer_depths(self) -> tuple[int, ...]:

@@ -20,7 +20,8 @@ from intern_jax import families
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core import tree
 from intern_jax.core.config import UserError
-from intern_jax.models import readout, zoo
+from intern_jax.models import zoo
+from intern_jax.models.heads import readout
 from intern_jax.models.backbone import Same
 from intern_jax.ops.images import normalise
 from intern_jax.tasks import task as tasks
@@ -197,7 +198,7 @@ class Model:
 
         Args:
           images: one or several of: a path, a PIL image, a uint8 array [H,W,3 or 4].
-          output: the name of an output, or a readout of all layers and branches (models/readout.py).
+          output: the name of an output, or a readout of all layers and branches (models/heads/readout.py).
           branch: "cls" or "dense", or another branch's name, for a backbone that has several (default:
             this model's).
           batch_size: pictures are padded to it, so that each size is compiled once.
