@@ -76,7 +76,7 @@ class BottleneckBlock(ResidualBlock):
 
 
 class PooledBlock(ResidualBlock):
-    """CLIP's bottleneck (arXiv 2103.00020): the stride is an average pool, before the last convolution and the shortcut's."""
+    """CLIP's bottleneck (arXiv 2103.00020): average pools before the last convolution and the shortcut stride."""
 
     convs = ((1, False, 1), (3, False, 1), (1, False, 4))
 

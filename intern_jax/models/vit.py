@@ -13,7 +13,7 @@ the conversion of weights (timm's; open_clip's below `visual.` in brackets):
     blocks_0/mlp_norm                                     blocks.0.norm2           (ln_2)
     blocks_0/mlp_expand [C,4C], mlp_project [4C,C]        blocks.0.mlp.fc1, fc2    (mlp.c_fc, c_proj)
     norm                                                  norm                     (ln_post)
-    projection/kernel [C,D]                               -                        (proj)
+    projection/kernel [C,D][, bias]                       head                     (proj)
 where (ln_1) stands for transformer.resblocks.0.ln_1 and so on. Norms have "scale" and "bias"; a
 qkv bias is flat, [3C]. Legend: B batch, H height, W width, P patch side, G = image_size / P, C
 channels, N tokens.
@@ -110,9 +110,10 @@ class ViTBlock(nn.Module):
 class ViT(nn.Module):
     """Maps normalised images [B,H,W,3] to "pooled", from the class token, and maps at strides 4 to 32.
 
-    "pooled" [B,D] passes the final norm and, if `out_dim` gives D, a linear layer without bias. The
-    maps are our reconstruction, because a ViT has only one stride. They are the tokens after each
-    quarter of the blocks, through the final norm, resized without parameters (`to_stride`).
+    "pooled" [B,D] passes the final norm and, if `out_dim` gives D, a linear layer, which has a bias
+    only with `projection_bias`. The maps are our reconstruction, because a ViT has only one stride.
+    They are the tokens after each quarter of the blocks, through the final norm, resized without
+    parameters (`to_stride`).
     `image_size` is the side of the images to which the learned positions belong. For other grids the
     positions are resized by antialiased cubic interpolation, like in timm. `patch_bias`, `pre_norm`,
     `activation` and `epsilon` distinguish the two forms. `drop_path`, `scan` and `remat` are those of
@@ -129,6 +130,7 @@ class ViT(nn.Module):
     activation: str = "gelu"
     epsilon: float = 1e-6
     out_dim: int | None = None
+    projection_bias: bool = False
     drop_path: float = 0.0
     scan: bool = False
     remat: bool | str = False
@@ -154,7 +156,7 @@ class ViT(nn.Module):
         self.norm = LayerNorm(self.dtype, self.epsilon)
         if self.out_dim:
             init, axes = nn.initializers.normal(self.width**-0.5), ("embed", None)
-            self.projection = Dense(self.out_dim, axes, False, init, self.dtype)
+            self.projection = Dense(self.out_dim, axes, self.projection_bias, init, self.dtype)
 
     def __call__(
         self,

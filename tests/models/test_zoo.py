@@ -162,7 +162,9 @@ def test_every_kernel_names_its_logical_axes():
             assert len(leaf.names) == leaf.value.ndim
 
 
-@pytest.mark.parametrize("spec", [{"name": "embedded_tiny"}, *TINY[2:4], TINY[6]], ids=lambda s: s["name"])
+@pytest.mark.parametrize(
+    "spec", [{"name": "embedded_tiny"}, *TINY[2:4], TINY[6]], ids=lambda s: s["name"]
+)
 def test_remat_changes_no_name_and_no_number(spec):
     """In float64: what is computed again in float32 may round another way, and flip a ReLU."""
     image = np.random.default_rng(1).normal(size=(2, 32, 32, 3))
