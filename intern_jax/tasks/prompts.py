@@ -6,6 +6,7 @@ they found by greedy search, and all eighty. Legend: K classes, P prompts, D emb
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -127,6 +128,30 @@ def templates(given: str | int | Sequence[str], where: str = "templates") -> tup
         if not isinstance(template, str) or template.count("{}") != 1:
             raise UserError(f"{where}: {template!r}; write texts with one {{}} for the class name")
     return tuple(listed)
+
+
+def words_of(name: str) -> str:
+    """A class name of a data set as words: "/a/art_gallery", "ApplyEyeMakeup" and "animals-nature" get spaces.
+
+    A name that has spaces already keeps its hyphens.
+    """
+    text = re.sub(r"^/\w/", "", name).replace("_", " ").replace("/", " ").rstrip("?")
+    if " " not in text:
+        text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text.replace("-", " "))
+    return " ".join(text.split())
+
+
+def class_words(classes: Sequence[str], where: str) -> list[str]:
+    """The classes as words; UserError for data whose classes are numbers of WordNet, and if two have the same words."""
+    if classes and all(re.fullmatch(r"n\d{8}", name) for name in classes):
+        raise UserError(
+            f"{where}: its classes are WordNet's numbers, such as {classes[0]}; give the words: names"
+        )
+    found = [words_of(name) for name in classes]
+    for position, words in enumerate(found):
+        if words in found[:position]:
+            raise UserError(f"{where}: {words!r} names two classes; give other words: names")
+    return found
 
 
 def sentences(names: Sequence[str], forms: Sequence[str]) -> Iterator[str]:
