@@ -117,7 +117,9 @@ class ViT(nn.Module):
     `image_size` is the side of the images to which the learned positions belong. For other grids the
     positions are resized by antialiased cubic interpolation, like in timm. `patch_bias`, `pre_norm`,
     `activation` and `epsilon` distinguish the two forms. `drop_path`, `scan` and `remat` are those of
-    MetaNet. `task` has no effect.
+    MetaNet. `task` has no effect. `keep` below 1 is the share of patches that training sees, drawn per
+    image by the rng "dropout" (FLIP, arXiv 2212.00794); dropped places of the maps are 0. Evaluation
+    sees all patches.
     """
 
     width: int
@@ -132,6 +134,7 @@ class ViT(nn.Module):
     out_dim: int | None = None
     projection_bias: bool = False
     drop_path: float = 0.0
+    keep: float = 1.0
     scan: bool = False
     remat: bool | str = False
     dtype: Dtype | None = None
@@ -167,13 +170,23 @@ class ViT(nn.Module):
     ) -> dict[str, jax.Array]:
         """The outputs. `mask` (bool [B,ceil(H/P),ceil(W/P)]) marks the patches that tokens see (None: all)."""
         x, grid = self.tokens(images)
-        more = {} if mask is None else {"mask": self._seen(mask)}
+        seen, kept = None if mask is None else self._seen(mask), None
+        if train and self.keep < 1 and not self.is_initializing():
+            kept = self._kept(*x.shape[:2])
+            x = jnp.take_along_axis(x, kept[:, :, None], axis=1)
+            seen = None if seen is None else jnp.take_along_axis(seen, kept, axis=1)
+        more = {} if seen is None else {"mask": seen}
         out, first = {}, 0
         for level, last in enumerate(self.layer_depths, start=1):
             blocks = self.blocks[first:last]
             x = through(self, blocks, x, train, task, self.scan, self.remat, **more)
             first = last
-            patches = self.norm(x[:, 1:]).reshape(x.shape[0], *grid, self.width)
+            patches = self.norm(x[:, 1:])
+            if kept is not None:
+                full = jnp.zeros((x.shape[0], grid[0] * grid[1], self.width), patches.dtype)
+                images_of = jnp.arange(x.shape[0])[:, None]
+                patches = full.at[images_of, kept[:, 1:] - 1].set(patches)
+            patches = patches.reshape(x.shape[0], *grid, self.width)
             size = images.shape[1:3]
             out[f"layer{level}"] = to_stride(patches, self.patch, STRIDES[level - 1], size)
         pooled = self.norm(x[:, 0])
@@ -190,6 +203,14 @@ class ViT(nn.Module):
         cls = jnp.broadcast_to(cls[None, None], (batch, 1, width))
         x = jnp.concatenate([cls, patches.reshape(batch, -1, width)], axis=1) + positions[None]
         return self.norm_pre(x) if self.pre_norm else x, grid
+
+    def _kept(self, batch: int, tokens: int) -> jax.Array:
+        """The tokens that training keeps, int32 [B,1+n], in order: the class token, and n patches of each image."""
+        patches = tokens - 1
+        count = max(1, int(self.keep * patches + 1e-6))
+        draws = jax.random.uniform(self.make_rng("dropout"), (batch, patches))
+        chosen = jnp.sort(jnp.argsort(draws, axis=1)[:, :count], axis=1)
+        return jnp.concatenate([jnp.zeros_like(chosen[:, :1]), 1 + chosen], axis=1)
 
     def _seen(self, mask: jax.Array) -> jax.Array:
         """The mask of tokens [B,1+N] for a mask of patches; the class token is always seen."""

@@ -214,6 +214,9 @@ def _check_vit(settings: Mapping[str, Any]) -> None:
     _check_known("activation", settings.get("activation", "gelu"), ACTIVATIONS)
     width, heads, depth = settings["width"], settings["heads"], settings["depth"]
     size, patch = settings.get("image_size", 224), settings.get("patch", 16)
+    keep = settings.get("keep", 1.0)
+    if isinstance(keep, bool) or not isinstance(keep, int | float) or not 0 < keep <= 1:
+        raise UserError(f"backbone.keep: {keep!r}; write the share of patches that training sees")
     if width % heads:
         raise UserError(f"backbone.heads: {heads} heads do not divide a width of {width}")
     if depth < 4:

@@ -6,6 +6,7 @@ The last batch is filled up, and what fills it is left out. Legend: N pictures, 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -20,7 +21,9 @@ from intern_jax.data.batches.mixture import group_sources
 from intern_jax.data.batches.settings import Group
 from intern_jax.data.make import text as tokenizer_lib
 from intern_jax.data.schema.source import Source, read_scored
+from intern_jax.ops.images import normalise
 from intern_jax.train.stage import Stage
+from intern_jax.weights.model import Model
 
 Variables = Mapping[str, Any]
 PICTURES = ("image", "image1")  # where a transform's row has its picture
@@ -29,8 +32,8 @@ PICTURES = ("image", "image1")  # where a transform's row has its picture
 class Pairs:
     """A stage of pairs on data that it does not train on.
 
-    `data`: {set: {"sources": [one], "transform": {...}}}. `tokenizer` is that of the stage's data, and `context` the
-    length of the texts in tokens (None: the stage's).
+    `data`: {set: {"sources": [one], "transform": {...}}}, or from code {set: (source, transform)}. `tokenizer` is that
+    of the stage's data, and `context` the length of the texts in tokens (None: the stage's).
     """
 
     def __init__(
@@ -43,19 +46,14 @@ class Pairs:
     ):
         if "pairs" not in stage.kinds:
             raise UserError(f"{stage.name}: has no texts; name a stage of image-text pairs")
-        settings = getattr(stage, "text", {})
-        context = settings.get("context") if context is None else context
-        if context is None:
-            raise UserError("evaluators.context: missing; give the length of the texts in tokens")
-        self.words, self.context = tokenizer_lib.load(tokenizer), context
-        known = settings.get("vocab_size", self.words.vocab_size)
-        if self.words.vocab_size > known:
-            raise UserError(
-                f"evaluators.tokenizer: {tokenizer} has {self.words.vocab_size} words, stage.text.vocab_size "
-                f"is {known}; name the tokenizer of the stage's data"
-            )
+        self.tokens = (
+            stage.tokens if isinstance(stage, Opened) else _tokens(stage, tokenizer, context)
+        )
         self.sets: dict[str, tuple[Source, Callable[..., Any]]] = {}
         for name, cfg in data.items():
+            if isinstance(cfg, tuple):
+                self.sets[name] = cfg
+                continue
             sources = group_sources(cfg, f"evaluators.data.{name}")
             if len(sources) > 1:
                 raise UserError(f"evaluators.data.{name}.sources: {len(sources)}; give one per set")
@@ -81,7 +79,7 @@ class Pairs:
 
     def texts(self, variables: Variables, texts: Iterable[str]) -> np.ndarray:
         """Unit embeddings [M,D] of texts."""
-        tokens = (self.words.encode(text, self.context) for text in texts)
+        tokens = map(self.tokens, texts)
         return np.concatenate(list(self._embedded(variables, "tokens", "text", tokens)))
 
     def samples(self, name: str) -> Iterator[tuple[Any, dict[str, Any]]]:
@@ -102,11 +100,63 @@ class Pairs:
             yield np.asarray(made[output], np.float32)[: len(some)]
 
 
+class Opened(Stage):
+    """A loaded model with a text tower as a stage that is only evaluated: `variables` are its arrays.
+
+    The transform of its data is weights/preprocess.py's `classification`, or `picture` for retrieval, with the fields
+    of the model's `preprocess`.
+    """
+
+    kinds = ("pairs",)
+
+    def __init__(self, model: Model):
+        if model.text is None:
+            raise UserError(f"{model.name}: has no text tower; convert a CLIP, or train on pairs")
+        self.name, self.model = model.name, model
+        self.tower = model.text
+        self.variables = {"params": dict(model.text.params), "image": dict(model.variables)}
+
+    def tokens(self, text: str) -> np.ndarray:
+        """The token ids int32 [L] of a text, by the model's own tokenizer."""
+        return self.tower.tokens([text])[0]
+
+    def predict(self, params: Any, extra: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Unit embeddings of batch["image"] uint8 [B,S,S,3] and/or batch["tokens"] int32 [B,L]."""
+        model, found = self.model, dict[str, Any]()
+        tower = dataclasses.replace(self.tower, params=params)
+        if "image" in batch:
+            pictures = model.preprocess
+            images = normalise(batch["image"], pictures.mean, pictures.std)
+            out = model.build().apply(extra["image"], images, train=False, task=model.branch)
+            found["image"] = tower.projected(out["pooled"])
+        if "tokens" in batch:
+            found["text"] = tower.embedded(batch["tokens"])
+        return found
+
+
+def _tokens(stage: Stage, tokenizer: str, context: int | None) -> Callable[[str], np.ndarray]:
+    """From a text to its token ids, as the stage's text tower reads them."""
+    settings = getattr(stage, "text", {})
+    context = settings.get("context") if context is None else context
+    if context is None:
+        raise UserError("evaluators.context: missing; give the length of the texts in tokens")
+    words = tokenizer_lib.load(tokenizer)
+    known = settings.get("vocab_size", words.vocab_size)
+    if words.vocab_size > known:
+        raise UserError(
+            f"evaluators.tokenizer: {tokenizer} has {words.vocab_size} words, stage.text.vocab_size is "
+            f"{known}; name the tokenizer of the stage's data"
+        )
+    return lambda text: words.encode(text, context)
+
+
 def check_data(data: Mapping[str, Any], batch_size: int) -> None:
     """Refuse sets that have no form of a group."""
     if not isinstance(data, Mapping) or not data:
         raise UserError(f"data: {data!r}; write {{set: {{sources, transform}}}}")
     for name, cfg in data.items():
+        if isinstance(cfg, tuple):
+            continue
         given = {**cfg, "batch_size": batch_size} if isinstance(cfg, Mapping) else cfg
         schema.read(Group, given, f"data.{name}")
 

@@ -118,6 +118,11 @@ class TextTower:
             pooled = jnp.matmul(pooled, kernel, precision="highest")
         return unit(pooled)
 
+    def embedded(self, tokens: jax.Array) -> jax.Array:
+        """Unit embeddings [N,D] of token ids int32 [N,L]."""
+        rows: Any = _module(self.key).apply({"params": self.params["text"]}, tokens)
+        return unit(rows)
+
     def shapes(self, features: int) -> dict[str, tuple[int, ...]]:
         """{name: shape} of the arrays of such a tower beside a backbone of F features; nothing is computed."""
         tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
@@ -170,11 +175,7 @@ def _module(key: str) -> TextTransformer:
 @functools.lru_cache
 def _compiled(key: str) -> Callable[..., jax.Array]:
     """Compiled (parameters, tokens int32 [N,L]) -> unit rows [N,D]."""
-    module = _module(key)
-
-    @jax.jit
-    def apply(params, tokens):
-        rows: Any = module.apply({"params": params}, tokens)
-        return unit(rows)
-
-    return apply
+    tower = TextTower(json.loads(key), {}, "")
+    return jax.jit(
+        lambda params, tokens: dataclasses.replace(tower, params={"text": params}).embedded(tokens)
+    )

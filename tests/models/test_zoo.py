@@ -266,6 +266,7 @@ def test_generalist_from_a_changed_branch():
         ({"name": "resnet50", "repeats": (1, 2)}, "backbone.repeats"),
         ({"name": "clip_rn50", "heads": 7}, "7 heads do not divide 2048 channels"),
         ({"name": "clip_rn50", "image_size": 230}, "image_size: 230 is not a multiple of 32"),
+        ({"name": "vit_b_16", "keep": 0.0}, "backbone.keep: 0.0; write the share"),
         ({"name": "vit_b_16", "heads": 7}, "7 heads do not divide a width of 768"),
         ({"name": "vit_b_16", "depth": 3}, "backbone.depth: 3"),
         ({"name": "vit_b_16", "patch": 15}, "backbone.image_size: 224 is not a multiple of patch"),

@@ -1,5 +1,6 @@
 """Evaluators of pairs: what the stage's embeddings give by hand, whatever the batch and the devices."""
 
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -10,15 +11,20 @@ import numpy as np
 import pytest
 from tiny_batches import VIT, drawn, pairs
 
+from intern_jax.core import tree
 from intern_jax.core.config import UserError
 from intern_jax.data.make import text as tokenizer_lib
 from intern_jax.metrics.classification import correct
 from intern_jax.metrics.retrieval import recall
 from intern_jax.stages.amateur import Amateur
 from intern_jax.stages.expert import Expert
+from intern_jax.stages.held_out_pairs import Opened
 from intern_jax.stages.retrieval import Retrieval
 from intern_jax.stages.zero_shot import ZeroShot
 from intern_jax.tasks import prompts
+from intern_jax.weights.model import Model
+from intern_jax.weights.preprocess import Preprocess
+from intern_jax.weights.text_tower import TextTower
 
 WORDS = tokenizer_lib.load("embedded")
 TEXT = {"vocab_size": WORDS.vocab_size, "context": 12, "width": 16, "layers": 1, "heads": 2}
@@ -136,6 +142,31 @@ def test_names_of_classes_become_words():
         prompts.class_words(("n01440764", "n01443537"), "x")
     with pytest.raises(UserError, match="'a b' names two classes"):
         prompts.class_words(("a_b", "a b"), "x")
+
+
+def test_a_loaded_model_is_measured_by_its_own_functions():
+    tower = TextTower({**TEXT, "out_dim": 6}, {"image_projection": None}, "embedded")
+    rng = np.random.default_rng(0)
+    arrays = {k: rng.normal(size=s).astype(np.float32) for k, s in tower.shapes(32).items()}
+    tower = dataclasses.replace(tower, params=tree.unflatten(arrays))
+    model = Model.random({"name": "embedded_tiny"}, 0)
+    pictures = Preprocess(16, "short", 0.5, "bicubic", (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+    model = dataclasses.replace(model, text=tower, preprocess=pictures)
+    samples = [Animals()[i] for i in range(11)]
+    answers = model.zero_shot([s["image"] for s in samples], SAID, templates="7")
+    right = [SAID[s["label"]] == a["label"] for s, a in zip(samples, answers, strict=True)]
+    opened, fn = Opened(model), "intern_jax.weights.preprocess:"
+    views = {
+        name: {"fn": f"{fn}{name}", **pictures.plain} for name in ("classification", "picture")
+    }
+    sets = {name: {"pets": {**data()["pets"], "transform": view}} for name, view in views.items()}
+    found = ZeroShot(opened, sets["classification"], "7")(opened.variables)
+    assert found["pets/top1"] == pytest.approx(np.mean(right))
+    owner = np.repeat(np.arange(11), [len(s["texts"]) for s in samples])
+    texts = model.text_features([text for s in samples for text in s["texts"]])
+    wanted = recall(model.image_embeddings([s["image"] for s in samples]), texts, owner)
+    found = Retrieval(opened, sets["picture"])(opened.variables)
+    assert found == pytest.approx({f"pets/{name}": value for name, value in wanted.items()})
 
 
 DEVICES = """
