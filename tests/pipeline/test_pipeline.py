@@ -51,6 +51,21 @@ def tiny_config():
     benchmark.heads.segmentation.panoptic.steps = (2,)
     benchmark.scratch.views = {"classification": 128, "segmentation": 64, "depth": 64}
     benchmark.zero_shot.row = "furniture"
+    embedded = "intern_jax.data.embedded:load"
+    words = {
+        "sources": ({"fn": embedded, "name": "furniture", "split": "test"},),
+        "transform": {"fn": "intern_jax.data.make.views:eval_classification", "size": 32},
+    }
+    scenes = {
+        "sources": ({"fn": embedded, "name": "scene_pairs", "seed": 1, "length": 12},),
+        "transform": {"fn": "intern_jax.data.make.views:pair_views", "size": 32, "train": False},
+    }
+    stages = "intern_jax.stages"
+    config.amateur.evaluators = {
+        "named": {"fn": f"{stages}.zero_shot:ZeroShot", "data": {"furniture": words}, "every": 2},
+        "found": {"fn": f"{stages}.retrieval:Retrieval", "data": {"scenes": scenes}, "every": 3},
+    }
+    config.amateur.evaluators.named.templates = "7"
     return config
 
 
@@ -123,6 +138,16 @@ def test_a_stage_that_learnt_from_texts_leaves_a_model_with_both_towers(finished
     assert model.zero_shot(pictures, names)[0]["label"] in names
     assert not (workdir / "towers" / "expert_cls").exists()
     assert intern_jax.load(workdir / "model").text is None
+
+
+def test_evaluators_of_pairs_are_logged_while_the_stage_trains(finished):
+    (path,) = finished[0].glob("seed0/amateur-*/metrics.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    named = [line for line in lines if "named/furniture/top1" in line]
+    found = [line for line in lines if "found/scenes/i2t_r1" in line]
+    assert [line["step"] for line in named] == [2, 3] and len(found) == 1
+    assert 0 <= named[-1]["named/furniture/top1"] <= named[-1]["named/furniture/top5"] <= 1
+    assert found[0]["found/scenes/t2i_r10"] >= found[0]["found/scenes/t2i_r1"]
 
 
 def test_a_run_tells_its_zero_shot_accuracy(finished):
