@@ -77,6 +77,33 @@ def clips(out: pathlib.Path) -> None:
     facts = {"input_resolution": 64, "context_length": 9, "vocab_size": 50}
     state |= {name: torch.tensor(value) for name, value in facts.items()}
     save_clip(out, "tiny_clip_resnet", network, state, 64)
+    vit = {"image_size": 32, "patch_size": 16, "width": 8, "layers": 4, "head_width": 4}
+    text = {"context_length": 9, "vocab_size": 50, "width": 8, "heads": 2, "layers": 1}
+    network = randomised(open_clip.CLIP(6, vit, text, quick_gelu=True))
+    save_clip(out, "tiny_clip_openai", network, {}, 32)
+    inputs = torch.zeros(1, 3, 32, 32), torch.zeros(1, 9, dtype=torch.int64)
+    traced = torch.jit.trace(Archive(network.float(), 32), inputs, check_trace=False)
+    traced.save(out / "tiny_clip_openai.pth")
+
+
+class Archive(nn.Module):
+    """The modules and names of OpenAI's TorchScript archives."""
+
+    def __init__(self, network: nn.Module, side: int):
+        super().__init__()
+        for name, value in network.named_children():
+            setattr(self, name, value)
+        for name, value in network.named_parameters(recurse=False):
+            setattr(self, name, value)
+        facts = {"input_resolution": side, "context_length": 9, "vocab_size": 50}
+        for name, number in facts.items():
+            self.register_buffer(name, torch.tensor(number))
+        self.mask = [network.attn_mask]
+
+    def forward(self, images: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        words = self.token_embedding(tokens) + self.positional_embedding
+        words = self.ln_final(self.transformer(words, attn_mask=self.mask[0]))
+        return self.visual(images), words[:, -1] @ self.text_projection, self.logit_scale.exp()
 
 
 def save_clip(out: pathlib.Path, name: str, network: nn.Module, state: dict, side: int) -> None:
