@@ -32,6 +32,7 @@ ROOMS = (
     "tasks",
     "models.heads",
     "models",
+    "models.variants",
     "data.gvb",
     "data.gvb.classification",
     "data.gvb.scenes",

@@ -56,7 +56,70 @@ def main() -> None:
     save(out, "tiny_vit_timm", vit, {"model": vit.state_dict(), "epoch": 3})
     clip = randomised(ClipTower(32, 8, 24, 4, 3, 4.0, output_dim=12, act_layer=QuickGELU))
     save(out, "tiny_vit_open_clip", clip, {f"visual.{k}": v for k, v in clip.state_dict().items()})
+    clips(out)
     views(out)
+
+
+def clips(out: pathlib.Path) -> None:
+    """Both towers of two small CLIPs: LAION's form with GELU and a bias of the logits, and OpenAI's in half precision.
+
+    tiny_clip_*.npz: `input`, `tokens` [B,L], and in float64 `image` and `text` [B,D], and `logits` [B,B].
+    """
+    text = {"context_length": 9, "vocab_size": 50, "width": 16, "heads": 2, "layers": 3}
+    vit = {"image_size": 32, "patch_size": 8, "width": 24, "layers": 4, "head_width": 8}
+    resnet = {"image_size": 64, "layers": [1, 2, 1, 1], "width": 4, "head_width": 32}
+    torch.manual_seed(1)
+    network = randomised(open_clip.CLIP(12, vit, text, init_logit_bias=-10.0))
+    save_clip(out, "tiny_clip_vit", network, network.state_dict(), 32)
+    network = randomised(open_clip.CLIP(12, resnet, text, quick_gelu=True).half().float())
+    network = network.half().float()
+    state = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
+    facts = {"input_resolution": 64, "context_length": 9, "vocab_size": 50}
+    state |= {name: torch.tensor(value) for name, value in facts.items()}
+    save_clip(out, "tiny_clip_resnet", network, state, 64)
+    vit = {"image_size": 32, "patch_size": 16, "width": 8, "layers": 4, "head_width": 4}
+    text = {"context_length": 9, "vocab_size": 50, "width": 8, "heads": 2, "layers": 1}
+    network = randomised(open_clip.CLIP(6, vit, text, quick_gelu=True))
+    save_clip(out, "tiny_clip_openai", network, {}, 32)
+    inputs = torch.zeros(1, 3, 32, 32), torch.zeros(1, 9, dtype=torch.int64)
+    traced = torch.jit.trace(Archive(network.float(), 32), inputs, check_trace=False)
+    traced.save(out / "tiny_clip_openai.pth")
+
+
+class Archive(nn.Module):
+    """The modules and names of OpenAI's TorchScript archives."""
+
+    def __init__(self, network: nn.Module, side: int):
+        super().__init__()
+        for name, value in network.named_children():
+            setattr(self, name, value)
+        for name, value in network.named_parameters(recurse=False):
+            setattr(self, name, value)
+        facts = {"input_resolution": side, "context_length": 9, "vocab_size": 50}
+        for name, number in facts.items():
+            self.register_buffer(name, torch.tensor(number))
+        self.mask = [network.attn_mask]
+
+    def forward(self, images: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        words = self.token_embedding(tokens) + self.positional_embedding
+        words = self.ln_final(self.transformer(words, attn_mask=self.mask[0]))
+        return self.visual(images), words[:, -1] @ self.text_projection, self.logit_scale.exp()
+
+
+def save_clip(out: pathlib.Path, name: str, network: nn.Module, state: dict, side: int) -> None:
+    torch.save(state, out / f"{name}.pth")
+    inputs, tokens = torch.randn(3, 3, side, side), torch.randint(1, 48, (3, 9))
+    for row, end in enumerate((4, 8, 2)):
+        tokens[row, 0], tokens[row, end], tokens[row, end + 1 :] = 48, 49, 0
+    with torch.no_grad():
+        network.double()
+        found = {
+            "image": network.encode_image(inputs.double()),
+            "text": network.encode_text(tokens),
+            "logits": network.get_logits(inputs.double(), tokens)[0],
+        }
+    arrays = {key: value.numpy() for key, value in found.items()}
+    np.savez_compressed(out / f"{name}.npz", input=inputs.numpy(), tokens=tokens.numpy(), **arrays)
 
 
 def views(out: pathlib.Path) -> None:
@@ -140,8 +203,10 @@ def names(out: pathlib.Path) -> None:
     with torch.device("meta"):
         networks = {f"timm_{name}": timm.create_model(name) for name in TIMM}
         networks |= {f"torchvision_{n}": getattr(torchvision.models, n)() for n in TORCHVISION}
-        clip = open_clip.get_model_config("ViT-B-32")
-        networks["open_clip_ViT-B-32"] = open_clip.CLIP(**clip)
+        for name in ("ViT-B-32", "RN50"):
+            networks[f"open_clip_{name}"] = open_clip.CLIP(**open_clip.get_model_config(name))
+        for name, size in (("resnet50_clip", 1024), ("vit_base_patch32_clip_224", 512)):
+            networks[f"timm_{name}"] = timm.create_model(name, num_classes=size)
     for name, network in networks.items():
         shapes = {key: list(value.shape) for key, value in network.state_dict().items()}
         (out / f"{name}.json").write_text(json.dumps(shapes) + "\n")

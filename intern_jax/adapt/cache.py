@@ -34,7 +34,8 @@ from intern_jax.core.files import write_json
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.source import Source, read_scored
 from intern_jax.data.sources.subset import Subset
-from intern_jax.models import readout, zoo
+from intern_jax.models import zoo
+from intern_jax.models.heads import readout
 from intern_jax.weights.model import Model
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from intern_jax.data.open.opening import LABELLED, open_data
 from intern_jax.data.schema.source import Source
 from intern_jax.data.sources.subset import Subset
 from intern_jax.metrics.classification import fold_interval
-from intern_jax.models.readout import NAMES as READOUTS
+from intern_jax.models.heads.readout import NAMES as READOUTS
 from intern_jax.weights.folder import save_model
 from intern_jax.weights.model import Head, Model
 from intern_jax.weights.opening import start
@@ -57,7 +57,7 @@ def adapt_folder(
     predicts one part only, for the time it takes. The score's 95% interval allows for folds that share their
     training pictures (metrics/classification.py: fold_interval).
     `canvas`: side in pixels of the pictures, if not the start's. `l2`: penalties that the probe chooses from by
-    cross-validation. `readout`: what the probe reads of the backbone (models/readout.py).
+    cross-validation. `readout`: what the probe reads of the backbone (models/heads/readout.py).
     `backbone`: "my_module:Net", or that function, where init's network is its author's own.
     """
     if method not in METHODS:

@@ -20,7 +20,8 @@ from intern_jax.core.config import UserError
 FOLDS = 5
 GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0, 30.0, 100.0)
 USUAL = 0.1  # where no class has two rows, and so no fold tells anything
-READOUT = "grids"  # of a probe (models/readout.py), unless settings say another; chosen by tools/bench/readouts.py
+# A probe's readout (models/heads/readout.py), unless settings say another; chosen by tools/bench/readouts.py.
+READOUT = "grids"
 MAX_STEPS = 200
 MEMORY = 10
 # Stop when the gradient, in coordinates of unit curvature, predicts a gain below this share of the objective.

@@ -1,7 +1,11 @@
-"""Predictions to look at, as .npz files that the report draws: zero-shot labels, masks, depth."""
+"""Predictions to look at, as .npz files that the report draws: zero-shot labels, masks, depth.
 
+Legend: N pictures, K classes.
+"""
+
+import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,14 +18,17 @@ from intern_jax.core import config as config_lib
 from intern_jax.core.layout import Layout
 from intern_jax.core.texts import percent
 from intern_jax.data.batches.arrays import eval_arrays
-from intern_jax.data.make import text as tokenizer_lib
 from intern_jax.data.make.views import eval_classification
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.sources.subset import Subset
+from intern_jax.metrics.classification import correct
+from intern_jax.stages.zero_shot import ZeroShot
 from intern_jax.tasks import classification
 from intern_jax.tasks import task as tasks
+from intern_jax.train.stage import Stage
 
 COUNT = 16  # pictures per file; the report draws as many as fit
+WORDS, NEAREST = 6, 6  # classes with the pictures nearest to them
 
 
 def of_rows(
@@ -66,35 +73,71 @@ def of_rows(
 
 
 def zero_shot(
-    stage: Any,
-    params: Any,
-    extra: Any,
-    row_name: str,
-    size: int,
-    context: int,
+    stage: Stage,
+    variables: Mapping[str, Any],
+    cfg: Mapping[str, Any],
+    transform: Mapping[str, Any],
     layout: Layout,
     stage_key: str,
-) -> list:
-    """Test pictures of a classification row with the three best of the class names as texts.
+) -> tuple[list[dict[str, str]], dict[str, Any]]:
+    """A classification row whose classes are only named: (pictures for the report, top-1 and top-5 of all test rows).
 
-    `stage_key` tells what the stage learnt from; of another key a file is made anew.
+    `cfg` names the row and the prompts, `transform` is that of the stage's pairs. One file shows pictures with their
+    three best classes, the other shows classes with the pictures nearest to them. `stage_key` tells what the stage
+    learnt from; of another key the files are made anew.
     """
-    row = suite.find(row_name)
-    source = row.load("test")
+    row = suite.find(cfg["row"])
+    source, size = row.load("test"), transform["size"]
     facts = {"stage": stage_key, "size": size, "test": fingerprints.of_examples(source)}
-    path = _path(layout, f"zero_shot_{row_name}", facts)
-    title = f"{row_name}: zero-shot words of the amateur"
-    if not path.exists():
-        chosen = Subset(source, _spread(len(source), COUNT))
-        arrays = eval_arrays(chosen, lambda s, rng: eval_classification(s, rng, size=size))
-        words = tokenizer_lib.load("embedded")
-        names = [name.replace("-", " ") for name in source.classes]
-        tokens = np.stack([words.encode(name, context) for name in names])
-        out = stage.predict(params, extra, {"image": arrays["image"], "tokens": tokens})
-        similarity = np.asarray(out["image"] @ out["text"].T)
-        drawn = classification.words(similarity, arrays["label"], names)
-        _save(path, {"images": arrays["image"], "title": title, "kind": "label", **drawn})
-    return [{"title": title, "npz": layout.below(path)}]
+    facts |= {"templates": cfg["templates"], "format": 2}
+    paths = [_path(layout, f"{kind}_{row.name}", facts) for kind in ("zero_shot", "nearest")]
+    if not all(path.exists() for path in paths):
+        view = functools.partial(eval_classification, size=size)
+        tokenizer, context = transform.get("tokenizer", "embedded"), transform["context"]
+        run = ZeroShot(
+            stage, {row.name: (source, view)}, cfg["templates"], None, tokenizer, context
+        )
+        batches = list(run.scores(run.placed(variables), row.name))
+        scores, labels = (np.concatenate(part) for part in zip(*batches, strict=True))
+        _draw_zero_shot(paths, run.names[row.name], source, view, scores, labels)
+    with np.load(paths[0]) as file:
+        found = {name: float(file[name]) for name in ("top1", "top5")}
+    about = f"top-1 {percent(found['top1'])}, top-5 {percent(found['top5'])}"
+    titles = (
+        f"{row.name}: zero-shot words of the {stage.name} ({about})",
+        f"{row.name}: words and the pictures nearest to them",
+    )
+    made = [
+        {"title": title, "npz": layout.below(path)}
+        for title, path in zip(titles, paths, strict=True)
+    ]
+    facts = {"stage": stage.name, "row": row.name, "templates": cfg["templates"]}
+    return made, facts | {"test": len(source)} | found
+
+
+def _draw_zero_shot(
+    paths: Sequence[pathlib.Path],
+    names: Sequence[str],
+    source: Any,
+    view: Callable[..., Any],
+    scores_NxK: np.ndarray,
+    labels_N: np.ndarray,
+) -> None:
+    """Write both files: some pictures with their best classes, some classes with their best pictures."""
+    some = _spread(len(source), COUNT)
+    arrays = eval_arrays(Subset(source, some), view)
+    right = {f"top{k}": correct(scores_NxK, labels_N, k).mean() for k in (1, 5)}
+    drawn = classification.words(scores_NxK[some], labels_N[some], names)
+    _save(paths[0], {"images": arrays["image"], "kind": "label", **drawn, **right})
+    asked = _spread(len(names), WORDS)
+    best = np.argsort(-scores_NxK[:, asked], axis=0, kind="stable")[:NEAREST].T
+    arrays = eval_arrays(Subset(source, best.ravel()), view)
+    nearest = {
+        "texts": np.array(names)[asked],
+        "scores": np.take_along_axis(scores_NxK[:, asked].T, best, axis=1),
+        "right": labels_N[best] == asked[:, None],
+    }
+    _save(paths[1], {"images": arrays["image"], "kind": "nearest", **nearest})
 
 
 def _path(layout: Layout, name: str, key: Mapping[str, Any]) -> pathlib.Path:

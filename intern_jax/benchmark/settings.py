@@ -18,7 +18,8 @@ from intern_jax.core.schema import Settings, field, wrong
 from intern_jax.data.batches.settings import Transform
 from intern_jax.families.family import BRANCHES
 from intern_jax.metrics import table as metrics
-from intern_jax.models import readout
+from intern_jax.models.heads import readout
+from intern_jax.tasks import prompts
 from intern_jax.tasks import task as tasks
 from intern_jax.train.settings import PeakOptim
 
@@ -303,6 +304,16 @@ class ZeroShot(Settings):
 
     stage: str = field(say="a stage that trains on pairs")
     row: str = field(say="a row of classification")
+    templates: str | list[str] = "name"
+
+    @pydantic.field_validator("templates")
+    @classmethod
+    def _templates(cls, given: str | list[str]) -> str | list[str]:
+        try:
+            prompts.templates(given)
+        except UserError as error:
+            raise wrong(str(error).partition(": ")[2]) from None
+        return given
 
     @pydantic.field_validator("row")
     @classmethod

@@ -3,7 +3,8 @@
 WORKDIR/results.json, report.html     the results of a run, for programs and for people
 WORKDIR/records/*.json, *.npz         one file per score, and its outcomes per test image
 WORKDIR/seed0/STAGE-KEY/              a stage: key.json, model.safetensors, done.json, and what the loop writes
-WORKDIR/model/                        the last stage's backbone as a model folder
+WORKDIR/model/                        the last stage's backbone as a model folder, with its text tower if it has one
+WORKDIR/towers/STAGE/                 the same of each earlier stage that learnt from texts
 WORKDIR/pictures/*.npz                predictions that the report draws
 WORKDIR/compiled/, unfinished/        compiled programs; checkpoints of fits that are not done
 WORKDIR/features/, lists/             of `benchmark`: frozen features, and the labels in each fraction
@@ -104,6 +105,10 @@ class Layout:
     def model(self) -> pathlib.Path:
         """The model folder that a run leaves."""
         return self.workdir / "model"
+
+    def towers(self, stage: str) -> pathlib.Path:
+        """The model folder of an earlier stage that learnt from texts."""
+        return self.workdir / "towers" / stage
 
     @property
     def pictures(self) -> pathlib.Path:

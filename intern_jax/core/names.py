@@ -18,7 +18,11 @@ PUBLIC: dict[str, tuple[str, ...]] = {
         "intern_jax.stages.expert:Expert",
         "intern_jax.stages.generalist:Generalist",
     ),
-    "evaluators": ("intern_jax.stages.held_out:HeldOut",),
+    "evaluators": (
+        "intern_jax.stages.held_out:HeldOut",
+        "intern_jax.stages.zero_shot:ZeroShot",
+        "intern_jax.stages.retrieval:Retrieval",
+    ),
     "losses": (
         "intern_jax.losses.classification:cross_entropy",
         "intern_jax.losses.segmentation:pixel_cross_entropy",

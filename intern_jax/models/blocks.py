@@ -168,6 +168,19 @@ class FromHeads(nn.Module):
         return linear(x, kernel, inputs=2) + bias[None, None]
 
 
+def positions_of(embedding: jax.Array, side: int, grid: tuple[int, int]) -> jax.Array:
+    """Learned positions [1+side*side,C] for another grid [1+rows*cols,C]; the first is that of a token without a place.
+
+    They are resized by antialiased cubic interpolation, like in timm.
+    """
+    if grid == (side, side):
+        return embedding
+    width = embedding.shape[-1]
+    square = embedding[1:].reshape(side, side, width)
+    square = jax.image.resize(square, (*grid, width), "cubic", antialias=True)
+    return jnp.concatenate([embedding[:1], square.reshape(-1, width)])
+
+
 class TokenAttention(nn.Module):
     """Multi-head attention over tokens [B,N,I], projected to `features` channels.
 

@@ -19,7 +19,7 @@ import numpy as np
 from intern_jax.models.backbone import Part
 from intern_jax.models.layers import BatchNorm, Conv, DropPath, Dtype
 from intern_jax.models.scanning import remat_name, through
-from intern_jax.ops.pooling import max_pool
+from intern_jax.ops.pooling import max_pool, mean_pool
 
 he_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -75,7 +75,33 @@ class BottleneckBlock(ResidualBlock):
     convs = ((1, False, 1), (3, True, 1), (1, False, 4))
 
 
-BLOCKS: dict[str, type[ResidualBlock]] = {"basic": BasicBlock, "bottleneck": BottleneckBlock}
+class PooledBlock(ResidualBlock):
+    """CLIP's bottleneck (arXiv 2103.00020): average pools before the last convolution and the shortcut stride."""
+
+    convs = ((1, False, 1), (3, False, 1), (1, False, 4))
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
+        y = x
+        for index, (side, _, growth) in enumerate(self.convs, start=1):
+            y = mean_pool(y, self.stride) if index == len(self.convs) else y
+            y = self.conv(growth * self.width, side, 1, f"conv_{index}")(y)
+            last = index == len(self.convs)
+            scale = nn.initializers.zeros if last else nn.initializers.ones
+            y = BatchNorm(self.sets, scale, name=f"norm_{index}")(y, train, task)
+            y = y if last else nn.relu(y)
+        if self.stride > 1 or x.shape[-1] != self.features:
+            pooled = mean_pool(x, self.stride)
+            x = self.conv(self.features, 1, 1, "shortcut_conv")(pooled)
+            x = BatchNorm(self.sets, name="shortcut_norm")(x, train, task)
+        return nn.relu(x + DropPath(self.drop_path)(y, train))
+
+
+BLOCKS: dict[str, type[ResidualBlock]] = {
+    "basic": BasicBlock,
+    "bottleneck": BottleneckBlock,
+    "pooled": PooledBlock,
+}
 
 
 class ResNet(nn.Module):
@@ -102,6 +128,10 @@ class ResNet(nn.Module):
     def setup(self) -> None:
         self.stem_conv = Conv(self.width, 7, 2, kernel_init=he_init, dtype=self.dtype)
         self.stem_norm = BatchNorm(tuple(self.sets))
+        self.make_layers()
+
+    def make_layers(self) -> None:
+        """Give the module its four layers of blocks."""
         rates = iter(np.linspace(0.0, self.drop_path, sum(self.repeats)))
         # Flax names the entries of a list after its attribute: layer2_0, layer2_1, ...
         self.layer1, self.layer2, self.layer3, self.layer4 = (
@@ -132,10 +162,14 @@ class ResNet(nn.Module):
         """Compute the map of layer `level` from that of layer `level - 1`, or from the images for level 1."""
         if level == 1:
             (x,) = nn.dtypes.promote_dtype(x, dtype=self.dtype)
-            x = nn.relu(self.stem_norm(self.stem_conv(x), train, task))
-            x = max_pool(x, 2)
+            x = self.stem(x, train, task)
         blocks = getattr(self, f"layer{level}")
         return through(self, blocks, x, train, task, self.scan, self.remat)
+
+    def stem(self, x: jax.Array, train: bool, task: str | None) -> jax.Array:
+        """Map images to the input of the first layer, [B,ceil(H/4),ceil(W/4),C]."""
+        x = nn.relu(self.stem_norm(self.stem_conv(x), train, task))
+        return max_pool(x, 2)
 
     def pool(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
         """Map the last layer [B,h,w,C] to features [B,C] in at least float32."""
@@ -159,7 +193,11 @@ class ResNet(nn.Module):
 
     def parts(self) -> list[Part]:
         """Stem and layers."""
-        parts = [Part("stem", ("stem_conv", "stem_norm"), {"channels": self.width})]
+        return [Part("stem", ("stem_conv", "stem_norm"), {"channels": self.width}), *self.layers()]
+
+    def layers(self) -> list[Part]:
+        """The four layers of blocks."""
+        parts = []
         for level, (repeats, channels) in enumerate(
             zip(self.repeats, self.layer_channels, strict=True), start=1
         ):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from intern_jax.models.blocks import FromHeads, ToHeads
-from intern_jax.models.layers import Dense, Dtype, LayerNorm, partitioned, quick_gelu
+from intern_jax.models.layers import ACTIVATIONS, Dense, Dtype, LayerNorm, partitioned
 from intern_jax.ops.attention import attention
 
 
@@ -20,6 +20,7 @@ class TextBlock(nn.Module):
 
     heads: int
     layers: int
+    activation: str = "quick_gelu"
     dtype: Dtype | None = None
 
     @nn.compact
@@ -39,7 +40,7 @@ class TextBlock(nn.Module):
         mlp_project = Dense(
             width, ("mlp", "embed"), kernel_init=out_of, dtype=self.dtype, name="mlp_project"
         )
-        return x + mlp_project(quick_gelu(y))
+        return x + mlp_project(ACTIVATIONS[self.activation](y))
 
 
 class TextTransformer(nn.Module):
@@ -48,6 +49,8 @@ class TextTransformer(nn.Module):
     0 is padding, and the largest id of a row is its end of text. L may be any length up to `context`.
     Tokens after the end of text do not change the result. `mask` (bool [B,L]) marks the tokens that
     later tokens see (None: all). It serves texts with padding elsewhere, or masked words.
+    `activation` is OpenAI's "quick_gelu", or LAION's "gelu". DeCLIP's projection has a bias and CLIP's
+    has none: `projection_bias`.
     """
 
     vocab_size: int
@@ -56,6 +59,8 @@ class TextTransformer(nn.Module):
     layers: int = 12
     heads: int = 8
     out_dim: int = 512
+    activation: str = "quick_gelu"
+    projection_bias: bool = True
     remat: bool = False
     dtype: Dtype | None = None
 
@@ -65,10 +70,12 @@ class TextTransformer(nn.Module):
         init = partitioned(nn.initializers.normal(0.01), ("position", "embed"))
         self.position_embedding = self.param("position_embedding", init, (self.context, self.width))
         block = nn.remat(TextBlock) if self.remat else TextBlock
-        self.blocks = [block(self.heads, self.layers, self.dtype) for _ in range(self.layers)]
+        settings = (self.heads, self.layers, self.activation, self.dtype)
+        self.blocks = [block(*settings) for _ in range(self.layers)]
         self.final_norm = LayerNorm(self.dtype)
         init = nn.initializers.normal(self.width**-0.5)
-        self.projection = Dense(self.out_dim, ("embed", None), kernel_init=init, dtype=self.dtype)
+        axes, bias = ("embed", None), self.projection_bias
+        self.projection = Dense(self.out_dim, axes, bias, init, self.dtype)
 
     def words(self, tokens: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """The features [B,L,C] of all positions, after the last LayerNorm."""

@@ -13,7 +13,7 @@ the conversion of weights (timm's; open_clip's below `visual.` in brackets):
     blocks_0/mlp_norm                                     blocks.0.norm2           (ln_2)
     blocks_0/mlp_expand [C,4C], mlp_project [4C,C]        blocks.0.mlp.fc1, fc2    (mlp.c_fc, c_proj)
     norm                                                  norm                     (ln_post)
-    projection/kernel [C,D]                               -                        (proj)
+    projection/kernel [C,D][, bias]                       head                     (proj)
 where (ln_1) stands for transformer.resblocks.0.ln_1 and so on. Norms have "scale" and "bias"; a
 qkv bias is flat, [3C]. Legend: B batch, H height, W width, P patch side, G = image_size / P, C
 channels, N tokens.
@@ -29,7 +29,7 @@ import numpy as np
 from flax.linen.dtypes import promote_dtype
 
 from intern_jax.models.backbone import Part
-from intern_jax.models.blocks import TokenAttention
+from intern_jax.models.blocks import TokenAttention, positions_of
 from intern_jax.models.layers import (
     ACTIVATIONS,
     Dense,
@@ -110,13 +110,16 @@ class ViTBlock(nn.Module):
 class ViT(nn.Module):
     """Maps normalised images [B,H,W,3] to "pooled", from the class token, and maps at strides 4 to 32.
 
-    "pooled" [B,D] passes the final norm and, if `out_dim` gives D, a linear layer without bias. The
-    maps are our reconstruction, because a ViT has only one stride. They are the tokens after each
-    quarter of the blocks, through the final norm, resized without parameters (`to_stride`).
+    "pooled" [B,D] passes the final norm and, if `out_dim` gives D, a linear layer, which has a bias
+    only with `projection_bias`. The maps are our reconstruction, because a ViT has only one stride.
+    They are the tokens after each quarter of the blocks, through the final norm, resized without
+    parameters (`to_stride`).
     `image_size` is the side of the images to which the learned positions belong. For other grids the
     positions are resized by antialiased cubic interpolation, like in timm. `patch_bias`, `pre_norm`,
     `activation` and `epsilon` distinguish the two forms. `drop_path`, `scan` and `remat` are those of
-    MetaNet. `task` has no effect.
+    MetaNet. `task` has no effect. `keep` below 1 is the share of patches that training sees, drawn per
+    image by the rng "dropout" (FLIP, arXiv 2212.00794); dropped places of the maps are 0. Evaluation
+    sees all patches.
     """
 
     width: int
@@ -129,7 +132,9 @@ class ViT(nn.Module):
     activation: str = "gelu"
     epsilon: float = 1e-6
     out_dim: int | None = None
+    projection_bias: bool = False
     drop_path: float = 0.0
+    keep: float = 1.0
     scan: bool = False
     remat: bool | str = False
     dtype: Dtype | None = None
@@ -154,7 +159,7 @@ class ViT(nn.Module):
         self.norm = LayerNorm(self.dtype, self.epsilon)
         if self.out_dim:
             init, axes = nn.initializers.normal(self.width**-0.5), ("embed", None)
-            self.projection = Dense(self.out_dim, axes, False, init, self.dtype)
+            self.projection = Dense(self.out_dim, axes, self.projection_bias, init, self.dtype)
 
     def __call__(
         self,
@@ -165,13 +170,23 @@ class ViT(nn.Module):
     ) -> dict[str, jax.Array]:
         """The outputs. `mask` (bool [B,ceil(H/P),ceil(W/P)]) marks the patches that tokens see (None: all)."""
         x, grid = self.tokens(images)
-        more = {} if mask is None else {"mask": self._seen(mask)}
+        seen, kept = None if mask is None else self._seen(mask), None
+        if train and self.keep < 1 and not self.is_initializing():
+            kept = self._kept(*x.shape[:2])
+            x = jnp.take_along_axis(x, kept[:, :, None], axis=1)
+            seen = None if seen is None else jnp.take_along_axis(seen, kept, axis=1)
+        more = {} if seen is None else {"mask": seen}
         out, first = {}, 0
         for level, last in enumerate(self.layer_depths, start=1):
             blocks = self.blocks[first:last]
             x = through(self, blocks, x, train, task, self.scan, self.remat, **more)
             first = last
-            patches = self.norm(x[:, 1:]).reshape(x.shape[0], *grid, self.width)
+            patches = self.norm(x[:, 1:])
+            if kept is not None:
+                full = jnp.zeros((x.shape[0], grid[0] * grid[1], self.width), patches.dtype)
+                images_of = jnp.arange(x.shape[0])[:, None]
+                patches = full.at[images_of, kept[:, 1:] - 1].set(patches)
+            patches = patches.reshape(x.shape[0], *grid, self.width)
             size = images.shape[1:3]
             out[f"layer{level}"] = to_stride(patches, self.patch, STRIDES[level - 1], size)
         pooled = self.norm(x[:, 0])
@@ -189,18 +204,21 @@ class ViT(nn.Module):
         x = jnp.concatenate([cls, patches.reshape(batch, -1, width)], axis=1) + positions[None]
         return self.norm_pre(x) if self.pre_norm else x, grid
 
+    def _kept(self, batch: int, tokens: int) -> jax.Array:
+        """The tokens that training keeps, int32 [B,1+n], in order: the class token, and n patches of each image."""
+        patches = tokens - 1
+        count = max(1, int(self.keep * patches + 1e-6))
+        draws = jax.random.uniform(self.make_rng("dropout"), (batch, patches))
+        chosen = jnp.sort(jnp.argsort(draws, axis=1)[:, :count], axis=1)
+        return jnp.concatenate([jnp.zeros_like(chosen[:, :1]), 1 + chosen], axis=1)
+
     def _seen(self, mask: jax.Array) -> jax.Array:
         """The mask of tokens [B,1+N] for a mask of patches; the class token is always seen."""
         patches = mask.reshape(mask.shape[0], -1)
         return jnp.concatenate([jnp.ones_like(patches[:, :1]), patches], axis=1)
 
     def _positions(self, grid: tuple[int, int]) -> jax.Array:
-        side = self.image_size // self.patch
-        if grid == (side, side):
-            return self.position_embedding
-        square = self.position_embedding[1:].reshape(side, side, self.width)
-        square = jax.image.resize(square, (*grid, self.width), "cubic", antialias=True)
-        return jnp.concatenate([self.position_embedding[:1], square.reshape(-1, self.width)])
+        return positions_of(self.position_embedding, self.image_size // self.patch, grid)
 
     @property
     def layer_depths(self) -> tuple[int, ...]:

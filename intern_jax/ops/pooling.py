@@ -1,4 +1,4 @@
-"""3x3 max-pooling, with two forms of the same result.
+"""Pooling of maps: means of windows that do not overlap, and 3x3 max-pooling with two forms of the same result.
 
 XLA:CPU searches each window again in the backward pass for its largest value, element by element. Here the forward
 pass keeps the place of the largest, one byte per output. Accelerators have an operation for the search.
@@ -6,6 +6,7 @@ pass keeps the place of the largest, one byte per output. Accelerators have an o
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -13,6 +14,24 @@ from jax import lax
 from intern_jax.ops.forms import by_platform, windows
 
 SIDE = 3
+
+
+def mean_pool(x_BxHxWxC: jax.Array, stride: int) -> jax.Array:
+    """The means of windows of `stride` x `stride` that do not overlap, [B, ceil(H / stride), ceil(W / stride), C].
+
+    The last window of a side that is no multiple of `stride` is smaller. PyTorch's AvgPool2d drops it unless
+    `ceil_mode` is set.
+    """
+    if stride == 1:
+        return x_BxHxWxC
+    batch, height, width, channels = x_BxHxWxC.shape
+    if height % stride == 0 and width % stride == 0:
+        grid = (batch, height // stride, stride, width // stride, stride, channels)
+        return x_BxHxWxC.reshape(grid).mean(axis=(2, 4))
+    pads = [(0, -side % stride) for side in (height, width)]
+    sides = (stride, stride)
+    mean = nn.avg_pool(x_BxHxWxC, sides, sides, pads, count_include_pad=False)
+    return mean.astype(x_BxHxWxC.dtype)
 
 
 def max_pool(x_BxHxWxC: jax.Array, stride: int, form: str = "auto") -> jax.Array:

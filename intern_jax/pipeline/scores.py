@@ -14,11 +14,13 @@ from intern_jax.core import hosts, tree
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.layout import Layout
 from intern_jax.core.versions import versions
+from intern_jax.models.text import TextTransformer
 from intern_jax.pipeline.building import build_stage, group_of, in_dtype
 from intern_jax.pipeline.products import Product
 from intern_jax.weights import folder as folder_lib
 from intern_jax.weights.model import Model
 from intern_jax.weights.preprocess import Preprocess
+from intern_jax.weights.text_tower import FIELDS, PARTS, TextTower
 
 log = logging.getLogger("intern_jax.pipeline")
 
@@ -44,7 +46,11 @@ def score(
     results["stages"] += [product.summary() for product in products.values()]
     first = seed == settings["seeds"][0]
     if first and products:
-        save_last(settings, products, layout.model)
+        last = settings["stages"][-1]
+        save_backbone(settings, products, last, layout.model)
+        for name in settings["stages"][:-1]:
+            if group_of(settings[name]["data"], "pairs"):
+                save_backbone(settings, products, name, layout.towers(name))
     if not settings["benchmark"]:
         return
     # One process scores, on its own devices, whatever the mesh of the stages spans.
@@ -59,7 +65,9 @@ def score(
     if first:
         try:
             made = pictures.of_rows(cfg, ladder, seed, layout, mesh, kept)
-            results["pictures"] = made + zero_shot(settings, products, layout)
+            shown, measured = zero_shot(settings, products, layout)
+            results["pictures"] = made + shown
+            results["zero_shot"] = measured
         except Exception as error:
             # Nothing that is only to look at may cost a run its scores.
             log.warning("no pictures: %s: %s", type(error).__name__, error)
@@ -91,11 +99,13 @@ def build_ladder(
     return ladder
 
 
-def save_last(
-    settings: Mapping[str, Any], products: Mapping[str, Product], folder: pathlib.Path
+def save_backbone(
+    settings: Mapping[str, Any],
+    products: Mapping[str, Product],
+    name: str,
+    folder: pathlib.Path,
 ) -> None:
-    """Write the last stage's backbone as a model folder for `adapt --init` and `load`, if it has a backbone."""
-    name = settings["stages"][-1]
+    """Write a stage's backbone, and its text tower, as a model folder for `load` and `adapt --init`, if it has one."""
     product, groups = products[name], settings[name]["data"]
     # Of several canvases, take that of whole pictures; the dense group's canvas is larger because of its maps.
     group = group_of(groups, "cls", "pairs") or next(iter(groups))
@@ -110,6 +120,7 @@ def save_last(
             backbone,
             preprocess=pictures,
             provenance={"stage": f"{name}, seed {product.seed}, key {product.key}"},
+            text=text_tower(settings, products, name),
         ),
     )
 
@@ -134,22 +145,44 @@ def _reads(transform: Mapping[str, Any], stage: str) -> Preprocess | None:
 
 def zero_shot(
     settings: Mapping[str, Any], products: Mapping[str, Product], layout: Layout
-) -> list[dict[str, str]]:
-    """The zero-shot words of the first seed for the report; none where the config wants none."""
+) -> tuple[list[dict[str, str]], dict[str, Any] | None]:
+    """The zero-shot pictures of the first seed for the report, and the accuracy; none where the config wants none."""
     cfg = settings["benchmark"]["zero_shot"]
     if not cfg:
-        return []
-    product, entry = products[cfg["stage"]], settings[cfg["stage"]]
-    variables = dict(tree.unflatten(product.variables))
-    transform = entry["data"][group_of(entry["data"], "pairs")]["transform"]
-    specs = {name: other.spec for name, other in products.items()}
-    return pictures.zero_shot(
-        build_stage(entry, product.spec, {}, specs),
-        variables.pop("params"),
-        variables,
-        cfg["row"],
-        transform["size"],
-        transform["context"],
-        layout,
-        product.key,
-    )
+        return [], None
+    product = products[cfg["stage"]]
+    stage, transform = _of_pairs(settings, products, cfg["stage"])
+    variables = tree.unflatten(product.variables)
+    return pictures.zero_shot(stage, variables, cfg, transform, layout, product.key)
+
+
+def _of_pairs(
+    settings: Mapping[str, Any], products: Mapping[str, Product], name: str
+) -> tuple[Any, Mapping[str, Any]]:
+    """A stage that learns from pairs, and their transform."""
+    entry = settings[name]
+    specs = {other: product.spec for other, product in products.items()}
+    stage = build_stage(entry, products[name].spec, {}, specs)
+    stage.name = name
+    return stage, entry["data"][group_of(entry["data"], "pairs")]["transform"]
+
+
+def text_tower(
+    settings: Mapping[str, Any], products: Mapping[str, Product], name: str
+) -> TextTower | None:
+    """The text tower that a stage trained, with what makes it comparable with the pictures; None if it has none."""
+    arrays = {
+        path.removeprefix("params/"): value
+        for path, value in products[name].variables.items()
+        if path.split("/")[:1] == ["params"] and path.split("/")[1] in PARTS
+    }
+    groups = settings[name]["data"]
+    if "logit_scale" not in arrays or group_of(groups, "pairs") is None:
+        return None
+    stage, transform = _of_pairs(settings, products, name)
+    given = {"out_dim": stage.model.embed_dim, **stage.model.text_spec}
+    usual = {field: getattr(TextTransformer, field, None) for field in FIELDS}
+    needed = {field: value for field, value in usual.items() if value is not None}
+    # A folder's text tower computes in float32, like its parameters.
+    known = {field: given[field] for field in FIELDS if field in given and field != "dtype"}
+    return TextTower(needed | known, tree.unflatten(arrays), transform.get("tokenizer", "embedded"))

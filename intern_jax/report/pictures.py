@@ -6,6 +6,7 @@ A file holds `images` uint8 [N,H,W,3], `kind`, a kind of answer (families/family
     number   truth float [N], prediction float [N]
     mask     truth int [N,H,W], prediction int [N,H,W], classes str [C]; 255 is ignored
     map      truth float [N,H,W], prediction float [N,H,W], valid bool [N,H,W] (optional)
+    nearest  texts str [T], scores float [T,K], right bool [T,K]: each text with its K nearest pictures, N = T * K
 
 Numbers and maps may have a `unit`, and any file a `title`; both are strings. `read` refuses anything else, and
 pickled arrays.
@@ -232,6 +233,25 @@ def _triples(count: int, legend: float = 0.0) -> tuple[Figure, np.ndarray]:
     return figure, axes.reshape(lines * pairs, 3)
 
 
+def _nearest(arrays: Arrays) -> Figure:
+    """A line per text: the text, and the pictures nearest to it with their scores, the right ones in green."""
+    scores, right = arrays["scores"][:_MAX_ROWS], arrays["right"]
+    lines, columns = scores.shape
+    figure = Figure(figsize=(1.25 * columns + 1.6, 1.45 * lines + 0.1), layout="constrained")
+    widths = [1.2, *([1.0] * columns)]
+    axes = figure.subplots(lines, 1 + columns, squeeze=False, width_ratios=widths)
+    for axis in axes.ravel():
+        axis.axis("off")
+    for i in range(lines):
+        text = textwrap.fill(textwrap.shorten(str(arrays["texts"][i]), 60, placeholder="…"), 16)
+        axes[i][0].text(1.0, 0.5, text, ha="right", va="center", fontsize=8.5, color=INK)
+        for k in range(columns):
+            _show(axes[i][1 + k], arrays["images"][i * columns + k])
+            color = _RIGHT if right[i][k] else _WRONG
+            _below(axes[i][1 + k], 0, f"{scores[i][k]:.2f}", color, "normal")
+    return figure
+
+
 def _show(axis: Axes, image: np.ndarray) -> None:
     axis.imshow(image, interpolation="nearest")
     axis.axis("off")
@@ -242,5 +262,6 @@ _ARRAYS = {
     "number": ("truth", "prediction"),
     "mask": ("truth", "prediction"),
     "map": ("truth", "prediction"),
+    "nearest": ("texts", "scores", "right"),
 }
-_DRAWN = {"label": _words, "number": _numbers, "mask": _mask, "map": _map}
+_DRAWN = {"label": _words, "number": _numbers, "mask": _mask, "map": _map, "nearest": _nearest}

@@ -273,7 +273,7 @@ class Amateur(Stage):
         return {name: contrastive.unit(rows) for name, rows in found.items()}
 
 
-_PAIRS = "use the transform intern_jax.data.make.pairs:pair_views"
+_PAIRS = "use the transform intern_jax.data.make.pairs:PairViews"
 _REMEDIES = dict.fromkeys(("image1", "image2", "tokens1", "tokens2"), _PAIRS) | {
     "targets1": "set its mask to 0.15, or leave masked words out of stage.losses",
     "crops": "give it crops, or leave vc out of the functions of stage.losses",

@@ -10,7 +10,7 @@ import numpy as np
 from intern_jax.core import config
 from intern_jax.core.averages import Average, mean
 from intern_jax.core.config import UserError
-from intern_jax.models import readout as readout_lib
+from intern_jax.models.heads import readout as readout_lib
 from intern_jax.models.heads.linear import Linear
 from intern_jax.tasks.task import Features, Loss, Rows, Task
 

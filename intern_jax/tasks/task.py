@@ -109,7 +109,7 @@ class Task:
         return dict(settings)
 
     def readout(self, settings: Mapping[str, Any]) -> str:
-        """The readout (models/readout.py) that a head of these settings needs beside the outputs; "" for none."""
+        """The readout (models/heads/readout.py) that a head of these settings needs beside the outputs; "" for none."""
         return ""
 
     def recipe(self, head: str = "") -> Recipe:

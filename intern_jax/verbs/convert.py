@@ -20,10 +20,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prefix", help="what is before its names, in a file of several networks")
     parser.add_argument("--task", choices=("cls", "dense"), help="the BatchNorm set --to writes")
     parser.add_argument("--classes", help="a file of names, one per line: keep the classifier too")
+    parser.add_argument(
+        "--activation",
+        choices=("quick_gelu", "gelu"),
+        help="of a CLIP file's towers: OpenAI's have quick_gelu, LAION's gelu",
+    )
     parser.epilog = (
         "--model.FIELD=VALUE changes a setting of the variant; --canvas=PIXELS, --resize=short|squash, "
         "--crop=SHARE, --interpolation=bilinear|bicubic, --mean=R,G,B and --std=R,G,B tell how the model "
-        "folder reads pictures"
+        "folder reads pictures; --text_heads=N is for a CLIP text tower whose heads have not 64 channels"
     )
 
 
@@ -38,7 +43,7 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
         "source": args.source,
         "out": args.out,
     }
-    for name in ("layout", "to", "prefix", "task"):
+    for name in ("layout", "to", "prefix", "task", "activation"):
         spec[name] = getattr(args, name)
     if args.model:
         changed = arguments.keyword_arguments(

@@ -20,6 +20,8 @@ _ANSWERS = {
 }
 _FEATURES = 'model.features("picture.jpg")  # array [1, D]'
 
+_ZERO_SHOT = 'model.zero_shot("picture.jpg", ["cat", "dog"])  # [{"label": ..., "score": ..., "scores": ...}]'
+
 
 def card(info: Mapping[str, Any], parameters: int) -> str:
     """Markdown for card.md of a checked model.json; `parameters` counts all numbers in the weights file."""
@@ -30,6 +32,8 @@ def card(info: Mapping[str, Any], parameters: int) -> str:
         title, classes = family.title or f"a model of {family.name}", head["classes"]
         answer = _ANSWERS.get(family.answer, f"[{ANSWERS[family.answer]}]")
         use = f'model.predict("picture.jpg")  # {answer}'
+    elif "text" in info:
+        title, use = "an image and a text tower", _ZERO_SHOT
     shown = ", ".join(classes[:20]) + (f", ... ({len(classes)} in all)" if classes[20:] else "")
     facts = {
         "Numbers stored": f"{parameters:,}",
@@ -37,6 +41,9 @@ def card(info: Mapping[str, Any], parameters: int) -> str:
         "Classes": shown or "none",
         "Written by": f"intern_jax {info['version']}",
     }
+    if "text" in info:
+        facts["Text tower"] = json.dumps(info["text"]["settings"])
+        facts["Tokenizer"] = info["text"]["tokenizer"]
     facts |= info["provenance"]
     rows = "\n".join(f"| {_cell(key)} | {_cell(value)} |" for key, value in facts.items())
     return f"""# {title.capitalize()} of intern_jax

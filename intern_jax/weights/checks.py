@@ -16,6 +16,7 @@ from intern_jax.core.config import UserError
 from intern_jax.families import Family
 from intern_jax.models import zoo
 from intern_jax.models.transfer import Generalist
+from intern_jax.weights import text_tower
 from intern_jax.weights.preprocess import Preprocess, is_number
 
 NAME, VERSION = "intern_jax.model", 2
@@ -29,6 +30,14 @@ _FIELDS = {
     "head": dict,  # or null
     "provenance": dict,
     "weights_sha256": str,
+}
+# Only a folder with a text tower has this field.
+_TEXT = {
+    "settings": dict,
+    "tokenizer": str,
+    "tokenizer_sha256": str,
+    "image_projection": bool,
+    "logit_bias": bool,
 }
 _HEAD = {"family": str, "classes": list, "decoder": str, "settings": dict}
 _FIELDS_1 = {
@@ -118,7 +127,10 @@ def _from_version_1(path: pathlib.Path, info: Mapping[str, Any]) -> dict[str, An
 
 def check_info(path: pathlib.Path, info: Mapping[str, Any]) -> None:
     """Checks model.json's content: known fields, their types and ranges, no names of code."""
-    _check_fields(path, "", info, _FIELDS, optional=("head",))
+    plain = {name: value for name, value in info.items() if name != "text"}
+    _check_fields(path, "", plain, _FIELDS, optional=("head",))
+    if "text" in info:
+        _check_tower(path, info["text"])
     _check_setting(path, "backbone", info["backbone"])
     if not isinstance(info["backbone"].get("name"), str) and "own" not in info["backbone"]:
         _fail(path, "backbone.name: missing; name a variant of intern_jax/models/zoo.py")
@@ -131,9 +143,12 @@ def check_info(path: pathlib.Path, info: Mapping[str, Any]) -> None:
     _check_text(path, info)
 
 
-def check_size(path: pathlib.Path, backbone: Mapping[str, Any], arrays: int) -> None:
+def check_size(path: pathlib.Path, info: Mapping[str, Any], arrays: int) -> None:
     """Refuses a zoo network that is larger than its file of `arrays`, because to build it could take hours."""
-    blocks, passes = _blocks(backbone)
+    blocks, passes = _blocks(info["backbone"])
+    if "text" in info:
+        layers = int(info["text"]["settings"]["layers"])
+        blocks, passes = blocks + layers, passes + layers
     if blocks > arrays:
         _fail(
             path,
@@ -161,6 +176,21 @@ def _blocks(spec: Mapping[str, Any]) -> tuple[int, int]:
     rows += [settings["depth"]] if "depth" in settings else []
     blocks = sum(max(int(row), 1) for row in rows if is_number(row))
     return blocks, blocks
+
+
+def _check_tower(path: pathlib.Path, text: Any) -> None:
+    """Checks the description of a text tower."""
+    if not isinstance(text, dict):
+        _fail(path, f"text: must be a dict, is {text!r:.80}")
+    _check_fields(path, "text.", text, _TEXT)
+    _check_setting(path, "text.settings", text["settings"])
+    try:
+        text_tower.check_settings(text["settings"])
+    except UserError as error:
+        _fail(path, f"text.settings.{error}")
+    known = (text_tower.FILE, text_tower.CLIP, "embedded")
+    if text["tokenizer"] not in known:
+        _fail(path, f"text.tokenizer: {text['tokenizer']!r:.80}; one of {', '.join(known)}")
 
 
 def _check_text(path: pathlib.Path, info: Mapping[str, Any]) -> None:
@@ -219,7 +249,7 @@ def _check_fields(
             _fail(path, f"{where}{name}: missing; save the model anew")
         if info[name] is None and name in optional:
             continue
-        if not isinstance(info[name], kind) or isinstance(info[name], bool):
+        if not isinstance(info[name], kind) or isinstance(info[name], bool) != (kind is bool):
             _fail(path, f"{where}{name}: must be a {kind.__name__}, is {info[name]!r:.80}")
 
 

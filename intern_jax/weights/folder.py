@@ -1,7 +1,8 @@
 """Model folders: what a trained model is on disk.
 
     model.json            plain data: zoo name and settings, preprocessing, head, provenance
-    weights.safetensors   arrays named as in training: params/backbone/..., params/head/...
+    weights.safetensors   arrays named as in training: params/backbone/..., params/head/..., params/text/...
+    tokenizer.json        of a text tower whose tokenizer was trained for it
     card.md               the same for a reader
 
 A folder can come from anyone. It names no code and no other file, nothing in it is unpickled, and
@@ -38,6 +39,7 @@ from intern_jax.weights import safetensors
 from intern_jax.weights.card import card
 from intern_jax.weights.checks import (
     FORMAT,
+    MAX_JSON_BYTES,
     check_files,
     check_info,
     check_size,
@@ -46,8 +48,10 @@ from intern_jax.weights.checks import (
 )
 from intern_jax.weights.model import Head, Model
 from intern_jax.weights.preprocess import Preprocess
+from intern_jax.weights.text_tower import CLIP, PARTS, TextTower
+from intern_jax.weights.text_tower import FILE as TOKENIZER
 
-FILES = ("model.json", "weights.safetensors", "card.md")
+FILES = ("model.json", "weights.safetensors", "card.md", TOKENIZER)
 DEFAULT = pathlib.Path(__file__).parent / "default"
 
 
@@ -103,16 +107,22 @@ def save_model(
         "head": _head_info(model.head),
         "provenance": dict(model.provenance),
     }
+    tokenizer = None
+    if model.text is not None:
+        tokenizer = _tokenizer_bytes(model.text.tokenizer)
+        info["text"] = _text_info(model.text, tokenizer)
     check_info(folder / "model.json", info | {"weights_sha256": ""})
     arrays = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), _tree(model))
     shapes = {name: leaf.shape for name, leaf in tree_lib.names(arrays).items()}
-    check_size(folder / "model.json", info["backbone"], len(shapes))
+    check_size(folder / "model.json", info, len(shapes))
     _check_shapes(folder, shapes, _expected_shapes(folder / "model.json", model))
     text = card(info, sum(np.size(v) for v in jax.tree.leaves(arrays)))
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "weights.safetensors"
     safetensors.save(weights, arrays, {"version": __version__})
     info["weights_sha256"] = _sha256(weights)
+    if tokenizer is not None:
+        write_text(folder / TOKENIZER, tokenizer.decode("utf-8"))
     write_text(folder / "card.md", text)
     # Last, so that a folder with it is whole.
     write_text(folder / "model.json", json.dumps(info, indent=1) + "\n")
@@ -143,6 +153,31 @@ def _head_info(head: Head | None) -> dict[str, Any] | None:
     return info | ({"own": outside[0]} if outside else {})
 
 
+def _text_info(text: TextTower, tokenizer: bytes | None) -> dict[str, Any]:
+    return {
+        "settings": config_lib.plain(dict(text.settings), "text.settings"),
+        "tokenizer": text.tokenizer if tokenizer is None else TOKENIZER,
+        "tokenizer_sha256": hashlib.sha256(tokenizer or b"").hexdigest() if tokenizer else "",
+        "image_projection": "image_projection" in text.params,
+        "logit_bias": "logit_bias" in text.params,
+    }
+
+
+def _tokenizer_bytes(tokenizer: str) -> bytes | None:
+    """The content of a tokenizer's own file; None for one that has a name."""
+    if tokenizer in ("embedded", CLIP):
+        return None
+    path = pathlib.Path(tokenizer)
+    try:
+        content = path.read_bytes()
+        json.loads(content)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: no tokenizer.json ({one_line(str(error))}); name the file, 'embedded' or 'clip'"
+        ) from None
+    return content
+
+
 def _tree(model: Model) -> dict[str, dict[str, Any]]:
     """The arrays of backbone and head as a file holds them: {collection: {part: ...}}."""
     parts = {"backbone": model.variables} | ({"head": model.head.variables} if model.head else {})
@@ -151,6 +186,8 @@ def _tree(model: Model) -> dict[str, dict[str, Any]]:
         for collection, values in meta.unbox(dict(variables)).items():
             if jax.tree.leaves(values):
                 out.setdefault(collection, {})[part] = values
+    if model.text is not None:
+        out.setdefault("params", {}).update(meta.unbox(dict(model.text.params)))
     return out
 
 
@@ -167,7 +204,8 @@ def load_model(
 
     `backbone`: for a network that is not in the zoo, the function that makes it of the stored settings, its dotted
     name, or the module; NeedsFunction if it is missing. `families`: dotted names of task families to
-    add; NeedsFamily for a head of one that is not known. `head`: False leaves the head out, and so needs no family.
+    add; NeedsFamily for a head of one that is not known. `head`: False leaves out the
+    head, and so needs no family, and the text tower.
     """
     folder = pathlib.Path(folder)
     if folder == DEFAULT and not (DEFAULT / "model.json").exists():
@@ -176,10 +214,12 @@ def load_model(
     path, weights = check_files(folder, FILES[:2])
     info = read_info(path)
     shapes = _stored_shapes(weights)
-    check_size(path, info["backbone"], len(shapes))
+    check_size(path, info, len(shapes))
     if not head:
         info["head"] = None
-        shapes = {name: shape for name, shape in shapes.items() if name.split("/")[1:2] != ["head"]}
+        info.pop("text", None)
+        left = ("head", *PARTS)
+        shapes = {name: shape for name, shape in shapes.items() if name.split("/")[1] not in left}
     _check_family(path, info["head"])
     spec, network = _given_network(path, info["backbone"], backbone)
     model = Model(
@@ -190,6 +230,7 @@ def load_model(
         network,
         _head(info["head"]),
         info["provenance"],
+        _text(folder, info.get("text")),
     )
     _check_shapes(weights, shapes, _expected_shapes(path, model))
     if _sha256(weights) != info["weights_sha256"]:
@@ -228,6 +269,20 @@ def _head(info: Mapping[str, Any] | None) -> Head | None:
     return Head(info["family"], tuple(info["classes"]), info["decoder"], info["settings"])
 
 
+def _text(folder: pathlib.Path, info: Mapping[str, Any] | None) -> TextTower | None:
+    """The text tower that model.json describes, with empty arrays."""
+    if info is None:
+        return None
+    tokenizer = info["tokenizer"]
+    if tokenizer == TOKENIZER:
+        (path,) = check_files(folder, (TOKENIZER,))
+        if path.stat().st_size > MAX_JSON_BYTES or _sha256(path) != info["tokenizer_sha256"]:
+            raise UserError(f"{path}: damaged, its digest is not model.json's; copy it again")
+        tokenizer = str(path)
+    params = {name: None for name in ("image_projection", "logit_bias") if info[name]}
+    return TextTower(info["settings"], params, tokenizer)
+
+
 def _given_network(
     path: pathlib.Path, stored: Mapping[str, Any], given: Any
 ) -> tuple[dict[str, Any], Any]:
@@ -256,7 +311,9 @@ def _with_arrays(model: Model, stored: Mapping[str, Any]) -> Model:
         return {collection: tree[name] for collection, tree in arrays.items() if name in tree}
 
     head = model.head and dataclasses.replace(model.head, variables=part("head"))
-    return dataclasses.replace(model, variables=part("backbone"), head=head)
+    params = {name: value for name, value in arrays["params"].items() if name in PARTS}
+    text = model.text and dataclasses.replace(model.text, params=params)
+    return dataclasses.replace(model, variables=part("backbone"), head=head, text=text)
 
 
 # --- checks ---------------------------------------------------------------------------------------
@@ -278,6 +335,8 @@ def _expected_shapes(path: pathlib.Path, model: Model) -> dict[str, tuple[int, .
                 features = model.shapes(variables, images)
             init = functools.partial(model.head.build().init, size=(side, side))
             parts["head"] = jax.eval_shape(init, key, features)
+        width = features["pooled"].shape[-1]
+        more = model.text.shapes(width) if model.text else {}
     except UserError as error:
         raise UserError(f"{path}: {one_line(str(error))}") from None
     except Exception as error:
@@ -286,7 +345,7 @@ def _expected_shapes(path: pathlib.Path, model: Model) -> dict[str, tuple[int, .
         raise UserError(
             f"{path}: its network cannot be built ({reason}); check backbone and head"
         ) from None
-    shapes = {}
+    shapes = {f"params/{name}": shape for name, shape in more.items()}
     for part, variables in parts.items():
         for name, leaf in tree_lib.names(meta.unbox(variables)).items():
             collection, rest = name.split("/", 1)

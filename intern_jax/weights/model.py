@@ -20,13 +20,16 @@ from intern_jax import families
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core import tree
 from intern_jax.core.config import UserError
-from intern_jax.models import readout, zoo
+from intern_jax.models import zoo
 from intern_jax.models.backbone import Same
+from intern_jax.models.heads import readout
 from intern_jax.ops.images import normalise
+from intern_jax.tasks import prompts
 from intern_jax.tasks import task as tasks
 from intern_jax.tasks.task import Task, TaskHead
 from intern_jax.train.state import unbox
 from intern_jax.weights.preprocess import Image, Preprocess, as_arrays
+from intern_jax.weights.text_tower import TextTower
 
 # The preprocessing of a model that states none: that of the embedded images.
 USUAL = Preprocess(32)
@@ -101,6 +104,7 @@ class Model:
                 "layer1" ... "layer4" [B,h,w,C] at strides 4, 8, 16, 32.
     head        turns features into answers; None for features alone
     provenance  plain values that tell where the weights come from; shown on the card
+    text        a text tower, for a model that learnt from pictures with texts
     """
 
     spec: Mapping[str, Any]
@@ -110,6 +114,7 @@ class Model:
     network: Any = None
     head: Head | None = None
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    text: TextTower | None = None
 
     # --- making -----------------------------------------------------------------------------------
 
@@ -197,7 +202,7 @@ class Model:
 
         Args:
           images: one or several of: a path, a PIL image, a uint8 array [H,W,3 or 4].
-          output: the name of an output, or a readout of all layers and branches (models/readout.py).
+          output: the name of an output, or a readout of all layers and branches (models/heads/readout.py).
           branch: "cls" or "dense", or another branch's name, for a backbone that has several (default:
             this model's).
           batch_size: pictures are padded to it, so that each size is compiled once.
@@ -229,6 +234,66 @@ class Model:
             for rows, sizes in self._batches(images, run, batch_size)
             for row, size in zip(rows, sizes, strict=True)
         ]
+
+    def text_features(
+        self, texts: str | Sequence[str] | np.ndarray, *, batch_size: int = 64
+    ) -> np.ndarray:
+        """Unit embeddings float32 [N,D] of texts, or of token ids int32 [N,L], in the space of `image_embeddings`."""
+        return self._tower.features(texts, batch_size)
+
+    def image_embeddings(
+        self, images: Image | Iterable[Image], *, batch_size: int = 32
+    ) -> np.ndarray:
+        """Unit embeddings float32 [N,D] of pictures, in the space of `text_features`."""
+        placed, tower = (
+            dataclasses.replace(self, variables=jax.device_put(self.variables)),
+            self._tower,
+        )
+
+        def run(canvases: np.ndarray) -> jax.Array:
+            return tower.projected(placed.outputs(canvases, self.branch, ("pooled",))["pooled"])
+
+        return np.concatenate([rows for rows, _ in self._batches(images, run, batch_size)])
+
+    def zero_shot(
+        self,
+        images: Image | Iterable[Image],
+        class_names: Sequence[str],
+        *,
+        templates: str | Sequence[str] = "1",
+        batch_size: int = 32,
+    ) -> list[dict[str, Any]]:
+        """One answer per picture, {"label", "score", "scores": {name: probability}}, of classes that are only named.
+
+        `templates`: a set of tasks/prompts.py ("1", "7", "80", "name"), or texts with a {} for the class name. The
+        probabilities are the softmax of the cosines times the model's scale.
+        """
+        tower, names = self._tower, [str(name) for name in class_names]
+        if not names or len(set(names)) < len(names):
+            raise UserError("class_names: none, or one stands twice; give each class once")
+        forms = prompts.templates(templates)
+        classes = prompts.class_embeddings(names, forms, tower.features)
+        cosines = self.image_embeddings(images, batch_size=batch_size) @ classes.T
+        logits = cosines.astype(np.float64) * tower.scale
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        best = cosines.argmax(axis=1)
+        return [
+            {
+                "label": names[k],
+                "score": float(row[k]),
+                "scores": dict(zip(names, map(float, row), strict=True)),
+            }
+            for k, row in zip(best, shares, strict=True)
+        ]
+
+    @property
+    def _tower(self) -> TextTower:
+        if self.text is None:
+            raise UserError(
+                f"{self.name}: has no text tower; convert a CLIP, or train on pictures with texts"
+            )
+        return self.text
 
     def outputs(
         self, images: jax.Array | np.ndarray, branch: str, names: Sequence[str]

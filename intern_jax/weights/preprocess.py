@@ -160,6 +160,13 @@ def classification(
     return {"image": image, "label": np.int32(sample["label"])}
 
 
+def picture(
+    sample: Mapping[str, Any], _rng: np.random.Generator | None = None, **settings: Any
+) -> dict[str, Any]:
+    """A data transform: image, a model's own view of a picture. `settings`: the fields of a Preprocess."""
+    return {"image": Preprocess(**settings).view(sample["image"])}
+
+
 def as_arrays(images: Image | Iterable[Image]) -> Iterator[np.ndarray]:
     """Yields uint8 [H,W,3 or 4] for one picture or several, in order, one at a time.
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from intern_jax.core.config import UserError
-from intern_jax.models import readout
+from intern_jax.models.heads import readout
 from intern_jax.tasks import task as tasks
 from intern_jax.weights.model import Model
 

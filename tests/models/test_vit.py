@@ -10,6 +10,7 @@ from metanet_fixture import flat, quick_jit, random_variables
 from PIL import Image
 from scipy.special import erf, expit
 
+from intern_jax.core.macs import multiply_adds
 from intern_jax.models.vit import ViT, to_stride
 
 TIMM = ViT(width=12, depth=5, heads=3, patch=8, image_size=24)
@@ -158,3 +159,56 @@ def test_compute_in_bfloat16():
     assert {out[f"layer{level}"].dtype for level in range(1, 5)} == {jnp.dtype("bfloat16")}
     assert out["pooled"].dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("keep, count", [(0.5, 18), (0.29, 10), (0.01, 1)])
+def test_training_sees_a_share_of_the_patches_each_in_its_place(keep, count):
+    """What is kept shows in the map of the patches' stride; to hide the others gives the same."""
+    net = CLIP.clone(keep=keep, image_size=48)
+    image = np.random.default_rng(0).normal(size=(4, 48, 48, 3))
+    rngs = {"dropout": jax.random.key(3, impl="rbg")}
+    with jax.enable_x64(True):
+        tree = random_variables(net, jnp.asarray(image))
+        trained = quick_jit(lambda x: net.apply(tree, x, True, rngs=rngs))(image)
+        kept = np.abs(np.asarray(trained["layer2"])).max(axis=-1) > 0
+        assert kept.reshape(4, -1).sum(axis=1).tolist() == [count] * 4
+        assert len({row.tobytes() for row in kept}) > 1
+        run = quick_jit(lambda x, mask: net.apply(tree, x, False, None, mask))
+        hidden = run(image, kept)
+        np.testing.assert_allclose(trained["pooled"], hidden["pooled"], rtol=1e-9)
+        shown = np.where(kept[..., None], hidden["layer2"], 0)
+        np.testing.assert_allclose(trained["layer2"], shown, rtol=1e-9, atol=1e-12)
+        # A mask hides patches of those that are kept.
+        mask = np.ones_like(kept)
+        mask[:, :3] = False
+        both = quick_jit(lambda x, m: net.apply(tree, x, True, None, m, rngs=rngs))(image, mask)
+        np.testing.assert_allclose(both["pooled"], run(image, kept & mask)["pooled"], rtol=1e-9)
+
+
+def test_keep_of_all_is_no_setting_and_evaluation_sees_all():
+    image = np.random.default_rng(0).normal(size=(2, 24, 24, 3)).astype(np.float32)
+    tree = random_variables(CLIP, image)
+    rngs = {"dropout": jax.random.key(3, impl="rbg")}
+    plain, all_of_them = (
+        quick_jit(lambda x, net=net: net.apply(tree, x, True, rngs=rngs))(image)
+        for net in (CLIP, CLIP.clone(keep=1.0))
+    )
+    evaluated = quick_jit(lambda x: CLIP.clone(keep=0.5).apply(tree, x, False))(image)
+    for name, value in plain.items():
+        np.testing.assert_array_equal(all_of_them[name], value)
+        np.testing.assert_allclose(evaluated[name], value, rtol=1e-6, atol=1e-6)
+
+
+def test_fewer_patches_cost_less_in_every_block():
+    def cost(keep):
+        net = ViT(width=64, depth=12, heads=1, patch=8, image_size=64, keep=keep)
+        image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+        tree = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), False))
+
+        def run(tree, image):
+            rngs = {"dropout": jax.random.key(0)}
+            return net.apply(tree, image, True, rngs=rngs)["pooled"]
+
+        return multiply_adds(jax.make_jaxpr(run)(tree, image), 1)
+
+    assert cost(0.5) < 0.55 * cost(1.0)

@@ -33,6 +33,9 @@ EXACT = {
     "clip_vit_b_32": (87_849_216 + 513 * CLASSES, 224, None),
     "clip_vit_b_16": (86_192_640 + 513 * CLASSES, 224, None),
     "clip_vit_l_14": (303_966_208 + 769 * CLASSES, 224, None),
+    "clip_rn50": (38_316_896 + 1025 * CLASSES, 224, None),
+    "clip_rn101": (56_259_936 + 513 * CLASSES, 224, None),
+    "clip_rn50x4": (87_137_080 + 641 * CLASSES, 288, None),
 }
 # The same in millions, as their authors round it.
 ROUNDED = {
@@ -125,6 +128,7 @@ TINY = [
     {"name": "vit_ti_16", "width": 8, "depth": 4, "heads": 2, "image_size": 32},
     {"name": "clip_vit_b_32", "width": 8, "depth": 4, "heads": 2, "patch": 14, "image_size": 42},
     {"name": "generalist", "branch": {"name": "resnet18", "repeats": (1,) * 4, "width": 4}},
+    {"name": "clip_rn50", "repeats": (1,) * 4, "width": 4, "heads": 4, "out_dim": 8},
 ]
 
 
@@ -158,7 +162,9 @@ def test_every_kernel_names_its_logical_axes():
             assert len(leaf.names) == leaf.value.ndim
 
 
-@pytest.mark.parametrize("spec", [{"name": "embedded_tiny"}, *TINY[2:4]], ids=lambda s: s["name"])
+@pytest.mark.parametrize(
+    "spec", [{"name": "embedded_tiny"}, *TINY[2:4], TINY[6]], ids=lambda s: s["name"]
+)
 def test_remat_changes_no_name_and_no_number(spec):
     """In float64: what is computed again in float32 may round another way, and flip a ReLU."""
     image = np.random.default_rng(1).normal(size=(2, 32, 32, 3))
@@ -180,7 +186,8 @@ def test_remat_changes_no_name_and_no_number(spec):
     for plain, rematted in zip(*results, strict=True):
         assert jax.tree.structure(plain) == jax.tree.structure(rematted)
         for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(rematted), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9 * np.abs(a).max())
+            # A softmax does not see the bias of its keys, whose gradient is 0.
+            np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9 * np.abs(a).max() + 1e-13)
 
 
 @pytest.mark.parametrize("spec", TINY[:4], ids=lambda spec: spec["name"])
@@ -210,7 +217,7 @@ def test_generalist_from_a_changed_branch():
     "spec, message",
     [
         ({"name": "mn_b5"}, "backbone.name: no backbone 'mn_b5'; did you mean mn_b"),
-        ({"name": "swin"}, "known: clip_vit_b_16, clip_vit_b_32, "),
+        ({"name": "swin"}, "known: clip_rn101, clip_rn50, "),
         ({}, "backbone.name: no backbone None"),
         ({"name": "mn_b4", "chanels": (1,)}, "did you mean channels"),
         ({"name": "mn_b4", "repeats": (1, 2)}, "differ in length"),
@@ -257,6 +264,9 @@ def test_generalist_from_a_changed_branch():
         ({"name": "mn_b4", "samplers": ("l_dsm",) * 5}, "mn_b4 has no such setting"),
         ({"name": "resnet50", "block": "basics"}, "did you mean basic"),
         ({"name": "resnet50", "repeats": (1, 2)}, "backbone.repeats"),
+        ({"name": "clip_rn50", "heads": 7}, "7 heads do not divide 2048 channels"),
+        ({"name": "clip_rn50", "image_size": 230}, "image_size: 230 is not a multiple of 32"),
+        ({"name": "vit_b_16", "keep": 0.0}, "backbone.keep: 0.0; write the share"),
         ({"name": "vit_b_16", "heads": 7}, "7 heads do not divide a width of 768"),
         ({"name": "vit_b_16", "depth": 3}, "backbone.depth: 3"),
         ({"name": "vit_b_16", "patch": 15}, "backbone.image_size: 224 is not a multiple of patch"),

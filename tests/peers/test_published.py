@@ -15,7 +15,7 @@ CLASSES = [f"class {k}" for k in range(7)]
 NETWORKS = {
     "vit": ("vit.safetensors", "vit_ti_16", ["--mean=0.5,0.5,0.5", "--std=0.5,0.5,0.5"]),
     "resnet": ("resnet.pth", "resnet50", []),
-    "clip": ("clip.pth", "clip_vit_b_32", []),
+    "clip": ("clip.pth", "clip_vit_b_32", ["--activation=quick_gelu"]),
 }
 
 

@@ -328,6 +328,35 @@ BENCHMARK = {
         ),
         "data.cls",
     ),
+    "zero-shot prompts that are no set": (
+        lambda c: c["amateur"].update(
+            evaluators={
+                "named": {
+                    "fn": "intern_jax.stages.zero_shot:ZeroShot",
+                    "every": 5,
+                    "templates": "8",
+                    "data": {"pets": dict(c["expert_cls"]["data"]["cls"])},
+                }
+            }
+        ),
+        "no set of prompts '8'",
+    ),
+    "retrieval without sources": (
+        lambda c: c["amateur"].update(
+            evaluators={
+                "found": {
+                    "fn": "intern_jax.stages.retrieval:Retrieval",
+                    "every": 5,
+                    "data": {"pets": {"sources": []}},
+                }
+            }
+        ),
+        "data.pets",
+    ),
+    "templates of the report's zero-shot words": (
+        lambda c: c["benchmark"]["zero_shot"].update(templates=["a photo"]),
+        "config.benchmark.zero_shot.templates: 'a photo'; write texts with one {}",
+    ),
     "a row that no head is for": (
         lambda c: c["benchmark"]["heads"].pop("depth"),
         "config.benchmark.heads: none for row rooms_depth; add depth or rooms_depth",

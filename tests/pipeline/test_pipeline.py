@@ -14,6 +14,10 @@ import pytest
 import intern_jax
 from intern_jax import pipeline
 from intern_jax.core.config import UserError, load_config, override
+from intern_jax.data.make import text as tokenizer_lib
+from intern_jax.report import pictures as report_pictures
+from intern_jax.stages.amateur import Amateur
+from intern_jax.weights import safetensors
 from intern_jax.weights.preprocess import Preprocess
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -47,6 +51,21 @@ def tiny_config():
     benchmark.heads.segmentation.panoptic.steps = (2,)
     benchmark.scratch.views = {"classification": 128, "segmentation": 64, "depth": 64}
     benchmark.zero_shot.row = "furniture"
+    embedded = "intern_jax.data.embedded:load"
+    words = {
+        "sources": ({"fn": embedded, "name": "furniture", "split": "test"},),
+        "transform": {"fn": "intern_jax.data.make.views:eval_classification", "size": 32},
+    }
+    scenes = {
+        "sources": ({"fn": embedded, "name": "scene_pairs", "seed": 1, "length": 12},),
+        "transform": {"fn": "intern_jax.data.make.views:pair_views", "size": 32, "train": False},
+    }
+    stages = "intern_jax.stages"
+    config.amateur.evaluators = {
+        "named": {"fn": f"{stages}.zero_shot:ZeroShot", "data": {"furniture": words}, "every": 2},
+        "found": {"fn": f"{stages}.retrieval:Retrieval", "data": {"scenes": scenes}, "every": 3},
+    }
+    config.amateur.evaluators.named.templates = "7"
     return config
 
 
@@ -100,6 +119,45 @@ def test_run_leaves_gains_with_intervals_over_test_images(finished):
     assert "<h2>Gains</h2>" in page and "generalist over random" in page
     kept = {r["outcomes"] for r in results["records"]}
     assert kept == {path.name for path in (workdir / "records").glob("*.npz")}
+
+
+def test_a_stage_that_learnt_from_texts_leaves_a_model_with_both_towers(finished):
+    workdir, _ = finished
+    model = intern_jax.load(workdir / "towers" / "amateur")
+    (folder,) = workdir.glob("seed0/amateur-*")
+    settings = load_config("quickstart").amateur.stage
+    stage = Amateur(backbone=TINY, text=dict(settings.text), embed_dim=settings.embed_dim)
+    arrays = safetensors.load(folder / "model.safetensors")
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    names = ["red apple", "dog"]
+    tokens = np.stack([tokenizer_lib.load("embedded").encode(name, 16) for name in names])
+    params = arrays.pop("params")
+    wanted = stage.predict(params, arrays, {"image": pictures, "tokens": tokens})
+    np.testing.assert_allclose(model.image_embeddings(pictures), wanted["image"], atol=1e-5)
+    np.testing.assert_allclose(model.text_features(names), wanted["text"], atol=1e-5)
+    assert model.zero_shot(pictures, names)[0]["label"] in names
+    assert not (workdir / "towers" / "expert_cls").exists()
+    assert intern_jax.load(workdir / "model").text is None
+
+
+def test_evaluators_of_pairs_are_logged_while_the_stage_trains(finished):
+    (path,) = finished[0].glob("seed0/amateur-*/metrics.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    named = [line for line in lines if "named/furniture/top1" in line]
+    found = [line for line in lines if "found/scenes/i2t_r1" in line]
+    assert [line["step"] for line in named] == [2, 3] and len(found) == 1
+    assert 0 <= named[-1]["named/furniture/top1"] <= named[-1]["named/furniture/top5"] <= 1
+    assert found[0]["found/scenes/t2i_r10"] >= found[0]["found/scenes/t2i_r1"]
+
+
+def test_a_run_tells_its_zero_shot_accuracy(finished):
+    workdir, results = finished
+    found = results["zero_shot"]
+    assert (found["stage"], found["row"]) == ("amateur", "furniture") and found["test"] > 50
+    assert 0 <= found["top1"] <= found["top5"] <= 1
+    made = [entry for entry in results["pictures"] if "furniture" in entry["npz"]]
+    kinds = [str(report_pictures.read(workdir / entry["npz"])["kind"]) for entry in made]
+    assert kinds == ["label", "nearest"] and "top-1" in made[0]["title"]
 
 
 def test_a_row_that_is_missing_does_not_cost_a_run_its_other_scores(finished):

@@ -211,6 +211,23 @@ def test_picture_grids_draw_any_number(arrays, kind, count):
     assert width > 150 and height > 150
 
 
+def test_texts_with_their_nearest_pictures_are_drawn_and_read(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "images": rng.integers(0, 255, (6, 24, 24, 3), np.uint8),
+        "kind": np.array("nearest"),
+        "texts": np.array(["a red apple", "a text that is " + "very " * 20 + "long"]),
+        "scores": rng.random((2, 3)),
+        "right": np.array([[True, False, False], [False, False, True]]),
+    }
+    np.savez(tmp_path / "nearest.npz", **arrays)
+    width, height = size_of(pictures.render(pictures.read(tmp_path / "nearest.npz")))
+    assert width > height > 150
+    np.savez(tmp_path / "broken.npz", **{k: v for k, v in arrays.items() if k != "right"})
+    with pytest.raises(UserError, match="no right"):
+        pictures.read(tmp_path / "broken.npz")
+
+
 def test_overlay_darkens_what_is_ignored_and_tells_classes_apart():
     image = np.full((2, 2, 3), 200, np.uint8)
     mask = np.array([[0, 1], [2, 255]])

@@ -19,7 +19,7 @@ from intern_jax.benchmark import protocol
 from intern_jax.benchmark.rows import suite
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.texts import percent
-from intern_jax.models import readout
+from intern_jax.models.heads import readout
 from intern_jax.weights.model import Model
 from intern_jax.weights.opening import start
 from tools.bench import measured

@@ -25,14 +25,16 @@ from intern_jax.core import tree as tree_lib
 from intern_jax.core.config import UserError
 from intern_jax.core.tree import GraftReport
 from intern_jax.models import zoo
+from intern_jax.models.clip_resnet import ClipResNet
 from intern_jax.weights import safetensors
 from intern_jax.weights.folder import load_model, save_model
 from intern_jax.weights.model import Head, Model
 from intern_jax.weights.preprocess import Preprocess
+from intern_jax.weights.published import clip, pth
 from intern_jax.weights.published import names as published_names
-from intern_jax.weights.published import pth
 from intern_jax.weights.published.names import COUNTER, HEADS, SIGNATURES, WRAPPERS
 from intern_jax.weights.published.torch_names import Place, published_shape, to_ours, to_published
+from intern_jax.weights.text_tower import TextTower
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +74,8 @@ def convert(
     interpolation: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    activation: str | None = None,
+    text_heads: int | None = None,
 ) -> str:
     """Convert a published file to a model folder or, with `to`, a folder or file to published names.
 
@@ -86,13 +90,16 @@ def convert(
       classes: names of the classifier's outputs, in order; without them no classifier is kept.
       canvas, resize, crop, interpolation, mean, std: how the model reads pictures (weights/preprocess.py). The default
         is how the library of the file's layout evaluates such a network; a file does not say it.
+      activation: of a CLIP file's towers, "quick_gelu" or "gelu", which the file does not say.
+      text_heads: of a CLIP file's text tower, if they have not 64 channels each.
 
     Returns a description of the result, one fact per line. UserError for a file that does not fit.
     """
     named: dict[str, Any] = {"canvas": canvas, "resize": resize, "crop": crop}
     named |= {"interpolation": interpolation, "mean": mean, "std": std}
-    given = {name: value for name, value in named.items() if value is not None}
-    of_folder = [*given, *(["classes"] if classes else [])]
+    given = {name: named[name] for name in _set(named)}
+    towers: dict[str, Any] = {"activation": activation, "text_heads": text_heads}
+    of_folder = [*given, *(["classes"] if classes else []), *_set(towers)]
     if pathlib.Path(source).is_dir():
         more = {"layout": layout != "auto", "prefix": prefix is not None}
         _none_of(source, "from a model folder", [*filter(more.get, more), *of_folder])
@@ -105,7 +112,12 @@ def convert(
         _none_of(source, "to a model folder", ["task"])
     Preprocess(**({"canvas": 224} | given))  # a mistake shows before a large file is read
     try:
-        found = from_published(state_of(_read(source)), model, layout, prefix, canvas)
+        state, text = state_of(_read(source)), None
+        if clip.is_clip(model) and not to:
+            found, model, text = _clip(state, model, layout, prefix, canvas, **towers)
+        else:
+            _none_of(source, "to a file" if to else f"for {model['name']}", _set(towers))
+            found = from_published(state, model, layout, prefix, canvas)
         head = _checked_head(found, classes)
     except _Unfit as error:
         raise UserError(f"{source}: {error}") from None
@@ -113,7 +125,18 @@ def convert(
         written = _write(out, found.variables, model, to, task, found.head)
         return f"{found.summary()}\n{written}"
     pictures = published_names.preprocess(model, found.layout, canvas)
-    pictures = dataclasses.replace(pictures, **given)
+    return _to_folder(source, out, model, found, head, text, dataclasses.replace(pictures, **given))
+
+
+def _to_folder(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    model: Mapping[str, Any],
+    found: Published,
+    head: Head | None,
+    text: TextTower | None,
+    pictures: Preprocess,
+) -> str:
     name = pathlib.Path(source).name
     made = Model(
         model,
@@ -122,9 +145,52 @@ def convert(
         pictures,
         head=head,
         provenance={"converted from": name, "names": found.summary()},
+        text=text,
     )
     save_model(out, made)
-    return f"{found.summary()}\n{out} written\nreads {pictures}"
+    lines = [found.summary(), f"{out} written", f"reads {pictures}"]
+    if text is not None:
+        lines.append(f"text tower {dict(text.settings)}, tokenizer {text.tokenizer}")
+    return "\n".join(lines)
+
+
+def _set(named: Mapping[str, Any]) -> list[str]:
+    """The names of the values that are given."""
+    return [name for name, value in named.items() if value is not None]
+
+
+def _clip(
+    state: Mapping[str, np.ndarray],
+    model: Mapping[str, Any],
+    layout: str,
+    prefix: str | None,
+    canvas: int | None,
+    activation: str | None,
+    text_heads: int | None,
+) -> tuple[Published, dict[str, Any], TextTower | None]:
+    """Both towers of a CLIP file, and the spec of its image tower with its activation."""
+    try:
+        model = dict(model)
+        relu = isinstance(zoo.build({"name": model["name"]}), ClipResNet)
+        alone = relu and not any(name.endswith("token_embedding.weight") for name in state)
+        if not alone:
+            activation = clip.told_activation(state, model, activation)
+            model = clip.with_activation(model, activation)
+        found = from_published(state, model, layout, prefix, canvas)
+        size = zoo.build(model).features
+        read = None
+        if found.layout == "open_clip" and activation is not None:
+            read = clip.read_text(state, found.prefix, size, activation, text_heads)
+        text, used = read if read is not None else (None, set())
+        unused = [name for name in found.report.unused if name not in used]
+        root = clip.text_root(state, found.prefix) if text is not None else None
+        clip.check_unused(unused, found.prefix, root, model["name"])
+        report = dataclasses.replace(found.report, unused=unused)
+        return dataclasses.replace(found, report=report), model, text
+    except _Unfit:
+        raise
+    except UserError as error:
+        raise _Unfit(str(error)) from None
 
 
 def from_published(
@@ -150,10 +216,11 @@ def from_published(
         if tuple(value.shape) != wanted:
             raise _Unfit(
                 f"{name}: shape {list(value.shape)}, {model['name']} has {list(wanted)}; name the "
-                "file's own network, or its settings as --model.FIELD=VALUE"
+                f"file's own network{_other(model, names)}, or its settings as --model.FIELD=VALUE"
             )
         flat[path] = to_ours(_float32(name, value), shapes[path], place.kind)
     used = {match.prefix + place.name for place in match.places.values()}
+    used |= _zeros(state, model, match)
     unused = [name for name in names if name not in used]
     stem, head = _find_head(state, unused, match.prefix, zoo.build(model).features)
     unused = [name for name in unused if name not in (f"{stem}.weight", f"{stem}.bias")]
@@ -194,6 +261,9 @@ def in_published_names(
         module, _, leaf = name.rpartition(".")
         if leaf == "running_var":
             out[f"{own.prefix}{module}.{COUNTER}"] = np.zeros((), np.int64)
+    for path, name in own.zeros.items():
+        if path in flat and path.replace("/kernel", "/bias") not in flat:
+            out[own.prefix + name] = np.zeros(flat[path].shape[-1:], flat[path].dtype)
     if head is not None and own.head and f"{own.head}.weight" not in out:
         out[f"{own.head}.weight"] = to_published(np.asarray(head["kernel"]), "linear")
         out[f"{own.head}.bias"] = np.asarray(head["bias"])
@@ -325,6 +395,12 @@ def _missing(model: str, names: Sequence[str], chosen: _Match, best: _Match) -> 
     return f"{problem}; it is incomplete or of another network, name that with --model"
 
 
+def _other(model: Mapping[str, Any], names: Sequence[str]) -> str:
+    """A hint at CLIP's ResNet, which has all names of a ResNet."""
+    clip_file = any(name.endswith("attnpool.positional_embedding") for name in names)
+    return " (CLIP's ResNet, such as clip_rn50)" if clip_file and not clip.is_clip(model) else ""
+
+
 def _check_larger(model: Mapping[str, Any], match: _Match, names: Iterable[str]) -> None:
     """Refuse a file with more blocks than the network, because the rest would silently be lost."""
     wanted = {place.name for place in match.places.values()}
@@ -335,6 +411,22 @@ def _check_larger(model: Mapping[str, Any], match: _Match, names: Iterable[str])
             continue
         if re.sub(r"\d+", "N", inside) in forms:
             raise _Unfit(f"{name!r} is not in {model['name']}; its network is larger, name that")
+
+
+def _zeros(state: Mapping[str, np.ndarray], model: Mapping[str, Any], match: _Match) -> set[str]:
+    """The names of biases that the network lacks and that the file holds as zeros; UserError for others."""
+    found = set()
+    for path, bias in published_names.layout(model, match.layout).zeros.items():
+        name, own = match.prefix + bias, path.replace("/kernel", "/bias")
+        if path not in match.places or own in match.places or name not in state:
+            continue
+        if np.any(state[name]):
+            raise _Unfit(
+                f"{name}: the projection has a bias, which {model['name']} lacks; add "
+                "--model.projection_bias=True"
+            )
+        found.add(name)
+    return found
 
 
 def _find_head(
@@ -387,17 +479,22 @@ def _folder_to_file(source, out, model, to, task) -> str:
         raise UserError(f"{source}: holds {opened.spec['name']}; leave --model out")
     params = opened.head.variables["params"] if opened.head else {}
     head = params.get("linear", {}).get("classifier")
-    return _write(out, opened.variables, opened.spec, to, task, head)
+    return _write(out, opened.variables, opened.spec, to, task, head, opened.text)
 
 
-def _write(out, variables, model, to, task, head) -> str:
+def _write(out, variables, model, to, task, head, text=None) -> str:
     path = pathlib.Path(out)
     if path.suffix != ".safetensors":
         raise UserError(f"{out}: published names are written as a file; name it FILE.safetensors")
     arrays = in_published_names(variables, model, to, task, head)
+    with_text = text is not None and to == "open_clip"
+    if with_text:
+        arrays |= clip.published_text(text)
     path.parent.mkdir(parents=True, exist_ok=True)
     safetensors.save(path, arrays, {"format": "pt"})
     own = published_names.layout(model, to)
     kept = head is None or f"{own.head}.weight" in arrays
     note = "" if kept else " without the classifier, which has no name there"
+    if text is not None and not with_text:
+        note += f" without the text tower, which has no name in {to}"
     return f"{out} written, {len(arrays)} arrays in the names of {to}{note}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from intern_jax.core.config import UserError
 from intern_jax.models import zoo
+from intern_jax.models.clip_resnet import ClipResNet
 from intern_jax.models.metanet import MetaNet
 from intern_jax.models.resnet import ResNet
 from intern_jax.models.transfer import Generalist
@@ -28,13 +29,15 @@ class Layout:
 
     `prefix` is the text before every name in its files, and `head` the module of its classifier. `preprocess` says how
     its models read pictures where they are evaluated, unless a file's documentation says otherwise. Its canvas has no
-    meaning: see `preprocess` below.
+    meaning: see `preprocess` below. `zeros` maps a kernel of ours to a bias that its module has there: a network
+    without that bias is written with zeros, and read only from zeros.
     """
 
     placer: Placer
     preprocess: Preprocess
     prefix: str = ""
     head: str | None = None
+    zeros: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 # Short side to `canvas / crop` pixels and the central square: what differs is the share and the filter.
@@ -93,8 +96,14 @@ LAYOUTS: dict[Callable[..., Any], dict[str, Layout]] = {
         "torchvision": Layout(_RESNET, _TORCHVISION, head="fc"),
         "timm": Layout(_RESNET, _TIMM_RESNET, head="fc"),
     },
+    ClipResNet: {
+        "open_clip": Layout(_by_rules(resnet_names.OPEN_CLIP), _CLIP, prefix="visual."),
+        "timm": Layout(lambda _network: resnet_names.timm_clip, _CLIP),
+    },
     ViT: {
-        "timm": Layout(_VIT, _TIMM_VIT, head="head"),
+        "timm": Layout(
+            _VIT, _TIMM_VIT, head="head", zeros={"params/projection/kernel": "head.bias"}
+        ),
         "dino": Layout(_VIT, _DINO, head="head"),
         "open_clip": Layout(_by_rules(vit_names.OPEN_CLIP), _CLIP, prefix="visual."),
     },
@@ -109,6 +118,7 @@ COUNTER = "num_batches_tracked"
 # Names that identify the network of a file, for the message about a file that does not fit.
 SIGNATURES = {
     r"gv_global\..*": "gv-benchmark's two-branch network",
+    r"attnpool\.positional_embedding": "CLIP's ResNet, such as clip_rn50",
     r"layer1\.0\.conv1\.weight": "a ResNet",
     r"patch_embed\.proj\.weight": "timm's ViT",
     r"class_embedding": "open_clip's ViT",

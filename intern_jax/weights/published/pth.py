@@ -5,6 +5,9 @@ pickle is read as data. `pickletools.genops` lists its opcodes, and a small stac
 dict needs. (`pickletools` is the standard library's disassembler; it cannot load a pickle.) A global is a name in a
 table, never an object. Nothing is imported or called, and every size is checked before memory is allocated. A file
 with anything else is refused with one line.
+
+A TorchScript archive, such as OpenAI's CLIP files, has the same form. Its pickle holds objects of modules, which become
+tables of their attributes, and its code is never read.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import pathlib
 import pickletools
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ml_dtypes
@@ -58,6 +61,9 @@ _DTYPES = {
 }
 _TENSOR_TYPES = ("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer")
 
+# The classes of a TorchScript archive, whose objects are tables of tensors and tables.
+_SCRIPTED = "__torch__."
+
 _SAVE_STATE = "in PyTorch, save the tensors alone: torch.save(model.state_dict(), FILE)"
 _COPY_AGAIN = "copy it again"
 
@@ -67,7 +73,7 @@ def load(path: str | os.PathLike[str]) -> dict[str | int, Any]:
 
     Arrays are C-contiguous and may be read-only; bfloat16 is that of ml_dtypes. A file that is missing, damaged or
     older than PyTorch 1.6 is a UserError, and so is one that holds anything but tensors and plain values. Its one line
-    names the file and what was found.
+    names the file and what was found. Of a TorchScript archive the state dict is returned.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -149,6 +155,8 @@ class _Entries:
 def _checked_infos(infos: list[zipfile.ZipInfo], file_bytes: int) -> dict[str, zipfile.ZipInfo]:
     if len(infos) > MAX_ENTRIES:
         raise _Refused(f"has {len(infos)} zip entries, more than {MAX_ENTRIES}")
+    # The code of a TorchScript archive is compressed; it is left out, so that nothing can read it.
+    infos = [info for info in infos if "/code/" not in info.filename]
     for info in infos:
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
             raise _Refused(f"compressed entry {info.filename!r:.80}, which torch.save never writes")
@@ -168,7 +176,17 @@ def _read(entries: _Entries) -> dict[str | int, Any]:
     value = _Machine(entries).run(entries.read("data.pkl"))
     if not isinstance(value, dict):
         raise _Refused("holds no table of named tensors")
-    return _Converter(entries).convert(value)
+    found = _Converter(entries).convert(value)
+    return dict(_state(found)) if isinstance(value, _Object) else found
+
+
+def _state(table: dict[str | int, Any], prefix: str = "") -> Iterator[tuple[str | int, Any]]:
+    """The arrays of nested modules by their names in a state dict."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _state(value, f"{prefix}{key}.")
+        elif isinstance(value, np.ndarray):
+            yield f"{prefix}{key}", value
 
 
 # The values on the machine's stack that are not plain.
@@ -177,6 +195,10 @@ def _read(entries: _Entries) -> dict[str | int, Any]:
 @dataclasses.dataclass(frozen=True)
 class _Global:
     name: str
+
+
+class _Object(dict[str | int, Any]):
+    """A module of a TorchScript archive: its attributes by name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,7 +279,8 @@ class _Machine:
             target[_checked_key(key)] = value
 
     def find_global(self, name: str) -> None:
-        if name not in _DTYPES and name not in _CALLS and name not in _TENSOR_TYPES:
+        known = name in _DTYPES or name in _CALLS or name in _TENSOR_TYPES
+        if not known and not name.startswith(_SCRIPTED):
             raise _Refused(f"holds the global {name!r:.120}, and only tensors are read")
         self.push(_Global(name))
 
@@ -271,7 +294,20 @@ class _Machine:
         arguments, function = self.stack.pop(), self.stack.pop()
         self.push(_call(function, arguments))
 
+    def new_object(self, _: None) -> None:
+        arguments, kind = self.stack.pop(), self.stack.pop()
+        scripted = isinstance(kind, _Global) and kind.name.startswith(_SCRIPTED)
+        if not scripted or arguments != ():
+            raise _Refused("holds an object that is no module of TorchScript")
+        self.push(_Object())
+
     def build(self, _: None) -> None:
+        if type(self.stack[-2]) is _Object:
+            attributes = self.stack.pop()
+            if type(attributes) is not dict:
+                raise _Refused("has a module whose attributes are no table")
+            self.stack[-1].update(attributes)
+            return
         # The attributes are `_metadata` of a state dict, or whatever Python code added to a tensor.
         self.stack.pop()
         if not isinstance(self.stack[-1], dict | _Tensor):
@@ -334,6 +370,7 @@ _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
     "STACK_GLOBAL": _Machine.stack_global,
     "REDUCE": _Machine.reduce,
     "BUILD": _Machine.build,
+    "NEWOBJ": _Machine.new_object,
     "BINPERSID": _Machine.storage,
 }
 

@@ -2,7 +2,7 @@
 
 from intern_jax.weights.published.torch_names import Rule
 
-# The last two rules are for CLIP's towers in timm, whose `head` also has a bias of 0.
+# The last two rules are for CLIP's towers in timm, whose `head` also has a bias (names.py: Layout.zeros).
 TIMM: tuple[Rule, ...] = (
     ("patch_embed", "patch_embed.proj", "conv"),
     ("cls_token", "cls_token", "tokens"),
