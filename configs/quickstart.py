@@ -75,6 +75,7 @@ def amateur(steps: int) -> dict:
             "size": SIZE,
             "tokenizer": "embedded",
             "context": 16,
+            "mask": 0.15,
             # The pictures have transparent grounds, so they are shown over others, larger and smaller.
             "view1": (
                 {"fn": f"{MAKE}.augment:zoom", "scale": (0.6, 1.3), "background": "random"},
@@ -102,6 +103,8 @@ def amateur(steps: int) -> dict:
             "fn": "intern_jax.stages.amateur:Amateur",
             "text": {"vocab_size": 4096, "context": 16, "width": 128, "layers": 2, "heads": 4},
             "embed_dim": 128,
+            # More rows than there are texts, so that a step's own texts are not all that is near.
+            "bank": {"size": 8192},
         },
         "start": {},
         "data": {"pairs": pairs},

@@ -71,7 +71,7 @@ SETS: dict[str, tuple[dict[str, dict[str, Any]], dict[str, float]]] = {
     "clip": ({"clip": {"fn": f"{_CONTRAST}:clip"}}, {}),
     "siglip": ({"clip": {"fn": f"{_CONTRAST}:sigmoid"}}, {}),
     "views": ({"clip": {"fn": f"{_CONTRAST}:clip_pairs"}}, {}),
-    "self": (
+    "self_supervised": (
         {"clip": {"fn": f"{_CONTRAST}:clip_pairs"}} | _SELF,
         {"clip": 0.4, "simsiam": 0.2, "words": 0.2},
     ),
@@ -167,6 +167,9 @@ class Amateur(Stage):
                 f"{groups[0]}"
             )
         where, transform = f"data.{groups[0]}.transform", data[groups[0]]["transform"]
+        ours = transform["fn"].endswith(":PairViews")
+        if "words" in self.wanted and ours and not transform.get("mask"):
+            raise UserError(f"{where}.mask: 0; {_REMEDIES['targets1']}")
         context, tokenizer = transform.get("context"), transform.get("tokenizer")
         if isinstance(context, int) and context > self.text["context"]:
             raise UserError(
@@ -275,7 +278,7 @@ class Amateur(Stage):
 
 _PAIRS = "use the transform intern_jax.data.make.pairs:PairViews"
 _REMEDIES = dict.fromkeys(("image1", "image2", "tokens1", "tokens2"), _PAIRS) | {
-    "targets1": "set its mask to 0.15, or leave masked words out of stage.losses",
+    "targets1": "set mask to 0.15, or take stage.losses without masked words, such as 'views'",
     "crops": "give it crops, or leave vc out of the functions of stage.losses",
 }
 

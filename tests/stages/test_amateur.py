@@ -13,7 +13,7 @@ from intern_jax.losses import contrastive
 from intern_jax.stages.amateur import SETS, Amateur
 
 CLIP = "views"
-SIMSIAM = {name: SETS["self"][0][name] for name in ("clip", "simsiam")}
+SIMSIAM = {name: SETS["self_supervised"][0][name] for name in ("clip", "simsiam")}
 TOWERS = {"text": TEXT, "embed_dim": 16, "simsiam_hidden": 32}
 
 
@@ -129,7 +129,7 @@ def test_what_a_loss_asks_for_and_nobody_has_is_named():
     with pytest.raises(UserError, match=r"stage\.bank\.sice: .* did you mean size"):
         Amateur(backbone=VIT, bank={"sice": 3}, **TOWERS)
     plain = {n: v for n, v in pairs(size=16)["pairs"].items() if n != "targets1"}
-    with pytest.raises(UserError, match=r"data\.pairs\.transform: makes no targets1; set its mask"):
+    with pytest.raises(UserError, match=r"data\.pairs\.transform: makes no targets1; set mask"):
         abstract(Amateur(backbone=VIT, **TOWERS), {"pairs": plain})
 
 
@@ -225,7 +225,7 @@ def test_a_bank_starts_with_unit_rows_and_may_be_sharded():
     assert made["rows"].names == ("bank", None) and made["rows"].value.shape == (32, 16)
     rows = quick_jit(stage.init)(jax.random.key(0), pairs(size=16))["bank"]["rows"].value
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
-    assert "bank" not in Amateur(backbone=VIT, losses="self", **TOWERS).init(
+    assert "bank" not in Amateur(backbone=VIT, losses="self_supervised", **TOWERS).init(
         jax.random.key(0), pairs(size=16)
     )
     plain = Amateur(backbone=VIT, **TOWERS)

@@ -20,7 +20,8 @@ SIDES = ("train", "test")
 class PoolRows:
     """One side of a table that `write_rows` wrote: family "classification"; classes are the table's names.
 
-    `pool` is the pool's folder, if it no longer lies where it lay, seen from the table.
+    `pool` is the pool's folder, if it no longer lies where it lay, seen from the table. `per_class`: how many of
+    each class's pictures, the first (None: all).
     """
 
     family = "classification"
@@ -31,6 +32,7 @@ class PoolRows:
         split: str,
         name: str | None = None,
         pool: str | os.PathLike[str] | None = None,
+        per_class: int | None = None,
     ):
         path = pathlib.Path(rows)
         if split not in SIDES:
@@ -39,7 +41,9 @@ class PoolRows:
         self.pool = Pool(path.parent / content["pool"].item() if pool is None else pool)
         if content["digest"].item() != self.pool.digest:
             raise UserError(f"{path}: cut from another pool than {self.pool.folder}; cut it again")
-        mine = content["side"] == SIDES.index(split)
+        mine = np.flatnonzero(content["side"] == SIDES.index(split))
+        if per_class is not None:
+            mine = _first_of_each(mine, content["labels"][mine], per_class)
         self.rows = content["rows"][mine]
         self.labels = content["labels"][mine].astype(np.int32)
         self.classes: tuple[str, ...] = tuple(content["names"].tolist())
@@ -63,10 +67,15 @@ class PoolRows:
         return fingerprints.combine(self.name, self.pool.digest, *parts)
 
 
-def open_ring(ring: str, split: str, workdir: str | os.PathLike[str]) -> PoolRows:
-    """A row that the step `split` of a pipeline has cut: RING is new_maker, new_concept or both_new."""
+def open_ring(
+    ring: str, split: str, workdir: str | os.PathLike[str], per_class: int | None = None
+) -> PoolRows:
+    """A row that the step `split` of a pipeline has cut: RING is new_maker, new_concept or both_new.
+
+    `per_class` keeps the first pictures of each class, such as 1 for retrieval, where a text has one right picture.
+    """
     folder = pathlib.Path(workdir) / folder_of(read_steps(workdir), workdir, "rows")
-    return PoolRows(folder / "rows" / f"{ring}.npz", split, f"wide_{ring}/{split}")
+    return PoolRows(folder / "rows" / f"{ring}.npz", split, f"wide_{ring}/{split}", None, per_class)
 
 
 def read_steps(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -117,6 +126,16 @@ def write_rows(
         digest=np.asarray(pool.digest),
     )
     os.replace(temporary, path)
+
+
+def _first_of_each(rows: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` rows of each label, in their order."""
+    if count < 1:
+        raise UserError(f"per_class: {count}; give at least 1")
+    order = np.argsort(labels, kind="stable")
+    ranked = labels[order]
+    rank = np.arange(len(ranked)) - np.searchsorted(ranked, ranked)
+    return rows[np.sort(order[rank < count])]
 
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
