@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 PUBLIC: dict[str, tuple[str, ...]] = {
     "stages": (
         "intern_jax.stages.amateur:Amateur",
+        "intern_jax.stages.amateur_local:AmateurLocal",
         "intern_jax.stages.expert:Expert",
         "intern_jax.stages.generalist:Generalist",
     ),
@@ -28,9 +29,15 @@ PUBLIC: dict[str, tuple[str, ...]] = {
         "intern_jax.losses.segmentation:pixel_cross_entropy",
         "intern_jax.losses.depth:l1_log",
         "intern_jax.losses.depth:silog",
+        "intern_jax.losses.contrastive:clip",
+        "intern_jax.losses.contrastive:clip_crops",
         "intern_jax.losses.contrastive:clip_pairs",
+        "intern_jax.losses.contrastive:multi_view",
         "intern_jax.losses.contrastive:nearest_neighbour_pairs",
+        "intern_jax.losses.contrastive:sigmoid",
+        "intern_jax.losses.contrastive:sigmoid_pairs",
         "intern_jax.losses.self_supervised:simsiam",
+        "intern_jax.losses.words:masked_words",
     ),
     "sources": (
         "intern_jax.data.embedded:load",

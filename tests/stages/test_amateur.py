@@ -1,5 +1,6 @@
 """The amateur's contract: what it declares, its loss from its embeddings by hand, and what a loss may ask for."""
 
+import flax.linen as nn
 import jax
 import jax.extend
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import pytest
 from tiny_batches import CONVOLUTIONS, TEXT, VIT, abstract, drawn, pairs, quick_jit, seen
 
 from intern_jax.core import averages, tree
+from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.losses import contrastive
 from intern_jax.stages.amateur import SETS, Amateur
@@ -269,3 +271,17 @@ def test_small_crops_join_a_loss_that_asks_for_them():
     scale = contrastive.temperature(params["logit_scale"])
     each = [contrastive.info_nce(v[:, i], u, scale) for i in range(3) for u in (u1, u2)]
     assert float(averages.value(terms["crops"])) == pytest.approx(np.mean(each), rel=1e-5)
+
+
+def test_both_towers_and_the_words_are_sharded_by_logical_axes():
+    """Every matrix of a block has an axis of the mesh axis tensor; the vocabulary is spread over it too."""
+    made = jax.eval_shape(Amateur(backbone=VIT, **TOWERS).init, jax.random.key(0), pairs(size=16))
+    boxes = jax.tree.leaves_with_path(
+        made["params"], is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned)
+    )
+    axes = {jax.tree_util.keystr(path, simple=True, separator="/"): box for path, box in boxes}
+    wide = {name for name, axis in mesh_lib.LOGICAL_AXES.items() if axis == "tensor"}
+    kernels = [n for n in axes if n.endswith("kernel") and "blocks_" in n and n.startswith("text")]
+    assert len(kernels) == 4 * TEXT["layers"]
+    for name in (*kernels, "text/token_embedding", "word_head/kernel"):
+        assert wide & set(axes[name].names), name

@@ -27,7 +27,7 @@ from tools.bench.turns import Turn, answer, rate_of_calls, use_cores
 ROWS, SIDE, CONTEXT, WORDS, EMBED = 128, 64, 77, 49_408, 256
 TEXT = {"width": 256, "heads": 4, "layers": 4}
 VIT = {"width": 192, "depth": 12, "heads": 3, "patch": 16}
-SETS = ("clip", "views", "self", "declip")
+SETS = ("clip", "views", "self_supervised", "declip")
 PEER = "open_clip"
 CONTRASTS = [(4096, 512), (16_384, 512)]
 
