@@ -39,9 +39,8 @@ Specs = Sequence[Mapping[str, Any]]
 Operations = tuple[Callable[..., Any], ...]
 
 CROPS = ("count", "size", "view")
-HERE = "intern_jax.data.make"
-# DeCLIP's edits, and another text of the concept where the sample has several.
-EDA: tuple[dict[str, Any], ...] = ({"fn": f"{HERE}.captions:eda"},)
+# DeCLIP's edits of its second text.
+EDA: tuple[dict[str, Any], ...] = ({"fn": "intern_jax.data.make.captions:eda"},)
 
 
 def check_arguments(**given: Any) -> None:
