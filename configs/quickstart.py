@@ -96,6 +96,7 @@ def amateur(steps: int) -> dict:
                     "edits": ("synonym", "swap", "deletion", "other"),
                 },
             ),
+            "mask": 0.15,
         },
     }
     return {

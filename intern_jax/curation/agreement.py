@@ -76,9 +76,9 @@ def filter_by_agreement(
 
 @functools.lru_cache(maxsize=1)
 def _model(name: str) -> Any:
-    from intern_jax.weights.opening import start
+    from intern_jax.weights.folder import load_model
 
-    return start(name, 0)
+    return load_model(name)
 
 
 def _part(

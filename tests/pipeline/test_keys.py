@@ -59,14 +59,14 @@ def train(c, stage="expert_cls"):
         lambda c: train(c).update(max_rollbacks=0),
         lambda c: train(c)["optim"].update(b1=0.9, l2=0.0),
         lambda c: c["amateur"]["stage"].update(embed_dim=128),
-        lambda c: c["amateur"]["data"]["pairs"]["transform"].update(mask=0.0),
+        lambda c: c["amateur"]["data"]["pairs"]["transform"].update(geometry=False),
         lambda c: c["amateur"]["data"]["pairs"].update(shuffle="full"),
         lambda c: c.update(workers=2, seeds=(0, 1)),
         lambda c: c["amateur"].update(
             evaluators={"e": {"fn": "toy_stages:loss_of", "every": 3, "y": 1}}
         ),
         lambda c: c["mesh"].update(data=1),
-        lambda c: c["amateur"]["data"]["pairs"]["transform"].update(mask=0),
+        lambda c: c["expert_cls"]["data"]["cls"]["transform"].update(hue=0),
         lambda c: c["amateur"].update(graft={}),
         lambda c: c["expert_dense"]["stage"].update(losses=LOSSES),
         lambda c: c["benchmark"].update(draws=3),

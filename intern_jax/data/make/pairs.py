@@ -39,9 +39,8 @@ Specs = Sequence[Mapping[str, Any]]
 Operations = tuple[Callable[..., Any], ...]
 
 CROPS = ("count", "size", "view")
-HERE = "intern_jax.data.make"
-# DeCLIP's edits, and another text of the concept where the sample has several.
-EDA: tuple[dict[str, Any], ...] = ({"fn": f"{HERE}.captions:eda"},)
+# DeCLIP's edits of its second text.
+EDA: tuple[dict[str, Any], ...] = ({"fn": "intern_jax.data.make.captions:eda"},)
 
 
 def check_arguments(**given: Any) -> None:
@@ -210,16 +209,16 @@ def masked(
     Each token between start and end is chosen with probability `share`. Of the chosen, 80% become the mask token, 10%
     a random ordinary one, 10% stay. `targets` is the id where a token was chosen, and -1 elsewhere.
     """
-    count = int(np.argmax(tokens)) - 1  # the end token has the largest id
-    chosen, kind, other = rng.random((3, len(tokens)))[:, :count]
-    inner, targets = tokens[1 : 1 + count], np.full(len(tokens), -1, np.int32)
-    picked = chosen < share
-    targets[1 : 1 + count][picked] = inner[picked]
+    count = int(tokens.argmax()) - 1  # the end token has the largest id
+    chosen = [i for i, u in enumerate(rng.random(count).tolist(), start=1) if u < share]
+    out, targets = tokens.copy(), np.full(len(tokens), -1, np.int32)
     first, last = words.ordinary.start, words.ordinary.stop
-    random = first + (other * (last - first)).astype(np.int32)
-    replaced = np.where(kind < 0.8, np.int32(words.mask or 0), np.where(kind < 0.9, random, inner))
-    out = tokens.copy()
-    out[1 : 1 + count] = np.where(picked, replaced, inner)
+    for i, (kind, other) in zip(chosen, rng.random((len(chosen), 2)).tolist(), strict=True):
+        targets[i] = tokens[i]
+        if kind < 0.8:
+            out[i] = words.mask
+        elif kind < 0.9:
+            out[i] = first + int(other * (last - first))
     return out, targets
 
 

@@ -148,7 +148,8 @@ def test_a_layout_is_the_amateurs_by_one_value(layout, tmp_path, png, write_tar)
     given = LAYOUTS[layout](tmp_path, png, write_tar)
     spec = {"fn": OPEN} | {k: v if isinstance(v, dict) else str(v) for k, v in given.items()}
     config = override(load_config("quickstart"), [f"amateur.data.pairs.sources=[{spec!r}]"])
-    override(config, ["amateur.data.pairs.batch_size=8"])
+    # Whole texts, to compare.
+    override(config, ["amateur.data.pairs.batch_size=8", "amateur.data.pairs.transform.mask=0.0"])
     settings = pipeline.check(plain(config))["amateur"]["data"]
     with Stream(settings, rows=(0, 1)) as stream:
         batch = stream.batch_at(0)["pairs"]
