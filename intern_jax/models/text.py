@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from intern_jax.core.config import UserError, did_you_mean
 from intern_jax.models.blocks import FromHeads, ToHeads
 from intern_jax.models.layers import ACTIVATIONS, Dense, Dtype, LayerNorm, partitioned
 from intern_jax.ops.attention import attention
@@ -63,6 +64,12 @@ class TextTransformer(nn.Module):
     projection_bias: bool = True
     remat: bool = False
     dtype: Dtype | None = None
+
+    def __post_init__(self) -> None:
+        if self.activation not in ACTIVATIONS:
+            near = did_you_mean(str(self.activation), list(ACTIVATIONS))
+            raise UserError(f"text.activation: no {self.activation!r}; {near}")
+        super().__post_init__()
 
     def setup(self) -> None:
         init = partitioned(nn.initializers.normal(0.02), ("vocab", "embed"))

@@ -29,6 +29,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     modes.add_argument(
         "--table", action="store_true", help="only the table; --workdir may be given several times"
     )
+    modes.add_argument(
+        "--words",
+        metavar="SET",
+        help="zero-shot: classes are only named, by the prompts 1, 7, 80 or name; --init has a text tower",
+    )
     parser.epilog = "--config.FIELD=VALUE changes one field, such as --config.fractions=(0.01,0.1)"
 
 
@@ -45,6 +50,11 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
         from intern_jax.benchmark.rows import suite
 
         print(suite.listing(config.rows or [row.name for row in suite.gvb.ROWS], config.data))
+        return
+    if args.words:
+        from intern_jax.benchmark import named
+
+        print(named.score(config, args.init, args.words, (args.workdir or [None])[0]))
         return
     if not args.workdir:
         raise UserError("command line: --workdir is missing; name the folder of the records")

@@ -188,7 +188,7 @@ def _check_tower(path: pathlib.Path, text: Any) -> None:
         text_tower.check_settings(text["settings"])
     except UserError as error:
         _fail(path, f"text.settings.{error}")
-    known = (text_tower.FILE, text_tower.CLIP, "embedded")
+    known = (text_tower.FILE, *text_tower.NAMED)
     if text["tokenizer"] not in known:
         _fail(path, f"text.tokenizer: {text['tokenizer']!r:.80}; one of {', '.join(known)}")
 

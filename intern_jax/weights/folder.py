@@ -48,8 +48,8 @@ from intern_jax.weights.checks import (
 )
 from intern_jax.weights.model import Head, Model
 from intern_jax.weights.preprocess import Preprocess
-from intern_jax.weights.text_tower import CLIP, PARTS, TextTower
 from intern_jax.weights.text_tower import FILE as TOKENIZER
+from intern_jax.weights.text_tower import NAMED, PARTS, TextTower
 
 FILES = ("model.json", "weights.safetensors", "card.md", TOKENIZER)
 DEFAULT = pathlib.Path(__file__).parent / "default"
@@ -156,8 +156,9 @@ def _head_info(head: Head | None) -> dict[str, Any] | None:
 def _text_info(text: TextTower, tokenizer: bytes | None) -> dict[str, Any]:
     return {
         "settings": config_lib.plain(dict(text.settings), "text.settings"),
-        "tokenizer": text.tokenizer if tokenizer is None else TOKENIZER,
-        "tokenizer_sha256": hashlib.sha256(tokenizer or b"").hexdigest() if tokenizer else "",
+        # The file of CLIP's merges is the user's own; a folder only says that it is CLIP's.
+        "tokenizer": text.tokenizer.partition(":")[0] if tokenizer is None else TOKENIZER,
+        "tokenizer_sha256": hashlib.sha256(tokenizer).hexdigest() if tokenizer else "",
         "image_projection": "image_projection" in text.params,
         "logit_bias": "logit_bias" in text.params,
     }
@@ -165,7 +166,7 @@ def _text_info(text: TextTower, tokenizer: bytes | None) -> dict[str, Any]:
 
 def _tokenizer_bytes(tokenizer: str) -> bytes | None:
     """The content of a tokenizer's own file; None for one that has a name."""
-    if tokenizer in ("embedded", CLIP):
+    if tokenizer.partition(":")[0] in NAMED:
         return None
     path = pathlib.Path(tokenizer)
     try:
@@ -173,7 +174,7 @@ def _tokenizer_bytes(tokenizer: str) -> bytes | None:
         json.loads(content)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path}: no tokenizer.json ({one_line(str(error))}); name the file, 'embedded' or 'clip'"
+            f"{path}: no tokenizer.json ({one_line(str(error))}); name the file, or {', '.join(NAMED)}"
         ) from None
     return content
 

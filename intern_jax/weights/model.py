@@ -287,6 +287,10 @@ class Model:
             for k, row in zip(best, shares, strict=True)
         ]
 
+    def with_tokenizer(self, tokenizer: str) -> Model:
+        """The same model with another source of its tokenizer, such as "clip:PATH" with the file of CLIP's merges."""
+        return dataclasses.replace(self, text=dataclasses.replace(self._tower, tokenizer=tokenizer))
+
     @property
     def _tower(self) -> TextTower:
         if self.text is None:

@@ -31,8 +31,8 @@ FIELDS = tuple(f.name for f in dataclasses.fields(TextTransformer) if f.name not
 NEEDED = ("vocab_size", "context", "width", "layers", "heads", "out_dim")
 # Names as in training: the tower, the linear layer from "pooled" to the embedding, and the logits' scale and bias.
 PARTS = ("text", "image_projection", "logit_scale", "logit_bias")
-# The tokenizer of a folder that has its own, and CLIP's.
-FILE, CLIP = "tokenizer.json", "clip"
+# The tokenizer of a folder that has its own, and those that have a name (data/make/text.py).
+FILE, NAMED = "tokenizer.json", ("embedded", "clip", "declip")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,7 +42,8 @@ class TextTower:
     settings    fields of TextTransformer (models/text.py)
     params      {"text": the tower's parameters, "logit_scale": its logarithm, a scalar}, and where the model has
                 them "image_projection": {"kernel": [F,D]} and the scalar "logit_bias"
-    tokenizer   "embedded", "clip", or the path of a tokenizer.json
+    tokenizer   one of NAMED, "clip:PATH" or "declip:PATH" with the file of CLIP's merges, or the path of a
+                tokenizer.json
     """
 
     settings: Mapping[str, Any]
@@ -68,10 +69,7 @@ class TextTower:
         """Token ids int32 [N,L] of texts."""
         words, known = tokenizer_lib.load(self.tokenizer), self.settings["vocab_size"]
         ids = np.stack([words.encode(text, self.settings["context"]) for text in texts])
-        # CLIP's own vocabulary has no mask token, which its tokenizer here may have.
-        if self.tokenizer == CLIP and words.vocab_size == known + 1:
-            ids = ids - (ids > words.mask)
-        elif words.vocab_size > known:
+        if words.vocab_size > known:
             raise UserError(
                 f"tokenizer: {self.tokenizer} has {words.vocab_size} ids, the text tower {known}; "
                 "open the model with the tokenizer that it was trained with"

@@ -7,6 +7,7 @@ import pytest
 from flax.core import meta
 from metanet_fixture import flat, quick_jit
 
+from intern_jax.core.config import UserError
 from intern_jax.models.text import TextTransformer
 
 TOWER = TextTransformer(vocab_size=50, context=12, width=16, layers=2, heads=2, out_dim=8)
@@ -79,6 +80,22 @@ def test_initialised_as_clip():
     for name, std in expected.items():
         assert np.std(arrays[name]) == pytest.approx(std, rel=0.05), name
     assert np.abs(arrays["projection/bias"]).max() == 0
+
+
+def test_the_activation_and_the_projections_bias_are_settings(tree):
+    ids = _row([48, 3, 7, END], 6)
+    other = TOWER.clone(activation="gelu")
+    difference = np.asarray(TOWER.apply(tree, ids) - other.apply(tree, ids))
+    assert 1e-5 < np.abs(difference).max() < 1e-1
+    plain = TOWER.clone(projection_bias=False)
+    params = {k: v for k, v in tree["params"].items() if k != "projection"}
+    params["projection"] = {"kernel": tree["params"]["projection"]["kernel"]}
+    shapes = meta.unbox(jax.eval_shape(plain.init, jax.random.key(0), ids))["params"]
+    assert flat(shapes).keys() == flat(params).keys()
+    # The bias starts at 0.
+    np.testing.assert_array_equal(plain.apply({"params": params}, ids), TOWER.apply(tree, ids))
+    with pytest.raises(UserError, match="did you mean gelu"):
+        TOWER.clone(activation="gel")
 
 
 def test_too_long_a_text(tree):

@@ -329,17 +329,25 @@ def test_a_description_of_a_tower_is_checked(speaking, tmp_path):
         assert said in str(caught.value), str(caught.value)
 
 
-def test_clips_own_vocabulary_has_no_mask(monkeypatch, tower):
-    """The tokenizer with a mask token counts the start and the end of a text one higher."""
-
+def test_the_tokenizer_must_be_the_towers(speaking, tower, monkeypatch):
     class Words:
-        vocab_size, mask = 13, 10
+        def __init__(self, size):
+            self.vocab_size = size
 
-        def encode(self, _text, _context):
-            return np.array([11, 3, 12, 0], np.int32)
+        def encode(self, _text, context):
+            return np.array([7, 3, self.vocab_size - 1] + [0] * (context - 3), np.int32)
 
-    monkeypatch.setattr(tokenizer_lib, "load", lambda _name: Words())
-    clip = TextTower({**tower.settings, "vocab_size": 12, "context": 4}, tower.params, "clip")
-    assert clip.tokens(["a"]).tolist() == [[10, 3, 11, 0]]
-    with pytest.raises(UserError, match="13 ids, the text tower 12"):
-        dataclasses.replace(clip, tokenizer="words.json").tokens(["a"])
+    known = {"clip:here": Words(12), "declip": Words(13)}
+    monkeypatch.setattr(tokenizer_lib, "load", known.__getitem__)
+    small = TextTower({**tower.settings, "vocab_size": 12, "context": 4}, tower.params, "declip")
+    with pytest.raises(UserError, match="declip has 13 ids, the text tower 12"):
+        small.tokens(["a"])
+    model = dataclasses.replace(intern_jax.load(speaking), text=small)
+    assert model.with_tokenizer("clip:here").text.tokens(["a"]).tolist() == [[7, 3, 11, 0]]
+
+
+def test_a_path_of_merges_stays_with_its_user(speaking, tower, tmp_path):
+    text = dataclasses.replace(tower, tokenizer="clip:/home/me/merges.txt")
+    folder = save_model(tmp_path / "m", dataclasses.replace(intern_jax.load(speaking), text=text))
+    assert intern_jax.load(folder).text.tokenizer == "clip"
+    assert "/home/me" not in (folder / "model.json").read_text()

@@ -26,10 +26,11 @@ from intern_jax.weights.published.torch_names import (
     to_ours,
     to_published,
 )
-from intern_jax.weights.text_tower import CLIP, TextTower
+from intern_jax.weights.text_tower import TextTower
 
 IMAGE, TEXT = "visual.", "text."
 HEAD_CHANNELS = 64
+VOCABULARY = 49_408
 # What OpenAI's own files hold beside the weights; all of their networks have QuickGELU.
 OPENAI = ("input_resolution", "context_length", "vocab_size")
 # Names that hold nothing which a network of ours lacks.
@@ -117,7 +118,9 @@ def read_text(
     if f"{outer}logit_bias" in state:
         params["logit_bias"] = _scalar(state, f"{outer}logit_bias")
         used.add(f"{outer}logit_bias")
-    tower = TextTower(settings, params, CLIP)
+    # DeCLIP's vocabulary has one id more, for masked words.
+    tokenizer = "declip" if settings["vocab_size"] == VOCABULARY + 1 else "clip"
+    tower = TextTower(settings, params, tokenizer)
     flat = {}
     for path, shape in tower.shapes(size).items():
         if not path.startswith("text/"):
