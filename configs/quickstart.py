@@ -75,7 +75,6 @@ def amateur(steps: int) -> dict:
             "size": SIZE,
             "tokenizer": "embedded",
             "context": 16,
-            "mask": 0.15,
             # The pictures have transparent grounds, so they are shown over others, larger and smaller.
             "view1": (
                 {"fn": f"{MAKE}.augment:zoom", "scale": (0.6, 1.3), "background": "random"},

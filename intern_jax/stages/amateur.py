@@ -224,7 +224,7 @@ class Amateur(Stage):
         for name in ("logit_scale", "logit_bias"):
             if name in context.params:
                 outputs[name] = context.params[name]
-        changed = {}
+        changed: Variables = {}
         if self.searches:
             neighbours, changed = self._search(context.extra[BANK], outputs["u1"], outputs["u2"])
             outputs |= neighbours

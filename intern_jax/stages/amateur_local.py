@@ -62,7 +62,7 @@ class AmateurLocal(Amateur):
         """
         if layer not in LAYERS:
             raise UserError(f"stage.layer: {layer!r}; give one of {', '.join(LAYERS)}")
-        self._local = {
+        self._local: dict[str, Any] = {
             "layer": layer,
             "prototypes": prototypes,
             "hidden_width": hidden_width,
@@ -91,7 +91,8 @@ class AmateurLocal(Amateur):
 
     def embed(self, context: Context) -> tuple[Embeddings, Averages, tuple[Any, Averages]]:
         networks = {name: c for name, c in context.extra.items() if name != CENTRE}
-        out, terms, (extra, metrics) = super().embed(context.replace(extra=networks))
+        found, terms, (extra, metrics) = super().embed(context.replace(extra=networks))
+        out = dict(found)
         rows = context.batch[self.groups(context.batch, "pairs")[0]]
         maps = {view: out.pop(f"m{view}") for view in VIEWS}
         student = {view: out.pop(f"s{view}") for view in VIEWS}
@@ -129,7 +130,7 @@ class AmateurLocal(Amateur):
     def _teacher(self, context: Context, maps: jax.Array) -> jax.Array:
         """Scores of a map under the averaged head [B,h,w,K]."""
         params = {**context.params, "local_head": context.average["local_head"]}
-        scores = self.model.apply(
+        scores: Any = self.model.apply(
             {"params": params}, jax.lax.stop_gradient(maps), method=LocalImageText.patches
         )
         return jax.lax.stop_gradient(scores)

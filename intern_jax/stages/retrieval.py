@@ -19,7 +19,7 @@ from intern_jax.train.stage import Stage
 class Retrieval(Pairs):
     """Called with a stage's variables, it gives R@1, 5 and 10 both ways, {"SET/i2t_r1", ..., "SET/t2i_r10"}.
 
-    `data` is that of ZeroShot; rows have an image (pair_views with train=False gives one), and samples their texts.
+    `data` is that of ZeroShot; rows have an image (PairViews with train=False gives one), and samples their texts.
     `texts`: how many of a sample's texts count, from the first; 0 for all. metrics/retrieval.py says what is right.
     """
 

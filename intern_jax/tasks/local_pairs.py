@@ -50,7 +50,7 @@ class LocalImageText(ImageText):
         """Prototypes [B,h,w,K] of a map [B,h,w,C]."""
         return self.local_head(maps)
 
-    def _hide(self, images: jax.Array, grid: tuple[int, int]) -> jax.Array:
+    def _hide(self, images: jax.Array, grid: tuple[int, ...]) -> jax.Array:
         """The images with drawn positions of a grid in the learned colour."""
         hidden = draw(self.make_rng("mask"), len(images), grid, self.masked, self.hidden)
         sides = [-(-size // count) for size, count in zip(images.shape[1:3], grid, strict=True)]
@@ -60,7 +60,7 @@ class LocalImageText(ImageText):
 
 
 def draw(
-    key: jax.Array, rows: int, grid: tuple[int, int], masked: float, share: tuple[float, float]
+    key: jax.Array, rows: int, grid: tuple[int, ...], masked: float, share: tuple[float, float]
 ) -> jax.Array:
     """Hidden positions, bool [rows,*grid]: in a part `masked` of the rows, a share of the positions between two."""
     whether, how_many, which = jax.random.split(key, 3)

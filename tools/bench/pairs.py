@@ -233,7 +233,8 @@ def contrast_call(form: str, count: int, width: int) -> tuple[Callable[[], Any],
     args = (jnp.asarray(a), jnp.asarray(b), jnp.float32(14.0))
     function = jax.value_and_grad(info_nce if form == "chunks" else whole, (0, 1, 2))
     program = jax.jit(function).lower(*args).compile()
-    facts = {"temporary": program.memory_analysis().temp_size_in_bytes, "apart": 0.0}
+    memory = program.memory_analysis()
+    facts = {"temporary": memory.temp_size_in_bytes if memory else 0, "apart": 0.0}
     if form == "chunks":
         grads, others = program(*args)[1], jax.jit(jax.grad(whole, (0, 1, 2)))(*args)
         apart = [
