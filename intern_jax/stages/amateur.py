@@ -7,18 +7,14 @@ int32 [B,L], the true ids where tokens1 is masked and -1 elsewhere; crops uint8 
 Legend: B batch, S side in pixels, L text length, D embedding size, N bank size, V small crops of a picture.
 """
 
-import dataclasses
 import functools
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from intern_jax.core import config as config_lib
 from intern_jax.core.averages import Average, mean, whole
 from intern_jax.core.config import UserError
 from intern_jax.core.tree import Rule
@@ -29,80 +25,16 @@ from intern_jax.models.scanning import late_gathers
 from intern_jax.models.text import TextTransformer
 from intern_jax.ops.images import normalise
 from intern_jax.tasks import pairs as network
-from intern_jax.tasks.pairs import ImageText
+from intern_jax.tasks.bank import Bank
+from intern_jax.tasks.pair_losses import OUTPUTS, Loss, set_of
+from intern_jax.tasks.pairs import ImageText, check_text
 from intern_jax.train.stage import Averages, Context, Embeddings, Role, Stage, Variables
 
-# What a loss may ask for by name, and the outputs of the network that it takes. Unit embeddings [B,D] of pictures (v),
-# texts (u) and texts' nearest neighbours (q), of small crops (vc [V,B,D]); the logarithm of the contrast's scale and
-# its bias; SimSiam's predictions (p) and projections (z) [B,H].
-COUPLED: dict[str, tuple[str, ...]] = {
-    "v1": ("f1",),
-    "v2": ("f2",),
-    "vc": ("fc",),
-    "u1": ("g1",),
-    "u2": ("g2",),
-    "q1": ("g1", "g2"),
-    "q2": ("g1", "g2"),
-    "p1": ("p1",),
-    "z1": ("z1",),
-    "p2": ("p2",),
-    "z2": ("z2",),
-    "logit_scale": (),
-    "logit_bias": (),
-}
-# The same for losses of single rows: features of masked words with their true ids, and the layer to the vocabulary.
-BY_ROW: dict[str, tuple[str, ...]] = {
-    "words": ("words",),
-    "word_targets": ("word_targets",),
-    "word_kernel": ("words",),
-    "word_bias": ("words",),
-}
-OUTPUTS = COUPLED | BY_ROW
-
-_CONTRAST = "intern_jax.losses.contrastive"
-_SELF = {
-    "simsiam": {"fn": "intern_jax.losses.self_supervised:simsiam"},
-    "words": {"fn": "intern_jax.losses.words:masked_words"},
-}
-_NEIGHBOURS = {"neighbours": {"fn": f"{_CONTRAST}:nearest_neighbour_pairs"}}
-# Sets of losses by name, each with its weights. "declip" is the form of DeCLIP's code, where one term holds all four
-# pairs of views and texts; "paper" is that of its paper, whose weights are recalled and not verified.
-SETS: dict[str, tuple[dict[str, dict[str, Any]], dict[str, float]]] = {
-    "clip": ({"clip": {"fn": f"{_CONTRAST}:clip"}}, {}),
-    "siglip": ({"clip": {"fn": f"{_CONTRAST}:sigmoid"}}, {}),
-    "views": ({"clip": {"fn": f"{_CONTRAST}:clip_pairs"}}, {}),
-    "self_supervised": (
-        {"clip": {"fn": f"{_CONTRAST}:clip_pairs"}} | _SELF,
-        {"clip": 0.4, "simsiam": 0.2, "words": 0.2},
-    ),
-    "declip": (
-        {"clip": {"fn": f"{_CONTRAST}:clip_pairs"}} | _SELF | _NEIGHBOURS,
-        {"clip": 0.4, "simsiam": 0.2, "words": 0.2, "neighbours": 0.2},
-    ),
-    "sigmoid_declip": (
-        {"clip": {"fn": f"{_CONTRAST}:sigmoid_pairs"}} | _SELF | _NEIGHBOURS,
-        {"clip": 0.4, "simsiam": 0.2, "words": 0.2, "neighbours": 0.2},
-    ),
-    "paper": (
-        {"clip": {"fn": f"{_CONTRAST}:clip"}, "views": {"fn": f"{_CONTRAST}:multi_view"}}
-        | _SELF
-        | _NEIGHBOURS,
-        {"clip": 0.4, "views": 0.2, "simsiam": 0.2, "words": 0.2, "neighbours": 0.2},
-    ),
-}
 BANK = "bank"  # the collection of the nearest neighbours
 
 
-@dataclasses.dataclass(frozen=True)
-class Bank:
-    """The bank of earlier texts' embeddings: its number of rows, and whether they are sharded over the axis fsdp."""
-
-    size: int = 1 << 16
-    sharded: bool = False
-
-
 class Amateur(Stage):
-    """Learn from pictures and texts of the same things, by a set of losses (SETS) or losses of one's own.
+    """Learn from pictures and texts of the same things, by a known set of losses or losses of one's own.
 
     Rows meet in the losses alone, so a backbone without BatchNorm trains by GradCache on batches of any
     size; SimSiam's own BatchNorm then sees one micro-batch at a time.
@@ -127,24 +59,24 @@ class Amateur(Stage):
         bank: Mapping[str, Any] | None = None,
         parity: bool = False,
     ):
-        """`losses`: a name in SETS, or {term: function}; `weights` replace those of the set.
+        """`losses`: a name in SETS (tasks/pair_losses.py), or {term: function}; `weights` replace those of the set.
 
         A function is called with those of OUTPUTS that its parameters name, and returns an Average or
-        a scalar of the batch as a whole. `bank`: the fields of Bank. `parity` keeps two quirks of DeCLIP's
+        a scalar of the batch as a whole. `bank`: `size` and `sharded` of Bank. `parity` keeps two quirks of DeCLIP's
         code: rows that do not fit before the bank's end are dropped, and ln(scale) starts at 3 or more.
         """
         self.name = "amateur"
-        specs, known = _set_of(losses)
-        self.losses = {name: _Loss(name, spec) for name, spec in specs.items()}
+        specs, known = set_of(losses)
+        self.losses = {name: Loss(name, spec) for name, spec in specs.items()}
         self.functions = sorted(spec["fn"] for spec in specs.values())
         self.weights = known | dict(weights or {})
-        self.parity, self.bank = parity, _bank(bank)
+        self.bank = Bank.of(bank, parity)
         asked = set().union(*(loss.names for loss in self.losses.values()))
         self.searches = bool(asked & {"q1", "q2"})
         self.wanted = frozenset(output for name in asked for output in OUTPUTS[name])
         self.limits = {"logit_scale": (3.0, 6.0) if parity else (0.0, math.log(100.0))}
         self.gather_late = late_gathers(zoo.from_config(backbone))
-        _check_text(text)
+        check_text(text)
         self.text = {"context": TextTransformer.context} | dict(text)
         self.model = self._network(
             backbone_spec=dict(backbone),
@@ -169,7 +101,7 @@ class Amateur(Stage):
         where, transform = f"data.{groups[0]}.transform", data[groups[0]]["transform"]
         ours = transform["fn"].endswith(":PairViews")
         if "words" in self.wanted and ours and not transform.get("mask"):
-            raise UserError(f"{where}.mask: 0; {_REMEDIES['targets1']}")
+            raise UserError(f"{where}.mask: 0; {network.REMEDIES['targets1']}")
         context, tokenizer = transform.get("context"), transform.get("tokenizer")
         if isinstance(context, int) and context > self.text["context"]:
             raise UserError(
@@ -189,10 +121,7 @@ class Amateur(Stage):
         variables = self.model.init(rngs, pairs, self.wanted, train=True)
         if not self.searches:
             return variables
-        shape = self.bank.size, self.model.embed_dim
-        rows = contrastive.unit(jax.random.normal(jax.random.fold_in(key, 1), shape))
-        axes = ("bank" if self.bank.sharded else None, None)
-        bank = {"rows": nn.Partitioned(rows, axes), "pointer": jnp.zeros((), jnp.int32)}
+        bank = self.bank.begin(jax.random.fold_in(key, 1), self.model.embed_dim)
         return {**variables, BANK: bank}
 
     def embed(self, context: Context) -> tuple[Embeddings, Averages, tuple[Any, Averages]]:
@@ -226,20 +155,11 @@ class Amateur(Stage):
                 outputs[name] = context.params[name]
         changed: Variables = {}
         if self.searches:
-            neighbours, changed = self._search(context.extra[BANK], outputs["u1"], outputs["u2"])
-            outputs |= neighbours
+            bank = context.extra[BANK]
+            neighbours, bank = self.bank.search(bank, outputs["u1"], outputs["u2"])
+            outputs, changed = outputs | neighbours, {BANK: bank}
         terms = {name: loss(outputs) for name, loss in self.losses.items() if not loss.by_row}
         return terms, (changed, self._metrics(outputs))
-
-    def _search(
-        self, bank: Mapping[str, jax.Array], u1: jax.Array, u2: jax.Array
-    ) -> tuple[dict[str, jax.Array], Variables]:
-        """The texts' neighbours in the bank as it is, and the bank after both are pushed, the second first."""
-        rows, pointer = bank["rows"], bank["pointer"]
-        q1, q2 = (contrastive.nearest(u, rows, self.bank.sharded) for u in (u1, u2))
-        for texts in (u2, u1):
-            rows, pointer = contrastive.push(rows, pointer, texts, self.parity)
-        return {"q1": q1, "q2": q2}, {BANK: {"rows": rows, "pointer": pointer}}
 
     def _metrics(self, outputs: Mapping[str, jax.Array]) -> dict[str, Average]:
         scale = contrastive.temperature(outputs["logit_scale"])
@@ -259,7 +179,9 @@ class Amateur(Stage):
         fields |= {"tokens1"} if "targets1" in fields else set()
         for name in fields:
             if name not in batch[group]:
-                raise UserError(f"data.{group}.transform: makes no {name}; {_REMEDIES[name]}")
+                raise UserError(
+                    f"data.{group}.transform: makes no {name}; {network.REMEDIES[name]}"
+                )
         rows = {name: batch[group][name] for name in fields}
         pictures = ("image1", "image2", "crops")
         return {n: normalise(x) if n in pictures else x for n, x in rows.items()}
@@ -274,78 +196,3 @@ class Amateur(Stage):
         if "tokens" in batch:
             found["text"] = apply(batch["tokens"], method=ImageText.texts)
         return {name: contrastive.unit(rows) for name, rows in found.items()}
-
-
-_PAIRS = "use the transform intern_jax.data.make.pairs:PairViews"
-_REMEDIES = dict.fromkeys(("image1", "image2", "tokens1", "tokens2"), _PAIRS) | {
-    "targets1": "set mask to 0.15, or take stage.losses without masked words, such as 'views'",
-    "crops": "give it crops, or leave vc out of the functions of stage.losses",
-}
-
-
-class _Loss:
-    """A loss by name: which of OUTPUTS it asks for, whether it is one of single rows, and a call with those."""
-
-    def __init__(self, term: str, spec: Mapping[str, Any]):
-        self.function = config_lib.bind(spec)
-        given = set(self.function.keywords)
-        parameters = inspect.signature(self.function.func).parameters
-        self.names = {name for name in parameters if name in OUTPUTS and name not in given}
-        for name, parameter in parameters.items():
-            if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-                continue
-            if name not in (*OUTPUTS, *given) and parameter.default is parameter.empty:
-                raise UserError(
-                    f"stage.losses.{term}: {spec['fn']} asks for '{name}'; give it beside fn, or ask "
-                    f"for what the amateur has: {', '.join(OUTPUTS)}"
-                )
-        self.by_row = bool(self.names & set(BY_ROW))
-        both = self.names & set(COUPLED)
-        if self.by_row and both:
-            raise UserError(
-                f"stage.losses.{term}: {spec['fn']} asks for {', '.join(sorted(self.names))}; words are of "
-                f"single rows and {', '.join(sorted(both))} of the whole batch, make two losses"
-            )
-
-    def __call__(self, outputs: Mapping[str, jax.Array]) -> Average:
-        found = self.function(**{name: outputs[name] for name in self.names})
-        return found if isinstance(found, Average) else whole(found)
-
-
-def _set_of(
-    losses: str | Mapping[str, Mapping[str, Any]],
-) -> tuple[Mapping[str, Mapping[str, Any]], dict[str, float]]:
-    """The functions of a set of losses and their weights."""
-    if not isinstance(losses, str):
-        return losses, {}
-    if losses not in SETS:
-        near = config_lib.did_you_mean(losses, list(SETS))
-        raise UserError(f"stage.losses: no set of losses '{losses}'; {near}")
-    specs, weights = SETS[losses]
-    return specs, dict(weights)
-
-
-def _bank(settings: Mapping[str, Any] | None) -> Bank:
-    fields = [field.name for field in dataclasses.fields(Bank)]
-    for name in settings or {}:
-        if name not in fields:
-            near = config_lib.did_you_mean(name, fields)
-            raise UserError(f"stage.bank.{name}: no such setting of the bank; {near}")
-    bank = Bank(**(settings or {}))
-    if bank.size < 1:
-        raise UserError(f"stage.bank.size: {bank.size}; give at least 1 row, such as 65536")
-    return bank
-
-
-def _check_text(text: Mapping[str, Any]) -> None:
-    """Refuse settings that the text tower does not have."""
-    hidden = ("out_dim", "parent", "name")
-    fields = [f for f in dataclasses.fields(TextTransformer) if f.name not in hidden]
-    known = [field.name for field in fields]
-    for name in text:
-        if name not in known:
-            near = config_lib.did_you_mean(name, known)
-            raise UserError(f"stage.text.{name}: no such setting of the text tower; {near}")
-    for field in fields:
-        if field.default is dataclasses.MISSING and field.name not in text:
-            raise UserError(f"stage.text.{field.name}: missing; give {', '.join(known)}")

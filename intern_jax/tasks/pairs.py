@@ -4,6 +4,7 @@ Legend: B batch, S side in pixels, L text length, K masked words that are read, 
 size.
 """
 
+import dataclasses
 from collections.abc import Mapping, Set
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from intern_jax.core.config import UserError, did_you_mean
 from intern_jax.losses.words import chosen_words
 from intern_jax.models import zoo
 from intern_jax.models.heads.projection import Predictor, Projector
@@ -35,6 +37,12 @@ OUTPUTS = {
     "p2": "image2",
     "words": "targets1",
     "word_targets": "targets1",
+}
+# What to do where a field is missing.
+_PAIRS = "use the transform intern_jax.data.make.pairs:PairViews"
+REMEDIES = dict.fromkeys(("image1", "image2", "tokens1", "tokens2"), _PAIRS) | {
+    "targets1": "set mask to 0.15, or take stage.losses without masked words, such as 'views'",
+    "crops": "give it crops, or leave vc out of the functions of stage.losses",
 }
 
 
@@ -124,3 +132,17 @@ class ImageText(nn.Module):
         if self.is_initializing():
             self.word_head(words)
         return {"g1": g1, "words": words, "word_targets": targets}
+
+
+def check_text(text: Mapping[str, Any]) -> None:
+    """Refuse settings that the text tower does not have."""
+    hidden = ("out_dim", "parent", "name")
+    fields = [f for f in dataclasses.fields(TextTransformer) if f.name not in hidden]
+    known = [field.name for field in fields]
+    for name in text:
+        if name not in known:
+            near = did_you_mean(name, known)
+            raise UserError(f"stage.text.{name}: no such setting of the text tower; {near}")
+    for field in fields:
+        if field.default is dataclasses.MISSING and field.name not in text:
+            raise UserError(f"stage.text.{field.name}: missing; give {', '.join(known)}")

@@ -12,7 +12,8 @@ from intern_jax.core import averages, tree
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.losses import contrastive
-from intern_jax.stages.amateur import SETS, Amateur
+from intern_jax.stages.amateur import Amateur
+from intern_jax.tasks.pair_losses import SETS
 
 CLIP = "views"
 SIMSIAM = {name: SETS["self_supervised"][0][name] for name in ("clip", "simsiam")}

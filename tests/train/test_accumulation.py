@@ -11,11 +11,12 @@ from compiling import QUICK
 
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
-from intern_jax.stages.amateur import SETS, Amateur
+from intern_jax.stages.amateur import Amateur
 from intern_jax.stages.expert import Expert
 from intern_jax.stages.finetune import FineTune
 from intern_jax.stages.frozen_backbone import FrozenBackbone
 from intern_jax.stages.generalist import Generalist
+from intern_jax.tasks.pair_losses import SETS
 from intern_jax.train import optim
 from intern_jax.train import state as state_lib
 from intern_jax.train.programs import Programs
