@@ -5,8 +5,8 @@ Data:      a folder `pairs`, or what each stage's data.pairs.sources names: tars
 Words:     the embedded vocabulary; for CLIP's give each stage's transform tokenizer="declip", whose merges come from an
            installed open_clip_torch or a file
 Hardware:  not run at this size here. A batch of 4,096 is 32 pairs per chip of a TPU v5e:8x16; on fewer chips raise
-           --config.amateur.train.accumulate=8 (GradCache: the gradients stay those of the whole batch; it needs
-           losses without SimSiam's BatchNorm to be exact)
+           --config.amateur.train.accumulate=8 (GradCache: gradients of the whole batch, but SimSiam's own
+           BatchNorm then sees one micro-batch at a time)
 Published: DeCLIP's zero-shot ImageNet top-1 is 43.2 after 32 epochs of YFCC15M, CLIP's by the same recipe 32.8
 
 `small` sees 112 pixels, half of the patches (FLIP, arXiv 2212.00794) and short texts (CLIPA, 2305.07017). `amateur`

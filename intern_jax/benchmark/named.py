@@ -60,6 +60,10 @@ def score(
         top1, top5 = (measures[f"{name}/top{k}"] for k in (1, 5))
         low, high = wilson_interval(round(top1 * len(source)), len(source))
         found[name] = {"top1": top1, "top5": top5, "interval": [low, high], "test": len(source)}
+    if not found:
+        raise UserError(
+            "config.rows: no row's classes have words; see the lines above, or name another"
+        )
     if workdir is not None:
         facts = {"model": stage.model.name, "templates": list(forms), "versions": versions()}
         path = pathlib.Path(workdir) / FILE

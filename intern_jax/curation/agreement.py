@@ -68,9 +68,9 @@ def filter_by_agreement(
         assert keep is not None
         count = max(1, round(keep * int(judged.sum())))
         min_score = float(np.sort(scores[judged])[-count])
-    causes = np.full(len(opened), KEPT, np.uint8)
-    if judged.any():
-        causes[judged & (scores < min_score)] = 1
+    # A record without a text, or without a number for a score, agrees with nothing.
+    fits = judged & (scores >= (np.inf if min_score is None else min_score))
+    causes = np.where(fits, KEPT, 1).astype(np.uint8)
     return indexes.write(out, opened, before, CAUSES, causes, made)
 
 

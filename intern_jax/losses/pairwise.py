@@ -55,7 +55,7 @@ def nearest_rows(query_BxD: jax.Array, bank_NxD: jax.Array, sharded: bool = Fals
     the bank for the queries of its fsdp group; a replicated bank is searched by each device for its own queries.
     """
     query, bank = jax.lax.stop_gradient((_wide(query_BxD), _wide(bank_NxD)))
-    here = _Here.of(len(query))
+    here = Here.of(len(query))
     owners = here.owners(len(bank)) if sharded else ()
     (found,) = here.run(_nearest, (query,), (owners,), "r", shared=(bank, owners))
     return found
@@ -64,7 +64,7 @@ def nearest_rows(query_BxD: jax.Array, bank_NxD: jax.Array, sharded: bool = Fals
 def own_is_largest(a_BxD: jax.Array, b_BxD: jax.Array) -> jax.Array:
     """Whether row i of `b` has the largest inner product with row i of `a` among all rows: bool [B]."""
     a, b = jax.lax.stop_gradient((_wide(a_BxD), _wide(b_BxD)))
-    (found,) = _Here.of(len(a)).run(_own_is_largest, (a, b), (), "r")
+    (found,) = Here.of(len(a)).run(_own_is_largest, (a, b), (), "r")
     return found
 
 
@@ -87,7 +87,7 @@ def _contrast(a: jax.Array, b: jax.Array, factors: Sums, kind: _Kind) -> jax.Arr
 def _forward(a: jax.Array, b: jax.Array, factors: Sums, kind: _Kind) -> tuple[jax.Array, Any]:
     if a.shape != b.shape:
         raise ValueError(f"rows of shape {a.shape} do not pair with rows of shape {b.shape}")
-    here = _Here.of(len(a))
+    here = Here.of(len(a))
     if kind.sigmoid:
         sums = here.run(_sigmoid_sum, (a, b), factors, "-")
         return sums[0] / len(a), (a, b, factors, sums)
@@ -99,7 +99,7 @@ def _forward(a: jax.Array, b: jax.Array, factors: Sums, kind: _Kind) -> tuple[ja
 
 def _backward(kind: _Kind, kept: Any, cotangent: jax.Array) -> tuple:
     a, b, factors, sums = kept
-    here, share = _Here.of(len(a)), cotangent / len(a)
+    here, share = Here.of(len(a)), cotangent / len(a)
     if kind.sigmoid:
         da, db, *rest = here.run(_sigmoid_gradient, (a, b), (*factors, share), "rr--")
     else:
@@ -114,14 +114,14 @@ _contrast.defvjp(_forward, _backward)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Here:
+class Here:
     """The devices that share the rows: a mesh and its axes, or none. The methods are for one device's part."""
 
     mesh: Any = None
     axes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, rows: int) -> "_Here":
+    def of(cls, rows: int) -> "Here":
         """Over all devices of the mesh in use, if they divide the rows, else over those that share a batch."""
         mesh = jax.sharding.get_abstract_mesh()
         if mesh.empty or mesh.size == 1 or set(AXES) - set(mesh.axis_names):
@@ -194,7 +194,7 @@ class _Here:
 # The loops over the chunks of one device.
 
 
-def _log_sums(here: "_Here", a: jax.Array, b: jax.Array, scale: jax.Array, columns: bool) -> Sums:
+def _log_sums(here: "Here", a: jax.Array, b: jax.Array, scale: jax.Array, columns: bool) -> Sums:
     """log sum exp of the logits by row [R] and by column [B], and the sum of the matching logits."""
     every = here.gathered(b)
 
@@ -218,7 +218,7 @@ def _log_sums(here: "_Here", a: jax.Array, b: jax.Array, scale: jax.Array, colum
 
 
 def _gradient(
-    here: "_Here",
+    here: "Here",
     a: jax.Array,
     b: jax.Array,
     row: jax.Array,
@@ -244,7 +244,7 @@ def _gradient(
 
 
 def _sigmoid_sum(
-    here: "_Here", a: jax.Array, b: jax.Array, scale: jax.Array, bias: jax.Array
+    here: "Here", a: jax.Array, b: jax.Array, scale: jax.Array, bias: jax.Array
 ) -> Sums:
     """The sum of the entropies of all pairs."""
     every = here.gathered(b)
@@ -261,7 +261,7 @@ def _sigmoid_sum(
 
 
 def _sigmoid_gradient(
-    here: "_Here",
+    here: "Here",
     a: jax.Array,
     b: jax.Array,
     scale: jax.Array,
@@ -287,7 +287,7 @@ def _sigmoid_gradient(
 
 
 def _nearest(
-    _here: "_Here", query: jax.Array, bank: jax.Array, owners: tuple[str, ...]
+    _here: "Here", query: jax.Array, bank: jax.Array, owners: tuple[str, ...]
 ) -> tuple[jax.Array]:
     """Each query's nearest row of the bank [R,D], where a device holds the rows of its place along `owners`."""
     every = jax.lax.all_gather(query, owners, tiled=True) if owners else query
@@ -303,7 +303,7 @@ def _nearest(
 
     start = jnp.full(len(every), -jnp.inf, query.dtype), jnp.zeros(len(every), jnp.int32)
     count = len(bank)
-    (value, index), _ = _loop(chunk, start, (bank, jnp.arange(count)), len(every))
+    (value, index), _ = _loop(chunk, start, (bank, jnp.arange(count, dtype=jnp.int32)), len(every))
     if not owners:
         return (bank[index],)
     first = jax.lax.axis_index(owners) * count
@@ -315,7 +315,7 @@ def _nearest(
     return (jax.lax.psum_scatter(rows, owners, tiled=True),)
 
 
-def _own_is_largest(here: "_Here", a: jax.Array, b: jax.Array) -> tuple[jax.Array]:
+def _own_is_largest(here: "Here", a: jax.Array, b: jax.Array) -> tuple[jax.Array]:
     every = here.gathered(b)
 
     def chunk(nothing: tuple, rows: Sums):
@@ -353,13 +353,16 @@ def _loop(
 ) -> tuple[Any, Any]:
     """Scan over chunks of the arrays' rows; what `chunk` gives by row is joined again."""
     rows = len(arrays[0])
-    parts = next(
-        p
-        for p in range(1, rows + 1)
-        if p == rows or (rows % p == 0 and rows // p * columns <= CHUNK)
-    )
+    parts = -(-rows // max(1, CHUNK // columns))
+    size = -(-rows // parts)
     if parts == 1:
         return chunk(start, arrays)
-    split = jax.tree.map(lambda x: x.reshape(parts, rows // parts, *x.shape[1:]), arrays)
+    # Equal chunks, and a smaller one at the end where they do not divide the rows.
+    whole = rows // size * size
+    split = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), arrays)
     carry, made = jax.lax.scan(chunk, start, split)
-    return carry, jax.tree.map(lambda x: x.reshape(rows, *x.shape[2:]), made)
+    made = jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), made)
+    if whole == rows:
+        return carry, made
+    carry, last = chunk(carry, jax.tree.map(lambda x: x[whole:], arrays))
+    return carry, jax.tree.map(lambda *both: jnp.concatenate(both), made, last)

@@ -1,28 +1,20 @@
 """Self-supervision of texts: masked language modelling (BERT, arXiv 1810.04805) as in DeCLIP (2110.05208).
 
-Legend: B batch, L text length, K positions of a text that are read, C width, V vocabulary, M words of a chunk.
+Few words of a text are chosen, and the vocabulary is large: the logits of all positions would take most of a step. A
+loop reads the chosen words alone, some at a time, as many times as there are words. Its gradient is computed in the
+same loop. Legend: B batch, L text length, C width, V vocabulary, M chosen words of a chunk.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from intern_jax.core.averages import Average
+from intern_jax.losses.pairwise import Here
 
-# Logits per chunk: 64 MiB in float32.
+# Logits per chunk on one device: 64 MiB in float32.
 CHUNK = 1 << 24
-
-
-def chosen_words(targets_BxL: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The positions [B,K] of each text that were chosen, and their targets [B,K], -1 where there are fewer than K.
-
-    K = L / 3 + 3 bounds the work: of 15% chosen words, more than that are one text in 20,000 at L = 16 and fewer at
-    more. What is beyond K is not asked.
-    """
-    length = targets_BxL.shape[1]
-    count = min(length, length // 3 + 3)
-    # Stable: chosen positions first, each in the order of the text.
-    order = jnp.argsort(targets_BxL < 0, axis=1, stable=True)[:, :count]
-    return order, jnp.take_along_axis(targets_BxL, order, axis=1)
 
 
 def masked_words(
@@ -30,40 +22,85 @@ def masked_words(
 ) -> Average:
     """The mean cross-entropy of the true words at the chosen positions; a text with none adds nothing.
 
-    words [B,K,C] are features, word_targets int [B,K] true ids or -1, and word_kernel [C,V] and word_bias [V] those
-    of the linear layer to the vocabulary. The products are in the features' dtype, sums in at least float32.
+    words [B,L,C] are features, word_targets int [B,L] true ids, or -1 where nothing was chosen, and word_kernel [C,V]
+    and word_bias [V] those of the linear layer to the vocabulary. The products are in the features' dtype, sums in at
+    least float32.
     """
-    rows, count = word_targets.shape
-    targets = word_targets
-    kernel = word_kernel.astype(words.dtype)
-
-    @jax.checkpoint
-    def chunk(total: jax.Array, part: tuple[jax.Array, jax.Array]):
-        features, targets = part
-        wide = jnp.promote_types(words.dtype, jnp.float32)
-        logits = jnp.einsum("bkc,cv->bkv", features, kernel, preferred_element_type=wide)
-        logits = logits + word_bias.astype(wide)[None, None]
-        there = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[..., None], axis=-1)[..., 0]
-        entropy = jax.nn.logsumexp(logits, axis=-1) - there
-        return total + jnp.where(targets >= 0, entropy, 0.0).sum(), None
-
-    parts = _parts(rows, count * kernel.shape[1])
-    zero = jnp.zeros((), jnp.promote_types(words.dtype, jnp.float32))
-    if parts == 1:
-        total, _ = chunk(zero, (words, targets))
-    else:
-        # Chunk c has the rows r with r % parts == c, so that each device of a mesh works on rows of its own.
-        def split(x: jax.Array) -> jax.Array:
-            return jnp.swapaxes(x.reshape(rows // parts, parts, *x.shape[1:]), 0, 1)
-
-        total, _ = jax.lax.scan(chunk, zero, (split(words), split(targets)))
-    return Average(total=total, count=(targets >= 0).sum().astype(zero.dtype))
+    arrays = (words, word_kernel, word_bias, word_targets)
+    total = _sum(*map(jnp.asarray, arrays))
+    return Average(total=total, count=(word_targets >= 0).sum().astype(total.dtype))
 
 
-def _parts(rows: int, logits_per_row: int) -> int:
-    """The smallest number of equal chunks of rows whose logits fit CHUNK, or one row per chunk."""
-    return next(
-        p
-        for p in range(1, rows + 1)
-        if rows % p == 0 and (rows // p * logits_per_row <= CHUNK or p == rows)
+@jax.custom_vjp
+def _sum(words: jax.Array, kernel: jax.Array, bias: jax.Array, targets: jax.Array) -> jax.Array:
+    """The sum of the cross-entropies."""
+    (total,) = Here.of(len(words)).run(_entropies, (words, targets), (kernel, bias, False), "-")
+    return total
+
+
+def _forward(
+    words: jax.Array, kernel: jax.Array, bias: jax.Array, targets: jax.Array
+) -> tuple[jax.Array, Any]:
+    here = Here.of(len(words))
+    total, *grads = here.run(_entropies, (words, targets), (kernel, bias, True), "-r--")
+    dtypes = tuple(jnp.zeros((), x.dtype) for x in (words, kernel, bias))
+    return total, (grads, dtypes)
+
+
+def _backward(kept: Any, cotangent: jax.Array) -> tuple:
+    grads, dtypes = kept
+    scaled = ((cotangent * g).astype(d.dtype) for g, d in zip(grads, dtypes, strict=True))
+    return *scaled, None
+
+
+_sum.defvjp(_forward, _backward)
+
+
+def _entropies(
+    here: Here,
+    words: jax.Array,
+    targets: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array,
+    gradients: bool,
+) -> tuple[jax.Array, ...]:
+    """The sum of the cross-entropies and, with `gradients`, its gradients by words, kernel and bias."""
+    wide = jnp.promote_types(words.dtype, jnp.float32)
+    features, true = words.reshape(-1, words.shape[-1]), targets.reshape(-1)
+    kernel, bias = kernel.astype(words.dtype), bias.astype(wide)
+    size = max(1, min(CHUNK // kernel.shape[1], len(true)))
+    # Chosen words first; what fills the last chunk is left out.
+    order = jnp.pad(jnp.argsort(true < 0, stable=True), (0, -len(true) % size))
+    count = (true >= 0).sum()
+
+    def chunk(index: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        place = jax.lax.dynamic_slice_in_dim(order, index * size, size)
+        valid = index * size + jnp.arange(size) < count
+        some, target = features[place], jnp.maximum(true[place], 0)
+        logits = jnp.einsum("mc,cv->mv", some, kernel, preferred_element_type=wide) + bias[None]
+        normal = jax.nn.logsumexp(logits, axis=-1)
+        there = jnp.take_along_axis(logits, target[:, None], axis=-1)[:, 0]
+        total = carry[0] + jnp.where(valid, normal - there, 0.0).sum()
+        if not gradients:
+            return (total,)
+        share = jnp.exp(logits - normal[:, None]).at[jnp.arange(size), target].add(-1.0)
+        share = jnp.where(valid[:, None], share, 0.0)
+        narrow = share.astype(words.dtype)
+        by_words = jnp.einsum("mv,cv->mc", narrow, kernel, preferred_element_type=wide)
+        by_kernel = jnp.einsum("mc,mv->cv", some, narrow, preferred_element_type=wide)
+        _, d_words, d_kernel, d_bias = carry
+        return total, d_words.at[place].add(by_words), d_kernel + by_kernel, d_bias + share.sum(0)
+
+    start = [jnp.zeros((), wide)]
+    if gradients:
+        start += [jnp.zeros(x.shape, wide) for x in (features, kernel, bias)]
+    total, *grads = jax.lax.fori_loop(0, -(-count // size), chunk, tuple(start))
+    if not gradients:
+        return (here.summed(total),)
+    d_words, d_kernel, d_bias = grads
+    return (
+        here.summed(total),
+        d_words.reshape(words.shape),
+        here.summed(d_kernel),
+        here.summed(d_bias),
     )

@@ -95,19 +95,31 @@ def _classes(source: Any, where: str) -> int:
 def evaluations(
     entry: Mapping[str, Any], stage: Stage, mesh: jax.sharding.Mesh
 ) -> list[Evaluation]:
-    """The evaluations of an entry: each calls a function, or an object of a class, with the model's variables."""
+    """The evaluations of an entry: each calls a function, or an object of a class, with the model's variables.
+
+    A function or constructor gets the stage, the mesh and, where it names no other, the tokenizer of the stage's texts,
+    if it has such a parameter.
+    """
     made = []
     for name, settings in entry["evaluators"].items():
         spec = {field: v for field, v in settings.items() if field not in ("every", "where")}
         run = config_lib.bind(spec)
         offered = {"stage": stage, "mesh": mesh}
-        offered = {part: offered[part] for part in given_to(run.func, MEASURED)}
+        if "tokenizer" not in spec and (tokenizer := _tokenizer(entry)):
+            offered["tokenizer"] = tokenizer
+        offered = {part: offered[part] for part in given_to(run.func, offered)}
         if inspect.isclass(run.func):
             made.append(Evaluation(name, run(**offered), settings["every"], settings["where"]))
         else:
             bound = functools.partial(run, **offered)
             made.append(Evaluation(name, bound, settings["every"], settings["where"]))
     return made
+
+
+def _tokenizer(entry: Mapping[str, Any]) -> str | None:
+    """The tokenizer of a stage's texts."""
+    transforms = [group["transform"] for group in entry["data"].values()]
+    return next((t["tokenizer"] for t in transforms if t.get("tokenizer")), None)
 
 
 def in_dtype(spec: Mapping[str, Any], dtype: str) -> dict[str, Any]:

@@ -64,10 +64,9 @@ def score(
     )
     if first:
         try:
-            made = pictures.of_rows(cfg, ladder, seed, layout, mesh, kept)
-            shown, measured = zero_shot(settings, products, layout)
-            results["pictures"] = made + shown
-            results["zero_shot"] = measured
+            results["pictures"] = pictures.of_rows(cfg, ladder, seed, layout, mesh, kept)
+            shown, results["zero_shot"] = zero_shot(settings, products, layout)
+            results["pictures"] = results["pictures"] + shown
         except Exception as error:
             # Nothing that is only to look at may cost a run its scores.
             log.warning("no pictures: %s: %s", type(error).__name__, error)

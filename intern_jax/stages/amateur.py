@@ -84,6 +84,7 @@ class Amateur(Stage):
             embed_dim=embed_dim,
             simsiam_hidden=simsiam_hidden,
             sigmoid="logit_bias" in asked,
+            least_scale=self.limits["logit_scale"][0],
             dtype=own.dtype(zoo.main_spec(backbone).get("dtype")),
         )
 

@@ -20,7 +20,7 @@ from intern_jax.core.config import UserError
 from intern_jax.losses import local
 from intern_jax.models import zoo
 from intern_jax.ops.images import normalise
-from intern_jax.stages.amateur import Amateur
+from intern_jax.stages.amateur import BANK, Amateur
 from intern_jax.tasks.local_pairs import VIEWS, LocalImageText
 from intern_jax.tasks.pairs import ImageText
 from intern_jax.train.stage import Averages, Context, Embeddings, Role, Variables
@@ -60,8 +60,11 @@ class AmateurLocal(Amateur):
         `layer`, `prototypes`, `hidden_width`, `bottleneck`, `masked` and `hidden` are those of LocalImageText.
         `gram` needs the role `anchor`, a stage whose backbone stays as it is; `teachers` comes from the run.
         """
-        if layer not in LAYERS:
-            raise UserError(f"stage.layer: {layer!r}; give one of {', '.join(LAYERS)}")
+        _check(layer, prototypes, masked, hidden, temperatures, centre_momentum)
+        if backbone.get("keep", 1.0) != 1.0:
+            raise UserError(
+                "backbone.keep: below 1, so maps would have holes; keep all patches in this stage"
+            )
         self._local: dict[str, Any] = {
             "layer": layer,
             "prototypes": prototypes,
@@ -74,8 +77,11 @@ class AmateurLocal(Amateur):
         self.name = "amateur_local"
         self.layer, self.temperatures = layer, temperatures
         self.centre_momentum, self.cross, self.gram = centre_momentum, cross, gram
-        own = {"local": local, "cross": cross, "gram": gram}
-        self.weights = {name: w for name, w in own.items() if w} | dict(self.weights)
+        own = {"local": local} | {n: w for n, w in (("cross", cross), ("gram", gram)) if w}
+        for name in self.losses:
+            if name in ("local", "cross", "gram"):
+                raise UserError(f"stage.losses.{name}: a term of this stage; give it another name")
+        self.weights = own | dict(self.weights)
         self.wanted = self.wanted | {f"m{view}" for view in VIEWS}
         if gram:
             self.roles = {**self.roles, "anchor": Role(frozen=True)}
@@ -84,6 +90,16 @@ class AmateurLocal(Amateur):
 
     def _network(self, **settings: Any) -> ImageText:
         return LocalImageText(**settings, **self._local)
+
+    def check_data(self, data: Mapping[str, Mapping[str, Any]]) -> None:
+        """That of the amateur; `cross` needs the geometry of the views."""
+        super().check_data(data)
+        group = self.groups(data, "pairs")[0]
+        transform = data[group]["transform"]
+        if self.cross and transform["fn"].endswith(":PairViews") and not transform.get("geometry"):
+            raise UserError(
+                f"data.{group}.transform.geometry: False; stage.cross needs it, set it to True"
+            )
 
     def init(self, key: jax.Array, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         centre = {"patches": jnp.zeros((self._local["prototypes"],))}
@@ -95,7 +111,7 @@ class AmateurLocal(Amateur):
         out = dict(found)
         rows = context.batch[self.groups(context.batch, "pairs")[0]]
         maps = {view: out.pop(f"m{view}") for view in VIEWS}
-        student = {view: out.pop(f"s{view}") for view in VIEWS}
+        student = self._hidden(context, networks, maps)
         teacher = {view: self._teacher(context, maps[view]) for view in VIEWS}
         centre = context.extra[CENTRE]["patches"]
         terms = {**terms, "local": self._patches(student, teacher, centre)}
@@ -126,6 +142,26 @@ class AmateurLocal(Amateur):
         """Unit embeddings of batch["image"] uint8 [B,S,S,3] and/or batch["tokens"] int32 [B,L]."""
         networks = {name: c for name, c in extra.items() if name != CENTRE}
         return super().predict(params, networks, batch)
+
+    def _hidden(
+        self, context: Context, networks: Mapping[str, Any], maps: Mapping[str, jax.Array]
+    ) -> Mapping[str, jax.Array]:
+        """The student's scores of the views with hidden positions [B,h,w,K].
+
+        Their BatchNorm statistics are thrown away: pictures with holes are not what the backbone is used on.
+        """
+        networks = {name: c for name, c in networks.items() if name != BANK}
+        key = jax.random.fold_in(context.key, 1)
+        scores, _ = self.model.apply(
+            {"params": context.params, **networks},
+            self._pairs(context.batch),
+            maps["1"].shape[1:3],
+            train=True,
+            mutable=list(networks),
+            rngs={"dropout": context.key, "mask": key},
+            method=LocalImageText.hidden_scores,
+        )
+        return scores
 
     def _teacher(self, context: Context, maps: jax.Array) -> jax.Array:
         """Scores of a map under the averaged head [B,h,w,K]."""
@@ -158,7 +194,7 @@ class AmateurLocal(Amateur):
         missing = [name for name in GEOMETRY if name not in rows]
         if missing:
             raise UserError(
-                f"data.pairs.transform: makes no {missing[0]}, which stage.cross needs; set its geometry "
+                f"the batch has no {missing[0]}, which stage.cross needs; set geometry of the transform "
                 "to True"
             )
         total = None
@@ -175,3 +211,33 @@ class AmateurLocal(Amateur):
         arrays = context.frozen["anchor"]
         variables = {name: part["backbone"] for name, part in arrays.items() if "backbone" in part}
         return self.anchor.apply(variables, normalise(images), train=False, task="cls")[self.layer]
+
+
+def _check(
+    layer: str,
+    prototypes: int,
+    masked: float,
+    hidden: tuple[float, float],
+    temperatures: tuple[float, float],
+    centre_momentum: float,
+) -> None:
+    """Refuse settings outside their range."""
+    if layer not in LAYERS:
+        raise UserError(f"stage.layer: {layer!r}; give one of {', '.join(LAYERS)}")
+    right = {
+        "prototypes": prototypes >= 1,
+        "masked": 0 <= masked <= 1,
+        "hidden": len(hidden) == 2 and 0 <= hidden[0] <= hidden[1] <= 1,
+        "temperatures": len(temperatures) == 2 and min(temperatures) > 0,
+        "centre_momentum": 0 <= centre_momentum < 1,
+    }
+    remedies = {
+        "prototypes": "give at least 1",
+        "masked": "give a share of the pictures, 0 to 1",
+        "hidden": "give two shares of the positions, the lower one first",
+        "temperatures": "give the student's and the teacher's, both above 0",
+        "centre_momentum": "give 0 to below 1, such as 0.9",
+    }
+    for name, fits in right.items():
+        if not fits:
+            raise UserError(f"stage.{name}: {locals()[name]!r}; {remedies[name]}")

@@ -33,14 +33,14 @@ class Pairs:
     """A stage of pairs on data that it does not train on.
 
     `data`: {set: {"sources": [one], "transform": {...}}}, or from code {set: (source, transform)}. `tokenizer` is that
-    of the stage's data, and `context` the length of the texts in tokens (None: the stage's).
+    of the stage's data, which a run gives, and `context` the length of the texts in tokens (None: the stage's).
     """
 
     def __init__(
         self,
         stage: Stage,
         data: Mapping[str, Any],
-        tokenizer: str,
+        tokenizer: str | None,
         context: int | None,
         batch_size: int,
     ):
@@ -134,12 +134,16 @@ class Opened(Stage):
         return found
 
 
-def _tokens(stage: Stage, tokenizer: str, context: int | None) -> Callable[[str], np.ndarray]:
+def _tokens(
+    stage: Stage, tokenizer: str | None, context: int | None
+) -> Callable[[str], np.ndarray]:
     """From a text to its token ids, as the stage's text tower reads them."""
     settings = getattr(stage, "text", {})
     context = settings.get("context") if context is None else context
     if context is None:
         raise UserError("evaluators.context: missing; give the length of the texts in tokens")
+    if tokenizer is None:
+        raise UserError("evaluators.tokenizer: missing; name that of the stage's data")
     words = tokenizer_lib.load(tokenizer)
     known = settings.get("vocab_size", words.vocab_size)
     if words.vocab_size > known:

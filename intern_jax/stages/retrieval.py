@@ -27,7 +27,7 @@ class Retrieval(Pairs):
     def check_arguments(
         data: Mapping[str, Any],
         texts: int = 0,
-        tokenizer: str = "embedded",  # noqa: ARG004
+        tokenizer: str | None = None,  # noqa: ARG004
         context: int | None = None,  # noqa: ARG004
         batch_size: int = 128,
     ) -> None:
@@ -41,7 +41,7 @@ class Retrieval(Pairs):
         stage: Stage,
         data: Mapping[str, Any],
         texts: int = 0,
-        tokenizer: str = "embedded",
+        tokenizer: str | None = None,
         context: int | None = None,
         batch_size: int = 128,
     ):

@@ -30,7 +30,7 @@ class ZeroShot(Pairs):
         data: Mapping[str, Any],
         templates: str | int | Sequence[str] = "1",
         names: Mapping[str, Sequence[str]] | None = None,
-        tokenizer: str = "embedded",  # noqa: ARG004  (read when the evaluator is made)
+        tokenizer: str | None = None,  # noqa: ARG004  (read when the evaluator is made)
         context: int | None = None,  # noqa: ARG004
         batch_size: int = 128,
     ) -> None:
@@ -47,7 +47,7 @@ class ZeroShot(Pairs):
         data: Mapping[str, Any],
         templates: str | int | Sequence[str] = "1",
         names: Mapping[str, Sequence[str]] | None = None,
-        tokenizer: str = "embedded",
+        tokenizer: str | None = None,
         context: int | None = None,
         batch_size: int = 128,
     ):

@@ -30,12 +30,14 @@ class Bank:
     @classmethod
     def of(cls, settings: Mapping[str, Any] | None, parity: bool) -> "Bank":
         """The bank of a config's `size` and `sharded`. UserError for other settings."""
+        if settings is not None and not isinstance(settings, Mapping):
+            raise UserError(f"stage.bank: {settings!r}; write {{'size': 65536}}")
         for name in settings or {}:
             if name not in ("size", "sharded"):
                 near = did_you_mean(name, ["size", "sharded"])
                 raise UserError(f"stage.bank.{name}: no such setting of the bank; {near}")
         bank = cls(**(settings or {}), parity=parity)
-        if bank.size < 1:
+        if not isinstance(bank.size, int) or bank.size < 1:
             raise UserError(f"stage.bank.size: {bank.size}; give at least 1 row, such as 65536")
         return bank
 

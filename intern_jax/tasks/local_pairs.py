@@ -16,7 +16,7 @@ VIEWS = ("1", "2")
 
 
 class LocalImageText(ImageText):
-    """ImageText whose call also gives s1 and s2 [B,h,w,K]: prototypes of each view when parts of it are hidden.
+    """ImageText with prototypes at every position of a map [B,h,w,K], also of views with hidden parts.
 
     In a share of the pictures (`masked`), a share of the positions of `layer`, drawn between the two of `hidden`,
     shows a learned colour instead. So it serves every backbone.
@@ -40,10 +40,19 @@ class LocalImageText(ImageText):
         self, pairs: Mapping[str, jax.Array], wanted: Set[str], train: bool
     ) -> dict[str, jax.Array]:
         out = super().__call__(pairs, wanted | {f"m{view}" for view in VIEWS}, train)
+        if self.is_initializing():
+            self.hidden_scores(pairs, out["m1"].shape[1:3], train)
+        return out
+
+    def hidden_scores(
+        self, pairs: Mapping[str, jax.Array], grid: tuple[int, ...], train: bool
+    ) -> dict[str, jax.Array]:
+        """Prototypes [B,h,w,K] of each view, with drawn positions of the grid (h, w) hidden."""
+        out = {}
         for view in VIEWS:
-            images = self._hide(pairs[f"image{view}"], out[f"m{view}"].shape[1:3])
+            images = self._hide(pairs[f"image{view}"], grid)
             found = self.backbone(images, train=train, task="cls")[self.layer]
-            out[f"s{view}"] = self.local_head(found)
+            out[view] = self.local_head(found)
         return out
 
     def patches(self, maps: jax.Array) -> jax.Array:

@@ -1,6 +1,6 @@
 """The losses of image-text pairs by name: what each may ask for, the sets that are known, and a call with what it asks.
 
-Legend: B batch, V small crops of a picture, D embedding size, H SimSiam's width, K masked words of a text.
+Legend: B batch, V small crops of a picture, D embedding size, H SimSiam's width.
 """
 
 import inspect

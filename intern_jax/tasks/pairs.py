@@ -1,6 +1,6 @@
 """An image tower and a text tower side by side, as DeCLIP trains them (arXiv 2110.05208).
 
-Legend: B batch, S side in pixels, L text length, K masked words that are read, C the text tower's width, D embedding
+Legend: B batch, S side in pixels, L text length, C the text tower's width, D embedding
 size.
 """
 
@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from intern_jax.core.config import UserError, did_you_mean
-from intern_jax.losses.words import chosen_words
 from intern_jax.models import zoo
 from intern_jax.models.heads.projection import Predictor, Projector
 from intern_jax.models.layers import Dense, Dtype
@@ -50,7 +49,7 @@ class ImageText(nn.Module):
     """An image tower and a text tower, with SimSiam's two MLPs and the layer of masked words where they are wanted.
 
     `dtype` is the compute dtype of all but the backbone, whose spec has its own. `sigmoid` makes the scale and the
-    bias of a sigmoid loss instead of a softmax's scale.
+    bias of a sigmoid loss instead of a softmax's scale. `least_scale` is the lowest start of its logarithm.
     """
 
     backbone_spec: Mapping[str, Any]
@@ -58,6 +57,7 @@ class ImageText(nn.Module):
     embed_dim: int
     simsiam_hidden: int
     sigmoid: bool = False
+    least_scale: float = 0.0
     layer: str = ""
     dtype: Dtype | None = None
 
@@ -74,7 +74,7 @@ class ImageText(nn.Module):
         self.projector = Projector(width, width, self.dtype)
         self.predictor = Predictor(width // 2, width, self.dtype)
         start = SIGMOID_SCALE if self.sigmoid else SOFTMAX_SCALE
-        init = nn.initializers.constant(float(np.log(start)))
+        init = nn.initializers.constant(max(float(np.log(start)), self.least_scale))
         self.logit_scale = self.param("logit_scale", init, ())
         if self.sigmoid:
             init = nn.initializers.constant(SIGMOID_BIAS)
@@ -100,8 +100,8 @@ class ImageText(nn.Module):
         """Those of OUTPUTS that are wanted, of pairs with normalised images and tokens.
 
         f [B,D] embeds pictures and g texts, not yet of unit length. z and p are SimSiam's projections and
-        predictions [B,H]. words [B,K,C] are the features at the masked words of the first text, and word_targets
-        [B,K] their true ids (-1: none). fc [B,V,D] embeds the small crops. m are the pictures' maps of `layer`.
+        predictions [B,H]. words [B,L,C] are the features of the first text's words, and word_targets [B,L]
+        the true ids where one was masked (-1: elsewhere). fc [B,V,D] embeds the small crops, m are maps of `layer`.
         """
         out: dict[str, jax.Array] = {}
         for view in ("1", "2"):
@@ -127,8 +127,6 @@ class ImageText(nn.Module):
     def _masked(self, tokens: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
         """One pass over the first text gives its embedding and its masked words."""
         g1, words = self.text.both(tokens)
-        place, targets = chosen_words(targets)
-        words = jnp.take_along_axis(words, place[..., None], axis=1)
         if self.is_initializing():
             self.word_head(words)
         return {"g1": g1, "words": words, "word_targets": targets}

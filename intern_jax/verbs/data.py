@@ -35,7 +35,7 @@ STEPS = {
     "agreement": (
         f"{CURATION}.agreement:filter_by_agreement",
         "an index of the pairs whose text fits the picture, as a model with a text tower judges",
-        "--model=MODEL --min-score=0.3 --keep=0.7",
+        "--model=MODEL --keep=0.7",
     ),
     "decontaminate": (
         f"{CURATION}.decontaminate:decontaminate",

@@ -157,16 +157,25 @@ def _text_info(text: TextTower, tokenizer: bytes | None) -> dict[str, Any]:
     return {
         "settings": config_lib.plain(dict(text.settings), "text.settings"),
         # The file of CLIP's merges is the user's own; a folder only says that it is CLIP's.
-        "tokenizer": text.tokenizer.partition(":")[0] if tokenizer is None else TOKENIZER,
+        "tokenizer": _named(text.tokenizer) if tokenizer is None else TOKENIZER,
         "tokenizer_sha256": hashlib.sha256(tokenizer).hexdigest() if tokenizer else "",
         "image_projection": "image_projection" in text.params,
         "logit_bias": "logit_bias" in text.params,
     }
 
 
+def _named(tokenizer: str) -> str:
+    """The name of a tokenizer; a file of merges alone is CLIP's."""
+    return (
+        "clip"
+        if tokenizer.endswith((".txt", ".txt.gz")) and ":" not in tokenizer
+        else tokenizer.partition(":")[0]
+    )
+
+
 def _tokenizer_bytes(tokenizer: str) -> bytes | None:
     """The content of a tokenizer's own file; None for one that has a name."""
-    if tokenizer.partition(":")[0] in NAMED:
+    if _named(tokenizer) in NAMED:
         return None
     path = pathlib.Path(tokenizer)
     try:

@@ -47,11 +47,11 @@ def rows_of(count, dtype=np.float64, seed=0, width=WIDTH):
     return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(dtype)
 
 
-@pytest.mark.parametrize("chunk", [1 << 22, 6 * ROWS, 5 * ROWS, 1])
+@pytest.mark.parametrize("chunk", [1 << 22, 6 * ROWS, 5 * ROWS, 7 * ROWS, 1])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 1e-5)])
 def test_chunks_are_the_whole_matrix(case, chunk, dtype, tolerance, monkeypatch):
-    """Chunks of 24, 6, 4 (the largest part of 24 rows with at most 5) and 1 row."""
+    """Chunks of 24 rows; of 6; of 5, the last of 4; of 6 where 7 would fit; and of 1."""
     monkeypatch.setattr(pairwise, "CHUNK", chunk)
     ours, dense, factors = CASES[case]
     with jax.enable_x64(dtype == "float64"):
@@ -84,10 +84,16 @@ def test_far_apart_logits_keep_their_tail():
     assert float(value) == pytest.approx(100.0, rel=1e-6) and np.isfinite(grad).all()
 
 
-@pytest.mark.parametrize("chunk", [1 << 22, 40, 1])
-def test_the_nearest_row_is_the_first_of_equal_ones(chunk, monkeypatch):
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("chunk", [1 << 22, 40, 70, 1])
+def test_the_nearest_row_is_the_first_of_equal_ones(chunk, dtype, monkeypatch):
     monkeypatch.setattr(pairwise, "CHUNK", chunk)
-    query, bank = rows_of(10, np.float32, 1)[0], rows_of(36, np.float32, 2)[0]
+    with jax.enable_x64(dtype == "float64"):
+        check_nearest(dtype)
+
+
+def check_nearest(dtype):
+    query, bank = rows_of(10, dtype, 1)[0], rows_of(36, dtype, 2)[0]
     bank[30] = bank[3]
     query[0] = bank[3]
     found = pairwise.nearest_rows(jnp.asarray(query), jnp.asarray(bank))

@@ -1,4 +1,4 @@
-"""Masked words against NumPy, in chunks of rows, and what is chosen of a text."""
+"""Masked words against NumPy, in chunks of chosen words."""
 
 import jax
 import jax.numpy as jnp
@@ -9,22 +9,7 @@ from intern_jax.core import averages
 from intern_jax.losses import words as words_lib
 
 
-def test_chosen_words_come_first_and_in_order():
-    targets = np.full((3, 12), -1)
-    targets[0, [2, 5, 11]] = 20, 50, 110
-    targets[1] = np.arange(12)
-    place, found = words_lib.chosen_words(jnp.asarray(targets))
-    assert place.shape == found.shape == (3, 7)
-    assert place[0, :3].tolist() == [2, 5, 11]
-    assert found[0].tolist() == [20, 50, 110, -1, -1, -1, -1]
-    # More than fit: the first of them.
-    assert found[1].tolist() == list(range(7))
-    assert (found[2] == -1).all()
-    short = words_lib.chosen_words(jnp.asarray([[3, -1]]))[1]
-    assert short.tolist() == [[3, -1]]
-
-
-@pytest.mark.parametrize("chunk", [1 << 24, 2 * 3 * 11, 1])
+@pytest.mark.parametrize("chunk", [1 << 24, 5 * 11, 4 * 11, 1])
 def test_the_mean_is_over_chosen_words_in_any_chunks(chunk, monkeypatch):
     monkeypatch.setattr(words_lib, "CHUNK", chunk)
     rng = np.random.default_rng(0)
@@ -60,3 +45,22 @@ def test_features_in_half_precision_give_a_float32_loss():
     )
     assert term.total.dtype == jnp.float32 and float(term.count) == 6
     assert float(averages.value(term)) == pytest.approx(np.log(5), rel=1e-6)
+
+
+def test_only_chosen_words_are_read():
+    """What stands elsewhere, NaN too, changes nothing; without a chosen word the loss and its gradient are 0."""
+    rng = np.random.default_rng(1)
+    features = rng.normal(size=(4, 5, 3)).astype(np.float32)
+    kernel, bias = rng.normal(size=(3, 7)).astype(np.float32), np.zeros(7, np.float32)
+    targets = np.full((4, 5), -1)
+    targets[1, 2], targets[3, 0] = 4, 6
+
+    def loss(features, targets):
+        return averages.value(words_lib.masked_words(features, targets, kernel, bias))
+
+    broken = np.where((targets < 0)[..., None], np.nan, features)
+    value, grad = jax.value_and_grad(loss)(jnp.asarray(broken), jnp.asarray(targets))
+    assert float(value) == pytest.approx(float(loss(jnp.asarray(features), targets)), rel=1e-6)
+    assert not grad[targets < 0].any() and grad[targets >= 0].all()
+    value, grad = jax.value_and_grad(loss)(jnp.asarray(broken), jnp.full((4, 5), -1))
+    assert float(value) == 0 and not grad.any()

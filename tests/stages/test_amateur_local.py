@@ -65,7 +65,8 @@ def test_the_teacher_is_the_students_backbone_under_an_averaged_head():
         for view in "12":
             head = {"params": {**params, **other}}
             teacher = stage.model.apply(head, whole[f"m{view}"], method="patches")
-            each.append(local.patch_distillation(whole[f"s{view}"], teacher, centre))
+            student = stage.model.apply({"params": params}, whole[f"m{view}"], method="patches")
+            each.append(local.patch_distillation(student, teacher, centre))
             means.append(teacher.mean((1, 2)))
         return averages.value(each[0].merge(each[1])), sum(means) / 2
 
@@ -103,12 +104,13 @@ def test_a_hidden_position_shows_the_learned_colour_and_nothing_of_the_picture()
         out, _ = stage.model.apply(
             variables,
             stage._pairs({"pairs": rows}),
-            stage.wanted,
+            (4, 4),
             train=True,
             mutable=["batch_stats"],
             rngs={"mask": jax.random.key(0)},
+            method="hidden_scores",
         )
-        return out["s1"]
+        return out["1"]
 
     rows = batch["pairs"]
     first = scores(params, rows)
@@ -175,6 +177,43 @@ def test_gram_anchoring_reads_a_frozen_backbone():
     assert same == pytest.approx(0, abs=1e-9) and apart > 1e-5
 
 
+def test_hidden_pictures_leave_batchnorm_alone():
+    batch, after = pairs(), []
+    for masked in (0.0, 1.0):
+        stage = AmateurLocal(backbone=CONVOLUTIONS, masked=masked, losses="clip", **HEAD, **TOWERS)
+        params, extra = drawn(stage, batch)
+        extra = {**extra, "centre": {"patches": jnp.zeros(24)}}
+        step = quick_jit(lambda p, e, s=stage: s.embed(seen(s, p, e, batch))[2][0]["batch_stats"])
+        after.append(tree.names(step(params, extra)))
+    assert after[0].keys() == after[1].keys() and len(after[0]) > 4
+    for name, value in after[0].items():
+        np.testing.assert_array_equal(value, after[1][name], err_msg=name)
+
+
+def test_weights_of_zero_are_kept():
+    stage = AmateurLocal(backbone=NET, local=0.0, cross=1.0, **HEAD, **TOWERS)
+    assert stage.weights["local"] == 0.0 and stage.weights["cross"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperatures": (0.1, 0.0)}, r"stage\.temperatures: \(0\.1, 0\.0\); .* above 0"),
+        ({"hidden": (0.5, 0.1)}, r"stage\.hidden: .* lower one first"),
+        ({"masked": 5}, r"stage\.masked: 5; give a share"),
+        ({"prototypes": 0}, r"stage\.prototypes: 0; give at least 1"),
+        ({"backbone": NET | {"keep": 0.5}}, r"backbone\.keep: below 1"),
+        (
+            {"losses": {"cross": {"fn": "intern_jax.losses.contrastive:clip"}}},
+            r"stage\.losses\.cross",
+        ),
+    ],
+)
+def test_settings_outside_their_range_are_named(settings, message):
+    with pytest.raises(UserError, match=message):
+        AmateurLocal(**{"backbone": NET, **TOWERS, **HEAD, **settings})
+
+
 def test_wrong_settings_are_named():
     with pytest.raises(UserError, match=r"stage\.layer: 'layer9'; give one of layer1"):
         AmateurLocal(backbone=NET, layer="layer9", **HEAD, **TOWERS)
@@ -183,7 +222,7 @@ def test_wrong_settings_are_named():
     extra = abstract(stage, pairs())
     params = extra.pop("params")
     with pytest.raises(
-        UserError, match=r"makes no flip1, which stage\.cross needs; set its geometry"
+        UserError, match=r"the batch has no flip1, which stage\.cross needs; set geometry"
     ):
         jax.eval_shape(
             lambda p, e: stage.embed(seen(stage, p, e, {"pairs": rows}))[1], params, extra

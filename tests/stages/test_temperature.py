@@ -61,9 +61,16 @@ def test_a_scale_that_wants_up_stays_at_the_bound_and_does_not_run_away():
 
 
 def test_the_originals_bounds_by_parity():
-    """DeCLIP's code keeps ln(scale) between 3 and 6: CLIP's start of 2.66 is lifted by the first step."""
-    _, after = train(np.log(1 / 0.07), unrelated, 1, parity=True)
+    """DeCLIP's code keeps ln(scale) between 3 and 6, and so starts at 3 and not at CLIP's 2.66."""
+    _, after = train(2.0, unrelated, 1, parity=True)
     assert after == pytest.approx(3.0)
+    start = {
+        parity: Amateur(backbone=VIT, text=TEXT, losses="clip", parity=parity)
+        .init(jax.random.key(0), unrelated(0))["params"]["logit_scale"]
+        .item()
+        for parity in (False, True)
+    }
+    assert start == {False: pytest.approx(np.log(1 / 0.07)), True: 3.0}
 
 
 @pytest.mark.parametrize("start", [0.0, np.log(100) - 0.1, np.log(100), np.log(100) + 1])

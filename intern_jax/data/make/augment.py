@@ -21,6 +21,9 @@ from intern_jax.data.make.image_ops import GREY, LUMA, MIRROR, Background, Windo
 TRIES = 10  # torchvision's, of a crop that fits
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 LEVELS = range(256)
+MOST_BLURRED = (
+    1024  # pixels of a side: blur is a matrix product, which takes memory by the cube of it
+)
 WHOLE: Window = (0.0, 0.0, 1.0, 1.0)
 
 _HERE = "intern_jax.data.make.augment"
@@ -356,6 +359,10 @@ def default_kernel(size: tuple[int, int]) -> int:
 def blurred(image: np.ndarray, sigma: float, kernel: int) -> np.ndarray:
     """uint8 [H,W,3] convolved with a Gaussian of `kernel` taps in both directions; borders are reflected."""
     height, width, _ = image.shape
+    if max(height, width) > MOST_BLURRED:
+        raise UserError(
+            f"gaussian_blur: a picture of {width} x {height} pixels, at most {MOST_BLURRED}; blur after the crop"
+        )
     down = _blur_matrix(height, sigma, kernel)
     across = down if width == height else _blur_matrix(width, sigma, kernel)
     planes = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)

@@ -55,7 +55,7 @@ class PairViews:
 
     The views show two pictures of the concept if the sample has several (image and views), or else one picture twice.
     tokens1 is the first text, after `text1` and `mask`; tokens2 is the first text after `text2`. A generator of its own
-    makes the draws of each view and crop, so a change of one list leaves the others as they were.
+    makes the draws of each view and crop, so a change of one of these lists leaves the other pictures as they were.
     """
 
     def __init__(

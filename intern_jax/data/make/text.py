@@ -24,6 +24,7 @@ import importlib.util
 import os
 import pathlib
 import unicodedata
+import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -144,7 +145,7 @@ def _merges(path: pathlib.Path) -> list[tuple[str, str]]:
     try:
         data = path.read_bytes()
         text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8")
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read ({error}); give CLIP's {CLIP_FILE}") from None
     found: list[tuple[str, str]] = []
     # The first line is a head.

@@ -487,7 +487,8 @@ def _write(out, variables, model, to, task, head, text=None) -> str:
     if path.suffix != ".safetensors":
         raise UserError(f"{out}: published names are written as a file; name it FILE.safetensors")
     arrays = in_published_names(variables, model, to, task, head)
-    with_text = text is not None and to == "open_clip"
+    # open_clip projects inside its image tower; a network with a projection after it has no form there.
+    with_text = text is not None and to == "open_clip" and "image_projection" not in text.params
     if with_text:
         arrays |= clip.published_text(text)
     path.parent.mkdir(parents=True, exist_ok=True)
