@@ -118,8 +118,12 @@ def evaluations(
 
 def _tokenizer(entry: Mapping[str, Any]) -> str | None:
     """The tokenizer of a stage's texts."""
-    transforms = [group["transform"] for group in entry["data"].values()]
-    return next((t["tokenizer"] for t in transforms if t.get("tokenizer")), None)
+    for group in entry["data"].values():
+        transform = group["transform"]
+        made = inspect.signature(config_lib.resolve(transform["fn"])).parameters
+        if "tokenizer" in made:
+            return transform.get("tokenizer", made["tokenizer"].default)
+    return None
 
 
 def in_dtype(spec: Mapping[str, Any], dtype: str) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class Amateur(Stage):
     """
 
     kinds = ("pairs",)
+    own: Sequence[str] = (BANK,)  # collections that no network reads
     # An amateur at another size of pictures, or with other losses, may be the start.
     roles: Mapping[str, Role] = {"amateur": Role()}
     graft: Sequence[Rule] = ((r"(params|batch_stats)/(.*)", r"amateur/\1/\2"),)
@@ -126,7 +127,7 @@ class Amateur(Stage):
         return {**variables, BANK: bank}
 
     def embed(self, context: Context) -> tuple[Embeddings, Averages, tuple[Any, Averages]]:
-        networks = {name: c for name, c in context.extra.items() if name != BANK}
+        networks = {name: c for name, c in context.extra.items() if name not in self.own}
         out, changed = self.model.apply(
             {"params": context.params, **networks},
             self._pairs(context.batch),
@@ -190,7 +191,7 @@ class Amateur(Stage):
     def predict(self, params: Any, extra: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Unit embeddings of batch["image"] uint8 [B,S,S,3] and/or batch["tokens"] int32 [B,L]."""
         found: dict[str, Any] = {}
-        networks = {name: c for name, c in extra.items() if name != BANK}
+        networks = {name: c for name, c in extra.items() if name not in self.own}
         apply = functools.partial(self.model.apply, {"params": params, **networks})
         if "image" in batch:
             found["image"] = apply(normalise(batch["image"]), method=ImageText.image)

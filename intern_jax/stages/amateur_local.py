@@ -21,18 +21,18 @@ from intern_jax.losses import local
 from intern_jax.models import zoo
 from intern_jax.ops.images import normalise
 from intern_jax.stages.amateur import BANK, Amateur
-from intern_jax.tasks.local_pairs import VIEWS, LocalImageText
+from intern_jax.tasks.local_pairs import VIEWS, LocalImageText, check_settings
 from intern_jax.tasks.pairs import ImageText
 from intern_jax.train.stage import Averages, Context, Embeddings, Role, Variables
 
 CENTRE = "centre"  # the collection of the teacher's mean scores
-LAYERS = ("layer1", "layer2", "layer3", "layer4")
 GEOMETRY = ("window1", "window2", "flip1", "flip2")
 
 
 class AmateurLocal(Amateur):
     """The amateur's losses and `local`, the patch loss; with `cross` and `gram` above 0 also these, at that weight."""
 
+    own = (BANK, CENTRE)
     average = "local_head/"
     average_decay = 0.996
     format = 1
@@ -60,7 +60,7 @@ class AmateurLocal(Amateur):
         `layer`, `prototypes`, `hidden_width`, `bottleneck`, `masked` and `hidden` are those of LocalImageText.
         `gram` needs the role `anchor`, a stage whose backbone stays as it is; `teachers` comes from the run.
         """
-        _check(layer, prototypes, masked, hidden, temperatures, centre_momentum)
+        check_settings(layer, prototypes, masked, hidden, temperatures, centre_momentum)
         if backbone.get("keep", 1.0) != 1.0:
             raise UserError(
                 "backbone.keep: below 1, so maps would have holes; keep all patches in this stage"
@@ -85,8 +85,7 @@ class AmateurLocal(Amateur):
         self.wanted = self.wanted | {f"m{view}" for view in VIEWS}
         if gram:
             self.roles = {**self.roles, "anchor": Role(frozen=True)}
-            spec = (teachers or {}).get("anchor", backbone)
-            self.anchor = zoo.from_config(spec)
+            self.anchor = zoo.from_config((teachers or {}).get("anchor", backbone))
 
     def _network(self, **settings: Any) -> ImageText:
         return LocalImageText(**settings, **self._local)
@@ -106,12 +105,11 @@ class AmateurLocal(Amateur):
         return {**super().init(key, batch), CENTRE: centre}
 
     def embed(self, context: Context) -> tuple[Embeddings, Averages, tuple[Any, Averages]]:
-        networks = {name: c for name, c in context.extra.items() if name != CENTRE}
-        found, terms, (extra, metrics) = super().embed(context.replace(extra=networks))
+        found, terms, (extra, metrics) = super().embed(context)
         out = dict(found)
         rows = context.batch[self.groups(context.batch, "pairs")[0]]
         maps = {view: out.pop(f"m{view}") for view in VIEWS}
-        student = self._hidden(context, networks, maps)
+        student = self._hidden(context, maps)
         teacher = {view: self._teacher(context, maps[view]) for view in VIEWS}
         centre = context.extra[CENTRE]["patches"]
         terms = {**terms, "local": self._patches(student, teacher, centre)}
@@ -122,15 +120,13 @@ class AmateurLocal(Amateur):
             distances = [local.gram_distance(maps[view], anchors[view]) for view in VIEWS]
             terms["gram"] = distances[0].merge(distances[1])
         # By row, so that the centre moves once per step also where rows come in micro-batches.
-        means = [scores.mean((1, 2)) for scores in teacher.values()]
-        out["scores"] = jax.lax.stop_gradient(0.5 * (means[0] + means[1]))
-        return out, terms, ({**extra, CENTRE: context.extra[CENTRE]}, metrics)
+        out["scores"] = 0.5 * sum(scores.mean((1, 2)) for scores in teacher.values())
+        return out, terms, (extra, metrics)
 
     def couple(
         self, context: Context, embeddings: Embeddings
     ) -> tuple[Averages, tuple[Variables, Averages]]:
-        others = {name: rows for name, rows in embeddings.items() if name != "scores"}
-        terms, (changed, metrics) = super().couple(context, others)
+        terms, (changed, metrics) = super().couple(context, embeddings)
         old, rate = context.extra[CENTRE]["patches"], 1 - self.centre_momentum
         mean = jax.lax.stop_gradient(embeddings["scores"].mean(0)).astype(old.dtype)
         changed = {**changed, CENTRE: {"patches": old + rate * (mean - old)}}
@@ -138,19 +134,12 @@ class AmateurLocal(Amateur):
         spread = jnp.std(embeddings["scores"], axis=0).mean()
         return terms, (changed, {**metrics, "score_spread": whole(spread)})
 
-    def predict(self, params: Any, extra: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Unit embeddings of batch["image"] uint8 [B,S,S,3] and/or batch["tokens"] int32 [B,L]."""
-        networks = {name: c for name, c in extra.items() if name != CENTRE}
-        return super().predict(params, networks, batch)
-
-    def _hidden(
-        self, context: Context, networks: Mapping[str, Any], maps: Mapping[str, jax.Array]
-    ) -> Mapping[str, jax.Array]:
+    def _hidden(self, context: Context, maps: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
         """The student's scores of the views with hidden positions [B,h,w,K].
 
         Their BatchNorm statistics are thrown away: pictures with holes are not what the backbone is used on.
         """
-        networks = {name: c for name, c in networks.items() if name != BANK}
+        networks = {name: c for name, c in context.extra.items() if name not in self.own}
         key = jax.random.fold_in(context.key, 1)
         scores, _ = self.model.apply(
             {"params": context.params, **networks},
@@ -166,9 +155,8 @@ class AmateurLocal(Amateur):
     def _teacher(self, context: Context, maps: jax.Array) -> jax.Array:
         """Scores of a map under the averaged head [B,h,w,K]."""
         params = {**context.params, "local_head": context.average["local_head"]}
-        scores: Any = self.model.apply(
-            {"params": params}, jax.lax.stop_gradient(maps), method=LocalImageText.patches
-        )
+        arguments = {"params": params}, jax.lax.stop_gradient(maps)
+        scores: Any = self.model.apply(*arguments, method=LocalImageText.patches)
         return jax.lax.stop_gradient(scores)
 
     def _patches(
@@ -177,11 +165,11 @@ class AmateurLocal(Amateur):
         teacher: Mapping[str, jax.Array],
         centre: jax.Array,
     ) -> Average:
-        first, second = (
-            local.patch_distillation(student[view], teacher[view], centre, None, *self.temperatures)
-            for view in VIEWS
+        one, two = (
+            local.patch_distillation(student[v], teacher[v], centre, None, *self.temperatures)
+            for v in VIEWS
         )
-        return first.merge(second)
+        return one.merge(two)
 
     def _across(
         self,
@@ -197,47 +185,16 @@ class AmateurLocal(Amateur):
                 f"the batch has no {missing[0]}, which stage.cross needs; set geometry of the transform "
                 "to True"
             )
-        total = None
+        terms = []
         for view, other in (VIEWS, VIEWS[::-1]):
             places = (f"window{other}", f"flip{other}", f"window{view}", f"flip{view}")
             found, inside = local.seen_from(teacher[other], *(rows[name] for name in places))
-            one = local.patch_distillation(student[view], found, centre, inside, *self.temperatures)
-            total = one if total is None else total.merge(one)
-        assert total is not None
-        return total
+            scores = (student[view], found, centre, inside)
+            terms.append(local.patch_distillation(*scores, *self.temperatures))
+        return terms[0].merge(terms[1])
 
     def _anchored(self, context: Context, images: jax.Array) -> jax.Array:
         """The map of the anchor's backbone."""
         arrays = context.frozen["anchor"]
         variables = {name: part["backbone"] for name, part in arrays.items() if "backbone" in part}
         return self.anchor.apply(variables, normalise(images), train=False, task="cls")[self.layer]
-
-
-def _check(
-    layer: str,
-    prototypes: int,
-    masked: float,
-    hidden: tuple[float, float],
-    temperatures: tuple[float, float],
-    centre_momentum: float,
-) -> None:
-    """Refuse settings outside their range."""
-    if layer not in LAYERS:
-        raise UserError(f"stage.layer: {layer!r}; give one of {', '.join(LAYERS)}")
-    right = {
-        "prototypes": prototypes >= 1,
-        "masked": 0 <= masked <= 1,
-        "hidden": len(hidden) == 2 and 0 <= hidden[0] <= hidden[1] <= 1,
-        "temperatures": len(temperatures) == 2 and min(temperatures) > 0,
-        "centre_momentum": 0 <= centre_momentum < 1,
-    }
-    remedies = {
-        "prototypes": "give at least 1",
-        "masked": "give a share of the pictures, 0 to 1",
-        "hidden": "give two shares of the positions, the lower one first",
-        "temperatures": "give the student's and the teacher's, both above 0",
-        "centre_momentum": "give 0 to below 1, such as 0.9",
-    }
-    for name, fits in right.items():
-        if not fits:
-            raise UserError(f"stage.{name}: {locals()[name]!r}; {remedies[name]}")

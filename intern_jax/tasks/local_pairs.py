@@ -8,11 +8,13 @@ from collections.abc import Mapping, Set
 import jax
 import jax.numpy as jnp
 
+from intern_jax.core.config import UserError
 from intern_jax.models.heads.prototypes import Prototypes
 from intern_jax.models.layers import linear_init
 from intern_jax.tasks.pairs import ImageText
 
 VIEWS = ("1", "2")
+LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
 
 class LocalImageText(ImageText):
@@ -79,3 +81,33 @@ def draw(
     noise = jax.random.uniform(which, (rows, count))
     rank = jnp.argsort(jnp.argsort(noise, axis=1), axis=1)
     return (rank < jnp.round(drawn * count)[:, None]).reshape(rows, *grid)
+
+
+def check_settings(
+    layer: str,
+    prototypes: int,
+    masked: float,
+    hidden: tuple[float, float],
+    temperatures: tuple[float, float],
+    centre_momentum: float,
+) -> None:
+    """Refuse settings of the local sub-stage outside their range."""
+    if layer not in LAYERS:
+        raise UserError(f"stage.layer: {layer!r}; give one of {', '.join(LAYERS)}")
+    right = {
+        "prototypes": prototypes >= 1,
+        "masked": 0 <= masked <= 1,
+        "hidden": len(hidden) == 2 and 0 <= hidden[0] <= hidden[1] <= 1,
+        "temperatures": len(temperatures) == 2 and min(temperatures) > 0,
+        "centre_momentum": 0 <= centre_momentum < 1,
+    }
+    remedies = {
+        "prototypes": "give at least 1",
+        "masked": "give a share of the pictures, 0 to 1",
+        "hidden": "give two shares of the positions, the lower one first",
+        "temperatures": "give the student's and the teacher's, both above 0",
+        "centre_momentum": "give 0 to below 1, such as 0.9",
+    }
+    for name, fits in right.items():
+        if not fits:
+            raise UserError(f"stage.{name}: {locals()[name]!r}; {remedies[name]}")

@@ -99,7 +99,7 @@ def test_zero_shot_is_that_of_the_embeddings(trained, templates):
     labels = np.arange(11) % 6
     wanted = {f"pets/top{k}": correct(image @ classes.T, labels, k).mean() for k in (1, 5)}
     for size in (4, 11, 16):
-        run = ZeroShot(trained[0], data(), templates, batch_size=size)
+        run = ZeroShot(trained[0], data(), templates, tokenizer="embedded", batch_size=size)
         assert run.names["pets"] == SAID
         assert run(trained[1]) == pytest.approx(wanted)
     assert 0 < wanted["pets/top5"] < 1
@@ -114,7 +114,7 @@ def test_retrieval_is_that_of_the_embeddings(trained, most):
     text = embedded(trained, tokens=tokens([text for texts in some for text in texts]))
     wanted = {f"pets/{name}": value for name, value in recall(image, text, owner).items()}
     for size in (4, 32):
-        found = Retrieval(trained[0], data(), most, batch_size=size)(trained[1])
+        found = Retrieval(trained[0], data(), most, "embedded", batch_size=size)(trained[1])
         assert found == pytest.approx(wanted)
 
 
@@ -123,8 +123,12 @@ def test_mistakes_are_told_before_training(trained):
     expert = Expert(backbone=VIT, classes={"cls": [("often", 3)]})
     for make, said in (
         (lambda: ZeroShot(expert, data()), "has no texts"),
+        (lambda: ZeroShot(stage, data()), "evaluators.tokenizer: missing"),
         (lambda: ZeroShot(stage, data(), "6"), "no set of prompts '6'"),
-        (lambda: ZeroShot(stage, data(), names={"pets": ["a"]}), "1 names for 6 classes"),
+        (
+            lambda: ZeroShot(stage, data(), names={"pets": ["a"]}, tokenizer="embedded"),
+            "1 names for 6 classes",
+        ),
         (lambda: ZeroShot(stage, data(), names={"cats": ["a"]}), "names.cats: no such set"),
         (lambda: ZeroShot(stage, {}), "write {set: {sources, transform}}"),
         (lambda: Retrieval(stage, data(), texts=-1), "write how many per picture"),
@@ -183,7 +187,8 @@ assert len(jax.local_devices()) == {count}
 stage = t.Amateur(backbone=t.VIT, losses=t.CLIP, text=t.TEXT, embed_dim=16, simsiam_hidden=32)
 params, extra = t.drawn(stage, t.pairs(size=16))
 variables = {{"params": params, **extra}}
-print({{**t.ZeroShot(stage, t.data(), batch_size=4)(variables), **t.Retrieval(stage, t.data())(variables)}})
+given = {{'tokenizer': 'embedded', 'batch_size': 4}}
+print({{**t.ZeroShot(stage, t.data(), **given)(variables), **t.Retrieval(stage, t.data(), **given)(variables)}})
 """
 
 
@@ -194,5 +199,8 @@ def test_any_number_of_devices_gives_the_same(trained):
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     stage, variables = trained
-    wanted = {**ZeroShot(stage, data())(variables), **Retrieval(stage, data())(variables)}
+    wanted = {
+        **ZeroShot(stage, data(), tokenizer="embedded")(variables),
+        **Retrieval(stage, data(), tokenizer="embedded")(variables),
+    }
     assert eval(done.stdout) == pytest.approx(wanted)

@@ -79,9 +79,10 @@ def steps(args: argparse.Namespace) -> dict[str, Any]:
     peer, clip = found.get(PEER), found["clip"]
     rows = [[s, r, r / peer if peer else None, clip / r] for s, r in found.items()]
     notes = [
-        f"ViT-Ti/16 at {SIDE} pixels, text tower of {TEXT['layers']} layers and width {TEXT['width']}, "
-        f"{WORDS:,} words, batch {ROWS}; CLIP's loss sees one view and one text of a pair, the others two "
-        "of each, and declip searches 65,536 neighbours.",
+        f"ViT-Ti/16 at {SIDE} pixels, a text tower of {TEXT['layers']} layers and width {TEXT['width']}, "
+        f"{WORDS:,} words, batch {ROWS}.",
+        "CLIP's loss sees one view and one text of a pair, the others two of each; declip searches 65,536 "
+        "neighbours.",
         f"Medians of {args.rounds} rounds of {args.seconds:g} s by turns, two threads.",
     ]
     title = "Train steps on pairs, beside open_clip"
