@@ -120,7 +120,7 @@ class AmateurLocal(Amateur):
             distances = [local.gram_distance(maps[view], anchors[view]) for view in VIEWS]
             terms["gram"] = distances[0].merge(distances[1])
         # By row, so that the centre moves once per step also where rows come in micro-batches.
-        out["scores"] = 0.5 * sum(scores.mean((1, 2)) for scores in teacher.values())
+        out["scores"] = jnp.stack([s.mean((1, 2)) for s in teacher.values()]).mean(0)
         return out, terms, (extra, metrics)
 
     def couple(
