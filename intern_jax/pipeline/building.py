@@ -105,7 +105,7 @@ def evaluations(
         spec = {field: v for field, v in settings.items() if field not in ("every", "where")}
         run = config_lib.bind(spec)
         offered = {"stage": stage, "mesh": mesh}
-        if "tokenizer" not in spec and (tokenizer := _tokenizer(entry)):
+        if spec.get("tokenizer") is None and (tokenizer := _tokenizer(entry)):
             offered["tokenizer"] = tokenizer
         offered = {part: offered[part] for part in given_to(run.func, offered)}
         if inspect.isclass(run.func):
