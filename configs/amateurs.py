@@ -6,9 +6,10 @@ Hardware:  two CPU cores, no accelerator; a run that was stopped goes on by the 
 Longer:    --config.clip.train.steps=4800 and so on for each stage, and --config.seeds="(0, 1, 2)"
 
 `clip` is CLIP's loss of one view and one text, `views` that of two views and two texts. `self` adds SimSiam and masked
-words, `near` the nearest neighbours, and `local` the patch loss of the local sub-stage. All see the same pairs. Each is
-asked on makers that it has not seen (icons of 504 concepts): recall at 1 among one picture per concept, and accuracy on
-the concepts' names. Then 10% of the labels of four rows are learnt from its features.
+words, `near` the nearest neighbours, and `local` the patch loss of the local sub-stage. All see the same pairs, half of
+the wide world and half embedded. Each is asked on makers that it has not seen (icons of 504 concepts): recall at 1
+among one picture per concept, and accuracy on the concepts' names. Then 10% of the labels of four rows are learnt from
+its features.
 """
 
 import copy
