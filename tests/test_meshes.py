@@ -2,12 +2,11 @@
 
 import importlib.util
 import json
-import os
 import pathlib
-import subprocess
 import sys
 
 import pytest
+from forced_devices import answer_of
 
 HERE = pathlib.Path(__file__).resolve()
 MESHES = ((1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2))
@@ -19,17 +18,7 @@ TOLERANCE = 1e-5
 def test_all_stages_on_all_meshes(tmp_path):
     losses = {}
     for mesh in MESHES:
-        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-        out = subprocess.run(
-            [sys.executable, str(HERE), json.dumps(mesh), str(tmp_path)],
-            cwd=HERE.parents[1],
-            env=os.environ
-            | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(HERE.parents[1])},
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-        losses[mesh] = json.loads(out.splitlines()[-1])
+        losses[mesh] = answer_of(HERE, json.dumps(mesh), tmp_path)
     one = losses[1, 1, 1]
     assert all(len(values) >= 2 for values in one.values())
     for mesh in MESHES[1:]:

@@ -3,6 +3,9 @@
 Legend: B batch, L text length, C width, D embedding size.
 """
 
+import functools
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -51,7 +54,8 @@ class TextTransformer(nn.Module):
     Tokens after the end of text do not change the result. `mask` (bool [B,L]) marks the tokens that
     later tokens see (None: all). It serves texts with padding elsewhere, or masked words.
     `activation` is OpenAI's "quick_gelu", or LAION's "gelu". DeCLIP's projection has a bias and CLIP's
-    has none: `projection_bias`.
+    has none: `projection_bias`. `lengths`, such as (16, 32): a batch is read to the first of these that holds
+    its longest text, else to L; the backward pass then computes the tower once more in place of keeping it.
     """
 
     vocab_size: int
@@ -62,6 +66,7 @@ class TextTransformer(nn.Module):
     out_dim: int = 512
     activation: str = "quick_gelu"
     projection_bias: bool = True
+    lengths: Sequence[int] = ()
     remat: bool = False
     dtype: Dtype | None = None
 
@@ -69,6 +74,13 @@ class TextTransformer(nn.Module):
         if self.activation not in ACTIVATIONS:
             near = did_you_mean(str(self.activation), list(ACTIVATIONS))
             raise UserError(f"text.activation: no {self.activation!r}; {near}")
+        listed = isinstance(self.lengths, Sequence)
+        ends = [0, *(self.lengths if listed else ()), self.context]
+        whole = listed and all(isinstance(n, int) for n in ends)
+        if not whole or ends != sorted(set(ends)):
+            raise UserError(
+                f"text.lengths: {self.lengths}; write whole numbers from 1 to {self.context - 1}, rising"
+            )
         super().__post_init__()
 
     def setup(self) -> None:
@@ -85,12 +97,21 @@ class TextTransformer(nn.Module):
         self.projection = Dense(self.out_dim, axes, bias, init, self.dtype)
 
     def words(self, tokens: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """The features [B,L,C] of all positions, after the last LayerNorm."""
+        """The features [B,L,C] of all positions, after the last LayerNorm; 0 at those that `lengths` leaves out."""
         length = tokens.shape[1]
         if length > self.context:
             raise ValueError(f"text of {length} tokens; this tower's context is {self.context}")
         x = self.token_embedding[tokens] + self.position_embedding[None, :length]
         (x,) = nn.dtypes.promote_dtype(x, dtype=self.dtype)
+        shorter = [n for n in self.lengths if n < length]
+        if not shorter or self.is_initializing():
+            return self._through(x, mask)
+        longest = jnp.max(jnp.where(tokens != 0, 1 + jnp.arange(length), 0))
+        # A branch that kept its activations would make all others keep zeros of their size.
+        ways = [nn.remat(functools.partial(_to_length, n)) for n in (*shorter, length)]
+        return nn.switch((longest > jnp.array(shorter)).sum(), ways, self, x, mask)
+
+    def _through(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
         for block in self.blocks:
             x = block(x, mask)
         return self.final_norm(x)
@@ -105,3 +126,11 @@ class TextTransformer(nn.Module):
         at_end = jnp.take_along_axis(words, end[:, None, None], axis=1)[:, 0]
         out = self.projection(at_end)
         return out.astype(jnp.promote_types(out.dtype, jnp.float32)), words
+
+
+def _to_length(
+    length: int, tower: TextTransformer, x: jax.Array, mask: jax.Array | None
+) -> jax.Array:
+    """The features of the first `length` positions of x [B,L,C], and 0 at the others."""
+    words = tower._through(x[:, :length], None if mask is None else mask[:, :length])
+    return jnp.pad(words, ((0, 0), (0, x.shape[1] - length), (0, 0)))

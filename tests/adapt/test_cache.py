@@ -3,15 +3,13 @@
 import dataclasses
 import json
 import logging
-import os
 import pathlib
 import runpy
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
+from forced_devices import answer_of
 from PIL import Image
 
 from intern_jax.adapt import cache as cache_lib
@@ -288,11 +286,8 @@ def test_mistakes_are_named(backbone):
 def test_eight_devices_give_the_features_keys_and_subsets_of_one(tmp_path, monkeypatch, capsys):
     monkeypatch.undo()  # shards as they are
     runpy.run_path(str(RUN))["main"](str(tmp_path / "one"), str(tmp_path / "one.npz"))
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    command = [sys.executable, str(RUN), str(tmp_path / "eight"), str(tmp_path / "eight.npz")]
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    here, there = json.loads(capsys.readouterr().out), json.loads(done.stdout)
+    there = answer_of(RUN, tmp_path / "eight", tmp_path / "eight.npz")
+    here = json.loads(capsys.readouterr().out)
     assert (here["devices"], there["devices"]) == (len(jax.devices()), 8)
     assert here["subset"] == there["subset"]
     names, others = (sorted(p.name for p in (tmp_path / n).iterdir()) for n in ("one", "eight"))

@@ -101,3 +101,48 @@ def test_the_activation_and_the_projections_bias_are_settings(tree):
 def test_too_long_a_text(tree):
     with pytest.raises(ValueError, match="context is 12"):
         TOWER.apply(tree, jnp.zeros((1, 13), jnp.int32))
+
+
+BATCH = [[48, 3, 7, END], [48, 5, END, 0]]
+
+
+def with_rows(ids, length=12):
+    return jnp.concatenate([_row(row, length) for row in ids])
+
+
+def test_a_batch_is_read_to_the_first_length_that_holds_its_longest_text(tree):
+    """Positions beyond it are never touched: NaN there would reach every word through the attention's product."""
+    tower = TOWER.clone(lengths=(2, 4, 8))
+    place = tree["params"]["position_embedding"]
+    for longest, limit in ((3, 4), (4, 4), (5, 8), (8, 8), (9, 12)):
+        tokens = with_rows([[48, *[3] * (longest - 2), END], [48, END]])
+        poisoned = {**tree["params"], "position_embedding": place.at[limit:].set(jnp.nan)}
+        embedded, words = tower.apply({"params": poisoned}, tokens, method=TextTransformer.both)
+        np.testing.assert_allclose(embedded, TOWER.apply(tree, tokens), rtol=1e-5, atol=1e-6)
+        assert not np.asarray(words[:, limit:]).any() and np.abs(words[:, :longest]).min() > 0
+        if limit < 12:
+            poisoned["position_embedding"] = place.at[limit - 1 :].set(jnp.nan)
+            assert not np.isfinite(tower.apply({"params": poisoned}, tokens)).all()
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_gradients_of_short_texts_are_those_of_the_padded_ones(tree, hidden):
+    tokens = with_rows(BATCH)
+    mask = (tokens != 3) if hidden else None
+
+    def loss(params, tower):
+        embedded, words = tower.apply({"params": params}, tokens, mask, method=TextTransformer.both)
+        return (embedded**2).sum() + jnp.sin(words[:, :3]).sum()
+
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), tree["params"])
+        grad = jax.jit(jax.grad(loss), static_argnums=1)
+        whole, short = grad(params, TOWER), grad(params, TOWER.clone(lengths=(4,)))
+        for name, value in flat(short).items():
+            np.testing.assert_allclose(value, flat(whole)[name], rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("lengths", [(0,), (4, 4), (8, 4), (12,), (4.0,), ("4",), 4])
+def test_wrong_lengths_are_named(lengths):
+    with pytest.raises(UserError, match=r"text\.lengths: .* from 1 to 11, rising"):
+        TOWER.clone(lengths=lengths)

@@ -1,25 +1,17 @@
 """GradCache, optimizer groups, an average and an evaluation give the same on every mesh, whole or in micro-batches."""
 
-import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from forced_devices import answer_of
 
 RUN = pathlib.Path(__file__).with_name("contract_mesh_run.py")
 
 
 @pytest.mark.slow
 def test_the_contract_on_meshes():
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    done = subprocess.run(
-        [sys.executable, str(RUN)], capture_output=True, text=True, env=env, timeout=900
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    seen = json.loads(done.stdout.splitlines()[-1])
+    seen = answer_of(RUN)
     expected = np.array(seen["1x1x1, 1"], float)
     assert len(seen) == 8 and np.isfinite(expected[[1, 3]]).all()
     assert expected[-1, 0] != expected[0, 0] and expected[-1, 2] > 0

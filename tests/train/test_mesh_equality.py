@@ -1,23 +1,16 @@
 """The same training on meshes of 8 forced host devices gives the same numbers, at an eighth."""
 
-import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from forced_devices import answer_of
 
 RUN = pathlib.Path(__file__).parent / "mesh_run.py"
 
 
 def run(stage: str, accumulate: int) -> dict:
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    command = [sys.executable, str(RUN), stage, str(accumulate)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    return answer_of(RUN, stage, accumulate)
 
 
 def check_losses(seen: dict, tolerance: float) -> None:

@@ -1,18 +1,15 @@
 """Scanned blocks under fsdp: the losses of one device, and never more than one block's parameters gathered."""
 
-import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from forced_devices import answer_of
 
 RUN = pathlib.Path(__file__).parent / "scan_run.py"
 BLOCKS = 3
 # Unoptimised code: compiling is what costs.
-FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+FLAGS = "--xla_backend_optimization_level=0"
 
 
 @pytest.mark.slow
@@ -20,11 +17,7 @@ FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_lev
     ("network", "remat"), [("metanet", "none"), ("metanet", "blocks"), ("vit", "dots")]
 )
 def test_meshes_agree_and_gather_a_block_at_a_time(network, remat):
-    env = {**os.environ, "XLA_FLAGS": FLAGS, "PYTHONPATH": str(RUN.parents[2])}
-    command = [sys.executable, RUN, network, remat]
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    seen = json.loads(done.stdout)
+    seen = answer_of(RUN, network, remat, flags=FLAGS)
     alone = seen["loss"].pop("loop")
     assert len(alone) == 3 and len(seen["loss"]) == 3
     for name, losses in seen["loss"].items():

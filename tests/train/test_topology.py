@@ -1,12 +1,9 @@
 """A checkpoint of 8 devices under fsdp goes on on 1, 2, 4, 8, and under data and tensor."""
 
-import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
+from forced_devices import answer_of
 
 RUN = pathlib.Path(__file__).with_name("topology_run.py")
 # Sums over rows and channels in another order.
@@ -14,12 +11,7 @@ TOLERANCE = 1e-5
 
 
 def test_another_topology_goes_on_from_the_same_bits(tmp_path):
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    done = subprocess.run(
-        [sys.executable, str(RUN), str(tmp_path)], env=env, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    seen = json.loads(done.stdout)
+    seen = answer_of(RUN, tmp_path)
     assert len(seen) == 7
     expected = seen["1x8x1"]["losses"]
     assert len(expected) == 4
