@@ -4,9 +4,9 @@
                                 [--contrast-out=FILE.json]
 
 Train steps: a CLIP of ViT-Ti/16 at 64 pixels and a text tower of 4 layers, 128 pairs of random pictures and texts of 77
-tokens, of which 8 to 31 are words, AdamW, float32, two threads. `clip` is CLIP's loss alone in this package, `open_clip`
-the same model with open_clip's loss in PyTorch, the others are the amateur's sets of losses. All but one of this
-package read texts to the first of LENGTHS that holds a batch's longest. The contrast: values and gradients of
+tokens, of which 8 to 31 are words, AdamW, float32, two threads. `clip` is CLIP's loss alone in this package,
+`open_clip` the same model with open_clip's loss in PyTorch, the others are the amateur's sets of losses. All but one of
+this package read texts to the first of LENGTHS that holds a batch's longest. The contrast: values and gradients of
 symmetric InfoNCE on one thread. Each side is a process of its own, they take turns, figures are medians over rounds.
 --torch-python: a Python with open_clip; by default that of `make peers`, and without either that side is left out.
 """
