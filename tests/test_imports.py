@@ -32,6 +32,7 @@ ROOMS = (
     "tasks",
     "models.heads",
     "models",
+    "models.layers",
     "models.variants",
     "data.gvb",
     "data.gvb.classification",

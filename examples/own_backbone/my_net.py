@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from intern_jax.models.layers import BatchNorm
+from intern_jax.models.layers.basic import BatchNorm
 
 
 class MyNet(nn.Module):

@@ -1,4 +1,4 @@
-"""Zero-shot accuracy of a model with a text tower on the classification rows, whose classes are only named."""
+"""A model with a text tower, and nothing learnt: zero-shot accuracy on rows whose classes are named, and retrieval."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from intern_jax.benchmark.settings import Gvb
 from intern_jax.core import schema
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json
-from intern_jax.core.texts import percent
 from intern_jax.core.versions import versions
+from intern_jax.data.open.opening import open_data
 from intern_jax.metrics.classification import wilson_interval
 from intern_jax.stages.held_out_pairs import Opened
+from intern_jax.stages.retrieval import Retrieval
 from intern_jax.stages.zero_shot import ZeroShot
 from intern_jax.tasks import prompts
 from intern_jax.weights import preprocess
 from intern_jax.weights.folder import load_model
 
 log = logging.getLogger(__name__)
-FILE = "zero_shot.json"  # in the workdir
+FILE, RETRIEVAL = "zero_shot.json", "retrieval.json"  # in the workdir
 
 
 def score(
@@ -41,9 +42,7 @@ def score(
     """
     settings = schema.checked(Gvb, config, "config")
     forms = prompts.templates(templates, "--words")
-    if init is None:
-        raise UserError("--words: needs --init, a model folder with a text tower")
-    stage = Opened(load_model(init))
+    stage = _opened(init, "--words")
     view = functools.partial(preprocess.classification, **stage.model.preprocess.plain)
     named = [n for n in open_rows(settings) if suite.find(n).task_family.answer == "label"]
     if not named:
@@ -64,16 +63,47 @@ def score(
         raise UserError(
             "config.rows: no row's classes have words; see the lines above, or name another"
         )
-    if workdir is not None:
-        facts = {"model": stage.model.name, "templates": list(forms), "versions": versions()}
-        path = pathlib.Path(workdir) / FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, facts | {"rows": found})
+    _write(workdir, FILE, stage, {"templates": list(forms), "rows": found})
     lines = ["row  top-1  95% interval  top-5  test images"]
     for name, row in found.items():
         low, high = row["interval"]
-        interval = f"{percent(low)} to {percent(high)}"
-        lines.append(
-            f"{name}  {percent(row['top1'])}  {interval}  {percent(row['top5'])}  {row['test']:,}"
-        )
+        top1, top5, low, high = (f"{share:.1%}" for share in (row["top1"], row["top5"], low, high))
+        lines.append(f"{name}  {top1}  {low} to {high}  {top5}  {row['test']:,}")
     return "\n".join(lines)
+
+
+def retrieve(
+    data: str | os.PathLike[str],
+    init: str | os.PathLike[str] | None,
+    workdir: str | os.PathLike[str] | None = None,
+) -> str:
+    """A table of R@1, 5 and 10 both ways on pictures with texts, all of them; also a file in the workdir.
+
+    `data`: what open_data (data/open/opening.py) reads. A picture may have several texts, and each counts. `init` is
+    as in `score`.
+    """
+    stage = _opened(init, "--pairs")
+    source = open_data(data)
+    view = functools.partial(preprocess.picture, **stage.model.preprocess.plain)
+    run = Retrieval(stage, {"pairs": (source, view)})
+    found = {name.removeprefix("pairs/"): share for name, share in run(stage.variables).items()}
+    _write(workdir, RETRIEVAL, stage, {"data": str(data), "pictures": len(source), "recall": found})
+    lines = [f"{len(source):,} pictures  R@1  R@5  R@10"]
+    for title, way in (("texts of pictures", "i2t"), ("pictures of texts", "t2i")):
+        lines.append("  ".join([title, *(f"{found[f'{way}_r{k}']:.1%}" for k in (1, 5, 10))]))
+    return "\n".join(lines)
+
+
+def _opened(init: str | os.PathLike[str] | None, flag: str) -> Opened:
+    if init is None:
+        raise UserError(f"{flag}: needs --init, a model folder with a text tower")
+    return Opened(load_model(init))
+
+
+def _write(
+    workdir: str | os.PathLike[str] | None, file: str, stage: Opened, found: dict[str, Any]
+) -> None:
+    if workdir is not None:
+        path = pathlib.Path(workdir) / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"model": stage.model.name, "versions": versions()} | found)

@@ -102,7 +102,7 @@ def zero_shot(
         _draw_zero_shot(paths, run.names[row.name], source, view, scores, labels)
     with np.load(paths[0]) as file:
         found = {name: float(file[name]) for name in ("top1", "top5")}
-    about = f"top-1 {percent(found['top1'])}, top-5 {percent(found['top5'])}"
+    about = f"top-1 {found['top1']:.1%}, top-5 {found['top5']:.1%}"
     titles = (
         f"{row.name}: zero-shot words of the {stage.name} ({about})",
         f"{row.name}: words and the pictures nearest to them",

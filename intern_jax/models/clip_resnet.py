@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
 from intern_jax.models.backbone import Part
-from intern_jax.models.blocks import FromHeads, ToHeads, positions_of
-from intern_jax.models.layers import BatchNorm, Conv, Dtype, partitioned
+from intern_jax.models.layers.basic import BatchNorm, Conv, Dtype, partitioned
+from intern_jax.models.layers.blocks import FromHeads, ToHeads, positions_of
 from intern_jax.models.resnet import ResNet, he_init
 from intern_jax.ops.attention import attention
 from intern_jax.ops.pooling import mean_pool

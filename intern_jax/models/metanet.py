@@ -16,8 +16,8 @@ import numpy as np
 
 from intern_jax.core.config import UserError
 from intern_jax.models.backbone import Part
-from intern_jax.models.blocks import OPERATORS, Block
-from intern_jax.models.layers import ACTIVATIONS, BatchNorm, Conv, Dtype
+from intern_jax.models.layers.basic import ACTIVATIONS, BatchNorm, Conv, Dtype
+from intern_jax.models.layers.blocks import OPERATORS, Block
 from intern_jax.models.scanning import remat_name, through
 
 # The stride of the stem convolution in every network.
@@ -36,7 +36,7 @@ class MetaNet(nn.Module):
     remat        what the forward pass keeps for the backward pass: everything ("none", False), the
                  results of products ("dots"), or the inputs of blocks ("blocks", True)
     scan         run equal blocks as one loop, with the same variables and results (models/scanning.py)
-    sets         names of BatchNorm sets (models/layers.py)
+    sets         names of BatchNorm sets (models/layers/basic.py)
     image_size   the side of the images, for tables with "mixer"; other tables take any size
     """
 

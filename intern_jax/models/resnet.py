@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from intern_jax.models.backbone import Part
-from intern_jax.models.layers import BatchNorm, Conv, DropPath, Dtype
+from intern_jax.models.layers.basic import BatchNorm, Conv, DropPath, Dtype
 from intern_jax.models.scanning import remat_name, through
 from intern_jax.ops.pooling import max_pool, mean_pool
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from intern_jax.core.config import UserError, did_you_mean
-from intern_jax.models.blocks import FromHeads, ToHeads
-from intern_jax.models.layers import ACTIVATIONS, Dense, Dtype, LayerNorm, partitioned
+from intern_jax.models.layers.basic import ACTIVATIONS, Dense, Dtype, LayerNorm, partitioned
+from intern_jax.models.layers.blocks import FromHeads, ToHeads
 from intern_jax.ops.attention import attention
 
 

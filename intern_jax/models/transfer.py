@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from intern_jax.models.backbone import Part
-from intern_jax.models.layers import NARROW, WIDEN, BatchNorm, Conv, Dtype
+from intern_jax.models.layers.basic import NARROW, WIDEN, BatchNorm, Conv, Dtype
 from intern_jax.models.metanet import MetaNet
 
 LINKED_LAYERS = 3

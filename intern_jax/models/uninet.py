@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from intern_jax.models.backbone import Part
-from intern_jax.models.blocks import OPERATORS, Block, FromHeads, ToHeads
-from intern_jax.models.layers import NARROW, Conv, DepthwiseConv, LayerNorm
+from intern_jax.models.layers.basic import NARROW, Conv, DepthwiseConv, LayerNorm
+from intern_jax.models.layers.blocks import OPERATORS, Block, FromHeads, ToHeads
 from intern_jax.models.metanet import MetaNet, column
 from intern_jax.ops.attention import attention
 from intern_jax.ops.pooling import max_pool

@@ -29,8 +29,7 @@ import numpy as np
 from flax.linen.dtypes import promote_dtype
 
 from intern_jax.models.backbone import Part
-from intern_jax.models.blocks import TokenAttention, positions_of
-from intern_jax.models.layers import (
+from intern_jax.models.layers.basic import (
     ACTIVATIONS,
     Dense,
     DropPath,
@@ -40,6 +39,7 @@ from intern_jax.models.layers import (
     partitioned,
     uniform_fan_in,
 )
+from intern_jax.models.layers.blocks import TokenAttention, positions_of
 from intern_jax.models.scanning import remat_name, through
 from intern_jax.ops.linear import linear
 

@@ -12,9 +12,9 @@ from typing import Any
 from intern_jax.core.config import UserError, did_you_mean
 from intern_jax.models import own, resnet
 from intern_jax.models.backbone import Backbone
-from intern_jax.models.blocks import OPERATORS
 from intern_jax.models.clip_resnet import ClipResNet
-from intern_jax.models.layers import ACTIVATIONS
+from intern_jax.models.layers.basic import ACTIVATIONS
+from intern_jax.models.layers.blocks import OPERATORS
 from intern_jax.models.metanet import COLUMNS, MetaNet
 from intern_jax.models.resnet import ResNet
 from intern_jax.models.transfer import Generalist

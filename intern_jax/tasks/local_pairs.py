@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from intern_jax.core.config import UserError
 from intern_jax.models.heads.prototypes import Prototypes
-from intern_jax.models.layers import linear_init
+from intern_jax.models.layers.basic import linear_init
 from intern_jax.tasks.pairs import ImageText
 
 VIEWS = ("1", "2")

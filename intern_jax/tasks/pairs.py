@@ -16,7 +16,7 @@ import numpy as np
 from intern_jax.core.config import UserError, did_you_mean
 from intern_jax.models import zoo
 from intern_jax.models.heads.projection import Predictor, Projector
-from intern_jax.models.layers import Dense, Dtype
+from intern_jax.models.layers.basic import Dense, Dtype
 from intern_jax.models.text import TextTransformer
 
 # CLIP's scale of the contrast starts at 1/0.07 (arXiv 2103.00020); SigLIP's at 10, with a bias of -10 (2303.15343).

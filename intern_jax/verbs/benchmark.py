@@ -34,6 +34,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="SET",
         help="zero-shot: classes are only named, by the prompts 1, 7, 80 or name; --init has a text tower",
     )
+    modes.add_argument(
+        "--pairs",
+        metavar="DATA",
+        help="retrieval between pictures and their texts: a folder or file of pairs; --init has a text tower",
+    )
     parser.epilog = "--config.FIELD=VALUE changes one field, such as --config.fractions=(0.01,0.1)"
 
 
@@ -55,6 +60,11 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
         from intern_jax.benchmark import named
 
         print(named.score(config, args.init, args.words, (args.workdir or [None])[0]))
+        return
+    if args.pairs:
+        from intern_jax.benchmark import named
+
+        print(named.retrieve(args.pairs, args.init, (args.workdir or [None])[0]))
         return
     if not args.workdir:
         raise UserError("command line: --workdir is missing; name the folder of the records")

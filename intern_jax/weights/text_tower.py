@@ -21,7 +21,7 @@ from intern_jax.core import tree
 from intern_jax.core.config import UserError, did_you_mean
 from intern_jax.data.make import text as tokenizer_lib
 from intern_jax.losses.contrastive import unit
-from intern_jax.models.layers import ACTIVATIONS
+from intern_jax.models.layers.basic import ACTIVATIONS
 from intern_jax.models.text import TextTransformer
 from intern_jax.weights.preprocess import is_number
 

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import intern_jax
 from intern_jax import __main__ as cli
@@ -44,11 +45,40 @@ def test_the_table_is_of_the_models_own_answers(folder, tmp_path, capsys):
     assert said.startswith("row") and "furniture" in said
 
 
+def test_retrieval_is_of_the_models_own_embeddings(folder, tmp_path, capsys):
+    """Five pictures: one has two texts, and two have the same text."""
+    source = load("furniture", split="test")
+    texts = [["a chair"], ["a table"], ["a green lamp", "a lamp"], ["a chair"], ["a bed"]]
+    pictures = [source[7 * index]["image"] for index in range(5)]
+    rows = []
+    for index, (picture, some) in enumerate(zip(pictures, texts, strict=True)):
+        Image.fromarray(picture).save(tmp_path / f"{index}.png")
+        rows.append(json.dumps({"file_name": f"{index}.png", "captions": some}) + "\n")
+    (tmp_path / "pairs.jsonl").write_text("".join(rows))
+    argv = ["benchmark", f"--pairs={tmp_path / 'pairs.jsonl'}", f"--init={folder}"]
+    assert cli.main([*argv, f"--workdir={tmp_path / 'out'}"]) == 0
+    said = capsys.readouterr().out
+    kept = json.loads((tmp_path / "out/retrieval.json").read_text())
+    model = intern_jax.load(folder)
+    every = [text for some in texts for text in some]
+    scores = model.image_embeddings(pictures) @ model.text_features(every).T
+    own = np.array([0, 1, 2, 2, 3, 4])[None] == np.arange(5)[:, None]
+    # A wrong one that is as good as the right one counts as before it.
+    best = np.where(own, scores, -np.inf).max(1, keepdims=True)
+    ahead = ((scores >= best) & ~own).sum(1)
+    assert kept["recall"]["i2t_r1"] == pytest.approx((ahead < 1).mean())
+    behind = ((scores >= scores[own.argmax(0), np.arange(6)]) & ~own).sum(0)
+    assert kept["recall"]["t2i_r1"] == pytest.approx((behind < 1).mean())
+    assert kept["pictures"] == 5 and "5 pictures  R@1" in said and "pictures of texts" in said
+
+
 def test_mistakes_are_one_line(folder, tmp_path, capsys):
     silent = save_model(tmp_path / "m", Model.random({"name": "embedded_tiny"}, 0))
     for argv, said in (
         ((f"--init={folder}", "--words=8"), "--words: no set of prompts '8'"),
         (("--words=1",), "needs --init"),
+        (("--pairs=there",), "needs --init"),
+        ((f"--init={folder}", f"--pairs={tmp_path / 'none'}"), "none"),
         ((f"--init={silent}", "--words=1"), "has no text tower"),
     ):
         assert cli.main(["benchmark", *argv]) == 2

@@ -11,7 +11,7 @@ from flax import traverse_util
 from flax.core import meta
 from torch_state import our_layout, to_ours
 
-from intern_jax.models import layers
+from intern_jax.models.layers import basic
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 
@@ -102,7 +102,7 @@ _torch_hard_sigmoid.defvjp(_forward, _backward)
 
 def as_torch_differentiates(monkeypatch) -> None:
     """PyTorch multiplies hard-sigmoid gradients by float32(1/6), in float64 too: 3e-8 off."""
-    monkeypatch.setattr(layers, "hard_sigmoid", _torch_hard_sigmoid)
+    monkeypatch.setattr(basic, "hard_sigmoid", _torch_hard_sigmoid)
 
 
 def random_variables(net, image, seed: int = 0) -> dict:

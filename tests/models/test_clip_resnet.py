@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from metanet_fixture import quick_jit, random_variables
 
-from intern_jax.models.blocks import positions_of
 from intern_jax.models.clip_resnet import ClipResNet
+from intern_jax.models.layers.blocks import positions_of
 from intern_jax.ops.pooling import mean_pool
 
 NET = ClipResNet(repeats=(1, 3, 1, 1), width=4, heads=4, out_dim=6, image_size=64)

@@ -11,7 +11,7 @@ from metanet_fixture import flat, quick_jit
 
 from intern_jax.core.config import UserError
 from intern_jax.core.statistics import below, held_still, is_held
-from intern_jax.models.layers import BatchNorm
+from intern_jax.models.layers.basic import BatchNorm
 from intern_jax.models.metanet import MetaNet
 
 TABLE = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from metanet_fixture import flat
 
-from intern_jax.models.layers import BatchNorm, Conv, DropPath, LayerNorm, squeeze_width
+from intern_jax.models.layers.basic import BatchNorm, Conv, DropPath, LayerNorm, squeeze_width
 
 RNG = np.random.default_rng(0)
 SETS = ("cls", "dense")

@@ -10,7 +10,8 @@ from flax.core import meta
 from metanet_fixture import flat, quick_jit
 
 from intern_jax.core.config import UserError
-from intern_jax.models import layers, zoo
+from intern_jax.models import zoo
+from intern_jax.models.layers import basic
 from intern_jax.models.metanet import MetaNet
 
 TABLE = {
@@ -161,8 +162,8 @@ def test_stochastic_depth_in_a_scan_drops_whole_branches():
 def test_a_traced_rate_drops_what_a_constant_one_drops():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(32, 2, 2, 3)), jnp.bfloat16)
     rngs = {"dropout": jax.random.key(3)}
-    fixed = layers.DropPath(0.25).apply({}, x, True, rngs=rngs)
-    traced = jax.jit(lambda rate: layers.DropPath(rate).apply({}, x, True, rngs=rngs))(0.25)
+    fixed = basic.DropPath(0.25).apply({}, x, True, rngs=rngs)
+    traced = jax.jit(lambda rate: basic.DropPath(rate).apply({}, x, True, rngs=rngs))(0.25)
     assert traced.dtype == x.dtype
     assert np.array_equal(np.float32(fixed), np.float32(traced))
     dropped = np.all(np.float32(fixed) == 0, axis=(1, 2, 3))

@@ -25,7 +25,7 @@ from torch_state import our_name
 
 from intern_jax.core.config import UserError
 from intern_jax.models import zoo
-from intern_jax.models.blocks import Block, MixerBlock
+from intern_jax.models.layers.blocks import Block, MixerBlock
 from intern_jax.models.uninet import UniNet, block_kinds
 from intern_jax.weights.published.metanet_names import uninet_blocks
 

@@ -19,7 +19,7 @@ from mesh_run import MESHES, Stream  # noqa: E402
 from intern_jax.core import mesh as mesh_lib  # noqa: E402
 from intern_jax.core.averages import mean, whole  # noqa: E402
 from intern_jax.losses.contrastive import info_nce, unit  # noqa: E402
-from intern_jax.models.layers import Conv, Dense  # noqa: E402
+from intern_jax.models.layers.basic import Conv, Dense  # noqa: E402
 from intern_jax.train.evaluation import Evaluation  # noqa: E402
 from intern_jax.train.loop import fit  # noqa: E402
 from intern_jax.train.stage import Stage  # noqa: E402

@@ -19,7 +19,7 @@ import optax  # noqa: E402
 from intern_jax.core import mesh as mesh_lib  # noqa: E402
 from intern_jax.core.averages import mean  # noqa: E402
 from intern_jax.models import zoo  # noqa: E402
-from intern_jax.models.layers import BatchNorm, Conv, Dense  # noqa: E402
+from intern_jax.models.layers.basic import BatchNorm, Conv, Dense  # noqa: E402
 from intern_jax.train.loop import fit  # noqa: E402
 from intern_jax.train.stage import Stage  # noqa: E402
 

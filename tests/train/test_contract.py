@@ -14,7 +14,7 @@ from toy import Linear, Stream, arrays, assert_same, settings
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.averages import mean, merge, value
 from intern_jax.core.config import UserError
-from intern_jax.models.layers import BatchNorm
+from intern_jax.models.layers.basic import BatchNorm
 from intern_jax.ops.rows import own_rows
 from intern_jax.train.evaluation import Evaluation
 from intern_jax.train.loop import Trainer, fit

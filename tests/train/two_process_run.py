@@ -106,7 +106,7 @@ def stage():
     import flax.linen as nn
     from mesh_run import Classify
 
-    from intern_jax.models.layers import BatchNorm, Dense
+    from intern_jax.models.layers.basic import BatchNorm, Dense
 
     class Network(nn.Module):
         @nn.compact

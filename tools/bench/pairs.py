@@ -4,8 +4,9 @@
                                 [--contrast-out=FILE.json]
 
 Train steps: a CLIP of ViT-Ti/16 at 64 pixels and a text tower of 4 layers, 128 pairs of random pictures and texts of 77
-tokens, AdamW, float32, two threads. `clip` is CLIP's loss alone in this package, `open_clip` the same model with
-open_clip's loss in PyTorch, the others are the amateur's sets of losses. The contrast: values and gradients of
+tokens, of which 8 to 31 are words, AdamW, float32, two threads. `clip` is CLIP's loss alone in this package,
+`open_clip` the same model with open_clip's loss in PyTorch, the others are the amateur's sets of losses. All but one of
+this package read texts to the first of LENGTHS that holds a batch's longest. The contrast: values and gradients of
 symmetric InfoNCE on one thread. Each side is a process of its own, they take turns, figures are medians over rounds.
 --torch-python: a Python with open_clip; by default that of `make peers`, and without either that side is left out.
 """
@@ -27,7 +28,9 @@ from tools.bench.turns import Turn, answer, rate_of_calls, use_cores
 ROWS, SIDE, CONTEXT, WORDS, EMBED = 128, 64, 77, 49_408, 256
 TEXT = {"width": 256, "heads": 4, "layers": 4}
 VIT = {"width": 192, "depth": 12, "heads": 3, "patch": 16}
+LENGTHS = (16, 32, 48)
 SETS = ("clip", "views", "self_supervised", "declip")
+PADDED = "clip, texts of 77 tokens"
 PEER = "open_clip"
 CONTRASTS = [(4096, 512), (16_384, 512)]
 
@@ -73,7 +76,7 @@ def main() -> None:
 
 def steps(args: argparse.Namespace) -> dict[str, Any]:
     """Train steps, by turns."""
-    sides = [*SETS, *([PEER] if args.torch_python else [])]
+    sides = [*SETS, PADDED, *([PEER] if args.torch_python else [])]
     rates = by_turns(args, [["step", side] for side in sides])[0]
     found = dict(zip(sides, rates, strict=True))
     peer, clip = found.get(PEER), found["clip"]
@@ -83,6 +86,8 @@ def steps(args: argparse.Namespace) -> dict[str, Any]:
         f"{WORDS:,} words, batch {ROWS}.",
         "CLIP's loss sees one view and one text of a pair, the others two of each; declip searches 65,536 "
         "neighbours.",
+        "Texts have 8 to 31 words. The text tower reads 32 tokens of them here (text.lengths); that of open_clip, and "
+        f"of the row that says so, {CONTEXT}.",
         f"Medians of {args.rounds} rounds of {args.seconds:g} s by turns, two threads.",
     ]
     title = "Train steps on pairs, beside open_clip"
@@ -161,7 +166,7 @@ def random_pairs() -> dict[str, Any]:
     return fields | {"targets1": targets}
 
 
-def jax_step(losses: str) -> Callable[[], Any]:
+def jax_step(side: str) -> Callable[[], Any]:
     """One train step of this package."""
     import jax
 
@@ -174,6 +179,9 @@ def jax_step(losses: str) -> Callable[[], Any]:
     batch = {"pairs": random_pairs()}
     backbone = {"name": "vit_ti_16", "image_size": SIDE, "patch_bias": False, "pre_norm": True}
     text = {"vocab_size": WORDS, "context": CONTEXT, "activation": "gelu", **TEXT}
+    if side != PADDED:
+        text["lengths"] = LENGTHS
+    losses = "clip" if side == PADDED else side
     stage = Amateur(backbone=backbone, text=text, embed_dim=EMBED, losses=losses)
     tx = optim.build({"name": "adamw", "weight_decay": 0.1})
     init, _ = state_lib.create(stage, tx, mesh_lib.make_mesh(data=1), batch, ema=False)

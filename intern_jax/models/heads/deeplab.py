@@ -14,7 +14,7 @@ from flax.linen.dtypes import promote_dtype
 from jax import lax
 
 from intern_jax.models.heads.dense import resize
-from intern_jax.models.layers import WIDEN, BatchNorm, Conv, Dtype, partitioned
+from intern_jax.models.layers.basic import WIDEN, BatchNorm, Conv, Dtype, partitioned
 from intern_jax.ops.linear import linear
 
 AUXILIARY = "auxiliary"  # the collection into which auxiliary heads sow their logits

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from intern_jax.models.layers import BatchNorm, Conv, Dtype
+from intern_jax.models.layers.basic import BatchNorm, Conv, Dtype
 
 
 class DenseHead(nn.Module):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from intern_jax.core.config import UserError
 from intern_jax.models.heads.dense import resize
-from intern_jax.models.layers import BatchNorm, Conv, Dtype
+from intern_jax.models.layers.basic import BatchNorm, Conv, Dtype
 
 
 class DepthDecoder(nn.Module):

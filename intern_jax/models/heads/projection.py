@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from intern_jax.models.layers import BatchNorm, Dense, Dtype, uniform_fan_in
+from intern_jax.models.layers.basic import BatchNorm, Dense, Dtype, uniform_fan_in
 
 
 def _linear(features: int, inputs: int, dtype: Dtype | None, name: str) -> Dense:

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from intern_jax.models.layers import Dense, Dtype, gelu
+from intern_jax.models.layers.basic import Dense, Dtype, gelu
 
 
 class Prototypes(nn.Module):

@@ -173,7 +173,7 @@ def places(layout: Layout, network: Any, paths: Iterable[str]) -> dict[str, Plac
 
 
 def sets_of(network: Any) -> tuple[str, ...]:
-    """The names of a network's BatchNorm sets (models/layers.py)."""
+    """The names of a network's BatchNorm sets (models/layers/basic.py)."""
     return tuple(getattr(network, "sets", ()))
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
-from intern_jax.models.layers import (
+from intern_jax.models.layers.basic import (
     ACTIVATIONS,
     NARROW,
     BatchNorm,
