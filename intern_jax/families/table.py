@@ -34,6 +34,7 @@ SHIPPED = (
         targets=("boxes", "box_labels"),
         metrics=("voc_ap", "wider_ap", "miss_rate"),
         classes=True,
+        task="intern_jax.tasks.detection:TASK",
         title="an object detector",
     ),
     Family(

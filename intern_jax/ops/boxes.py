@@ -162,7 +162,9 @@ def decode(
 def _weights(weights: Sequence[float]) -> tuple[float, ...]:
     found = tuple(weights)
     if len(found) != 4 or not all(weight > 0 for weight in found):
-        raise ValueError(f"weights are {found}; four positive numbers are needed, for dx, dy, dw, dh")
+        raise ValueError(
+            f"weights are {found}; four positive numbers are needed, for dx, dy, dw, dh"
+        )
     return found
 
 

@@ -84,7 +84,9 @@ def pyramid_level(
 def _checked(maps, strides, bins: int, sampling_ratio: int) -> tuple[int, ...]:
     strides = tuple(strides)
     if not maps or len(maps) != len(strides):
-        raise ValueError(f"there are {len(maps)} maps and {len(strides)} strides; one each is needed")
+        raise ValueError(
+            f"there are {len(maps)} maps and {len(strides)} strides; one each is needed"
+        )
     powers = all(b == 2 * a for a, b in zip(strides, strides[1:], strict=False))
     if strides[0] <= 0 or not powers or (len(strides) > 1 and strides[0] & (strides[0] - 1)):
         raise ValueError(f"strides are {strides}; they must be consecutive powers of 2")
@@ -141,7 +143,9 @@ class _Places(NamedTuple):
 
 
 def _places(rois_Rx4, valid_R, plan: _Plan, strides, aligned: bool) -> _Places:
-    level = pyramid_level(rois_Rx4, strides) if len(strides) > 1 else jnp.zeros_like(valid_R, jnp.int32)
+    level = (
+        pyramid_level(rois_Rx4, strides) if len(strides) > 1 else jnp.zeros_like(valid_R, jnp.int32)
+    )
     sides = jnp.asarray(plan.sizes, rois_Rx4.dtype)[level]
     scaled = rois_Rx4 / jnp.asarray(strides, rois_Rx4.dtype)[level][:, None]
 

@@ -125,6 +125,7 @@ class Expert(Stage):
                     normalise(context.batch[group]["image"]),
                     kind,
                     train=True,
+                    rows=context.batch[group],
                     mutable=list(extra),
                     rngs={"dropout": context.key},
                 )
@@ -165,7 +166,9 @@ class Expert(Stage):
         """All heads' outputs for uint8 images, by group."""
         variables = {"params": params, **extra}
         return {
-            group: self.model.apply(variables, normalise(batch[group]["image"]), kind)
+            group: self.model.apply(
+                variables, normalise(batch[group]["image"]), kind, rows=batch[group]
+            )
             for kind in self.kinds
             for group in self.groups(batch, kind)
         }

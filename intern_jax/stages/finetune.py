@@ -33,11 +33,16 @@ class TaskModel(nn.Module):
         self.backbone = zoo.from_config(self.backbone_spec)
         self.head = TaskHead(self.family, self.num_classes, settings=self.head_settings)
 
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """The head's output (tasks/) for normalised images [B,H,W,3]."""
+    def __call__(
+        self,
+        images: jax.Array,
+        train: bool = False,
+        rows: Mapping[str, jax.Array] | None = None,
+    ) -> Any:
+        """The head's output (tasks/) for normalised images [B,H,W,3] and the batch's rows."""
         branch = tasks.find(self.family).family.branch
         out = self.backbone(images, train=train, task=branch)
-        return self.head(out, images.shape[1:3], train)
+        return self.head(out, images.shape[1:3], train, rows)
 
 
 class FineTune(Stage):
@@ -75,6 +80,7 @@ class FineTune(Stage):
             context.variables,
             self.pictures(rows["image"]),
             train=True,
+            rows=rows,
             mutable=list(context.extra),
             rngs={"dropout": context.key},
         )
@@ -83,4 +89,4 @@ class FineTune(Stage):
     def predict(self, params, extra, batch):
         """{"out": the head's output} of batch["image"] uint8 [B,S,S,3]."""
         images = self.pictures(batch["image"])
-        return {"out": self.model.apply({"params": params, **extra}, images)}
+        return {"out": self.model.apply({"params": params, **extra}, images, rows=batch)}

@@ -83,6 +83,7 @@ class FrozenBackbone(Stage):
             self.features(context.frozen, rows),
             self._size(rows),
             True,
+            rows,
             mutable=[*context.extra, AUXILIARY],
             rngs={"dropout": context.key},
         )
@@ -103,7 +104,7 @@ class FrozenBackbone(Stage):
     ) -> jax.Array:
         """The head's output of rows."""
         features, variables = self.features(frozen, rows), {"params": params, **extra}
-        out: Any = self.model.apply(variables, features, self._size(rows), False)
+        out: Any = self.model.apply(variables, features, self._size(rows), False, rows)
         return out
 
     @functools.cached_property

@@ -58,8 +58,14 @@ class MultiHead(nn.Module):
             for name, k in classes.items()
         }
 
-    def __call__(self, images: jax.Array, kind: str, train: bool = False) -> dict[str, jax.Array]:
-        """The outputs of a kind of group by source, for normalised images [B,H,W,3]."""
+    def __call__(
+        self,
+        images: jax.Array,
+        kind: str,
+        train: bool = False,
+        rows: Mapping[str, jax.Array] | None = None,
+    ) -> dict[str, Any]:
+        """The outputs of a kind of group by source, for normalised images [B,H,W,3] and the group's rows."""
         if kind == CLS:
             return self._cls(images, train)
         if kind == DENSE:
@@ -67,7 +73,7 @@ class MultiHead(nn.Module):
         features = self.backbone(images, train=train, task=families.find(kind).branch)
         size = images.shape[1:3]
         return {
-            name: self.own[f"{kind}_{name}"](features, size, train)
+            name: self.own[f"{kind}_{name}"](features, size, train, rows)
             for name in self.own_classes[kind]
         }
 

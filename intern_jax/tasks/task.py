@@ -72,10 +72,12 @@ class Task:
         train: bool,
         head: str = "",
         settings: Mapping[str, Any] | None = None,
-    ) -> jax.Array:
+        rows: Rows | None = None,
+    ) -> Any:
         """The head's output for pictures of `size` (H, W); it makes its layers in the module that calls it.
 
-        `head`: one of `decoders`, "" for the usual one, with its fields in `settings`.
+        `head`: one of `decoders`, "" for the usual one, with its fields in `settings`. `rows`: the batch's rows, for a
+        head whose training depends on their targets.
         """
         self.check_head(head, settings or {})
         decoder = self.decoders[head or self.usual]
@@ -200,7 +202,13 @@ class TaskHead(nn.Module):
     settings: Mapping[str, Any] | None = None
 
     @nn.compact
-    def __call__(self, features: Features, size: Sequence[int], train: bool = False) -> jax.Array:
-        """`features`: "pooled" [N,D], or the maps layer1..layer4; `size`: (H, W) of the pictures."""
-        task = find(self.family)
-        return task.output(features, size, self.num_classes, train, self.head, self.settings)
+    def __call__(
+        self,
+        features: Features,
+        size: Sequence[int],
+        train: bool = False,
+        rows: Rows | None = None,
+    ) -> Any:
+        """`features`: "pooled" [N,D], or the maps layer1..layer4; `size`: (H, W) of the pictures; `rows` of the batch."""
+        task, settings = find(self.family), self.settings
+        return task.output(features, size, self.num_classes, train, self.head, settings, rows)

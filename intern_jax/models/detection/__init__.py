@@ -1,0 +1,1 @@
+"""Detectors on the maps of any backbone: feature pyramids, and heads that find boxes in them."""

@@ -1,0 +1,108 @@
+"""Detection: boxes with classes and scores.
+
+Rows have boxes float32 [N,M,4] (x1, y1, x2, y2 in pixels of the canvas), box_labels int32 [N,M], box_valid and box_ignore
+bool [N,M], and extent int32 [N,2], the height and width of the picture at the canvas's top left.
+Legend: N rows, M objects, D detections, K classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from intern_jax.core.averages import Average, mean
+from intern_jax.losses import detection as losses
+from intern_jax.models.detection.faster_rcnn import FasterRCNN
+from intern_jax.models.detection.fcos import FCOS
+from intern_jax.tasks.task import Features, Loss, Recipe, Rows, Task
+
+LOSSES = "intern_jax.losses.detection:"
+
+
+class Detection(Task):
+    """A detector on the backbone's maps: Faster R-CNN on a feature pyramid, or FCOS."""
+
+    name = "detection"
+    loss: Mapping[str, Any] = {"fn": f"{LOSSES}two_stage"}
+    decoders: Mapping[str, type[nn.Module]] = {"faster_rcnn": FasterRCNN, "fcos": FCOS}
+    recipes: Mapping[str, Recipe] = {
+        "faster_rcnn": Recipe(on_pictures=True),
+        "fcos": Recipe(loss={"fn": f"{LOSSES}one_stage"}, on_pictures=True),
+    }
+
+    def output(
+        self,
+        features: Features,
+        size: Sequence[int],
+        num_classes: int,
+        train: bool,
+        head: str = "",
+        settings: Mapping[str, Any] | None = None,
+        rows: Rows | None = None,
+    ) -> Any:
+        """What the losses read, and in evaluation detections [N,D,6] too (models/detection)."""
+        self.check_head(head, settings or {})
+        decoder = self.decoders[head or self.usual]
+        made = decoder(num_classes, **(settings or {}), name="decoder")
+        out = made(features, size, train=train, rows=rows)
+        return out | {"canvas": jnp.asarray(size, jnp.float32)}
+
+    def score(self, loss: Loss, out: Any, rows: Rows, mine: jax.Array | None = None) -> Average:
+        """The decoder's losses against the rows' objects."""
+        return loss(out, rows, mine)
+
+    def measures(
+        self, out: Any, rows: Rows, mine: jax.Array | None = None
+    ) -> Mapping[str, Average]:
+        """The terms of the loss, each by itself."""
+        if "points" in out:
+            terms, count = losses.one_stage_terms(out, rows)
+            return {name: _shared(total, count + 1, mine) for name, total in terms.items()}
+        return {n: mean(v, mine) for n, v in losses.two_stage_terms(out, rows).items()}
+
+    def finish(self, out: Any) -> jax.Array:
+        """Detections [N,D,6]: x1, y1, x2, y2 as shares of the canvas, score (0: none), class."""
+        found, (height, width) = out["detections"], out["canvas"]
+        sides = jnp.stack([width, height, width, height])
+        return jnp.concatenate([found[..., :4] / sides[None, None], found[..., 4:]], axis=-1)
+
+    def prediction(self, out: Any) -> np.ndarray:
+        """Detections [N,D,6] in pixels of the canvas."""
+        return np.asarray(out["detections"])
+
+    def answer(
+        self, row: np.ndarray, size: tuple[int, int], classes: Sequence[str]
+    ) -> dict[str, Any]:
+        """{"boxes": float32 [d,4] in pixels of the picture, "scores": float32 [d], "labels": names}, the surest first."""
+        found = row[row[:, 4] > 0]
+        height, width = size
+        sides = np.array([width, height, width, height], np.float32)
+        return {
+            "boxes": found[:, :4].astype(np.float32) * sides,
+            "scores": found[:, 4].astype(np.float32),
+            "labels": [classes[int(label)] for label in found[:, 5]],
+        }
+
+    def picture(self, out: Any, rows: Rows, classes: Sequence[str]) -> Mapping[str, np.ndarray]:
+        """Objects and detections in pixels of the canvas, and the names of the classes."""
+        return {
+            "boxes": rows["boxes"],
+            "box_labels": rows["box_labels"],
+            "box_valid": rows["box_valid"],
+            "detections": self.prediction(out),
+            "classes": np.array(list(classes)),
+        }
+
+
+def _shared(total: jax.Array, count: jax.Array, mine: jax.Array | None) -> Average:
+    keep = jnp.ones(count.shape, bool) if mine is None else mine
+    return Average(
+        total=jnp.where(keep, total, 0).sum(),
+        count=jnp.where(keep, count, 0).sum().astype(total.dtype),
+    )
+
+
+TASK = Detection()
