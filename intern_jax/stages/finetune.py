@@ -27,11 +27,13 @@ class TaskModel(nn.Module):
     backbone_spec: Mapping[str, Any]
     family: str
     num_classes: int
+    decoder: str = ""
     head_settings: Mapping[str, Any] | None = None
 
     def setup(self) -> None:
         self.backbone = zoo.from_config(self.backbone_spec)
-        self.head = TaskHead(self.family, self.num_classes, settings=self.head_settings)
+        settings = self.head_settings
+        self.head = TaskHead(self.family, self.num_classes, self.decoder, settings)
 
     def __call__(
         self,
@@ -57,16 +59,20 @@ class FineTune(Stage):
         backbone: Mapping[str, Any],
         family: str,
         num_classes: int,
+        head: str = "",
         head_settings: Mapping[str, Any] | None = None,
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
     ):
-        """`head_settings`: fields of the family's usual decoder; `mean`, `std`: of the backbone's pictures."""
+        """`head`: one of the family's decoders, "" for the usual one, with its `head_settings`.
+
+        `mean`, `std`: of the backbone's pictures.
+        """
         self.task = tasks.find(family)
         self.pictures = functools.partial(normalise, mean=mean, std=std)
-        self.model = TaskModel(dict(backbone), family, num_classes, head_settings)
+        self.model = TaskModel(dict(backbone), family, num_classes, head, head_settings)
         self.gather_late = late_gathers(zoo.from_config(backbone))
-        recipe = self.task.recipe()
+        recipe = self.task.recipe(head)
         self.weights = recipe.weights
         self.loss_of = config_lib.bind(recipe.loss)
 

@@ -1,7 +1,7 @@
 """Detection: boxes with classes and scores.
 
-Rows have boxes float32 [N,M,4] (x1, y1, x2, y2 in pixels of the canvas), box_labels int32 [N,M], box_valid and box_ignore
-bool [N,M], and extent int32 [N,2], the height and width of the picture at the canvas's top left.
+Rows have boxes float32 [N,M,4] (x1, y1, x2, y2 in pixels of the canvas), box_labels int32 [N,M], box_valid and
+box_ignore bool [N,M], and extent int32 [N,2], the height and width of the picture at the canvas's top left.
 Legend: N rows, M objects, D detections, K classes.
 """
 
@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from intern_jax.core.averages import Average, mean
-from intern_jax.losses import detection as losses
+from intern_jax.losses import detectors as losses
 from intern_jax.models.detection.faster_rcnn import FasterRCNN
 from intern_jax.models.detection.fcos import FCOS
 from intern_jax.tasks.task import Features, Loss, Recipe, Rows, Task
 
-LOSSES = "intern_jax.losses.detection:"
+LOSSES = "intern_jax.losses.detectors:"
 
 
 class Detection(Task):
@@ -76,7 +76,7 @@ class Detection(Task):
     def answer(
         self, row: np.ndarray, size: tuple[int, int], classes: Sequence[str]
     ) -> dict[str, Any]:
-        """{"boxes": float32 [d,4] in pixels of the picture, "scores": float32 [d], "labels": names}, the surest first."""
+        """{"boxes": float32 [d,4] in the picture's pixels, "scores": float32 [d], "labels": names}, surest first."""
         found = row[row[:, 4] > 0]
         height, width = size
         sides = np.array([width, height, width, height], np.float32)

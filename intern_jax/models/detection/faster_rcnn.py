@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from intern_jax.losses.detection import REGION_WEIGHTS, match_anchors, match_regions
+from intern_jax.losses.detectors import REGION_WEIGHTS, match_anchors, match_regions
 from intern_jax.models.detection.pyramid import Pyramid
 from intern_jax.models.layers.basic import Conv, Dense, Dtype
 from intern_jax.ops import anchors as anchors_lib
@@ -244,7 +244,7 @@ def _sampled_regions(
     rows: Mapping[str, jax.Array],
     count: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """`count` of the regions and the objects themselves [B,count,4], a quarter positive at most; and which are valid."""
+    """`count` of the regions and the objects [B,count,4], a quarter positive at most; and which are valid."""
     regions = jnp.concatenate([regions, rows["boxes"].astype(regions.dtype)], axis=1)
     valid = jnp.concatenate([valid, rows["box_valid"]], axis=1)
     label = match_regions(regions, valid, rows).label

@@ -26,7 +26,7 @@ _normal = nn.initializers.normal(0.01)
 
 
 class FCOS(nn.Module):
-    """From layer1..layer4 to boxes of K classes: a pyramid, and two towers of `depth` convolutions for all its levels."""
+    """From layer1..layer4 to boxes of K classes: a pyramid, and two towers of `depth` convolutions for all levels."""
 
     out_channels: int
     width: int = 256

@@ -1,7 +1,7 @@
 """Feature pyramids: maps of one width at strides that double, made of a backbone's maps.
 
-A backbone whose maps have four strides gets FPN (arXiv 1612.03144); one whose maps share a stride, such as a plain ViT,
-gets the simple feature pyramid of ViTDet (arXiv 2203.16527). Legend: B batch, H, W size of a map, C its channels.
+A backbone whose maps get coarser has FPN (arXiv 1612.03144); one whose maps share a stride, such as a plain ViT, has
+the simple feature pyramid of ViTDet (arXiv 2203.16527). Legend: B batch, H, W size of a map, C its channels.
 """
 
 import itertools
@@ -67,12 +67,18 @@ class Pyramid(nn.Module):
         return maps, tuple(strides[0] * 2**level for level in range(len(maps)))
 
     def _top_down(self, maps: Sequence[jax.Array], train: bool) -> list[jax.Array]:
-        """FPN: each map in `width` channels, plus the coarser ones, through a 3x3 convolution."""
+        """FPN: each map in `width` channels, plus the coarser ones, through a 3x3 convolution.
+
+        Of several maps of one size, their sum makes one level.
+        """
         total, out = None, []
         for level in reversed(range(len(maps))):
             lateral = self._conv(1, f"lateral{level + 1}", train)(maps[level])
-            total = lateral if total is None else lateral + _twice(total, lateral.shape)
-            out.append(self._conv(3, f"output{level + 1}", train)(total))
+            if total is not None and total.shape != lateral.shape:
+                total = _twice(total, lateral.shape)
+            total = lateral if total is None else lateral + total
+            if level == 0 or maps[level - 1].shape[1:3] != maps[level].shape[1:3]:
+                out.append(self._conv(3, f"output{level + 1}", train)(total))
         return out[::-1]
 
     def _conv(self, side: int, name: str, train: bool):
@@ -123,13 +129,12 @@ class Upscale(nn.Module):
 
 
 def strides_of(maps: Sequence[jax.Array], size: Sequence[int]) -> tuple[int, ...]:
-    """Pixels per position of maps of pictures of `size`. UserError where they are neither equal nor doubling."""
+    """Pixels per position of maps of pictures of `size`. UserError unless each is that of the map before, or twice."""
     strides = tuple(2 ** round(math.log2(size[0] / x.shape[1])) for x in maps)
-    doubling = all(b == 2 * a for a, b in itertools.pairwise(strides))
-    if not doubling and len(set(strides)) > 1:
+    if any(b not in (a, 2 * a) for a, b in itertools.pairwise(strides)):
         raise UserError(
-            f"backbone: maps of strides {', '.join(map(str, strides))}; a detector needs strides that double, such as "
-            "4, 8, 16, 32, or one stride"
+            f"backbone: maps of strides {', '.join(map(str, strides))}; a detector needs strides that stay or double, "
+            "such as 4, 8, 16, 32"
         )
     return strides
 
