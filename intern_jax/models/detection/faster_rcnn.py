@@ -1,7 +1,8 @@
 """Faster R-CNN (arXiv 1506.01497) on a feature pyramid (arXiv 1612.03144), with fixed shapes.
 
-Numbers are those of GV-B's recipe and of torchvision: they agree but for the rounding of anchors. Everything is padded
-to fixed counts and masked: nothing depends on how much padding there is, or on the other pictures of a batch.
+Numbers are those of GV-B's recipe. torchvision's differ in two: it rounds anchors, and its regions are not aligned.
+Everything is padded to fixed counts and masked: nothing depends on how much padding there is, or on the other pictures
+of a batch.
 Legend: B batch, A anchors of all levels, R regions, M objects of a picture, K classes, P bins, C channels.
 """
 
@@ -46,6 +47,7 @@ class FasterRCNN(nn.Module):
     before: tuple[int, int] = (2000, 1000)
     after: tuple[int, int] = (2000, 1000)
     regions_sampled: int = 512
+    regions_aligned: bool = True
     bins: int = 7
     least_score: float = 0.05
     overlap: float = 0.5
@@ -96,6 +98,7 @@ class FasterRCNN(nn.Module):
             valid,
             strides=strides[: min(4, len(maps))],
             bins=self.bins,
+            aligned=self.regions_aligned,
         )
         logits, box_deltas = self._classified(pooled)
         out |= {"regions": regions, "region_valid": valid, "logits": logits, "deltas": box_deltas}
