@@ -1,7 +1,7 @@
 """Boxes: areas, overlaps, and the two codes in which networks predict them.
 
 A box is (x1, y1, x2, y2) in pixels on the last axis; coordinates are continuous, so that its width is x2 - x1. A box
-whose corners are swapped, equal or NaN has the area 0. Results are at least float32.
+whose corners are swapped, equal or not finite has the area 0. Results are at least float32.
 
 Legend: N, M numbers of boxes.
 """
@@ -17,7 +17,7 @@ LARGEST_GROWTH = 1000 / 16
 
 
 def area(boxes: jax.Array) -> jax.Array:
-    """The areas [...] of boxes [...,4] in square pixels; 0 where corners are swapped, equal or NaN."""
+    """The areas [...] of boxes [...,4] in square pixels; 0 where corners are swapped, equal or not finite."""
     return _area(*_corners(boxes))
 
 
@@ -65,7 +65,9 @@ def pairwise_coverage(boxes: jax.Array, regions: jax.Array) -> jax.Array:
     It is the overlap by which COCO and CityPersons match with crowds and ignored regions.
     """
     first, second = _pairs(boxes, regions)
-    return _ratio(_intersection(first, second), _area(*first))
+    intersection, _ = _intersection_union(first, second)
+    # The maximum is the area. XLA would multiply by the rounded reciprocal of a divisor that it broadcasts.
+    return _ratio(intersection, jnp.maximum(intersection, _area(*first)))
 
 
 # Corners are four arrays, not the last axis of one: XLA:CPU then works along the axis of boxes.
@@ -88,25 +90,26 @@ def _wide(boxes: jax.Array) -> jax.Array:
 
 
 def _area(x1: jax.Array, y1: jax.Array, x2: jax.Array, y2: jax.Array) -> jax.Array:
-    width, height = x2 - x1, y2 - y1
-    # A comparison with NaN is false, while a maximum would keep the NaN.
-    return jnp.where(width > 0, width, 0) * jnp.where(height > 0, height, 0)
+    # A comparison with NaN is false, while a maximum would keep the NaN. An infinite side would make one: 0 x inf.
+    width, height = (jnp.where((d > 0) & (d < jnp.inf), d, 0) for d in (x2 - x1, y2 - y1))
+    return width * height
 
 
-def _intersection(first: Corners, second: Corners) -> jax.Array:
+def _intersection_union(first: Corners, second: Corners) -> tuple[jax.Array, jax.Array]:
     low = (jnp.maximum(a, b) for a, b in zip(first[:2], second[:2], strict=True))
     high = (jnp.minimum(a, b) for a, b in zip(first[2:], second[2:], strict=True))
-    return _area(*low, *high)
+    one, other = _area(*first), _area(*second)
+    # A box with an infinite side has no area, but would share some with others.
+    intersection = jnp.where((one > 0) & (other > 0), _area(*low, *high), 0)
+    return intersection, one + other - intersection
 
 
 def _iou(first: Corners, second: Corners) -> jax.Array:
-    intersection = _intersection(first, second)
-    return _ratio(intersection, _area(*first) + _area(*second) - intersection)
+    return _ratio(*_intersection_union(first, second))
 
 
 def _giou(first: Corners, second: Corners) -> jax.Array:
-    intersection = _intersection(first, second)
-    union = _area(*first) + _area(*second) - intersection
+    intersection, union = _intersection_union(first, second)
     low = (jnp.minimum(a, b) for a, b in zip(first[:2], second[:2], strict=True))
     high = (jnp.maximum(a, b) for a, b in zip(first[2:], second[2:], strict=True))
     around = _area(*low, *high)
@@ -162,7 +165,9 @@ def decode(
 def _weights(weights: Sequence[float]) -> tuple[float, ...]:
     found = tuple(weights)
     if len(found) != 4 or not all(weight > 0 for weight in found):
-        raise ValueError(f"weights are {found}; four positive numbers are needed, for dx, dy, dw, dh")
+        raise ValueError(
+            f"weights are {found}; four positive numbers are needed, for dx, dy, dw, dh"
+        )
     return found
 
 
@@ -172,7 +177,7 @@ def _centre_sides(boxes: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def encode_distances(boxes: jax.Array, points: jax.Array) -> jax.Array:
-    """The distances (left, top, right, bottom) [...,4] in pixels of points (x, y) [...,2] from the sides of boxes [...,4].
+    """The distances (left, top, right, bottom) [...,4], in pixels, of points (x, y) [...,2] to sides of boxes [...,4].
 
     A distance is negative where the point lies beyond that side (FCOS, arXiv 1904.01355, eq. 1).
     """

@@ -75,7 +75,9 @@ def nms(
         return Kept(jnp.zeros(count, jnp.int32), jnp.zeros(count, bool))
     tile = min(tile, boxes_Nx4.shape[0])
     boxes = _sorted(boxes_Nx4, scores_N, classes_N, valid_N, tile)
-    room = -(-count // tile) * tile + tile  # a tile is written whole, also where it begins at the last slot
+    room = (
+        -(-count // tile) * tile + tile
+    )  # a tile is written whole, also where it begins at the last slot
     empty = _Boxes(*(jnp.zeros((*a.shape[:-1], room), a.dtype) for a in boxes))
     ends = -(-boxes.valid.sum(dtype=jnp.int32) // tile)  # tiles beyond hold no valid box
 

@@ -9,6 +9,7 @@ The map is read and gradients are added in place, so that nothing of the size of
 Legend: B batch, H, W map size, C channels, R regions per picture, P bins per side, N samples per side, L levels.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -62,7 +63,9 @@ def roi_align(
         sizes=tuple(x.shape[1:3] for x in maps), bins=bins, samples=sampling_ratio, form=form
     )
     places = jax.vmap(partial(_places, plan=plan, strides=strides, aligned=aligned))(rois, usable)
-    return jax.vmap(partial(_align, plan))(places, *maps)
+    out = jax.vmap(partial(_align, plan))(places, *maps)
+    # A product with the weight 0 would keep a NaN of the map, or of the gradient.
+    return jnp.where(usable[:, :, None, None, None], out, 0)
 
 
 def pyramid_level(
@@ -84,8 +87,10 @@ def pyramid_level(
 def _checked(maps, strides, bins: int, sampling_ratio: int) -> tuple[int, ...]:
     strides = tuple(strides)
     if not maps or len(maps) != len(strides):
-        raise ValueError(f"there are {len(maps)} maps and {len(strides)} strides; one each is needed")
-    powers = all(b == 2 * a for a, b in zip(strides, strides[1:], strict=False))
+        raise ValueError(
+            f"there are {len(maps)} maps and {len(strides)} strides; one each is needed"
+        )
+    powers = all(b == 2 * a for a, b in itertools.pairwise(strides))
     if strides[0] <= 0 or not powers or (len(strides) > 1 and strides[0] & (strides[0] - 1)):
         raise ValueError(f"strides are {strides}; they must be consecutive powers of 2")
     if bins < 1 or sampling_ratio < 1:
@@ -141,7 +146,9 @@ class _Places(NamedTuple):
 
 
 def _places(rois_Rx4, valid_R, plan: _Plan, strides, aligned: bool) -> _Places:
-    level = pyramid_level(rois_Rx4, strides) if len(strides) > 1 else jnp.zeros_like(valid_R, jnp.int32)
+    level = (
+        pyramid_level(rois_Rx4, strides) if len(strides) > 1 else jnp.zeros_like(valid_R, jnp.int32)
+    )
     sides = jnp.asarray(plan.sizes, rois_Rx4.dtype)[level]
     scaled = rois_Rx4 / jnp.asarray(strides, rois_Rx4.dtype)[level][:, None]
 
@@ -289,11 +296,13 @@ def _matrices(plan: _Plan, places: _Places, level: int, dtype) -> tuple[jax.Arra
 
 
 def _chunks(tree, size: int):
-    """Arrays [R,...] as [chunks, at most `size`, ...], filled up with zeros."""
+    """Arrays [R,...] as [chunks, size, ...], filled up with zeros.
+
+    A chunk is never smaller: a product of other shapes may round in another way.
+    """
 
     def chunks(x):
-        rows = min(size, x.shape[0])
-        more = -x.shape[0] % rows
-        return jnp.pad(x, [(0, more)] + [(0, 0)] * (x.ndim - 1)).reshape(-1, rows, *x.shape[1:])
+        more = -x.shape[0] % size
+        return jnp.pad(x, [(0, more)] + [(0, 0)] * (x.ndim - 1)).reshape(-1, size, *x.shape[1:])
 
     return jax.tree.map(chunks, tree)
