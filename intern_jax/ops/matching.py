@@ -105,36 +105,28 @@ def sample(key: jax.Array, label_N: jax.Array, count: int, positive_fraction: fl
             f"count is {count} and positive_fraction {positive_fraction}; "
             "at least 1, and 0 to 1, are needed"
         )
-    chance = _chances(key, label_N != UNUSED)
-    most = int(count * positive_fraction)
-    positives, negatives = (
-        _drawn(chance, label_N == wanted, places)
-        for wanted, places in ((POSITIVE, most), (NEGATIVE, count))
-    )
-    taken = jnp.minimum((label_N == POSITIVE).sum(), most)
-    filled = jnp.minimum((label_N == NEGATIVE).sum(), count - taken)
+    # One order of all boxes: positive ones by chance, then negative ones by chance, then the others. A sort leaves the
+    # rows of a sharded batch where they are, while XLA gathers them for `top_k`. One key of 2 + 30 bits is fastest.
+    rank = jnp.where(label_N == POSITIVE, 0, jnp.where(label_N == NEGATIVE, 1, 2))
+    rank_and_chance = (rank.astype(jnp.uint32) << 30) | (_chances(key, label_N != UNUSED) >> 2)
+    indices = jnp.arange(label_N.shape[0], dtype=jnp.int32)
+    order = lax.sort((rank_and_chance, indices), num_keys=1, is_stable=True)[1]
+    order = jnp.pad(order, (0, max(count - order.shape[0], 1)))
+    positives, negatives = ((label_N == kind).sum() for kind in (POSITIVE, NEGATIVE))
+    taken = jnp.minimum(positives, int(count * positive_fraction))
+    filled = jnp.minimum(negatives, count - taken)
     slot = jnp.arange(count)
     positive, valid = slot < taken, slot < taken + filled
-    # Negatives begin where the positives end.
-    both = jnp.concatenate([positives, negatives])
-    index = both[jnp.where(positive, slot, most + slot - taken)]
-    return Sample(jnp.where(valid, index, 0), positive, valid)
+    place = jnp.where(positive, slot, slot - taken + positives)
+    return Sample(jnp.where(valid, order[jnp.where(valid, place, 0)], 0), positive, valid)
 
 
 def _chances(key: jax.Array, used: jax.Array) -> jax.Array:
-    """A number in [0, 1) per box [N], float32, of its place among the boxes that are used.
+    """32 random bits per box [N], which follow from its place among the boxes that are used.
 
     Bits drawn for all boxes at once could change with their number, and those of a box with the padding before it.
     """
     place = jnp.cumsum(used) - 1
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, place.astype(jnp.uint32))
     # A key that was folded is itself a random number: no second hash is needed.
-    bits = jax.random.key_data(keys)[:, 0] >> 8
-    return bits.astype(jnp.float32) / 2**24
-
-
-def _drawn(chance: jax.Array, wanted: jax.Array, count: int) -> jax.Array:
-    """`count` indices int32: those of the wanted boxes of largest chance come first, of equals the lower index."""
-    score = jnp.where(wanted, chance, -1)
-    score = jnp.pad(score, (0, max(count - score.shape[0], 0)), constant_values=-1)
-    return lax.top_k(score, count)[1]
+    return jax.random.key_data(keys)[:, 0]
