@@ -10,10 +10,10 @@ from jax import lax
 FORMS = ("auto", "cpu", "native")
 
 
-def by_platform(form: str, cpu: Callable, native: Callable, *args: jax.Array) -> Any:
-    """Call `cpu` or `native` on `args`. "auto" decides when the program is lowered; the names force a form.
+def by_platform(form: str, cpu: Callable, native: Callable, *args: Any) -> Any:
+    """Call `cpu` or `native` on `args`, arrays or trees of them; the names force a form.
 
-    A program that a CPU machine compiles for a TPU therefore holds the native form.
+    "auto" decides when the program is lowered. One that a CPU machine compiles for a TPU holds the native form.
     """
     if form == "auto":
         return lax.platform_dependent(*args, cpu=cpu, default=native)

@@ -16,13 +16,13 @@ POSITIVE, NEGATIVE, UNUSED = 1, 0, -1
 
 
 class Matches(NamedTuple):
-    """Per box: `label` int32 [N], POSITIVE, NEGATIVE or UNUSED; `index` int32 [N] of its object; `iou` [N] with it.
+    """Per box: `label` int32 [N], POSITIVE, NEGATIVE or UNUSED; `matched` int32 [N], its object; `iou` [N] with it.
 
     The object is the one of largest IoU, also for boxes that are not positive. It is 0 where there is none.
     """
 
     label: jax.Array
-    index: jax.Array
+    matched: jax.Array
     iou: jax.Array
 
 
@@ -83,12 +83,12 @@ def _largest_of_an_object(iou_NxM: jax.Array) -> jax.Array:
 
 
 class Sample(NamedTuple):
-    """Boxes drawn, the positive ones first: `index` int32 [S], `positive` bool [S] and `valid` bool [S].
+    """Boxes drawn, the positive ones first: `indices` int32 [S], `positive` bool [S] and `valid` bool [S].
 
-    Where `valid` is false `index` is 0 and `positive` false.
+    Where `valid` is false `indices` is 0 and `positive` false.
     """
 
-    index: jax.Array
+    indices: jax.Array
     positive: jax.Array
     valid: jax.Array
 

@@ -18,18 +18,18 @@ TILE = 512
 
 
 class Kept(NamedTuple):
-    """Boxes that a suppression keeps, the best first: `index` int32 [K], 0 where `valid` bool [K] is false."""
+    """Boxes that a suppression keeps, the best first: `indices` int32 [K], 0 where `valid` bool [K] is false."""
 
-    index: jax.Array
+    indices: jax.Array
     valid: jax.Array
 
 
 class _Boxes(NamedTuple):
-    """Boxes by their corners [4,N]: XLA:CPU reads those of neighbours together. `index` is their place in the input."""
+    """Boxes by their corners [4,N]: XLA:CPU reads those of neighbours together. `place` is that in the input."""
 
     corners: jax.Array
     classes: jax.Array
-    index: jax.Array
+    place: jax.Array
     valid: jax.Array
 
     def part(self, i: jax.Array, tile: int) -> "_Boxes":
@@ -46,7 +46,7 @@ class _State(NamedTuple):
 
     tile: jax.Array
     own: _Boxes
-    count: jax.Array
+    found: jax.Array
     kept: _Boxes
 
 
@@ -75,22 +75,20 @@ def nms(
         return Kept(jnp.zeros(count, jnp.int32), jnp.zeros(count, bool))
     tile = min(tile, boxes_Nx4.shape[0])
     boxes = _sorted(boxes_Nx4, scores_N, classes_N, valid_N, tile)
-    room = (
-        -(-count // tile) * tile + tile
-    )  # a tile is written whole, also where it begins at the last slot
+    room = -(-count // tile) * tile + tile  # a tile is written whole, also from the last slot on
     empty = _Boxes(*(jnp.zeros((*a.shape[:-1], room), a.dtype) for a in boxes))
     ends = -(-boxes.valid.sum(dtype=jnp.int32) // tile)  # tiles beyond hold no valid box
 
     def goes_on(state: _State) -> jax.Array:
-        return (state.tile < ends) & (state.count < count)
+        return (state.tile < ends) & (state.found < count)
 
     def step(state: _State) -> _State:
         return _one_tile(state, boxes, iou_threshold)
 
     none = jnp.int32(0)
     state = lax.while_loop(goes_on, step, _State(none, boxes.part(none, tile), none, empty))
-    found = jnp.arange(count) < state.count
-    return Kept(jnp.where(found, state.kept.index[:count], 0), found)
+    found = jnp.arange(count) < state.found
+    return Kept(jnp.where(found, state.kept.place[:count], 0), found)
 
 
 def _sorted(boxes, scores, classes, valid, tile: int) -> _Boxes:
@@ -108,7 +106,7 @@ def _sorted(boxes, scores, classes, valid, tile: int) -> _Boxes:
 
 def _one_tile(state: _State, boxes: _Boxes, threshold: float) -> _State:
     own = state.own
-    tile = own.index.shape[0]
+    tile = own.place.shape[0]
 
     def over(others: _Boxes) -> jax.Array:
         """Whether each of the others, one per row, and each of the tile's boxes are of a class and overlap."""
@@ -121,17 +119,17 @@ def _one_tile(state: _State, boxes: _Boxes, threshold: float) -> _State:
         return alive & ~hit.any(axis=0), state.kept.part(i + 1, tile)
 
     first = (own.valid, state.kept.part(jnp.int32(0), tile))
-    alive, _ = lax.fori_loop(0, -(-state.count // tile), against_kept, first)
+    alive, _ = lax.fori_loop(0, -(-state.found // tile), against_kept, first)
     keep = _fixed_point(alive, over(own))
     order = jnp.argsort(~keep, stable=True)
     new = own._replace(valid=keep)
     kept = _Boxes(
         *(
-            lax.dynamic_update_slice_in_dim(buffer, values[..., order], state.count, axis=-1)
+            lax.dynamic_update_slice_in_dim(buffer, values[..., order], state.found, axis=-1)
             for buffer, values in zip(state.kept, new, strict=True)
         )
     )
-    count = state.count + keep.sum(dtype=jnp.int32)
+    count = state.found + keep.sum(dtype=jnp.int32)
     return _State(state.tile + 1, boxes.part(state.tile + 1, tile), count, kept)
 
 

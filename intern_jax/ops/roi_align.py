@@ -60,7 +60,10 @@ def roi_align(
         batch, channels = maps[0].shape[0], maps[0].shape[-1]
         return jnp.zeros((batch, 0, bins, bins, channels), maps[0].dtype)
     plan = _Plan(
-        sizes=tuple(x.shape[1:3] for x in maps), bins=bins, samples=sampling_ratio, form=form
+        sizes=tuple((x.shape[1], x.shape[2]) for x in maps),
+        bins=bins,
+        samples=sampling_ratio,
+        form=form,
     )
     places = jax.vmap(partial(_places, plan=plan, strides=strides, aligned=aligned))(rois, usable)
     out = jax.vmap(partial(_align, plan))(places, *maps)
@@ -246,12 +249,12 @@ def _gathered_vjp(plan: _Plan, places: _Places, grad: jax.Array) -> tuple[jax.Ar
 
 def _multiplied(plan: _Plan, places: _Places, *maps: jax.Array) -> jax.Array:
     def regions(part):
-        total = 0
+        levels = []
         for k, x in enumerate(maps):
             rows, cols = _matrices(plan, part, k, x.dtype)
             # The rows first: the map is then one matrix, which all regions of the chunk multiply.
-            total = total + _einsum("rqw,rpwc->rpqc", cols, _einsum("rph,hwc->rpwc", rows, x))
-        return total
+            levels.append(_einsum("rqw,rpwc->rpqc", cols, _einsum("rph,hwc->rpwc", rows, x)))
+        return sum(levels[1:], start=levels[0])
 
     count = places.level.shape[0]
     out = lax.map(regions, _chunks(places, CHUNK["native"]))

@@ -82,7 +82,7 @@ def test_random_scenes(high, low, low_quality):
                 boxes, objects, high, low, low_quality, valid, there, ignore
             )
             np.testing.assert_array_equal(found.label, label, err_msg=str(seed))
-            np.testing.assert_array_equal(found.index, index, err_msg=str(seed))
+            np.testing.assert_array_equal(found.matched, index, err_msg=str(seed))
             np.testing.assert_allclose(found.iou, best, rtol=0, atol=1e-9)
             seen |= {*label}
     assert seen == {-1, 0, 1}
@@ -133,7 +133,7 @@ def test_the_padding_of_boxes_and_objects_changes_nothing():
         np.testing.assert_array_equal(np.asarray(found.iou)[place], alone.iou)
         hit = np.asarray(alone.iou) > 0
         np.testing.assert_array_equal(
-            np.asarray(found.index)[place][hit], slot[np.asarray(alone.index)][hit]
+            np.asarray(found.matched)[place][hit], slot[np.asarray(alone.matched)][hit]
         )
         assert (np.delete(np.asarray(found.label), place) == -1).all()
 
@@ -165,9 +165,9 @@ def labels(rng, positive, negative, unused):
 def test_a_sample_is_balanced_and_without_repeats(positive, negative, taken, filled):
     label = labels(np.random.default_rng(0), positive, negative, 20)
     found = sample(jax.random.key(0), jnp.asarray(label), 32, 0.25)
-    assert found.index.shape == (32,)
+    assert found.indices.shape == (32,)
     assert (int(found.positive.sum()), int(found.valid.sum())) == (taken, taken + filled)
-    index, valid, is_positive = map(np.asarray, (found.index, found.valid, found.positive))
+    index, valid, is_positive = map(np.asarray, (found.indices, found.valid, found.positive))
     assert len({*index[valid]}) == taken + filled
     assert (label[index[is_positive]] == 1).all()
     assert (label[index[valid & ~is_positive]] == 0).all()
@@ -185,7 +185,7 @@ def test_padding_anywhere_changes_no_draw():
             wide = np.full(size, -1)
             wide[place] = label
             found = run(key, jnp.asarray(wide))
-            np.testing.assert_array_equal(found.index, place[alone.index])
+            np.testing.assert_array_equal(found.indices, place[alone.indices])
             np.testing.assert_array_equal(found.positive, alone.positive)
 
 
@@ -194,15 +194,15 @@ def test_every_box_is_drawn_as_often_and_by_the_key():
     keys = jax.random.split(jax.random.key(0), 3000)
     run = jax.jit(jax.vmap(lambda key: sample(key, jnp.asarray(label), 12, 0.5)))
     found = run(keys)
-    drawn = np.bincount(np.asarray(found.index).ravel(), minlength=70)
+    drawn = np.bincount(np.asarray(found.indices).ravel(), minlength=70)
     assert not drawn[label == -1].any()
     for kind, share in ((1, 6 / 20), (0, 6 / 40)):
         chance = drawn[label == kind] / 3000
         spread = np.sqrt(share * (1 - share) / 3000)
         assert np.abs(chance - share).max() < 4 * spread  # of 60 boxes, all within four deviations
     again = run(keys)
-    np.testing.assert_array_equal(found.index, again.index)
-    assert len({tuple(row) for row in np.asarray(found.index)}) > 2990
+    np.testing.assert_array_equal(found.indices, again.indices)
+    assert len({tuple(row) for row in np.asarray(found.indices)}) > 2990
 
 
 @pytest.mark.parametrize("settings", [{"high": 0.3, "low": 0.7}, {"high": 1.2, "low": 0.5}])

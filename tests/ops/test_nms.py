@@ -46,7 +46,7 @@ def scene(rng, size, grid=None):
 
 
 def indices(kept):
-    return list(np.asarray(kept.index)[np.asarray(kept.valid)])
+    return list(np.asarray(kept.indices)[np.asarray(kept.valid)])
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_random_scenes_with_ties_and_classes(tile, count, threshold):
             assert indices(kept) == expected, seed
             found = len(expected)
             np.testing.assert_array_equal(kept.valid, np.arange(count) < found)
-            np.testing.assert_array_equal(kept.index[found:], 0)
+            np.testing.assert_array_equal(kept.indices[found:], 0)
 
 
 def test_a_chain_of_boxes_in_which_each_suppresses_the_next():
@@ -116,7 +116,7 @@ def test_a_batch_is_its_pictures():
     assert len({int(n) for n in together.valid.sum(axis=1)}) > 2
     for i in range(5):
         alone = one(boxes[i], scores[i], valid[i])
-        np.testing.assert_array_equal(together.index[i], alone.index)
+        np.testing.assert_array_equal(together.indices[i], alone.indices)
         np.testing.assert_array_equal(together.valid[i], alone.valid)
 
 
@@ -150,9 +150,9 @@ def test_the_threshold_itself_does_not_suppress():
 
 def test_no_boxes_and_none_that_is_valid():
     kept = nms(jnp.zeros((0, 4)), jnp.zeros(0), 0.5, 3)
-    assert kept.index.shape == (3,) and not kept.valid.any()
+    assert kept.indices.shape == (3,) and not kept.valid.any()
     kept = nms(jnp.ones((4, 4)), jnp.ones(4), 0.5, 3, valid_N=jnp.zeros(4, bool))
-    assert not kept.valid.any() and not kept.index.any()
+    assert not kept.valid.any() and not kept.indices.any()
 
 
 def test_no_matrix_of_all_pairs_is_held():

@@ -89,7 +89,7 @@ def test_anchors(theirs):
 def test_matches(name, settings, theirs, x):
     found = match(x["places"], x["objects"], **settings)
     negative_or_unused = np.where(np.asarray(found.label) == 0, -1, -2)
-    ours = np.where(np.asarray(found.label) == 1, found.index, negative_or_unused)
+    ours = np.where(np.asarray(found.label) == 1, found.matched, negative_or_unused)
     np.testing.assert_array_equal(ours, theirs[name])
     assert len({*theirs[name]}) > 5
 

@@ -114,7 +114,7 @@ def compare(
     return times, facts[0].get("device", "")
 
 
-def serve(operator: str, case: tuple, mode: str, form: str, device: str) -> None:
+def serve(operator: str, case: list[Any], mode: str, form: str, device: str) -> None:
     """Answer each line of seconds by calls per second."""
     if device == "cpu":
         use_cores(2)
@@ -122,9 +122,9 @@ def serve(operator: str, case: tuple, mode: str, form: str, device: str) -> None
     if operator == "nms":
         call = numpy_nms(*case) if form == "numpy" else our_nms(*case)
     elif form == "torch":
-        call = torch_roi(*case, mode, device)
+        call = torch_roi(case[0], case[1], mode, device)
     else:
-        call = our_roi(*case, mode, form)
+        call = our_roi(case[0], case[1], mode, form)
     if form not in ("torch", "numpy"):
         import jax
 
@@ -169,7 +169,7 @@ def numpy_nms(size: int, count: int, threshold: float) -> Callable[[], Any]:
     area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
 
     def run():
-        left, kept = np.argsort(-scores, kind="stable"), []
+        left, kept = np.argsort(-scores, kind="stable"), list[int]()
         while len(left) and len(kept) < count:
             best, left = left[0], left[1:]
             kept.append(best)
