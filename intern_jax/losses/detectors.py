@@ -66,7 +66,7 @@ def two_stage_terms(out: Mapping[str, jax.Array], rows: Rows) -> Terms:
     positive = used & (found.label == matching.POSITIVE)
     count = jnp.maximum(used.sum(axis=1), 1)
     binary = _binary(out["objectness"], positive)
-    objects = jnp.take_along_axis(rows["boxes"], found.index[..., None], axis=1)
+    objects = jnp.take_along_axis(rows["boxes"], found.matched[..., None], axis=1)
     target = box_lib.encode(objects, out["anchors"][None])
     apart = smooth_l1(out["anchor_deltas"], target, beta=ANCHOR_BETA).sum(axis=-1)
     terms = {
@@ -82,13 +82,13 @@ def _region_terms(out: Mapping[str, jax.Array], rows: Rows) -> Terms:
     positive = used & (found.label == matching.POSITIVE)
     count = jnp.maximum(used.sum(axis=1), 1)
     background = out["logits"].shape[-1] - 1
-    label = jnp.take_along_axis(rows["box_labels"], found.index, axis=1)
+    label = jnp.take_along_axis(rows["box_labels"], found.matched, axis=1)
     label = jnp.where(positive, label, background)
     log_share = jax.nn.log_softmax(out["logits"])
     entropy = -jnp.take_along_axis(log_share, label[..., None], axis=-1)[..., 0]
     own = jnp.minimum(label, background - 1)[..., None, None]
     deltas = jnp.take_along_axis(out["deltas"], own, axis=2)[:, :, 0]
-    objects = jnp.take_along_axis(rows["boxes"], found.index[..., None], axis=1)
+    objects = jnp.take_along_axis(rows["boxes"], found.matched[..., None], axis=1)
     target = box_lib.encode(objects, out["regions"], REGION_WEIGHTS)
     apart = smooth_l1(deltas, target, beta=REGION_BETA).sum(axis=-1)
     return {
@@ -106,9 +106,9 @@ def two_stage(out: Mapping[str, jax.Array], rows: Rows, valid: jax.Array | None 
 
 
 class Points(NamedTuple):
-    """What each point [B,A] learns: `index` of its object, `positive`, and `used` (false: neither)."""
+    """What each point [B,A] learns: `matched` is its object, `positive`, and `used` (false: neither)."""
 
-    index: jax.Array
+    matched: jax.Array
     positive: jax.Array
     used: jax.Array
 
@@ -152,10 +152,10 @@ def one_stage_terms(out: Mapping[str, jax.Array], rows: Rows) -> tuple[Terms, ja
     """
     found = assign_points(out["points"], out["point_strides"], rows)
     classes = out["logits"].shape[-1]
-    label = jnp.take_along_axis(rows["box_labels"], found.index, axis=1)
+    label = jnp.take_along_axis(rows["box_labels"], found.matched, axis=1)
     target = jax.nn.one_hot(jnp.where(found.positive, label, -1), classes)
     focal = sigmoid_focal(out["logits"], target).sum(axis=-1)
-    objects = jnp.take_along_axis(rows["boxes"], found.index[..., None], axis=1)
+    objects = jnp.take_along_axis(rows["boxes"], found.matched[..., None], axis=1)
     sides = jnp.where(found.positive[..., None], _sides(out["points"][None], objects), 1)
     ratios = [jnp.minimum(sides[..., i], sides[..., i + 2]) for i in (0, 1)]
     wide = [jnp.maximum(sides[..., i], sides[..., i + 2]) for i in (0, 1)]

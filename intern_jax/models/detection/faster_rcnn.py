@@ -159,7 +159,7 @@ class FasterRCNN(nn.Module):
                 classes_N=jnp.concatenate(level),
                 valid_N=_has_sides(found, SMALLEST_PROPOSAL),
             )
-            return jnp.where(kept.valid[:, None], found[kept.index], 0), kept.valid
+            return jnp.where(kept.valid[:, None], found[kept.indices], 0), kept.valid
 
         return jax.vmap(of_one)(objectness, deltas, extent)
 
@@ -210,7 +210,7 @@ def detections(
     Where there are fewer, rows are 0 but for class -1.
     """
     kept = nms(boxes_Nx4, scores_N, overlap, most, classes_N=classes_N, valid_N=valid_N)
-    index = kept.index
+    index = kept.indices
     found = jnp.concatenate(
         [boxes_Nx4[index], scores_N[index, None], classes_N[index, None].astype(boxes_Nx4.dtype)], 1
     )
@@ -233,7 +233,7 @@ def _sampled_anchors(
         none = label.shape[0]
         return (
             jnp.zeros(none, bool)
-            .at[jnp.where(drawn.valid, drawn.index, none)]
+            .at[jnp.where(drawn.valid, drawn.indices, none)]
             .set(True, mode="drop")
         )
 
@@ -254,7 +254,7 @@ def _sampled_regions(
 
     def one(key, label, regions):
         drawn = matching.sample(key, label, count, 0.25)
-        return jnp.where(drawn.valid[:, None], regions[drawn.index], 0), drawn.valid
+        return jnp.where(drawn.valid[:, None], regions[drawn.indices], 0), drawn.valid
 
     found, valid = jax.vmap(one)(_keys(key, label.shape[0]), label, regions)
     return lax.stop_gradient(found), valid

@@ -124,7 +124,8 @@ class Upscale(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         # Each position makes a window of its own, so it is one matrix product.
-        made = (x @ kernel).reshape(batch, height, width, 2, 2, self.features) + bias
+        made = (x @ kernel).reshape(batch, height, width, 2, 2, self.features)
+        made += bias.reshape((1,) * 5 + bias.shape)
         return made.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, self.features)
 
 
