@@ -46,10 +46,14 @@ def match(
 
     Objects where `ignore_M` is true, crowds and ignored regions, match nothing. A negative box is unused if one of them
     covers `ignore_coverage` of its area or more. Boxes where `valid_N` is false are unused, objects where `valid_M` is
-    false are not there. A box with NaN overlaps nothing. ValueError unless 0 <= low <= high <= 1.
+    false are not there. A box with NaN overlaps nothing. ValueError unless 0 <= low <= high <= 1
+    and 0 < ignore_coverage <= 1.
     """
-    if not 0 <= low <= high <= 1:
-        raise ValueError(f"low is {low} and high {high}; 0 <= low <= high <= 1 must hold")
+    if not 0 <= low <= high <= 1 or not 0 < ignore_coverage <= 1:
+        raise ValueError(
+            f"low is {low}, high {high} and ignore_coverage {ignore_coverage}; "
+            "0 <= low <= high <= 1 and 0 < ignore_coverage <= 1 must hold"
+        )
     count, objects = boxes_Nx4.shape[0], objects_Mx4.shape[0]
     valid_N = jnp.ones(count, bool) if valid_N is None else valid_N
     valid_M = jnp.ones(objects, bool) if valid_M is None else valid_M

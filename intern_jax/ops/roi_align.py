@@ -55,6 +55,7 @@ def roi_align(
     rois = rois.astype(jnp.promote_types(rois.dtype, jnp.float32))
     usable = jnp.isfinite(rois).all(axis=-1)
     usable = usable if valid_BxR is None else usable & valid_BxR
+    # The gradient adds at the places of all samples without a check: none may come from NaN.
     rois = jnp.where(usable[..., None], rois, 0)
     if rois.shape[1] == 0:
         batch, channels = maps[0].shape[0], maps[0].shape[-1]

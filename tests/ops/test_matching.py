@@ -205,7 +205,14 @@ def test_every_box_is_drawn_as_often_and_by_the_key():
     assert len({tuple(row) for row in np.asarray(found.indices)}) > 2990
 
 
-@pytest.mark.parametrize("settings", [{"high": 0.3, "low": 0.7}, {"high": 1.2, "low": 0.5}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"high": 0.3, "low": 0.7},
+        {"high": 1.2, "low": 0.5},
+        {"high": 0.7, "low": 0.3, "ignore_coverage": 0.0},
+    ],
+)
 def test_thresholds_that_cannot_be(settings):
     with pytest.raises(ValueError, match="0 <= low <= high <= 1"):
         match(jnp.zeros((1, 4)), jnp.zeros((1, 4)), **settings)

@@ -131,7 +131,7 @@ def test_hostile_boxes_neither_win_nor_suppress():
             [5, 5, 5, 5],
             [5, 5, 5, 5],
             [-inf, 0, inf, 10],
-            [0, 0, 10, 10],
+            [40, 0, 50, 10],  # its score is NaN
             [20, 20, 30, 30],
         ],
         np.float32,
