@@ -61,8 +61,7 @@ def two_stage_terms(out: Mapping[str, jax.Array], rows: Rows) -> Terms:
     number of anchors, or of regions, that are used. `out` is what FasterRCNN gives (models/detection).
     """
     found = match_anchors(out["anchors"], rows)
-    used = found.label != matching.UNUSED
-    used &= out.get("anchor_sampled", used)
+    used = (found.label != matching.UNUSED) & out["anchor_used"]
     positive = used & (found.label == matching.POSITIVE)
     count = jnp.maximum(used.sum(axis=1), 1)
     binary = _binary(out["objectness"], positive)
@@ -161,7 +160,7 @@ def one_stage_terms(out: Mapping[str, jax.Array], rows: Rows) -> tuple[Terms, ja
     wide = [jnp.maximum(sides[..., i], sides[..., i + 2]) for i in (0, 1)]
     centred = jnp.sqrt(ratios[0] / wide[0] * ratios[1] / wide[1])
     terms = {
-        "classes": _total(focal, found.used),
+        "classes": _total(focal, found.used & out["point_used"]),
         "boxes": _total(giou_loss(out["boxes"], objects), found.positive),
         "centredness": _total(_binary(out["centredness"], centred), found.positive),
     }
@@ -180,6 +179,11 @@ def one_stage(out: Mapping[str, jax.Array], rows: Rows, valid: jax.Array | None 
 
 
 # --- shared ---------------------------------------------------------------------------------------
+
+
+def inside(centres_Ax2: jax.Array, extent_Bx2: jax.Array) -> jax.Array:
+    """Whether points (x, y) lie in pictures of `extent` (height, width): bool [B,A]."""
+    return (centres_Ax2[None] < extent_Bx2[:, None, ::-1]).all(axis=-1)
 
 
 def _binary(logits: jax.Array, target: jax.Array) -> jax.Array:

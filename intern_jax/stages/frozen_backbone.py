@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from intern_jax.core import config as config_lib
 from intern_jax.core.averages import couples_rows
+from intern_jax.models.detection import canvas
 from intern_jax.models.heads.deeplab import AUXILIARY
 from intern_jax.ops.images import normalise
 from intern_jax.tasks import task as tasks
@@ -69,8 +70,10 @@ class FrozenBackbone(Stage):
             return {name: rows[name].astype(jnp.float32) for name in names if name in rows}
         read = self.backbone.preprocess
         pictures = normalise(rows["image"], read.mean, read.std)
-        branch = self.task.family.branch
-        out = self.backbone.build().apply(frozen, pictures, train=False, task=branch)
+        branch, extent, size = self.task.family.branch, canvas.of_rows(rows), self._size(rows)
+        with canvas.only_inside(extent, size):
+            pictures = canvas.cut(pictures, extent, size)
+            out = self.backbone.build().apply(frozen, pictures, train=False, task=branch)
         return jax.lax.stop_gradient({name: out[name] for name in names if name in out})
 
     def _size(self, rows: Mapping[str, jax.Array]) -> Sequence[int]:
@@ -78,15 +81,17 @@ class FrozenBackbone(Stage):
 
     def loss(self, context):
         rows = context.batch["task"]
-        out, changed = self.model.apply(
-            context.variables,
-            self.features(context.frozen, rows),
-            self._size(rows),
-            True,
-            rows,
-            mutable=[*context.extra, AUXILIARY],
-            rngs={"dropout": context.key},
-        )
+        features, size = self.features(context.frozen, rows), self._size(rows)
+        with canvas.only_inside(canvas.of_rows(rows), size):
+            out, changed = self.model.apply(
+                context.variables,
+                features,
+                size,
+                True,
+                rows,
+                mutable=[*context.extra, AUXILIARY],
+                rngs={"dropout": context.key},
+            )
         score = functools.partial(self.task.score, self.loss_of, rows=rows)
         terms = {self.task.name: score(out)}
         auxiliary = jax.tree.leaves(changed.get(AUXILIARY, {}))
@@ -104,7 +109,8 @@ class FrozenBackbone(Stage):
     ) -> jax.Array:
         """The head's output of rows."""
         features, variables = self.features(frozen, rows), {"params": params, **extra}
-        out: Any = self.model.apply(variables, features, self._size(rows), False, rows)
+        with canvas.only_inside(canvas.of_rows(rows), self._size(rows)):
+            out: Any = self.model.apply(variables, features, self._size(rows), False, rows)
         return out
 
     @functools.cached_property

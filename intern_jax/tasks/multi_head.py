@@ -9,6 +9,7 @@ import jax
 
 from intern_jax import families
 from intern_jax.models import zoo
+from intern_jax.models.detection import canvas
 from intern_jax.models.heads.dense import DenseHead
 from intern_jax.models.heads.linear import Linear
 from intern_jax.tasks.task import TaskHead
@@ -70,12 +71,13 @@ class MultiHead(nn.Module):
             return self._cls(images, train)
         if kind == DENSE:
             return self._dense(images, train)
-        features = self.backbone(images, train=train, task=families.find(kind).branch)
-        size = images.shape[1:3]
-        return {
-            name: self.own[f"{kind}_{name}"](features, size, train, rows)
-            for name in self.own_classes[kind]
-        }
+        branch, extent, size = families.find(kind).branch, canvas.of_rows(rows), images.shape[1:3]
+        with canvas.only_inside(extent, size):
+            features = self.backbone(canvas.cut(images, extent, size), train=train, task=branch)
+            return {
+                name: self.own[f"{kind}_{name}"](features, size, train, rows)
+                for name in self.own_classes[kind]
+            }
 
     def _cls(self, images: jax.Array, train: bool) -> dict[str, jax.Array]:
         """Logits [B,K] of every classification head."""

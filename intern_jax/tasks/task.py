@@ -209,6 +209,6 @@ class TaskHead(nn.Module):
         train: bool = False,
         rows: Rows | None = None,
     ) -> Any:
-        """`features`: "pooled" [N,D], or the maps layer1..layer4; `size`: (H, W) of the pictures; the batch's `rows`."""
+        """`features`: "pooled" [N,D], or the maps layer1..layer4; `size`: (H, W) of the pictures; `rows`: targets."""
         task, settings = find(self.family), self.settings
         return task.output(features, size, self.num_classes, train, self.head, settings, rows)

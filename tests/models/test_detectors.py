@@ -12,6 +12,7 @@ from intern_jax.losses import detectors as losses
 from intern_jax.models.detection.faster_rcnn import FasterRCNN
 from intern_jax.models.detection.fcos import FCOS
 from intern_jax.models.detection.pyramid import Pyramid
+from intern_jax.stages.finetune import TaskModel
 from intern_jax.tasks import detection
 
 SIZE, CLASSES = (64, 64), 3
@@ -226,3 +227,66 @@ def test_a_point_learns_the_smallest_object_of_its_level():
     hidden = rows | {"box_valid": jnp.asarray([[True, False, False]])}
     found = losses.assign_points(points, strides, hidden)
     np.testing.assert_array_equal(found.used[0], [True, True, False, True])
+
+
+def found_on(canvas_size, name, variables, pictures, extent):
+    """(detections, {place: scores} of each picture), of pictures on a canvas."""
+    images = np.full((2, *canvas_size, 3), 0.3, np.float32)
+    for image, picture in zip(images, pictures, strict=True):
+        image[: picture.shape[0], : picture.shape[1]] = picture
+    model = TaskModel({"name": "resnet18"}, "detection", CLASSES, name, SETTINGS[name])
+    rows = {"extent": jnp.asarray(extent, jnp.int32)}
+    out = quick_jit(lambda v, x, rows: model.apply(v, x, False, rows))(variables, images, rows)
+    out = jax.device_get(out)
+    score, used = SCORES[name]
+    if name == "fcos":
+        places = np.concatenate([out["points"], out["point_strides"][:, None]], axis=1)
+    else:
+        places = out["anchors"]
+    return out["detections"], [
+        dict(zip(map(tuple, places[mask]), scores[mask], strict=True))
+        for mask, scores in zip(out[used], out[score], strict=True)
+    ]
+
+
+SCORES = {"faster_rcnn": ("objectness", "anchor_used"), "fcos": ("logits", "point_used")}
+SETTINGS = {
+    "faster_rcnn": SMALL,
+    # Group normalisation is over a whole map, so it sees the canvas.
+    "fcos": {"width": 8, "depth": 1, "norm": "none", "least_score": 0.001},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HEADS)
+def test_a_larger_canvas_changes_nothing(name):
+    """ResNet and FPN in evaluation: pictures of 60 x 50 and 33 x 64 pixels on canvases of three sizes."""
+    rng = np.random.default_rng(0)
+    extent = [(60, 50), (33, 64)]
+    pictures = [rng.normal(size=(*size, 3)).astype(np.float32) for size in extent]
+    model = TaskModel({"name": "resnet18"}, "detection", CLASSES, name, SETTINGS[name])
+    images = jnp.zeros((1, 64, 64, 3))
+    variables = meta.unbox(quick_jit(lambda k: model.init(k, images))(jax.random.key(0)))
+    drawn = np.random.default_rng(1)
+
+    def apart(path, x):
+        """No statistic, scale or bias at its first value, so that what lies outside would not stay 0.
+
+        Scores are far from one another: rounding then changes no order.
+        """
+        if any(part.key in ("rpn_objectness", "class", "predict_class") for part in path):
+            return 30 * x
+        return x + 0.3 * drawn.random(x.shape, np.float32) if x.ndim == 1 else x
+
+    variables = jax.tree_util.tree_map_with_path(apart, variables)
+    tight, *others = (
+        found_on(size, name, variables, pictures, extent)
+        for size in ((64, 64), (96, 96), (128, 160))
+    )
+    assert (tight[0][:, :3, 4] > 0).all()
+    for detections, places in others:
+        for here, there in zip(places, tight[1], strict=True):
+            assert here.keys() == there.keys() and len(here) > 50
+            values, expected = (np.array([x[place] for place in there]) for x in (here, there))
+            np.testing.assert_allclose(values, expected, rtol=0, atol=1e-4 * expected.std())
+        np.testing.assert_allclose(detections, tight[0], rtol=1e-4, atol=1e-3)

@@ -12,9 +12,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from intern_jax.losses.detectors import REGION_WEIGHTS, match_anchors, match_regions
+from intern_jax.losses.detectors import REGION_WEIGHTS, inside, match_anchors, match_regions
+from intern_jax.models.detection import canvas
 from intern_jax.models.detection.pyramid import Pyramid
 from intern_jax.models.layers.basic import Conv, Dense, Dtype
 from intern_jax.ops import anchors as anchors_lib
@@ -67,7 +69,8 @@ class FasterRCNN(nn.Module):
         `rows` has extent int32 [B,2], the height and width of the picture on its canvas (without: all of it), and in
         training boxes [B,M,4], box_valid and box_ignore bool [B,M]. Gives:
 
-        anchors [A,4]; objectness [B,A]; anchor_deltas [B,A,4]; anchor_sampled bool [B,A], where rows have boxes;
+        anchors [A,4]; objectness [B,A]; anchor_deltas [B,A,4]; anchor_used bool [B,A], those on the picture, and where
+        rows have boxes those that were drawn;
         regions [B,R,4]; region_valid bool [B,R]; logits [B,R,K+1], the background last; deltas [B,R,K,4];
         and in evaluation detections [B,`most`,6]: x1, y1, x2, y2, score (0: none), class.
         """
@@ -75,25 +78,28 @@ class FasterRCNN(nn.Module):
         maps, strides = Pyramid(self.width, self.levels, self.norm, self.dtype, name="pyramid")(
             features, size, train
         )
-        extent = rows.get("extent")
-        if extent is None:
-            extent = jnp.broadcast_to(jnp.asarray(size, jnp.int32), (maps[0].shape[0], 2))
+        extent = extent_of(rows, size, maps[0].shape[0])
         anchors, objectness, deltas = self._region_proposals(maps, strides)
         out = {"anchors": jnp.concatenate(anchors)}
+        used = inside((out["anchors"][:, :2] + out["anchors"][:, 2:]) / 2, extent)
         out |= {"objectness": jnp.concatenate(objectness, 1)}
-        out |= {"anchor_deltas": jnp.concatenate(deltas, 1)}
+        out |= {"anchor_deltas": jnp.concatenate(deltas, 1), "anchor_used": used}
         learns = train and "boxes" in rows
-        regions, valid = self._proposals(anchors, objectness, deltas, extent, train)
+        regions, valid = self._proposals(anchors, objectness, deltas, used, extent, train)
         if learns:
             key = self._key()
-            out["anchor_sampled"] = _sampled_anchors(
-                jax.random.fold_in(key, 0), out["anchors"], rows, self.anchors_sampled
+            out["anchor_used"] = _sampled_anchors(
+                jax.random.fold_in(key, 0), out["anchors"], used, rows, self.anchors_sampled
             )
             regions, valid = _sampled_regions(
                 jax.random.fold_in(key, 1), regions, valid, rows, self.regions_sampled
             )
+        # The coarsest level serves proposals alone.
+        pooled_maps = maps[: min(4, len(maps))]
+        if canvas.of_rows(rows) is not None:
+            pooled_maps = [canvas.beyond_edges(x, extent, size) for x in pooled_maps]
         pooled = roi_align(
-            maps[: min(4, len(maps))],
+            pooled_maps,
             regions,
             valid,
             strides=strides[: min(4, len(maps))],
@@ -136,12 +142,18 @@ class FasterRCNN(nn.Module):
         anchors: Sequence[jax.Array],
         objectness: Sequence[jax.Array],
         deltas: Sequence[jax.Array],
+        used: jax.Array,
         extent: jax.Array,
         train: bool,
     ) -> tuple[jax.Array, jax.Array]:
         """Regions [B,R,4] and which are valid [B,R], without gradients: the best of each level, less near copies."""
         before, after = (pair[0 if train else 1] for pair in (self.before, self.after))
         objectness, deltas = lax.stop_gradient((list(objectness), list(deltas)))
+        ends = np.cumsum([one.shape[0] for one in anchors])[:-1]
+        objectness = [
+            jnp.where(on, score, -jnp.inf)
+            for on, score in zip(jnp.split(used, ends, axis=1), objectness, strict=True)
+        ]
 
         def of_one(scores: list[jax.Array], codes: list[jax.Array], extent: jax.Array):
             boxes, best, level = [], [], []
@@ -157,7 +169,7 @@ class FasterRCNN(nn.Module):
                 0.7,
                 after,
                 classes_N=jnp.concatenate(level),
-                valid_N=_has_sides(found, SMALLEST_PROPOSAL),
+                valid_N=_has_sides(found, SMALLEST_PROPOSAL) & (jnp.concatenate(best) > -jnp.inf),
             )
             return jnp.where(kept.valid[:, None], found[kept.indices], 0), kept.valid
 
@@ -218,15 +230,23 @@ def detections(
     return jnp.where(kept.valid[:, None], found, none[None])
 
 
+def extent_of(rows: Mapping[str, Any] | None, size: Sequence[int], batch: int) -> jax.Array:
+    """The rows' extent int32 [B,2] (height, width), or all of the canvas."""
+    extent = canvas.of_rows(rows)
+    if extent is None:
+        return jnp.broadcast_to(jnp.asarray(size, jnp.int32), (batch, 2))
+    return extent
+
+
 def _has_sides(boxes: jax.Array, least: float) -> jax.Array:
     return ((boxes[:, 2:] - boxes[:, :2]) >= least).all(axis=-1)
 
 
 def _sampled_anchors(
-    key: jax.Array, anchors: jax.Array, rows: Mapping[str, jax.Array], count: int
+    key: jax.Array, anchors: jax.Array, used: jax.Array, rows: Mapping[str, jax.Array], count: int
 ) -> jax.Array:
-    """Which anchors [B,A] count in the loss: half of `count` positive at most."""
-    label = match_anchors(anchors, rows).label
+    """Which of the used anchors [B,A] count in the loss: half of `count` positive at most."""
+    label = jnp.where(used, match_anchors(anchors, rows).label, matching.UNUSED)
 
     def one(key: jax.Array, label: jax.Array) -> jax.Array:
         drawn = matching.sample(key, label, count, 0.5)

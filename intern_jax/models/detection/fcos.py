@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from intern_jax.models.detection.faster_rcnn import detections
+from intern_jax.losses.detectors import inside
+from intern_jax.models.detection.faster_rcnn import detections, extent_of
 from intern_jax.models.detection.pyramid import Norm, Pyramid
 from intern_jax.models.layers.basic import Conv, Dtype
 from intern_jax.ops import anchors as anchors_lib
@@ -50,8 +51,9 @@ class FCOS(nn.Module):
         """What the loss reads, and in evaluation also the detections.
 
         `rows` has extent int32 [B,2], the height and width of the picture on its canvas (without: all of it). Gives:
-        points [A,2] (x, y) and point_strides [A]; logits [B,A,K]; boxes [B,A,4]; centredness [B,A] (logits); and in
-        evaluation detections [B,`most`,6]: x1, y1, x2, y2, score (0: none), class.
+        points [A,2] (x, y), point_strides [A] and point_used bool [B,A], those on the picture; logits [B,A,K];
+        boxes [B,A,4]; centredness [B,A] (logits); and in evaluation detections [B,`most`,6]: x1, y1, x2, y2, score
+        (0: none), class.
         """
         maps, strides = Pyramid(self.width, self.levels, self.norm, self.dtype, name="pyramid")(
             features, size, train
@@ -67,12 +69,13 @@ class FCOS(nn.Module):
         boxes = jnp.concatenate([at[None] - left_top, at[None] + right_bottom], axis=-1)
         out = {"points": at, "point_strides": jnp.asarray(steps), "boxes": boxes}
         out |= {name: made[name] for name in ("logits", "centredness")}
+        extent = extent_of(rows, size, boxes.shape[0])
+        # The first pixel of a point's position.
+        used = inside(at - jnp.asarray(steps)[:, None] / 2, extent)
+        out["point_used"] = used
         if not train:
-            extent = (rows or {}).get("extent")
-            if extent is None:
-                extent = jnp.broadcast_to(jnp.asarray(size, jnp.int32), (boxes.shape[0], 2))
-            found = jax.vmap(self._detections)(made["logits"], made["centredness"], boxes, extent)
-            out["detections"] = found
+            found = (made["logits"], made["centredness"], boxes, used, extent)
+            out["detections"] = jax.vmap(self._detections)(*found)
         return out
 
     def _towers(
@@ -122,12 +125,17 @@ class FCOS(nn.Module):
         return made | {"centredness": made["centredness"][..., 0]}
 
     def _detections(
-        self, logits: jax.Array, centredness: jax.Array, boxes: jax.Array, extent: jax.Array
+        self,
+        logits: jax.Array,
+        centredness: jax.Array,
+        boxes: jax.Array,
+        used: jax.Array,
+        extent: jax.Array,
     ) -> jax.Array:
         """One picture's detections [`most`,6]: scores are the root of class times centredness."""
         share = nn.sigmoid(logits)
         scores = jnp.sqrt(share * nn.sigmoid(centredness)[:, None]).reshape(-1)
-        usable = (share > self.least_score).reshape(-1)
+        usable = ((share > self.least_score) & used[:, None]).reshape(-1)
         best, place = jax.lax.top_k(
             jnp.where(usable, scores, -1), min(self.candidates, scores.shape[0])
         )
