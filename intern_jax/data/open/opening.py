@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from intern_jax.core.config import UserError, did_you_mean, resolve
-from intern_jax.data.open.base import Path, expand, is_pattern
+from intern_jax.data.read.opened import Path, expand, is_pattern
 from intern_jax.data.open.captions import PREFERRED, TABLES, find_tables, open_captions
 from intern_jax.data.open.coco import Coco
 from intern_jax.data.open.parquet import Parquet, has_pictures

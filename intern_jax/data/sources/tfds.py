@@ -32,6 +32,8 @@ class TfdsSource:
         "depth": "depth",
         "boxes": "objects/bbox",
         "box_labels": "objects/label",
+        "box_ignore": "objects/is_difficult",
+        "box_crowd": "objects/is_crowd",
     }
 
     def __init__(
@@ -221,6 +223,8 @@ def _convert(field: str, value: Any, size: tuple[int, int]) -> Any:
         "depth": np.float32,
         "box_labels": np.int32,
         "depth_valid": np.bool_,
+        "box_ignore": np.bool_,
+        "box_crowd": np.bool_,
     }.get(field)
     if dtype is None:
         return value  # of a family from outside, whose check says what it takes

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from intern_jax.core.config import UserError
-from intern_jax.data.gvb.scenes.detection import Objects, PictureFiles, labelled
+from intern_jax.data.detection.objects import Objects, PictureFiles, labelled, turned, upright
 from intern_jax.data.read import annotations as reading
-from intern_jax.data.read.decoding import decode
+from intern_jax.data.read.decoding import decode_turned
 from intern_jax.data.read.lists import check_listed, lines
+from intern_jax.data.read.turning import turned_map
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import CorruptSample, Sample
 from intern_jax.data.schema.source import Source
@@ -112,7 +113,7 @@ class VocFolder(PictureFiles):
         keys, pictures, self.annotations = reading.in_order(rows, name)
         super().__init__(name, CLASSES, keys, pictures)
 
-    def objects(self, index: int) -> Objects:
+    def annotated(self, index: int) -> Objects:
         """The picture's boxes, labels and ignore (difficult), in the order of its XML file."""
         where = str(self.annotations[index])
         root = reading.read_xml(self.annotations[index], where)
@@ -167,12 +168,13 @@ class VocTfds:
     def objects(self, index: int) -> Objects:
         """The picture's boxes, labels and ignore (difficult), in the order of its record."""
         part, row = self._rows[index]
-        return part.objects(row, self.keys[index])
+        return upright(part.objects(row, self.keys[index]), part.picture(row))
 
     def __getitem__(self, index: int) -> Sample:
         part, row = self._rows[index]
-        image = decode(part.picture(row), self.keys[index])
-        return labelled(image, self.keys[index], self.objects(index))
+        key = self.keys[index]
+        image, orientation = decode_turned(part.picture(row), key)
+        return labelled(image, key, turned(part.objects(row, key), orientation, image.shape[:2]))
 
     def fingerprint(self) -> str:
         """A digest of the prepared parts."""
@@ -236,7 +238,8 @@ class MaskFolder:
 
     def __getitem__(self, index: int) -> Sample:
         path, mask_path = self.pictures[index], self.masks[index]
-        image, mask = decode(path, str(path)), _mask(mask_path)
+        image, orientation = decode_turned(path, str(path))
+        mask = turned_map(_mask(mask_path), orientation)
         reading.check_size(mask, image, str(mask_path))
         return {"image": image, "mask": mask, "key": self.keys[index]}
 
