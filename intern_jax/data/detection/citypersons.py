@@ -37,9 +37,7 @@ def read(root: pathlib.Path, split: str) -> "CityPersons":
     """leftImg8bit and gtBboxCityPersons, their train cities (train) or val cities (test)."""
     bases = (root / "citypersons", root / "cityscapes")
     images = reading.first_folder([base / "leftImg8bit" for base in bases], UNPACK)
-    boxes = reading.first_folder(
-        [base / inner for base in bases for inner in BOXES], UNPACK_BOXES
-    )
+    boxes = reading.first_folder([base / inner for base in bases for inner in BOXES], UNPACK_BOXES)
     return CityPersons(images / PARTS[split], boxes / PARTS[split])
 
 

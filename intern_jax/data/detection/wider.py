@@ -22,7 +22,9 @@ INVALID = 7
 UNPACK = "unpack WIDER_train.zip, WIDER_val.zip and wider_face_split.zip there"
 
 
-def open_wider(data: str | pathlib.Path, split: str = "train", name: str = "wider_face") -> "WiderFace":
+def open_wider(
+    data: str | pathlib.Path, split: str = "train", name: str = "wider_face"
+) -> "WiderFace":
     """The split "train" or "val" of a folder with wider_face_split and WIDER_train or WIDER_val."""
     if split not in SPLITS:
         raise UserError(f"{data}/split: '{split}'; known: {', '.join(SPLITS)}")

@@ -20,12 +20,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from intern_jax.core.config import UserError, did_you_mean, resolve
-from intern_jax.data.read.opened import Path, expand, is_pattern
 from intern_jax.data.open.captions import PREFERRED, TABLES, find_tables, open_captions
 from intern_jax.data.open.coco import Coco
 from intern_jax.data.open.parquet import Parquet, has_pictures
 from intern_jax.data.open.tars import SIGNS
 from intern_jax.data.open.webdataset import Tars
+from intern_jax.data.read.opened import Path, expand, is_pattern
 from intern_jax.data.schema.source import Source
 from intern_jax.data.sources.array_record import ArrayRecordSource
 from intern_jax.data.sources.folder import EXTENSIONS, ImageFolder

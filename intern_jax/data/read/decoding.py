@@ -125,7 +125,7 @@ def decode_turned(data: bytes | str | os.PathLike[str], where: str) -> tuple[np.
 
 
 def orientation_of(data: bytes, where: str) -> int:
-    """The EXIF orientation that `decode_turned` applies, 1 to 8; of a JPEG from its head alone. Raises CorruptSample."""
+    """The EXIF orientation that `decode_turned` applies; of a JPEG from its head alone. Raises CorruptSample."""
     if not data.startswith(JPEG_MAGIC):
         # Other formats may have metadata behind the pixels, which Pillow reads only with them.
         return decode_turned(data, where)[1] if any(sign in data for sign in METADATA) else 1
