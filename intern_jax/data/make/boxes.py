@@ -113,7 +113,9 @@ def boxes(
     pixels = np.asarray(im)
     out = np.empty((*canvas, 3), np.uint8)
     out[:] = MEAN_COLOUR
-    out[: im.height, : im.width] = COLOURS[colour](pixels, rng) if train else pixels
+    out[: im.height, : im.width] = (
+        pixels if rng is None or not train else COLOURS[colour](pixels, rng)
+    )
     scale = np.asarray([large[1] / image.shape[1], large[0] / image.shape[0]] * 2)
     placed = found.boxes * scale - np.asarray([corner[1], corner[0]] * 2)
     if mirrored:

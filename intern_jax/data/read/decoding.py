@@ -246,7 +246,7 @@ def _upright(im: Image.Image) -> tuple[Image.Image, int]:
 def _orientation(im: Image.Image) -> int:
     try:
         found = im.getexif().get(ORIENTATION)
-        return int(found) if found in TURNS else 1
+        return 1 if found is None or found not in TURNS else int(found)
     except Exception:
         # Unreadable EXIF does not mean that the pixels are damaged.
         return 1
