@@ -60,6 +60,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
         "intern_jax.data.make.pairs:PairViews",
         "intern_jax.data.make.dense:dense",
         "intern_jax.data.make.dense:crop",
+        "intern_jax.data.make.boxes:boxes",
     ),
     "operations": tuple(
         f"intern_jax.data.make.augment:{name}"

@@ -8,6 +8,7 @@ import shutil
 import make_scenes as make
 import numpy as np
 import pytest
+from PIL import Image
 
 from intern_jax.core.config import UserError
 from intern_jax.data.detection import wider
@@ -151,6 +152,34 @@ def test_voc_from_tfds_is_the_same(root):
         key = f"VOC2007/{plain._data[i]['image/filename'].decode()[:-4]}"
         boxes = ours.objects(ours.keys.index(key))["boxes"]
         np.testing.assert_allclose(plain[i]["boxes"] - [1, 1, 0, 0], boxes, atol=1e-3)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_voc_turned_by_exif_from_tfds_is_the_same(root, orientation):
+    pytest.importorskip("tensorflow_datasets")
+    for path in (root / "voc07_12/VOCdevkit/VOC2007/JPEGImages").iterdir():
+        with Image.open(path) as im:
+            exif = im.getexif()
+            exif[0x0112] = orientation
+            im.save(path, exif=exif, quality=95)
+    folder = READERS["voc07_12"].read(root, "test")
+    expected = [(folder[i], folder.objects(i)) for i in range(len(folder))]
+    make.voc07_12_tfds(root)
+    shutil.rmtree(root / "voc07_12")
+    source = READERS["voc07_12"].read(root, "test")
+    plain = TfdsSource("voc/2007", "test", root / "tfds", family="detection")
+    found = {plain._data[i]["image/filename"].decode()[:-4]: plain[i] for i in range(len(plain))}
+    for i, (sample, objects) in enumerate(expected):
+        assert sample["image"].shape == ((72, 96, 3) if orientation == 3 else (96, 72, 3))
+        x1, y1, x2, y2 = sample["boxes"][0].astype(int)
+        colour = make.KINDS[make.shapes(int(source.keys[i][-6:]))[0].kind][2]
+        inside = np.abs(sample["image"][y1:y2, x1:x2].astype(int) - colour).max(-1) < 60
+        assert inside.mean() > 0.9
+        np.testing.assert_array_equal(source[i]["boxes"], sample["boxes"])
+        np.testing.assert_array_equal(source.objects(i)["boxes"], objects["boxes"])
+        # TFDS's own corners are one pixel further in the stored pixels.
+        other = found[source.keys[i][-6:]]["boxes"]
+        assert np.abs(other - sample["boxes"]).max() < 1.001
 
 
 def test_voc_shared_by_two_rows(root):
