@@ -67,6 +67,17 @@ def check_box_crowd(sample: Sample, where: str, _num_classes: int | None) -> Non
     _check_flags(sample, "box_crowd", where)
 
 
+def check_box_masks(sample: Sample, where: str, _num_classes: int | None) -> None:
+    """uint8 [N,S,S] of 0, 1 and IGNORE: each object's mask on a grid over its own box."""
+    masks = sample["box_masks"]
+    count = len(sample.get("boxes", ()))
+    if not is_array(masks, np.uint8, 3) or len(masks) != count or masks.shape[1] != masks.shape[2]:
+        raise UserError(f"{where}: {describe(masks)}; give uint8 [N,S,S], one grid for each box")
+    wrong = (masks > 1) & (masks != IGNORE)
+    if wrong.any():
+        raise UserError(f"{where}: {masks[wrong].max()}; a mask has 0, 1, and 255 where unknown")
+
+
 def _check_flags(sample: Sample, name: str, where: str) -> None:
     flags = sample[name]
     if not is_array(flags, np.bool_, 1) or len(flags) != len(sample.get("boxes", ())):

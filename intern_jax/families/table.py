@@ -35,6 +35,7 @@ SHIPPED = (
             "box_labels": fields.check_box_labels,
             "box_ignore": fields.check_box_ignore,
             "box_crowd": fields.check_box_crowd,
+            "box_masks": fields.check_box_masks,
         },
         targets=("boxes", "box_labels", "box_valid", "box_ignore"),
         transform="intern_jax.data.make.boxes:boxes",

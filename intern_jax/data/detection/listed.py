@@ -11,11 +11,12 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from intern_jax.data.detection.masks import SIDE, Outline, on_grid
 from intern_jax.data.detection.objects import Objects, labelled, turned
 from intern_jax.data.read.annotations import picture_size
 from intern_jax.data.read.decoding import decode_turned, orientation_of, read_file
 from intern_jax.data.read.opened import Opened
-from intern_jax.data.read.turning import stored_sides
+from intern_jax.data.read.turning import stored_sides, turned_map
 from intern_jax.data.schema.sample import CorruptSample, Sample
 
 
@@ -25,6 +26,7 @@ class ObjectRows:
     def __init__(self) -> None:
         self._owners, self._boxes, self._labels = array("q"), array("d"), array("i")
         self._flags, self._areas = array("b"), array("d")
+        self._outlines: list[Outline | None] = []
 
     def add(
         self,
@@ -34,6 +36,7 @@ class ObjectRows:
         ignore: bool = False,
         crowd: bool = False,
         area: float = math.nan,
+        outline: Outline | None = None,
     ) -> None:
         """An object of picture number `owner`; a crowd is ignored too. Without `area` it is the box's."""
         self._owners.append(owner)
@@ -41,6 +44,7 @@ class ObjectRows:
         self._labels.append(label)
         self._flags.append((ignore or crowd) + 2 * crowd)
         self._areas.append(area)
+        self._outlines.append(outline)
 
     def settle(self, pictures: int) -> None:
         """Sort them by picture, each picture's in the order in which they were added."""
@@ -53,6 +57,7 @@ class ObjectRows:
             np.asarray(self._flags, np.int8)[order],
             np.asarray(self._areas, np.float64)[order],
         )
+        self._outlines = [self._outlines[i] for i in order]
 
     def of(self, index: int, scale: tuple[float, float] = (1.0, 1.0)) -> Objects:
         """The objects of a picture; `scale` (x, y) takes the boxes to pixels."""
@@ -67,6 +72,18 @@ class ObjectRows:
             "crowd": flags > 1,
             "area": np.where(np.isnan(areas), own, areas).astype(np.float32),
         }
+
+    def masks(self, index: int, sides: tuple[int, int]) -> np.ndarray:
+        """The objects' masks on grids over their boxes in a picture of `sides` (height, width): uint8 [N,S,S]."""
+        first, last = self._first[index], self._first[index + 1]
+        limit = np.asarray([sides[1], sides[0]] * 2)
+        boxes = self._all[0][first:last].clip(0, limit).tolist()
+        outlines = [
+            None if one is None or one.size not in ((0, 0), tuple(sides)) else one
+            for one in self._outlines[first:last]
+        ]
+        made = [on_grid(one, box) for one, box in zip(outlines, boxes, strict=True)]
+        return np.stack(made) if made else np.zeros((0, SIDE, SIDE), np.uint8)
 
 
 def clipped(corners: Sequence[float], most: Sequence[float]) -> tuple[list[float], str | None]:
@@ -84,11 +101,12 @@ def clipped(corners: Sequence[float], most: Sequence[float]) -> tuple[list[float
 class Listed(Opened):
     """Pictures in files whose objects were read when the source was opened; a subclass's opener calls `take`.
 
-    `fractions` says that boxes are fractions of the picture's sides, `upright` that they are of the upright picture.
+    `fractions` says that boxes are fractions of the picture's sides, `upright` that they are of the upright picture,
+    `masked` that samples have masks.
     """
 
     family = "detection"
-    fractions = upright = False
+    fractions = upright = masked = False
 
     def take(
         self,
@@ -146,7 +164,13 @@ class Listed(Opened):
         path = self.pictures[index]
         image, orientation = decode_turned(path, str(path))
         sides = image.shape[:2]
-        return labelled(image, self.keys[index], self._placed(index, orientation, sides))
+        found = self._placed(index, orientation, sides)
+        if self.masked:
+            applied = self._applied(index, orientation, sides)
+            stored = self.rows.masks(index, stored_sides(applied, sides))
+            # The objects' axis goes last, as the channels of a map.
+            found["masks"] = np.moveaxis(turned_map(np.moveaxis(stored, 0, 2), applied), 2, 0)
+        return labelled(image, self.keys[index], found)
 
     def files(self) -> list[pathlib.Path]:
         """The lists, the annotations and the pictures."""

@@ -109,6 +109,7 @@ def labelled(image: np.ndarray, key: str, objects: Objects) -> Sample:
         "box_ignore": objects["ignore"][there],
         "key": key,
     }
-    if "crowd" in objects:
-        sample["box_crowd"] = objects["crowd"][there]
+    for name in ("crowd", "masks"):
+        if name in objects:
+            sample[f"box_{name}"] = objects[name][there]
     return sample

@@ -10,6 +10,7 @@ A picture keeps the ratio of its sides and lies at the top left of the canvas; t
 | box_valid | bool [M]: objects that are taught |
 | box_ignore | bool [M]: regions that are neither taught nor ground |
 | extent | int32 [2]: height and width of the area that shows the picture |
+| box_masks | uint8 [M,s,s], with `masks` = s: 0 or 1 on a grid over each box, 255 where it is unknown |
 | more | int32 []: objects that found no place, since the canvas has more than M; the smallest of them |
 | picture | int32 [2]: the picture's own height and width, where it is whole; `to_picture` takes boxes back to it |
 
@@ -28,6 +29,7 @@ from intern_jax.data.make import image_ops
 from intern_jax.data.make.dense import COLOURS, MEAN_COLOUR, shown
 from intern_jax.data.make.image_ops import MIRROR
 from intern_jax.data.schema.sample import Sample
+from intern_jax.families.fields import IGNORE
 
 Arrays = dict[str, Any]  # arrays, and numbers of NumPy
 Size = tuple[int, int]
@@ -46,6 +48,7 @@ class Found(NamedTuple):
     boxes: np.ndarray  # float64 [N,4]
     labels: np.ndarray  # int32 [N]
     ignored: np.ndarray  # bool [N]
+    masks: np.ndarray | None = None  # uint8 [N,S,S]
 
 
 def check_settings(**given: Any) -> None:
@@ -81,6 +84,7 @@ def boxes(
     most: int = 100,
     share: float = 0.2,
     least: float = 2.0,
+    masks: int = 0,
 ) -> Arrays:
     """The row of a picture with boxes, as the head of this file describes it.
 
@@ -92,7 +96,7 @@ def boxes(
 
     Objects are cut to what is shown. One of which less than `share` of its area is left is ignored, as is one with a
     side below `least` pixels of a training canvas. Of more than `most` objects and ignored regions, the largest on the
-    canvas are kept, in the source's order.
+    canvas are kept, in the source's order. `masks` is the side of the grids in `box_masks`, 0 for none.
     """
     image, found = sample["image"], _objects(sample)
     canvas = (size, size) if isinstance(size, int) else (size[0], size[1])
@@ -120,8 +124,11 @@ def boxes(
     placed = found.boxes * scale - np.asarray([corner[1], corner[0]] * 2)
     if mirrored:
         placed[:, [0, 2]] = im.width - placed[:, [2, 0]]
+    if mirrored and found.masks is not None:
+        found = found._replace(masks=found.masks[:, :, ::-1])
     row = {"image": out, "extent": np.asarray([im.height, im.width], np.int32)}
-    row |= _places(found._replace(boxes=placed), im.size, most, share, least if train else 0.0)
+    found = found._replace(boxes=placed)
+    row |= _places(found, im.size, most, share, least if train else 0.0, masks)
     return row if train else row | {"picture": np.asarray(image.shape[:2], np.int32)}
 
 
@@ -150,11 +157,12 @@ def _objects(sample: Sample) -> Found:
     ignored = np.zeros(len(sample["boxes"]), np.bool_)
     for name in ("box_ignore", "box_crowd"):
         ignored |= sample.get(name, False)
-    return Found(sample["boxes"].astype(np.float64), sample["box_labels"], ignored)
+    corners = sample["boxes"].astype(np.float64)
+    return Found(corners, sample["box_labels"], ignored, sample.get("box_masks"))
 
 
 def _places(
-    found: Found, sides: tuple[int, int], most: int, share: float, least: float
+    found: Found, sides: tuple[int, int], most: int, share: float, least: float, masks: int
 ) -> dict[str, Any]:
     """The objects in their places; `sides` are width and height of what is shown."""
     limit = np.asarray([*sides, *sides], np.float64)
@@ -177,7 +185,21 @@ def _places(
     n = len(kept)
     row["boxes"][:n], row["box_labels"][:n] = cut[kept], found.labels[kept]
     row["box_valid"][:n], row["box_ignore"][:n] = ~ignored[kept], ignored[kept]
+    if masks:
+        row["box_masks"] = np.full((most, masks, masks), IGNORE, np.uint8)
+        if found.masks is not None:
+            whole, part = found.boxes[kept], cut[kept].astype(np.float64)
+            row["box_masks"][:n] = _regrid(found.masks[kept], whole, part, masks)
     return row
+
+
+def _regrid(masks: np.ndarray, whole: np.ndarray, part: np.ndarray, side: int) -> np.ndarray:
+    """Masks [N,S,S] over boxes `whole`, read at the centres of a grid [N,side,side] over boxes `part` inside them."""
+    steps = (np.arange(side) + 0.5) / side
+    low, sides = part[:, :2, None], (part[:, 2:] - part[:, :2])[..., None]
+    at = (low + sides * steps - whole[:, :2, None]) / (whole[:, 2:] - whole[:, :2])[..., None]
+    x, y = (at * masks.shape[1]).clip(0, masks.shape[1] - 1).astype(np.int64).swapaxes(0, 1)
+    return masks[np.arange(len(masks))[:, None, None], y[:, :, None], x[:, None]]
 
 
 def _window(image: np.ndarray, found: Found, rng: np.random.Generator) -> tuple[np.ndarray, Found]:

@@ -88,7 +88,8 @@ def _mirrored_boxes(row: Mapping[str, Any]) -> Arrays:
     image[:height, :width] = image[:height, :width][:, ::-1].copy()
     there = row["box_labels"] >= 0
     boxes[there, 0], boxes[there, 2] = width - boxes[there, 2], width - boxes[there, 0]
-    return {**row, "image": image, "boxes": boxes}
+    masks = {name: row[name][:, :, ::-1].copy() for name in ("box_masks",) if name in row}
+    return {**row, **masks, "image": image, "boxes": boxes}
 
 
 @formatted(1)

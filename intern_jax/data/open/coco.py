@@ -14,6 +14,7 @@ import numpy as np
 
 from intern_jax.core.config import UserError
 from intern_jax.data.detection.listed import Listed, ObjectRows
+from intern_jax.data.detection.masks import Outline, read_outline
 from intern_jax.data.open import texts
 from intern_jax.data.read import opened as base
 from intern_jax.data.read.decoding import MAX_SIDE, decode
@@ -32,7 +33,7 @@ class Coco(Listed):
     `images` is the folder of the pictures; by default it is found beside the file. Boxes are clipped to the picture. A
     crowd is ignored. A box that is not finite, and one that is empty inside the picture, are dropped; `refused` counts
     them. `classes` are the names of the categories, sorted by their ids. `upright` says that boxes are of pictures as
-    EXIF turns them.
+    EXIF turns them. With `masks`, samples have `box_masks`; one that cannot be read is unknown, and counted.
 
     Objects365 has this form. Its file names the folder of another machine, "images/v1/patch8/NAME.jpg"; the pictures
     are found in patch8/ beside the file, or in one folder.
@@ -44,14 +45,15 @@ class Coco(Listed):
         images: base.Path | None = None,
         name: str | None = None,
         upright: bool = False,
+        masks: bool = False,
     ):
         super().__init__()
-        self.upright = upright
+        self.upright, self.masked = upright, masks
         self.path = pathlib.Path(path)
         if self.path.is_dir():
             self.path = _only_json(self.path)
         self.name = name or base.stem(self.path)
-        content = _read(self.path)
+        content = _read(self.path, masks)
         rows = self._images(content)
         names = [rows[one]["file_name"] for one in rows]
         base.check_some(len(names), self.path, "image", self.refused)
@@ -130,7 +132,20 @@ class Coco(Listed):
             area = annotation.get("area")
             right = type(area) in (int, float) and 0 < area < 1e12
             crowd = bool(annotation.get("iscrowd"))
-            objects.add(at, box, label, crowd=crowd, area=area if right else math.nan)
+            outline = self._outline(annotation, sizes[at]) if self.masked else None
+            area = area if right else math.nan
+            objects.add(at, box, label, crowd=crowd, area=area, outline=outline)
+
+    def _outline(self, annotation: Mapping[str, Any], size: tuple[int, int]) -> Outline | None:
+        """The mask of an annotation of a picture of `size` (width, height), or None where it is unknown."""
+        found = annotation.get("segmentation")
+        where = f"{self.path}: annotation {str(annotation.get('id'))[:40]}"
+        if found is None:
+            self.refuse("mask that cannot be read", where)
+        elif found.runs is not None and 0 not in size and found.size != (size[1], size[0]):
+            self.refuse("mask of another size", where)
+            return None
+        return found
 
     def _take_texts(self, annotations: list[Any], rows: dict[Any, Any]) -> dict[Any, Any]:
         """Keep the captions, and return the images that have some."""
@@ -164,11 +179,12 @@ class Coco(Listed):
         return texts.origin_of(known | {"name": pathlib.PurePosixPath(self.keys[index]).name})
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
+def _read(path: pathlib.Path, masks: bool) -> dict[str, Any]:
     def light(record: dict[str, Any]) -> dict[str, Any]:
+        outline = read_outline(record.get("segmentation")) if masks and "bbox" in record else None
         for field in HEAVY:
             record.pop(field, None)
-        return record
+        return record if outline is None else {**record, "segmentation": outline}
 
     try:
         if not path.is_file():

@@ -56,9 +56,9 @@ def open_data(data: Path, kind: str | None = None, **settings: Any) -> Source:
     `data` is a folder, a file, a pattern ("shards/{000..010}.tar"), or "tfds:NAME". `kind` is one of KINDS; without it
     the content decides. `settings` are those of the kind: `name` of all; `classes` (their order) of folders, captions,
     webdataset, parquet, voc and yolo; `root` (where listed pictures lie) of captions and parquet; `images` of coco and
-    openimages; `upright` of coco and voc; `split` of voc, yolo, openimages, wider_face and citypersons; `split`,
-    `data_dir`, `fields` and `family` of tfds; `decode`, `family`, `classes` and `index` of array_record, and `index`
-    and `split` of a pool.
+    openimages; `masks` of coco; `upright` of coco and voc; `split` of voc, yolo, openimages, wider_face and
+    citypersons; `split`, `data_dir`, `fields` and `family` of tfds; `decode`, `family`, `classes` and `index` of
+    array_record, and `index` and `split` of a pool.
 
     The source has `labels` if every sample has one. It may have `origin(index)`, with those of source, licence, author
     and name that are known. UserError, in one line, for data that is not recognised, is of two kinds, or is broken.

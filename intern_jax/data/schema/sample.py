@@ -13,6 +13,7 @@ samples it has those of task families (families/): a family that is added brings
 | box_labels | int32 [N] in [0, number of classes) |
 | box_ignore | bool [N]: neither taught nor ground, such as difficult or mostly hidden objects |
 | box_crowd | bool [N]: a region of several objects; it is ignored, whatever box_ignore says |
+| box_masks | uint8 [N,S,S]: 0 or 1 at the centres of a grid over each box, 255 = unknown |
 | mask | uint8 [H,W] of class indices, 255 = ignore |
 | depth | float32 [H,W] in metres |
 | depth_valid | bool [H,W]: where depth was measured |
