@@ -17,6 +17,7 @@ from intern_jax.data.read.annotations import picture_size
 from intern_jax.data.read.decoding import decode_turned, orientation_of, read_file
 from intern_jax.data.read.opened import Opened
 from intern_jax.data.read.turning import stored_sides, turned_map
+from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import CorruptSample, Sample
 
 
@@ -171,6 +172,15 @@ class Listed(Opened):
             # The objects' axis goes last, as the channels of a map.
             found["masks"] = np.moveaxis(turned_map(np.moveaxis(stored, 0, 2), applied), 2, 0)
         return labelled(image, self.keys[index], found)
+
+    def fingerprint(self) -> str:
+        """As of every opened source, and of how boxes and masks are read."""
+        return fingerprints.combine(super().fingerprint(), self.upright, self.masked)
+
+    def examples(self) -> list[str]:
+        """As of every opened source, and of how boxes and masks are read."""
+        own = (self.upright, self.masked)
+        return [fingerprints.combine(one, *own) for one in super().examples()]
 
     def files(self) -> list[pathlib.Path]:
         """The lists, the annotations and the pictures."""

@@ -20,7 +20,7 @@ from intern_jax.core.config import UserError
 from intern_jax.data.detection.listed import Listed, ObjectRows, clipped
 from intern_jax.data.read.annotations import read_bytes
 from intern_jax.data.read.lists import lines
-from intern_jax.data.read.opened import Path, check_some, stem
+from intern_jax.data.read.opened import Inside, Path, check_some, stem
 from intern_jax.data.schema.sample import CorruptSample, one_line
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -34,8 +34,8 @@ class Yolo(Listed):
     """A folder, or its .yaml file, of YOLO's layout.
 
     `split` is one that the .yaml names, "train" by default; of a folder with classes.txt alone, a folder in images/, or
-    all of images/. `classes` are the names in order, where neither file gives them. `refused` counts lines that are no
-    boxes.
+    all of images/. `classes` are the names in order, where neither file gives them. `root` is the folder of the
+    pictures and boxes, if it is not that of the .yaml. `refused` counts lines that are no boxes.
     """
 
     fractions = upright = True
@@ -45,6 +45,7 @@ class Yolo(Listed):
         data: Path,
         split: str | None = None,
         classes: Sequence[str] | None = None,
+        root: Path | None = None,
         name: str | None = None,
     ):
         super().__init__()
@@ -58,7 +59,8 @@ class Yolo(Listed):
             classes = _names(content, settings)
         elif classes is None:
             classes = lines(named, REMEDY)
-        pictures = sorted(_pictures(folder, content, split, settings or named))
+        inside = Inside(folder, root)
+        pictures = sorted(self._pictures(inside, content, split, settings or named))
         check_some(len(pictures), folder, "picture", self.refused)
         notes = [_labels_of(path) for path in pictures]
         rows = ObjectRows()
@@ -72,6 +74,37 @@ class Yolo(Listed):
         ]
         lists = [path for path in (settings or named,) if path.is_file()]
         self.take(classes, keys, pictures, rows, lists, notes)
+
+    def _pictures(
+        self, inside: Inside, content: dict[str, Any], split: str | None, where: pathlib.Path
+    ) -> list[pathlib.Path]:
+        """The pictures of a split."""
+        known = [name for name in SPLITS if content.get(name)]
+        if not known:
+            folder = inside.path("images") if split is None else inside.path(f"images/{split}")
+            if not folder.is_dir():
+                raise UserError(f"{folder}: no such folder; {REMEDY}")
+            return _below(folder)
+        chosen = split or known[0]
+        if chosen not in known:
+            raise UserError(f"{where}/split: '{chosen}'; known: {', '.join(known)}")
+        places = content[chosen] if isinstance(content[chosen], list) else [content[chosen]]
+        found: list[pathlib.Path] = []
+        for place in map(str, places):
+            at = _place(inside, str(content.get("path") or ""), place, f"{where}/{chosen}")
+            found += _below(at) if at.is_dir() else self._listed(inside, at)
+        return list(dict.fromkeys(found))
+
+    def _listed(self, inside: Inside, path: pathlib.Path) -> list[pathlib.Path]:
+        """The pictures of a list, relative to the folder of all."""
+        found = []
+        for line in lines(path, REMEDY):
+            key = inside.key(line.removeprefix("./"))
+            if key is None:
+                self.refuse("path that leads outside", f"{path}: {line[:80]}")
+            else:
+                found.append(inside.path(key))
+        return found
 
     def _read(self, owner: int, note: pathlib.Path, count: int, rows: ObjectRows) -> None:
         try:
@@ -125,39 +158,17 @@ def _names(content: dict[str, Any], path: pathlib.Path) -> list[str]:
     return [str(name) for name in names]
 
 
-def _pictures(
-    folder: pathlib.Path, content: dict[str, Any], split: str | None, where: pathlib.Path
-) -> list[pathlib.Path]:
-    """The pictures of a split."""
-    known = [name for name in SPLITS if content.get(name)]
-    if not known:
-        inner = folder / "images" if split is None else folder / "images" / split
-        if not inner.is_dir():
-            raise UserError(f"{inner}: no such folder; {REMEDY}")
-        return _below(inner)
-    chosen = split or known[0]
-    if chosen not in known:
-        raise UserError(f"{where}/split: '{chosen}'; known: {', '.join(known)}")
-    places = content[chosen] if isinstance(content[chosen], list) else [content[chosen]]
-    found: list[pathlib.Path] = []
-    for place in map(str, places):
-        at = _place(folder, str(content.get("path") or ""), place, f"{where}/{chosen}")
-        found += _below(at) if at.is_dir() else _listed(at)
-    return list(dict.fromkeys(found))
-
-
-def _place(folder: pathlib.Path, base: str, place: str, where: str) -> pathlib.Path:
+def _place(inside: Inside, base: str, place: str, where: str) -> pathlib.Path:
     """A folder or list that a .yaml names: below its `path`, or else below the folder of the .yaml itself.
 
     Published files name the folder of another machine, or "../train/images" from a folder that is not there.
     """
-    bare = place.removeprefix("../")
-    for start in (folder / base, folder):
-        for inner in (place, bare):
-            if (start / inner).exists():
-                return start / inner
+    for name in (f"{base}/{place}", place, place.removeprefix("../")):
+        key = inside.key(name)
+        if key is not None and inside.path(key).exists():
+            return inside.path(key)
     raise UserError(
-        f"{where}: '{place[:80]}' is not below {folder}; correct it, or move the folder"
+        f"{where}: '{place[:80]}' is not below {inside.folder}; correct it, or give its folder as root"
     )
 
 
@@ -168,11 +179,6 @@ def _below(folder: pathlib.Path) -> list[pathlib.Path]:
         for name in names
         if name.lower().endswith(SUFFIXES) and name[0] != "."
     ]
-
-
-def _listed(path: pathlib.Path) -> list[pathlib.Path]:
-    """The pictures of a list, relative to its folder."""
-    return [path.parent / line.removeprefix("./") for line in lines(path, REMEDY)]
 
 
 def _labels_of(picture: pathlib.Path) -> pathlib.Path | None:

@@ -55,8 +55,8 @@ def open_data(data: Path, kind: str | None = None, **settings: Any) -> Source:
 
     `data` is a folder, a file, a pattern ("shards/{000..010}.tar"), or "tfds:NAME". `kind` is one of KINDS; without it
     the content decides. `settings` are those of the kind: `name` of all; `classes` (their order) of folders, captions,
-    webdataset, parquet, voc and yolo; `root` (where listed pictures lie) of captions and parquet; `images` of coco and
-    openimages; `masks` of coco; `upright` of coco and voc; `split` of voc, yolo, openimages, wider_face and
+    webdataset, parquet, voc and yolo; `root` (where the pictures lie) of captions, parquet and yolo; `images` of coco
+    and openimages; `masks` of coco; `upright` of coco and voc; `split` of voc, yolo, openimages, wider_face and
     citypersons; `split`, `data_dir`, `fields` and `family` of tfds; `decode`, `family`, `classes` and `index` of
     array_record, and `index` and `split` of a pool.
 

@@ -307,6 +307,25 @@ def test_yolo_with_a_folder_per_split_and_with_lists(tmp_path):
     fails("split: 'test'; known: train, val", other, split="test")
 
 
+def test_yolo_reads_nothing_outside_its_folder(tmp_path):
+    layouts.yolo(tmp_path / "set")
+    (tmp_path / "set/data.yaml").rename(tmp_path / "mine.yaml")
+    fails("mine.yaml/train: 'images/train' is not below", tmp_path / "mine.yaml")
+    assert len(open_data(tmp_path / "mine.yaml", root=tmp_path / "set")) == 4
+    secret = tmp_path / "other/images"
+    layouts.save(secret / "0.jpg", layouts.picture(0))
+    for place in (str(secret), "../other/images"):
+        (tmp_path / "set/data.yaml").write_text(f"path: /\ntrain: {place}\nnames: [a, b]\n")
+        fails("set/data.yaml/train: .* is not below .*set; correct it", tmp_path / "set")
+    (tmp_path / "set/data.yaml").write_text("train: list.txt\nnames: [a, b]\n")
+    lines = f"{secret}/0.jpg\n../other/images/0.jpg\nimages/train/1.jpg\nimages/train/gone.jpg\n"
+    (tmp_path / "set/list.txt").write_text(lines)
+    source = open_data(tmp_path / "set")
+    assert len(source) == 2 and source.refused == {"path that leads outside": 2}
+    with pytest.raises(CorruptSample, match="missing file"):
+        source[1]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
