@@ -110,6 +110,20 @@ def test_resized_sides_keep_their_ratio_to_half_a_pixel():
         assert (np.asarray(fitted(tuple(sides), tuple(canvas))) <= canvas).all()
 
 
+def test_the_short_side_of_published_recipes():
+    """VOC's (1000, 600): its pictures of 500 x 375 become 800 x 600, upright or not; a long one fits the canvas."""
+    for sides, expected in (
+        ((375, 500), (600, 800)),
+        ((500, 375), (800, 600)),
+        ((200, 500), (400, 1000)),
+    ):
+        assert fitted(sides, (1000, 1000), short=600) == expected
+    row = boxes(painted(30, 40, ((4, 6, 20, 16),)), size=100, train=False, short=60)
+    assert row["extent"].tolist() == [60, 80] and row["boxes"][0].tolist() == [8, 12, 40, 32]
+    (row,) = rows(painted(30, 40), 1, size=100, short=60, ratio=(0.5, 0.5))
+    assert row["extent"].tolist() == [30, 40]
+
+
 @pytest.mark.parametrize("sides", [(90, 120), (33, 500), (61, 7), (1, 1), (640, 480)])
 def test_predictions_land_in_the_pictures_own_pixels(sides):
     height, width = sides
@@ -121,6 +135,10 @@ def test_predictions_land_in_the_pictures_own_pixels(sides):
     sample["box_labels"] = np.zeros(5, np.int32)
     row = boxes(sample, size=(64, 80), train=False, most=8)
     assert row["picture"].tolist() == [height, width] and row["more"] == 0
+    alone = module.whole(sample["image"], (64, 80))
+    assert set(alone) == {"image", "extent", "picture"}
+    for name, value in alone.items():
+        np.testing.assert_array_equal(value, row[name])
     assert row["extent"][0] == 64 or row["extent"][1] == 80
     back = to_picture(row["boxes"], row["extent"], row["picture"])
     np.testing.assert_allclose(back[:5], corners, rtol=1e-6, atol=1e-6 * max(sides))
@@ -286,6 +304,7 @@ def test_the_family_has_this_transform():
         ({"crop": "ssd"}, "transform.crop: no 'ssd'; known: none, iou"),
         ({"colour": "grey"}, "transform.colour: no 'grey'; known"),
         ({"most": 0}, "transform.most: 0; give places"),
+        ({"short": -1}, "transform.short: -1; give pixels"),
         ({"share": 2}, "transform.share: 2"),
     ],
 )

@@ -63,6 +63,8 @@ def check_settings(**given: Any) -> None:
     for name, known in (("crop", CROPS), ("colour", tuple(COLOURS))):
         if given.get(name, "none") not in known:
             raise UserError(f"transform.{name}: no {given[name]!r}; known: {', '.join(known)}")
+    if (given.get("short") or 1) < 1:
+        raise UserError(f"transform.short: {given['short']}; give pixels of the short side")
     if given.get("most", 1) < 1:
         raise UserError(f"transform.most: {given['most']}; give places for at least one object")
     if not 0 <= given.get("share", 0) <= 1:
@@ -85,11 +87,13 @@ def boxes(
     share: float = 0.2,
     least: float = 2.0,
     masks: int = 0,
+    short: int | None = None,
 ) -> Arrays:
     """The row of a picture with boxes, as the head of this file describes it.
 
-    `size` is the canvas: one side, or (height, width). Without `train`, the whole picture is resized to fit the canvas.
-    For training, it is fitted and then scaled by a uniform factor in `ratio`; what is larger than the canvas is cut at
+    `size` is the canvas: one side, or (height, width). Without `train`, the whole picture is resized to fit it. With
+    `short`, the short side has at most so many pixels: (1000, 600) of published recipes is size 1000, short 600.
+    For training, a picture is fitted and then scaled by a uniform factor in `ratio`; what is larger than the canvas is cut at
     a random place. (.8, 1.25) is the standard jitter of arXiv 2012.07177, and (.1, 2) its large-scale jitter. `flip`
     mirrors half of the pictures. `crop` "iou" first takes SSD's random window; `colour` is "none", or "photometric" or
     "gamma" of dense.py.
@@ -99,7 +103,7 @@ def boxes(
     canvas are kept, in the source's order. `masks` is the side of the grids in `box_masks`, 0 for none.
     """
     image, found = sample["image"], _objects(sample)
-    canvas = (size, size) if isinstance(size, int) else (size[0], size[1])
+    canvas = _canvas(size)
     factor, corner, mirrored = 1.0, (0, 0), False
     if train:
         rng = image_ops.drawing(rng)
@@ -108,28 +112,30 @@ def boxes(
         u = rng.random(4).tolist()
         factor = ratio[0] + u[0] * (ratio[1] - ratio[0])
         mirrored = flip and u[1] < 0.5
-    large = fitted(image.shape[:2], canvas, factor)
+    large = fitted(image.shape[:2], canvas, factor, short)
     if train:
         top, left = (int(u[2 + i] * (max(large[i] - canvas[i], 0) + 1)) for i in (0, 1))
         corner = (top, left)
     im = shown(image, large, corner, canvas)
     im = im.transpose(MIRROR) if mirrored else im
     pixels = np.asarray(im)
-    out = np.empty((*canvas, 3), np.uint8)
-    out[:] = MEAN_COLOUR
-    out[: im.height, : im.width] = (
-        pixels if rng is None or not train else COLOURS[colour](pixels, rng)
-    )
+    row = _padded(COLOURS[colour](pixels, rng) if train and rng is not None else pixels, canvas)
     scale = np.asarray([large[1] / image.shape[1], large[0] / image.shape[0]] * 2)
     placed = found.boxes * scale - np.asarray([corner[1], corner[0]] * 2)
     if mirrored:
         placed[:, [0, 2]] = im.width - placed[:, [2, 0]]
     if mirrored and found.masks is not None:
         found = found._replace(masks=found.masks[:, :, ::-1])
-    row = {"image": out, "extent": np.asarray([im.height, im.width], np.int32)}
     found = found._replace(boxes=placed)
     row |= _places(found, im.size, most, share, least if train else 0.0, masks)
     return row if train else row | {"picture": np.asarray(image.shape[:2], np.int32)}
+
+
+def whole(image: np.ndarray, size: int | Sequence[int], short: int | None = None) -> Arrays:
+    """A picture without objects, to be predicted: image, extent and picture, as in a row without `train`."""
+    canvas = _canvas(size)
+    pixels = np.asarray(shown(image, fitted(image.shape[:2], canvas, short=short), (0, 0), canvas))
+    return _padded(pixels, canvas) | {"picture": np.asarray(image.shape[:2], np.int32)}
 
 
 def to_picture(boxes: np.ndarray, extent: np.ndarray, picture: np.ndarray) -> np.ndarray:
@@ -143,10 +149,26 @@ def to_picture(boxes: np.ndarray, extent: np.ndarray, picture: np.ndarray) -> np
     return (np.asarray(boxes, np.float64) * scale).clip(0, limit)
 
 
-def fitted(sides: Size, canvas: Size, factor: float = 1.0) -> Size:
-    """(height, width) in whole pixels of a picture that fits the canvas, times `factor`; each is at least 1."""
-    scale = factor * min(canvas[0] / sides[0], canvas[1] / sides[1])
+def fitted(sides: Size, canvas: Size, factor: float = 1.0, short: int | None = None) -> Size:
+    """(height, width) in whole pixels of a picture that fits canvas and `short`, times `factor`; each is at least 1."""
+    scale = min(canvas[0] / sides[0], canvas[1] / sides[1])
+    if short is not None:
+        scale = min(scale, short / min(sides))
+    scale *= factor
     return max(int(sides[0] * scale + 0.5), 1), max(int(sides[1] * scale + 0.5), 1)
+
+
+def _canvas(size: int | Sequence[int]) -> Size:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _padded(pixels: np.ndarray, canvas: Size) -> Arrays:
+    """image and extent of a row that shows these pixels."""
+    height, width = pixels.shape[:2]
+    image = np.empty((*canvas, 3), np.uint8)
+    image[:] = MEAN_COLOUR
+    image[:height, :width] = pixels
+    return {"image": image, "extent": np.asarray([height, width], np.int32)}
 
 
 def _objects(sample: Sample) -> Found:
