@@ -93,10 +93,10 @@ def boxes(
 
     `size` is the canvas: one side, or (height, width). Without `train`, the whole picture is resized to fit it. With
     `short`, the short side has at most so many pixels: (1000, 600) of published recipes is size 1000, short 600.
-    For training, a picture is fitted and then scaled by a uniform factor in `ratio`; what is larger than the canvas is cut at
-    a random place. (.8, 1.25) is the standard jitter of arXiv 2012.07177, and (.1, 2) its large-scale jitter. `flip`
-    mirrors half of the pictures. `crop` "iou" first takes SSD's random window; `colour` is "none", or "photometric" or
-    "gamma" of dense.py.
+    For training, a picture is fitted and then scaled by a uniform factor in `ratio`; what is larger than the canvas is
+    cut at a random place. (.8, 1.25) is the standard jitter of arXiv 2012.07177, and (.1, 2) its large-scale jitter.
+    `flip` mirrors half of the pictures. `crop` "iou" first takes SSD's random window; `colour` is "none", or
+    "photometric" or "gamma" of dense.py.
 
     Objects are cut to what is shown. One of which less than `share` of its area is left is ignored, as is one with a
     side below `least` pixels of a training canvas. Of more than `most` objects and ignored regions, the largest on the
