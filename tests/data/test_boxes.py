@@ -1,11 +1,13 @@
 """Pictures with boxes on a canvas: boxes lie on what they name, cut objects are no ground, predictions go back."""
 
+import box_layouts as layouts
 import numpy as np
 import pytest
 
 from intern_jax import families
 from intern_jax.core.config import UserError, bind
 from intern_jax.data.batches.arrays import eval_arrays
+from intern_jax.data.batches.mixture import build_group
 from intern_jax.data.make import boxes as module
 from intern_jax.data.make.boxes import boxes, fitted, to_picture
 from intern_jax.data.make.dense import MEAN_COLOUR
@@ -320,3 +322,29 @@ def test_a_sample_without_boxes_is_one_line():
         del sample[name]
         with pytest.raises(UserError, match=f"a/{name}: missing; take a source of detection"):
             boxes(sample, size=32, train=False)
+
+
+def test_a_group_mixes_sources_of_detection(tmp_path):
+    layouts.coco(tmp_path)
+    load, opener = "intern_jax.data.embedded:load", "intern_jax.data.open.opening:open_data"
+    group = {
+        "sources": [
+            {"fn": load, "name": "sprite_boxes", "length": 40},
+            {"fn": load, "name": "person_crowds", "length": 40},
+            {"fn": opener, "data": str(tmp_path), "masks": True},
+        ],
+        "batch_size": 12,
+        "transform": {"fn": FN, "size": (48, 64), "ratio": (0.5, 2), "most": 20, "masks": 14},
+    }
+    batch = build_group(group, seed=3)[5]
+    assert batch["image"].shape == (12, 48, 64, 3) and batch["boxes"].shape == (12, 20, 4)
+    assert batch["box_masks"].shape == (12, 20, 14, 14) and set(batch["source"]) == {0, 1, 2}
+    valid, ignored = batch["box_valid"], batch["box_ignore"]
+    assert valid.any(axis=1).sum() > 8 and not (valid & ignored).any()
+    sides = batch["boxes"][..., 2:] - batch["boxes"][..., :2]
+    assert (sides[valid] >= 2).all() and (sides[~valid & ~ignored] == 0).all()
+    limit = batch["extent"][:, None, ::-1]
+    assert (batch["boxes"][..., 2:] <= limit).all() and batch["boxes"].min() >= 0
+    again = build_group(group, seed=3)[5]
+    for name, value in batch.items():
+        np.testing.assert_array_equal(value, again[name])
