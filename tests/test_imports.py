@@ -41,6 +41,7 @@ ROOMS = (
     "data.batches",
     "data.make",
     "data.open",
+    "data.detection",
     "data.sources",
     "data.read",
     "data.schema",

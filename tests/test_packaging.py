@@ -20,6 +20,7 @@ DISTRIBUTION = {
     "absl": "absl-py",
     "orbax": "orbax-checkpoint",
     "tensorflow_datasets": "tensorflow-datasets",
+    "yaml": "PyYAML",
 }
 # Come with jax itself, whatever its version.
 WITH_JAX = {"jaxlib", "ml_dtypes"}

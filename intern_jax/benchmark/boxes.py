@@ -17,7 +17,7 @@ import numpy as np
 
 from intern_jax.benchmark.rows.row import Row
 from intern_jax.core.config import UserError, did_you_mean
-from intern_jax.data.gvb.scenes.detection import DetectionSource
+from intern_jax.data.detection.objects import DetectionSource
 from intern_jax.data.schema.sample import CorruptSample
 from intern_jax.metrics import detection, miss_rate, wider
 from intern_jax.metrics.detection import NOT_GIVEN, Detections, Objects

@@ -66,9 +66,9 @@ def score(
     _write(workdir, FILE, stage, {"templates": list(forms), "rows": found})
     lines = ["row  top-1  95% interval  top-5  test images"]
     for name, row in found.items():
-        low, high = row["interval"]
-        top1, top5, low, high = (f"{share:.1%}" for share in (row["top1"], row["top5"], low, high))
-        lines.append(f"{name}  {top1}  {low} to {high}  {top5}  {row['test']:,}")
+        shares = (row["top1"], *row["interval"], row["top5"])
+        one, least, most, five = (f"{share:.1%}" for share in shares)
+        lines.append(f"{name}  {one}  {least} to {most}  {five}  {row['test']:,}")
     return "\n".join(lines)
 
 

@@ -57,6 +57,33 @@ def check_box_labels(sample: Sample, where: str, num_classes: int | None) -> Non
         raise UserError(f"{where}: {worst} is outside 0..{upper}; number the classes from 0")
 
 
+def check_box_ignore(sample: Sample, where: str, _num_classes: int | None) -> None:
+    """bool [N]: neither taught nor ground, such as what is difficult, hidden or a crowd."""
+    _check_flags(sample, "box_ignore", where)
+
+
+def check_box_crowd(sample: Sample, where: str, _num_classes: int | None) -> None:
+    """bool [N]: a region of several objects, which is ignored too."""
+    _check_flags(sample, "box_crowd", where)
+
+
+def check_box_masks(sample: Sample, where: str, _num_classes: int | None) -> None:
+    """uint8 [N,S,S] of 0, 1 and IGNORE: each object's mask on a grid over its own box."""
+    masks = sample["box_masks"]
+    count = len(sample.get("boxes", ()))
+    if not is_array(masks, np.uint8, 3) or len(masks) != count or masks.shape[1] != masks.shape[2]:
+        raise UserError(f"{where}: {describe(masks)}; give uint8 [N,S,S], one grid for each box")
+    wrong = (masks > 1) & (masks != IGNORE)
+    if wrong.any():
+        raise UserError(f"{where}: {masks[wrong].max()}; a mask has 0, 1, and 255 where unknown")
+
+
+def _check_flags(sample: Sample, name: str, where: str) -> None:
+    flags = sample[name]
+    if not is_array(flags, np.bool_, 1) or len(flags) != len(sample.get("boxes", ())):
+        raise UserError(f"{where}: {describe(flags)}; give bool [N], one for each box")
+
+
 def check_mask(sample: Sample, where: str, num_classes: int | None) -> None:
     """uint8 [H,W] of class indices, 255 where there is none."""
     mask = sample["mask"]

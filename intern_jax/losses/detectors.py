@@ -5,8 +5,9 @@ Rows of a batch have boxes float32 [B,M,4] (x1, y1, x2, y2), box_labels int32 [B
 does not depend on how a batch is split. Legend: B batch, M objects, A anchors or points, R regions, K classes.
 """
 
+
 from collections.abc import Mapping
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -98,7 +99,7 @@ def _region_terms(out: Mapping[str, jax.Array], rows: Rows) -> Terms:
 
 def two_stage(out: Mapping[str, jax.Array], rows: Rows, valid: jax.Array | None = None) -> Average:
     """The sum of `two_stage_terms` as a mean over pictures; those where `valid` bool [B] is false are left out."""
-    return mean(sum(two_stage_terms(out, rows).values()), valid)
+    return mean(_sum(two_stage_terms(out, rows)), valid)
 
 
 # --- one stage ------------------------------------------------------------------------------------
@@ -174,7 +175,7 @@ def one_stage(out: Mapping[str, jax.Array], rows: Rows, valid: jax.Array | None 
     """
     terms, count = one_stage_terms(out, rows)
     keep = jnp.ones(count.shape, bool) if valid is None else valid
-    total = _total(sum(terms.values()), keep)
+    total = _total(_sum(terms), keep)
     return Average(total=total, count=_total(count + 1, keep).astype(total.dtype))
 
 
@@ -190,6 +191,10 @@ def _binary(logits: jax.Array, target: jax.Array) -> jax.Array:
     """Binary cross-entropy with logits."""
     target = lax.stop_gradient(target).astype(logits.dtype)
     return jnp.maximum(logits, 0) - logits * target + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+
+
+def _sum(terms: Terms) -> jax.Array:
+    return reduce(jnp.add, terms.values())
 
 
 def _total(values: jax.Array, used: jax.Array) -> jax.Array:

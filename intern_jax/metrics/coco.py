@@ -9,6 +9,7 @@ import dataclasses
 import io
 import json
 import pathlib
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -56,12 +57,12 @@ def coco(objects: Objects, detections: Detections) -> dict[str, float]:
 def coco_files(instances: str, results: str) -> dict[str, float]:
     """The twelve figures of COCO's JSON files, the instances and a model's results.
 
-    An annotation without area has its box's. ValueError that names the file for what is no such JSON, and for results
-    of an image or category that the instances do not list.
+    An annotation without area has its box's. Ids are whole numbers of any size. ValueError that names the file for what
+    is no such JSON, for an id that is listed twice, and for results of an image or category that are not listed.
     """
     data, rows = _read_json(instances), _read_json(results)
     try:
-        images, categories = (_column(data[key], "id", int) for key in ("images", "categories"))
+        images, categories = (_positions(data[key], key) for key in ("images", "categories"))
         there = _annotations(data["annotations"], images, categories)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{instances}: no instances of COCO: {_said(error)}") from None
@@ -71,7 +72,7 @@ def coco_files(instances: str, results: str) -> dict[str, float]:
         _check(found)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{results}: no results of COCO: {_said(error)}") from None
-    return figures(evaluate(images, categories, there, found))
+    return figures(evaluate(np.arange(len(images)), np.arange(len(categories)), there, found))
 
 
 def evaluate(images_N: np.ndarray, categories_K: np.ndarray, there: Columns, found: Columns) -> Any:
@@ -110,7 +111,23 @@ def _read_json(name: str) -> Any:
         raise ValueError(f"{name}: no JSON: {error}") from None
 
 
-def _annotations(rows: list[dict], images: np.ndarray, categories: np.ndarray) -> Columns:
+def _positions(rows: list[dict], what: str) -> dict[int, int]:
+    """The position of each id among all, by size. hotcoco holds numbers as float64, where those above 2^53 meet."""
+    ids = [_whole(row["id"]) for row in rows]
+    known = {one: position for position, one in enumerate(sorted(ids))}
+    if len(known) < len(ids):
+        (twice, _), *_ = Counter(ids).most_common(1)
+        raise ValueError(f"{what}: id {twice} is there twice")
+    return known
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or int(value) != value:
+        raise ValueError(f"{value!r} is no whole number")
+    return int(value)
+
+
+def _annotations(rows: list[dict], images: dict[int, int], categories: dict[int, int]) -> Columns:
     image, category, boxes = _places(rows, images, categories)
     area = [row.get("area", box[2] * box[3]) for row, box in zip(rows, boxes, strict=True)]
     crowd = [bool(row.get("iscrowd", 0)) for row in rows]
@@ -121,14 +138,17 @@ def _annotations(rows: list[dict], images: np.ndarray, categories: np.ndarray) -
 
 
 def _places(
-    rows: list[dict], images: np.ndarray, categories: np.ndarray
+    rows: list[dict], images: dict[int, int], categories: dict[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image, category and box of each row."""
-    image, category = _column(rows, "image_id", int), _column(rows, "category_id", int)
-    for name, values, known in (("image", image, images), ("category", category, categories)):
-        strange = np.setdiff1d(values, known)
-        if len(strange):
-            raise ValueError(f"{name} {strange[0]} is not listed")
+    """Positions of image and category, and the box, of each row."""
+    columns = []
+    for name, known in (("image", images), ("category", categories)):
+        ids = [_whole(row[f"{name}_id"]) for row in rows]
+        strange = next((one for one in ids if one not in known), None)
+        if strange is not None:
+            raise ValueError(f"{name} {strange} is not listed")
+        columns.append(np.array([known[one] for one in ids], np.int64))
+    image, category = columns
     return image, category, np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
 
 

@@ -43,6 +43,7 @@ class Labelled:
             "depth": np.full((height, width), 2.5, np.float32),
             "depth_valid": mask > 0,
             "boxes": np.float32([[20, 10, 60, 30]]),
+            "box_ignore": np.asarray([True]),
             "box_labels": np.int32([1]),
             "key": self.keys[i],
         }
@@ -123,7 +124,7 @@ def test_a_record_keeps_every_field():
     Image.fromarray(sample["image"]).save(file, "PNG")
     found = decode(encode(sample, [file.getvalue(), file.getvalue()]))
     assert found["texts"] == ["a", "b"] and found["label"] == 3 and len(found["views"]) == 1
-    for name in ("image", "mask", "depth", "depth_valid", "boxes", "box_labels"):
+    for name in ("image", "mask", "depth", "depth_valid", "boxes", "box_labels", "box_ignore"):
         np.testing.assert_array_equal(found[name], sample[name])
         assert found[name].dtype == sample[name].dtype
 

@@ -10,7 +10,7 @@ from intern_jax.core.config import UserError
 from intern_jax.data import embedded
 from intern_jax.data.embedded import scenes
 from intern_jax.data.schema import fingerprints
-from intern_jax.data.sources.scenes import GROUNDS, _paste
+from intern_jax.data.sources.scenes import GROUNDS, paste
 
 
 @pytest.mark.parametrize("name,size", [("sprite_scenes", 64), ("crowd_scenes", 128)])
@@ -51,7 +51,7 @@ def test_paste_blends_and_clips():
     alpha = np.zeros((4, 4, 1), np.uint16) + 255
     alpha[0] = 51
     colour = np.zeros((4, 4, 3), np.uint16) + 200 * alpha
-    own = _paste(canvas, instance, (colour, alpha), -2, 5, 7)
+    own = paste(canvas, instance, (colour, alpha), -2, 5, 7)
     assert own == 2 * 2 and (instance == 7).sum() == 4
     np.testing.assert_array_equal(canvas[5, :2], np.full((2, 3), 120))
     np.testing.assert_array_equal(canvas[6:, :2], np.full((2, 2, 3), 200))

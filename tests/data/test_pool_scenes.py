@@ -253,3 +253,17 @@ def test_the_solid_part_decides():
     assert cutouts.fault_of(half) is None
     assert cutouts.fault_of(half[:5]) == "opaque" and cutouts.fault_of(half[5:]) == "empty"
     assert cutouts.fault_of(half[:, :, :3]) == "opaque"
+
+
+def test_boxes_alone(discs):
+    _, file, _ = discs
+    made = pool_scenes(file, "train", seed=2, size=64, length=20, crowd=True, boxed=True)
+    plain = pool_scenes(file, "train", "detection", seed=2, size=64, length=20, crowd=True)
+    assert made.family == "detection" and made.classes == plain.classes[1:] == NAMES
+    for i in range(20):
+        one, two = check(made[i], "made", 3), plain[i]
+        shown = ~one["box_ignore"]
+        np.testing.assert_array_equal(one["boxes"][shown], two["boxes"])
+        np.testing.assert_array_equal(one["box_labels"][shown] + 1, two["box_labels"])
+        np.testing.assert_array_equal(made.objects(i)["ignore"], one["box_ignore"])
+    assert made.fingerprint() != plain.fingerprint() and made.cutouts.pool

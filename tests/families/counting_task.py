@@ -20,7 +20,7 @@ class Counting(Task):
     name = "counting"
     loss: ClassVar = {"fn": "counting_task:error"}
 
-    def output(self, features, _size, _num_classes, _train, head="", settings=None):
+    def output(self, features, _size, _num_classes, _train, head="", settings=None, _rows=None):
         self.check_head(head, settings or {})
         return Linear(1, name="linear")(features["pooled"])
 

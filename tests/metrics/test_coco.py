@@ -246,3 +246,62 @@ def test_wrong_instances(tmp_path):
         (tmp_path / "gt.json").write_text(json.dumps(instances | {"annotations": rows}))
         with pytest.raises(ValueError, match=rf"gt\.json: no instances of COCO: {message}"):
             coco.coco_files(tmp_path / "gt.json", RESULTS)
+
+
+# --- ids of any size ---------------------------------------------------------------------------
+
+
+def perfect(tmp_path, images, categories, **others):
+    """AP of boxes that are all found, one of each category on each image in turn."""
+    rows = list(zip(images, categories, strict=True))
+    places = [{"image_id": i, "category_id": c, "bbox": [1, 2, 30, 40]} for i, c in rows]
+    instances = {
+        "images": [{"id": i} for i in images],
+        "categories": [{"id": c} for c in categories],
+        "annotations": [row | {"id": n, "area": 1200} for n, row in enumerate(places, start=1)],
+    }
+    (tmp_path / "i.json").write_text(json.dumps(instances | others))
+    (tmp_path / "r.json").write_text(json.dumps([row | {"score": 0.9} for row in places]))
+    return coco.coco_files(str(tmp_path / "i.json"), str(tmp_path / "r.json"))["AP"]
+
+
+@pytest.mark.parametrize("first", [1, 2**53 + 1, 2**62, 2**64 + 5, -(2**60)])
+def test_images_score_alike_whatever_their_ids(tmp_path, first):
+    assert perfect(tmp_path, [first, first + 2], [3, 90]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("first", [1, 2**53, 2**63])
+def test_categories_score_alike_whatever_their_ids(tmp_path, first):
+    assert perfect(tmp_path, [1, 2], [first, first + 1]) == pytest.approx(1)
+
+
+def test_neighbours_above_2_to_53_stay_apart(tmp_path):
+    images = [2**53, 2**53 + 1, 2**53 + 2]
+    boxes = [[1, 2, 30, 40], [50, 2, 30, 40], [1, 60, 30, 40]]
+    content = {"images": [{"id": i} for i in images], "categories": [{"id": 1}]}
+    content["annotations"] = [
+        {"id": n, "image_id": i, "category_id": 1, "bbox": box, "area": 1200}
+        for n, (i, box) in enumerate(zip(images, boxes, strict=True), start=1)
+    ]
+    results = [
+        {"image_id": i, "category_id": 1, "bbox": box, "score": 0.9}
+        for i, box in zip(images[1:] + images[:1], boxes, strict=True)
+    ]
+    for name, value in (("i.json", content), ("r.json", results)):
+        (tmp_path / name).write_text(json.dumps(value))
+    assert coco.coco_files(str(tmp_path / "i.json"), str(tmp_path / "r.json"))["AP"] == 0
+
+
+@pytest.mark.parametrize(
+    ("images", "categories", "said"),
+    [
+        ([5, 5], [1, 2], "i.json: no instances of COCO: images: id 5 is there twice"),
+        ([1, 2], [2**60, 2**60], f"categories: id {2**60} is there twice"),
+        ([1.5, 2], [1, 2], "1.5 is no whole number"),
+        ([True, 2], [1, 2], "True is no whole number"),
+    ],
+)
+def test_wrong_ids_are_one_line(tmp_path, images, categories, said):
+    with pytest.raises(ValueError, match=said) as error:
+        perfect(tmp_path, images, categories)
+    assert "\n" not in str(error.value)

@@ -32,7 +32,7 @@ from intern_jax.tasks.task import Task
 class Brightness(Task):
     name = "brightness"
 
-    def output(self, features, size, num_classes, train, head="", settings=None):
+    def output(self, features, size, num_classes, train, head="", settings=None, rows=None):
         self.check_head(head, settings or {})
         return Linear(1, name="linear")(features["pooled"])
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from intern_jax.core.config import UserError, checked_by
-from intern_jax.data.embedded import scenes, tables
+from intern_jax.data.embedded import crowds, scenes, tables
 
 PRETRAINING: dict[str, Callable[..., Any]] = {
     "emoji_pairs": tables.emoji_pairs,
@@ -21,7 +21,10 @@ PRETRAINING: dict[str, Callable[..., Any]] = {
     "fashion_pool": tables.fashion_pool,
     "sprite_scenes": scenes.sprite_scenes,
     "crowd_scenes": scenes.crowd_scenes,
+    "sprite_boxes": scenes.sprite_boxes,
+    "person_crowds": crowds.person_crowds,
     "room_pool": tables.room_pool,
+    "room_boxes": tables.room_boxes,
 }
 BENCHMARK: dict[str, Callable[..., Any]] = {
     "emoji_style": tables.emoji_style,
@@ -33,6 +36,9 @@ BENCHMARK: dict[str, Callable[..., Any]] = {
     "rooms_seg": tables.rooms_seg,
     "rooms_depth": tables.rooms_depth,
     "sprites_seg": scenes.sprites_seg,
+    "sprites_det": scenes.sprites_det,
+    "rooms_det": tables.rooms_det,
+    "crowd_det": crowds.crowd_det,
 }
 NAMES = {**PRETRAINING, **BENCHMARK}
 

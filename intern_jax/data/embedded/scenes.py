@@ -7,7 +7,7 @@ import numpy as np
 
 from intern_jax.data.embedded.packs import Embedded, pack
 from intern_jax.data.embedded.tables import emoji_rows, refuse_split, words
-from intern_jax.data.sources.scenes import Cut, Scenes, cut
+from intern_jax.data.sources.scenes import BoxesOf, Cut, Scenes, cut
 
 
 class Sprites(Embedded):
@@ -85,3 +85,26 @@ def sprites_seg(split: str, size: int = 64, length: int | None = None) -> Scenes
         size,
         length or (500 if test else 1000),
     )
+
+
+def sprite_boxes(
+    seed: int = 0, size: int = 64, length: int = 20_000, crowd: bool = False
+) -> BoxesOf:
+    """Scenes of pool sprites for detection, two to five or in a crowd ten to forty: boxes of emoji groups."""
+    name = "sprite_boxes"
+    made = Scenes(name, "detection", sprites(*POOL), seed, size, length, crowd, hidden=True)
+    return BoxesOf(made, name)
+
+
+def sprites_det(split: str, size: int = 64, length: int | None = None) -> BoxesOf:
+    """Boxes of sprites in the unseen 3-D style; test concepts are unseen in every style."""
+    name, bank, seed, length = bank_of("sprites_det", split, length)
+    made = Scenes(name, "detection", bank, seed, size, length, hidden=True)
+    return BoxesOf(made, name)
+
+
+def bank_of(name: str, split: str, length: int | None) -> tuple[str, Sprites, int, int]:
+    """(name, sprites, seed, length) of the scenes of a benchmark's split."""
+    test = refuse_split(name, split) == "test"
+    bank = (("train", "test"), True) if test else (("pool",), True)
+    return f"{name}/{split}", sprites(*bank), 11 + test, length or (500 if test else 1000)

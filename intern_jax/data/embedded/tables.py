@@ -5,13 +5,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.ndimage
 
 from intern_jax.core.config import UserError
 from intern_jax.data.embedded import packs
 from intern_jax.data.embedded.packs import Embedded, pack
 from intern_jax.data.schema import fingerprints
+from intern_jax.data.sources.scenes import BoxesOf
+from intern_jax.families.fields import IGNORE
 
 Sample = dict[str, Any]
+BARE = 3  # classes of rooms without boxes: wall, floor, ceiling
 
 
 def words(name: str) -> str:
@@ -127,12 +131,33 @@ class Rooms(Embedded):
             header = store.header(row)
             sample["boxes"] = np.asarray(header["boxes"], np.float32).reshape(-1, 4)
             sample["box_labels"] = np.asarray(header["box_labels"], np.int32)
+        if self.family == "detection":
+            sample |= _with_slivers(sample)
         return sample
 
     def fingerprint(self) -> str:
         """A digest of the pack, the rows and the fields."""
         parts = (self.name, self.fields, self.rows, self.classes)
         return fingerprints.combine(*parts, pack("rooms").fingerprint)
+
+
+def _with_slivers(sample: Sample) -> Sample:
+    """The boxes of a room, and ignored ones of furniture of which so little is seen that it has none."""
+    mask, boxes, labels = sample["mask"], sample["boxes"], sample["box_labels"]
+    rest = np.where((mask >= BARE) & (mask != IGNORE), mask, 0)
+    for (x1, y1, x2, y2), label in zip(boxes.astype(int), labels, strict=True):
+        inside = rest[y1:y2, x1:x2]
+        inside[inside == label] = 0
+    more, numbers = [], []
+    for label in np.unique(rest[rest > 0]):
+        for y, x in scipy.ndimage.find_objects(scipy.ndimage.label(rest == label)[0]):
+            more.append([x.start, y.start, x.stop, y.stop])
+            numbers.append(label)
+    return {
+        "boxes": np.concatenate([boxes, np.asarray(more, np.float32).reshape(-1, 4)]),
+        "box_labels": np.concatenate([labels, np.asarray(numbers, np.int32)]),
+        "box_ignore": np.arange(len(boxes) + len(more)) >= len(boxes),
+    }
 
 
 def emoji_rows(concept_splits: Sequence[str], unseen_style: bool) -> list[int]:
@@ -290,9 +315,20 @@ def room_pool() -> Rooms:
     return Rooms("room_pool", "pool", "segmentation", ("mask", "depth", "boxes"))
 
 
+def room_boxes() -> BoxesOf:
+    """The same rooms with the boxes of their furniture alone."""
+    return BoxesOf(Rooms("room_boxes", "pool", "detection", ("mask", "boxes")), "room_boxes", BARE)
+
+
 def rooms_seg(split: str) -> Rooms:
     """Rooms with furniture unseen before: mask and boxes."""
     return Rooms("rooms_seg", split, "segmentation", ("mask", "boxes"))
+
+
+def rooms_det(split: str) -> BoxesOf:
+    """The same rooms with the boxes of their furniture."""
+    name = f"rooms_det/{split}"
+    return BoxesOf(Rooms(name, split, "detection", ("mask", "boxes")), name, BARE)
 
 
 def rooms_depth(split: str) -> Rooms:

@@ -1,1 +1,1 @@
-"""Transforms, which make a row from a sample: views, dense targets and texts."""
+"""Transforms, which make a row from a sample: views, boxes, dense targets and texts."""

@@ -163,8 +163,11 @@ def _read(array: np.ndarray, large: Size, corner: tuple[int, int], size: Size, f
     return out
 
 
-def _cut(image: np.ndarray, large: Size, corner: tuple[int, int], size: Size) -> Image.Image:
-    """A crop of the picture resized to `large`; only the part inside the crop is resized."""
+def shown(image: np.ndarray, large: Size, corner: tuple[int, int], size: Size) -> Image.Image:
+    """What a crop shows of the picture resized to `large`; only that part is resized, and nothing is padded.
+
+    A point (x, y) of the picture lands on (x * large[1] / width - left, y * large[0] / height - top) exactly.
+    """
     im, (top, left) = _opaque(image), corner
     seen = min(size[0], large[0] - top), min(size[1], large[1] - left)
     y, x = image.shape[0] / large[0], image.shape[1] / large[1]
@@ -172,7 +175,13 @@ def _cut(image: np.ndarray, large: Size, corner: tuple[int, int], size: Size) ->
     if (seen[1], seen[0]) != im.size or corner != (0, 0) or large != image.shape[:2]:
         box = (left * x, top * y, right, bottom)
         im = im.resize((seen[1], seen[0]), Image.Resampling.BILINEAR, box=box)
-    if seen == tuple(size):
+    return im
+
+
+def _cut(image: np.ndarray, large: Size, corner: tuple[int, int], size: Size) -> Image.Image:
+    """A crop of the picture resized to `large`, over the mean colour."""
+    im = shown(image, large, corner, size)
+    if im.size == (size[1], size[0]):
         return im
     canvas = Image.new("RGB", (size[1], size[0]), MEAN_COLOUR)
     canvas.paste(im, (0, 0))

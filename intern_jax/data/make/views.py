@@ -70,13 +70,26 @@ def eval_classification(
 def mirrored(
     sample: Sample, rng: np.random.Generator | None = None, *, of: Mapping[str, Any]
 ) -> Arrays:
-    """The row that the transform of spec `of` makes, mirrored left-right: its picture and all maps of its size."""
+    """The row that the transform of spec `of` makes, mirrored left-right: its picture, maps of its size and boxes."""
     row = bind(of)(sample, rng)
+    if "boxes" in row:
+        return _mirrored_boxes(row)
     size = row["image"].shape[:2]
     return {
         name: np.ascontiguousarray(value[:, ::-1]) if np.shape(value)[:2] == size else value
         for name, value in row.items()
     }
+
+
+def _mirrored_boxes(row: Mapping[str, Any]) -> Arrays:
+    """A row of boxes.py, mirrored inside the area that shows the picture."""
+    height, width = row["extent"].tolist()
+    image, boxes = row["image"].copy(), row["boxes"].copy()
+    image[:height, :width] = image[:height, :width][:, ::-1].copy()
+    there = row["box_labels"] >= 0
+    boxes[there, 0], boxes[there, 2] = width - boxes[there, 2], width - boxes[there, 0]
+    masks = {name: row[name][:, :, ::-1].copy() for name in ("box_masks",) if name in row}
+    return {**row, **masks, "image": image, "boxes": boxes}
 
 
 @formatted(1)

@@ -17,7 +17,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from intern_jax.core.config import UserError
-from intern_jax.data.open import base, texts
+from intern_jax.data.open import texts
+from intern_jax.data.read import opened as base
 from intern_jax.data.read.annotations import read_bytes
 from intern_jax.data.read.decoding import decode
 from intern_jax.data.schema.sample import CorruptSample, Sample, one_line

@@ -7,16 +7,18 @@ import json
 import math
 import os
 import pathlib
-from array import array
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from intern_jax.core.config import UserError
-from intern_jax.data.open import base, texts
+from intern_jax.data.detection.listed import Listed, ObjectRows
+from intern_jax.data.detection.masks import Outline, read_outline
+from intern_jax.data.open import texts
+from intern_jax.data.read import opened as base
 from intern_jax.data.read.decoding import MAX_SIDE, decode
-from intern_jax.data.schema.sample import CorruptSample, Sample, one_line
+from intern_jax.data.schema.sample import Sample, one_line
 
 FILE_BYTES = 2 << 30
 HEAVY = (
@@ -25,36 +27,55 @@ HEAVY = (
 )  # fields of annotations that are dropped while the file is parsed
 
 
-class Coco(base.Opened):
-    """The pictures of a COCO file: "detection" with boxes and box_labels, or "pairs" with captions.
+class Coco(Listed):
+    """The pictures of a COCO file: "detection" with boxes and their labels, or "pairs" with captions.
 
     `images` is the folder of the pictures; by default it is found beside the file. Boxes are clipped to the picture. A
-    box of a crowd, one that is not finite, and one that is empty inside the picture are dropped; `refused` counts them.
-    `classes` are the names of the categories, sorted by their ids.
+    crowd is ignored. A box that is not finite, and one that is empty inside the picture, are dropped; `refused` counts
+    them. `classes` are the names of the categories, sorted by their ids. `upright` says that boxes are of pictures as
+    EXIF turns them. With `masks`, samples have `box_masks`; one that cannot be read is unknown, and counted.
+
+    Objects365 has this form. Its file names the folder of another machine, "images/v1/patch8/NAME.jpg"; the pictures
+    are found in patch8/ beside the file, or in one folder.
     """
 
-    def __init__(self, path: base.Path, images: base.Path | None = None, name: str | None = None):
+    def __init__(
+        self,
+        path: base.Path,
+        images: base.Path | None = None,
+        name: str | None = None,
+        upright: bool = False,
+        masks: bool = False,
+    ):
         super().__init__()
+        self.upright, self.masked = upright, masks
         self.path = pathlib.Path(path)
         if self.path.is_dir():
             self.path = _only_json(self.path)
         self.name = name or base.stem(self.path)
-        content = _read(self.path)
+        content = _read(self.path, masks)
         rows = self._images(content)
         names = [rows[one]["file_name"] for one in rows]
         base.check_some(len(names), self.path, "image", self.refused)
-        folder = _folder(self.path, names[0]) if images is None else pathlib.Path(images)
-        self.inside = base.Inside(folder, folder)
+        folder, left = _folder(self.path, names[0], images)
+        inside = base.Inside(folder, folder)
+        for row in rows.values():
+            row["file_name"] = "/".join(pathlib.PurePosixPath(row["file_name"]).parts[left:])
         annotations = [a for a in _list(content, "annotations", self.path) if isinstance(a, dict)]
         self.family = "detection" if any("bbox" in a for a in annotations) else "pairs"
         self.classes = ()
         self._texts: list[list[str]] = []
+        objects = ObjectRows()
         if self.family == "detection":
-            self._take_boxes(content, annotations, rows)
+            self._take_boxes(content, annotations, rows, objects)
         else:
             rows = self._take_texts(annotations, rows)
-        self.keys = [row["file_name"] for row in rows.values()]
-        self._sizes = np.asarray([row["size"] for row in rows.values()], np.int32)
+        keys = [row["file_name"] for row in rows.values()]
+        if len(set(keys)) < len(keys):
+            raise UserError(f"{self.path}: pictures of one name in {folder}; keep their folders")
+        sizes = [row["size"] for row in rows.values()]
+        pictures = [inside.path(key) for key in keys]
+        self.take(self.classes, keys, pictures, objects, [self.path], sizes=sizes)
         self._licences = _licences(content)
         self._origins = [row["origin"] for row in rows.values()]
 
@@ -79,40 +100,52 @@ class Coco(base.Opened):
                 found[one] = {"file_name": file, "size": size, "origin": origin}
         return dict(sorted(found.items(), key=lambda item: item[1]["file_name"]))
 
-    def _take_boxes(self, content: Any, annotations: list[Any], rows: Mapping[Any, Any]) -> None:
+    def _take_boxes(
+        self, content: Any, annotations: list[Any], rows: Mapping[Any, Any], objects: ObjectRows
+    ) -> None:
         categories: dict[Any, str] = {}
         for category in _list(content, "categories", self.path):
             one = _id(category.get("id")) if isinstance(category, dict) else None
             if one is None or not texts.clean(str(category.get("name") or "")):
                 raise UserError(f"{self.path}/categories: one has no id or name; give both")
+            if one in categories:
+                raise UserError(
+                    f"{self.path}/categories: id {one} is there twice; number them anew"
+                )
             categories[one] = texts.clean(str(category["name"]), texts.MAX_CLASS)
         ordered = sorted(categories, key=lambda one: (isinstance(one, str), one))
         number: dict[Any, int] = {one: i for i, one in enumerate(ordered)}
         self.classes = tuple(categories[one] for one in ordered)
         place = {one: i for i, one in enumerate(rows)}
         sizes = [row["size"] for row in rows.values()]
-        owners, labels, boxes = array("q"), array("i"), array("d")
         for annotation in annotations:
             at = place.get(_id(annotation.get("image_id")))
             label = number.get(_id(annotation.get("category_id")))
             box, cause = _corners(annotation.get("bbox"), sizes[at] if at is not None else (0, 0))
-            if annotation.get("iscrowd"):
-                cause = "crowd"
-            elif at is None:
+            if at is None:
                 cause = "box of an unknown image"
             elif label is None:
                 cause = "box of an unknown category"
             if cause is not None or at is None or label is None:
                 self.refuse(str(cause), f"{self.path}: annotation {str(annotation.get('id'))[:40]}")
                 continue
-            owners.append(at)
-            labels.append(label)
-            boxes.extend(box)
-        owner = np.asarray(owners, np.int64)
-        order = np.argsort(owner, kind="stable")
-        self._first = np.searchsorted(owner[order], np.arange(len(rows) + 1))
-        self._boxes = np.asarray(boxes, np.float64).reshape(-1, 4)[order]
-        self._box_labels = np.asarray(labels, np.int32)[order]
+            area = annotation.get("area")
+            right = type(area) in (int, float) and 0 < area < 1e12
+            crowd = bool(annotation.get("iscrowd"))
+            outline = self._outline(annotation, sizes[at]) if self.masked else None
+            area = area if right else math.nan
+            objects.add(at, box, label, crowd=crowd, area=area, outline=outline)
+
+    def _outline(self, annotation: Mapping[str, Any], size: tuple[int, int]) -> Outline | None:
+        """The mask of an annotation of a picture of `size` (width, height), or None where it is unknown."""
+        found = annotation.get("segmentation")
+        where = f"{self.path}: annotation {str(annotation.get('id'))[:40]}"
+        if found is None:
+            self.refuse("mask that cannot be read", where)
+        elif found.runs is not None and 0 not in size and found.size != (size[1], size[0]):
+            self.refuse("mask of another size", where)
+            return None
+        return found
 
     def _take_texts(self, annotations: list[Any], rows: dict[Any, Any]) -> dict[Any, Any]:
         """Keep the captions, and return the images that have some."""
@@ -134,24 +167,10 @@ class Coco(base.Opened):
 
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
-        path = self.inside.path(self.keys[index])
-        image = decode(path, str(path))
-        if self.family == "pairs":
-            return self.sample(index, image, self._texts[index], str(path))
-        height, width = image.shape[:2]
-        declared = self._sizes[index].tolist()
-        if declared[0] and declared[1] and declared != [width, height]:
-            # Boxes of a picture that was resized or turned would lie elsewhere.
-            raise CorruptSample(str(path), "other size", f"{[width, height]} for {declared}")
-        rows = slice(self._first[index], self._first[index + 1])
-        boxes = self._boxes[rows].clip(0, [width, height, width, height]).astype(np.float32)
-        there = (boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])
-        return {
-            "image": image,
-            "key": self.keys[index],
-            "boxes": boxes[there],
-            "box_labels": self._box_labels[rows][there],
-        }
+        if self.family == "detection":
+            return super().__getitem__(index)
+        where = str(self.pictures[index])
+        return self.sample(index, decode(where, where), self._texts[index], where)
 
     def origin(self, index: int) -> dict[str, str]:
         """The address and licence that the file gives, and the picture's name."""
@@ -159,20 +178,13 @@ class Coco(base.Opened):
         known = {"source": source, "licence": self._licences.get(licence)}
         return texts.origin_of(known | {"name": pathlib.PurePosixPath(self.keys[index]).name})
 
-    def files(self) -> list[pathlib.Path]:
-        """The JSON file and the pictures."""
-        return [self.path, *(self.inside.path(key) for key in self.keys)]
 
-    def files_of(self, index: int) -> tuple[pathlib.Path, ...]:
-        """The JSON file and one picture."""
-        return self.path, self.inside.path(self.keys[index])
-
-
-def _read(path: pathlib.Path) -> dict[str, Any]:
+def _read(path: pathlib.Path, masks: bool) -> dict[str, Any]:
     def light(record: dict[str, Any]) -> dict[str, Any]:
+        outline = read_outline(record.get("segmentation")) if masks and "bbox" in record else None
         for field in HEAVY:
             record.pop(field, None)
-        return record
+        return record if outline is None else {**record, "segmentation": outline}
 
     try:
         if not path.is_file():
@@ -212,13 +224,23 @@ def _only_json(folder: pathlib.Path) -> pathlib.Path:
     return found[0]
 
 
-def _folder(path: pathlib.Path, first: str) -> pathlib.Path:
-    """The folder beside a COCO file that has its first picture."""
+def _folder(path: pathlib.Path, first: str, images: base.Path | None) -> tuple[pathlib.Path, int]:
+    """(the folder that has a COCO file's first picture, how many of the leading folders of its name are left away).
+
+    `images` is that folder, or None for one beside the file.
+    """
     part = path.stem.rpartition("_")[2]  # of instances_val2017, val2017
     inner = (".", "images", part, f"images/{part}", "train", "val", "test")
-    for folder in (above / name for above in (path.parent, path.parent.parent) for name in inner):
-        if (folder / first).is_file():
-            return folder
+    folders = [above / name for above in (path.parent, path.parent.parent) for name in inner]
+    if images is not None:
+        folders = [pathlib.Path(images)]
+    parts = pathlib.PurePosixPath(first).parts
+    for left in range(len(parts)):
+        for folder in folders:
+            if folder.joinpath(*parts[left:]).is_file():
+                return folder, left
+    if images is not None:
+        return folders[0], 0
     raise UserError(
         f"{path}: '{first[:80]}' is in no folder beside it; give the pictures as images=FOLDER"
     )

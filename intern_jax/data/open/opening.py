@@ -6,7 +6,12 @@
 | captions | pictures with .txt files beside them, or listed by a table (.csv, .tsv, .jsonl) |
 | webdataset | .tar files whose members of one stem make a sample |
 | parquet | Parquet files with a column of pictures |
-| coco | a COCO JSON of instances or captions, and its pictures |
+| coco | a COCO JSON of instances or captions, and its pictures; Objects365 too |
+| voc | pictures with boxes: folders JPEGImages and Annotations (XML) |
+| yolo | pictures with boxes: folders images and labels, with data.yaml or classes.txt |
+| openimages | Open Images: SPLIT-annotations-bbox.csv, class-descriptions-boxable.csv, folders of pictures |
+| wider_face | WIDER FACE: wider_face_split, WIDER_train, WIDER_val |
+| citypersons | CityPersons: leftImg8bit and gtBboxCityPersons |
 | tfds | "tfds:NAME/CONFIG:VERSION", or the folder of a prepared version |
 | array_record | ArrayRecord files with `decode`; a pool, an index of one, or the workdir of `data run` |
 """
@@ -20,12 +25,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from intern_jax.core.config import UserError, did_you_mean, resolve
-from intern_jax.data.open.base import Path, expand, is_pattern
+from intern_jax.data.detection import citypersons, voc, wider, yolo
+from intern_jax.data.detection.openimages import BOXES, OpenImages
 from intern_jax.data.open.captions import PREFERRED, TABLES, find_tables, open_captions
 from intern_jax.data.open.coco import Coco
 from intern_jax.data.open.parquet import Parquet, has_pictures
 from intern_jax.data.open.tars import SIGNS
 from intern_jax.data.open.webdataset import Tars
+from intern_jax.data.read.opened import Path, expand, is_pattern
 from intern_jax.data.schema.source import Source
 from intern_jax.data.sources.array_record import ArrayRecordSource
 from intern_jax.data.sources.folder import EXTENSIONS, ImageFolder
@@ -48,9 +55,10 @@ def open_data(data: Path, kind: str | None = None, **settings: Any) -> Source:
 
     `data` is a folder, a file, a pattern ("shards/{000..010}.tar"), or "tfds:NAME". `kind` is one of KINDS; without it
     the content decides. `settings` are those of the kind: `name` of all; `classes` (their order) of folders, captions,
-    webdataset and parquet; `root` (where listed pictures lie) of captions and parquet; `images` of coco; `split`,
-    `data_dir`, `fields` and `family` of tfds; `decode`, `family`, `classes` and `index` of array_record, and `index`
-    and `split` of a pool.
+    webdataset, parquet, voc and yolo; `root` (where the pictures lie) of captions, parquet and yolo; `images` of coco
+    and openimages; `masks` of coco; `upright` of coco and voc; `split` of voc, yolo, openimages, wider_face and
+    citypersons; `split`, `data_dir`, `fields` and `family` of tfds; `decode`, `family`, `classes` and `index` of
+    array_record, and `index` and `split` of a pool.
 
     The source has `labels` if every sample has one. It may have `origin(index)`, with those of source, licence, author
     and name that are known. UserError, in one line, for data that is not recognised, is of two kinds, or is broken.
@@ -136,8 +144,12 @@ def _kind_of_file(path: pathlib.Path) -> str | None:
         return "webdataset"
     if ".array_record" in name:
         return "array_record"
+    if name.endswith(BOXES):
+        return "openimages"
     if name.endswith(TABLES):
         return "captions"
+    if name.endswith((".yaml", ".yml")):
+        return "yolo" if b"names:" in head else None
     return "coco" if name.endswith(".json") and _may_be_coco(head) else None
 
 
@@ -171,6 +183,9 @@ def _kinds_of_folder(folder: pathlib.Path) -> tuple[set[str | None], str]:
         return {"tfds"}, ""
     if _has_pool(folder, names) or any(".array_record" in name for name in files):
         return {"array_record"}, ""
+    boxed = _kind_of_boxes(folder, files, folders)
+    if boxed is not None:
+        return {boxed}, ""
     inner = [folder / name for name in folders[:INNER_FOLDERS]]
     shards = [folder / name for name in files]
     if "data" in folders:
@@ -197,6 +212,25 @@ def _kinds_of_folder(folder: pathlib.Path) -> tuple[set[str | None], str]:
     counts = ", ".join(f"{n} {suffix or 'without suffix'}" for suffix, n in suffixes.most_common(6))
     of_them = f", {len(pictured)} of the first {len(inner)} with pictures" if inner else ""
     return found, f"files: {counts or 'none'}; folders: {len(folders)}{of_them}"
+
+
+def _kind_of_boxes(
+    folder: pathlib.Path, files: Collection[str], folders: Collection[str]
+) -> str | None:
+    """The layout of a published set for detection that a folder has, by the names in it."""
+    if {voc.PICTURES, voc.NOTES} <= {*folders}:
+        return "voc"
+    if wider.LISTS in folders:
+        return "wider_face"
+    if {name.split("/")[0] for name in citypersons.BOXES} & {*folders}:
+        return "citypersons"
+    if any(name.endswith(BOXES) for name in files):
+        return "openimages"
+    if {"images", "labels"} <= {*folders} and yolo.NAMES in files:
+        return "yolo"
+    # Some exports have a folder for each split, with images and labels in it.
+    settings = [folder / name for name in (yolo.SETTINGS, *files) if name.endswith(yolo.YAML)]
+    return "yolo" if any(_kind_of_file(path) == "yolo" for path in settings) else None
 
 
 def _has_pool(folder: pathlib.Path, names: Collection[str]) -> bool:
@@ -279,6 +313,11 @@ KINDS: dict[str, Callable[..., Source]] = {
     "webdataset": Tars,
     "parquet": Parquet,
     "coco": Coco,
+    "voc": voc.Voc,
+    "yolo": yolo.Yolo,
+    "openimages": OpenImages,
+    "wider_face": wider.open_wider,
+    "citypersons": citypersons.open_citypersons,
     "tfds": _open_tfds,
     "array_record": _open_array_record,
 }
@@ -288,6 +327,7 @@ LABELLED = (
 )
 ACCEPTED = (
     "class folders of pictures (folders), pictures with .txt files or a table .csv .tsv .jsonl (captions), .tar files"
-    " (webdataset), .parquet files (parquet), a COCO .json (coco), tfds:NAME (tfds), .array_record files or a pool"
+    " (webdataset), .parquet files (parquet), a COCO .json (coco), folders of VOC, YOLO, Open Images, WIDER FACE or"
+    " CityPersons (voc, yolo, openimages, wider_face, citypersons), tfds:NAME (tfds), .array_record files or a pool"
     " (array_record)"
 )

@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from intern_jax.core.config import UserError
-from intern_jax.data.open import base, tars, texts
+from intern_jax.data.open import tars, texts
+from intern_jax.data.read import opened as base
 from intern_jax.data.read.archives import read_at
 from intern_jax.data.read.decoding import MAX_BYTES, decode
 from intern_jax.data.schema.sample import CorruptSample, Sample

@@ -70,6 +70,8 @@ TURNS: dict[Any, Image.Transpose] = {
     8: Image.Transpose.ROTATE_90,
 }
 
+METADATA = (b"eXIf", b"EXIF", b"exif", b"rientation")  # what EXIF or XMP in a PNG or WebP has
+
 JPEG_MAGIC = b"\xff\xd8\xff"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 NO_FILE: dict[int | None, str] = {
@@ -98,6 +100,14 @@ def decode(data: bytes | str | os.PathLike[str], where: str) -> np.ndarray:
     upper 8 bits, and CMYK becomes RGB without its profile. It needs at most about 24 bytes of memory
     per pixel, so 1.5 GB. CorruptSample, with one of CAUSES, for all that cannot be read in this way.
     """
+    return decode_turned(data, where)[0]
+
+
+def decode_turned(data: bytes | str | os.PathLike[str], where: str) -> tuple[np.ndarray, int]:
+    """(as `decode`, the EXIF orientation that was applied: 1 to 8, where 1 is none).
+
+    Boxes and masks of the stored pixels turn with the picture: turning.py.
+    """
     try:
         if not isinstance(data, bytes):
             data = read_file(data, where)
@@ -111,6 +121,20 @@ def decode(data: bytes | str | os.PathLike[str], where: str) -> np.ndarray:
         raise CorruptSample(where, "out of memory") from error
     except Exception as error:
         # On damaged data Pillow raises OSError, ValueError, SyntaxError, struct.error, ...
+        raise CorruptSample(where, _cause(data, error), _said(error)) from error
+
+
+def orientation_of(data: bytes, where: str) -> int:
+    """The EXIF orientation that `decode_turned` applies; of a JPEG from its head alone. Raises CorruptSample."""
+    if not data.startswith(JPEG_MAGIC):
+        # Other formats may have metadata behind the pixels, which Pillow reads only with them.
+        return decode_turned(data, where)[1] if any(sign in data for sign in METADATA) else 1
+    try:
+        with Image.open(_Metered(data, where), formats=FORMATS) as im:
+            return _orientation(im)
+    except CorruptSample:
+        raise
+    except Exception as error:
         raise CorruptSample(where, _cause(data, error), _said(error)) from error
 
 
@@ -175,7 +199,7 @@ class _Metered(io.BytesIO):
         return part
 
 
-def _pixels(data: bytes, where: str) -> np.ndarray:
+def _pixels(data: bytes, where: str) -> tuple[np.ndarray, int]:
     if data.startswith(PNG_MAGIC):
         check_png(data, where)
     file = _Metered(data, where)
@@ -186,7 +210,8 @@ def _pixels(data: bytes, where: str) -> np.ndarray:
         if data.startswith(JPEG_MAGIC):
             _check_scans(data, im.width * im.height, where)
         im.load()
-        return lend(_as_rgb(_upright(im)))
+        upright, orientation = _upright(im)
+        return lend(_as_rgb(upright)), orientation
 
 
 def check_png(data: bytes, where: str) -> None:
@@ -213,13 +238,18 @@ def _check_scans(data: bytes, pixels: int, where: str) -> None:
             raise CorruptSample(where, "too many parts", f"{scans} scans")
 
 
-def _upright(im: Image.Image) -> Image.Image:
+def _upright(im: Image.Image) -> tuple[Image.Image, int]:
+    orientation = _orientation(im)
+    return (im, 1) if orientation == 1 else (im.transpose(TURNS[orientation]), orientation)
+
+
+def _orientation(im: Image.Image) -> int:
     try:
-        turn = TURNS.get(im.getexif().get(ORIENTATION))
+        found = im.getexif().get(ORIENTATION)
+        return 1 if found is None or found not in TURNS else int(found)
     except Exception:
         # Unreadable EXIF does not mean that the pixels are damaged.
-        return im
-    return im if turn is None else im.transpose(turn)
+        return 1
 
 
 def _as_rgb(im: Image.Image) -> Image.Image:

@@ -11,6 +11,9 @@ samples it has those of task families (families/): a family that is added brings
 | label | int in [0, number of classes) |
 | boxes | float32 [N,4]: x1, y1, x2, y2 in pixels, inside the image, x1 < x2 and y1 < y2 |
 | box_labels | int32 [N] in [0, number of classes) |
+| box_ignore | bool [N]: neither taught nor ground, such as difficult or mostly hidden objects |
+| box_crowd | bool [N]: a region of several objects; it is ignored, whatever box_ignore says |
+| box_masks | uint8 [N,S,S]: 0 or 1 at the centres of a grid over each box, 255 = unknown |
 | mask | uint8 [H,W] of class indices, 255 = ignore |
 | depth | float32 [H,W] in metres |
 | depth_valid | bool [H,W]: where depth was measured |

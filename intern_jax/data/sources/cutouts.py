@@ -29,7 +29,7 @@ from intern_jax.data.schema.sample import CorruptSample, one_line
 from intern_jax.data.sources.array_record import Keys
 from intern_jax.data.sources.cut import folder_of, read_steps
 from intern_jax.data.sources.pool import KEPT, Index, Pool
-from intern_jax.data.sources.scenes import Cut, Scenes, cut
+from intern_jax.data.sources.scenes import BoxesOf, Cut, Scenes, cut
 
 Path = str | os.PathLike[str]
 
@@ -227,18 +227,25 @@ def pool_scenes(
     pool: Path | None = None,
     index: Path | None = None,
     classes: Sequence[str] | None = None,
-) -> Scenes:
+    boxed: bool = False,
+) -> Scenes | BoxesOf:
     """Scenes of a pool's cut-outs: two to five objects, or with `crowd` ten to forty tiny ones.
 
     Family "segmentation" or "detection" with mask and boxes of the file's classes, or "pairs" with captions. Scene i is
-    a function of seed, i and the cut-outs of the split. The last three arguments are as of PoolCutOuts.
+    a function of seed, i and the cut-outs of the split. `pool`, `index` and `classes` are as of PoolCutOuts. `boxed`
+    gives boxes alone: no class for the ground, and what is mostly hidden is ignored.
     """
     bank = PoolCutOuts(cutouts, split, pool, index, classes)
     name = f"{'pool_crowds' if crowd else 'pool_scenes'}/{split}"
+    if boxed:
+        made = Scenes(name, "detection", bank, seed, size, length, crowd, hidden=True)
+        return BoxesOf(made, f"{name}/boxes")
     return Scenes(name, family, bank, seed, size, length, crowd)
 
 
-def open_scenes(split: str, workdir: Path, family: str = "segmentation", **settings: Any) -> Scenes:
+def open_scenes(
+    split: str, workdir: Path, family: str = "segmentation", **settings: Any
+) -> Scenes | BoxesOf:
     """Scenes of the cut-outs that a pipeline in `workdir` made; of `pretrain` what stayed of them. See `scenes_of`."""
     steps = read_steps(workdir)
     place = pathlib.Path(workdir)
@@ -258,8 +265,9 @@ def scenes_of(
     length: int | None = None,
     crowd: bool = False,
     index: Path | None = None,
-) -> Scenes:
-    """Scenes of the file CUT_OUTS in a folder of the step `split`.
+    boxed: bool = False,
+) -> Scenes | BoxesOf:
+    """Scenes of the file CUT_OUTS in a folder of the step `split`; arguments as of pool_scenes.
 
     A test has 5,000 scenes, a training split 1,000, and pre-training 20,000, if `length` says nothing else.
     """
@@ -273,4 +281,5 @@ def scenes_of(
         length=length or lengths.get(split, 1),
         crowd=crowd,
         index=index,
+        boxed=boxed,
     )

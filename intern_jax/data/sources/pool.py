@@ -39,7 +39,16 @@ KEPT = 0  # the cause of a record that is not left out
 # What a record says of where it came from.
 ORIGIN = ("source", "licence", "author", "name")
 # Fields of a sample that are arrays and no pictures.
-ARRAYS = ("boxes", "box_labels", "mask", "depth", "depth_valid")
+ARRAYS = (
+    "boxes",
+    "box_labels",
+    "box_ignore",
+    "box_crowd",
+    "box_masks",
+    "mask",
+    "depth",
+    "depth_valid",
+)
 
 
 def encode(sample: Mapping[str, Any], pictures: Sequence[bytes]) -> bytes:

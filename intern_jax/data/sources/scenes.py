@@ -88,7 +88,7 @@ def cut(picture: np.ndarray, height: int) -> Cut:
     return pixels[:, :, :3] * pixels[:, :, 3:], pixels[:, :, 3:]
 
 
-def _ground(rng: np.random.Generator, size: int) -> tuple[np.ndarray, str]:
+def textured(rng: np.random.Generator, size: int) -> tuple[np.ndarray, str]:
     """Textured ground uint8 [S, S, 3] that darkens towards the viewer, and its words."""
     name, far, near, rough = GROUNDS[int(rng.integers(len(GROUNDS)))]
     ramp = np.linspace(0, 1, 8, dtype=np.float32)[:, None, None]
@@ -104,7 +104,7 @@ def _ground(rng: np.random.Generator, size: int) -> tuple[np.ndarray, str]:
     return np.clip(ground + fine, 0, 255).astype(np.uint8), name
 
 
-def _paste(
+def paste(
     canvas: np.ndarray,
     instance: np.ndarray,
     piece: Cut,
@@ -151,6 +151,7 @@ class Scenes:
         size: int,
         length: int,
         crowd: bool = False,
+        hidden: bool = False,
     ):
         if size < 16 or length < 1:
             raise UserError(f"{name}: size {size}, length {length}; give size >= 16, length >= 1")
@@ -164,6 +165,7 @@ class Scenes:
             )
         self.name, self.family, self.cutouts = name, family, cutouts
         self.seed, self.size, self.length, self.crowd = seed, size, length, crowd
+        self.hidden = hidden
         groups = ("background", *cutouts.groups)
         self.classes: tuple[str, ...] = () if family == "pairs" else groups
         self.keys = [f"{name}/{seed}/{size}/{i}" for i in range(length)]
@@ -176,7 +178,8 @@ class Scenes:
         chosen = self.cutouts.selection
         settings = (self.name, self.family, chosen, self.seed, self.size, self.length)
         files = self.cutouts.fingerprint()
-        return fingerprints.combine(*settings, self.crowd, files, format_of(type(self)))
+        own = ("hidden",) if self.hidden else ()
+        return fingerprints.combine(*settings, self.crowd, files, format_of(type(self)), *own)
 
     def _layout(self, rng: np.random.Generator, count: int) -> list[tuple[int, int, int, int]]:
         """(sprite, height, centre x, base y) of every object, far ones first."""
@@ -201,7 +204,7 @@ class Scenes:
             raise IndexError(f"{self.name}: {i} is outside 0..{self.length - 1}")
         rng = np.random.Generator(np.random.PCG64([self.seed, i, int(self.crowd)]))
         size = self.size
-        canvas, ground = _ground(rng, size)
+        canvas, ground = textured(rng, size)
         instance = np.zeros((size, size), np.uint8)
         count = int(rng.integers(10, 41)) if self.crowd else int(rng.integers(2, 6))
         layout, own = [], []
@@ -211,7 +214,7 @@ class Scenes:
                 continue
             layout.append((sprite, height, x, y))
             top, left = y - piece[1].shape[0], x - piece[1].shape[1] // 2
-            own.append(_paste(canvas, instance, piece, left, top, len(layout)))
+            own.append(paste(canvas, instance, piece, left, top, len(layout)))
         sample: dict[str, Any] = {"image": canvas, "key": self.keys[i]}
         seen = np.bincount(instance.reshape(-1), minlength=len(layout) + 1)[1:]
         shown = [n for n in range(len(layout)) if seen[n] >= max(6, 0.2 * own[n])]
@@ -220,8 +223,13 @@ class Scenes:
             return sample
         group = self.cutouts.group[[sprite for sprite, *_ in layout]]
         sample["mask"] = np.concatenate([[0], group + 1]).astype(np.uint8)[instance]
-        sample["boxes"] = _boxes(instance, shown)
-        sample["box_labels"] = (group[shown] + 1).astype(np.int32)
+        barely = (
+            [n for n in range(len(layout)) if seen[n] and n not in shown] if self.hidden else []
+        )
+        sample["boxes"] = extents(instance, shown + barely)
+        sample["box_labels"] = (group[shown + barely] + 1).astype(np.int32)
+        if self.hidden:
+            sample["box_ignore"] = np.arange(len(shown + barely)) >= len(shown)
         return sample
 
     def _caption(
@@ -241,7 +249,37 @@ class Scenes:
         return texts
 
 
-def _boxes(instance: np.ndarray, shown: list[int]) -> np.ndarray:
+class BoxesOf:
+    """The boxes of a source of masks and boxes, without the first `skip` classes, which have no boxes."""
+
+    family, labels = "detection", None
+
+    def __init__(self, source: Any, name: str, skip: int = 1):
+        self.source, self.name, self.skip = source, name, skip
+        self.cutouts = getattr(source, "cutouts", None)
+        self.classes: tuple[str, ...] = tuple(source.classes[skip:])
+        self.keys: Sequence[str] = source.keys
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        sample = self.source[i]
+        out = {name: sample[name] for name in ("image", "key", "boxes", "box_ignore")}
+        return out | {"box_labels": sample["box_labels"] - np.int32(self.skip)}
+
+    def objects(self, i: int) -> dict[str, np.ndarray]:
+        """What an evaluator needs: boxes, labels and ignore."""
+        sample = self[i]
+        fields = {"boxes": "boxes", "labels": "box_labels", "ignore": "box_ignore"}
+        return {name: sample[field] for name, field in fields.items()}
+
+    def fingerprint(self) -> str:
+        """A digest of the source's, the name and the classes."""
+        return fingerprints.combine(self.name, self.classes, self.source.fingerprint())
+
+
+def extents(instance: np.ndarray, shown: list[int]) -> np.ndarray:
     """Visible extents float32 [N, 4], x1 y1 x2 y2, of the objects numbered shown + 1."""
     boxes = np.zeros((len(shown), 4), np.float32)
     for k, n in enumerate(shown):

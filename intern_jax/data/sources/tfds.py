@@ -9,10 +9,13 @@ import numpy as np
 
 from intern_jax import families
 from intern_jax.core.config import UserError
-from intern_jax.data.read.decoding import decode
+from intern_jax.data.read.decoding import decode_turned
+from intern_jax.data.read.turning import stored_sides, turned_boxes, turned_map
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema import sample as schema
 from intern_jax.data.schema.sample import Sample, check_labels, one_line
+
+MAPS = ("mask", "depth", "depth_valid")  # fields that EXIF turns with the picture, as it does boxes
 
 
 class TfdsSource:
@@ -32,6 +35,8 @@ class TfdsSource:
         "depth": "depth",
         "boxes": "objects/bbox",
         "box_labels": "objects/label",
+        "box_ignore": "objects/is_difficult",
+        "box_crowd": "objects/is_crowd",
     }
 
     def __init__(
@@ -130,11 +135,15 @@ class TfdsSource:
     def __getitem__(self, index: int) -> Sample:
         key = self.keys[index]
         row = self._data[index]
-        image = decode(bytes(_get(row, self.fields["image"])), key)
+        image, turn = decode_turned(bytes(_get(row, self.fields["image"])), key)
         sample: Sample = {"image": image, "key": key}
+        sides = image.shape[:2]
         for field, path in self.fields.items():
             if field != "image":
-                sample[field] = _convert(field, _get(row, path), image.shape[:2])
+                value = _convert(field, _get(row, path), stored_sides(turn, sides))
+                if field in MAPS:
+                    value = turned_map(value, turn)
+                sample[field] = turned_boxes(value, turn, sides) if field == "boxes" else value
         return sample
 
 
@@ -221,6 +230,8 @@ def _convert(field: str, value: Any, size: tuple[int, int]) -> Any:
         "depth": np.float32,
         "box_labels": np.int32,
         "depth_valid": np.bool_,
+        "box_ignore": np.bool_,
+        "box_crowd": np.bool_,
     }.get(field)
     if dtype is None:
         return value  # of a family from outside, whose check says what it takes

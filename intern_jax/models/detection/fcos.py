@@ -60,7 +60,7 @@ class FCOS(nn.Module):
         )
         made = self._towers(maps, strides, train)
         points = [
-            anchors_lib.grid_points(*x.shape[1:3], stride)
+            anchors_lib.grid_points(x.shape[1], x.shape[2], stride)
             for x, stride in zip(maps, strides, strict=True)
         ]
         steps = np.repeat(np.asarray(strides, np.float32), [len(one) for one in points])

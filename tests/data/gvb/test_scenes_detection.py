@@ -8,10 +8,12 @@ import shutil
 import make_scenes as make
 import numpy as np
 import pytest
+from PIL import Image
 
 from intern_jax.core.config import UserError
-from intern_jax.data.gvb.scenes import voc, wider
-from intern_jax.data.gvb.scenes.detection import DetectionSource
+from intern_jax.data.detection import wider
+from intern_jax.data.detection.objects import DetectionSource
+from intern_jax.data.gvb.scenes import voc
 from intern_jax.data.gvb.scenes.readers import READERS
 from intern_jax.data.schema.fingerprints import fingerprint
 from intern_jax.data.schema.sample import CorruptSample, check
@@ -57,7 +59,8 @@ def test_samples_follow_the_schema(made, row, split):
         assert objects["boxes"].dtype == np.float32 and objects["boxes"].shape == (count, 4)
         assert objects["labels"].dtype == np.int32 and objects["labels"].shape == (count,)
         assert objects["ignore"].dtype == np.bool_ and objects["ignore"].shape == (count,)
-        assert len(sample["boxes"]) <= (~objects["ignore"]).sum()
+        taught = ~sample["box_ignore"]
+        assert taught.sum() <= (~objects["ignore"]).sum() and len(taught) <= count
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -115,11 +118,12 @@ def test_voc_boxes_start_at_zero_and_end_after_the_last_pixel(made):
             ).any()
 
 
-def test_voc_difficult_objects_are_no_targets(made):
+def test_voc_difficult_objects_are_ignored(made):
     source = READERS["voc07_12"].read(made, "train")
     sample = source[index_of(source, "000005")]
-    np.testing.assert_array_equal(sample["boxes"], boxes_of(5)[:1])
-    assert sample["box_labels"].tolist() == kinds_of(5)[:1]
+    np.testing.assert_array_equal(sample["boxes"], boxes_of(5))
+    assert sample["box_labels"].tolist() == kinds_of(5)
+    assert sample["box_ignore"].tolist() == [False, True]
 
 
 def test_voc_from_tfds_is_the_same(root):
@@ -148,6 +152,34 @@ def test_voc_from_tfds_is_the_same(root):
         key = f"VOC2007/{plain._data[i]['image/filename'].decode()[:-4]}"
         boxes = ours.objects(ours.keys.index(key))["boxes"]
         np.testing.assert_allclose(plain[i]["boxes"] - [1, 1, 0, 0], boxes, atol=1e-3)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_voc_turned_by_exif_from_tfds_is_the_same(root, orientation):
+    pytest.importorskip("tensorflow_datasets")
+    for path in (root / "voc07_12/VOCdevkit/VOC2007/JPEGImages").iterdir():
+        with Image.open(path) as im:
+            exif = im.getexif()
+            exif[0x0112] = orientation
+            im.save(path, exif=exif, quality=95)
+    folder = READERS["voc07_12"].read(root, "test")
+    expected = [(folder[i], folder.objects(i)) for i in range(len(folder))]
+    make.voc07_12_tfds(root)
+    shutil.rmtree(root / "voc07_12")
+    source = READERS["voc07_12"].read(root, "test")
+    plain = TfdsSource("voc/2007", "test", root / "tfds", family="detection")
+    found = {plain._data[i]["image/filename"].decode()[:-4]: plain[i] for i in range(len(plain))}
+    for i, (sample, objects) in enumerate(expected):
+        assert sample["image"].shape == ((72, 96, 3) if orientation == 3 else (96, 72, 3))
+        x1, y1, x2, y2 = sample["boxes"][0].astype(int)
+        colour = make.KINDS[make.shapes(int(source.keys[i][-6:]))[0].kind][2]
+        inside = np.abs(sample["image"][y1:y2, x1:x2].astype(int) - colour).max(-1) < 60
+        assert inside.mean() > 0.9
+        np.testing.assert_array_equal(source[i]["boxes"], sample["boxes"])
+        np.testing.assert_array_equal(source.objects(i)["boxes"], objects["boxes"])
+        # TFDS's own corners are one pixel further in the stored pixels.
+        other = found[source.keys[i][-6:]]["boxes"]
+        assert np.abs(other - sample["boxes"]).max() < 1.001
 
 
 def test_voc_shared_by_two_rows(root):
@@ -235,7 +267,8 @@ def test_wider_quirks(made):
     assert len(train[nobody + 1]["boxes"]) == 2
     invalid = index_of(train, str(make.INVALID_FACE))
     assert train.objects(invalid)["ignore"].tolist() == [False, True]
-    np.testing.assert_array_equal(train[invalid]["boxes"], boxes_of(make.INVALID_FACE)[:1])
+    np.testing.assert_array_equal(train[invalid]["boxes"], boxes_of(make.INVALID_FACE))
+    assert train[invalid]["box_ignore"].tolist() == [False, True]
     # A face without width keeps its number in the evaluator's lists, and is no target.
     flat = index_of(test, str(make.FLAT_FACE))
     assert len(test.objects(flat)["boxes"]) == 2 and len(test[flat]["boxes"]) == 1
@@ -331,9 +364,9 @@ def test_citypersons_quirks(made):
     assert len(train[index_of(train, str(make.EMPTY_STREET))]["boxes"]) == 0
     for source, seed in ((train, make.RIDER), (test, make.IGNORED)):
         i = index_of(source, str(seed))
-        assert (
-            source.objects(i)["ignore"].tolist() == [False, True] and len(source[i]["boxes"]) == 1
-        )
+        assert source.objects(i)["ignore"].tolist() == [False, True]
+        assert source[i]["box_ignore"].tolist() == [False, True]
+        assert source[i]["box_crowd"].tolist() == [False, seed == make.IGNORED]
     # A body that goes on below the picture: whole for the evaluator, cut for the sample.
     outside = index_of(test, str(make.OUTSIDE))
     assert test.objects(outside)["boxes"][0, 3] == make.HEIGHT + 16

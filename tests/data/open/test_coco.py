@@ -80,11 +80,12 @@ def test_wrong_boxes_are_counted(write):
         ]
     )
     source = open_data(path)
-    np.testing.assert_array_equal(check(source[0], "set", 2)["boxes"], [[0, 0, 3, 3], [6, 4, 8, 6]])
+    sample = check(source[0], "set", 2)
+    np.testing.assert_array_equal(sample["boxes"], [[0, 0, 3, 3], [6, 4, 8, 6], [0, 0, 1, 1]])
+    assert sample["box_crowd"].tolist() == sample["box_ignore"].tolist() == [False, False, True]
     assert source.refused == {
         "empty box": 4,
         "box that is not four finite numbers": 5,
-        "crowd": 1,
         "box of an unknown image": 2,
         "box of an unknown category": 1,
     }

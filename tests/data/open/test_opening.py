@@ -10,6 +10,7 @@ import sys
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 
+import box_layouts as layouts
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -39,6 +40,8 @@ def places(tmp_path, png, write_tar, prepared):
             (found[kind] / inner).mkdir(exist_ok=True)
             (found[kind] / inner / f"{i}.png").write_bytes(png(i))
         (found["captions"] / f"{i}.txt").write_text(f"caption {i}")
+    for kind in layouts.WRITERS.keys() - {"coco"}:
+        layouts.WRITERS[kind](found[kind])
     members = [
         (f"{i}.{end}", png(i) if end == "png" else b"a") for i in range(4) for end in ("png", "txt")
     ]
@@ -120,6 +123,10 @@ def test_a_changed_file_changes_the_fingerprint(places):
         "webdataset": "a-000.tar",
         "parquet": "a-000.parquet",
         "array_record": "a.array_record",
+        "voc": "Annotations/2.xml",
+        "yolo": "labels/train/1.txt",
+        "openimages": "class-descriptions-boxable.csv",
+        "wider_face": "WIDER_train/images/0--Parade/3.jpg",
     }
     for kind, file in changed.items():
         settings = SETTINGS.get(kind, {})
@@ -133,6 +140,8 @@ def test_files_and_patterns(places, tmp_path):
         assert recognise(places[kind] / pattern) == kind
         assert recognise(next(places[kind].glob("a-000.*"))) == kind
     assert recognise(places["coco"] / "instances.json") == "coco"
+    assert recognise(places["yolo"] / "data.yaml") == "yolo"
+    assert recognise(places["openimages"] / "validation-annotations-bbox.csv") == "openimages"
     assert recognise(places["array_record"] / "a.array_record") == "array_record"
     places["webdataset"].joinpath("a-000.tar").rename(tmp_path / "no_suffix")
     assert recognise(tmp_path / "no_suffix") == "webdataset"

@@ -1,10 +1,11 @@
 """GV-B's detection, segmentation and depth rows: their readers, and how a user gets the data.
 
 ROOT is the benchmark's data folder. Sources of detection rows also have `objects(index)`
-(detection.py), and those of depth rows have `evaluation_mask` and `depth_range` (depth.py).
+(data/detection/objects.py), and those of depth rows have `evaluation_mask` and `depth_range` (depth.py).
 """
 
-from intern_jax.data.gvb.scenes import citypersons, depth, voc, wider
+from intern_jax.data.detection import citypersons
+from intern_jax.data.gvb.scenes import depth, voc, wider
 from intern_jax.data.sources.reader import Reader
 
 VOC_STEPS = """\

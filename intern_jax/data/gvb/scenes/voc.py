@@ -1,9 +1,7 @@
 """PASCAL VOC: the objects of 2007 and 2012, and the masks of 2012 together with those of SBD.
 
 Everingham et al., IJCV 2010 and 2015; Hariharan et al., Semantic Contours from Inverse Detectors,
-ICCV 2011 (SBD). The devkit annotates a box by its first and last pixel, counted from 1 (xmin..xmax).
-Here a box is x1 = xmin - 1 to x2 = xmax, and likewise in y. IoU on these boxes, computed without
-"+1", equals the devkit's IoU, which adds 1 to each side. Objects marked difficult are ignored.
+ICCV 2011 (SBD). data/detection/voc.py tells what its boxes are. Objects marked difficult are ignored.
 """
 
 import os
@@ -15,37 +13,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from intern_jax.core.config import UserError
-from intern_jax.data.gvb.scenes.detection import Objects, PictureFiles, labelled
+from intern_jax.data.detection.objects import Objects, PictureFiles, labelled, turned, upright
+from intern_jax.data.detection.voc import CLASSES, corners_of, is_difficult
 from intern_jax.data.read import annotations as reading
-from intern_jax.data.read.decoding import decode
+from intern_jax.data.read.decoding import decode_turned
 from intern_jax.data.read.lists import check_listed, lines
+from intern_jax.data.read.turning import turned_map
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import CorruptSample, Sample
 from intern_jax.data.schema.source import Source
 from intern_jax.data.sources.tfds import TfdsSource
 
-CLASSES = (
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
 MASK_CLASSES = ("background", *CLASSES)
 UNPACK = "unpack the VOC archives (benchmark --list names them)"
 UNPACK_SBD = "train needs SBD: unpack benchmark.tgz there, or give VOC2012/SegmentationClassAug"
@@ -57,8 +35,7 @@ PARTS = {
 }
 AUGMENTED = ("trainaug", "train_aug", "aug")
 MASK_LISTS = {"train": "train", "test": "val"}
-BOX_SIDES = ("xmin", "ymin", "xmax", "ymax")
-BOX_OFFSET = np.asarray([1, 1, 0, 0], np.float64)
+TFDS_OFFSET = np.asarray([1, 1, 0, 0], np.float64)  # TFDS divides the coordinates, which begin at 1
 
 
 def read_objects(root: pathlib.Path, split: str) -> Source:
@@ -112,7 +89,7 @@ class VocFolder(PictureFiles):
         keys, pictures, self.annotations = reading.in_order(rows, name)
         super().__init__(name, CLASSES, keys, pictures)
 
-    def objects(self, index: int) -> Objects:
+    def annotated(self, index: int) -> Objects:
         """The picture's boxes, labels and ignore (difficult), in the order of its XML file."""
         where = str(self.annotations[index])
         root = reading.read_xml(self.annotations[index], where)
@@ -125,15 +102,15 @@ class VocFolder(PictureFiles):
 
 def _object(element: Element) -> tuple[list[float], int, bool]:
     # ValueError where a text is missing: "" is no number and no class.
-    sides = [float(element.findtext(f"bndbox/{side}", "")) for side in BOX_SIDES]
-    if not np.isfinite(sides).all():
+    corners = corners_of(element)
+    if not np.isfinite(corners).all():
         raise ValueError("a side is not finite")
     label = CLASSES.index(element.findtext("name", "").strip().lower())
-    return sides, label, element.findtext("difficult", "0").strip() == "1"
+    return corners, label, is_difficult(element)
 
 
-def _objects(sides: ArrayLike, labels: ArrayLike, difficult: ArrayLike) -> Objects:
-    boxes = np.asarray(sides, np.float64).reshape(-1, 4) - BOX_OFFSET
+def _objects(corners: ArrayLike, labels: ArrayLike, difficult: ArrayLike) -> Objects:
+    boxes = np.asarray(corners, np.float64).reshape(-1, 4)
     return {
         "boxes": boxes.astype(np.float32),
         "labels": np.asarray(labels, np.int32).reshape(-1),
@@ -167,12 +144,13 @@ class VocTfds:
     def objects(self, index: int) -> Objects:
         """The picture's boxes, labels and ignore (difficult), in the order of its record."""
         part, row = self._rows[index]
-        return part.objects(row, self.keys[index])
+        return upright(part.objects(row, self.keys[index]), part.picture(row))
 
     def __getitem__(self, index: int) -> Sample:
         part, row = self._rows[index]
-        image = decode(part.picture(row), self.keys[index])
-        return labelled(image, self.keys[index], self.objects(index))
+        key = self.keys[index]
+        image, orientation = decode_turned(part.picture(row), key)
+        return labelled(image, key, turned(part.objects(row, key), orientation, image.shape[:2]))
 
     def fingerprint(self) -> str:
         """A digest of the prepared parts."""
@@ -203,7 +181,7 @@ class _TfdsPart(TfdsSource):
         found = record["objects"]
         y1, x1, y2, x2 = np.asarray(found["bbox"], np.float64).reshape(-1, 4).T
         sides = np.stack([x1 * width, y1 * height, x2 * width, y2 * height], axis=1)
-        return _objects(sides.round(2), found["label"], found["is_difficult"])
+        return _objects(sides.round(2) - TFDS_OFFSET, found["label"], found["is_difficult"])
 
 
 class MaskFolder:
@@ -236,7 +214,8 @@ class MaskFolder:
 
     def __getitem__(self, index: int) -> Sample:
         path, mask_path = self.pictures[index], self.masks[index]
-        image, mask = decode(path, str(path)), _mask(mask_path)
+        image, orientation = decode_turned(path, str(path))
+        mask = turned_map(_mask(mask_path), orientation)
         reading.check_size(mask, image, str(mask_path))
         return {"image": image, "mask": mask, "key": self.keys[index]}
 

@@ -1,4 +1,4 @@
-"""What the sources of this room share: labels, refused parts, digests, and paths that stay inside a folder."""
+"""What sources of a user's data share: labels, refused parts, digests, and paths that stay inside a folder."""
 
 import functools
 import glob

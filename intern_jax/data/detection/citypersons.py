@@ -3,7 +3,7 @@
 Full-body and visible boxes of the people in Cityscapes' pictures, tested on the val cities. Boxes
 are annotated as x, y, width, height; here they are x1 = x and x2 = x + width. A full body may reach
 outside the picture. Only pedestrians are to be found. As in the authors' evaluation, riders, sitting
-and other persons, groups, and regions marked "ignore" are ignored.
+and other persons, groups, and regions marked "ignore" are ignored; the last two are crowds.
 """
 
 import pathlib
@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 
 from intern_jax.core.config import UserError
-from intern_jax.data.gvb.scenes.detection import Objects, PictureFiles
+from intern_jax.data.detection.objects import Objects, PictureFiles
 from intern_jax.data.read import annotations as reading
 from intern_jax.data.read.lists import check_listed, subfolders
 from intern_jax.data.read.lists import files as names_of
@@ -26,7 +26,9 @@ CATEGORIES = (
     "person group",
     "ignore",
 )
+REGIONS = ("person group", "ignore")  # with several persons, or none that can be told
 PICTURE, ANNOTATION = "_leftImg8bit.png", "_gtBboxCityPersons.json"
+BOXES = ("gtBboxCityPersons", "gtBbox_cityPersons_trainval/gtBboxCityPersons")
 UNPACK = "unpack leftImg8bit_trainvaltest.zip there"
 UNPACK_BOXES = "unpack gtBbox_cityPersons_trainval.zip there"
 
@@ -35,21 +37,25 @@ def read(root: pathlib.Path, split: str) -> "CityPersons":
     """leftImg8bit and gtBboxCityPersons, their train cities (train) or val cities (test)."""
     bases = (root / "citypersons", root / "cityscapes")
     images = reading.first_folder([base / "leftImg8bit" for base in bases], UNPACK)
-    boxes = reading.first_folder(
-        [
-            base / wrapper / "gtBboxCityPersons"
-            for base in bases
-            for wrapper in ("", "gtBbox_cityPersons_trainval")
-        ],
-        UNPACK_BOXES,
-    )
+    boxes = reading.first_folder([base / inner for base in bases for inner in BOXES], UNPACK_BOXES)
     return CityPersons(images / PARTS[split], boxes / PARTS[split])
+
+
+def open_citypersons(
+    data: str | pathlib.Path, split: str = "train", name: str = "citypersons"
+) -> "CityPersons":
+    """The split "train" or "val" of a folder with leftImg8bit and gtBboxCityPersons."""
+    if split not in PARTS.values():
+        raise UserError(f"{data}/split: '{split}'; known: {', '.join(PARTS.values())}")
+    root = pathlib.Path(data)
+    boxes = reading.first_folder([root / inner for inner in BOXES], UNPACK_BOXES)
+    return CityPersons(root / "leftImg8bit" / split, boxes / split, name)
 
 
 class CityPersons(PictureFiles):
     """Street scenes with pedestrians; a key is, for example, "aachen/aachen_000000_000019".
 
-    `objects` reads the picture's JSON and adds visible_boxes float32 [N,4], visibility float32 [N]
+    `annotated` reads the picture's JSON and adds visible_boxes float32 [N,4], visibility float32 [N]
     (area of the visible box over that of the full one) and category int32 [N] in `categories`.
     """
 
@@ -67,7 +73,7 @@ class CityPersons(PictureFiles):
         super().__init__(name, CATEGORIES[:1], pictures, paths)
         self.annotations = [boxes / f"{key}{ANNOTATION}" for key in pictures]
 
-    def objects(self, index: int) -> Objects:
+    def annotated(self, index: int) -> Objects:
         where = str(self.annotations[index])
         content = reading.read_json(self.annotations[index], where)
         try:
@@ -82,6 +88,7 @@ class CityPersons(PictureFiles):
             "boxes": full,
             "labels": np.zeros(len(full), np.int32),
             "ignore": category != 0,
+            "crowd": np.isin(category, [CATEGORIES.index(name) for name in REGIONS]),
             "visible_boxes": visible,
             "visibility": np.divide(seen, area, out=np.zeros_like(area), where=area > 0),
             "category": category,

@@ -1,0 +1,1 @@
+"""Pictures with boxes, in the layouts in which sets for detection are published."""
