@@ -5,7 +5,6 @@ Rows of a batch have boxes float32 [B,M,4] (x1, y1, x2, y2), box_labels int32 [B
 does not depend on how a batch is split. Legend: B batch, M objects, A anchors or points, R regions, K classes.
 """
 
-
 from collections.abc import Mapping
 from functools import partial, reduce
 from typing import Any, NamedTuple

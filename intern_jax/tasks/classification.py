@@ -31,7 +31,7 @@ class Classification(Task):
         train: bool,
         head: str = "",
         settings: Mapping[str, Any] | None = None,
-        rows: Rows | None = None,  # noqa: ARG002
+        rows: Rows | None = None,
     ) -> jax.Array:
         """Logits [N,K]."""
         self.check_head(head, settings or {})
