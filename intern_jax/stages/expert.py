@@ -24,7 +24,7 @@ from intern_jax.models import zoo
 from intern_jax.models.scanning import late_gathers
 from intern_jax.ops.images import normalise
 from intern_jax.tasks import task as tasks
-from intern_jax.tasks.multi_head import CLS, DENSE, MultiHead, kinds, served
+from intern_jax.tasks.multi_head import CLS, DENSE, MultiHead, checked_heads, kinds, served
 from intern_jax.train.stage import Averages, Context, Role, Stage, kind_of
 
 # A loss by task: called with (output, target, valid), it returns an Average over what is valid.
@@ -47,13 +47,15 @@ class Expert(Stage):
         dense_width: int = 64,
         weights: Mapping[str, float] | None = None,
         losses: Mapping[str, Mapping[str, Any]] = LOSSES,
+        heads: Mapping[str, Mapping[str, Any]] | None = None,
         trainable: str = ".*",
         still: str = "",
     ):
         """`classes`: for each group its sources' (name, number of classes), in the order of `source`.
 
-        `losses` replaces some of LOSSES. With `trainable` "(?!backbone/)" and `still` "backbone/" only
-        the heads learn.
+        `losses` replaces some of LOSSES. `heads` chooses those of families with groups of their own, such as
+        {"detection": {"name": "fcos", "settings": {"width": 64}}}. With `trainable` "(?!backbone/)" and
+        `still` "backbone/" only the heads learn.
         """
         self.name = "expert"
         self.weights = dict(weights or {})
@@ -61,18 +63,20 @@ class Expert(Stage):
         self.sources = {group: list(sources) for group, sources in classes.items()}
         self.kinds = kinds()
         present = [kind for kind in self.kinds if self.groups(self.sources, kind)]
-        self.losses, used = _bound_losses(losses, present)
+        chosen = checked_heads(heads or {})
+        self.losses, used = _bound_losses(losses, present, chosen)
         self.functions = sorted(spec["fn"] for spec in used.values())
         self.gather_late = late_gathers(zoo.from_config(backbone))
-        heads = {kind: self._heads(kind) for kind in self.kinds}
-        self._check_terms(heads)
-        cls_heads, dense_heads = heads.pop(CLS), heads.pop(DENSE)
+        sources = {kind: self._heads(kind) for kind in self.kinds}
+        self._check_terms(sources)
+        cls_heads, dense_heads = sources.pop(CLS), sources.pop(DENSE)
         self.model = MultiHead(
             backbone_spec=dict(backbone),
             cls_classes=cls_heads,
             dense_classes={name: k for name, k in dense_heads.items() if k},
             dense_width=dense_width,
-            own_classes={kind: own for kind, own in heads.items() if own},
+            own_classes={kind: own for kind, own in sources.items() if own},
+            own_heads=chosen,
         )
 
     @staticmethod
@@ -175,11 +179,14 @@ class Expert(Stage):
 
 
 def _bound_losses(
-    given: Mapping[str, Mapping[str, Any]], kinds_used: Iterable[str]
+    given: Mapping[str, Mapping[str, Any]],
+    kinds_used: Iterable[str],
+    heads: Mapping[str, Mapping[str, Any]],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The losses by family, and their specs: of the shipped families, of the kinds in use, and those given."""
     used = [family for kind in kinds_used for family in served(kind)]
-    specs = {**LOSSES, **{name: tasks.find(name).loss for name in used}}
+    usual = {n: tasks.find(n).recipe(heads.get(n, {}).get("name", "")).loss for n in used}
+    specs = {**LOSSES, **usual}
     for family in given:
         if family not in families.names() or not families.find(family).task:
             known = ", ".join(f.name for f in families.known() if f.task)

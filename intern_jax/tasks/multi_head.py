@@ -8,11 +8,13 @@ import flax.linen as nn
 import jax
 
 from intern_jax import families
+from intern_jax.core import config
+from intern_jax.core.config import UserError
 from intern_jax.models import zoo
 from intern_jax.models.detection import canvas
 from intern_jax.models.heads.dense import DenseHead
 from intern_jax.models.heads.linear import Linear
-from intern_jax.tasks.task import TaskHead
+from intern_jax.tasks.task import TaskHead, find
 
 # Kinds of groups beside the families themselves, and the families of their sources: classification's, and those with
 # masks and depth together.
@@ -32,12 +34,27 @@ def served(kind: str) -> tuple[str, ...]:
     return JOINT.get(kind, (kind,))
 
 
+def checked_heads(heads: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Heads by family, of families that have groups of their own."""
+    own = [kind for kind in kinds() if kind not in JOINT]
+    for family, head in heads.items():
+        if family not in own:
+            raise UserError(f"stage.heads.{family}: {config.did_you_mean(family, own)}")
+        if not isinstance(head, Mapping) or set(head) - {"name", "settings"}:
+            raise UserError(f"stage.heads.{family}: {head!r}; write {{name: ..., settings: ...}}")
+        try:
+            find(family).check_head(head.get("name", ""), head.get("settings") or {})
+        except UserError as error:
+            raise UserError(f"stage.heads.{family}: {error}") from None
+    return {family: dict(head) for family, head in heads.items()}
+
+
 class MultiHead(nn.Module):
     """A backbone with a linear head per classification source and one decoder for the dense sources.
 
     The decoder's last 1x1 convolution holds a block of channels for each segmentation source, then one
     channel for log-depth: separate heads on shared features, computed in one product. A group of any
-    other family has the family's usual head per source.
+    other family has one of the family's heads per source.
     """
 
     backbone_spec: Mapping[str, Any]
@@ -47,6 +64,8 @@ class MultiHead(nn.Module):
     own_classes: Mapping[str, Mapping[str, int]] = (
         flax.core.FrozenDict()
     )  # {family: {source: classes}}
+    # {family: {"name": one of its decoders, "settings": {...}}}, of families in `own_classes`.
+    own_heads: Mapping[str, Mapping[str, Any]] = flax.core.FrozenDict()
 
     def setup(self) -> None:
         self.backbone = zoo.from_config(self.backbone_spec)
@@ -54,10 +73,14 @@ class MultiHead(nn.Module):
         channels = sum(self.dense_classes.values()) + 1
         self.decoder = DenseHead(channels, width=self.dense_width)
         self.own = {
-            f"{family}_{name}": TaskHead(family, k)
+            f"{family}_{name}": TaskHead(family, k, *self._chosen(family))
             for family, classes in self.own_classes.items()
             for name, k in classes.items()
         }
+
+    def _chosen(self, family: str) -> tuple[str, Mapping[str, Any] | None]:
+        head = self.own_heads.get(family, {})
+        return head.get("name", ""), head.get("settings")
 
     def __call__(
         self,

@@ -1,0 +1,135 @@
+"""Detection experts: they learn scenes by heart, are asked on others, and mistakes in a config are one line."""
+
+import jax
+import numpy as np
+import pytest
+from flax.core import meta
+from tiny_batches import Fixed
+
+from intern_jax.core import mesh as mesh_lib
+from intern_jax.core.config import UserError
+from intern_jax.data.embedded import load
+from intern_jax.data.make.boxes import boxes
+from intern_jax.metrics.coco import coco
+from intern_jax.stages.expert import Expert
+from intern_jax.stages.finetune import FineTune
+from intern_jax.stages.held_out_boxes import HeldOutBoxes, flat
+from intern_jax.train import loop
+
+SMALL_RCNN = {
+    "width": 64,
+    "hidden": 128,
+    "anchor_scale": 4.0,
+    "before": (200, 100),
+    "after": (100, 50),
+    "anchors_sampled": 128,
+    "regions_sampled": 64,
+}
+OPTIM = {"name": "adamw", "learning_rate": 2e-3, "warmup_steps": 20, "clip_norm": 1.0}
+
+
+def scenes(count, **transform):
+    """The rows of `count` embedded scenes, and their classes."""
+    source = load("sprite_boxes")
+    rows = [
+        boxes(source[i], np.random.default_rng(i), size=64, most=6, train=False, **transform)
+        for i in range(count)
+    ]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}, source.classes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("head", "network", "settings", "steps"),
+    [
+        ("fcos", "embedded", {"width": 64, "depth": 2}, 100),
+        ("faster_rcnn", "embedded", SMALL_RCNN, 120),
+        ("faster_rcnn", "resnet50", SMALL_RCNN, 120),
+    ],
+)
+def test_twenty_scenes_are_learnt_by_heart(head, network, settings, steps):
+    batch, classes = scenes(20)
+    stage = FineTune({"name": network}, "detection", len(classes), head, settings)
+    mesh = mesh_lib.make_mesh(data=1, devices=jax.devices()[:1])
+    trainer = loop.Trainer(stage, {"optim": OPTIM, "log_every": steps}, mesh)
+    state = trainer.fit(Fixed({"task": batch}), steps=steps).state
+    out = jax.jit(stage.predict)(state.params, state.extra, batch)["out"]
+    figures = coco(*flat(np.asarray(out["detections"]), batch, len(classes)))
+    assert figures["AP50"] >= 0.95, figures
+
+
+def expert(**changes):
+    classes = {"detection": [("sprite_boxes", len(load("sprite_boxes").classes))]}
+    heads = {"detection": {"name": "fcos", "settings": {"width": 8, "depth": 1}}}
+    return Expert({"name": "embedded_tiny"}, classes, **{"heads": heads} | changes)
+
+
+def test_an_expert_is_asked_on_scenes_that_it_does_not_train_on():
+    stage = expert()
+    batch, classes = scenes(4)
+    batch["source"] = np.zeros(4, np.int32)
+    variables = meta.unbox(stage.init(jax.random.key(0), {"detection": batch}))
+    held_out = {
+        "detection": {
+            "sources": [
+                {"fn": "intern_jax.data.embedded:load", "name": "sprite_boxes", "length": 5}
+            ],
+            "transform": {
+                "fn": "intern_jax.data.make.boxes:boxes",
+                "size": 64,
+                "most": 6,
+                "train": False,
+            },
+        }
+    }
+    found = HeldOutBoxes(stage, held_out, batch_size=4)(variables)
+    # Five scenes in batches of four: what fills the last one counts nowhere.
+    rows, _ = scenes(5)
+    rows["source"] = np.zeros(5, np.int32)
+    extra = {n: v for n, v in variables.items() if n != "params"}
+    out = stage.predict(variables["params"], extra, {"detection": rows})
+    made = np.asarray(out["detection"]["sprite_boxes"]["detections"])
+    expected = coco(*flat(made, rows, len(classes)))
+    assert found.keys() == {f"sprite_boxes/{name}" for name in expected}
+    for name, value in expected.items():
+        assert found[f"sprite_boxes/{name}"] == pytest.approx(value, abs=1e-6), name
+
+
+def test_figures_are_those_of_perfect_and_of_empty_answers():
+    rows, classes = scenes(6)
+    perfect = np.zeros((6, 6, 6), np.float32)
+    perfect[..., :4] = rows["boxes"]
+    perfect[..., 4] = np.where(rows["box_valid"], 0.9, 0)
+    perfect[..., 5] = rows["box_labels"]
+    assert coco(*flat(perfect, rows, len(classes)))["AP"] == pytest.approx(1)
+    assert coco(*flat(np.zeros_like(perfect), rows, len(classes)))["AP"] == 0
+
+
+@pytest.mark.parametrize(
+    ("heads", "message"),
+    [
+        ({"detektion": {}}, r"stage\.heads\.detektion: .*detection"),
+        ({"detection": {"name": "yolo"}}, r"stage\.heads\.detection: .*no decoder 'yolo'"),
+        (
+            {"detection": {"name": "fcos", "settings": {"widht": 8}}},
+            r"stage\.heads\.detection: head\.settings\.widht: .*width",
+        ),
+        ({"detection": {"nmae": "fcos"}}, r"stage\.heads\.detection: .*write \{name"),
+        ({"detection": "fcos"}, r"stage\.heads\.detection: 'fcos'; write \{name"),
+    ],
+)
+def test_wrong_heads_are_named(heads, message):
+    with pytest.raises(UserError, match=message):
+        expert(heads=heads)
+
+
+def test_boxes_are_asked_of_groups_of_detection_alone():
+    stage = Expert({"name": "embedded_tiny"}, {"cls": [("emoji_groups", 9)]})
+    data = {
+        "cls": {
+            "sources": [{"fn": "intern_jax.data.embedded:load", "name": "emoji_groups"}],
+            "transform": {"fn": "intern_jax.data.make.views:eval_classification", "size": 32},
+        }
+    }
+    with pytest.raises(UserError, match=r"evaluators\.data\.cls: HeldOutBoxes measures groups of"):
+        HeldOutBoxes(stage, data)
