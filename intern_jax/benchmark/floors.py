@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def records(bench: RowBench) -> list[Record]:
     """The floor of each fraction and draw of frozen heads."""
     row = bench.row
-    if not row.task_family.task or not _has_one(tasks.find(row.family)):
+    if row.task_family.by_file or not _has_one(tasks.find(row.family)):
         return []
     if not any(heads.on_outputs(row, head) for head in bench.own_heads):
         return []

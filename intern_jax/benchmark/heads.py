@@ -318,7 +318,7 @@ USUAL = "usual"
 def of_family(name: str) -> tuple[str, ...]:
     """Names of the heads that a family's rows can be scored with; none for a family without a task."""
     family = families.find(name)
-    if not family.task:
+    if family.by_file:
         return ()
     probes = tuple(PROBES) if family.answer == "label" else ()
     return (*probes, *tasks.find(name).decoders) or (USUAL,)

@@ -368,7 +368,7 @@ class RowBench:
         """Formats of the row's metric and losses: keys from before they counted have none, and these are 1."""
         metric = metrics.find(self.row.metric)
         found = {f"metric {metric.name}": config_lib.format_of(metric.statistics)}
-        if self.row.task_family.task:
+        if not self.row.task_family.by_file:
             task = tasks.find(self.row.family)
             losses = [task.recipe(name).loss for name in ("", *task.decoders)]
             found |= config_lib.formats_in(losses)

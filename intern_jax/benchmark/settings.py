@@ -289,8 +289,7 @@ class Scores(Settings):
     @pydantic.model_validator(mode="after")
     def _each_row_has_a_head(self) -> "Scores":
         for row in self.found():
-            # A row of a family without a task is scored by a file of answers, as detection by boxes.
-            if row.task_family.task and not heads_lib.of_row(row, self.heads):
+            if not row.task_family.by_file and not heads_lib.of_row(row, self.heads):
                 raise wrong(f"none for row {row.name}; add {row.family} or {row.name}", "heads")
         return self
 
@@ -355,7 +354,7 @@ class Benchmark(Scores):
             said = "missing; write the network's spec, since the ladder has no rung"
             raise wrong(said, "scratch", "generalist")
         for row in self.found():
-            if not row.task_family.task:
+            if row.task_family.by_file:
                 raise wrong(
                     f"row {row.name} is scored by a file of answers; use `benchmark --boxes`",
                     "rows",

@@ -70,6 +70,11 @@ class Family:
         return {"fn": self.transform, "size": size, "train": train, "flip": flip}
 
     @property
+    def by_file(self) -> bool:
+        """Whether its benchmark rows are scored by a file of answers, and not by heads that are trained on them."""
+        return not self.task or self.answer == "boxes"
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """The backbone's outputs that its head reads."""
         return BRANCHES[self.branch]
