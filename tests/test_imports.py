@@ -31,6 +31,7 @@ ROOMS = (
     "weights",
     "tasks",
     "models.heads",
+    "models.detection",
     "models",
     "models.layers",
     "models.variants",
