@@ -167,7 +167,7 @@ def test_another_loss_takes_the_place_of_its_tasks_own(measured):
 
 def test_it_says_what_it_reads_and_what_it_starts_from():
     stage = expert()
-    assert stage.kinds == ("cls", "dense") and stage.roles == {"backbone": Role()}
+    assert stage.kinds == ("cls", "dense", "detection") and stage.roles == {"backbone": Role()}
     assert not stage.batch_coupled and not stage.cached
     target = abstract(stage, labelled())
     source = {f"backbone/{n}": v for n, v in tree.names(target).items() if "/backbone/" in n}
@@ -190,8 +190,8 @@ def test_it_says_what_it_reads_and_what_it_starts_from():
         ),
         ({"classes": {"cls": [("depth", 3)]}}, r"data: 'depth' names a source of cls groups"),
         (
-            {"losses": {"detection": {"fn": "intern_jax.losses.depth:silog"}}},
-            r"stage\.losses\.detection: no such task; known: classification, segmentation, depth",
+            {"losses": {"pairs": {"fn": "intern_jax.losses.depth:silog"}}},
+            r"stage\.losses\.pairs: no such task; known: classification, detection, segmentation, depth",
         ),
     ],
 )
