@@ -6,7 +6,7 @@ sides (data/make/boxes.py), in training and in the saved model. Legend: N pictur
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 HEAD = "fcos"
 BATCH = 16
 FIGURES = ("AP", "AP50")
-# A picture and its answer are in memory together, so few are asked at once.
 PREDICT_BATCH = 16
 
 
@@ -111,26 +110,29 @@ def held_out(source: Source, folds: int, seed: int) -> tuple[np.ndarray, np.ndar
 
 def score(model: Model, source: Source) -> dict[str, float]:
     """COCO's figures (metrics/coco.py) of a detector's answers for all pictures of a source, in their own pixels."""
-    samples: list[Mapping[str, Any]] = []
-    answers: list[Mapping[str, Any]] = []
-    for start in range(0, len(source), PREDICT_BATCH):
-        stop = min(start + PREDICT_BATCH, len(source))
-        chosen = [read_scored(source, index) for index in range(start, stop)]
-        asked = [sample["image"] for sample in chosen]
-        answers += model.predict(asked, batch_size=PREDICT_BATCH)
-        samples += [{n: v for n, v in sample.items() if n != "image"} for sample in chosen]
+    there: dict[str, list[np.ndarray]] = {"boxes": [], "labels": [], "ignore": []}
+
+    def shown() -> Iterator[np.ndarray]:
+        for index in range(len(source)):
+            sample = read_scored(source, index)
+            there["boxes"].append(sample["boxes"])
+            there["labels"].append(sample["box_labels"])
+            there["ignore"].append(_ignored(sample))
+            yield sample["image"]
+
+    answers = model.predict(shown(), batch_size=PREDICT_BATCH)
     objects = Objects(
-        num_images=len(samples),
-        image=_images([len(sample["boxes"]) for sample in samples]),
-        boxes=_joined([sample["boxes"] for sample in samples], (0, 4)),
-        labels=_joined([sample["box_labels"] for sample in samples], (0,)).astype(np.int64),
+        num_images=len(answers),
+        image=_images(there["boxes"]),
+        boxes=_joined(there["boxes"], (0, 4)),
+        labels=_joined(there["labels"], (0,)).astype(np.int64),
         num_classes=len(source.classes),
-        ignore=_joined([_ignored(sample) for sample in samples], (0,)).astype(bool),
+        ignore=_joined(there["ignore"], (0,)).astype(bool),
     )
     number = {name: k for k, name in enumerate(model.classes)}
     labels = [number[name] for answer in answers for name in answer["labels"]]
     found = Detections(
-        image=_images([len(answer["boxes"]) for answer in answers]),
+        image=_images([answer["boxes"] for answer in answers]),
         boxes=_joined([answer["boxes"] for answer in answers], (0, 4)),
         scores=_joined([answer["scores"] for answer in answers], (0,)),
         labels=np.asarray(labels, np.int64),
@@ -198,9 +200,9 @@ def _taught(sample: Mapping[str, Any]) -> bool:
     return bool((~_ignored(sample)).any())
 
 
-def _images(counts: Sequence[int]) -> np.ndarray:
-    """The number of the picture of each box [d], from the count of each picture."""
-    return np.repeat(np.arange(len(counts)), counts)
+def _images(boxes: Sequence[np.ndarray]) -> np.ndarray:
+    """The number of the picture of each box, from the boxes of each picture."""
+    return np.repeat(np.arange(len(boxes)), [len(one) for one in boxes])
 
 
 def _joined(parts: Sequence[np.ndarray], empty: tuple[int, ...]) -> np.ndarray:

@@ -78,7 +78,7 @@ class Answers:
         self.classes, self.source, self.scores, self.seen = source.classes, source, scores, 0
 
     def predict(self, images, batch_size):
-        assert len(images) <= batch_size
+        assert batch_size > 0
         found = []
         for image in images:
             sample = self.source[self.seen]
