@@ -360,7 +360,10 @@ HOSTILE = {
     "classes of numbers": (edit(head={"classes": [1, 2, 3]}), "classes"),
     "more classes": (edit(head={"classes": [*CLASSES, "elk"]}), r"shape .*expected"),
     "another family": (edit(head={"family": "poetry"}), "head.family: no family 'poetry'"),
-    "a family without models": (edit(head={"family": "detection"}), "no model is trained for it"),
+    "a family without models": (
+        edit(head={"family": "pairs", "classes": []}),
+        "no model is trained for it",
+    ),
     "another head": (edit(head={"family": "depth", "classes": []}), "weights and model.json"),
     "no head": (edit(head=None), "weights and model.json"),
     "a decoder of code": (edit(head={"decoder": "os:system"}), "head.decoder: .*names code"),
