@@ -50,7 +50,8 @@ class TaskFit:
         head = Head(
             module.family,
             tuple(classes),
-            settings=module.head_settings or {},
+            module.decoder,
+            module.head_settings or {},
             variables=parts["head"],
         )
         return dataclasses.replace(start, variables=parts["backbone"], head=head)
@@ -94,17 +95,21 @@ def train_model(
     mesh: jax.sharding.Mesh,
     init: Model | None = None,
     augment: Mapping[str, Any] | None = None,
+    head: Mapping[str, Any] | None = None,
 ) -> TaskFit:
     """Train backbone and head on every row of `source`, from `init` or from scratch.
 
     `size`: side in pixels of the square pictures; `flip`: mirror half of them; `cfg`: as `settings` makes it;
-    `augment`: fields of the family's training transform, in place of their defaults.
+    `augment`: fields of the family's training transform, in place of their defaults; `head`: {"name": one of the
+    family's decoders, "settings": {...}}, None for the usual one.
     """
     arguments: dict[str, Any] = {
         "backbone": dict(spec),
         "family": family,
         "num_classes": len(source.classes or ()),
     }
+    if head:
+        arguments |= {"head": head["name"], "head_settings": dict(head["settings"])}
     if init is not None:
         arguments |= {"mean": list(init.preprocess.mean), "std": list(init.preprocess.std)}
     trainer = _trainer(json.dumps(arguments), cfg["optim"]["weight_decay"], mesh)

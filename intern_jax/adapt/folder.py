@@ -1,4 +1,4 @@
-"""A user's own task: labelled pictures in, a model folder and its estimated accuracy out."""
+"""A user's own task: pictures with labels or boxes in, a model folder and its estimated score out."""
 
 import dataclasses
 import functools
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from intern_jax.adapt import fit
+from intern_jax.adapt import boxes, fit
 from intern_jax.adapt.cache import cached
 from intern_jax.adapt.probe import FOLDS, GRID, READOUT, fit_probe, fold_numbers
 from intern_jax.core import config as config_lib
@@ -38,16 +38,18 @@ def adapt_folder(
     canvas: int | None = None,
     folds: int = FOLDS,
     steps: int = 400,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     learning_rate: float = 1e-3,
-    l2: tuple[float, ...] = GRID,
-    readout: str = READOUT,
+    l2: tuple[float, ...] | None = None,
+    readout: str | None = None,
     flip: bool = True,
     seed: int = 0,
     backbone: str | Callable[..., Any] | None = None,
     kind: str | None = None,
+    head: str | None = None,
+    head_settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Learn the classes of labelled pictures from a model folder's backbone, and save a model folder.
+    """Learn the classes of labelled pictures, or to find boxes, from a model folder's backbone; save a model folder.
 
     `data`: a path that data/open/opening.py recognises, such as DIR of DIR/<class>/*.jpg; `kind` says which it is.
     `init`: a model folder, a zoo name (random weights), or None for the weights that ship with the package.
@@ -57,16 +59,27 @@ def adapt_folder(
     predicts one part only, for the time it takes. The score's 95% interval allows for folds that share their
     training pictures (metrics/classification.py: fold_interval).
     `canvas`: side in pixels of the pictures, if not the start's. `l2`: penalties that the probe chooses from by
-    cross-validation. `readout`: what the probe reads of the backbone (models/heads/readout.py).
+    cross-validation. `readout`: what the probe reads of the backbone (models/heads/readout.py). Both have usual values.
     `backbone`: "my_module:Net", or that function, where init's network is its author's own.
+    Of pictures with boxes a detector is learnt (adapt/boxes.py): "probe" trains its head alone, by steps too. `head`
+    and `head_settings` choose it. The usual `batch_size` is 64 pictures, and 16 with boxes.
     """
     if method not in METHODS:
         raise UserError(f"method: no '{method}'; use {' or '.join(METHODS)}")
     if folds < 2:
         raise UserError(f"folds: {folds}; a score needs 2 at least, 5 are usual")
-    if readout not in READOUTS:
+    if readout is not None and readout not in READOUTS:
         raise UserError(f"readout: no '{readout}'; use {', '.join(READOUTS)}")
-    source, labels = _labelled(data, kind)
+    source = open_data(data, kind)
+    if source.family == "detection":
+        _none_of({"l2": l2, "readout": readout}, f"{data} has boxes, not labels")
+        detector = boxes.detector_settings(head, head_settings)
+        cfg = fit.settings(steps, batch_size or boxes.BATCH, learning_rate)
+        model = start(init, seed, backbone)
+        learnt = boxes.adapt_boxes(model, source, method, detector, canvas, folds, cfg, flip, seed)
+        return _saved(out, *learnt)
+    _none_of({"head": head, "head_settings": head_settings}, f"{data} has no boxes")
+    labels = _labels(data, source)
     model = start(init, seed, backbone)
     pictures = dataclasses.replace(model.preprocess, canvas=canvas or model.preprocess.canvas)
     if method == "finetune":
@@ -80,9 +93,10 @@ def adapt_folder(
     # Scored as the saved model will read pictures.
     transform = {"fn": "intern_jax.weights.preprocess:classification", **pictures.plain}
     if method == "probe":
-        right, made = _probe(model, source, transform, parts, l2, readout, seed)
+        grid, read = GRID if l2 is None else l2, READOUT if readout is None else readout
+        right, made = _probe(model, source, transform, parts, grid, read, seed)
     else:
-        cfg = fit.settings(steps, batch_size, learning_rate)
+        cfg = fit.settings(steps, batch_size or 64, learning_rate)
         right, made = _finetune(model, source, transform, parts == 0, cfg, flip, seed)
     predicted = int(parts.max()) + 1 if method == "probe" else 1
     low, high = fold_interval(int(right.sum()), len(right), folds, predicted)
@@ -95,13 +109,23 @@ def adapt_folder(
         "method": method,
         "start": model.name,
     }
+    return _saved(out, summary, made)
+
+
+def _saved(out: str | os.PathLike, summary: dict[str, Any], made: Model) -> dict[str, Any]:
     save_model(out, dataclasses.replace(made, provenance=summary))
     return {**summary, "model": str(out)}
 
 
-def _labelled(data: str | os.PathLike, kind: str | None) -> tuple[Source, np.ndarray]:
-    """The source and its labels int32 [N]. UserError if not every picture has one."""
-    source = open_data(data, kind)
+def _none_of(settings: Mapping[str, Any], reason: str) -> None:
+    """Refuse settings that mean nothing for this data."""
+    for name, value in settings.items():
+        if value is not None:
+            raise UserError(f"{name}: {reason}; leave {name} out")
+
+
+def _labels(data: str | os.PathLike, source: Source) -> np.ndarray:
+    """The source's labels int32 [N]. UserError if not every picture has one."""
     labels = source.labels
     if labels is None or len(source.classes) < 2:
         found = f"{len(source.classes)} classes" if source.classes else "none"
@@ -109,7 +133,7 @@ def _labelled(data: str | os.PathLike, kind: str | None) -> tuple[Source, np.nda
             f"{data}: to learn classes, every picture needs a label, of two classes at least (found: {found});"
             f" labels may come from {LABELLED}"
         )
-    return source, labels
+    return labels
 
 
 def _probe(

@@ -31,6 +31,7 @@ RESIZE = {
     "intern_jax.data.make.pairs:PairViews": "squash",
     "intern_jax.data.make.views:centre_crop": "short",
     "intern_jax.data.make.dense:dense": "squash",
+    "intern_jax.data.make.boxes:boxes": "fit",
 }
 OWN_VIEW = "intern_jax.weights.preprocess:classification"
 
@@ -132,6 +133,12 @@ def _reads(transform: Mapping[str, Any], stage: str) -> Preprocess | None:
         return Preprocess(**given)
     if not isinstance(given.get("size"), int):
         return None
+    if given.get("short"):
+        log.info(
+            "%s: it read pictures with a short side of at most %s pixels; the model folder's fill the canvas",
+            stage,
+            given["short"],
+        )
     if function not in RESIZE:
         log.info(
             "%s: how %s resizes a picture is not known; the model folder says 'squash': "

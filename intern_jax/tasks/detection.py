@@ -15,7 +15,7 @@ import numpy as np
 
 from intern_jax.core.averages import Average, mean
 from intern_jax.losses import detectors as losses
-from intern_jax.models.detection.faster_rcnn import FasterRCNN
+from intern_jax.models.detection.faster_rcnn import FasterRCNN, extent_of
 from intern_jax.models.detection.fcos import FCOS
 from intern_jax.tasks.task import Features, Loss, Recipe, Rows, Task
 
@@ -43,12 +43,13 @@ class Detection(Task):
         settings: Mapping[str, Any] | None = None,
         rows: Rows | None = None,
     ) -> Any:
-        """What the losses read, and in evaluation detections [N,D,6] too (models/detection)."""
+        """What the losses read, extent [N,2], and in evaluation detections [N,D,6] too (models/detection)."""
         self.check_head(head, settings or {})
         decoder = self.decoders[head or self.usual]
         made = decoder(num_classes, **(settings or {}), name="decoder")
         out = made(features, size, train=train, rows=rows)
-        return out | {"canvas": jnp.asarray(size, jnp.float32)}
+        batch = next(iter(features.values())).shape[0]
+        return out | {"extent": extent_of(rows, size, batch).astype(jnp.float32)}
 
     def score(self, loss: Loss, out: Any, rows: Rows, mine: jax.Array | None = None) -> Average:
         """The decoder's losses against the rows' objects."""
@@ -64,10 +65,10 @@ class Detection(Task):
         return {n: mean(v, mine) for n, v in losses.two_stage_terms(out, rows).items()}
 
     def finish(self, out: Any) -> jax.Array:
-        """Detections [N,D,6]: x1, y1, x2, y2 as shares of the canvas, score (0: none), class."""
-        found, (height, width) = out["detections"], out["canvas"]
-        sides = jnp.stack([width, height, width, height])
-        return jnp.concatenate([found[..., :4] / sides[None, None], found[..., 4:]], axis=-1)
+        """Detections [N,D,6]: x1, y1, x2, y2 as shares of the picture's area, score (0: none), class."""
+        found, (height, width) = out["detections"], out["extent"].T
+        sides = jnp.stack([width, height, width, height], axis=-1)
+        return jnp.concatenate([found[..., :4] / sides[:, None], found[..., 4:]], axis=-1)
 
     def prediction(self, out: Any) -> np.ndarray:
         """Detections [N,D,6] in pixels of the canvas."""
@@ -81,7 +82,7 @@ class Detection(Task):
         height, width = size
         sides = np.array([width, height, width, height], np.float32)
         return {
-            "boxes": found[:, :4].astype(np.float32) * sides,
+            "boxes": (found[:, :4].astype(np.float32) * sides[None]).clip(0, sides),
             "scores": found[:, 4].astype(np.float32),
             "labels": [classes[int(label)] for label in found[:, 5]],
         }

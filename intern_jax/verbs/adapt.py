@@ -15,7 +15,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         help="labelled images: a folder with one folder per class, a table (.csv .tsv .jsonl) or folder with one, "
-        ".tar shards (WebDataset), .parquet files, or tfds:NAME",
+        ".tar shards (WebDataset), .parquet files, or tfds:NAME; or images with boxes: a COCO .json, or a folder of "
+        "VOC, YOLO, Open Images, WIDER FACE or CityPersons",
     )
     parser.add_argument("--init", help="a model folder or a zoo name to start from (default: ours)")
     parser.add_argument("--out", required=True, help="the model folder to write")
@@ -23,8 +24,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "--NAME=VALUE sets more. Of both methods: --canvas=PIXELS, --folds=NUMBER (of cross-validation), --seed, and "
         "--backbone=MODULE:NET for a start whose network is its author's own; --kind=folders (captions, webdataset, "
-        "parquet, tfds) where --data may be read in two ways. Of probe: --l2=(0.01,0.1), "
-        "--readout=pooled. Of finetune: --steps, --batch-size, --learning-rate, --flip=False"
+        "parquet, tfds, coco, voc, yolo) where --data may be read in two ways. Of probe with labels: --l2=(0.01,0.1), "
+        "--readout=pooled. Of finetune, and of both with boxes: --steps, --batch-size, --learning-rate, --flip=False. "
+        "With boxes: --head=fcos or faster_rcnn, --head-settings=\"{'width': 64}\""
     )
 
 

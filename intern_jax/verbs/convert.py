@@ -26,7 +26,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="of a CLIP file's towers: OpenAI's have quick_gelu, LAION's gelu",
     )
     parser.epilog = (
-        "--model.FIELD=VALUE changes a setting of the variant; --canvas=PIXELS, --resize=short|squash, "
+        "--model.FIELD=VALUE changes a setting of the variant; --canvas=PIXELS, --resize=short|squash|fit, "
         "--crop=SHARE, --interpolation=bilinear|bicubic, --mean=R,G,B and --std=R,G,B tell how the model "
         "folder reads pictures; --text_heads=N is for a CLIP text tower whose heads have not 64 channels"
     )

@@ -17,6 +17,7 @@ _ANSWERS = {
     "label": '[{"label": ..., "score": ..., "scores": ...}]',
     "mask": "[array [H, W] of class indices]",
     "map": "[array [H, W]]",
+    "boxes": '[{"boxes": [[x1, y1, x2, y2], ...], "scores": [...], "labels": [...]}]',
 }
 _FEATURES = 'model.features("picture.jpg")  # array [1, D]'
 

@@ -54,8 +54,8 @@ _FIELDS_1 = {
     "weights_sha256": str,
 }
 _TASKS_1 = ("classification", "segmentation", "depth", "backbone")
-# Families whose answers have places in the picture: all of it must be on the canvas.
-_PLACED = ("mask", "map", "boxes")
+# Answers that have places in the picture, so that all of it must be on the canvas; and how it may be resized.
+_PLACED = {"mask": ("squash",), "map": ("squash",), "boxes": ("squash", "fit")}
 # Files that other programs would unpickle or run: never read here, and no part of a model folder.
 _CODE_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".npy", ".npz", ".py", ".so")
 _NUMBER = re.compile("[1-9][0-9]{0,5}")
@@ -144,7 +144,7 @@ def check_info(path: pathlib.Path, info: Mapping[str, Any]) -> None:
 
 
 def check_size(path: pathlib.Path, info: Mapping[str, Any], arrays: int) -> None:
-    """Refuses a zoo network that is larger than its file of `arrays`, because to build it could take hours."""
+    """Refuses a zoo network, or a head, that is larger than its file of `arrays`: to build it could take hours."""
     blocks, passes = _blocks(info["backbone"])
     if "text" in info:
         layers = int(info["text"]["settings"]["layers"])
@@ -154,6 +154,11 @@ def check_size(path: pathlib.Path, info: Mapping[str, Any], arrays: int) -> None
             path,
             f"backbone: {blocks} blocks, but the weights are {arrays} arrays; both must be of one model",
         )
+    head = info["head"] or {}
+    for name in ("depth", "levels") if head.get("family") == "detection" else ():
+        count = head["settings"].get(name)
+        if is_number(count) and count > arrays:
+            _fail(path, f"head.settings.{name}: {count}, but the weights are {arrays} arrays")
     if blocks > _MAX_BLOCKS or passes > _MAX_PASSES:
         _fail(path, f"backbone: {blocks} blocks are more than any real network has")
 
@@ -227,11 +232,13 @@ def _check_family(
 ) -> None:
     if (len(classes) > 0) != family.classes:
         _fail(path, f"classes: {len(classes)} of them do not go with family {family.name!r}")
-    if family.answer in _PLACED and not pictures.shows_all:
+    known = _PLACED.get(family.answer, (pictures.resize,))
+    if family.answer in _PLACED and not (pictures.shows_all and pictures.resize in known):
+        parts = "picture, of which the canvas shows", "canvas, of which the picture fills"
         _fail(
             path,
-            f"preprocess: {family.name} has answers for the whole picture, of which the canvas shows a part; "
-            "save it with resize 'squash' and crop 1",
+            f"preprocess: {family.name} has answers for the whole {parts[pictures.shows_all]} a part; "
+            f"save it with resize {' or '.join(map(repr, known))} and crop 1",
         )
 
 

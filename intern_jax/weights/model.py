@@ -22,6 +22,7 @@ from intern_jax.core import tree
 from intern_jax.core.config import UserError
 from intern_jax.models import zoo
 from intern_jax.models.backbone import Same
+from intern_jax.models.detection import canvas
 from intern_jax.models.heads import readout
 from intern_jax.ops.images import normalise
 from intern_jax.tasks import prompts
@@ -33,6 +34,8 @@ from intern_jax.weights.text_tower import TextTower
 
 # The preprocessing of a model that states none: that of the embedded images.
 USUAL = Preprocess(32)
+# From canvases uint8 [B,S,S,3] and the sizes (H, W) of the first of them, the pictures; the others are padding.
+Run = Callable[[np.ndarray, Sequence[tuple[int, int]]], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -209,7 +212,7 @@ class Model:
         """
         placed = dataclasses.replace(self, variables=jax.device_put(self.variables))
 
-        def run(canvases: np.ndarray) -> jax.Array:
+        def run(canvases: np.ndarray, _sizes: Any) -> jax.Array:
             return placed.outputs(canvases, branch or self.branch, (output,))[output]
 
         return np.concatenate([rows for rows, _ in self._batches(images, run, batch_size)])
@@ -219,6 +222,8 @@ class Model:
 
         classification: {"label": str, "score": float, "scores": {label: probability}}; segmentation: uint8 or
         int32 [H,W], an index into `classes`; depth: float32 [H,W] in metres; both at the picture's own size.
+        detection: {"boxes": float32 [d,4], "scores": float32 [d], "labels": names}, the surest first; a box is x1, y1,
+        x2, y2 in the picture's own pixels.
         Another family's answer is what its Task says (tasks/task.py).
         """
         if self.head is None:
@@ -227,11 +232,19 @@ class Model:
             )
         same, pictures = self._network(self.branch), self.preprocess
         run = _answers(same, self.branch, pictures.mean, pictures.std, self.head.key)
-        run = functools.partial(run, *jax.device_put((self.variables, self.head.variables)))
+        placed = jax.device_put((self.variables, self.head.variables))
+        # A detector learns that nothing lies outside its picture, so it is told where that ends.
+        partly = pictures.resize == "fit" and self.head.task.family.answer == "boxes"
+
+        def answers(canvases: np.ndarray, sizes: Sequence[tuple[int, int]]) -> jax.Array:
+            extent = [pictures.extent(size) for size in sizes]
+            extent += [(pictures.canvas, pictures.canvas)] * (len(canvases) - len(sizes))
+            return run(*placed, canvases, np.asarray(extent, np.int32) if partly else None)
+
         answer = self.head.task.answer
         return [
             answer(row, size, self.classes)
-            for rows, sizes in self._batches(images, run, batch_size)
+            for rows, sizes in self._batches(images, answers, batch_size)
             for row, size in zip(rows, sizes, strict=True)
         ]
 
@@ -250,7 +263,7 @@ class Model:
             self._tower,
         )
 
-        def run(canvases: np.ndarray) -> jax.Array:
+        def run(canvases: np.ndarray, _sizes: Any) -> jax.Array:
             return tower.projected(placed.outputs(canvases, self.branch, ("pooled",))["pooled"])
 
         return np.concatenate([rows for rows, _ in self._batches(images, run, batch_size)])
@@ -325,26 +338,26 @@ class Model:
         return Same(module)
 
     def _batches(
-        self, images: Image | Iterable[Image], run: Callable[[np.ndarray], jax.Array], size: int
+        self, images: Image | Iterable[Image], run: Run, size: int
     ) -> Iterator[tuple[np.ndarray, list[tuple[int, int]]]]:
         """Results [n,...] of `run` and the pictures' (height, width), a padded batch at a time."""
         rows: list[np.ndarray] = []
         sizes: list[tuple[int, int]] = []
         for image in as_arrays(images):
             if len(rows) == size:
-                yield _run(run, rows, size), sizes
+                yield _run(run, rows, sizes, size), sizes
                 rows, sizes = [], []
             rows.append(self.preprocess.view(image))
             sizes.append(image.shape[:2])
         if not rows:
             raise UserError("images: none given; give at least one path, PIL image or array")
-        yield _run(run, rows, size), sizes
+        yield _run(run, rows, sizes, size), sizes
 
 
-def _run(run: Callable[[np.ndarray], jax.Array], rows: list[np.ndarray], size: int) -> np.ndarray:
+def _run(run: Run, rows: list[np.ndarray], sizes: list[tuple[int, int]], size: int) -> np.ndarray:
     batch = np.zeros((size, *rows[0].shape), np.uint8)
     batch[: len(rows)] = rows
-    return np.asarray(run(batch))[: len(rows)]
+    return np.asarray(run(batch, sizes))[: len(rows)]
 
 
 def _frozen(plain: Any) -> str:
@@ -380,15 +393,21 @@ def _features(same: Same, branch: str, names: tuple[str, ...], mean: tuple, std:
 
 @functools.lru_cache
 def _answers(same: Same, branch: str, mean: tuple, std: tuple, head: str) -> Callable:
-    """Compiled (the backbone's variables, the head's, uint8 [B,S,S,3]) -> rows of the family's answers."""
+    """Compiled (the backbone's variables, the head's, uint8 [B,S,S,3], extent [B,2]) -> rows of the family's answers.
+
+    The extent is None where pictures fill their canvases (models/detection/canvas.py).
+    """
     module = _head_module(head)
     task, settings = tasks.find(module.family), module.settings or {}
 
     @jax.jit
-    def apply(backbone, variables, images):
-        x = normalise(images, mean, std)
-        features = _outputs(same.module, backbone, x, branch, [task.readout(settings)])
-        out: Any = module.apply(variables, features, x.shape[1:3])
+    def apply(backbone, variables, images, extent):
+        size = images.shape[1:3]
+        rows = None if extent is None else {"extent": extent}
+        with canvas.only_inside(extent, size):
+            x = canvas.cut(normalise(images, mean, std), extent, size)
+            features = _outputs(same.module, backbone, x, branch, [task.readout(settings)])
+            out: Any = module.apply(variables, features, size, False, rows)
         return task.finish(out)
 
     return apply

@@ -15,6 +15,7 @@ import numpy as np
 import PIL.Image
 
 from intern_jax.core.config import UserError, did_you_mean
+from intern_jax.data.make import boxes
 from intern_jax.data.make.image_ops import GREY
 from intern_jax.data.read.decoding import decode
 from intern_jax.data.read.lending import image_of
@@ -26,6 +27,7 @@ Image = str | os.PathLike[str] | PIL.Image.Image | np.ndarray
 RESIZE = {
     "squash": "the whole picture is resized to a square",
     "short": "the short side is resized, the ratio of the sides stays",
+    "fit": "the whole picture lies at the square's top left, the ratio of its sides stays; the rest is mean colour",
 }
 INTERPOLATION = {
     "bilinear": PIL.Image.Resampling.BILINEAR,
@@ -44,8 +46,8 @@ class Preprocess:
     canvas         side S in pixels of the square that the network reads
     resize         one of RESIZE
     crop           share of the resized short side that the central square keeps, as crop_pct in timm. The picture is
-                   resized to floor(S / crop) pixels, and the square [S,S] in its middle is cut out.
-    interpolation  one of INTERPOLATION, antialiased, as in Pillow
+                   resized to floor(S / crop) pixels, and the square [S,S] in its middle is cut out. 1 with "fit".
+    interpolation  one of INTERPOLATION, antialiased, as in Pillow; "fit" has "bilinear" alone
     mean, std      mean and deviation per channel of pixel values in [0, 1], for the normalisation
     """
 
@@ -70,6 +72,10 @@ class Preprocess:
         if not (is_number(self.crop) and MIN_CROP <= self.crop <= 1):
             raise UserError(
                 f"crop: {self.crop!r:.80} is not a share in [{MIN_CROP}, 1], such as 0.875"
+            )
+        if self.resize == "fit" and (self.crop != 1 or self.interpolation != "bilinear"):
+            raise UserError(
+                "resize: 'fit' goes with crop 1 and interpolation 'bilinear'; give these"
             )
         for field in ("mean", "std"):
             values = getattr(self, field)
@@ -107,20 +113,28 @@ class Preprocess:
 
     @property
     def whole(self) -> Preprocess:
-        """The same with all of the picture on the canvas, as an answer per pixel needs it."""
+        """The same with all of the picture over all of the canvas, as an answer per pixel needs it."""
         return dataclasses.replace(self, resize="squash", crop=1.0)
 
     @property
     def shows_all(self) -> bool:
         """Whether all of a picture is on the canvas."""
-        return self.resize == "squash" and self.crop == 1
+        return self.resize in ("squash", "fit") and self.crop == 1
+
+    def extent(self, sides: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the canvas's area, at its top left, that shows a picture of `sides` (height, width)."""
+        square = self.canvas, self.canvas
+        return boxes.fitted(sides, square) if self.resize == "fit" else square
 
     def view(self, image: np.ndarray) -> np.ndarray:
         """The canvas uint8 RGB [S,S,3] of a picture uint8 [H,W,3], or [H,W,4] with transparency, which lies over grey.
 
         With "short" it equals torchvision's Resize and CenterCrop of a PIL image, bit for bit: converted networks need
         it. They round to whole pixels. GV-B's centre_crop (data/make/views.py) does not: it is up to half a pixel away.
+        With "fit" it equals the transform of pictures with boxes (data/make/boxes.py), which detectors learn from.
         """
+        if self.resize == "fit":
+            return boxes.whole(image, self.canvas)["image"]
         im, size, resample = _opaque(image), self.canvas, INTERPOLATION[self.interpolation]
         width, height = self._resized(im.size)
         left, top = round((width - size) / 2), round((height - size) / 2)
@@ -142,7 +156,8 @@ class Preprocess:
         return width, height
 
     def __str__(self) -> str:
-        rule = "whole picture" if self.resize == "squash" else "short side"
+        rules = {"squash": "whole picture", "short": "short side", "fit": "long side"}
+        rule = rules[self.resize]
         side = math.floor(self.canvas / self.crop + 1e-6)
         cut = "" if self.shows_all else f", central {self.canvas} x {self.canvas}"
         mean, std = (",".join(f"{value:.4g}" for value in row) for row in (self.mean, self.std))

@@ -448,7 +448,7 @@ def test_mistakes_of_the_command_are_one_line(tmp_path, capsys):
         ((*good, f"--classes={broken}"), "none.pth: cannot be read"),
         ((*good, "--canvas=x"), "canvas: 'x' is not a number of pixels"),
         ((*good, "--std=1"), "std: 1 is not three numbers"),
-        ((*good, "--resize=middle"), "resize: no 'middle'; known: short, squash"),
+        ((*good, "--resize=middle"), "resize: no 'middle'; known: fit, short, squash"),
         ((*good, "--crop=224"), "crop: 224 is not a share"),
         ((*good, "--model.width=wide"), "cannot be built"),
         ((*good, "--colour=1"), "no argument 'colour'"),

@@ -190,8 +190,8 @@ def test_saving_refuses_a_folder_of_other_things_and_wrong_arrays(tmp_path):
         UserError, match=r"head\.settings\.widht: panoptic has none; did you mean width"
     ):
         save_with_head(tmp_path / "m", "segmentation", settings={"widht": 8})
-    with pytest.raises(UserError, match="family detection: no model is trained for it here"):
-        save_with_head(tmp_path / "m", family="detection")
+    with pytest.raises(UserError, match="family pairs: no model is trained for it here"):
+        save_with_head(tmp_path / "m", family="pairs", classes=())
     with pytest.raises(
         UserError, match=r"answers for the whole picture.*resize 'squash' and crop 1"
     ):
@@ -360,7 +360,10 @@ HOSTILE = {
     "classes of numbers": (edit(head={"classes": [1, 2, 3]}), "classes"),
     "more classes": (edit(head={"classes": [*CLASSES, "elk"]}), r"shape .*expected"),
     "another family": (edit(head={"family": "poetry"}), "head.family: no family 'poetry'"),
-    "a family without models": (edit(head={"family": "detection"}), "no model is trained for it"),
+    "a family without models": (
+        edit(head={"family": "pairs", "classes": []}),
+        "no model is trained for it",
+    ),
     "another head": (edit(head={"family": "depth", "classes": []}), "weights and model.json"),
     "no head": (edit(head=None), "weights and model.json"),
     "a decoder of code": (edit(head={"decoder": "os:system"}), "head.decoder: .*names code"),
