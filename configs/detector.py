@@ -2,8 +2,7 @@
 
 Command:   python -m intern_jax run --config=configs/detector.py --workdir=runs/detector
 Hardware:  two CPU cores, no accelerator: about 3 minutes
-Two stages: --config.expert_det.stage.heads.detection="{'name': 'faster_rcnn', 'settings': {'width': 64, 'hidden': 256,
-           'anchor_scale': 4.0, 'before': (300, 200), 'after': (200, 100), 'regions_sampled': 64}}"
+Two stages: {"name": "faster_rcnn", "settings": {...}} in `heads`; models/detection/faster_rcnn.py has the settings
 Yours:     the same with open_data of a COCO, VOC or YOLO folder in place of `source`, and more steps
 
 Held-out scenes have sprites in a style that training never shows.
