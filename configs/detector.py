@@ -1,11 +1,11 @@
 """A detection expert: boxes of sprites in embedded scenes, found by FCOS on the quickstart's backbone.
 
 Command:   python -m intern_jax run --config=configs/detector.py --workdir=runs/detector
-Hardware:  two CPU cores, no accelerator: about 3 minutes
+Hardware:  two CPU cores, no accelerator; minutes
 Two stages: {"name": "faster_rcnn", "settings": {...}} in `heads`; models/detection/faster_rcnn.py has the settings
 Yours:     the same with open_data of a COCO, VOC or YOLO folder in place of `source`, and more steps
 
-Held-out scenes have sprites in a style that training never shows.
+Held-out scenes show the same sprites in other places and sizes.
 """
 
 import ml_collections
@@ -17,7 +17,7 @@ BOXES = "intern_jax.data.make.boxes:boxes"
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """One stage of detection, asked on its own scenes and on those of the row sprites_det."""
+    """One stage of detection, asked on scenes of its own source that it does not train on."""
     config = load_config("quickstart")
     for name in config.stages:
         del config[name]
