@@ -199,7 +199,7 @@ def test_detections_are_inside_their_pictures_and_ordered(params, name):
 def test_answers_are_in_the_pictures_own_pixels():
     out = {
         "detections": jnp.asarray([[[8, 16, 32, 64, 0.9, 1], [0, 0, 0, 0, 0, -1]]], jnp.float32),
-        "canvas": jnp.asarray([64.0, 128.0]),
+        "extent": jnp.asarray([[64.0, 128.0]]),
     }
     row = np.asarray(detection.TASK.finish(out))[0]
     answer = detection.TASK.answer(row, (640, 256), ["cat", "dog"])

@@ -114,11 +114,11 @@ STAGES = {
         labelled,
     ),
     "fine-tune": (
-        lambda: held(FineTune(TINY, "segmentation", 3, NARROW)),
+        lambda: held(FineTune(TINY, "segmentation", 3, head_settings=NARROW)),
         lambda: of_task("image", "mask"),
     ),
     "fine-tune depth": (
-        lambda: held(FineTune(TINY, "depth", 0, NARROW)),
+        lambda: held(FineTune(TINY, "depth", 0, head_settings=NARROW)),
         lambda: of_task("image", "depth", "depth_valid"),
     ),
     "frozen head": (
