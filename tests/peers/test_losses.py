@@ -15,9 +15,7 @@ from intern_jax.train import optim
 pytestmark = pytest.mark.peers
 
 LOSSES = {
-    "clip": lambda x: info_nce(
-        unit(x["image"]), unit(x["text"]), temperature(x["logit_scale"])[None, None]
-    ),
+    "clip": lambda x: info_nce(unit(x["image"]), unit(x["text"]), temperature(x["logit_scale"])),
     "smoothed": lambda x: value(cross_entropy(x["logits"], x["label"], label_smoothing=0.1)),
     "pixels": lambda x: value(pixel_cross_entropy(x["maps"], x["mask"])),
     "simsiam": lambda x: value(simsiam(x["image"], x["z1"], x["p2"], x["text"])),
