@@ -1,7 +1,7 @@
 """A detection expert: boxes of sprites in embedded scenes, found by FCOS on the quickstart's backbone.
 
 Command:   python -m intern_jax run --config=configs/detector.py --workdir=runs/detector
-Hardware:  two CPU cores, no accelerator; minutes
+Hardware:  two CPU cores, no accelerator: 2 minutes
 Two stages: {"name": "faster_rcnn", "settings": {...}} in `heads`; models/detection/faster_rcnn.py has the settings
 Yours:     the same with open_data of a COCO, VOC or YOLO folder in place of `source`, and more steps
 
