@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from optax import sigmoid_binary_cross_entropy
 
 from intern_jax.core.averages import Average, mean
 from intern_jax.losses.detection import giou_loss, sigmoid_focal, smooth_l1
@@ -21,12 +21,8 @@ from intern_jax.ops import matching
 Rows = Mapping[str, jax.Array]
 Terms = dict[str, jax.Array]
 
-REGION_WEIGHTS = (
-    10.0,
-    10.0,
-    5.0,
-    5.0,
-)  # of the deltas of regions (arXiv 1506.01497, as in all public code)
+# Of the deltas of regions (arXiv 1506.01497, as in all public code).
+REGION_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 ANCHOR_BETA, REGION_BETA = 1 / 9, 1.0  # where smooth L1 turns linear, in GV-B's recipe
 CENTRE = 1.5  # FCOS: points so many strides around an object's centre learn it (arXiv 2006.09214)
 
@@ -64,7 +60,7 @@ def two_stage_terms(out: Mapping[str, jax.Array], rows: Rows) -> Terms:
     used = (found.label != matching.UNUSED) & out["anchor_used"]
     positive = used & (found.label == matching.POSITIVE)
     count = jnp.maximum(used.sum(axis=1), 1)
-    binary = _binary(out["objectness"], positive)
+    binary = sigmoid_binary_cross_entropy(out["objectness"], positive)
     objects = jnp.take_along_axis(rows["boxes"], found.matched[..., None], axis=1)
     target = box_lib.encode(objects, out["anchors"][None])
     apart = smooth_l1(out["anchor_deltas"], target, beta=ANCHOR_BETA).sum(axis=-1)
@@ -126,7 +122,7 @@ def assign_points(points_Ax2: jax.Array, strides_A: jax.Array, rows: Rows) -> Po
 
 
 def _points_of_one(points, strides, low, high, boxes, valid, ignored) -> Points:
-    sides = _sides(points[:, None], boxes[None])
+    sides = box_lib.encode_distances(boxes[None], points[:, None])
     inside = sides.min(axis=-1) > 0
     farthest = sides.max(axis=-1)
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -139,15 +135,10 @@ def _points_of_one(points, strides, low, high, boxes, valid, ignored) -> Points:
     return Points(size.argmin(axis=1), positive, positive | ~hidden)
 
 
-def _sides(points: jax.Array, boxes: jax.Array) -> jax.Array:
-    """Distances (left, top, right, bottom) [...,4] from points [...,2] to the sides of boxes [...,4]."""
-    return jnp.concatenate([points - boxes[..., :2], boxes[..., 2:] - points], axis=-1)
-
-
 def one_stage_terms(out: Mapping[str, jax.Array], rows: Rows) -> tuple[Terms, jax.Array]:
     """FCOS's three losses, summed per picture [B], and the number of positive points [B] (arXiv 1904.01355, eq. 2).
 
-    Focal loss of classes, GIoU loss of boxes, and binary cross-entropy of centredness.
+    Focal loss of classes, GIoU loss of boxes, and binary cross-entropy of centerness.
     """
     found = assign_points(out["points"], out["point_strides"], rows)
     classes = out["logits"].shape[-1]
@@ -155,14 +146,12 @@ def one_stage_terms(out: Mapping[str, jax.Array], rows: Rows) -> tuple[Terms, ja
     target = jax.nn.one_hot(jnp.where(found.positive, label, -1), classes)
     focal = sigmoid_focal(out["logits"], target).sum(axis=-1)
     objects = jnp.take_along_axis(rows["boxes"], found.matched[..., None], axis=1)
-    sides = jnp.where(found.positive[..., None], _sides(out["points"][None], objects), 1)
-    ratios = [jnp.minimum(sides[..., i], sides[..., i + 2]) for i in (0, 1)]
-    wide = [jnp.maximum(sides[..., i], sides[..., i + 2]) for i in (0, 1)]
-    centred = jnp.sqrt(ratios[0] / wide[0] * ratios[1] / wide[1])
+    centred = box_lib.centerness(box_lib.encode_distances(objects, out["points"][None]))
+    binary = sigmoid_binary_cross_entropy(out["centerness"], centred)
     terms = {
         "classes": _total(focal, found.used & out["point_used"]),
         "boxes": _total(giou_loss(out["boxes"], objects), found.positive),
-        "centredness": _total(_binary(out["centredness"], centred), found.positive),
+        "centerness": _total(binary, found.positive),
     }
     return terms, found.positive.sum(axis=1)
 
@@ -184,12 +173,6 @@ def one_stage(out: Mapping[str, jax.Array], rows: Rows, valid: jax.Array | None 
 def inside(centres_Ax2: jax.Array, extent_Bx2: jax.Array) -> jax.Array:
     """Whether points (x, y) lie in pictures of `extent` (height, width): bool [B,A]."""
     return (centres_Ax2[None] < extent_Bx2[:, None, ::-1]).all(axis=-1)
-
-
-def _binary(logits: jax.Array, target: jax.Array) -> jax.Array:
-    """Binary cross-entropy with logits."""
-    target = lax.stop_gradient(target).astype(logits.dtype)
-    return jnp.maximum(logits, 0) - logits * target + jnp.log1p(jnp.exp(-jnp.abs(logits)))
 
 
 def _sum(terms: Terms) -> jax.Array:

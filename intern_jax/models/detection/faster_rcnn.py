@@ -33,8 +33,8 @@ _normal = nn.initializers.normal
 class FasterRCNN(nn.Module):
     """From layer1..layer4 to boxes of K classes: pyramid, proposals, and a head of two layers with boxes per class.
 
-    `pooled_levels` of the pyramid serve the regions. `before` and `after` are the most proposals per level before, and
-    per picture after non-maximum suppression, in training and in evaluation.
+    The four finest levels of the pyramid serve the regions. `before` and `after` are the most proposals per level
+    before, and per picture after non-maximum suppression, in training and in evaluation.
     """
 
     out_channels: int

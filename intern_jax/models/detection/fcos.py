@@ -1,4 +1,4 @@
-"""FCOS (arXiv 1904.01355): a detector of one stage, whose points say class, box and centredness.
+"""FCOS (arXiv 1904.01355): a detector of one stage, whose points say class, box and centerness.
 
 Legend: B batch, A points of all levels, K classes.
 """
@@ -18,9 +18,8 @@ from intern_jax.models.layers.basic import Conv, Dtype
 from intern_jax.ops import anchors as anchors_lib
 from intern_jax.ops import boxes as box_lib
 
-PRIOR = (
-    0.01  # the share of points that a fresh head takes for objects (arXiv 1708.02002, section 4.1)
-)
+# The share of points that a fresh head takes for objects (arXiv 1708.02002, section 4.1).
+PRIOR = 0.01
 LARGEST = 8.0  # of the logarithm of a side in strides
 
 _normal = nn.initializers.normal(0.01)
@@ -52,7 +51,7 @@ class FCOS(nn.Module):
 
         `rows` has extent int32 [B,2], the height and width of the picture on its canvas (without: all of it). Gives:
         points [A,2] (x, y), point_strides [A] and point_used bool [B,A], those on the picture; logits [B,A,K];
-        boxes [B,A,4]; centredness [B,A] (logits); and in evaluation detections [B,`most`,6]: x1, y1, x2, y2, score
+        boxes [B,A,4]; centerness [B,A] (logits); and in evaluation detections [B,`most`,6]: x1, y1, x2, y2, score
         (0: none), class.
         """
         maps, strides = Pyramid(self.width, self.levels, self.norm, self.dtype, name="pyramid")(
@@ -65,23 +64,22 @@ class FCOS(nn.Module):
         ]
         steps = np.repeat(np.asarray(strides, np.float32), [len(one) for one in points])
         at = jnp.concatenate(points)
-        left_top, right_bottom = made["sides"][..., :2], made["sides"][..., 2:]
-        boxes = jnp.concatenate([at[None] - left_top, at[None] + right_bottom], axis=-1)
+        boxes = box_lib.decode_distances(made["sides"], at[None])
         out = {"points": at, "point_strides": jnp.asarray(steps), "boxes": boxes}
-        out |= {name: made[name] for name in ("logits", "centredness")}
+        out |= {name: made[name] for name in ("logits", "centerness")}
         extent = extent_of(rows, size, boxes.shape[0])
         # The first pixel of a point's position.
         used = inside(at - jnp.asarray(steps)[:, None] / 2, extent)
         out["point_used"] = used
         if not train:
-            found = (made["logits"], made["centredness"], boxes, used, extent)
+            found = (made["logits"], made["centerness"], boxes, used, extent)
             out["detections"] = jax.vmap(self._detections)(*found)
         return out
 
     def _towers(
         self, maps: Sequence[jax.Array], strides: Sequence[int], train: bool
     ) -> dict[str, jax.Array]:
-        """logits [B,A,K], sides [B,A,4] in pixels, centredness [B,A]."""
+        """logits [B,A,K], sides [B,A,4] in pixels, centerness [B,A]."""
         settings: dict[str, Any] = {"kernel_init": _normal, "dtype": self.dtype}
         towers = {
             name: [
@@ -98,7 +96,7 @@ class FCOS(nn.Module):
         ends = {
             "logits": Conv(self.out_channels, 3, use_bias=False, **settings, name="predict_class"),
             "sides": Conv(4, 3, use_bias=True, **settings, name="predict_box"),
-            "centredness": Conv(1, 3, use_bias=True, **settings, name="predict_centredness"),
+            "centerness": Conv(1, 3, use_bias=True, **settings, name="predict_centerness"),
         }
         prior = self.param(
             "class_bias",
@@ -122,19 +120,19 @@ class FCOS(nn.Module):
             sides = jnp.minimum(parts["sides"][-1] * scale[level], LARGEST)
             parts["sides"][-1] = jnp.exp(sides) * stride
         made = {name: jnp.concatenate(some, axis=1) for name, some in parts.items()}
-        return made | {"centredness": made["centredness"][..., 0]}
+        return made | {"centerness": made["centerness"][..., 0]}
 
     def _detections(
         self,
         logits: jax.Array,
-        centredness: jax.Array,
+        centerness: jax.Array,
         boxes: jax.Array,
         used: jax.Array,
         extent: jax.Array,
     ) -> jax.Array:
-        """One picture's detections [`most`,6]: scores are the root of class times centredness."""
+        """One picture's detections [`most`,6]: scores are the root of class times centerness."""
         share = nn.sigmoid(logits)
-        scores = jnp.sqrt(share * nn.sigmoid(centredness)[:, None]).reshape(-1)
+        scores = jnp.sqrt(share * nn.sigmoid(centerness)[:, None]).reshape(-1)
         usable = ((share > self.least_score) & used[:, None]).reshape(-1)
         best, place = jax.lax.top_k(
             jnp.where(usable, scores, -1), min(self.candidates, scores.shape[0])
