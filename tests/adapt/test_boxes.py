@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 from PIL import Image
+from small_detectors import SMALL_RCNN
 
 import intern_jax
 from intern_jax.adapt import boxes
@@ -15,15 +16,6 @@ from intern_jax.data.embedded import load
 from intern_jax.data.open.opening import open_data
 
 SMALL = {"width": 8, "depth": 1, "most": 20, "least_score": 0.0}
-SMALL_RCNN = {
-    "width": 64,
-    "hidden": 128,
-    "anchor_scale": 4.0,
-    "before": (200, 100),
-    "after": (100, 50),
-    "anchors_sampled": 128,
-    "regions_sampled": 64,
-}
 
 
 def write_yolo(folder: pathlib.Path, count: int, height: int = 64) -> pathlib.Path:

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from flax.core import meta
+from small_detectors import SMALL_RCNN
 from tiny_batches import Fixed
 
 from intern_jax.core import mesh as mesh_lib
@@ -16,15 +17,6 @@ from intern_jax.stages.finetune import FineTune
 from intern_jax.stages.held_out_boxes import HeldOutBoxes, flat
 from intern_jax.train import loop
 
-SMALL_RCNN = {
-    "width": 64,
-    "hidden": 128,
-    "anchor_scale": 4.0,
-    "before": (200, 100),
-    "after": (100, 50),
-    "anchors_sampled": 128,
-    "regions_sampled": 64,
-}
 OPTIM = {"name": "adamw", "learning_rate": 2e-3, "warmup_steps": 20, "clip_norm": 1.0}
 
 
