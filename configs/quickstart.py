@@ -1,4 +1,4 @@
-"""Every stage of the paradigm on the embedded images, and four benchmark rows.
+"""Every stage of the paradigm on the embedded images, and five benchmark rows.
 
 Command:   python -m intern_jax run --config=configs/quickstart.py --workdir=runs/quickstart
 Hardware:  two CPU cores, no accelerator
@@ -10,6 +10,7 @@ EMBEDDED = "intern_jax.data.embedded:load"
 MAKE = "intern_jax.data.make"
 SIZE = 32
 DENSE_SIZE = 64
+SMALL_FCOS = {"width": 32, "depth": 1, "levels": 3}
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -21,13 +22,17 @@ def get_config() -> ml_collections.ConfigDict:
             "compute_dtype": "auto",
             "workers": 0,  # processes per host that make batches; 0 uses threads. Batches are the same
             "backbone": {"name": "embedded"},
-            "stages": ("amateur", "expert_cls", "expert_dense", "generalist"),
+            "stages": ("amateur", "expert_cls", "expert_dense", "expert_det", "generalist"),
             "amateur": amateur(steps=280),
             "expert_cls": expert({"cls": classification()}, steps=300),
             "expert_dense": expert({"dense": dense()}, steps=200),
+            "expert_det": detection_expert(steps=120),
             "generalist": generalist(steps=100),
             "benchmark": {
-                "rows": ("emoji_style_group", "clipart_leaf", "sprites_seg", "rooms_depth"),
+                "rows": (
+                    *("emoji_style_group", "clipart_leaf", "sprites_seg", "rooms_depth"),
+                    "sprites_det",
+                ),
                 "fractions": (0.1,),
                 "draws": 1,
                 "ladder": ladder(),
@@ -35,8 +40,18 @@ def get_config() -> ml_collections.ConfigDict:
                 "scratch": {
                     "fractions": (0.1, 1.0),
                     "learning_rates": (2e-3,),
-                    "views": {"classification": 20_000, "segmentation": 4_000, "depth": 4_000},
-                    "batch_size": {"classification": 64, "segmentation": 32, "depth": 32},
+                    "views": {
+                        "classification": 20_000,
+                        "segmentation": 4_000,
+                        "depth": 4_000,
+                        "detection": 4_000,
+                    },
+                    "batch_size": {
+                        "classification": 64,
+                        "segmentation": 32,
+                        "depth": 32,
+                        "detection": 32,
+                    },
                 },
                 "finetune": {},
                 "validation": False,
@@ -58,6 +73,7 @@ def heads(batch_size: int) -> dict:
         "classification": {"lbfgs": {}},
         "segmentation": {"panoptic": light},
         "depth": {"panoptic": light},
+        "detection": {"fcos": light | {"settings": SMALL_FCOS, "flips": (False,)}},
     }
 
 
@@ -122,6 +138,13 @@ def expert(groups: dict, steps: int) -> dict:
     }
 
 
+def detection_expert(steps: int) -> dict:
+    """FCOS on scenes of sprites, on a backbone that starts from the amateur."""
+    made = expert({"detection": detection()}, steps)
+    made["stage"]["heads"] = {"detection": {"name": "fcos", "settings": SMALL_FCOS}}
+    return made
+
+
 def generalist(steps: int) -> dict:
     """Both experts joined by transfer modules, trained on both families at once."""
     return {
@@ -158,11 +181,25 @@ def dense(batch_size: int = 32) -> dict:
     }
 
 
+def detection(batch_size: int = 32) -> dict:
+    """The detection group: boxes in composed sprite scenes."""
+    return {
+        "sources": ({"fn": EMBEDDED, "name": "sprite_boxes"},),
+        "batch_size": batch_size,
+        "transform": {
+            "fn": f"{MAKE}.boxes:boxes",
+            "size": DENSE_SIZE,
+            "train": True,
+            "most": 8,
+        },
+    }
+
+
 def ladder() -> dict:
     """Which stage's backbone stands on which rung, by task family."""
     return {
         "amateur": {"cls": "amateur", "dense": "amateur"},
-        "expert": {"cls": "expert_cls", "dense": "expert_dense"},
+        "expert": {"cls": "expert_cls", "dense": "expert_dense", "detection": "expert_det"},
         "generalist": {"cls": "generalist", "dense": "generalist"},
     }
 

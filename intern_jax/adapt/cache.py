@@ -303,7 +303,7 @@ class _Extractor:
         # A batch is dispatched before the previous one is fetched, so the device is never idle.
         waiting: tuple[_Batch, dict[str, jax.Array]] | None = None
         for batch in self._read(span):
-            made = self._features(batch.rows.pop("image"))
+            made = self._features(batch.rows.pop("image"), batch.rows.get("extent"))
             if waiting is not None:
                 self._keep(out, span, *waiting)
             waiting = batch, made
@@ -328,11 +328,12 @@ class _Extractor:
     def _row(self, index: int) -> Rows:
         return self.transform(read_scored(self.source, index), np.random.default_rng(index))
 
-    def _features(self, images: np.ndarray) -> dict[str, jax.Array]:
+    def _features(self, images: np.ndarray, extent: np.ndarray | None) -> dict[str, jax.Array]:
         missing = self.batch - len(images)
-        images = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        images = mesh_lib.put_batch(self.mesh, images)
-        made = self.placed.outputs(images, self.branch, self.outputs)
+        given = [images] if extent is None else [images, extent]
+        padded = [np.pad(one, ((0, missing), *[(0, 0)] * (one.ndim - 1))) for one in given]
+        seen, *ends = (mesh_lib.put_batch(self.mesh, one) for one in padded)
+        made = self.placed.outputs(seen, self.branch, self.outputs, *ends)
         return {name: value.astype(DTYPES[self.branch]) for name, value in made.items()}
 
     def _keep(self, out: Rows, span: range, batch: "_Batch", made: dict[str, jax.Array]) -> None:

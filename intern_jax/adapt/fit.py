@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ OPTIM = {
     "clip_norm": 1.0,
 }
 PREDICT_BATCH = 128
+CHECKPOINT_STEPS = 500  # a fit of more steps, which takes minutes, goes on after a kill
 
 
 class TaskFit:
@@ -35,10 +37,13 @@ class TaskFit:
     def __init__(self, stage: FineTune, params: Any, extra: Any):
         self.stage, self.params, self.extra = stage, params, extra
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
-        """The head's outputs [N,...] (tasks/) for pictures uint8 [N,S,S,3]."""
+    def predict(self, images: np.ndarray, **beside: np.ndarray) -> np.ndarray:
+        """What a score needs of the head's outputs (tasks/: Task.scored), [N,...], for pictures uint8 [N,S,S,3].
+
+        `beside`: other fields of the rows that the head reads, [N,...].
+        """
         run = functools.partial(_predict(self.stage), self.params, self.extra)
-        return extract(run, {"image": images}, PREDICT_BATCH)
+        return extract(run, {"image": images, **beside}, PREDICT_BATCH)
 
     def model(self, start: Model, classes: Sequence[str]) -> Model:
         """`start` with the trained arrays and head."""
@@ -59,7 +64,7 @@ class TaskFit:
 
 @functools.lru_cache(maxsize=8)
 def _predict(stage: FineTune) -> Any:
-    return jax.jit(lambda params, extra, batch: stage.predict(params, extra, batch)["out"])
+    return jax.jit(lambda *given: stage.task.scored(stage.predict(*given)["out"]))
 
 
 def settings(
@@ -96,12 +101,14 @@ def train_model(
     init: Model | None = None,
     augment: Mapping[str, Any] | None = None,
     head: Mapping[str, Any] | None = None,
+    workdir: str | os.PathLike | None = None,
 ) -> TaskFit:
     """Train backbone and head on every row of `source`, from `init` or from scratch.
 
     `size`: side in pixels of the square pictures; `flip`: mirror half of them; `cfg`: as `settings` makes it;
     `augment`: fields of the family's training transform, in place of their defaults; `head`: {"name": one of the
-    family's decoders, "settings": {...}}, None for the usual one.
+    family's decoders, "settings": {...}}, None for the usual one. `workdir`: of the checkpoints of a long fit, from the
+    newest of which it goes on.
     """
     arguments: dict[str, Any] = {
         "backbone": dict(spec),
@@ -118,11 +125,14 @@ def train_model(
     batches = build_group(group, seed, sources=[source])
     # Of several processes one fits alone, on a mesh of its own devices: it makes all rows.
     stream = Stream({"task": batches}, [Segment(seed=seed)], rows=mesh_lib.batch_rows(mesh))
+    every = CHECKPOINT_STEPS if workdir and cfg["steps"] > CHECKPOINT_STEPS else None
     try:
         state = trainer.fit(
             stream,
             seed=seed,
             source=_start(init),
+            workdir=workdir if every else None,
+            checkpoint_every=every,
             steps=cfg["steps"],
             log_every=cfg["log_every"],
             optim=cfg["optim"],

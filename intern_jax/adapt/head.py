@@ -20,6 +20,7 @@ from intern_jax.core.config import UserError
 from intern_jax.data.batches.arrays import ArrayStream
 from intern_jax.data.batches.mixture import build_group
 from intern_jax.data.batches.stream import Segment, Stream
+from intern_jax.data.make import boxes
 from intern_jax.data.make.dense import Size, bilinear, resized, whole_size
 from intern_jax.data.schema.sample import Sample
 from intern_jax.data.schema.source import Source, read_scored
@@ -50,14 +51,14 @@ class HeadFit:
         history: list[dict[str, float]],
         whole: Mapping[str, int | None],
     ):
-        """`whole`: short and long of data/make/dense.py's whole_size."""
+        """`whole`: how whole pictures are sized: arguments of dense.py's whole_size, or of boxes.py's whole."""
         self.stage, self.frozen, self.mesh = trainer.stage, trainer.frozen, trainer.mesh
         self.task = self.stage.task
         self.params, self.extra, self.history = state.params, state.extra, history
         self.whole = dict(whole)
 
     def outputs_of(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The head's outputs [N,...] of cached outputs of the backbone, by name [N,...]."""
+        """What a score needs of the head's outputs (Task.scored), of cached outputs of the backbone [N,...] by name."""
         run = functools.partial(_outputs(self.stage), self.frozen, self.params, self.extra)
         return extract(run, features, PREDICT_BATCH)
 
@@ -83,6 +84,22 @@ class HeadFit:
         for rows in waiting.values():
             yield from self._batch(rows, batch_size)
 
+    def detections(
+        self, source: Source | list[Sample], batch_size: int = 8
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """(index, detections [D,6] in the picture's own pixels, score 0 where there is none) of every sample."""
+        parts = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        batch_size = -(-batch_size // parts) * parts  # always full, so that it compiles once
+        for first in range(0, len(source), batch_size):
+            numbers = range(first, min(first + batch_size, len(source)))
+            views = [boxes.whole(read_scored(source, i)["image"], **self.whole) for i in numbers]
+            full = views + views[:1] * (batch_size - len(views))
+            rows = {name: np.stack([view[name] for view in full]) for name in ("image", "extent")}
+            placed = mesh_lib.put_batch(self.mesh, rows)
+            made = jax.device_get(self.stage.finished(self.frozen, self.params, self.extra, placed))
+            for index, view, found in zip(numbers, views, made, strict=False):
+                yield index, in_pixels(found, view["picture"])
+
     def _batch(
         self, rows: list[tuple[int, Size, np.ndarray]], batch_size: int
     ) -> Iterator[tuple[int, np.ndarray]]:
@@ -97,9 +114,15 @@ class HeadFit:
             yield index, bilinear(out, size)
 
 
+def in_pixels(found: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """Detections [...,D,6], whose boxes are shares of a picture's sides [...,2] (height, width), in its pixels."""
+    sides = np.asarray(picture)[..., None, [1, 0, 1, 0]]
+    return np.concatenate([found[..., :4] * sides, found[..., 4:]], axis=-1)
+
+
 @functools.lru_cache(maxsize=8)
 def _outputs(stage: FrozenBackbone) -> Any:
-    return jax.jit(stage.output)
+    return jax.jit(lambda *given: stage.task.scored(stage.output(*given)))
 
 
 def train_on_outputs(
@@ -115,9 +138,9 @@ def train_on_outputs(
 ) -> HeadFit:
     """Train a task's head on outputs that the backbone made once.
 
-    `rows`: those outputs and the family's targets by field [N,...], of pictures of `size` pixels. `head`: {"name":
-    one of the family's decoders, "settings": {...}}; None: the usual one. `cfg`: steps, batch_size, optim
-    (train/optim.py), and where wanted accumulate, log_every. UserError for settings that do not exist.
+    `rows`: those outputs, the family's targets and what is beside them by field [N,...], of pictures of `size` pixels.
+    `head`: {"name": one of the family's decoders, "settings": {...}}; None: the usual one. `cfg`: steps, batch_size,
+    optim (train/optim.py), and where wanted accumulate, log_every. UserError for settings that do not exist.
     """
     made = _checked(head, family, None, cfg)
     trainer = _trainer_of_outputs(*_key(family, num_classes, made, cfg, size), mesh)
@@ -162,7 +185,9 @@ def train_on_pictures(
         )
     finally:
         stream.close()
-    whole = {name: transform.get(name) for name in ("short", "long")}
+    of_boxes = trainer.stage.task.family.answer == "boxes"
+    sizes = ("size", "short") if of_boxes else ("short", "long")
+    whole = {name: transform.get(name) for name in sizes}
     return HeadFit(trainer, fitted.state, fitted.history, whole)
 
 

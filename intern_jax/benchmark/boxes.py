@@ -1,4 +1,4 @@
-"""Detection rows: score a detector's boxes, read from a JSON file, by the row's own measure.
+"""Detection rows: score a detector's boxes by the row's own measure: those of a head, or of a JSON file.
 
 The file is a list as COCO's results are, one entry a box:
     {"image_id": the example's key or its position in the test split, "category_id": position in the row's classes
@@ -10,15 +10,16 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from intern_jax.benchmark.rows.row import Row
 from intern_jax.core.config import UserError, did_you_mean
-from intern_jax.data.detection.objects import DetectionSource
+from intern_jax.data.detection.objects import objects_of
 from intern_jax.data.schema.sample import CorruptSample
+from intern_jax.data.schema.source import Source
 from intern_jax.metrics import detection, miss_rate, wider
 from intern_jax.metrics.detection import NOT_GIVEN, Detections, Objects
 from intern_jax.metrics.table import REPLICATES
@@ -26,13 +27,22 @@ from intern_jax.metrics.table import REPLICATES
 FIELDS = ("image", "boxes", "scores", "labels")
 
 
-def score(row: Row, source: DetectionSource, path: str | os.PathLike) -> dict[str, Any]:
+def score(row: Row, source: Source, path: str | os.PathLike) -> dict[str, Any]:
     """{"score", "standard_error", "scores", "n_test"} of the boxes in a file against a test split; percent.
 
     The error is that of a bootstrap over images, seed 0, without matching boxes and objects anew.
     """
+    return _summary(row, source, read(path, source))
+
+
+def of_rows(row: Row, source: Source, found: Iterable[tuple[int, np.ndarray]]) -> dict[str, Any]:
+    """The same of (index, detections [D,6] in the picture's own pixels, score 0 where there is none) of each sample."""
+    rows = dict(found)
+    return _summary(row, source, Detections.of_rows([rows[i] for i in range(len(source))]))
+
+
+def _summary(row: Row, source: Source, found: Detections) -> dict[str, Any]:
     objects, extra = _objects(source)
-    found = read(path, source)
     if row.metric not in _MEASURES:
         near = did_you_mean(row.metric, list(_MEASURES))
         raise UserError(f"{row.name}.metric: no metric of boxes {row.metric!r}; {near}")
@@ -110,10 +120,10 @@ def _label(entry: Mapping[str, Any], classes: tuple[str, ...], where: str) -> in
     raise UserError(f"{where}/category_id: {label!r} is outside 0..{len(classes) - 1}")
 
 
-def _objects(source: DetectionSource) -> tuple[Objects, dict[str, np.ndarray]]:
+def _objects(source: Source) -> tuple[Objects, dict[str, np.ndarray]]:
     """All objects of a source, and the other columns that its measure needs."""
     try:
-        each = [source.objects(i) for i in range(len(source))]
+        each = [objects_of(source, i) for i in range(len(source))]
     except CorruptSample as fault:
         raise UserError(f"{fault}; repair or remove it") from fault
     column = {

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 def records(bench: RowBench) -> list[Record]:
     """The floor of each fraction and draw of frozen heads."""
     row = bench.row
-    if row.task_family.by_file or not _has_one(tasks.find(row.family)):
+    if not row.task_family.task or not _has_one(tasks.find(row.family)):
         return []
-    if not any(heads.on_outputs(row, head) for head in bench.own_heads):
+    if not any(heads.on_outputs(settings) for settings in bench.own_heads.values()):
         return []
     found = []
     for fraction, draw in bench.draws:
@@ -53,7 +53,7 @@ def _score(bench: RowBench, rows: np.ndarray) -> dict[str, Any]:
         raise UserError(f"{row.name}: none of {len(rows)} training examples has a valid target")
     truth = _arrays(bench, bench.test, np.arange(len(bench.test)))
     every = np.broadcast_to(out, (len(bench.test), *out.shape))
-    return scoring.score(row, every, truth, bench.num_classes)
+    return scoring.score(row, every, truth, bench.num_classes, bench.test)
 
 
 def _arrays(bench: RowBench, source: Any, rows: np.ndarray) -> Mapping[str, np.ndarray]:

@@ -10,7 +10,7 @@ Rows whose answers are classes of whole pictures have probes on cached features:
 
 Rows of other families have the decoders of the family's Task by their names (tasks/). They are trained on cached
 outputs of the backbone, or on augmented pictures where the decoder's recipe says so. A family without decoders has one
-head, called "usual".
+head, called "usual". A head whose settings have a budget `cfg` is trained on pictures, whatever its recipe says.
 """
 
 import dataclasses
@@ -27,6 +27,7 @@ from intern_jax.adapt import fit, knn, sweep
 from intern_jax.adapt import head as head_lib
 from intern_jax.adapt.cache import Kept, cached
 from intern_jax.adapt.probe import fit_probe
+from intern_jax.benchmark import boxes
 from intern_jax.benchmark.rows.row import Row
 from intern_jax.benchmark.scores import scoring
 from intern_jax.data.sources.subset import Subset
@@ -151,14 +152,24 @@ def train(job: Job) -> Fitted:
     if job.head in PROBES:
         return PROBES[job.head](job)
     name = "" if job.head == USUAL else job.head
-    train_on = _on_outputs if on_outputs(job.row, job.head) else _on_pictures
+    train_on = _on_outputs if on_outputs(job.settings) else _on_pictures
     return train_on(job, name)
 
 
-def on_outputs(row: Row, head: str) -> bool:
-    """Whether a head of a row is trained on outputs that the backbone made once, and not on pictures."""
-    name = "" if head == USUAL else head
-    return head in PROBES or not tasks.find(row.family).recipe(name).on_pictures
+def on_outputs(settings: Mapping[str, Any]) -> bool:
+    """Whether a head of these settings is trained on outputs that the backbone made once, and not on pictures."""
+    return "cfg" not in settings
+
+
+def decoder_of(row: Row, heads: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The decoder that networks learn with on a row, {"name", "settings"}: its first head's. None: the usual one."""
+    head, settings = next(iter(of_row(row, heads).items()), (USUAL, {}))
+    found = {"name": head, "settings": settings.get("settings", {})}
+    return None if head in (*PROBES, USUAL) or found == _usual(row) else found
+
+
+def _usual(row: Row) -> dict[str, Any]:
+    return {"name": tasks.find(row.family).usual, "settings": {}}
 
 
 def _lbfgs(job: Job) -> Fitted:
@@ -259,14 +270,14 @@ def choose(
 def _head_on(job: Job, name: str, rows: np.ndarray, steps: int, flip: bool) -> head_lib.HeadFit:
     """A decoder that learnt from `rows`, and with `flip` from their mirror images too."""
     family, settings = job.row.task_family, job.settings
-    fields = (*family.outputs, *family.targets)
+    fields = (*family.outputs, *family.targets, *family.beside)
     views = [job.train.features, *([job.train.mirrored] if flip else [])]
     return head_lib.train_on_outputs(
         {field: np.concatenate([view[field][rows] for view in views]) for field in fields},
         job.row.size,
         family=family.name,
         num_classes=job.num_classes,
-        head={"name": name},
+        head={"name": name, "settings": settings.get("settings", {})},
         cfg=fit.settings(steps, settings["batch_size"], settings["learning_rate"]),
         seed=job.seed,
         mesh=job.mesh,
@@ -288,6 +299,10 @@ def _on_pictures(job: Job, name: str) -> Fitted:
         mesh=job.mesh,
         workdir=job.folder,
     )
+    if job.row.task_family.answer == "boxes":
+        return Fitted(
+            lambda part: boxes.of_rows(job.row, part.source, fitted.detections(part.source))
+        )
     metric = metrics.find(job.row.metric, f"{job.row.name}.metric")
 
     def summary(part: Part) -> dict[str, Any]:
@@ -301,7 +316,7 @@ def _on_pictures(job: Job, name: str) -> Fitted:
 def _on_features(job: Job, predict: Callable, facts: Mapping[str, Any] | None = None) -> Fitted:
     def summary(part: Part) -> dict[str, Any]:
         out = predict(_inputs(job.row, part.features))
-        return scoring.score(job.row, out, part.features, job.num_classes)
+        return scoring.score(job.row, out, part.features, job.num_classes, part.source)
 
     return Fitted(summary, facts or {}, predict)
 
@@ -318,7 +333,7 @@ USUAL = "usual"
 def of_family(name: str) -> tuple[str, ...]:
     """Names of the heads that a family's rows can be scored with; none for a family without a task."""
     family = families.find(name)
-    if family.by_file:
+    if not family.task:
         return ()
     probes = tuple(PROBES) if family.answer == "label" else ()
     return (*probes, *tasks.find(name).decoders) or (USUAL,)

@@ -49,13 +49,14 @@ def of_rows(
     made = []
     for name in cfg["rows"]:
         row = suite.find(name)
-        known = (head for head in heads.of_row(row, cfg["heads"]) if heads.on_outputs(row, head))
+        own = heads.of_row(row, cfg["heads"]).items()
+        known = (head for head, settings in own if heads.on_outputs(settings))
         head = next(known, None)
         if row.task_family.answer == "label" or head is None:
             continue
         title = f"{name}: {rung}, frozen, {percent(fraction)} of the labels"
         bench = RowBench(row, cfg, seed, Recorder(layout, {}), mesh, kept)
-        seen = bench.seen_by(ladder[rung][row.branch])
+        seen = bench.seen_by(row.backbone(ladder[rung]))
         rows = bench.subset(fraction, 0)
         key = bench.frozen_key(rung, head, fraction, 0, seen.backbone, rows)
         path = _path(layout, row.name, key)

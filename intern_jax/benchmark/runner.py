@@ -126,7 +126,7 @@ class RowBench:
     cfg: Mapping[str, Any]
     seed: int
     recorder: Recorder
-    mesh: jax.sharding.Mesh | None  # None where boxes are scored, which are in a file
+    mesh: jax.sharding.Mesh | None  # None where boxes in a file are scored
     kept: Kept = None  # outputs of frozen backbones
 
     @property
@@ -187,7 +187,7 @@ class RowBench:
         """Each of the family's heads on each rung's frozen features, each fraction, each draw."""
         records = []
         for method, by_task in ladder.items():
-            seen = self.seen_by(by_task[self.row.branch])
+            seen = self.seen_by(self.row.backbone(by_task))
             for head in self.own_heads:
                 for fraction, draw in self.draws:
                     rows = self.subset(fraction, draw)
@@ -223,7 +223,7 @@ class RowBench:
         )
         records = []
         for method, by_task in ladder.items():
-            seen = self.seen_by(by_task[self.row.branch])
+            seen = self.seen_by(self.row.backbone(by_task))
             for head in self.own_heads:
                 key = self.frozen_key(method, head, 1.0, 0, seen.backbone, rows, held)
                 make = functools.partial(self._held_out_score, seen, head, rows, held)
@@ -368,7 +368,7 @@ class RowBench:
         """Formats of the row's metric and losses: keys from before they counted have none, and these are 1."""
         metric = metrics.find(self.row.metric)
         found = {f"metric {metric.name}": config_lib.format_of(metric.statistics)}
-        if not self.row.task_family.by_file:
+        if self.row.task_family.task and self.mesh is not None:
             task = tasks.find(self.row.family)
             losses = [task.recipe(name).loss for name in ("", *task.decoders)]
             found |= config_lib.formats_in(losses)

@@ -1,7 +1,7 @@
 """Settings of the benchmark: rows, label fractions, heads, budgets; of a run's section, and of configs as gvb.py."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 
@@ -84,7 +84,7 @@ class Cached(Settings):
     """A family's usual head on cached outputs of the backbone (adapt/head.py).
 
     Of several `steps`, and of `flips` (whether mirror images are seen too), a fifth of the labels chooses: flips at
-    the fewest steps, then more steps while the score rises.
+    the fewest steps, then more steps while the score rises. `settings`: the decoder's fields.
     """
 
     steps: Annotated[list[Steps], pydantic.BeforeValidator(_one_or_more)] = field(
@@ -93,6 +93,7 @@ class Cached(Settings):
     flips: list[bool] = field([False], min_length=1)
     batch_size: int = field(ge=1, say="a whole number of at least 1")
     learning_rate: float = field(gt=0.0, say="a number above 0")
+    settings: dict[str, Any] = field({}, late=True)
 
 
 class DenseFit(Settings):
@@ -154,11 +155,10 @@ def _read_head(family: str, head: str, given: Any, path: tuple[str, ...]) -> dic
     if head in PROBES:
         return schema.nested(PROBES[head], given, path)
     task, name = tasks.find(family), "" if head == heads_lib.USUAL else head
-    if not task.recipe(name).on_pictures:
-        return schema.nested(Cached, given, path)
-    settings = schema.nested(OnPictures, given, path)
+    on_pictures = task.recipe(name).on_pictures or "cfg" in given
+    settings = schema.nested(OnPictures if on_pictures else Cached, given, path)
     try:
-        task.check_head(name, settings["settings"])
+        task.check_head(name, settings.get("settings", {}))
     except UserError as error:
         raise wrong(str(error), *path) from None
     return settings
@@ -274,6 +274,8 @@ class Scores(Settings):
         128, ge=1
     )  # pictures in one pass of a frozen backbone; changes no result
 
+    FILES: ClassVar[bool] = False  # whether rows of boxes may be scored from files alone
+
     @pydantic.field_validator("rows")
     @classmethod
     def _rows(cls, given: list[str]) -> list[str]:
@@ -289,7 +291,9 @@ class Scores(Settings):
     @pydantic.model_validator(mode="after")
     def _each_row_has_a_head(self) -> "Scores":
         for row in self.found():
-            if not row.task_family.by_file and not heads_lib.of_row(row, self.heads):
+            own = row.task_family
+            needed = own.task and not (self.FILES and own.answer == "boxes")
+            if needed and not heads_lib.of_row(row, self.heads):
                 raise wrong(f"none for row {row.name}; add {row.family} or {row.name}", "heads")
         return self
 
@@ -326,7 +330,7 @@ class Benchmark(Scores):
     """The benchmark of a run: the rungs of its ladder are its stages."""
 
     rows: list[str] = field(min_length=1, say="at least one row")
-    ladder: dict[str, dict[str, str]] = field({}, say="{rung: {cls or dense: stage}}")
+    ladder: dict[str, dict[str, str]] = field({}, say="{rung: {cls, dense or family: stage}}")
     scratch: Annotated[Scratch | None, pydantic.BeforeValidator(none_if_empty)] = None
     finetune: Annotated[FineTune | None, pydantic.BeforeValidator(none_if_empty)] = None
     zero_shot: Annotated[ZeroShot | None, pydantic.BeforeValidator(none_if_empty)] = None
@@ -340,9 +344,9 @@ class Benchmark(Scores):
             if rung == "random":
                 raise wrong("the lowest rung, which is always there; name it otherwise", rung)
             for branch in by_task:
-                if branch not in BRANCHES:
-                    known = ", ".join(BRANCHES)
-                    raise wrong(f"no such task; known: {known}", rung, branch)
+                known = (*BRANCHES, *families.names())
+                if branch not in known:
+                    raise wrong(f"no such task; known: {', '.join(known)}", rung, branch)
         return given
 
     @pydantic.model_validator(mode="after")
@@ -354,13 +358,10 @@ class Benchmark(Scores):
             said = "missing; write the network's spec, since the ladder has no rung"
             raise wrong(said, "scratch", "generalist")
         for row in self.found():
-            if row.task_family.by_file:
-                raise wrong(
-                    f"row {row.name} is scored by a file of answers; use `benchmark --boxes`",
-                    "rows",
-                )
+            if not row.task_family.task:
+                raise wrong(f"no model of {row.family} is trained here (row {row.name})", "rows")
             for rung, by_task in self.ladder.items():
-                if row.branch not in by_task:
+                if row.branch not in by_task and row.family not in by_task:
                     raise wrong(f"missing; row {row.name} needs it", "ladder", rung, row.branch)
             for part in ("scratch", "finetune"):
                 self._check_budget(part, row)
@@ -377,6 +378,8 @@ class Benchmark(Scores):
 
 class Gvb(Scores):
     """A benchmark of one backbone; no rows: every data set of GV-B that is there."""
+
+    FILES: ClassVar[bool] = True
 
     families: list[str] = field([], say="dotted names of families, package.module:FAMILY")
     label: str = ""  # the line's name in the table; "": the backbone's

@@ -10,13 +10,14 @@ import dataclasses
 import functools
 import logging
 import math
+import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from intern_jax.adapt import fit
-from intern_jax.benchmark import choice, protocol
+from intern_jax.benchmark import choice, heads, protocol
 from intern_jax.benchmark.choice import Choice, Setting
 from intern_jax.benchmark.scores import scoring
 from intern_jax.benchmark.scores.cells import SCRATCH
@@ -58,7 +59,7 @@ class Trained:
         if network == "generalist" and given:
             return dict(given)
         rung = "random" if network == "branch" else list(ladder)[-1]
-        return dict(ladder[rung][self.bench.row.branch].spec)
+        return dict(self.bench.row.backbone(ladder[rung]).spec)
 
     def _scratch(self, method: str, spec: Mapping[str, Any], fraction: float) -> Record:
         bench, cfg = self.bench, self.bench.cfg["scratch"]
@@ -76,7 +77,12 @@ class Trained:
             "chosen": dataclasses.asdict(chosen.setting),
             "search": [self._tried(fraction, *one) for one in chosen.tried],
         }
-        return bench.record(key, lambda: {**self._score(cfg, spec, None, settings, rows), **facts})
+        make = functools.partial(self._score, cfg, spec, None, settings, rows, self._folder(key))
+        return bench.record(key, lambda: {**make(), **facts})
+
+    def _folder(self, key: Mapping[str, Any]) -> pathlib.Path:
+        """Where a training that is killed leaves its checkpoints."""
+        return self.bench.recorder.unfinished(key)
 
     def _tried(self, fraction: float, setting: Setting, score: float) -> dict[str, Any]:
         steps = self._settings(fraction, setting)["steps"]
@@ -125,7 +131,9 @@ class Trained:
             "draw": draw,
             "held_digest": protocol.subset_digest(bench.train.keys, held),
         }
-        make = functools.partial(self._held_score, spec, settings, rows, held, draw)
+        make = functools.partial(
+            self._held_score, spec, settings, rows, held, draw, self._folder(key)
+        )
         record = bench.record(key, make)
         said, unit, digits = self._said(fraction, setting), record.unit, record.digits
         log.info("%s: %s: %.*f %s held out", where, said, digits, record.score, unit)
@@ -143,9 +151,11 @@ class Trained:
         rows: np.ndarray,
         held: np.ndarray,
         seed: int,
+        folder: pathlib.Path,
     ) -> dict[str, Any]:
+        cfg = self.bench.cfg["scratch"]
         try:
-            return self._score(self.bench.cfg["scratch"], spec, None, settings, rows, held, seed)
+            return self._score(cfg, spec, None, settings, rows, folder, held, seed)
         except Hopeless as error:
             return {"score": math.nan, "n_test": len(held), "diverged": str(error)}
 
@@ -154,7 +164,7 @@ class Trained:
         bench, records = self.bench, []
         cfg = bench.cfg["finetune"]
         for fraction in cfg.get("fractions", ()):
-            backbone = ladder[cfg["rung"]][bench.row.branch]
+            backbone = bench.row.backbone(ladder[cfg["rung"]])
             settings = self._budget(cfg, fraction) | {"learning_rate": cfg["learning_rate"]}
             rows = bench.subset(fraction, bench.seed)
             key = self._key(cfg, "finetune", fraction, rows, settings) | {
@@ -162,7 +172,8 @@ class Trained:
                 "backbone": backbone.name,
                 "backbone_digest": backbone.digest,
             }
-            make = functools.partial(self._score, cfg, backbone.spec, backbone, settings, rows)
+            spec, folder = backbone.spec, self._folder(key)
+            make = functools.partial(self._score, cfg, spec, backbone, settings, rows, folder)
             records.append(bench.record(key, make))
         return records
 
@@ -180,7 +191,13 @@ class Trained:
         """The key of a record; callers add whose network is trained."""
         key = self.bench.key(method, fraction, self.bench.seed, rows, held)
         augment = config_lib.plain(self._augment(cfg))
-        return key | {"settings": dict(settings), "augment": augment}
+        key |= {"settings": dict(settings), "augment": augment}
+        # Keys from before there was a choice have none.
+        return key if self._decoder is None else key | {"decoder": self._decoder}
+
+    @property
+    def _decoder(self) -> dict[str, Any] | None:
+        return heads.decoder_of(self.bench.row, self.bench.cfg["heads"])
 
     def _augment(self, cfg: Mapping[str, Any]) -> Mapping[str, Any]:
         return cfg["augment"].get(self.bench.row.family, {})
@@ -204,6 +221,7 @@ class Trained:
         start: Model | None,
         settings: Mapping[str, Any],
         rows: np.ndarray,
+        folder: pathlib.Path,
         held: np.ndarray | None = None,
         seed: int | None = None,
     ) -> dict[str, Any]:
@@ -220,10 +238,13 @@ class Trained:
             mesh=bench.fits_on,
             init=start,
             augment=self._augment(cfg),
+            head=self._decoder,
+            workdir=folder,
         )
         source = bench.test if held is None else Subset(bench.train, held)
         arrays = eval_arrays(source, config_lib.bind(bench.row.transform()))
-        out = model.predict(arrays["image"])
+        beside = {name: arrays[name] for name in bench.row.task_family.beside}
+        out = model.predict(arrays["image"], **beside)
         if not np.isfinite(out).all():
             raise Hopeless(f"{bench.row.name}: outputs are not finite; lower the learning rate")
-        return scoring.score(bench.row, out, arrays, bench.num_classes)
+        return scoring.score(bench.row, out, arrays, bench.num_classes, source)

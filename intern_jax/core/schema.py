@@ -21,13 +21,22 @@ REQUIRED: Any = ...
 S = TypeVar("S", bound="Settings")
 
 
-def field(default: Any = REQUIRED, *, matters: bool = True, say: str = "", **limits: Any) -> Any:
+def field(
+    default: Any = REQUIRED,
+    *,
+    matters: bool = True,
+    late: bool = False,
+    say: str = "",
+    **limits: Any,
+) -> Any:
     """A field of Settings. `matters=False` says that its value changes no array, so `mattering` leaves it out.
+
+    `late=True` is of a field that came after digests were made: its default is left out of dumps and digests.
 
     `say` tells the user what to write; it stands in the message about a missing or wrong value. `limits` are pydantic's
     ge, gt, le, lt and min_length, and exclude: such a field does not matter and is not in dumps.
     """
-    extra: dict[str, Any] | None = None if matters else {"matters": False}
+    extra = {"matters": matters, "late": late} if late or not matters else None
     return pydantic.Field(default, description=say or None, json_schema_extra=extra, **limits)
 
 
@@ -66,6 +75,16 @@ class Settings(pydantic.BaseModel):
             if info.is_required() and name not in given:
                 raise wrong(f"missing; write {info.description or 'a value'}", name)
         return cls.completed(dict(given))
+
+    @pydantic.model_serializer(mode="wrap")
+    def _dumped(self, usual: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
+        unset = {name for name, info in type(self).model_fields.items() if self._unset(name, info)}
+        return {name: value for name, value in usual(self).items() if name not in unset}
+
+    def _unset(self, name: str, info: Any) -> bool:
+        """Whether a late field has its default."""
+        late = isinstance(info.json_schema_extra, dict) and info.json_schema_extra["late"]
+        return late and getattr(self, name) == info.default
 
     @classmethod
     def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
@@ -182,8 +201,8 @@ def mattering(settings: Any) -> Any:
         kept = dict(settings.model_extra or {})
         for name, info in type(settings).model_fields.items():
             extra = info.json_schema_extra
-            matters = not isinstance(extra, dict) or extra.get("matters", True)
-            if matters and not info.exclude:
+            matters = not isinstance(extra, dict) or extra["matters"]
+            if matters and not info.exclude and not settings._unset(name, info):
                 kept[name] = getattr(settings, name)
         return {name: mattering(value) for name, value in kept.items()}
     if isinstance(settings, Mapping):

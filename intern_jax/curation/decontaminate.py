@@ -156,8 +156,9 @@ def _rings(before: Index | None) -> dict[str, dict[str, Any]]:
     }
     scenes = "intern_jax.data.sources.cutouts:scenes_of"
     if (folder / CUT_OUTS).is_file():
-        for name, family in (("wide_scenes_seg", "segmentation"), ("wide_scenes_det", "detection")):
-            made[name] = {"fn": scenes, "folder": str(folder), "split": "test", "family": family}
+        of = {"fn": scenes, "folder": str(folder), "split": "test"}
+        made["wide_scenes_seg"] = of | {"family": "segmentation"}
+        made["wide_scenes_det"] = of | {"family": "detection", "boxed": True}
     return made
 
 

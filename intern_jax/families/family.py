@@ -30,6 +30,7 @@ class Family:
     branch     one of BRANCHES: the backbone's outputs that it reads, and a generalist's branch
     fields     {field of a sample: its check}: what the sample schema takes beside image, views, texts
     targets    fields of a row that loss and score read, as `transform` makes them
+    beside     other fields of a row that its head reads, such as where a picture ends on its canvas
     transform  dotted name of its usual transform: (sample, rng, *, size, train, flip) -> row
     metrics    names of its metrics (metrics/table.py), the usual one first; or dotted names of others
     classes    whether its answers are classes that have names
@@ -43,6 +44,7 @@ class Family:
     branch: str = "cls"
     fields: Mapping[str, Check] = dataclasses.field(default_factory=dict)
     targets: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
     transform: str = ""
     metrics: tuple[str, ...] = ()
     classes: bool = False
@@ -68,11 +70,6 @@ class Family:
     def view(self, size: int, train: bool, flip: bool) -> dict[str, Any]:
         """The spec of its usual transform to pictures of `size` pixels, augmented where `train`."""
         return {"fn": self.transform, "size": size, "train": train, "flip": flip}
-
-    @property
-    def by_file(self) -> bool:
-        """Whether its benchmark rows are scored by a file of answers, and not by heads that are trained on them."""
-        return not self.task or self.answer == "boxes"
 
     @property
     def outputs(self) -> tuple[str, ...]:

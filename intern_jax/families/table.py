@@ -38,6 +38,7 @@ SHIPPED = (
             "box_masks": fields.check_box_masks,
         },
         targets=("boxes", "box_labels", "box_valid", "box_ignore"),
+        beside=("extent",),
         transform="intern_jax.data.make.boxes:boxes",
         metrics=("voc_ap", "wider_ap", "miss_rate"),
         classes=True,

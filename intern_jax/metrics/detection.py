@@ -8,7 +8,7 @@ nor their batches matter, only which number an image has, and that only where sc
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,14 @@ class Detections:
         scores = np.asarray(self.scores).astype(np.float64)
         _check_column("detections' scores", scores, len(self.image))
         object.__setattr__(self, "scores", scores)
+
+    @classmethod
+    def of_rows(cls, found_NxDx6: Sequence[np.ndarray]) -> "Detections":
+        """Of each image's rows [D,6]: x1, y1, x2, y2, score (0: none), class."""
+        real = [np.asarray(rows, np.float64)[np.asarray(rows)[:, 4] > 0] for rows in found_NxDx6]
+        rows = np.concatenate([np.zeros((0, 6)), *real])
+        image = np.repeat(np.arange(len(real)), [len(one) for one in real])
+        return cls(image, rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64))
 
     def rows(self, chosen: np.ndarray) -> "Detections":
         """Those detections only, by mask or by row numbers."""

@@ -296,7 +296,7 @@ def _checked_start(
 def _check_benchmark(benchmark: Benchmark, settings: Mapping[str, Any]) -> None:
     where, stages = "config.benchmark", settings["stages"]
     if stages and not benchmark.ladder:
-        raise UserError(f"{where}.ladder: empty; write {{rung: {{cls or dense: stage}}}}")
+        raise UserError(f"{where}.ladder: empty; write {{rung: {{cls, dense or family: stage}}}}")
     if benchmark.scratch and benchmark.scratch.generalist:
         _check_backbone(benchmark.scratch.generalist, f"{where}.scratch.generalist")
     for rung, by_task in benchmark.ladder.items():

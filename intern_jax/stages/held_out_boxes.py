@@ -70,12 +70,4 @@ def flat(
         num_classes=num_classes,
         ignore=rows["box_ignore"][there],
     )
-    real = found_NxDx6[..., 4] > 0
-    image, _ = np.nonzero(real)
-    rows_Gx6 = found_NxDx6[real].astype(np.float64)
-    return objects, Detections(
-        image=image,
-        boxes=rows_Gx6[:, :4],
-        scores=rows_Gx6[:, 4],
-        labels=rows_Gx6[:, 5].astype(np.int64),
-    )
+    return objects, Detections.of_rows(found_NxDx6)

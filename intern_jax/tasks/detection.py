@@ -30,7 +30,7 @@ class Detection(Task):
     decoders: Mapping[str, type[nn.Module]] = {"faster_rcnn": FasterRCNN, "fcos": FCOS}
     recipes: Mapping[str, Recipe] = {
         "faster_rcnn": Recipe(on_pictures=True),
-        "fcos": Recipe(loss={"fn": f"{LOSSES}one_stage"}, on_pictures=True),
+        "fcos": Recipe(loss={"fn": f"{LOSSES}one_stage"}),
     }
 
     def output(
@@ -70,9 +70,9 @@ class Detection(Task):
         sides = jnp.stack([width, height, width, height], axis=-1)
         return jnp.concatenate([found[..., :4] / sides[:, None], found[..., 4:]], axis=-1)
 
-    def prediction(self, out: Any) -> np.ndarray:
-        """Detections [N,D,6] in pixels of the canvas."""
-        return np.asarray(out["detections"])
+    def scored(self, out: Any) -> jax.Array:
+        """Detections [N,D,6], as of `finish`."""
+        return self.finish(out)
 
     def answer(
         self, row: np.ndarray, size: tuple[int, int], classes: Sequence[str]
@@ -89,11 +89,12 @@ class Detection(Task):
 
     def picture(self, out: Any, rows: Rows, classes: Sequence[str]) -> Mapping[str, np.ndarray]:
         """Objects and detections in pixels of the canvas, and the names of the classes."""
+        sides = rows["extent"][:, None, [1, 0, 1, 0]]
         return {
             "boxes": rows["boxes"],
             "box_labels": rows["box_labels"],
             "box_valid": rows["box_valid"],
-            "detections": self.prediction(out),
+            "detections": np.concatenate([out[..., :4] * sides, out[..., 4:]], axis=-1),
             "classes": np.array(list(classes)),
         }
 

@@ -135,12 +135,16 @@ class Task:
 
     # --- scoring ----------------------------------------------------------------------------------
 
+    def scored(self, out: Any) -> Any:
+        """What scores and pictures need of an output, computed on the device; the output itself by default."""
+        return out
+
     def finish(self, out: jax.Array) -> jax.Array:
         """What a saved model's head gives, from its output: computed on the device."""
         return out
 
     def prediction(self, out: np.ndarray) -> np.ndarray:
-        """Outputs [N,...] as the family's metrics take them."""
+        """Outputs [N,...], as `scored` gives them, as the family's metrics take them."""
         return out
 
     def floor(self, rows: Rows, num_classes: int) -> np.ndarray | None:
@@ -172,7 +176,7 @@ class Task:
     def picture(
         self, out: np.ndarray, rows: Rows, classes: Sequence[str]
     ) -> Mapping[str, np.ndarray]:
-        """Arrays that the report draws beside the pictures (report/pictures.py), of outputs [N,...]."""
+        """Arrays that the report draws beside the pictures (report/pictures.py), of `scored` outputs [N,...]."""
         raise NotImplementedError
 
 

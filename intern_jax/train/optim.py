@@ -22,6 +22,7 @@ FREE = (
     "schedule",
     "power",
     "end_rate",
+    "drops",
 )  # a compiled step serves all values of these
 
 
@@ -112,9 +113,10 @@ def compiled(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def learning_rate(cfg: Mapping[str, Any], steps: int, step: int) -> np.float32:
-    """The learning rate of a step: linear warm-up over `warmup_steps`, then cosine to 0, poly, or constant.
+    """The learning rate of a step: linear warm-up over `warmup_steps`, then cosine to 0, poly, steps, or constant.
 
-    "poly" falls from the peak to `end_rate` as (1 - progress)^power (DeepLab, arXiv 1606.00915).
+    "poly" falls from the peak to `end_rate` as (1 - progress)^power (DeepLab, arXiv 1606.00915). "steps" is a tenth of
+    what it was from each of `drops` on, shares of all steps.
     """
     return _rate(settings.optim(cfg), steps, step)
 
@@ -127,6 +129,10 @@ def _rate(cfg: Mapping[str, Any], steps: int, step: int) -> np.float32:
         return np.float32(peak * (step + 1) / (warmup + 1))
     if cfg["schedule"] == "constant":
         return np.float32(peak)
+    if cfg["schedule"] == "steps":
+        return np.float32(
+            peak * 0.1 ** sum(step >= round(at * steps) for at in cfg.get("drops", ()))
+        )
     progress = min((step - warmup) / max(steps - warmup, 1), 1.0)
     if cfg["schedule"] == "poly":
         end = float(cfg["end_rate"])

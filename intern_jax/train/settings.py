@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -15,6 +15,7 @@ FORMAT = 1
 MAIN = "main"  # the group of parameters that no other group names
 OPTIMIZERS = ("adamw", "sgd", "lion")
 _NONE = "a whole number, 0 for none"
+Share = Annotated[float, pydantic.Field(gt=0.0, lt=1.0)]
 
 
 class _Optimizer(Settings):
@@ -25,9 +26,10 @@ class _Optimizer(Settings):
     weight_decay: float = field(0.0, ge=0.0)
     l2: float = field(0.0, ge=0.0)
     warmup_steps: int = field(0, ge=0)
-    schedule: Literal["cosine", "constant", "poly"] = "cosine"
+    schedule: Literal["cosine", "constant", "poly", "steps"] = "cosine"
     power: float = field(0.9, gt=0.0)
     end_rate: float = field(0.0, ge=0.0)
+    drops: list[Share] = field([], late=True, say="shares of the steps, between 0 and 1")
     clip_norm: float = field(0.0, ge=0.0)
     b1: float = field(0.9, ge=0.0, lt=1.0)
     b2: float = field(0.999, ge=0.0, lt=1.0)

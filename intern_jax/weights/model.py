@@ -313,15 +313,20 @@ class Model:
         return self.text
 
     def outputs(
-        self, images: jax.Array | np.ndarray, branch: str, names: Sequence[str]
+        self,
+        images: jax.Array | np.ndarray,
+        branch: str,
+        names: Sequence[str],
+        extent: jax.Array | np.ndarray | None = None,
     ) -> dict[str, jax.Array]:
         """Chosen outputs, or readouts, of canvases uint8 [B,S,S,3], in eval mode, left on the device.
 
+        `extent` int32 [B,2]: where pictures end on their canvases (models/detection/canvas.py); None: they fill them.
         Compiled once per network, branch, names and shape.
         """
         same, pictures = self._network(branch), self.preprocess
         run = _features(same, branch, tuple(names), pictures.mean, pictures.std)
-        return run(self.variables, images)
+        return run(self.variables, images, extent)
 
     def shapes(self, variables: Any, images: Any) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of what the head reads, by those of the variables and of normalised images; nothing is computed."""
@@ -377,11 +382,14 @@ def _head_module(key: str) -> TaskHead:
 
 @functools.lru_cache
 def _features(same: Same, branch: str, names: tuple[str, ...], mean: tuple, std: tuple) -> Callable:
-    """Compiled (variables, uint8 [B,S,S,3]) -> {name: output}."""
+    """Compiled (variables, uint8 [B,S,S,3], extent [B,2] or None) -> {name: output}."""
 
     @jax.jit
-    def apply(variables, images):
-        out = _outputs(same.module, variables, normalise(images, mean, std), branch, names)
+    def apply(variables, images, extent):
+        size = images.shape[1:3]
+        with canvas.only_inside(extent, size):
+            x = canvas.cut(normalise(images, mean, std), extent, size)
+            out = _outputs(same.module, variables, x, branch, names)
         for name in names:
             if name not in out:
                 known = ", ".join(sorted(out))

@@ -46,6 +46,10 @@ class Row:
         """The BatchNorm set, and generalist branch, of the row's family."""
         return self.task_family.branch
 
+    def backbone(self, rung: Mapping[str, Any]) -> Any:
+        """What a rung of a ladder has for the row: under its family's name, else under its branch's."""
+        return rung[self.family if self.family in rung else self.branch]
+
     @property
     def task_family(self) -> Family:
         """The record of the row's family."""

@@ -30,6 +30,9 @@ MINI = (
     _mini("sprites_seg", "segmentation", "miou", 64),
     _mini("rooms_seg", "segmentation", "miou", 64),
     _mini("rooms_depth", "depth", "rmse", 64),
+    _mini("sprites_det", "detection", "coco_ap", 64),
+    _mini("rooms_det", "detection", "coco_ap", 64),
+    _mini("crowd_det", "detection", "crowd_miss_rate", 128),
 )
 ROWS = {row.name: row for row in (*gvb.ROWS, *MINI, *wide.ROWS)}
 

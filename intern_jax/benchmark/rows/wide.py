@@ -4,6 +4,8 @@ Their data is not shipped: a row is missing until `data run` has made it in WORK
 renders, and figures stand under the rows' own names. A run whose data may hold an unseen concept of a row is refused.
 """
 
+from typing import Any
+
 from intern_jax.benchmark.rows.row import Row
 
 WORKDIR = "runs/wide_world"
@@ -19,13 +21,13 @@ def _ring(ring: str, title: str) -> Row:
     return Row(f"wide_{ring}", "classification", source, "top1", 32, title=title, how=STEPS)
 
 
-def _scenes(name: str, family: str, metric: str) -> Row:
+def _scenes(name: str, family: str, metric: str, **settings: Any) -> Row:
     source = {
         "fn": "intern_jax.data.sources.cutouts:open_scenes",
         "family": family,
         "workdir": WORKDIR,
     }
-    return Row(name, family, source, metric, 64, how=STEPS)
+    return Row(name, family, source | settings, metric, 64, how=STEPS)
 
 
 ROWS = (
@@ -33,7 +35,7 @@ ROWS = (
     _ring("new_concept", "concepts that were not seen, by makers that were"),
     _ring("both_new", "concepts and makers that were not seen"),
     _scenes("wide_scenes_seg", "segmentation", "miou"),
-    _scenes("wide_scenes_det", "detection", "voc_ap"),
+    _scenes("wide_scenes_det", "detection", "coco_ap", boxed=True),
     Row(
         "wide_letters",
         "classification",

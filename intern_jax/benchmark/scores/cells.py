@@ -152,7 +152,7 @@ def _lacking(record: Record, split: str) -> str:
 
 
 def needs_boxes(rows: Iterable[str], records: Iterable[Record]) -> list[str]:
-    """A note on each of some rows that is scored by a detector's boxes and has no record."""
+    """A note on each of some rows of boxes that has no record."""
     there = {record.task for record in of_test(records)}
     return [
         f"{row.name}: needs boxes: --boxes={row.name}=FILE."

@@ -15,7 +15,7 @@ Legend: N objects of a picture.
 
 import pathlib
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,7 +24,8 @@ from intern_jax.data.read.decoding import decode_turned, orientation_of, read_fi
 from intern_jax.data.read.turning import stored_sides, turned_boxes
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import CorruptSample, Sample
-from intern_jax.data.schema.source import Source
+from intern_jax.data.schema.source import Source, read_scored
+from intern_jax.data.sources.subset import Subset
 
 Objects = dict[str, np.ndarray]
 BOXES = ("boxes", "visible_boxes")  # keys of `objects` that turn with the picture
@@ -35,6 +36,19 @@ class DetectionSource(Source, Protocol):
     """A source of pictures with boxes that also has `objects` for evaluators."""
 
     def objects(self, index: int) -> Objects: ...
+
+
+def objects_of(source: Any, index: int) -> Objects:
+    """The objects of one sample: what the source, or the source of a subset, offers; else those of the sample."""
+    if isinstance(source, Subset):
+        return objects_of(source.source, int(source.indices[index]))
+    if hasattr(source, "objects"):
+        return source.objects(index)
+    sample = read_scored(source, index)
+    ignored = np.zeros(len(sample["boxes"]), bool)
+    for name in ("box_ignore", "box_crowd"):
+        ignored |= sample.get(name, False)
+    return {"boxes": sample["boxes"], "labels": sample["box_labels"], "ignore": ignored}
 
 
 class PictureFiles:
