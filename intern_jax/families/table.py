@@ -39,7 +39,7 @@ SHIPPED = (
         },
         targets=("boxes", "box_labels", "box_valid", "box_ignore"),
         transform="intern_jax.data.make.boxes:boxes",
-        metrics=("voc_ap", "wider_ap", "miss_rate"),
+        metrics=("voc_ap", "wider_ap", "miss_rate", "coco_ap", "crowd_miss_rate"),
         classes=True,
         task="intern_jax.tasks.detection:TASK",
         title="an object detector",
