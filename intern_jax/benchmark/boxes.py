@@ -7,30 +7,28 @@ The file is a list as COCO's results are, one entry a box:
 """
 
 import json
-import math
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from intern_jax.benchmark.rows.row import Row
-from intern_jax.core.config import UserError, did_you_mean
+from intern_jax.core.config import UserError
 from intern_jax.data.detection.objects import objects_of
 from intern_jax.data.schema.sample import CorruptSample
 from intern_jax.data.schema.source import Source
-from intern_jax.metrics import detection, miss_rate, wider
+from intern_jax.metrics import table as metrics
 from intern_jax.metrics.detection import NOT_GIVEN, Detections, Objects
-from intern_jax.metrics.table import REPLICATES
 
 FIELDS = ("image", "boxes", "scores", "labels")
 
 
 def score(row: Row, source: Source, path: str | os.PathLike) -> dict[str, Any]:
-    """{"score", "standard_error", "scores", "n_test"} of the boxes in a file against a test split; percent.
+    """The summary (metrics/table.py) of the boxes in a file against a test split.
 
-    The error is that of a bootstrap over images, seed 0, without matching boxes and objects anew.
+    UserError for a file that cannot be read, and for a metric that is none of boxes.
     """
     return _summary(row, source, read(path, source))
 
@@ -42,20 +40,9 @@ def of_rows(row: Row, source: Source, found: Iterable[tuple[int, np.ndarray]]) -
 
 
 def _summary(row: Row, source: Source, found: Detections) -> dict[str, Any]:
-    objects, extra = _objects(source)
-    if row.metric not in _MEASURES:
-        near = did_you_mean(row.metric, list(_MEASURES))
-        raise UserError(f"{row.name}.metric: no metric of boxes {row.metric!r}; {near}")
-    measure = _MEASURES[row.metric](objects, found, extra)
-    scores = {name: 100 * value for name, value in measure(None).items()}
-    main = next(iter(scores))
-    count = len(source)
-    rng = np.random.default_rng(0)
-    drawn = rng.multinomial(count, np.full(count, 1 / count), size=REPLICATES)
-    values = np.array([100 * measure(weights)[main] for weights in drawn])
-    values = values[np.isfinite(values)]
-    error = float(values.std(ddof=1)) if len(values) > 1 else math.nan
-    return {"score": scores[main], "standard_error": error, "scores": scores, "n_test": count}
+    objects, columns = all_objects(source)
+    metric = metrics.find(row.metric, f"{row.name}.metric")
+    return metric.summary_of_boxes(metric.of_boxes(objects, found, columns), len(source))
 
 
 def read(path: str | os.PathLike, source: Any) -> Detections:
@@ -120,8 +107,8 @@ def _label(entry: Mapping[str, Any], classes: tuple[str, ...], where: str) -> in
     raise UserError(f"{where}/category_id: {label!r} is outside 0..{len(classes) - 1}")
 
 
-def _objects(source: Source) -> tuple[Objects, dict[str, np.ndarray]]:
-    """All objects of a source, and the other columns that its measure needs."""
+def all_objects(source: Source) -> tuple[Objects, dict[str, np.ndarray]]:
+    """All objects of a source, and all their columns by name, of which some metrics need others."""
     try:
         each = [objects_of(source, i) for i in range(len(source))]
     except CorruptSample as fault:
@@ -137,52 +124,7 @@ def _objects(source: Source) -> tuple[Objects, dict[str, np.ndarray]]:
         labels=column["labels"],
         num_classes=len(source.classes),
         ignore=column["ignore"],
+        area=column.get("area", NOT_GIVEN),
         visible=column.get("visibility", NOT_GIVEN),
     )
     return objects, column
-
-
-Measure = Callable[[np.ndarray | None], dict[str, float]]
-
-
-def _voc(objects: Objects, found: Detections, _column: Mapping[str, np.ndarray]) -> Measure:
-    # The published table's "VOC mAP" is MMDetection's on VOC07: the mean over eleven recalls.
-    outcomes = detection.voc_outcomes(objects, found)
-
-    def measure(weights: np.ndarray | None) -> dict[str, float]:
-        forms = {"voc_ap": "11point", "voc_ap_area": "area"}
-        return {
-            name: detection.mean_of_known(detection.average_precision(outcomes, form, weights))
-            for name, form in forms.items()
-        }
-
-    return measure
-
-
-def _wider(objects: Objects, found: Detections, column: Mapping[str, np.ndarray]) -> Measure:
-    levels = {name: column[name] for name in ("easy", "medium", "hard") if name in column}
-    if not levels:
-        # Without the authors' lists of what counts: every face that is not marked invalid.
-        levels = {"all": ~objects.ignore}
-    outcomes = wider.wider_outcomes(objects, found, levels)
-    return lambda weights: {
-        name: detection.summarize_curve(*wider.curve(of, weights)) for name, of in outcomes.items()
-    }
-
-
-def _miss_rate(objects: Objects, found: Detections, _column: Mapping[str, np.ndarray]) -> Measure:
-    outcomes = {
-        name.lower(): miss_rate.outcomes(objects, found, setup)
-        for name, setup in miss_rate.SETUPS.items()
-    }
-    return lambda weights: {
-        name: miss_rate.log_average(miss_rate.miss_rates(of, weights))
-        for name, of in outcomes.items()
-    }
-
-
-_MEASURES: dict[str, Callable[..., Measure]] = {
-    "voc_ap": _voc,
-    "wider_ap": _wider,
-    "miss_rate": _miss_rate,
-}

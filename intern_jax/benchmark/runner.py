@@ -109,10 +109,10 @@ class Recorder:
             return record_lib.read(path)
         started = time.time()
         fields = {**key, **make(), "config_digest": digest, "versions": self.versions}
-        per_image = fields.pop("outcomes", None)
+        found = fields.pop("outcomes", None)
         record = record_lib.made(fields | {"seconds": round(time.time() - started, 2)})
-        if per_image is not None and record.split == "test":
-            record = outcomes.write(path, record, per_image)
+        if found is not None and record.split == "test":
+            record = outcomes.write(path, record, found)
         record_lib.write(path, record)
         shutil.rmtree(self.unfinished(key), ignore_errors=True)
         return record
@@ -367,7 +367,7 @@ class RowBench:
     def _own_formats(self) -> dict[str, int]:
         """Formats of the row's metric and losses: keys from before they counted have none, and these are 1."""
         metric = metrics.find(self.row.metric)
-        found = {f"metric {metric.name}": config_lib.format_of(metric.statistics)}
+        found = {f"metric {metric.name}": config_lib.format_of(metric.statistics or metric.boxes)}
         if self.row.task_family.task and self.mesh is not None:
             task = tasks.find(self.row.family)
             losses = [task.recipe(name).loss for name in ("", *task.decoders)]

@@ -1,7 +1,7 @@
-"""COCO's twelve box figures, of flat arrays or of COCO's JSON files.
+"""COCO's twelve box figures, of flat arrays or of COCO's JSON files, and its matching.
 
 They are hotcoco's, whose arrays of precision, recall and scores equal pycocotools' bit for bit. N images, K classes, G
-objects, D detections; COCO's own boxes are x, y, width, height.
+objects, D detections, T = 10 overlaps; COCO's own boxes are x, y, width, height.
 """
 
 import contextlib
@@ -20,6 +20,8 @@ FIGURES = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl"),
     *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
 )
+RECALLS = np.linspace(0.0, 1.0, 101)
+OVERLAPS = 10  # T: .50, .55, ... .95
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,11 +34,56 @@ class Columns:
     more: dict[str, np.ndarray]  # area and iscrowd of annotations, score of results
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Matches:
+    """What became of the best 100 detections of each class in each image, objects of all areas counting."""
+
+    image: np.ndarray  # int [D], by class and image
+    labels: np.ndarray  # int [D]
+    scores: np.ndarray  # float64 [D]
+    hit: np.ndarray  # bool [D,T]: found an object at that overlap
+    skipped: np.ndarray  # bool [D,T]: found an ignored one, and does not count
+    positives: np.ndarray  # int [N,K]
+
+
 def coco(objects: Objects, detections: Detections) -> dict[str, float]:
     """The twelve figures by name; -1 where no object counts, as pycocotools gives it.
 
     Ignored objects are crowds. At most 100 detections of a class in an image, the best, count.
     """
+    return figures(evaluate(*_columns(objects, detections)))
+
+
+def matches(objects: Objects, detections: Detections) -> Matches:
+    """COCO's matching itself, from which AP follows for any weights of the images; ignored objects are crowds."""
+    evaluation = evaluator(*_columns(objects, detections))
+    # The other areas take four times as long, and no metric of weighted images asks for them.
+    evaluation.params.areaRng = evaluation.params.areaRng[:1]
+    evaluation.params.areaRngLbl = evaluation.params.areaRngLbl[:1]
+    evaluation.evaluate()
+    cells = [cell for cell in evaluation.eval_imgs if cell is not None]
+    lengths = [len(cell["dtScores"]) for cell in cells]
+    place = np.array([(cell["image_id"], cell["category_id"]) for cell in cells]).reshape(-1, 2)
+    image, labels = (np.repeat(column, lengths).astype(np.int64) for column in place.T)
+    found, skipped = (
+        np.concatenate(
+            [np.zeros((0, OVERLAPS), bool)]
+            + [np.array(cell[name], bool).reshape(OVERLAPS, -1).T for cell in cells]
+        )
+        for name in ("dtMatched", "dtIgnore")
+    )
+    positives = np.zeros((objects.num_images, objects.num_classes), np.int64)
+    for cell in cells:
+        number = sum(not ignored for ignored in cell["gtIgnore"])
+        positives[cell["image_id"], cell["category_id"]] = number
+    scores = np.array([score for cell in cells for score in cell["dtScores"]], np.float64)
+    return Matches(image, labels, scores, found & ~skipped, skipped, positives)
+
+
+def _columns(
+    objects: Objects, detections: Detections
+) -> tuple[np.ndarray, np.ndarray, Columns, Columns]:
+    """Numbers of images and classes, and both sides in COCO's form."""
     check_together(objects, detections)
     there, found = (
         Columns(
@@ -50,8 +97,7 @@ def coco(objects: Objects, detections: Detections) -> dict[str, float]:
             (detections, {"score": detections.scores}),
         )
     )
-    numbers = np.arange(objects.num_images), np.arange(objects.num_classes)
-    return figures(evaluate(*numbers, there, found))
+    return np.arange(objects.num_images), np.arange(objects.num_classes), there, found
 
 
 def coco_files(instances: str, results: str) -> dict[str, float]:
@@ -77,6 +123,16 @@ def coco_files(instances: str, results: str) -> dict[str, float]:
 
 def evaluate(images_N: np.ndarray, categories_K: np.ndarray, there: Columns, found: Columns) -> Any:
     """hotcoco's evaluator, accumulated: its `eval` holds pycocotools' precision, recall and scores."""
+    evaluation = evaluator(images_N, categories_K, there, found)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return evaluation
+
+
+def evaluator(
+    images_N: np.ndarray, categories_K: np.ndarray, there: Columns, found: Columns
+) -> Any:
+    """hotcoco's evaluator before it matched anything."""
     import hotcoco
 
     truth = hotcoco.COCO.from_arrays(
@@ -91,10 +147,7 @@ def evaluate(images_N: np.ndarray, categories_K: np.ndarray, there: Columns, fou
     )
     columns = found.image, found.boxes, found.more["score"], found.category
     results = truth.load_res(np.column_stack(columns).astype(np.float64))
-    evaluation = hotcoco.COCOeval(truth, results, "bbox")
-    evaluation.evaluate()
-    evaluation.accumulate()
-    return evaluation
+    return hotcoco.COCOeval(truth, results, "bbox")
 
 
 def figures(evaluation: Any) -> dict[str, float]:

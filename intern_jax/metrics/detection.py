@@ -91,14 +91,19 @@ class Outcomes:
     positives: np.ndarray  # int [N,K]
 
     def weigh(self, weights_N: np.ndarray | None) -> np.ndarray:
-        """The images' weights, 1 each if there are none; ValueError unless one number >= 0 for each of N."""
-        if weights_N is None:
-            return np.ones(len(self.positives))
-        weights = np.asarray(weights_N, np.float64)
-        _check_column("weights", weights, len(self.positives))
-        if len(weights) and weights.min() < 0:
-            raise ValueError(f"weights: {weights.min()} is below 0")
-        return weights
+        """The images' weights, as `weigh` has them."""
+        return weigh(weights_N, len(self.positives))
+
+
+def weigh(weights_N: np.ndarray | None, count: int) -> np.ndarray:
+    """The weights of images, 1 each if there are none; ValueError unless one number >= 0 for each of `count`."""
+    if weights_N is None:
+        return np.ones(count)
+    weights = np.asarray(weights_N, np.float64)
+    _check_column("weights", weights, count)
+    if len(weights) and weights.min() < 0:
+        raise ValueError(f"weights: {weights.min()} is below 0")
+    return weights
 
 
 def flatten(batches: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:

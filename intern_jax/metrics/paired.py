@@ -22,6 +22,7 @@ CHUNK = 2**24  # numbers of a factor of a product that are in memory at once
 
 Place = tuple[int, int]  # (backbone seed, label draw)
 Measure = Callable[[np.ndarray], np.ndarray]  # sums over images [R,...] -> scores [R]
+Weighted = Callable[[np.ndarray], float]  # weights of the images [N] -> score
 
 
 class Images:
@@ -54,6 +55,10 @@ class Images:
             whole[:, filled] = sums
             sums = whole
         return np.asarray(measure(sums.reshape(replicates, *per_image.shape[1:])), np.float64)
+
+    def weighted(self, measure: Weighted) -> np.ndarray:
+        """Scores [R] of a measure that takes how often each image is drawn, such as an average precision."""
+        return np.array([measure(times.astype(np.float64)) for times in self.times_RxN])
 
 
 def shared(methods: Sequence[Mapping[Place, np.ndarray]]) -> list[dict[Place, np.ndarray]]:

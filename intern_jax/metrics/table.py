@@ -2,9 +2,10 @@
 
 Most metrics are functions of sums over test images: each image gives statistics, and whatever images are drawn, the
 figures follow from the sum of theirs. So one pass over the images serves the score and its bootstrap. The metrics of
-boxes match all images' boxes first, and are computed in benchmark/boxes.py; here they have their names only.
+boxes rank the boxes of all images, and no sum gives them. They match boxes and objects once, and their figures follow
+from what became of each box, for any weights of the images (metrics/boxes.py).
 
-N images, H, W size, K classes. Percentages are in percent, as tables show them.
+N images, H, W size, K classes, G objects. Percentages are in percent, as tables show them.
 """
 
 import dataclasses
@@ -15,11 +16,16 @@ import numpy as np
 
 from intern_jax.core import config
 from intern_jax.core.config import UserError
-from intern_jax.metrics import classification, depth, segmentation, uncertainty
+from intern_jax.metrics import boxes, classification, depth, segmentation, uncertainty
+from intern_jax.metrics.detection import Detections, Objects
 
 Rows = Mapping[str, np.ndarray]  # the targets of N test images by field
 Statistics = Callable[[np.ndarray, Rows, int], np.ndarray]
 Figures = Callable[[np.ndarray], Mapping[str, np.ndarray | float]]
+Arrays = Mapping[str, np.ndarray]
+BoxOutcomes = Callable[[Objects, Detections, Arrays], Arrays]
+Weighted = Callable[[Arrays, np.ndarray | None], Mapping[str, float]]
+Outcomes = np.ndarray | Arrays  # statistics [N,...], or what a metric of boxes keeps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +40,8 @@ class Metric:
     statistics        (prediction [N,...], rows, K) -> [N,...] float or int, one entry per image
     figures           sums [...,] over images -> {figure: [...]}; the first is the score
     error             "bootstrap" over images, or "binomial" for a share of right ones
+    boxes             in place of statistics: (objects, detections, other columns [G]) -> named arrays
+    weighted          in place of figures: (those arrays, weights [N] of the images or None) -> {figure: value}
     """
 
     name: str
@@ -44,6 +52,8 @@ class Metric:
     statistics: Statistics | None = None
     figures: Figures | None = None
     error: str = "bootstrap"
+    boxes: BoxOutcomes | None = None
+    weighted: Weighted | None = None
 
     @property
     def heading(self) -> str:
@@ -87,6 +97,40 @@ class Metric:
             "n_test": len(per_image),
             "outcomes": per_image,
         }
+
+    def of_boxes(self, objects: Objects, found: Detections, columns: Arrays) -> Arrays:
+        """The named arrays of a metric of boxes, which a file can keep; `columns` [G] are others of the objects.
+
+        UserError for a metric of another kind.
+        """
+        if self.boxes is None:
+            raise self._no_boxes()
+        return self.boxes(objects, found, columns)
+
+    def summary_of_boxes(self, arrays: Arrays, count: int) -> dict[str, Any]:
+        """The same as `summary` gives, of the arrays of `of_boxes` and the number of images."""
+        if self.weighted is None:
+            raise self._no_boxes()
+        scores = {name: float(value) for name, value in self.weighted(arrays, None).items()}
+        return {
+            "score": next(iter(scores.values())),
+            "standard_error": uncertainty.weighted_error(
+                count, lambda weights_N: self.weighted_score(arrays, weights_N), REPLICATES
+            ),
+            "scores": scores,
+            "n_test": count,
+            "outcomes": arrays,
+        }
+
+    def weighted_score(self, arrays: Arrays, weights_N: np.ndarray) -> float:
+        """The score of the arrays of `of_boxes`, image i counted weights_N[i] times."""
+        if self.weighted is None:
+            raise self._no_boxes()
+        return float(next(iter(self.weighted(arrays, weights_N).values())))
+
+    def _no_boxes(self) -> UserError:
+        known = ", ".join(name for name, one in METRICS.items() if one.boxes)
+        return UserError(f"metric {self.name}: is none of boxes; those are {known}")
 
     def score_of(self, sums: np.ndarray) -> np.ndarray:
         """The score [...] of sums [...,] of statistics over images; UserError for a metric of boxes."""
@@ -206,8 +250,24 @@ METRICS = {
             statistics=depth_figures,
             figures=_image_mean,
         ),
-        Metric("voc_ap", "AP50", "%"),
-        Metric("wider_ap", "AP", "%"),
-        Metric("miss_rate", "miss rate", "%", higher_is_better=False),
+        Metric("voc_ap", "AP50", "%", boxes=boxes.voc_outcomes, weighted=boxes.voc_figures),
+        Metric("wider_ap", "AP", "%", boxes=boxes.wider_outcomes, weighted=boxes.wider_figures),
+        Metric("coco_ap", "AP", "%", boxes=boxes.coco_outcomes, weighted=boxes.coco_figures),
+        Metric(
+            "miss_rate",
+            "miss rate",
+            "%",
+            higher_is_better=False,
+            boxes=boxes.city_outcomes,
+            weighted=boxes.city_figures,
+        ),
+        Metric(
+            "crowd_miss_rate",
+            "miss rate",
+            "%",
+            higher_is_better=False,
+            boxes=boxes.crowd_outcomes,
+            weighted=boxes.crowd_figures,
+        ),
     )
 }

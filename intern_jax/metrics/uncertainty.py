@@ -27,9 +27,25 @@ def bootstrap_error(
     per_image = np.asarray(per_image, np.float64)
     count = len(per_image)
     flat = per_image.reshape(count, -1)
+    times = _times(count, replicates, seed)
+    return _deviation(np.asarray(measure((times @ flat).reshape(replicates, *per_image.shape[1:]))))
+
+
+def weighted_error(
+    count: int, measure: Callable[[np.ndarray], float], replicates: int = 1000, seed: int = 0
+) -> float:
+    """Standard error of a measure of weighted test images, by resampling them; `measure` takes weights [N]."""
+    return _deviation(np.array([measure(times) for times in _times(count, replicates, seed)]))
+
+
+def _times(count: int, replicates: int, seed: int) -> np.ndarray:
+    """How often each image is drawn [R,N], instead of the draws: a resample is then one matrix product."""
     rng = np.random.default_rng(seed)
-    # How often each image is drawn, instead of the draws: a resample is then one matrix product.
-    times = rng.multinomial(count, np.full(count, 1 / count), size=replicates).astype(np.float64)
-    values = np.asarray(measure((times @ flat).reshape(replicates, *per_image.shape[1:])))
-    values = values[np.isfinite(values)]
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=replicates)
+    return drawn.astype(np.float64)
+
+
+def _deviation(values_R: np.ndarray) -> float:
+    """Standard deviation of those that are finite; NaN of fewer than two."""
+    values = values_R[np.isfinite(values_R)]
     return float(values.std(ddof=1)) if len(values) > 1 else math.nan

@@ -159,7 +159,7 @@ def fewer_images(path):
         (text, r"damaged \(.*\); delete"),
         (pickled, r"damaged \(.*\); delete"),
         (another_score, r"gives 100, its record 50; delete"),
-        (another_shape, r"holds no statistics of top1; delete"),
+        (another_shape, r"holds no outcomes of top1; delete"),
         (other_images, r"is of other test images than its record; delete"),
         (fewer_images, r"is of other test images than its record; delete"),
     ],

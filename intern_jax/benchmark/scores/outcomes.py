@@ -1,8 +1,9 @@
-"""The outcomes of a score: its metric's statistics of each test image, in a file beside the score's record.
+"""The outcomes of a score: what became of each test image, in a file beside the score's record.
 
-RECORD.npz holds `statistics` [N,...], in the smallest dtype that holds them exactly, and `images`, the digest of the
-test images. It is written before RECORD.json, in one move. Intervals of gains need these statistics. A record without
-them is shown like any other.
+RECORD.npz holds `images`, the digest of the test images, and what the metric keeps: `statistics` [N,...], or for a
+metric of boxes its named arrays as `boxes/NAME` and `count`, the number of images. Arrays have the smallest dtype that
+holds them exactly. The file is written before RECORD.json, in one move. Intervals of gains need it. A record without
+outcomes is shown like any other.
 """
 
 import logging
@@ -11,7 +12,8 @@ import pathlib
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -19,11 +21,12 @@ from intern_jax import families
 from intern_jax.benchmark.scores.record import Record
 from intern_jax.core.config import UserError
 from intern_jax.metrics import table as metrics
-from intern_jax.metrics.table import Metric
+from intern_jax.metrics.table import Metric, Outcomes
 
 log = logging.getLogger(__name__)
 REMEDY = "delete its record and run again"
 FILE_NAME = r"[\w.+-]+\.npz"
+BOXES = "boxes/"  # before the name of an array of a metric of boxes
 SMALLEST = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.int64, np.float32)
 
 
@@ -61,43 +64,69 @@ def compact(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def write(path: pathlib.Path, record: Record, per_image: np.ndarray) -> Record:
-    """Write statistics [N,...] beside the record's future file `path`; returns the record that names them."""
+def write(path: pathlib.Path, record: Record, outcomes: Outcomes) -> Record:
+    """Write a score's outcomes beside the record's future file `path`; returns the record that names them."""
     file = path.with_suffix(".npz")
     temporary = file.with_name(file.name + ".tmp")
+    kept: dict[str, Any] = {"images": np.array(images_of(record))}
+    if isinstance(outcomes, Mapping):
+        kept |= {BOXES + name: _compact_or_bool(values) for name, values in outcomes.items()}
+        kept["count"] = np.array(record.n_test)
+    else:
+        kept["statistics"] = compact(np.asarray(outcomes))
     with temporary.open("wb") as out:
-        np.savez_compressed(
-            out, statistics=compact(np.asarray(per_image)), images=np.array(images_of(record))
-        )
+        np.savez_compressed(out, **kept)
     os.replace(temporary, file)
     return record.model_copy(update={"outcomes": file.name})
 
 
-def read(path: pathlib.Path, record: Record) -> np.ndarray:
-    """Statistics float64 [N,...] that give the record's score; UserError where the file does not fit the record."""
+def _compact_or_bool(values: np.ndarray) -> np.ndarray:
+    values = np.asarray(values)
+    return values if values.dtype == bool else compact(values)
+
+
+def read(path: pathlib.Path, record: Record) -> Outcomes:
+    """Statistics float64 [N,...], or named arrays, that give the record's score.
+
+    UserError where the file does not fit the record.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
-            statistics = file["statistics"].astype(np.float64)
             images = str(file["images"])
+            if "statistics" in file.files:
+                found: Outcomes = file["statistics"].astype(np.float64)
+                count = len(found)
+            else:
+                names = [name for name in file.files if name.startswith(BOXES)]
+                found = {name.removeprefix(BOXES): _wide(file[name]) for name in names}
+                count = int(file["count"])
     except FileNotFoundError:
         raise UserError(f"{path}: is gone; {REMEDY}") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: damaged ({error}); {REMEDY}") from None
-    if images != images_of(record) or len(statistics) != record.n_test:
+    if images != images_of(record) or count != record.n_test:
         raise UserError(f"{path}: is of other test images than its record; {REMEDY}")
     metric = metric_of(record)
     if metric is not None:
-        _check_score(path, record, metric, statistics)
-    return statistics
+        _check_score(path, record, metric, found, count)
+    return found
+
+
+def _wide(values: np.ndarray) -> np.ndarray:
+    """Whole numbers as int64: arithmetic in the dtype of the file would overflow."""
+    return values.astype(np.int64) if np.issubdtype(values.dtype, np.integer) else values
 
 
 def _check_score(
-    path: pathlib.Path, record: Record, metric: Metric, statistics: np.ndarray
+    path: pathlib.Path, record: Record, metric: Metric, found: Outcomes, count: int
 ) -> None:
     try:
-        score = float(metric.score_of(statistics.sum(axis=0)))
-    except (LookupError, StopIteration, ValueError):
-        raise UserError(f"{path}: holds no statistics of {metric.name}; {REMEDY}") from None
+        if isinstance(found, Mapping):
+            score = metric.weighted_score(found, np.ones(count))
+        else:
+            score = float(metric.score_of(found.sum(axis=0)))
+    except (LookupError, StopIteration, TypeError, ValueError, UserError):
+        raise UserError(f"{path}: holds no outcomes of {metric.name}; {REMEDY}") from None
     if not np.isclose(score, record.score, rtol=1e-9, atol=1e-9, equal_nan=True):
         raise UserError(f"{path}: gives {score:g}, its record {record.score:g}; {REMEDY}")
 
@@ -109,8 +138,8 @@ class Store:
         self.folders = [pathlib.Path(folder) for folder in folders]
         self.faults: dict[str, str] = {}
 
-    def of(self, record: Record) -> np.ndarray | None:
-        """Statistics [N,...] of a record; None where it keeps none or its file cannot be used."""
+    def of(self, record: Record) -> Outcomes | None:
+        """The outcomes of a record; None where it keeps none or its file cannot be used."""
         if not record.outcomes or not self.folders:
             return None
         try:

@@ -64,7 +64,7 @@ class Record(Settings):
       n_train, n_test    number of images that the head learnt from, and that it was scored on
       n_all_train        number of training images that the row has, of which `fraction` is taken
       whole_train, whole_test   numbers of images with which the row's published splits are whole
-      outcomes           name of the file beside the record that holds each test image's statistics; "" for none
+      outcomes           name of the file beside the record that says what became of each test image; "" for none
     What it follows from
       backbone           name of the backbone, or the spec of a network that was trained from random weights
       backbone_digest    of its arrays

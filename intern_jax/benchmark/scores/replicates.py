@@ -1,5 +1,6 @@
 """Bootstrap replicates of the scores of records: outcomes are resampled once and used by every comparison."""
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -58,10 +59,13 @@ class Replicates:
             metric = outcomes.metric_of(record)
         except UserError:
             metric = None
-        per_image = self.store.of(record)
-        if metric is None or per_image is None:
+        found = self.store.of(record)
+        if metric is None or found is None or record.n_test is None:
             return None
-        key = (record.task, len(per_image))
+        key = (record.task, record.n_test)
         if self._images is None or self._images[0] != key:
             self._images = key, Images(*key, replicates=self.count)
-        return self._images[1].scores(per_image, metric.score_of)
+        images = self._images[1]
+        if isinstance(found, Mapping):
+            return images.weighted(functools.partial(metric.weighted_score, found))
+        return images.scores(found, metric.score_of)
