@@ -41,7 +41,7 @@ def test_its_record_is_of_the_labelled_depth_maps_alone(tmp_path):
 
 def test_rows_without_a_floor_and_rows_scored_on_whole_pictures_have_none(tmp_path):
     assert floors.records(bench(toy_rows.TOYS, tmp_path)) == []
-    whole = {"depth": {"depth": {}}}
+    whole = {"depth": {"depth": {"cfg": {}}}}
     assert floors.records(bench(toy_rows.WALLS, tmp_path, heads=whole)) == []
     assert floors.records(bench(suite.find("voc07_12"), tmp_path, heads={})) == []
 
