@@ -6,6 +6,9 @@ A file holds `images` uint8 [N,H,W,3], `kind`, a kind of answer (families/family
     number   truth float [N], prediction float [N]
     mask     truth int [N,H,W], prediction int [N,H,W], classes str [C]; 255 is ignored
     map      truth float [N,H,W], prediction float [N,H,W], valid bool [N,H,W] (optional)
+    boxes    boxes float [N,M,4] (x1, y1, x2, y2 in pixels), box_labels int [N,M], box_valid bool [N,M],
+             detections float [N,D,6] (x1, y1, x2, y2, score, class; score 0 where there is none), classes str [C];
+             optional: box_ignore bool [N,M], threshold (the least score drawn, 0.3), extent int [N,2] (height, width)
     nearest  texts str [T], scores float [T,K], right bool [T,K]: each text with its K nearest pictures, N = T * K
 
 Numbers and maps may have a `unit`, and any file a `title`; both are strings. `read` refuses anything else, and
@@ -26,12 +29,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from intern_jax.core.config import UserError
-from intern_jax.report.style import INK, MUTED, png, style
+from intern_jax.report import boxes
+from intern_jax.report.style import INK, MUTED, RIGHT, WRONG, png, style
 
 IGNORE = 255
 _MAX_ROWS = 8
 _MAX_WORDS = 18
-_RIGHT, _WRONG = "#0b7a4b", "#b3261e"
 # Colours of masks; neighbours in the list differ much in hue and lightness. Class 0 is the background.
 _MASK_COLORS = (
     *("#8d99a6", "#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#00a8b5", "#f032e6"),
@@ -113,7 +116,7 @@ def _word_lines(axis: Axes, words: np.ndarray, scores: np.ndarray, truth: str | 
     best = np.argsort(-scores, kind="stable")[:3]
     for line, index in enumerate(best):
         word = str(words[index])
-        color = INK if truth is None else _RIGHT if word == truth else _WRONG if not line else MUTED
+        color = INK if truth is None else RIGHT if word == truth else WRONG if not line else MUTED
         text = f"{textwrap.shorten(word, 17, placeholder='…')} {scores[index]:.2f}"
         weight = "bold" if line == 0 else "normal"
         _below(axis, line, text, color, weight)
@@ -247,9 +250,15 @@ def _nearest(arrays: Arrays) -> Figure:
         axes[i][0].text(1.0, 0.5, text, ha="right", va="center", fontsize=8.5, color=INK)
         for k in range(columns):
             _show(axes[i][1 + k], arrays["images"][i * columns + k])
-            color = _RIGHT if right[i][k] else _WRONG
+            color = RIGHT if right[i][k] else WRONG
             _below(axes[i][1 + k], 0, f"{scores[i][k]:.2f}", color, "normal")
     return figure
+
+
+def _boxes(arrays: Arrays) -> Figure:
+    """Pictures with their objects, each beside the same picture with what was found and missed."""
+    by_picture = ("images", "detections", "extent", *boxes.OF_OBJECTS)
+    return boxes.draw({n: v[:_MAX_ROWS] if n in by_picture else v for n, v in arrays.items()})
 
 
 def _show(axis: Axes, image: np.ndarray) -> None:
@@ -262,6 +271,14 @@ _ARRAYS = {
     "number": ("truth", "prediction"),
     "mask": ("truth", "prediction"),
     "map": ("truth", "prediction"),
+    "boxes": ("boxes", "box_labels", "box_valid", "detections", "classes"),
     "nearest": ("texts", "scores", "right"),
 }
-_DRAWN = {"label": _words, "number": _numbers, "mask": _mask, "map": _map, "nearest": _nearest}
+_DRAWN = {
+    "label": _words,
+    "number": _numbers,
+    "mask": _mask,
+    "map": _map,
+    "boxes": _boxes,
+    "nearest": _nearest,
+}

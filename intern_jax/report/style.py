@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 INK = "#1f2933"
 MUTED = "#6b7785"
 GRID = "#e4e8ec"
+# Of answers: right, wrong, and an object that was not found.
+RIGHT, WRONG, MISSED = "#0b7a4b", "#b3261e", "#2353b0"
 # The ladder from random to generalist goes from grey to blue; methods that it is compared with are warm.
 METHOD_COLORS = {
     "random": "#a9b2bc",

@@ -88,12 +88,11 @@ class Detection(Task):
         }
 
     def picture(self, out: Any, rows: Rows, classes: Sequence[str]) -> Mapping[str, np.ndarray]:
-        """Objects and detections in pixels of the canvas, and the names of the classes."""
+        """Objects and detections in pixels of the canvas, what the picture fills of it, and the classes."""
+        names = ("boxes", "box_labels", "box_valid", "box_ignore", "extent")
         sides = rows["extent"][:, None, [1, 0, 1, 0]]
         return {
-            "boxes": rows["boxes"],
-            "box_labels": rows["box_labels"],
-            "box_valid": rows["box_valid"],
+            **{name: rows[name] for name in names},
             "detections": np.concatenate([out[..., :4] * sides, out[..., 4:]], axis=-1),
             "classes": np.array(list(classes)),
         }

@@ -298,6 +298,7 @@ def test_a_row_that_is_not_there_or_breaks_does_not_stop_the_others(tmp_path, ca
 def test_a_row_that_needs_boxes_says_so(data, tmp_path):
     config = short(data("dtd"), "dtd")
     data("voc07_12")
+    del config.heads.voc07_12
     config.rows = ("dtd", "voc07_12")
     text = evaluate.evaluate(config, tmp_path, init=TINY)
     assert text.splitlines()[-1] == "voc07_12: needs boxes: --boxes=voc07_12=FILE."

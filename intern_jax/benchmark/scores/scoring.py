@@ -19,7 +19,7 @@ def score(
     out: np.ndarray,
     arrays: Mapping[str, np.ndarray],
     num_classes: int,
-    source: Source,
+    source: Source | None = None,
 ) -> dict[str, Any]:
     """The summary (metrics/table.py) of a head's outputs [N,...] against the targets in `arrays`, by field.
 
@@ -29,6 +29,7 @@ def score(
     if not np.isfinite(out).all():
         raise UserError(f"{row.name}: the model's outputs are not finite; lower its learning rate")
     if row.task_family.answer == "boxes":
+        assert source is not None
         found = in_pixels(out, arrays["picture"])
         return boxes.of_rows(row, source, enumerate(found))
     metric = table.find(row.metric, f"{row.name}.metric")
