@@ -8,6 +8,7 @@ import make
 import make_scenes
 import numpy as np
 import pytest
+from small_detectors import SMALL_RCNN
 
 from intern_jax.__main__ import main
 from intern_jax.benchmark import evaluation as evaluate
@@ -53,6 +54,10 @@ def short(data, *rows):
                 head.settings.width, head.settings.auxiliary_width = 16, 16
             else:
                 head.settings.width = 16
+    for name in DETECTION:
+        head = config.heads[name].faster_rcnn
+        head.transform.size, head.cfg.steps, head.cfg.batch_size = (64, 64), 3, 4
+        head.settings = dict(head.settings) | SMALL_RCNN
     return config
 
 
@@ -105,6 +110,18 @@ def test_a_dense_row_from_its_files_to_its_metric(name, data, tmp_path):
     assert record["n_test"] == len(row.load("test", data(name)))
     assert record["scores"][{"miou": "miou", "image_rmse": "rmse"}[row.metric]] == record["score"]
     assert 0 < record["score"] < 100 and record["standard_error"] >= 0
+
+
+@pytest.mark.parametrize(
+    "name", ["voc07_12", *(pytest.param(n, marks=pytest.mark.slow) for n in DETECTION[1:])]
+)
+def test_a_detection_row_from_its_files_to_its_metric(name, data, tmp_path):
+    """Its published recipe, with a smaller head on smaller canvases."""
+    text = evaluate.evaluate(short(data(name), name), tmp_path, init=TINY)
+    row, (record,) = suite.find(name), records(tmp_path)
+    assert (record["head"], record["metric"]) == ("faster_rcnn", row.metric)
+    assert record["n_test"] == len(row.load("test", data(name))) and record["outcomes"]
+    assert 0 <= record["score"] <= 100 and "needs boxes" not in text.splitlines()[-1]
 
 
 def boxes_of(source, found, rng):

@@ -48,6 +48,35 @@ def kept(made) -> list:
     return record_lib.read_folder(made.recorder.layout.records)
 
 
+def test_a_long_training_that_was_killed_goes_on_to_the_same_arrays(tmp_path, monkeypatch):
+    monkeypatch.setattr(fit, "CHECKPOINT_STEPS", 2)
+    made = {
+        "family": "classification",
+        "size": toy_rows.SIZE,
+        "flip": True,
+        "cfg": fit.settings(6, 8, 1e-3),
+        "seed": 0,
+        "mesh": mesh_lib.make_mesh(devices=jax.devices()[:1]),
+    }
+
+    class Dies(toy_rows.Pictures):
+        asked = 0
+
+        def __getitem__(self, index):
+            self.asked += 1
+            if self.asked > 40:  # five of six batches
+                raise KeyboardInterrupt
+            return super().__getitem__(index)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit.train_model(TINY, Dies("train"), workdir=tmp_path, **made)
+    saved = [int(path.name) for path in tmp_path.rglob("*") if path.name.isdigit()]
+    assert 0 < max(saved) < 6  # it does not begin anew
+    again = fit.train_model(TINY, toy_rows.Pictures("train"), workdir=tmp_path, **made)
+    whole = fit.train_model(TINY, toy_rows.Pictures("train"), **made)
+    assert jax.tree.all(jax.tree.map(np.array_equal, again.params, whole.params))
+
+
 def test_trials_are_records_and_the_choice_is_trained_on_all_labels(tmp_path, random, monkeypatch):
     grid = {"learning_rates": [TOO_HIGH, 1e-2], "lengths": [1, 2]}
     made = bench(toy_rows.TOYS, tmp_path, scratch=SCRATCH | grid)

@@ -180,7 +180,10 @@ def test_the_task_gives_what_a_picture_needs(tmp_path):
     arrays = box_arrays()
     names = ("boxes", "box_labels", "box_valid", "box_ignore")
     rows = {name: arrays[name] for name in names} | {"extent": np.full((3, 2), 48)}
-    drawn = TASK.picture({"detections": arrays["detections"]}, rows, ("cup", "dog"))
+    found = arrays["detections"]
+    shares = np.concatenate([found[..., :4] / 48, found[..., 4:]], axis=-1)
+    drawn = TASK.picture(shares, rows, ("cup", "dog"))
+    np.testing.assert_allclose(drawn["detections"], found)
     path = tmp_path / "boxes.npz"
     np.savez(path, images=arrays["images"], kind=TASK.family.answer, **drawn)
     made = pictures.read(path)
