@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from intern_jax.benchmark import heads
-from intern_jax.benchmark.scores import scoring
+from intern_jax.benchmark import heads, scoring
 from intern_jax.benchmark.scores.cells import FLOOR
 from intern_jax.benchmark.scores.record import Record
 from intern_jax.core import config as config_lib

@@ -27,9 +27,8 @@ from intern_jax.adapt import fit, knn, sweep
 from intern_jax.adapt import head as head_lib
 from intern_jax.adapt.cache import Kept, cached
 from intern_jax.adapt.probe import fit_probe
-from intern_jax.benchmark import boxes
+from intern_jax.benchmark import boxes, scoring
 from intern_jax.benchmark.rows.row import Row
-from intern_jax.benchmark.scores import scoring
 from intern_jax.data.sources.subset import Subset
 from intern_jax.metrics import table as metrics
 from intern_jax.tasks import task as tasks

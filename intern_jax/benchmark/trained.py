@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from intern_jax.adapt import fit
-from intern_jax.benchmark import choice, heads, protocol
+from intern_jax.benchmark import choice, heads, protocol, scoring
 from intern_jax.benchmark.choice import Choice, Setting
-from intern_jax.benchmark.scores import scoring
 from intern_jax.benchmark.scores.cells import SCRATCH
 from intern_jax.benchmark.scores.record import Record
 from intern_jax.core import config as config_lib

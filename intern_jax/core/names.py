@@ -181,7 +181,7 @@ _GONE: dict[str, str] = {
     "benchmark.results:metrics": "intern_jax.benchmark.scores.lines:measures",
     "benchmark.results:unit": "intern_jax.benchmark.scores.lines:heading",
     "benchmark.runner:test_records": "intern_jax.benchmark.scores.cells:of_test",
-    "benchmark.scoring:summary": "intern_jax.benchmark.scores.scoring:score",
+    "benchmark.scoring:summary": "intern_jax.benchmark.scoring:score",
     "benchmark.settings:Dense": "intern_jax.benchmark.settings:OnPictures",
     "benchmark.settings:Panoptic": "intern_jax.benchmark.settings:Cached",
     "benchmark.table:table": "intern_jax.benchmark.scores.table:sheet",

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from intern_jax.benchmark import scoring
 from intern_jax.benchmark.rows import suite
-from intern_jax.benchmark.scores import scoring
 from intern_jax.core.config import UserError
 
 TOP1, MIOU, RMSE = (suite.find(name) for name in ("fashion", "rooms_seg", "rooms_depth"))

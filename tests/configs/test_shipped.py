@@ -157,7 +157,11 @@ def test_every_group_gives_rows_that_fit_its_heads(stage, group):
     heads = building.head_classes(sources)[group]
     assert [name for name, _ in heads] == [source["name"] for source in settings["sources"]]
     (number,) = row["source"]
-    labels = row["label"] if group == "cls" else row["mask"][row["mask"] != 255]
+    labels = {
+        "cls": lambda: row["label"],
+        "dense": lambda: row["mask"][row["mask"] != 255],
+        "detection": lambda: row["box_labels"][row["box_valid"]],
+    }[group]()
     assert (labels >= 0).all() and (labels < heads[number][1]).all()
 
 
@@ -167,6 +171,6 @@ def test_a_stage_never_starts_from_one_of_another_task():
     for family, stage in start.items():
         assert family in QUICKSTART[stage]["data"]
     rungs = QUICKSTART["benchmark"]["ladder"]
-    assert rungs["expert"] == start
+    assert rungs["expert"] == start | {"detection": "expert_det"}
     for rung, (family, stage) in itertools.product(rungs, start.items()):
         assert rungs[rung][family] in (rung, stage)

@@ -403,7 +403,7 @@ BENCHMARK = {
     ),
     "no ladder": (
         lambda c: c["benchmark"].update(ladder={}),
-        "config.benchmark.ladder: empty; write {rung: {cls or dense: stage}}",
+        "config.benchmark.ladder: empty; write {rung: {cls, dense or family: stage}}",
     ),
     "a rung of an unknown stage": (
         lambda c: c["benchmark"]["ladder"]["expert"].update(cls="expert_clss"),

@@ -25,7 +25,7 @@ from intern_jax.stages.generalist import Generalist
 from intern_jax.train import settings as train_settings
 
 QUICKSTART = plain(load_config("quickstart"))
-EXPERTS = {"expert_cls", "expert_dense"}
+EXPERTS = {"expert_cls", "expert_dense", "expert_det"}
 ALL = {"amateur", *EXPERTS, "generalist"}
 FOLDER = "intern_jax.data.sources.folder:ImageFolder"
 
@@ -70,7 +70,7 @@ def train(c, stage="expert_cls"):
         lambda c: c["amateur"].update(graft={}),
         lambda c: c["expert_dense"]["stage"].update(losses=LOSSES),
         lambda c: c["benchmark"].update(draws=3),
-        lambda c: c.update(stages=("amateur", "expert_dense", "expert_cls", "generalist")),
+        lambda c: c.update(stages=("amateur", *sorted(EXPERTS, reverse=True), "generalist")),
         lambda c: c["backbone"].update(layer_scale=0.1),
     ],
 )
