@@ -1,9 +1,9 @@
 """RoIAlign (Mask R-CNN, arXiv 1703.06870, section 3) on the maps of a pyramid, in two forms of the same result.
 
-Each bin of a region is the mean of a few samples, each interpolated between its four pixels. A CPU gathers the pixels,
-which one loop reads, weighs and adds. Its gradient adds windows of 2 x 2 pixels, for a few regions at a time: all at
-once would hold hundreds of megabytes. Accelerators, where a scatter is slow or its sum not reproducible, multiply by
-two matrices of interpolation weights per region instead.
+Each bin of a region is the mean of a few samples, each interpolated between its four pixels. A CPU gathers pixels of
+some regions at a time, which one loop reads, weighs and adds. Its gradient adds windows of 2 x 2 pixels, for a few
+regions at a time: all at once would hold hundreds of megabytes. Accelerators, where a scatter is slow or its sum not
+reproducible, multiply by two matrices of interpolation weights per region instead.
 
 The map is read and gradients are added in place, so that nothing of the size of the samples is kept between the passes.
 Legend: B batch, H, W map size, C channels, R regions per picture, P bins per side, N samples per side, L levels.
@@ -22,8 +22,8 @@ from jax import lax
 from intern_jax.ops.boxes import area
 from intern_jax.ops.forms import by_platform
 
-# Regions handled at once. On a CPU their windows should stay in the cache; a matrix product wants more rows.
-CHUNK = {"cpu": 8, "native": 32}
+# Regions handled at once. On a CPU the windows of a scatter should stay in the cache; a matrix product wants more rows.
+CHUNK = {"gather": 64, "scatter": 8, "native": 32}
 # torchvision adds it to the level, so that a region of exactly the canonical side is not rounded down.
 EPSILON = 1e-6
 
@@ -202,17 +202,25 @@ def _gathered(plan: _Plan, places: _Places, *maps: jax.Array) -> jax.Array:
     stacked = jnp.concatenate(
         [jnp.pad(x, ((0, 1), (0, plan.width - x.shape[1]), (0, 0))) for x in maps]
     )
-    top = jnp.asarray(plan.tops[:-1])[places.level][:, None]
-    total = jnp.zeros((), wide)
-    for y in range(plan.samples):
-        for x in range(plan.samples):
-            own = slice(y, None, plan.samples), slice(x, None, plan.samples)
-            for row, row_weight in _ends(places.y, own[0]):
-                for col, col_weight in _ends(places.x, own[1]):
-                    pixel = stacked[(top + row)[:, :, None], col[:, None, :]].astype(wide)
-                    weight = row_weight[:, :, None] * col_weight[:, None, :]
-                    total = total + pixel * weight[..., None].astype(wide)
-    return (total / plan.samples**2).astype(maps[0].dtype)
+
+    def regions(part: _Places) -> jax.Array:
+        top = jnp.asarray(plan.tops[:-1])[part.level][:, None]
+        total = jnp.zeros((), wide)
+        for y in range(plan.samples):
+            for x in range(plan.samples):
+                own = slice(y, None, plan.samples), slice(x, None, plan.samples)
+                for row, row_weight in _ends(part.y, own[0]):
+                    for col, col_weight in _ends(part.x, own[1]):
+                        pixel = stacked[(top + row)[:, :, None], col[:, None, :]].astype(wide)
+                        weight = row_weight[:, :, None] * col_weight[:, None, :]
+                        total = total + pixel * weight[..., None].astype(wide)
+        return (total / plan.samples**2).astype(maps[0].dtype)
+
+    # A head flattens the regions. Without a loop over chunks XLA:CPU would gather in the flat shape, in which nothing
+    # runs along the channels: that takes ten times as long.
+    count = places.level.shape[0]
+    out = lax.map(regions, _chunks(places, CHUNK["gather"]))
+    return out.reshape(-1, *out.shape[2:])[:count]
 
 
 def _ends(axis: _Axis, own: slice) -> list[tuple[jax.Array, jax.Array]]:
@@ -243,7 +251,7 @@ def _gathered_vjp(plan: _Plan, places: _Places, grad: jax.Array) -> tuple[jax.Ar
         return total, None
 
     zero = jnp.zeros((plan.tops[-1], plan.width, channels), wide)
-    total, _ = lax.scan(add, zero, _chunks((places, grad), CHUNK["cpu"]))
+    total, _ = lax.scan(add, zero, _chunks((places, grad), CHUNK["scatter"]))
     tops = zip(plan.tops, plan.sizes, strict=False)
     return tuple(total[t : t + h, :w].astype(grad.dtype) for t, (h, w) in tops)
 

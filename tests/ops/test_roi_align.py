@@ -1,5 +1,6 @@
 """RoIAlign in both forms against a loop over samples, as the paper says it; gradients, padding, hostile regions."""
 
+import re
 from functools import partial
 
 import jax
@@ -256,3 +257,17 @@ def test_settings_that_cannot_be(given, said):
     maps = [jnp.zeros((1, 4, 4, 1)), jnp.zeros((1, 2, 2, 1))]
     with pytest.raises(ValueError, match=said):
         roi_align(maps, jnp.zeros((1, 1, 4)), **given)
+
+
+def test_a_head_that_flattens_regions_leaves_the_gather_along_the_channels():
+    """XLA:CPU may compute in the shape of what reads. A loop that is not along the channels takes ten times as long."""
+    maps = [jnp.ones((2, side, side, 48)) for side in (16, 8)]
+    rois = jnp.tile(jnp.asarray([3.0, 5, 40, 50]), (2, 100, 1))
+
+    def flat(rois, maps):
+        return roi_align(maps, rois, strides=(4, 8), form="cpu").reshape(200, -1)
+
+    text = jax.jit(flat).lower(rois, maps).compile().as_text()
+    loops = [part for part in text.split("\n\n") if re.search(r"gather\(.*,48\}", part)]
+    shapes = [re.search(r"ROOT \S+ = f32\[([\d,]+)\]", loop)[1] for loop in loops]
+    assert shapes and all(shape.endswith(",48") for shape in shapes), shapes

@@ -1,11 +1,12 @@
 """Detection experts: they learn scenes by heart, are asked on others, and mistakes in a config are one line."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.core import meta
 from small_detectors import SMALL_RCNN
-from tiny_batches import Fixed
+from tiny_batches import CONVOLUTIONS, Fixed
 
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
@@ -15,7 +16,8 @@ from intern_jax.metrics.coco import coco
 from intern_jax.stages.expert import Expert
 from intern_jax.stages.finetune import FineTune
 from intern_jax.stages.held_out_boxes import HeldOutBoxes, flat
-from intern_jax.train import loop
+from intern_jax.train import loop, settings
+from intern_jax.train.programs import Programs
 
 OPTIM = {"name": "adamw", "learning_rate": 2e-3, "warmup_steps": 20, "clip_norm": 1.0}
 
@@ -48,6 +50,59 @@ def test_twenty_scenes_are_learnt_by_heart(head, network, settings, steps):
     out = jax.jit(stage.predict)(state.params, state.extra, batch)["out"]
     figures = coco(*flat(np.asarray(out["detections"]), batch, len(classes)))
     assert figures["AP50"] >= 0.95, figures
+
+
+def on_canvas(count, side):
+    """`count` pictures on a canvas of `side` pixels, with objects and an extent that depend on `count`."""
+    rng = np.random.default_rng(count)
+    low = rng.uniform(0, side / 2, (4, 6, 2))
+    there = np.broadcast_to(np.arange(6) < count, (4, 6))
+    return {
+        "image": rng.integers(0, 256, (4, side, side, 3)).astype(np.uint8),
+        "boxes": np.concatenate([low, low + side / 3], axis=-1).astype(np.float32),
+        "box_labels": np.where(there, 0, -1).astype(np.int32),
+        "box_valid": np.array(there),
+        "box_ignore": np.zeros_like(there),
+        "extent": np.full((4, 2), side - count, np.int32),
+    }
+
+
+TINY_HEADS = {
+    "fcos": {"width": 8, "depth": 1},
+    "faster_rcnn": SMALL_RCNN | {"width": 8, "hidden": 16},
+}
+
+
+def tiny_programs(head, batch):
+    """A stage with a small backbone and its programs; the step's arguments but for the state and the batch."""
+    stage = FineTune(CONVOLUTIONS, "detection", 1, head, TINY_HEADS[head])
+    mesh = mesh_lib.make_mesh(data=1, devices=jax.devices()[:1])
+    made = Programs.build(stage, settings.check({"optim": OPTIM}), mesh, {"task": batch})
+    return stage, made, mesh
+
+
+@pytest.mark.parametrize("head", TINY_HEADS)
+def test_neither_a_step_nor_inference_asks_the_host(head):
+    asks = jax.jit(lambda x: jax.pure_callback(np.sin, jax.ShapeDtypeStruct((), jnp.float32), x))
+    assert "callback" in asks.lower(0.5).as_text()
+    batch = on_canvas(2, 32)
+    stage, made, mesh = tiny_programs(head, batch)
+    step = made.step.lower(*made.arguments(mesh, {"task": batch}, {}))
+    boxes = jax.jit(stage.predict).lower(made.abstract.params, made.abstract.extra, batch)
+    for lowered in (step, boxes):
+        assert "callback" not in lowered.as_text()
+
+
+@pytest.mark.slow
+def test_a_step_compiles_once_per_canvas():
+    _, made, _ = tiny_programs("faster_rcnn", on_canvas(2, 32))
+    state, key, rates = made.init(jax.random.key(0)), jax.random.key(1), {"main": jnp.float32(0)}
+    programs = []
+    for batch in (on_canvas(2, 32), on_canvas(5, 32), on_canvas(2, 64), on_canvas(0, 64)):
+        state, out = made.step(state, {}, {"task": batch}, key, rates)
+        assert np.isfinite(out["loss"])
+        programs.append(made.step._cache_size())
+    assert programs == [1, 1, 2, 2]
 
 
 def expert(**changes):

@@ -25,8 +25,8 @@ def only_inside(extent_Bx2: jax.Array | None, size: Sequence[int]) -> Iterator[N
     """Inside `with`, modules make maps that are 0 outside pictures of `extent` (height, width) on canvases of `size`.
 
     A position of a map counts to the picture if its first pixel does. None: the pictures fill their canvases. It is
-    exact for networks of convolutions with running statistics. Means over a whole map (squeeze-and-excitation, group
-    normalisation), attention and batch statistics still see the outside.
+    exact for networks of convolutions with running statistics, or with group normalisation, which takes its mean inside.
+    Means over a whole map of another kind (squeeze-and-excitation), attention and batch statistics still see the outside.
     """
     if extent_Bx2 is None:
         yield
@@ -38,6 +38,9 @@ def only_inside(extent_Bx2: jax.Array | None, size: Sequence[int]) -> Iterator[N
         if isinstance(context.module, _WIDE):
             # After pooling at a picture's edge, its neighbours outside are not 0.
             args = (cut(args[0], extent_Bx2, size), *args[1:])
+        if isinstance(context.module, nn.GroupNorm) and args[0].ndim == 4:
+            inside = _inside(args[0], extent_Bx2, size)
+            kwargs = {**kwargs, "mask": jnp.broadcast_to(inside, args[0].shape)}
         return cut(call(*args, **kwargs), extent_Bx2, size)
 
     with nn.intercept_methods(mask):
@@ -48,12 +51,17 @@ def cut(x_BxHxWxC: jax.Array, extent_Bx2: jax.Array | None, size: Sequence[int])
     """A map with 0 outside the pictures; without an extent, the map."""
     if extent_Bx2 is None or x_BxHxWxC.ndim != 4:
         return x_BxHxWxC
-    inside = [
+    inside = _inside(x_BxHxWxC, extent_Bx2, size)
+    return jnp.where(inside, x_BxHxWxC, jnp.zeros((), x_BxHxWxC.dtype))
+
+
+def _inside(x_BxHxWxC: jax.Array, extent_Bx2: jax.Array, size: Sequence[int]) -> jax.Array:
+    """Which positions of a map are on the pictures: bool [B,H,W,1]."""
+    rows, columns = (
         jnp.arange(count)[None] * _stride(whole, count) < extent_Bx2[:, axis, None]
         for axis, (count, whole) in enumerate(zip(x_BxHxWxC.shape[1:3], size, strict=True))
-    ]
-    both = inside[0][:, :, None, None] & inside[1][:, None, :, None]
-    return jnp.where(both, x_BxHxWxC, jnp.zeros((), x_BxHxWxC.dtype))
+    )
+    return rows[:, :, None, None] & columns[:, None, :, None]
 
 
 def beyond_edges(x_BxHxWxC: jax.Array, extent_Bx2: jax.Array, size: Sequence[int]) -> jax.Array:

@@ -84,28 +84,12 @@ class FasterRCNN(nn.Module):
         used = inside((out["anchors"][:, :2] + out["anchors"][:, 2:]) / 2, extent)
         out |= {"objectness": jnp.concatenate(objectness, 1)}
         out |= {"anchor_deltas": jnp.concatenate(deltas, 1), "anchor_used": used}
-        learns = train and "boxes" in rows
         regions, valid = self._proposals(anchors, objectness, deltas, used, extent, train)
-        if learns:
-            key = self._key()
-            out["anchor_used"] = _sampled_anchors(
-                jax.random.fold_in(key, 0), out["anchors"], used, rows, self.anchors_sampled
+        if train and "boxes" in rows:
+            out["anchor_used"], regions, valid = self._sampled(
+                out["anchors"], used, regions, valid, rows
             )
-            regions, valid = _sampled_regions(
-                jax.random.fold_in(key, 1), regions, valid, rows, self.regions_sampled
-            )
-        # The coarsest level serves proposals alone.
-        pooled_maps = maps[: min(4, len(maps))]
-        if canvas.of_rows(rows) is not None:
-            pooled_maps = [canvas.beyond_edges(x, extent, size) for x in pooled_maps]
-        pooled = roi_align(
-            pooled_maps,
-            regions,
-            valid,
-            strides=strides[: min(4, len(maps))],
-            bins=self.bins,
-            aligned=self.regions_aligned,
-        )
+        pooled = self._pooled(maps, strides, regions, valid, canvas.of_rows(rows), size)
         logits, box_deltas = self._classified(pooled)
         out |= {"regions": regions, "region_valid": valid, "logits": logits, "deltas": box_deltas}
         if not train:
@@ -174,6 +158,42 @@ class FasterRCNN(nn.Module):
             return jnp.where(kept.valid[:, None], found[kept.indices], 0), kept.valid
 
         return jax.vmap(of_one)(objectness, deltas, extent)
+
+    def _sampled(
+        self,
+        anchors: jax.Array,
+        used: jax.Array,
+        regions: jax.Array,
+        valid: jax.Array,
+        rows: Mapping[str, Any],
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """What the losses count: which anchors [B,A], and regions [B,R,4] with which are valid [B,R]."""
+        key = self._key()
+        for_anchors, for_regions = (jax.random.fold_in(key, i) for i in (0, 1))
+        drawn = _sampled_anchors(for_anchors, anchors, used, rows, self.anchors_sampled)
+        return drawn, *_sampled_regions(for_regions, regions, valid, rows, self.regions_sampled)
+
+    def _pooled(
+        self,
+        maps: Sequence[jax.Array],
+        strides: Sequence[int],
+        regions: jax.Array,
+        valid: jax.Array,
+        extent: jax.Array | None,
+        size: Sequence[int],
+    ) -> jax.Array:
+        """Regions [B,R,P,P,C] of the maps; the coarsest level serves proposals alone."""
+        maps, strides = maps[:4], strides[:4]
+        if extent is not None:
+            maps = [canvas.beyond_edges(x, extent, size) for x in maps]
+        return roi_align(
+            maps,
+            regions,
+            valid,
+            strides=strides,
+            bins=self.bins,
+            aligned=self.regions_aligned,
+        )
 
     def _classified(self, pooled: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Logits [B,R,K+1] and deltas [B,R,K,4] of pooled regions [B,R,P,P,C]."""
