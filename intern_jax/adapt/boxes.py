@@ -6,6 +6,7 @@ sides (data/make/boxes.py), in training and in the saved model. Legend: N pictur
 
 import dataclasses
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ HEAD = "fcos"
 BATCH = 16
 FIGURES = ("AP", "AP50")
 PREDICT_BATCH = 16
+LOOKED_AT = 64  # pictures, for the sizes of their boxes
+LEAST_PIXELS = 8  # of a box's longer side on the canvas: two positions of the finest map
 
 
 def detector_settings(head: str | None, head_settings: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -65,6 +68,7 @@ def adapt_boxes(
     pictures = Preprocess(canvas or read.canvas, "fit", mean=read.mean, std=read.std)
     model = dataclasses.replace(model, preprocess=pictures)
     log.info("%s: %d classes, %d pictures", source.name, len(source.classes), len(source))
+    _warn_if_small(source, pictures.canvas)
     train = {"probe": _probe, "finetune": _finetune}[method]
 
     def learnt(rows: np.ndarray) -> Model:
@@ -82,6 +86,25 @@ def adapt_boxes(
         "start": model.name,
     }
     return summary, made
+
+
+def _warn_if_small(source: Source, canvas: int) -> None:
+    """Say that objects are too small on the canvas to be seen, where half of those of the first pictures are."""
+    sides, largest = [], 1
+    for index in range(min(len(source), LOOKED_AT)):
+        sample = read_scored(source, index)
+        longer = max(sample["image"].shape[:2])
+        boxes = sample["boxes"][~_ignored(sample)]
+        sides.append((boxes[:, 2:] - boxes[:, :2]).max(axis=1) / longer)
+        largest = max(largest, longer)
+    middle = float(np.median(np.concatenate(sides))) if sum(map(len, sides)) else 1.0
+    if middle * canvas < LEAST_PIXELS:
+        better = min(32 * math.ceil(2 * LEAST_PIXELS / middle / 32), 32 * math.ceil(largest / 32))
+        log.warning(
+            "%s: half of the boxes have less than %.0f pixels on the canvas of %d; "
+            "give --canvas=%d or more",
+            *(source.name, middle * canvas + 1, canvas, max(better, canvas + 32)),
+        )
 
 
 def held_out(source: Source, folds: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -171,3 +171,25 @@ def test_scenes_that_were_learnt_are_found(tmp_path, method, head, settings, lea
     # By heart: the saved model has learnt from all pictures.
     figures = boxes.score(intern_jax.load(tmp_path / "model"), open_data(data))
     assert figures["AP50"] >= least, figures
+
+
+def test_objects_too_small_for_the_canvas_are_told_with_a_canvas_that_shows_them(scenes, caplog):
+    class Streets:
+        name = "streets"
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            boxes_of = np.float32([[10, 10, 30, 22], [40, 50, 60, 62]])
+            image = np.zeros((480, 640, 3), np.uint8)
+            return {"image": image, "boxes": boxes_of, "box_labels": np.zeros(2, np.int32)}
+
+    boxes._warn_if_small(Streets(), 32)
+    (said,) = caplog.messages
+    assert said.startswith("streets: half of the boxes have less than 2 pixels on the canvas of 32;")
+    assert said.endswith("give --canvas=512 or more")
+    caplog.clear()
+    boxes._warn_if_small(Streets(), 512)
+    boxes._warn_if_small(open_data(scenes), 64)
+    assert not caplog.messages

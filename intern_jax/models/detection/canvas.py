@@ -25,8 +25,8 @@ def only_inside(extent_Bx2: jax.Array | None, size: Sequence[int]) -> Iterator[N
     """Inside `with`, modules make maps that are 0 outside pictures of `extent` (height, width) on canvases of `size`.
 
     A position of a map counts to the picture if its first pixel does. None: the pictures fill their canvases. It is
-    exact for networks of convolutions with running statistics, or with group normalisation, which takes its mean inside.
-    Means over a whole map of another kind (squeeze-and-excitation), attention and batch statistics still see the outside.
+    exact for networks of convolutions with running statistics or group normalisation, whose mean is taken inside. Other
+    means over a whole map (squeeze-and-excitation), attention and batch statistics still see the outside.
     """
     if extent_Bx2 is None:
         yield
