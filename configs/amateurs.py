@@ -53,6 +53,9 @@ def get_config() -> ml_collections.ConfigDict:
     benchmark.draws = 3
     benchmark.ladder = {name: {"cls": name, "dense": name} for name in STAGES}
     benchmark.zero_shot = benchmark.scratch = benchmark.finetune = None
+    for family in ("segmentation", "depth"):
+        benchmark.heads[family].panoptic.steps = (150, 450)
+        benchmark.heads[family].panoptic.flips = (False, True)
     return config
 
 

@@ -51,9 +51,11 @@ def get_config() -> ml_collections.ConfigDict:
     # A seed has 147 dense heads; the longest length is for those with all labels.
     for family in ("segmentation", "depth"):
         benchmark.heads[family].panoptic.steps = (150, 600, 2400)
+        benchmark.heads[family].panoptic.flips = (False, True)
     benchmark.scratch.fractions = (0.1, 0.3, 1.0)
     benchmark.scratch.learning_rates = (1e-3, 4e-3)
     benchmark.heads.detection.fcos.steps = (150, 600)
+    benchmark.heads.detection.fcos.flips = (False, True)
     benchmark.scratch.views = {"classification": 30_000, **VIEWS}
     benchmark.finetune = {
         "rung": "generalist",

@@ -26,6 +26,8 @@ def get_config() -> ml_collections.ConfigDict:
     benchmark.fractions = (0.1, 1.0)
     benchmark.ladder = ml_collections.ConfigDict()
     benchmark.zero_shot = None
+    benchmark.heads.segmentation.panoptic.steps = (150, 450)
+    benchmark.heads.segmentation.panoptic.flips = (False, True)
     benchmark.scratch = {
         "fractions": (0.1, 1.0),
         "learning_rates": (1e-3, 2e-3, 4e-3),
