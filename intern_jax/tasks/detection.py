@@ -88,11 +88,17 @@ class Detection(Task):
         }
 
     def picture(self, out: Any, rows: Rows, classes: Sequence[str]) -> Mapping[str, np.ndarray]:
-        """Objects and detections in pixels of the canvas, what the picture fills of it, and the classes."""
+        """Objects and detections in pixels of the canvas, what the picture fills of it, and the classes.
+
+        `threshold` is the score from which on as many boxes are drawn as there are objects.
+        """
         names = ("boxes", "box_labels", "box_valid", "box_ignore", "extent")
         sides = rows["extent"][:, None, [1, 0, 1, 0]]
+        scores = np.sort(out[..., 4], axis=None)[::-1]
+        count = min(max(int(rows["box_valid"].sum()), 1), len(scores))
         return {
             **{name: rows[name] for name in names},
+            "threshold": scores[count - 1],
             "detections": np.concatenate([out[..., :4] * sides, out[..., 4:]], axis=-1),
             "classes": np.array(list(classes)),
         }

@@ -184,6 +184,10 @@ def test_the_task_gives_what_a_picture_needs(tmp_path):
     shares = np.concatenate([found[..., :4] / 48, found[..., 4:]], axis=-1)
     drawn = TASK.picture(shares, rows, ("cup", "dog"))
     np.testing.assert_allclose(drawn["detections"], found)
+    # As many boxes are drawn as there are objects.
+    least, real = drawn["threshold"], found[..., 4] > 0
+    assert (found[..., 4] >= least).sum() >= min(rows["box_valid"].sum(), real.sum())
+    assert (found[..., 4] > least).sum() < rows["box_valid"].sum()
     path = tmp_path / "boxes.npz"
     np.savez(path, images=arrays["images"], kind=TASK.family.answer, **drawn)
     made = pictures.read(path)
