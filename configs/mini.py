@@ -1,8 +1,8 @@
 """The full embedded suite: every stage and all GV-B mini rows, three seeds, five label draws.
 
 Command:   python -m intern_jax run --config=configs/mini.py --workdir=runs/mini
-Hardware:  two CPU cores, no accelerator; 2 h 11 min with two of the seeds side by side (benchmarks/mini.md), as follows;
-           that was before there were rows of boxes
+Hardware:  two CPU cores, no accelerator; 2 h 11 min with two of the seeds side by side (benchmarks/mini.md), as below,
+           before there were rows of boxes
 Sooner:    two seeds side by side in the same workdir, --config.seeds="(1,)" and "(2,)", each on a core of its own
            (taskset), then the command above for the table
 Longer:    --config.generalist.train.steps=... and the other stages' steps, and --config.benchmark.scratch.views.*

@@ -17,6 +17,7 @@ from intern_jax.adapt import fit
 from intern_jax.adapt.head import train_on_pictures
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
+from intern_jax.data.detection.objects import ignored_of
 from intern_jax.data.schema.source import Source, read_scored
 from intern_jax.data.sources.subset import Subset
 from intern_jax.families import find
@@ -94,17 +95,18 @@ def _warn_if_small(source: Source, canvas: int) -> None:
     for index in range(min(len(source), LOOKED_AT)):
         sample = read_scored(source, index)
         longer = max(sample["image"].shape[:2])
-        boxes = sample["boxes"][~_ignored(sample)]
+        boxes = sample["boxes"][~ignored_of(sample)]
         sides.append((boxes[:, 2:] - boxes[:, :2]).max(axis=1) / longer)
         largest = max(largest, longer)
     middle = float(np.median(np.concatenate(sides))) if sum(map(len, sides)) else 1.0
-    if middle * canvas < LEAST_PIXELS:
-        better = min(32 * math.ceil(2 * LEAST_PIXELS / middle / 32), 32 * math.ceil(largest / 32))
-        log.warning(
-            "%s: half of the boxes have less than %.0f pixels on the canvas of %d; "
-            "give --canvas=%d or more",
-            *(source.name, middle * canvas + 1, canvas, max(better, canvas + 32)),
-        )
+    if middle * canvas >= LEAST_PIXELS:
+        return
+    better = 32 * math.ceil(min(2 * LEAST_PIXELS / middle, largest) / 32)
+    advice = f"give --canvas={better}" if better > canvas else "larger pictures would show more"
+    log.warning(
+        "%s: half of the boxes have at most %d pixels on the canvas of %d; %s",
+        *(source.name, math.ceil(middle * canvas), canvas, advice),
+    )
 
 
 def held_out(source: Source, folds: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -140,7 +142,7 @@ def score(model: Model, source: Source) -> dict[str, float]:
             sample = read_scored(source, index)
             there["boxes"].append(sample["boxes"])
             there["labels"].append(sample["box_labels"])
-            there["ignore"].append(_ignored(sample))
+            there["ignore"].append(ignored_of(sample))
             yield sample["image"]
 
     answers = model.predict(shown(), batch_size=PREDICT_BATCH)
@@ -211,16 +213,8 @@ def _finetune(
     ).model(model, source.classes)
 
 
-def _ignored(sample: Mapping[str, Any]) -> np.ndarray:
-    """bool [d]: boxes that neither have to be found nor count as found."""
-    ignored = np.zeros(len(sample["boxes"]), bool)
-    for name in ("box_ignore", "box_crowd"):
-        ignored |= sample.get(name, False)
-    return ignored
-
-
 def _taught(sample: Mapping[str, Any]) -> bool:
-    return bool((~_ignored(sample)).any())
+    return bool((~ignored_of(sample)).any())
 
 
 def _images(boxes: Sequence[np.ndarray]) -> np.ndarray:

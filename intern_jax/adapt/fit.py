@@ -27,7 +27,6 @@ OPTIM = {
     "schedule": "cosine",
     "clip_norm": 1.0,
 }
-PREDICT_BATCH = 128
 CHECKPOINT_STEPS = 500  # a fit of more steps, which takes minutes, goes on after a kill
 
 
@@ -43,7 +42,7 @@ class TaskFit:
         `beside`: other fields of the rows that the head reads, [N,...].
         """
         run = functools.partial(_predict(self.stage), self.params, self.extra)
-        return extract(run, {"image": images, **beside}, PREDICT_BATCH)
+        return extract(run, {"image": images, **beside}, self.stage.task.predict_batch)
 
     def model(self, start: Model, classes: Sequence[str]) -> Model:
         """`start` with the trained arrays and head."""
@@ -126,6 +125,8 @@ def train_model(
     # Of several processes one fits alone, on a mesh of its own devices: it makes all rows.
     stream = Stream({"task": batches}, [Segment(seed=seed)], rows=mesh_lib.batch_rows(mesh))
     every = CHECKPOINT_STEPS if workdir and cfg["steps"] > CHECKPOINT_STEPS else None
+    if jax.process_count() > 1:
+        every = None  # a save waits for all processes, and one fits alone
     try:
         state = trainer.fit(
             stream,
@@ -133,6 +134,7 @@ def train_model(
             source=_start(init),
             workdir=workdir if every else None,
             checkpoint_every=every,
+            max_rollbacks=0,  # a fit that diverges says so, with checkpoints too
             steps=cfg["steps"],
             log_every=cfg["log_every"],
             optim=cfg["optim"],

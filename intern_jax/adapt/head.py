@@ -32,7 +32,6 @@ from intern_jax.train.loop import Trainer
 from intern_jax.train.state import TrainState
 from intern_jax.weights.model import Model
 
-PREDICT_BATCH = 128
 CFG = ("steps", "batch_size", "optim", "accumulate", "threads", "log_every", "checkpoint_every")
 HEAD = ("name", "settings")
 
@@ -60,7 +59,7 @@ class HeadFit:
     def outputs_of(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
         """What a score needs of the head's outputs (Task.scored), of cached outputs of the backbone [N,...] by name."""
         run = functools.partial(_outputs(self.stage), self.frozen, self.params, self.extra)
-        return extract(run, features, PREDICT_BATCH)
+        return extract(run, features, self.task.predict_batch)
 
     def predict(
         self, source: Source | list[Sample], batch_size: int = 8
@@ -164,11 +163,13 @@ def train_on_pictures(
 ) -> HeadFit:
     """Train a task's head on the frozen backbone's outputs of augmented pictures: every row of `source`.
 
-    `transform`: a data transform's spec; its `short` and `long` also size the whole pictures of a test. `head`, `cfg`:
-    as for `train_on_outputs`; `cfg` may also have threads (of the data) and checkpoint_every. With that and `workdir`
-    a fit that was killed resumes from its newest checkpoint. configs/gvb.py has examples.
+    `transform`: a data transform's spec; its `short` and `long`, of boxes `size` and `short`, size pictures of a test.
+    `head`, `cfg`: as for `train_on_outputs`; `cfg` may also have threads (of the data) and checkpoint_every. With that
+    and `workdir` a fit that was killed resumes from its newest checkpoint. configs/gvb.py has examples.
     """
     made = _checked(head, family, source, cfg)
+    if "size" in _sizes(family) and transform.get("size") is None:
+        raise UserError("transform.size: missing; whole pictures of a test are sized by it")
     trainer = _trainer_of_pictures(backbone, *_key(family, num_classes, made, cfg, None), mesh)
     group = {"batch_size": cfg["batch_size"], "transform": dict(transform)}
     # Of several processes one fits alone, on a mesh of its own devices: it makes all rows.
@@ -185,10 +186,14 @@ def train_on_pictures(
         )
     finally:
         stream.close()
-    of_boxes = trainer.stage.task.family.answer == "boxes"
-    sizes = ("size", "short") if of_boxes else ("short", "long")
-    whole = {name: transform.get(name) for name in sizes}
+    whole = {name: transform.get(name) for name in _sizes(family)}
     return HeadFit(trainer, fitted.state, fitted.history, whole)
+
+
+def _sizes(family: str) -> tuple[str, ...]:
+    """The fields of a training transform by which whole pictures of a test are sized."""
+    boxes_only = tasks.find(family).family.answer == "boxes"
+    return ("size", "short") if boxes_only else ("short", "long")
 
 
 def _changes(cfg: Mapping[str, Any]) -> dict[str, Any]:

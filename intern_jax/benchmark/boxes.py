@@ -36,6 +36,8 @@ def score(row: Row, source: Source, path: str | os.PathLike) -> dict[str, Any]:
 def of_rows(row: Row, source: Source, found: Iterable[tuple[int, np.ndarray]]) -> dict[str, Any]:
     """The same of (index, detections [D,6] in the picture's own pixels, score 0 where there is none) of each sample."""
     rows = dict(found)
+    if not all(np.isfinite(one).all() for one in rows.values()):
+        raise UserError(f"{row.name}: the model's outputs are not finite; lower its learning rate")
     return _summary(row, source, Detections.of_rows([rows[i] for i in range(len(source))]))
 
 

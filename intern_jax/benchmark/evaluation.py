@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from intern_jax.benchmark import runner
+from intern_jax.benchmark import heads, runner
 from intern_jax.benchmark.rows import suite
 from intern_jax.benchmark.scores import (
     cells,
@@ -71,7 +71,12 @@ def evaluate(
     made = record.read_folder(layout.records)
     # A run of detection rows alone has no table.
     text = tables([workdir], SHOWN) if made else ""
-    text = "\n".join(filter(None, (text, *cells.needs_boxes(settings["rows"], made))))
+    headless = [
+        name
+        for name in settings["rows"]
+        if name not in missing and not heads.of_row(suite.find(name), settings["heads"])
+    ]
+    text = "\n".join(filter(None, (text, *cells.needs_boxes(headless, made))))
     if missing:
         raise table.Incomplete("config.rows", missing, text)
     return text

@@ -161,14 +161,15 @@ def on_outputs(settings: Mapping[str, Any]) -> bool:
 
 
 def decoder_of(row: Row, heads: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The decoder that networks learn with on a row, {"name", "settings"}: its first head's. None: the usual one."""
-    head, settings = next(iter(of_row(row, heads).items()), (USUAL, {}))
-    found = {"name": head, "settings": settings.get("settings", {})}
-    return None if head in (*PROBES, USUAL) or found == _usual(row) else found
+    """The decoder, {"name", "settings"}, that a whole network learns with on a row; None: the family's usual one.
 
-
-def _usual(row: Row) -> dict[str, Any]:
-    return {"name": tasks.find(row.family).usual, "settings": {}}
+    On rows of boxes it is that of the row's heads: the usual one if it is among them, else the first by name.
+    """
+    own, usual = of_row(row, heads), tasks.find(row.family).usual
+    if row.task_family.answer != "boxes" or not own:
+        return None
+    name = usual if usual in own else min(own)
+    return {"name": name, "settings": own[name].get("settings", {})}
 
 
 def _lbfgs(job: Job) -> Fitted:

@@ -81,7 +81,7 @@ class Knn(Settings):
 
 
 class Cached(Settings):
-    """A family's usual head on cached outputs of the backbone (adapt/head.py).
+    """A family's decoder on cached outputs of the backbone (adapt/head.py).
 
     Of several `steps`, and of `flips` (whether mirror images are seen too), a fifth of the labels chooses: flips at
     the fewest steps, then more steps while the score rises. `settings`: the decoder's fields.
@@ -155,7 +155,7 @@ def _read_head(family: str, head: str, given: Any, path: tuple[str, ...]) -> dic
     if head in PROBES:
         return schema.nested(PROBES[head], given, path)
     task, name = tasks.find(family), "" if head == heads_lib.USUAL else head
-    on_pictures = task.recipe(name).on_pictures or "cfg" in given
+    on_pictures = task.recipe(name).on_pictures or (isinstance(given, Mapping) and "cfg" in given)
     settings = schema.nested(OnPictures if on_pictures else Cached, given, path)
     try:
         task.check_head(name, settings.get("settings", {}))

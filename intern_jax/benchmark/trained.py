@@ -11,6 +11,7 @@ import functools
 import logging
 import math
 import pathlib
+import shutil
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -80,8 +81,8 @@ class Trained:
         return bench.record(key, lambda: {**make(), **facts})
 
     def _folder(self, key: Mapping[str, Any]) -> pathlib.Path:
-        """Where a training that is killed leaves its checkpoints."""
-        return self.bench.recorder.unfinished(key)
+        """Where a training that is killed leaves its checkpoints: seeds run side by side and share records."""
+        return self.bench.recorder.unfinished({**key, "run": self.bench.seed})
 
     def _tried(self, fraction: float, setting: Setting, score: float) -> dict[str, Any]:
         steps = self._settings(fraction, setting)["steps"]
@@ -246,4 +247,5 @@ class Trained:
         out = model.predict(arrays["image"], **beside)
         if not np.isfinite(out).all():
             raise Hopeless(f"{bench.row.name}: outputs are not finite; lower the learning rate")
+        shutil.rmtree(folder, ignore_errors=True)
         return scoring.score(bench.row, out, arrays, bench.num_classes, source)

@@ -95,7 +95,8 @@ _ROOMS: dict[tuple[str, str], str] = {
     ("data.gvb", "data.gvb.classification"): "class_names folders guides packed retina tfds_rows",
     ("data.gvb", "data.gvb.scenes"): "depth voc wider",
     ("benchmark", "benchmark.rows"): "gvb published row suite",
-    ("benchmark", "benchmark.scores"): "leaderboard scoring table",
+    ("benchmark", "benchmark.scores"): "leaderboard table",
+    ("benchmark.scores", "benchmark"): "scoring",
     ("weights", "weights.published"): (
         "convert metanet_names pth resnet_names torch_names vit_names"
     ),

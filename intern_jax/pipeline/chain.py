@@ -64,8 +64,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[s
     with hosts.main_alone("report") as here:
         if here:
             records = results["records"]
-            asked = (settings["benchmark"] or {}).get("rows", ())
-            results |= table.results(records, [layout.records], results["missing"], asked)
+            results |= table.results(records, [layout.records], results["missing"])
             results["records"] = [record.plain() for record in records]
             results["seconds"] = round(time.time() - started, 1)
             write_json(layout.results, results)

@@ -22,7 +22,6 @@ from intern_jax.metrics.detection import Detections, Objects
 from intern_jax.report.style import INK, MISSED, RIGHT, WRONG
 
 OF_OBJECTS = ("boxes", "box_labels", "box_valid", "box_ignore")
-THRESHOLD = 0.3  # detectors give up to 100 boxes per picture, most of low score
 MIN_IOU = 0.5
 IGNORED = "#c3cad1"
 CELL, FONT, LETTER = (
@@ -66,6 +65,13 @@ def match(objects: Objects, ranked: Detections) -> Matched:
     return Matched(right, passed & ~right, ~found & ~objects.ignore)
 
 
+def as_many(arrays: Arrays) -> float:
+    """The score from which on as many boxes are drawn as there are objects; a detector gives many of low score."""
+    scores = np.sort(arrays["detections"][..., 4], axis=None)[::-1]
+    count = min(max(int(arrays["box_valid"].sum()), 1), len(scores))
+    return float(scores[count - 1])
+
+
 def flat(arrays: Arrays, threshold: float) -> tuple[Objects, Detections]:
     """The objects of a picture file, and its detections with a score of at least the threshold, the surest first."""
     number = np.arange(len(arrays["boxes"]))
@@ -89,7 +95,7 @@ def flat(arrays: Arrays, threshold: float) -> tuple[Objects, Detections]:
 
 def draw(arrays: Arrays) -> Figure:
     """Each picture with its objects, and beside it with what was found, was not there and was missed."""
-    threshold = float(arrays.get("threshold", THRESHOLD))
+    threshold = float(arrays["threshold"]) if "threshold" in arrays else as_many(arrays)
     objects, found = flat(arrays, threshold)
     detection.check_together(objects, found)
     matched = match(objects, found)

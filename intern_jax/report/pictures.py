@@ -8,7 +8,7 @@ A file holds `images` uint8 [N,H,W,3], `kind`, a kind of answer (families/family
     map      truth float [N,H,W], prediction float [N,H,W], valid bool [N,H,W] (optional)
     boxes    boxes float [N,M,4] (x1, y1, x2, y2 in pixels), box_labels int [N,M], box_valid bool [N,M],
              detections float [N,D,6] (x1, y1, x2, y2, score, class; score 0 where there is none), classes str [C];
-             optional: box_ignore bool [N,M], threshold (the least score drawn, 0.3), extent int [N,2] (height, width)
+             optional: box_ignore bool [N,M], threshold (the least score drawn), extent int [N,2] (height, width)
     nearest  texts str [T], scores float [T,K], right bool [T,K]: each text with its K nearest pictures, N = T * K
 
 Numbers and maps may have a `unit`, and any file a `title`; both are strings. `read` refuses anything else, and

@@ -26,6 +26,7 @@ class Detection(Task):
     """A detector on the backbone's maps: Faster R-CNN on a feature pyramid, or FCOS."""
 
     name = "detection"
+    predict_batch = 16  # a picture has a thousand regions
     loss: Mapping[str, Any] = {"fn": f"{LOSSES}two_stage"}
     decoders: Mapping[str, type[nn.Module]] = {"faster_rcnn": FasterRCNN, "fcos": FCOS}
     recipes: Mapping[str, Recipe] = {
@@ -65,10 +66,15 @@ class Detection(Task):
         return {n: mean(v, mine) for n, v in losses.two_stage_terms(out, rows).items()}
 
     def finish(self, out: Any) -> jax.Array:
-        """Detections [N,D,6]: x1, y1, x2, y2 as shares of the picture's area, score (0: none), class."""
+        """Detections [N,D,6]: x1, y1, x2, y2 as shares of the picture's area, score (0: none), class.
+
+        NaN for a picture whose logits are not finite: otherwise a broken model would be one that finds nothing.
+        """
         found, (height, width) = out["detections"], out["extent"].T
         sides = jnp.stack([width, height, width, height], axis=-1)
-        return jnp.concatenate([found[..., :4] / sides[:, None], found[..., 4:]], axis=-1)
+        shares = jnp.concatenate([found[..., :4] / sides[:, None], found[..., 4:]], axis=-1)
+        sound = jnp.isfinite(out["logits"]).all(axis=(1, 2))
+        return jnp.where(sound[:, None, None], shares, jnp.nan)
 
     def scored(self, out: Any) -> jax.Array:
         """Detections [N,D,6], as of `finish`."""
@@ -88,17 +94,11 @@ class Detection(Task):
         }
 
     def picture(self, out: Any, rows: Rows, classes: Sequence[str]) -> Mapping[str, np.ndarray]:
-        """Objects and detections in pixels of the canvas, what the picture fills of it, and the classes.
-
-        `threshold` is the score from which on as many boxes are drawn as there are objects.
-        """
+        """Objects and detections in pixels of the canvas, what the picture fills of it, and the classes."""
         names = ("boxes", "box_labels", "box_valid", "box_ignore", "extent")
         sides = rows["extent"][:, None, [1, 0, 1, 0]]
-        scores = np.sort(out[..., 4], axis=None)[::-1]
-        count = min(max(int(rows["box_valid"].sum()), 1), len(scores))
         return {
             **{name: rows[name] for name in names},
-            "threshold": scores[count - 1],
             "detections": np.concatenate([out[..., :4] * sides, out[..., 4:]], axis=-1),
             "classes": np.array(list(classes)),
         }

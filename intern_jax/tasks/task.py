@@ -49,6 +49,7 @@ class Task:
     """
 
     name: str
+    predict_batch: int = 128  # pictures that are scored at once
     loss: Mapping[str, Any]
     decoders: Mapping[str, type[nn.Module]] = {}
     recipes: Mapping[str, "Recipe"] = {}

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
@@ -41,6 +41,15 @@ class _Optimizer(Settings):
     def _known(cls, given: str) -> str:
         schema.one_of(given, OPTIMIZERS, "optimizer")
         return given
+
+    @pydantic.model_validator(mode="after")
+    def _drops_go_with_steps(self) -> Self:
+        if (self.schedule == "steps") != bool(self.drops):
+            said = "goes with schedule 'steps' alone, which needs one share at least"
+            raise schema.wrong(said, "drops")
+        if self.drops != sorted(set(self.drops)):
+            raise schema.wrong(f"{self.drops}; write rising shares", "drops")
+        return self
 
     @pydantic.field_validator("lr_multipliers")
     @classmethod
@@ -86,9 +95,15 @@ class Optim(_Optimizer):
         if MAIN in groups:
             raise schema.wrong("the group of all others; name it otherwise", "groups", MAIN)
         filled = {
-            n: {**main, **own} if isinstance(own, Mapping) else own for n, own in groups.items()
+            n: {**_inherited(main, own), **own} if isinstance(own, Mapping) else own
+            for n, own in groups.items()
         }
         return given | {"groups": filled}
+
+
+def _inherited(main: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """What a group takes from the main settings; `drops` belong to the schedule that stands beside them."""
+    return {n: v for n, v in main.items() if n != "drops" or "schedule" not in own}
 
 
 class PeakOptim(Optim):

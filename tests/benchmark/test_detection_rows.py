@@ -1,7 +1,10 @@
 """Rows of boxes whose heads are trained: on outputs and on pictures, frozen, from scratch, and what scores say."""
 
 import dataclasses
+from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from toy_rows import bench
@@ -9,7 +12,7 @@ from toy_rows import bench
 from intern_jax import families
 from intern_jax.adapt import fit, head
 from intern_jax.adapt.cache import cached
-from intern_jax.benchmark import boxes, heads, settings
+from intern_jax.benchmark import boxes, heads, scoring, settings
 from intern_jax.benchmark.rows.row import Row
 from intern_jax.benchmark.trained import Trained
 from intern_jax.core.config import UserError, load_config
@@ -19,6 +22,7 @@ from intern_jax.data.sources.subset import Subset
 from intern_jax.metrics.coco import coco
 from intern_jax.metrics.detection import Detections
 from intern_jax.stages.frozen_backbone import FrozenBackbone
+from intern_jax.tasks.task import find as task_of
 from intern_jax.weights.model import Model
 
 TINY = {"name": "embedded_tiny"}
@@ -165,3 +169,92 @@ def test_a_decoders_wrong_setting_is_one_line():
     del config.heads["detection"]
     with pytest.raises(UserError, match="none for row sprites_det; add detection or sprites_det"):
         settings.schema.checked(settings.Benchmark, config.to_dict(), "config.benchmark")
+
+
+class Sized:
+    """Two pictures of other sides than the canvas, each with a box in a corner of its own."""
+
+    name, family, labels, classes = "sized", "detection", None, ("thing",)
+    keys = ("wide", "high")
+    SIDES = ((96, 160), (50, 30))  # height, width
+    BOXES = ((100.0, 8.0, 156.0, 40.0), (2.0, 30.0, 22.0, 48.0))
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        boxes_of = np.float32([self.BOXES[index]])
+        image = np.zeros((*self.SIDES[index], 3), np.uint8)
+        return {"image": image, "boxes": boxes_of, "box_labels": np.zeros(1, np.int32)}
+
+
+SIZED = dataclasses.replace(SCENES, name="sized")
+
+
+def shares() -> np.ndarray:
+    """Detections [2,3,6] of both true boxes, as shares of their pictures; the first is the surest."""
+    found = np.zeros((2, 3, 6), np.float32)
+    for index, ((height, width), box) in enumerate(zip(Sized.SIDES, Sized.BOXES, strict=True)):
+        found[index, 0] = [*np.divide(box, (width, height, width, height)), 0.9, 0]
+    return found
+
+
+def test_shares_of_a_picture_are_scored_in_its_pixels():
+    """Neither side is the canvas's, and no picture fills it: other frames would miss."""
+    source = Sized()
+    arrays = {"picture": np.array(Sized.SIDES)}
+    assert scoring.score(SIZED, shares(), arrays, 1, source)["score"] == pytest.approx(100)
+    turned = {"picture": np.array(Sized.SIDES)[:, ::-1]}
+    assert scoring.score(SIZED, shares(), turned, 1, source)["score"] < 50
+
+
+def test_a_head_on_pictures_asks_of_whole_pictures_and_answers_in_their_pixels():
+    seen = []
+
+    def finished(_frozen, _params, _extra, rows):
+        seen.append({name: np.asarray(value) for name, value in rows.items()})
+        return np.concatenate([shares(), np.zeros((6, 3, 6), np.float32)])
+
+    stage = SimpleNamespace(task=task_of("detection"), finished=finished)
+    trainer = SimpleNamespace(stage=stage, frozen={}, mesh=make_mesh(data=1))
+    state = SimpleNamespace(params={}, extra={})
+    fitted = head.HeadFit(trainer, state, [], {"size": (64, 96), "short": 40})
+    assert boxes.of_rows(SIZED, Sized(), fitted.detections(Sized()))["score"] == pytest.approx(100)
+    (rows,) = seen
+    assert rows["image"].shape == (8, 64, 96, 3)
+    # 96 x 160 fits 64 x 96 by its short side of 40 at most; 50 x 30 by its height.
+    np.testing.assert_array_equal(rows["extent"][:2], [[40, 67], [64, 38]])
+
+
+def test_a_broken_model_is_told_and_not_one_that_finds_nothing():
+    task, rows = task_of("detection"), 2
+    logits = np.zeros((rows, 5, 1), np.float32)
+    logits[1, 3] = np.nan
+    found = np.zeros((rows, 3, 6), np.float32)
+    out = {"detections": found, "extent": np.full((rows, 2), 64.0), "logits": logits}
+    scored = np.asarray(task.scored(jax.tree.map(jnp.asarray, out)))
+    assert np.isfinite(scored[0]).all() and np.isnan(scored[1]).all()
+    with pytest.raises(UserError, match="sized: the model's outputs are not finite"):
+        boxes.of_rows(SIZED, Sized(), enumerate(scored))
+
+
+def test_a_transform_without_a_size_is_refused_before_the_training(random):
+    with pytest.raises(UserError, match=r"transform\.size: missing; whole pictures"):
+        head.train_on_pictures(
+            random,
+            Scenes("test"),
+            {"fn": "intern_jax.data.make.views:mirrored", "of": SCENES.transform()},
+            family="detection",
+            num_classes=8,
+            cfg=fit.settings(1, 4, 1e-3),
+            seed=0,
+            mesh=make_mesh(data=1),
+        )
+
+
+def test_a_network_learns_with_the_usual_detector_where_there_are_several():
+    several = {"detection": {"fcos": LIGHT, "faster_rcnn": {"settings": {"width": 8}}}}
+    assert heads.decoder_of(SCENES, several) == {"name": "faster_rcnn", "settings": {"width": 8}}
+    assert heads.decoder_of(SCENES, {"detection": {"fcos": LIGHT}})["name"] == "fcos"
+    seg = dataclasses.replace(SCENES, family="segmentation", metric="miou")
+    assert heads.decoder_of(seg, {"segmentation": {"deeplabv3": {}}}) is None

@@ -106,7 +106,7 @@ def texts(figure):
 
 def test_the_legend_counts_what_is_drawn_and_the_texts_say_class_and_score():
     title, entries, cells = texts(boxes.draw(box_arrays()))
-    assert title == "found 3 of 5, 3 false alarms, scores ≥ 0.30"
+    assert title == "found 3 of 5, 3 false alarms, scores ≥ 0.40"
     assert entries == ["found", "false alarm", "missed", "ignored"]
     dog = "dog with a very…"
     assert cells[:2] == [["cup", dog], ["cup .90", dog, f"{dog} .40"]]
@@ -136,7 +136,7 @@ def test_texts_of_a_crowd_do_not_hide_each_other():
     low = rng.uniform(0, 30, (100, 2))
     scores, labels = rng.uniform(0.3, 1, (100, 1)), rng.integers(0, 2, (100, 1))
     arrays["detections"] = np.concatenate([low, low + 14, scores, labels], axis=1)[None]
-    figure = boxes.draw(arrays)
+    figure = boxes.draw(arrays | {"threshold": np.array(0.3)})
     found = figure.axes[1]
     assert len(found.patches) >= 100 and 3 <= len(found.texts) <= 20
     figure.draw_without_rendering()
@@ -163,7 +163,7 @@ def test_pictures_without_objects_or_detections_are_drawn():
     arrays = box_arrays(2)
     for name in ("box_valid", "box_ignore", "detections"):
         arrays[name] = np.zeros_like(arrays[name])
-    assert texts(boxes.draw(arrays))[0] == "found 0 of 0, 0 false alarms, scores ≥ 0.30"
+    assert texts(boxes.draw(arrays))[0] == "found 0 of 0, 0 false alarms, scores ≥ 0.00"
     assert pictures.render(arrays)[:4] == b"\x89PNG"
 
 
@@ -185,7 +185,7 @@ def test_the_task_gives_what_a_picture_needs(tmp_path):
     drawn = TASK.picture(shares, rows, ("cup", "dog"))
     np.testing.assert_allclose(drawn["detections"], found)
     # As many boxes are drawn as there are objects.
-    least, real = drawn["threshold"], found[..., 4] > 0
+    least, real = boxes.as_many(drawn), found[..., 4] > 0
     assert (found[..., 4] >= least).sum() >= min(rows["box_valid"].sum(), real.sum())
     assert (found[..., 4] > least).sum() < rows["box_valid"].sum()
     path = tmp_path / "boxes.npz"

@@ -69,6 +69,14 @@ def test_poly_falls_to_its_end():
     np.testing.assert_allclose(optim.learning_rate(linear, 20, 5), 0.0075, rtol=1e-6)
 
 
+def test_steps_fall_to_a_tenth_at_each_drop():
+    cfg = {"learning_rate": 1.0, "schedule": "steps", "drops": [0.5, 0.75], "warmup_steps": 2}
+    rates = [float(optim.learning_rate(cfg, 12, step)) for step in (0, 2, 5, 6, 8, 9, 11)]
+    np.testing.assert_allclose(rates, [1 / 3, 1, 1, 0.1, 0.1, 0.01, 0.01], rtol=1e-6)
+    of = optim.groups(cfg | {"groups": {"head": {"match": "head", "schedule": "cosine"}}})
+    assert of["head"]["schedule"] == "cosine" and "drops" not in of["head"]
+
+
 def test_l2_goes_through_the_momentum():
     """Two steps of SGD on a constant gradient, by hand: m = .9 m + g + l2 p."""
     tx = optim.build({"name": "sgd", "l2": 0.1})
@@ -87,6 +95,10 @@ def test_l2_goes_through_the_momentum():
         ({"weight_deacy": 0.1}, "optim.weight_deacy: no such field"),
         ({"name": "adagrad"}, "optim.name: no optimizer 'adagrad'; known: adamw"),
         ({"schedule": "linear"}, "optim.schedule: no 'linear'; known: cosine"),
+        ({"schedule": "steps"}, "optim.drops: goes with schedule 'steps' alone, which needs one"),
+        ({"drops": [0.5]}, "optim.drops: goes with schedule 'steps' alone"),
+        ({"schedule": "steps", "drops": [0.9, 0.5]}, r"optim.drops: \[0.9, 0.5\]; write rising"),
+        ({"schedule": "steps", "drops": [1.5]}, r"optim.drops\[0\]"),
     ],
 )
 def test_unknown_settings(cfg, said):

@@ -1,10 +1,11 @@
-"""Milliseconds of non-maximum suppression beside NumPy, and of RoIAlign form by form beside torchvision.
+"""Milliseconds of non-maximum suppression and of RoIAlign, form by form beside NumPy and torchvision.
 
     python -m tools.bench.boxes [--device=gpu] [--torch-python=PATH] [--rounds=5] [--seconds=0.5] [--cases=nms,roi]
                                  [--out=FILE.json]
 
 Suppression: `ours` on the device, with a fixed number of outputs; `numpy`, the usual greedy loop, which compares the
-best box left with all others at once. RoIAlign: a pyramid of 256 channels, regions of 7 x 7 bins of 2 x 2 samples,
+best box left with all others at once; `torch`, torchvision's, where its wheel has that compiled. RoIAlign: a pyramid of
+256 channels, regions of 7 x 7 bins of 2 x 2 samples,
 forms `cpu` and `native` of this package, and `torch`, per level as its pooler does it. Where torchvision's wheel has no
 compiled RoIAlign, that is its fallback in Python, without the compilation of minutes that it asks for. "both" is the
 value and the gradient of the maps.
@@ -33,7 +34,7 @@ CASES: dict[str, list[tuple]] = {
     "roi": [((320, 320), 512)],
 }
 GPU_CASES = {**CASES, "roi": [((800, 1344), 512), ((800, 1344), 1000)]}
-FORMS = {"nms": ("ours", "numpy"), "roi": ("cpu", "native", "torch")}
+FORMS = {"nms": ("ours", "numpy", "torch"), "roi": ("cpu", "native", "torch")}
 MODES = {"nms": ("value",), "roi": ("value", "both")}
 EVERY = ("ours", "numpy", "cpu", "native", "torch")
 STRIDES = (4, 8, 16, 32)
@@ -78,12 +79,12 @@ def main() -> None:
 def table(rows: list[list[Cell]], args: argparse.Namespace, given: dict[str, Any]) -> Measured:
     """The measurement of all cases."""
     notes = [
-        "ours is suppression on the device, numpy the greedy loop; cpu and native are the two forms of RoIAlign, torch "
-        "is torchvision, whose CPU wheel runs it in Python; both is value and gradients.",
+        "ours is suppression on the device, numpy the greedy loop, torch torchvision's, which keeps as many as there "
+        "are; cpu and native are the two forms of RoIAlign; both is value and gradients.",
         f"float32; medians of {args.rounds} rounds of {args.seconds:g} s by turns.",
     ]
     title = (
-        f"Boxes on a {args.device.upper()}: suppression beside NumPy, RoIAlign beside torchvision"
+        f"Boxes on a {args.device.upper()}: suppression and RoIAlign beside NumPy and torchvision"
     )
     return Measured(title=title, key=3, columns=COLUMNS, rows=rows, notes=notes, **given)
 
@@ -120,7 +121,8 @@ def serve(operator: str, case: list[Any], mode: str, form: str, device: str) -> 
         use_cores(2)
     facts = {}
     if operator == "nms":
-        call = numpy_nms(*case) if form == "numpy" else our_nms(*case)
+        kinds = {"ours": our_nms, "numpy": numpy_nms, "torch": torch_nms}
+        call = kinds[form](*case)
     elif form == "torch":
         call = torch_roi(case[0], case[1], mode, device)
     else:
@@ -180,6 +182,19 @@ def numpy_nms(size: int, count: int, threshold: float) -> Callable[[], Any]:
         return kept
 
     return run
+
+
+def torch_nms(size: int, count: int, threshold: float) -> Callable[[], Any]:
+    """torchvision's, on a CPU; SystemExit where its wheel has none."""
+    import torch
+    import torchvision
+    from torchvision.extension import _has_ops
+
+    if not _has_ops():
+        raise SystemExit("torchvision has no compiled suppression; leave --torch-python out")
+    torch.set_num_threads(2)
+    boxes, scores = map(torch.from_numpy, drawn_boxes(size, 320, 320))
+    return lambda: torchvision.ops.nms(boxes, scores, threshold)[:count]
 
 
 # --- RoIAlign -------------------------------------------------------------------------------------

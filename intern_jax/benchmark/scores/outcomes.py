@@ -99,7 +99,7 @@ def read(path: pathlib.Path, record: Record) -> Outcomes:
             else:
                 names = [name for name in file.files if name.startswith(BOXES)]
                 found = {name.removeprefix(BOXES): _wide(file[name]) for name in names}
-                count = int(file["count"])
+                count = int(file["count"].item())
     except FileNotFoundError:
         raise UserError(f"{path}: is gone; {REMEDY}") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -125,7 +125,7 @@ def _check_score(
             score = metric.weighted_score(found, np.ones(count))
         else:
             score = float(metric.score_of(found.sum(axis=0)))
-    except (LookupError, StopIteration, TypeError, ValueError, UserError):
+    except (LookupError, StopIteration, TypeError, ValueError, MemoryError, UserError):
         raise UserError(f"{path}: holds no outcomes of {metric.name}; {REMEDY}") from None
     if not np.isclose(score, record.score, rtol=1e-9, atol=1e-9, equal_nan=True):
         raise UserError(f"{path}: gives {score:g}, its record {record.score:g}; {REMEDY}")

@@ -38,18 +38,17 @@ def results(
     records: Iterable[Record],
     folders: Iterable[str | os.PathLike[str]],
     missing: Mapping[str, str] | None = None,
-    asked: Iterable[str] = (),
 ) -> dict[str, Any]:
     """What results.json holds of a run's records beside themselves; outcomes lie in `folders`.
 
-    `missing`: {row: why} of rows without scores; `asked`: the run's rows, of which those that need boxes say so.
+    `missing`: {row: why} of rows without scores.
     {"table": text, "scores": the table, "comparison": the table of gains, "comparisons": [gains, each with its rows],
     "efficiency": [panels], "missing": {row: why it was not scored}}.
     """
     records, missing = list(records), dict(missing or {})
     shown, replicates = cells_lib.of(records), Replicates(Store(folders))
-    notes = [*cells_lib.remarks(records), *cells_lib.needs_boxes(asked, records)]
-    scores = sheet_of(shown, [*notes, *missing_notes(missing)], replicates)
+    notes = [*cells_lib.remarks(records), *missing_notes(missing)]
+    scores = sheet_of(shown, notes, replicates)
     gains = comparison.of(shown, replicates)
     replicates.store.warn()
     beside = comparison.sheet(gains)

@@ -45,10 +45,16 @@ def objects_of(source: Any, index: int) -> Objects:
     if hasattr(source, "objects"):
         return source.objects(index)
     sample = read_scored(source, index)
+    fields = {"boxes": sample["boxes"], "labels": sample["box_labels"]}
+    return fields | {"ignore": ignored_of(sample)}
+
+
+def ignored_of(sample: Sample) -> np.ndarray:
+    """bool [N]: boxes of a sample that neither have to be found nor count as found; those of crowds are among them."""
     ignored = np.zeros(len(sample["boxes"]), bool)
     for name in ("box_ignore", "box_crowd"):
         ignored |= sample.get(name, False)
-    return {"boxes": sample["boxes"], "labels": sample["box_labels"], "ignore": ignored}
+    return ignored
 
 
 class PictureFiles:

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from intern_jax.core.config import UserError, checked_by, formatted
+from intern_jax.data.detection.objects import ignored_of
 from intern_jax.data.make import image_ops
 from intern_jax.data.make.dense import COLOURS, MEAN_COLOUR, shown
 from intern_jax.data.make.image_ops import MIRROR
@@ -176,11 +177,8 @@ def _objects(sample: Sample) -> Found:
         if name not in sample:
             where = sample.get("key", "sample")
             raise UserError(f"{where}/{name}: missing; take a source of detection")
-    ignored = np.zeros(len(sample["boxes"]), np.bool_)
-    for name in ("box_ignore", "box_crowd"):
-        ignored |= sample.get(name, False)
     corners = sample["boxes"].astype(np.float64)
-    return Found(corners, sample["box_labels"], ignored, sample.get("box_masks"))
+    return Found(corners, sample["box_labels"], ignored_of(sample), sample.get("box_masks"))
 
 
 def _places(
