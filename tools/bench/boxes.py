@@ -79,8 +79,8 @@ def main() -> None:
 def table(rows: list[list[Cell]], args: argparse.Namespace, given: dict[str, Any]) -> Measured:
     """The measurement of all cases."""
     notes = [
-        "ours is suppression on the device, numpy the greedy loop, torch torchvision's, which keeps as many as there "
-        "are; cpu and native are the two forms of RoIAlign; both is value and gradients.",
+        "Of suppression, ours is that on the device, numpy the greedy loop, and torch torchvision's, which keeps all.",
+        "Of RoIAlign, cpu and native are our two forms; both is value and gradients.",
         f"float32; medians of {args.rounds} rounds of {args.seconds:g} s by turns.",
     ]
     title = (
