@@ -712,3 +712,18 @@ def test_a_mistake_ends_the_command(name, tmp_path):
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert done.returncode == 2 and len(errors) == 1 and message in errors[0], done.stderr
     assert "Traceback" not in done.stderr and not workdir.exists()
+
+
+def test_a_late_fields_default_leaves_no_trace_in_dumps_and_digests():
+    """Records and stages from before the field was there keep their keys."""
+
+    class Made(schema.Settings):
+        old: int = 1
+        late: list[int] = schema.field([], late=True)
+
+    class Outer(schema.Settings):
+        inner: Made = Made()
+
+    for given, dumped in (({}, {"old": 1}), ({"late": [2]}, {"old": 1, "late": [2]})):
+        whole = Outer.model_validate({"inner": given})
+        assert whole.model_dump() == schema.mattering(whole) == {"inner": dumped}
