@@ -48,7 +48,7 @@ class HeadFit:
         trainer: Trainer[FrozenBackbone],
         state: TrainState,
         history: list[dict[str, float]],
-        whole: Mapping[str, int | None],
+        whole: Mapping[str, Any],
     ):
         """`whole`: how whole pictures are sized: arguments of dense.py's whole_size, or of boxes.py's whole."""
         self.stage, self.frozen, self.mesh = trainer.stage, trainer.frozen, trainer.mesh

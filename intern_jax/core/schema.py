@@ -36,7 +36,9 @@ def field(
     `say` tells the user what to write; it stands in the message about a missing or wrong value. `limits` are pydantic's
     ge, gt, le, lt and min_length, and exclude: such a field does not matter and is not in dumps.
     """
-    extra = {"matters": matters, "late": late} if late or not matters else None
+    extra: dict[str, Any] | None = None
+    if late or not matters:
+        extra = {"matters": matters, "late": late}
     return pydantic.Field(default, description=say or None, json_schema_extra=extra, **limits)
 
 

@@ -144,7 +144,7 @@ def _rings(before: Index | None) -> dict[str, dict[str, Any]]:
     folder = pathlib.Path(before.content["rows_folder"])
     folder = before.folder / folder
     cut = "intern_jax.data.sources.cut:PoolRows"
-    made = {
+    made: dict[str, dict[str, Any]] = {
         f"wide_{ring}": {
             "fn": cut,
             "rows": str(folder / "rows" / f"{ring}.npz"),

@@ -8,7 +8,7 @@ nor their batches matter, only which number an image has, and that only where sc
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -65,7 +65,7 @@ class Detections:
         object.__setattr__(self, "scores", scores)
 
     @classmethod
-    def of_rows(cls, found_NxDx6: Sequence[np.ndarray]) -> "Detections":
+    def of_rows(cls, found_NxDx6: Iterable[np.ndarray]) -> "Detections":
         """Of each image's rows [D,6]: x1, y1, x2, y2, score (0: none), class."""
         real = [np.asarray(rows, np.float64)[np.asarray(rows)[:, 4] > 0] for rows in found_NxDx6]
         rows = np.concatenate([np.zeros((0, 6)), *real])

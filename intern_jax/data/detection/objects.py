@@ -14,7 +14,7 @@ Legend: N objects of a picture.
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -49,7 +49,7 @@ def objects_of(source: Any, index: int) -> Objects:
     return fields | {"ignore": ignored_of(sample)}
 
 
-def ignored_of(sample: Sample) -> np.ndarray:
+def ignored_of(sample: Mapping[str, Any]) -> np.ndarray:
     """bool [N]: boxes of a sample that neither have to be found nor count as found; those of crowds are among them."""
     ignored = np.zeros(len(sample["boxes"]), bool)
     for name in ("box_ignore", "box_crowd"):
