@@ -6,9 +6,9 @@ import logging
 import numpy as np
 import pytest
 
-from intern_jax.benchmark import runner
+from intern_jax.benchmark import runner, scoring
 from intern_jax.benchmark.rows import suite
-from intern_jax.benchmark.scores import outcomes, scoring, table
+from intern_jax.benchmark.scores import outcomes, table
 from intern_jax.benchmark.scores import record as record_lib
 from intern_jax.core.config import UserError
 from intern_jax.core.layout import Layout

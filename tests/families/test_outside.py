@@ -208,7 +208,7 @@ def test_names_that_no_group_could_have_are_refused(name):
         ({"heads": {"counting": {"lbfgs": {"l2": (1.0,)}}}}, "no head 'lbfgs' for counting"),
         ({"heads": {"fashion": {"lbfgs": {"l2": (1.0,)}}}}, "none for row dots; add counting"),
         ({"rows": ("counting:WRONG",)}, r"wrong\.metric: 'top1' is none of counting's"),
-        ({"rows": ("voc07_12",)}, "row voc07_12 is scored by a file of answers"),
+        ({"rows": ("voc07_12",)}, "none for row voc07_12; add detection or voc07_12"),
     ],
 )
 def test_mistakes_in_rows_show_before_training(change, said, monkeypatch):

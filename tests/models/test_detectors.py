@@ -200,6 +200,7 @@ def test_answers_are_in_the_pictures_own_pixels():
     out = {
         "detections": jnp.asarray([[[8, 16, 32, 64, 0.9, 1], [0, 0, 0, 0, 0, -1]]], jnp.float32),
         "extent": jnp.asarray([[64.0, 128.0]]),
+        "logits": jnp.zeros((1, 4, 2)),
     }
     row = np.asarray(detection.TASK.finish(out))[0]
     answer = detection.TASK.answer(row, (640, 256), ["cat", "dog"])

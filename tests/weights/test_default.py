@@ -27,7 +27,9 @@ def test_they_are_small_and_their_card_says_what_they_are(model):
     assert model.head is None and model.preprocess.canvas == 32
     card = (DEFAULT / "card.md").read_text()
     provenance = json.loads((DEFAULT / "model.json").read_text())["provenance"]
-    assert set(provenance["test_scores"]) == {row.name for row in suite.MINI}
+    # They were scored before there were rows of boxes.
+    scored = {row.name for row in suite.MINI if row.family != "detection"}
+    assert set(provenance["test_scores"]) == scored
     for name in ("model", "chosen_by", "trained_on", "10% frozen loses to scratch with 100%"):
         assert provenance[name] and name in card
 
