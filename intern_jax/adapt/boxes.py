@@ -155,14 +155,11 @@ def score(model: Model, source: Source) -> dict[str, float]:
         ignore=_joined(there["ignore"], (0,)).astype(bool),
     )
     number = {name: k for k, name in enumerate(model.classes)}
-    labels = [number[name] for answer in answers for name in answer["labels"]]
-    found = Detections(
-        image=_images([answer["boxes"] for answer in answers]),
-        boxes=_joined([answer["boxes"] for answer in answers], (0, 4)),
-        scores=_joined([answer["scores"] for answer in answers], (0,)),
-        labels=np.asarray(labels, np.int64),
-    )
-    return coco(objects, found)
+    found = [
+        np.column_stack([one["boxes"], one["scores"], [number[name] for name in one["labels"]]])
+        for one in answers
+    ]
+    return coco(objects, Detections.of_rows(found))
 
 
 def _probe(

@@ -87,8 +87,7 @@ class HeadFit:
         self, source: Source | list[Sample], batch_size: int = 8
     ) -> Iterator[tuple[int, np.ndarray]]:
         """(index, detections [D,6] in the picture's own pixels, score 0 where there is none) of every sample."""
-        parts = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        batch_size = -(-batch_size // parts) * parts  # always full, so that it compiles once
+        batch_size = self._full(batch_size)
         for first in range(0, len(source), batch_size):
             numbers = range(first, min(first + batch_size, len(source)))
             views = [boxes.whole(read_scored(source, i)["image"], **self.whole) for i in numbers]
@@ -99,12 +98,15 @@ class HeadFit:
             for index, view, found in zip(numbers, views, made, strict=False):
                 yield index, in_pixels(found, view["picture"])
 
+    def _full(self, batch_size: int) -> int:
+        """The rows of every batch, so that a shape compiles once: the next multiple of the mesh's data axes."""
+        parts = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        return -(-batch_size // parts) * parts
+
     def _batch(
         self, rows: list[tuple[int, Size, np.ndarray]], batch_size: int
     ) -> Iterator[tuple[int, np.ndarray]]:
-        parts = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        # Always full, so that a shape compiles once.
-        images = np.zeros((-(-batch_size // parts) * parts, *rows[0][2].shape), np.uint8)
+        images = np.zeros((self._full(batch_size), *rows[0][2].shape), np.uint8)
         for place, (_, _, image) in enumerate(rows):
             images[place] = image
         placed = {"image": jax.device_put(images, mesh_lib.batch_sharding(self.mesh))}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax.core import meta
 from metanet_fixture import flat, quick_jit
+from small_detectors import TINY_RCNN
 
 from intern_jax.core.config import UserError
 from intern_jax.losses import detectors as losses
@@ -16,17 +17,8 @@ from intern_jax.stages.finetune import TaskModel
 from intern_jax.tasks import detection
 
 SIZE, CLASSES = (64, 64), 3
-SMALL = {
-    "width": 8,
-    "hidden": 16,
-    "anchor_scale": 4.0,
-    "before": (60, 40),
-    "after": (40, 30),
-    "anchors_sampled": 32,
-    "regions_sampled": 16,
-}
 HEADS = {
-    "faster_rcnn": FasterRCNN(CLASSES, **SMALL),
+    "faster_rcnn": FasterRCNN(CLASSES, **TINY_RCNN),
     "fcos": FCOS(CLASSES, width=8, depth=1, least_score=0.001),
 }
 LOSSES = {"faster_rcnn": losses.two_stage, "fcos": losses.one_stage}
@@ -252,7 +244,7 @@ def found_on(canvas_size, name, variables, pictures, extent):
 
 SCORES = {"faster_rcnn": ("objectness", "anchor_used"), "fcos": ("logits", "point_used")}
 SETTINGS = {
-    "faster_rcnn": SMALL,
+    "faster_rcnn": TINY_RCNN,
     # Group normalisation, of 32 groups of two channels, takes its mean on the picture alone.
     "fcos": {"width": 64, "depth": 1, "norm": "group", "least_score": 0.001},
 }

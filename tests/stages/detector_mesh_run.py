@@ -12,6 +12,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
+from small_detectors import TINY_RCNN  # noqa: E402
 from tiny_batches import CONVOLUTIONS, Fixed  # noqa: E402
 
 from intern_jax.core import mesh as mesh_lib  # noqa: E402
@@ -21,15 +22,7 @@ from intern_jax.train import loop  # noqa: E402
 
 MESHES = ((1, 1, 1), (8, 1, 1), (2, 2, 2))
 ROWS, ROOM, SIDE, CLASSES = 16, 5, 64, 3
-HEAD = {
-    "width": 32,
-    "hidden": 32,
-    "anchor_scale": 4.0,
-    "before": (60, 40),
-    "after": (40, 30),
-    "anchors_sampled": 32,
-    "regions_sampled": 16,
-}
+HEAD = TINY_RCNN | {"width": 32, "hidden": 32}
 OPTIM = {"name": "sgd", "learning_rate": 0.1, "clip_norm": 1.0}
 
 

@@ -223,7 +223,6 @@ def torch_side(case: Case) -> Side:
 
 def compiled_operators() -> bool:
     """Whether torchvision's wheel has compiled suppression and RoIAlign; without them, put others in their place."""
-    import torch
     import torchvision
     from torchvision.extension import _has_ops
 
@@ -232,18 +231,23 @@ def compiled_operators() -> bool:
     align: Any = sys.modules["torchvision.ops.roi_align"]
     align._roi_align = align._roi_align.__wrapped__  # which would be compiled for minutes
 
-    def nms(boxes: Any, scores: Any, threshold: float) -> Any:
-        order, kept = scores.argsort(descending=True, stable=True), []
-        overlap = torchvision.ops.box_iou(boxes, boxes)
-        alive = torch.ones(len(boxes), dtype=torch.bool)
-        for i in order.tolist():
-            if alive[i]:
-                kept.append(i)
-                alive &= ~(overlap[i] > threshold)
-        return torch.tensor(kept, dtype=torch.long)
-
-    torchvision.ops.boxes.nms = nms
+    torchvision.ops.boxes.nms = greedy_nms
     return False
+
+
+def greedy_nms(boxes: Any, scores: Any, threshold: float) -> Any:
+    """torchvision's suppression for wheels that lack the compiled form: indices of the kept boxes, the surest first."""
+    import torch
+    import torchvision
+
+    order, kept = scores.argsort(descending=True, stable=True), []
+    overlap = torchvision.ops.box_iou(boxes, boxes)
+    alive = torch.ones(len(boxes), dtype=torch.bool)
+    for i in order.tolist():
+        if alive[i]:
+            kept.append(i)
+            alive &= ~(overlap[i] > threshold)
+    return torch.tensor(kept, dtype=torch.long)
 
 
 SIDES: dict[str, Callable[[Case], Side]] = {"ours": ours, "torch": torch_side, "product": product}

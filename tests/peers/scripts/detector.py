@@ -18,6 +18,10 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
+sys.path.insert(0, str(pathlib.Path(__file__).parents[3]))
+
+from tools.bench.detector_sides import greedy_nms
+
 CLASSES = 5
 
 
@@ -25,7 +29,7 @@ def main() -> None:
     out, asked, file = map(pathlib.Path, sys.argv[1:])
     with np.load(asked) as arrays:
         images, sizes = torch.from_numpy(arrays["images"]).double(), arrays["sizes"].tolist()
-    torchvision.ops.boxes.nms = nms
+    torchvision.ops.boxes.nms = greedy_nms
     torch.manual_seed(0)
     with torch.no_grad():
         network = spread(
@@ -68,18 +72,6 @@ def steps(network, images: torch.Tensor, sizes: list) -> dict[str, torch.Tensor]
         answer |= {f"deltas/{b}": box[rows].view(len(own), -1, 4), f"boxes/{b}": found[b]}
         answer |= {f"scores/{b}": found_scores[b], f"labels/{b}": labels[b]}
     return answer
-
-
-def nms(boxes: torch.Tensor, scores: torch.Tensor, threshold: float) -> torch.Tensor:
-    """torchvision's greedy suppression, of which the wheels for a CPU lack the compiled form."""
-    order, kept = scores.argsort(descending=True, stable=True), []
-    overlap = torchvision.ops.box_iou(boxes, boxes)
-    alive = torch.ones(len(boxes), dtype=torch.bool)
-    for i in order.tolist():
-        if alive[i]:
-            kept.append(i)
-            alive &= ~(overlap[i] > threshold)
-    return torch.tensor(kept, dtype=torch.long)
 
 
 def calibrate(network, images: torch.Tensor, sizes: list) -> None:
