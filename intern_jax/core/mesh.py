@@ -38,6 +38,7 @@ LOGICAL_AXES: dict[str, str | None] = {
     "vocab": "tensor",
     "position": None,
     "classes": None,
+    "many_classes": "tensor",
     "bank": "fsdp",
 }
 
@@ -235,6 +236,13 @@ def _held_parts(mesh: Mesh) -> dict[int, tuple[int, ...]]:
 
 def _batch_parts(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def parts_here(rows: int) -> int:
+    """The number of equal contiguous parts in which the mesh in use holds so many rows of a batch; 1 without a mesh."""
+    shape = jax.sharding.get_abstract_mesh().shape
+    parts = math.prod(shape.get(axis, 1) for axis in BATCH_AXES)
+    return parts if rows % parts == 0 else 1
 
 
 def check_batch(mesh: Mesh, batch: Mapping[str, Mapping[str, Any]], multiple: int = 1) -> None:

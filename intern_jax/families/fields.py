@@ -11,6 +11,8 @@ import numpy as np
 from intern_jax.core.config import UserError
 
 IGNORE = 255  # of a mask: a pixel without a class
+# Beside the targets of a row: which classes are candidates, bool [K]. The others are nobody's answer and no mistake.
+CLASSES = "classes"
 Sample = Mapping[str, Any]
 
 

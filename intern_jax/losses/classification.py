@@ -1,9 +1,18 @@
-"""Cross-entropy over any leading axes: labels, pixels or tokens. Legend: K classes."""
+"""Losses of classes over any leading axes: labels, pixels or tokens. Legend: K classes, A ancestors of a class."""
+
+import functools
+import os
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from optax import sigmoid_binary_cross_entropy
 
 from intern_jax.core.averages import Average, mean
+from intern_jax.core.config import UserError
+
+# The logit of a class that is no candidate: its share is 0, and it stays finite.
+NEVER = -1e30
 
 
 def cross_entropy(
@@ -11,19 +20,120 @@ def cross_entropy(
     label: jax.Array,
     valid: jax.Array | None = None,
     label_smoothing: float = 0.0,
+    classes: jax.Array | None = None,
 ) -> Average:
     """The mean cross-entropy of logits [...,K] and labels [...] over the valid ones.
 
     Values where `valid` [...] is false, NaN included, change neither the mean nor its gradient. Label
-    smoothing mixes the label with the uniform distribution (Szegedy et al., arXiv 1512.00567).
+    smoothing mixes the label with the uniform distribution (Szegedy et al., arXiv 1512.00567). Classes
+    where `classes` (bool, [K] or [...,K]) is false are no candidates: those that a data set does not
+    annotate. A label must be one of the others.
     """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     if valid is not None:
         logits = jnp.where(valid[..., None], logits, 0.0)
+    if classes is not None:
+        classes = jnp.broadcast_to(classes, logits.shape)
+        logits = jnp.where(classes, logits, NEVER)
     # A comparison replaces a gather, because its gradient is not a scatter, and XLA fuses it.
-    hit = label[..., None] == jnp.arange(logits.shape[-1]).reshape((1,) * label.ndim + (-1,))
+    hit = is_class(label, logits.shape[-1])
     log_p = jax.nn.log_softmax(logits)
     loss = -jnp.where(hit, log_p, 0.0).sum(axis=-1)
     if label_smoothing:
-        loss = (1 - label_smoothing) * loss - label_smoothing * log_p.mean(axis=-1)
+        if classes is None:
+            even = log_p.mean(axis=-1)
+        else:
+            even = jnp.where(classes, log_p, 0.0).sum(axis=-1) / classes.sum(axis=-1)
+        loss = (1 - label_smoothing) * loss - label_smoothing * even
     return mean(loss, valid)
+
+
+def is_class(label: jax.Array, num_classes: int) -> jax.Array:
+    """bool [...,K]: whether a class is the label [...]."""
+    return label[..., None] == jnp.arange(num_classes).reshape((1,) * label.ndim + (-1,))
+
+
+def sigmoid_of_ancestors(
+    logits: jax.Array,
+    label: jax.Array,
+    valid: jax.Array | None = None,
+    ancestors: str | os.PathLike[str] | np.ndarray | None = None,
+    classes: jax.Array | None = None,
+) -> Average:
+    """Binary cross-entropy of logits [...,K], summed over classes; the mean over the valid labels [...].
+
+    A label and its ancestors are positive. Classes below it are ignored: nobody said whether they are there. So is
+    what Open Images' hierarchy is taken for by UniDet (arXiv 2102.13086, appendix A). `ancestors` is a matrix bool
+    [K,K], whether a column is an ancestor of a row, or links int [E,2] of a class and one above it, or the .npy file of
+    either. Without it, the label alone is positive. `classes` is that of `cross_entropy`.
+    """
+    count = logits.shape[-1]
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    if valid is not None:
+        logits = jnp.where(valid[..., None], logits, 0.0)
+    used = jnp.ones((1,) * logits.ndim, bool) if classes is None else classes
+    positive = is_class(label, count)
+    if ancestors is not None:
+        above = ancestor_table(ancestors, count)
+        table = jnp.asarray(above)
+        mine = table[label]  # [...,A]
+        below = jnp.zeros(logits.shape, bool)
+        for level in range(above.shape[1]):
+            positive |= is_class(mine[..., level], count)
+            below |= table[:, level].reshape((1,) * label.ndim + (-1,)) == label[..., None]
+        used = used & (positive | ~below)
+    loss = sigmoid_binary_cross_entropy(logits, positive.astype(logits.dtype))
+    return mean(jnp.where(used, loss, 0.0).sum(axis=-1), valid)
+
+
+def ancestor_table(links: str | os.PathLike[str] | np.ndarray, num_classes: int) -> np.ndarray:
+    """The ancestors of each class, int32 [K,A], -1 where there are fewer than A; `links` as sigmoid_of_ancestors'.
+
+    UserError for links that lead in a circle or to a class that does not exist.
+    """
+    if isinstance(links, str | os.PathLike):
+        return _table_of_file(os.fspath(links), num_classes)
+    return _table(np.asarray(links), num_classes, "ancestors")
+
+
+@functools.lru_cache(maxsize=16)
+def _table_of_file(path: str, num_classes: int) -> np.ndarray:
+    try:
+        links = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: {error}; name a .npy file of ancestors") from error
+    return _table(links, num_classes, path)
+
+
+def _table(links: np.ndarray, num_classes: int, where: str) -> np.ndarray:
+    if links.dtype == bool and links.shape == (num_classes, num_classes):
+        links = np.argwhere(links & ~np.eye(num_classes, dtype=bool))
+    if links.ndim != 2 or links.shape[1] != 2 or not np.issubdtype(links.dtype, np.integer):
+        raise UserError(
+            f"{where}: {links.dtype} {list(links.shape)}; give bool [{num_classes},{num_classes}], or int [E,2] of "
+            "a class and one above it"
+        )
+    if links.size and not (links.min() >= 0 and links.max() < num_classes):
+        raise UserError(f"{where}: a class outside 0 to {num_classes - 1}; correct the links")
+    parents: dict[int, list[int]] = {}
+    for child, parent in links.tolist():
+        parents.setdefault(child, []).append(parent)
+    found = [_above(one, parents, where) for one in range(num_classes)]
+    table = np.full((num_classes, max(map(len, found), default=0)), -1, np.int32)
+    for one, above in enumerate(found):
+        table[one, : len(above)] = sorted(above)
+    return table
+
+
+def _above(start: int, parents: dict[int, list[int]], where: str) -> set[int]:
+    """All classes above one."""
+    found: set[int] = set()
+    front = list(parents.get(start, ()))
+    while front:
+        one = front.pop()
+        if one == start:
+            raise UserError(f"{where}: class {start} is above itself; take out one of the links")
+        if one not in found:
+            found.add(one)
+            front += parents.get(one, ())
+    return found

@@ -3,6 +3,7 @@
 Legend: B batch, P number of equal contiguous parts of it, S places for rows per part.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -17,11 +18,23 @@ class OwnRows(NamedTuple):
     lost: jax.Array
 
     def take(self, x: jax.Array) -> jax.Array:
-        """The rows [P*S,...] of x [B,...]; where not `valid`, some other row. Rows stay in their part."""
+        """The rows [P*S,...] of x [B,...]; where not `valid`, the first own row of the part, or its first row.
+
+        Rows stay in their part.
+        """
         parts, places = self.place.shape
         blocks = x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
         picked = jax.vmap(lambda block, place: block[place])(blocks, self.place)
         return picked.reshape(parts * places, *x.shape[1:])
+
+    def take_all(self, fields: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """The rows of several arrays [B,...]."""
+        return {name: self.take(x) for name, x in fields.items()}
+
+    @property
+    def there(self) -> jax.Array:
+        """Whether any row is valid, bool []."""
+        return self.valid.any()
 
     @property
     def mask(self) -> jax.Array:
@@ -40,7 +53,8 @@ def own_rows(mine: jax.Array, places: int, parts: int = 1) -> OwnRows:
     def one(part: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         (place,) = jnp.nonzero(part, size=places, fill_value=0)
         count = part.sum()
-        return place, jnp.arange(places) < count, jnp.maximum(count - places, 0)
+        valid = jnp.arange(places) < count
+        return jnp.where(valid, place, place[0]), valid, jnp.maximum(count - places, 0)
 
     place, valid, lost = jax.vmap(one)(mine.reshape(parts, -1))
     return OwnRows(place, valid, lost.sum())

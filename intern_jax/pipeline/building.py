@@ -15,7 +15,7 @@ from intern_jax.train.evaluation import Evaluation
 from intern_jax.train.stage import Stage, kind_of
 
 # Arguments that a stage's constructor gets from the run, if it has such a parameter.
-GIVEN = ("backbone", "classes", "teachers")
+GIVEN = ("backbone", "classes", "teachers", "most_rows")
 # Arguments that an evaluator's function or constructor gets from the run, if it has such a parameter.
 MEASURED = ("stage", "mesh")
 

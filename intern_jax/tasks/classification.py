@@ -10,6 +10,7 @@ import numpy as np
 from intern_jax.core import config
 from intern_jax.core.averages import Average, mean
 from intern_jax.core.config import UserError
+from intern_jax.families.fields import CLASSES
 from intern_jax.models.heads import readout as readout_lib
 from intern_jax.models.heads.linear import Linear
 from intern_jax.tasks.task import Features, Loss, Rows, Task
@@ -52,13 +53,16 @@ class Classification(Task):
     def score(
         self, loss: Loss, out: jax.Array, rows: Rows, mine: jax.Array | None = None
     ) -> Average:
-        """Logits [N,K] against label [N]."""
-        return loss(out, self._label(rows, mine), mine)
+        """Logits [N,K] against label [N], among the classes that are candidates."""
+        candidates = {CLASSES: rows[CLASSES]} if CLASSES in rows else {}
+        return loss(out, self._label(rows, mine), mine, **candidates)
 
     def measures(
         self, out: jax.Array, rows: Rows, mine: jax.Array | None = None
     ) -> Mapping[str, Average]:
         """The share of right rows."""
+        if CLASSES in rows:
+            out = jnp.where(rows[CLASSES], out, -jnp.inf)
         return {"top1": mean(jnp.argmax(out, -1) == self._label(rows, mine), mine)}
 
     @staticmethod

@@ -14,19 +14,20 @@ from intern_jax.models import zoo
 from intern_jax.models.detection import canvas
 from intern_jax.models.heads.dense import DenseHead
 from intern_jax.models.heads.linear import Linear
-from intern_jax.tasks.task import TaskHead, find
+from intern_jax.ops.rows import OwnRows
+from intern_jax.tasks.task import Rows, TaskHead, find
 
 # Kinds of groups beside the families themselves, and the families of their sources: classification's, and those with
 # masks and depth together.
 CLS, DENSE = "cls", "dense"
+DEPTH = "depth"  # the output of dense groups that all their sources share
 JOINT = {CLS: ("classification",), DENSE: ("segmentation", "depth")}
+SHARED = "shared"  # the head of all sources of a kind that has a label space (tasks/spaces.py)
 
 
 def kinds() -> tuple[str, ...]:
-    """The kinds of groups that have heads here: the joint ones, and every other family with a task."""
-    joint = [name for served in JOINT.values() for name in served]
-    others = (f.name for f in families.known() if f.task and f.name not in joint)
-    return (*JOINT, *others)
+    """The kinds of groups that have heads here: the joint ones, and every family with a task but classification."""
+    return (*JOINT, *(f.name for f in families.known() if f.task and (f.name,) != JOINT[CLS]))
 
 
 def served(kind: str) -> tuple[str, ...]:
@@ -40,21 +41,31 @@ def checked_heads(heads: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
     for family, head in heads.items():
         if family not in own:
             raise UserError(f"stage.heads.{family}: {config.did_you_mean(family, own)}")
-        if not isinstance(head, Mapping) or set(head) - {"name", "settings"}:
-            raise UserError(f"stage.heads.{family}: {head!r}; write {{name: ..., settings: ...}}")
-        try:
-            find(family).check_head(head.get("name", ""), head.get("settings") or {})
-        except UserError as error:
-            raise UserError(f"stage.heads.{family}: {error}") from None
+        if not isinstance(head, Mapping) or set(head) - {"name", "settings", "sources"}:
+            raise UserError(
+                f"stage.heads.{family}: {head!r}; write {{name: ..., settings: {{...}}, sources: {{source: settings}}}}"
+            )
+        for source in (None, *(head.get("sources") or {})):
+            where = f"stage.heads.{family}" + (f".sources.{source}" if source else "")
+            try:
+                find(family).check_head(head.get("name", ""), settings_of(head, source))
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from None
     return {family: dict(head) for family, head in heads.items()}
+
+
+def settings_of(head: Mapping[str, Any], source: str | None) -> dict[str, Any]:
+    """A head's settings for a source: those of all, and over them its own."""
+    own = (head.get("sources") or {}).get(source) or {}
+    return {**(head.get("settings") or {}), **own}
 
 
 class MultiHead(nn.Module):
     """A backbone with a linear head per classification source and one decoder for the dense sources.
 
     The decoder's last 1x1 convolution holds a block of channels for each segmentation source, then one
-    channel for log-depth: separate heads on shared features, computed in one product. A group of any
-    other family has one of the family's heads per source.
+    channel for log-depth: separate heads on shared features. A group of any other family has one of the
+    family's heads per source. A classifier of many classes is split over the mesh axis `tensor`.
     """
 
     backbone_spec: Mapping[str, Any]
@@ -64,60 +75,79 @@ class MultiHead(nn.Module):
     own_classes: Mapping[str, Mapping[str, int]] = (
         flax.core.FrozenDict()
     )  # {family: {source: classes}}
-    # {family: {"name": one of its decoders, "settings": {...}}}, of families in `own_classes`.
+    # {family: {"name": one of its decoders, "settings": {...}, "sources": {source: settings of its own}}}
     own_heads: Mapping[str, Mapping[str, Any]] = flax.core.FrozenDict()
 
     def setup(self) -> None:
         self.backbone = zoo.from_config(self.backbone_spec)
-        self.heads = {name: Linear(k) for name, k in self.cls_classes.items()}
+        self.heads = {name: Linear(k, split=True) for name, k in self.cls_classes.items()}
         channels = sum(self.dense_classes.values()) + 1
         self.decoder = DenseHead(channels, width=self.dense_width)
         self.own = {
-            f"{family}_{name}": TaskHead(family, k, *self._chosen(family))
+            f"{family}_{name}": TaskHead(family, k, *self._chosen(family, name))
             for family, classes in self.own_classes.items()
             for name, k in classes.items()
         }
 
-    def _chosen(self, family: str) -> tuple[str, Mapping[str, Any] | None]:
+    def _chosen(self, family: str, source: str) -> tuple[str, Mapping[str, Any]]:
         head = self.own_heads.get(family, {})
-        return head.get("name", ""), head.get("settings")
+        return head.get("name", ""), settings_of(head, source)
 
     def __call__(
         self,
         images: jax.Array,
         kind: str,
         train: bool = False,
-        rows: Mapping[str, jax.Array] | None = None,
+        rows: Rows | None = None,
+        own: Mapping[str, OwnRows] | None = None,
     ) -> dict[str, Any]:
-        """The outputs of a kind of group by source, for normalised images [B,H,W,3] and the group's rows."""
+        """The outputs of a kind of group by source, for normalised images [B,H,W,3] and the group's rows.
+
+        A source in `own` has outputs of its own rows alone. Logits of classes may be more than K (`stored`).
+        """
+        own = own or {}
         if kind == CLS:
-            return self._cls(images, train)
+            return self._cls(images, train, own)
         if kind == DENSE:
-            return self._dense(images, train)
+            return self._dense(images, train, own)
         branch, extent, size = families.find(kind).branch, canvas.of_rows(rows), images.shape[1:3]
         with canvas.only_inside(extent, size):
             features = self.backbone(canvas.cut(images, extent, size), train=train, task=branch)
-            return {
-                name: self.own[f"{kind}_{name}"](features, size, train, rows)
-                for name in self.own_classes[kind]
-            }
+        out = {}
+        for name in self.own_classes[kind]:
+            seen, mine = (features, rows) if name not in own else _taken(own[name], features, rows)
+            with canvas.only_inside(canvas.of_rows(mine), size):
+                out[name] = self.own[f"{kind}_{name}"](seen, size, train, mine)
+        return out
 
-    def _cls(self, images: jax.Array, train: bool) -> dict[str, jax.Array]:
-        """Logits [B,K] of every classification head."""
+    def _cls(
+        self, images: jax.Array, train: bool, own: Mapping[str, OwnRows]
+    ) -> dict[str, jax.Array]:
+        """Logits [B,`stored(K)`] of every classification head."""
         pooled = self.backbone(images, train=train, task=CLS)["pooled"]
-        return {name: head(pooled) for name, head in self.heads.items()}
+        return {
+            name: head(own[name].take(pooled) if name in own else pooled)
+            for name, head in self.heads.items()
+        }
 
-    def _dense(self, images: jax.Array, train: bool) -> dict[str, jax.Array]:
+    def _dense(
+        self, images: jax.Array, train: bool, own: Mapping[str, OwnRows]
+    ) -> dict[str, jax.Array]:
         """Logits [B,H,W,K] of every segmentation source, and "depth" [B,H,W,1] in log metres."""
         maps = self.backbone(images, train=train, task=DENSE)
-        out = self.decoder(maps, images.shape[1:3], train=train)
-        split, first = {}, 0
-        for name, k in self.dense_classes.items():
-            split[name] = out[..., first : first + k]
+        names, parts, first = [], [], 0
+        for name, k in (*self.dense_classes.items(), (DEPTH, 1)):
+            names.append(name)
+            parts.append((slice(first, first + k), own[name].take if name in own else None))
             first += k
-        return split | {"depth": out[..., first:]}
+        made = self.decoder(maps, images.shape[1:3], train=train, parts=parts)
+        return dict(zip(names, made, strict=True))
 
     def everything(self, images: Mapping[str, jax.Array]) -> None:
         """Touch every parameter once, for initialisation; `images` by kind."""
         for kind, pictures in images.items():
             self(pictures, kind, train=True)
+
+
+def _taken(own: OwnRows, features: Rows, rows: Rows | None) -> tuple[Rows, Rows | None]:
+    return own.take_all(features), None if rows is None else own.take_all(rows)

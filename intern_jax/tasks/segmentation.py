@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from intern_jax.core.averages import Average, mean
-from intern_jax.families.fields import IGNORE
+from intern_jax.families.fields import CLASSES, IGNORE
+from intern_jax.losses.classification import NEVER
 from intern_jax.models.heads.deeplab import AUXILIARY, DeepLabV3
 from intern_jax.models.heads.dense import DenseHead
 from intern_jax.tasks.task import Loss, Recipe, Rows, Task
@@ -31,14 +32,18 @@ class Segmentation(Task):
     ) -> Average:
         """Logits [N,H,W,K] against mask [N,H,W]."""
         mask = self._mask(rows, mine)
-        return loss(out, mask, None if mine is None else mask != IGNORE)
+        return loss(self._candidates(out, rows), mask, None if mine is None else mask != IGNORE)
 
     def measures(
         self, out: jax.Array, rows: Rows, mine: jax.Array | None = None
     ) -> Mapping[str, Average]:
         """The share of right pixels."""
-        mask = self._mask(rows, mine)
+        mask, out = self._mask(rows, mine), self._candidates(out, rows)
         return {"pixels": mean(jnp.argmax(out, -1) == mask, mask != IGNORE)}
+
+    @staticmethod
+    def _candidates(out: jax.Array, rows: Rows) -> jax.Array:
+        return jnp.where(rows[CLASSES][:, None, None], out, NEVER) if CLASSES in rows else out
 
     @staticmethod
     def _mask(rows: Rows, mine: jax.Array | None) -> jax.Array:

@@ -167,7 +167,8 @@ def test_another_loss_takes_the_place_of_its_tasks_own(measured):
 
 def test_it_says_what_it_reads_and_what_it_starts_from():
     stage = expert()
-    assert stage.kinds == ("cls", "dense", "detection") and stage.roles == {"backbone": Role()}
+    assert stage.kinds == ("cls", "dense", "detection", "segmentation", "depth")
+    assert stage.roles == {"backbone": Role()}
     assert not stage.batch_coupled and not stage.cached
     target = abstract(stage, labelled())
     source = {f"backbone/{n}": v for n, v in tree.names(target).items() if "/backbone/" in n}

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from intern_jax.families.fields import CLASSES
+from intern_jax.losses.classification import NEVER
 from intern_jax.losses.detectors import REGION_WEIGHTS, inside, match_anchors, match_regions
 from intern_jax.models.detection import canvas
 from intern_jax.models.detection.pyramid import Pyramid
@@ -67,7 +69,8 @@ class FasterRCNN(nn.Module):
         """What the losses read, and in evaluation also the detections.
 
         `rows` has extent int32 [B,2], the height and width of the picture on its canvas (without: all of it), and in
-        training boxes [B,M,4], box_valid and box_ignore bool [B,M]. Gives:
+        training boxes [B,M,4], box_valid and box_ignore bool [B,M]. It may have classes bool [B,K], those that are
+        candidates. Gives:
 
         anchors [A,4]; objectness [B,A]; anchor_deltas [B,A,4]; anchor_used bool [B,A], those on the picture, and where
         rows have boxes those that were drawn;
@@ -91,6 +94,7 @@ class FasterRCNN(nn.Module):
             )
         pooled = self._pooled(maps, strides, regions, valid, canvas.of_rows(rows), size)
         logits, box_deltas = self._classified(pooled)
+        logits = candidates(logits, rows)
         out |= {"regions": regions, "region_valid": valid, "logits": logits, "deltas": box_deltas}
         if not train:
             found = jax.vmap(self._detections)(logits, box_deltas, regions, valid, extent)
@@ -248,6 +252,15 @@ def detections(
     )
     none = jnp.asarray([0, 0, 0, 0, 0, -1], found.dtype)
     return jnp.where(kept.valid[:, None], found, none[None])
+
+
+def candidates(logits: jax.Array, rows: Mapping[str, Any] | None) -> jax.Array:
+    """Logits [B,N,K], or [B,N,K+1] with the background, where classes that are no candidates of a row have no share."""
+    if rows is None or CLASSES not in rows:
+        return logits
+    known = rows[CLASSES]
+    rest = jnp.ones((known.shape[0], logits.shape[-1] - known.shape[1]), bool)
+    return jnp.where(jnp.concatenate([known, rest], axis=1)[:, None], logits, NEVER)
 
 
 def extent_of(rows: Mapping[str, Any] | None, size: Sequence[int], batch: int) -> jax.Array:

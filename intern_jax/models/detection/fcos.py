@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from intern_jax.losses.detectors import inside
-from intern_jax.models.detection.faster_rcnn import detections, extent_of
+from intern_jax.models.detection.faster_rcnn import candidates, detections, extent_of
 from intern_jax.models.detection.pyramid import Norm, Pyramid
 from intern_jax.models.layers.basic import Conv, Dtype
 from intern_jax.ops import anchors as anchors_lib
@@ -49,7 +49,8 @@ class FCOS(nn.Module):
     ) -> dict[str, jax.Array]:
         """What the loss reads, and in evaluation also the detections.
 
-        `rows` has extent int32 [B,2], the height and width of the picture on its canvas (without: all of it). Gives:
+        `rows` has extent int32 [B,2], the height and width of the picture on its canvas (without: all of it). It
+        may have classes bool [B,K], those that are candidates. Gives:
         points [A,2] (x, y), point_strides [A] and point_used bool [B,A], those on the picture; logits [B,A,K];
         boxes [B,A,4]; centerness [B,A] (logits); and in evaluation detections [B,`most`,6]: x1, y1, x2, y2, score
         (0: none), class.
@@ -58,6 +59,7 @@ class FCOS(nn.Module):
             features, size, train
         )
         made = self._towers(maps, strides, train)
+        made["logits"] = candidates(made["logits"], rows)
         points = [
             anchors_lib.grid_points(x.shape[1], x.shape[2], stride)
             for x, stride in zip(maps, strides, strict=True)

@@ -3,14 +3,18 @@
 Legend: B batch, H, W image size, K output channels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from intern_jax.models.layers.basic import BatchNorm, Conv, Dtype
+
+# Channels of an output, and a function that takes the rows [b,...] of an array [B,...] for which they are made.
+Part = tuple[slice, Callable[[jax.Array], jax.Array] | None]
 
 
 class DenseHead(nn.Module):
@@ -27,8 +31,13 @@ class DenseHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: Mapping[str, jax.Array], size: Sequence[int], train: bool
-    ) -> jax.Array:
+        self,
+        features: Mapping[str, jax.Array],
+        size: Sequence[int],
+        train: bool,
+        parts: Sequence[Part] | None = None,
+    ) -> Any:
+        """[B,H,W,K]; or with `parts` a list: of each the channels, of the rows that its function takes."""
         names = sorted(name for name in features if name.startswith("layer"))
         finest = features[names[0]].shape[1:3]
         maps = []
@@ -37,8 +46,13 @@ class DenseHead(nn.Module):
             maps.append(resize(lateral(features[name]), finest))
         x = Conv(self.width, 3, dtype=self.dtype, name="conv")(reduce(jnp.add, maps))
         x = nn.relu(BatchNorm(name="norm")(x, train))
-        x = Conv(self.out_channels, 1, use_bias=True, dtype=self.dtype, name="predict")(x)
-        return resize(x.astype(jnp.promote_types(x.dtype, jnp.float32)), tuple(size))
+        predict = Conv(self.out_channels, 1, use_bias=True, dtype=self.dtype, name="predict")
+        made = []
+        for channels, take in parts or [(slice(None), None)]:
+            out = predict(x if take is None else take(x), channels)
+            precise = jnp.promote_types(out.dtype, jnp.float32)
+            made.append(resize(out.astype(precise), tuple(size)))
+        return made[0] if parts is None else made
 
 
 def resize(x_BxHxWxC: jax.Array, size: Sequence[int]) -> jax.Array:

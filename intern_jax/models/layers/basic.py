@@ -80,7 +80,8 @@ class Conv(nn.Module):
     dtype: Dtype | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, channels: slice = slice(None)) -> jax.Array:
+        """Maps [B,H,W,C] to [B,h,w,features], or to those features alone that `channels` names."""
         side, inputs = self.kernel_size, x.shape[-1]
         fan_in = side * side * inputs
         init = self.kernel_init or uniform_fan_in(fan_in)
@@ -94,6 +95,8 @@ class Conv(nn.Module):
             bias_init = partitioned(uniform_fan_in(fan_in), self.axes[1:])
             bias = self.param("bias", bias_init, (self.features,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        if channels != slice(None):
+            kernel, bias = kernel[..., channels], None if bias is None else bias[channels]
         if side == 1:
             x = x[:, :: self.stride, :: self.stride] if self.stride > 1 else x
             x = linear(x, kernel)
