@@ -24,7 +24,7 @@ from intern_jax.models.scanning import late_gathers
 from intern_jax.ops.images import normalise
 from intern_jax.ops.rows import OwnRows
 from intern_jax.tasks import task as tasks
-from intern_jax.tasks.labelled import LOSSES, LabelledSets, MostRows, Sources, bound_losses
+from intern_jax.tasks.labelled import LabelledSets, MostRows, Sources, bound_losses
 from intern_jax.tasks.multi_head import CLS, DENSE, MultiHead, checked_heads, kinds, served
 from intern_jax.train.stage import Averages, Context, Role, Stage, kind_of
 
@@ -42,7 +42,7 @@ class Expert(Stage):
         classes: Sources,
         dense_width: int = 64,
         weights: Mapping[str, float] | None = None,
-        losses: Mapping[str, Mapping[str, Any]] = LOSSES,
+        losses: Mapping[str, Mapping[str, Any]] | None = None,
         heads: Mapping[str, Mapping[str, Any]] | None = None,
         spaces: Mapping[str, Any] | None = None,
         most_rows: MostRows | None = None,
@@ -62,7 +62,7 @@ class Expert(Stage):
         self.sets = LabelledSets(classes, self.kinds, most_rows or {}, spaces)
         self.sources = self.sets.groups
         chosen = checked_heads(heads or {})
-        self.losses, used = bound_losses(losses, self.sets, chosen)
+        self.losses, used = bound_losses(losses or {}, self.sets, chosen)
         self.functions = sorted(spec["fn"] for spec in used.values())
         self.batch_coupled = any(map(couples_rows, self.losses.values()))
         self.weights = self._recipes(chosen) | dict(weights or {})

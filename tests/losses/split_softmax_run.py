@@ -69,15 +69,11 @@ def main() -> None:
 
 def _sizes(text: str) -> list[int]:
     """The numbers of elements of all collectives' results in a compiled program."""
+    kinds = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
     found = []
-    for line in text.splitlines():
-        if re.search(
-            r"= .*\b(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)", line
-        ):
-            for shape in re.findall(
-                r"\w+\[([\d,]*)\]", line.split("=", 1)[1].split("(", 1)[0] or line
-            ):
-                found.append(int(np.prod([int(d) for d in shape.split(",") if d])))
+    for result in re.findall(rf"= (.*?) (?:{kinds})\S*\(", text):
+        shapes = re.findall(r"\w+\[([\d,]*)\]", result)
+        found += [int(np.prod([int(d) for d in s.split(",") if d])) for s in shapes]
     return found
 
 

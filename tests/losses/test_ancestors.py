@@ -25,7 +25,7 @@ def test_the_table_has_all_that_is_above_a_class():
     assert [set(row) for row in ancestor_table(matrix, 5).tolist()] == wanted
 
 
-def by_hand(logits, label, positive, used):
+def by_hand(logits, positive, used):
     logits = logits.astype(np.float64)
     loss = np.log1p(np.exp(-np.abs(logits))) + np.maximum(logits, 0) - logits * positive
     return (loss * used).sum(-1)
@@ -38,7 +38,7 @@ def test_ancestors_are_positive_and_descendants_ignored(tmp_path):
     positive[[1, 2, 3, 3], [0, 0, 0, 1]] = 1
     used = np.ones((5, 5))
     used[[0, 0, 0, 1], [1, 2, 3, 3]] = 0
-    wanted = by_hand(logits, label, positive, used)
+    wanted = by_hand(logits, positive, used)
     found = sigmoid_of_ancestors(logits, label, ancestors=LINKS)
     assert float(averages.value(found)) == pytest.approx(wanted.mean(), rel=1e-6)
     np.save(tmp_path / "above.npy", LINKS)
@@ -60,7 +60,7 @@ def test_ancestors_are_positive_and_descendants_ignored(tmp_path):
 def test_without_links_the_label_alone_is_positive_and_classes_may_be_left_out():
     logits = np.array([[0.5, -1.0, 2.0]], np.float32)
     found = sigmoid_of_ancestors(logits, np.array([2]), classes=np.array([True, False, True]))
-    wanted = by_hand(logits, 2, np.array([[0, 0, 1.0]]), np.array([[1, 0, 1.0]]))
+    wanted = by_hand(logits, np.array([[0, 0, 1.0]]), np.array([[1, 0, 1.0]]))
     assert float(averages.value(found)) == pytest.approx(wanted[0], rel=1e-6)
 
 

@@ -20,7 +20,7 @@ from intern_jax.data.make import text as tokenizer
 from intern_jax.losses.segmentation import pixel_cross_entropy
 from intern_jax.models import zoo
 from intern_jax.pipeline import chain, keys
-from intern_jax.stages.expert import LOSSES, Expert
+from intern_jax.stages.expert import Expert
 from intern_jax.stages.generalist import Generalist
 from intern_jax.train import settings as train_settings
 
@@ -68,7 +68,7 @@ def train(c, stage="expert_cls"):
         lambda c: c["mesh"].update(data=1),
         lambda c: c["expert_cls"]["data"]["cls"]["transform"].update(hue=0),
         lambda c: c["amateur"].update(graft={}),
-        lambda c: c["expert_dense"]["stage"].update(losses=LOSSES),
+        lambda c: c["expert_dense"]["stage"].update(losses=None),
         lambda c: c["benchmark"].update(draws=3),
         lambda c: c.update(stages=("amateur", *sorted(EXPERTS, reverse=True), "generalist")),
         lambda c: c["backbone"].update(layer_scale=0.1),

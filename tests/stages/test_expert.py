@@ -192,7 +192,7 @@ def test_it_says_what_it_reads_and_what_it_starts_from():
         ({"classes": {"cls": [("depth", 3)]}}, r"data: 'depth' names a source of cls groups"),
         (
             {"losses": {"pairs": {"fn": "intern_jax.losses.depth:silog"}}},
-            r"stage\.losses\.pairs: no such task; known: classification, detection, segmentation, depth",
+            r"stage\.losses\.pairs: no such task or source; known: classification, detection, segmentation, depth",
         ),
     ],
 )
