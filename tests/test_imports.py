@@ -47,6 +47,7 @@ ROOMS = (
     "data.read",
     "data.schema",
     "train",
+    "train.progress",
     "report",
     "losses",
     "metrics",

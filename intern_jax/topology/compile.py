@@ -23,8 +23,9 @@ from intern_jax.core import tree
 from intern_jax.core.config import UserError
 from intern_jax.pipeline import preflight
 from intern_jax.topology import chips, hlo
-from intern_jax.train import meter, settings
+from intern_jax.train import settings
 from intern_jax.train.programs import Programs
+from intern_jax.train.progress import meter
 from intern_jax.train.stage import Stage
 
 # The compiler's message about a program that needs more memory than a chip has.

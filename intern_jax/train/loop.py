@@ -28,18 +28,18 @@ from intern_jax.core import hosts, keys, tree
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.core.layout import StageFiles
-from intern_jax.train import guard, optim, settings
+from intern_jax.train import balance, guard, optim, settings
 from intern_jax.train import state as state_lib
 from intern_jax.train.beginning import Beginning
 from intern_jax.train.checkpoint import Checkpoints
 from intern_jax.train.evaluation import Evaluation
-from intern_jax.train.meter import Meter
-from intern_jax.train.profile import Profile
 from intern_jax.train.programs import Programs
+from intern_jax.train.progress.meter import Meter
+from intern_jax.train.progress.profile import Profile
+from intern_jax.train.progress.writers import Progress, Writer
 from intern_jax.train.stage import Stage
 from intern_jax.train.state import TrainState
 from intern_jax.train.step import check_accumulation, scalars_of
-from intern_jax.train.writers import Progress, Writer
 
 log = logging.getLogger(__name__)
 S = TypeVar("S", bound=Stage)
@@ -48,7 +48,7 @@ S = TypeVar("S", bound=Stage)
 # and profiles are seen when they happen.
 AHEAD = 2
 # Settings of the loop that are compiled into the step; some of the optimizer's are too (optim.compiled).
-COMPILED = ("accumulate", "ema_decay")
+COMPILED = ("accumulate", "balance", "ema_decay")
 
 
 HostBatch = Mapping[str, Mapping[str, np.ndarray]]  # this process's part of a batch, on its host
@@ -165,7 +165,7 @@ class Trainer(Generic[S]):
             raise UserError("train.steps: missing; give the number of steps")
         before, after = optim.compiled(self.cfg["optim"]), optim.compiled(cfg["optim"])
         compiled = {f"optim.{name}": (before[name], after[name]) for name in before}
-        compiled |= {name: (self.cfg[name], cfg[name]) for name in COMPILED}
+        compiled |= {name: (self.cfg.get(name), cfg.get(name)) for name in COMPILED}
         for name, (was, now) in compiled.items():
             if was != now:
                 raise UserError(f"train.{name}: {now!r} needs another step; make a new Trainer")
@@ -215,6 +215,7 @@ class _Run:
         self.checkpoints, self.stream = beginning.checkpoints, beginning.stream
         self.name, mesh = trainer.stage.name, trainer.mesh
         self.groups = optim.groups(cfg["optim"])
+        self.balance = cfg.get("balance")
         # Scalars are read often enough to notice a streak of bad steps, even if they are logged rarely.
         self.read_every = min(cfg["log_every"], cfg["max_bad_steps"])
         self.key = mesh_lib.put_everywhere(mesh, keys.key_for(cfg["seed"], "train"))
@@ -261,6 +262,8 @@ class _Run:
                 done, last = step + 1, step + 1 == end
                 batch = self.meter.next_batch(batches)
                 self.profile.before(step, state)
+                if self.balance and step == self.balance["step"]:
+                    state = self._balanced(state, self.balance, step)
                 state, outputs = self._step(state, batch, step)
                 # These are the scalars of an earlier step; the current one is still running.
                 self._read()
@@ -297,6 +300,23 @@ class _Run:
         if len(self.under_way) > AHEAD:
             self.under_way.popleft().block_until_ready()
         return state, outputs
+
+    def _balanced(self, state: TrainState, settings: Mapping[str, Any], step: int) -> TrainState:
+        """The state with weights of the loss terms, set from the batches of this step and the next ones."""
+        norms = self.programs.norms
+        assert norms is not None  # they are built where the setting is
+        with self.meter.paused():
+            found = []
+            for number in range(settings["batches"]):
+                batch = self.stream.batch_at(step + number)
+                arguments = self._arguments(state, batch, step + number)[:-1]
+                found.append(jax.device_get(norms(*arguments, number)))
+        scales = balance.scales(found, settings["limit"])
+        said = ", ".join(f"{name} {scale:.3g}" for name, scale in scales.items())
+        log.info(
+            "%s: factors on the weights of the terms from step %d on: %s", self.name, step, said
+        )
+        return state.replace(scales=mesh_lib.put_everywhere(self.trainer.mesh, scales))
 
     def _arguments(self, state: TrainState, batch: HostBatch, step: int) -> tuple[Any, ...]:
         mesh = self.trainer.mesh

@@ -14,6 +14,7 @@ from intern_jax.core import tree
 from intern_jax.core.config import UserError
 from intern_jax.train import optim
 from intern_jax.train import state as state_lib
+from intern_jax.train.balance import make_norms
 from intern_jax.train.stage import Stage
 from intern_jax.train.state import TrainState
 from intern_jax.train.step import check_accumulation, make_step
@@ -31,6 +32,7 @@ class Programs:
     step: jax.stages.Wrapped
     frozen: Any
     groups: Sequence[str]  # of the optimizer
+    norms: Callable[..., dict[str, jax.Array]] | None = None  # of the terms' gradients (balance.py)
 
     @classmethod
     def build(
@@ -39,14 +41,18 @@ class Programs:
         """The programs for complete settings of the loop. The batch and the frozen arrays may be abstract."""
         frozen = mesh_lib.shardings(mesh, stage.frozen, spread=True)
         tx, decay = optim.build(cfg["optim"]), cfg["ema_decay"]
-        init, abstract = state_lib.create(stage, tx, mesh, batch, ema=bool(decay))
+        balance = cfg.get("balance")
+        init, abstract = state_lib.create(stage, tx, mesh, batch, bool(decay), bool(balance))
         check_accumulation(stage, cfg["accumulate"], abstract.extra)
         _check_still(stage, abstract.extra)
         optim.check_groups(cfg["optim"], tree.partition(abstract.params, stage.trainable)[0])
         places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         group_of, groups = optim.group_of(cfg["optim"]), list(optim.groups(cfg["optim"]))
         step = make_step(stage, tx, cfg["accumulate"], decay, places, frozen, group_of)
-        return cls(init, abstract, step, frozen, groups)
+        norms = None
+        if balance:
+            norms = make_norms(stage, balance["trunk"], cfg["accumulate"], places, frozen)
+        return cls(init, abstract, step, frozen, groups, norms)
 
     def arguments(self, mesh: jax.sharding.Mesh, batch: Any, frozen: Any) -> tuple[Any, ...]:
         """The abstract arguments of the step: shapes, dtypes and shardings as in the loop."""

@@ -120,6 +120,21 @@ class Spike(Settings):
     patience: int = field(3, gt=0)
 
 
+class Balance(Settings):
+    """At which step the weights of loss terms are set, from how many batches; train/balance.py says how."""
+
+    step: int = field(ge=1, say="the step before which weights are set, at least 1")
+    batches: int = field(8, ge=1)
+    trunk: str = "backbone/.*"
+    limit: float = field(10.0, ge=1.0)
+
+    @pydantic.field_validator("trunk")
+    @classmethod
+    def _regex(cls, given: str) -> str:
+        schema.regex(given)
+        return given
+
+
 class Train(Settings):
     """The settings of one fit. `steps` has no default: fits that share one compiled step give it later."""
 
@@ -127,6 +142,7 @@ class Train(Settings):
     seed: int = 0
     optim: Optim = Optim()
     accumulate: int = field(1, ge=1)
+    balance: Balance | None = field(None, late=True)
     ema_decay: float = field(0.0, ge=0.0, lt=1.0, say="0 for none, or less than 1")
     # The number of steps between checkpoints; None writes none.
     checkpoint_every: int | None = field(None, ge=1, matters=False)

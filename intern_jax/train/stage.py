@@ -21,7 +21,8 @@ class Context(flax.struct.PyTreeNode):
 
     `step` counts the updates before this one. `extra` holds the collections other than the
     parameters, `frozen` the stage's frozen arrays, and `average` the moving average of the
-    parameters that `Stage.average` matches.
+    parameters that `Stage.average` matches. `scales` are factors on the weights of terms
+    (train/balance.py), which the step applies.
     """
 
     step: jax.Array
@@ -31,6 +32,7 @@ class Context(flax.struct.PyTreeNode):
     average: Any
     batch: Batch
     key: jax.Array
+    scales: Any = flax.struct.field(default_factory=dict)
 
     @property
     def variables(self) -> dict[str, Any]:

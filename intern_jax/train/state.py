@@ -12,7 +12,7 @@ import optax
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core import tree
 from intern_jax.core.config import UserError
-from intern_jax.train.stage import Batch, Stage
+from intern_jax.train.stage import Batch, Context, Stage
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -21,6 +21,7 @@ class TrainState(flax.struct.PyTreeNode):
     `extra` holds the stage's other collections (BatchNorm statistics, queues). `ema` is the moving
     average of all parameters, or None. `average` is the moving average of the parameters that the
     stage's loss reads averaged, or {}. `bad_steps` counts skipped steps in a row, `bad_total` all of them.
+    `scales` are factors on the weights of the loss terms (train/balance.py), or {}.
     """
 
     step: jax.Array
@@ -31,14 +32,21 @@ class TrainState(flax.struct.PyTreeNode):
     average: Any
     bad_steps: jax.Array
     bad_total: jax.Array
+    scales: Any = flax.struct.field(default_factory=dict)
 
 
 def create(
-    stage: Stage, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh, batch: Batch, ema: bool
+    stage: Stage,
+    tx: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+    batch: Batch,
+    ema: bool,
+    balanced: bool = False,
 ) -> tuple[Any, TrainState]:
     """(jitted function from a key to a TrainState, abstract TrainState with shardings).
 
-    Each device makes its own shards. A `trainable` that matches no parameter is a UserError.
+    Each device makes its own shards. `balanced` gives every loss term a scale. A `trainable` that matches no
+    parameter is a UserError.
     """
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
 
@@ -46,6 +54,8 @@ def create(
     @functools.partial(jax.jit, inline=True)
     def boxed(key: jax.Array) -> Any:
         return stage.init(key, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
+
+    terms: list[str] = []
 
     def begin(variables: Any) -> TrainState:
         """The state before the first step."""
@@ -60,10 +70,14 @@ def create(
             average=_averaged(stage, params),
             bad_steps=jnp.zeros((), jnp.int32),
             bad_total=jnp.zeros((), jnp.int32),
+            scales={name: jnp.ones(()) for name in terms},
         )
 
     # The model is only traced here, so a restart that finds a checkpoint never compiles `init`.
-    variables = dict(jax.eval_shape(boxed, jax.eval_shape(lambda: jax.random.key(0))))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    variables = dict(jax.eval_shape(boxed, key))
+    if balanced:
+        terms += _terms(stage, unbox(variables), shapes, key)
     abstract = jax.eval_shape(begin, unbox(variables))
     # Parameters are all-gathered over fsdp before use (step.py), so all of them may be sharded over it.
     params = mesh_lib.shardings(mesh, variables.pop("params"), spread=True)
@@ -89,6 +103,7 @@ def create(
         average=_averaged(stage, params),
         bad_steps=everywhere,
         bad_total=everywhere,
+        scales=dict.fromkeys(terms, everywhere),
     )
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
@@ -98,6 +113,18 @@ def create(
         lambda key: begin(unbox(boxed(key))), out_shardings=shardings, compiler_options=options
     )
     return init, abstract
+
+
+def _terms(stage: Stage, variables: Any, batch: Any, key: Any) -> list[str]:
+    """The names of a stage's loss terms."""
+
+    def loss(variables: Any, frozen: Any, batch: Any, key: jax.Array) -> Any:
+        extra = dict(variables)
+        params = extra.pop("params")
+        step, average = jnp.zeros((), jnp.int32), _averaged(stage, params)
+        return stage.loss(Context(step, params, extra, frozen, average, batch, key))[0]
+
+    return list(jax.eval_shape(loss, variables, unbox(stage.frozen), batch, key))
 
 
 def _averaged(stage: Stage, params: Any) -> dict[str, Any]:

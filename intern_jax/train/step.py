@@ -78,16 +78,17 @@ def make_step(
     that reads them. Gradients are sharded again afterwards.
     """
     check_accumulation(stage, accumulate)
-    gradient = _Gradient(stage, accumulate, _Places.of(stage, shardings, frozen_shardings))
+    gradient = gradient_of(stage, accumulate, shardings, frozen_shardings)
 
     def step(state: TrainState, frozen: Any, batch: Batch, key: jax.Array, rates: Scalars):
         trainable, rest = tree.partition(state.params, stage.trainable)
         key = jax.random.fold_in(key, state.step)
-        context = Context(state.step, {}, state.extra, frozen, state.average, batch, key)
+        context = context_of(state, frozen, batch, key)
         grads, extra, terms, metrics = gradient(trainable, rest, context)
         _check_weights(stage, terms)
         scalars = {n: averages.value(a) for n, a in {**terms, **metrics}.items()}
-        scalars["loss"] = _total(stage, terms)
+        scalars["loss"] = _total(stage, terms, state.scales)
+        scalars |= {f"weight_{n}": stage.weights.get(n, 1.0) * s for n, s in state.scales.items()}
         norm = optax.tree.norm(grads)
         good = jnp.isfinite(norm) & jnp.isfinite(scalars["loss"])
         updates, opt_state = tx.update(grads, state.opt_state, trainable)
@@ -104,12 +105,24 @@ def make_step(
         bad = (~good).astype(jnp.int32)
         streak = jnp.where(good, 0, state.bad_steps + 1)
         counters = {"bad_steps": streak, "bad_total": state.bad_total + bad}
-        state = TrainState(state.step + 1, *new, **counters)
+        state = TrainState(state.step + 1, *new, **counters, scales=state.scales)
         return state, {**scalars, "gradient_norm": norm, **_named_rates(rates), **counters}
 
     if shardings is None:
         return jax.jit(step, donate_argnums=0)
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+
+
+def context_of(state: TrainState, frozen: Any, batch: Batch, key: jax.Array) -> Context:
+    """What a loss may read in a step, but for the parameters."""
+    return Context(state.step, {}, state.extra, frozen, state.average, batch, key, state.scales)
+
+
+def gradient_of(
+    stage: Stage, accumulate: int, shardings: TrainState | None, frozen_shardings: Any
+) -> "_Gradient":
+    """The gradient of a stage's loss as the step computes it."""
+    return _Gradient(stage, accumulate, _Places.of(stage, shardings, frozen_shardings))
 
 
 class _Gradient:
@@ -137,7 +150,7 @@ class _Gradient:
 
         def total(trainable: Any):
             terms, (extra, metrics) = self._run(loss, trainable, rest, context)
-            return _total(self.stage, terms, counts), (extra, terms, metrics)
+            return _total(self.stage, terms, context.scales, counts), (extra, terms, metrics)
 
         grads, (extra, terms, metrics) = jax.grad(total, has_aux=True)(trainable)
         return self.places.scattered(grads), extra, terms, metrics
@@ -199,7 +212,7 @@ class _Gradient:
             terms, (changed, metrics) = self._run(
                 lambda here: stage.couple(here, embeddings), trainable, rest, context
             )
-            return _total(stage, terms), (changed, terms, metrics)
+            return _total(stage, terms, context.scales), (changed, terms, metrics)
 
         both = jax.grad(coupled, argnums=(0, 1), has_aux=True)
         (direct, cotangents), (changed, terms, metrics) = both(trainable, embeddings)
@@ -285,13 +298,15 @@ def _place(arrays: Any, shardings: Any) -> Any:
     return arrays if shardings is None else jax.lax.with_sharding_constraint(arrays, shardings)
 
 
-def _total(stage: Stage, terms: Averages, counts: Mapping[str, Any] | None = None) -> jax.Array:
+def _total(
+    stage: Stage, terms: Averages, scales: Scalars, counts: Mapping[str, Any] | None = None
+) -> jax.Array:
     """The weighted sum of the terms. Each term is its sum divided by its entry in `counts`, or by its own count."""
     total = jnp.zeros(())
     for name, term in terms.items():
         count = term.count if counts is None else counts[name]
         mean = averages.value(term.replace(count=jax.lax.stop_gradient(count)))
-        total += stage.weights.get(name, 1.0) * mean
+        total += stage.weights.get(name, 1.0) * scales.get(name, 1.0) * mean
     return total
 
 

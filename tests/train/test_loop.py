@@ -254,7 +254,7 @@ def test_progress_line_and_profile(mesh, tmp_path, caplog):
 
 
 def test_flops_are_counted_where_a_peak_is_known(mesh, tmp_path, monkeypatch):
-    monkeypatch.setattr("intern_jax.train.meter.peak", lambda: 1e12)
+    monkeypatch.setattr("intern_jax.train.progress.meter.peak", lambda: 1e12)
     stage = Linear()
     done = fit(stage, Stream(), settings(), mesh, tmp_path)
     assert 0 < done.history[-1]["mfu"] < 1
@@ -264,7 +264,7 @@ def test_flops_are_counted_where_a_peak_is_known(mesh, tmp_path, monkeypatch):
 def test_rates_leave_out_compilation(mesh, monkeypatch):
     clock = [0.0]
     fake = types.SimpleNamespace(monotonic=lambda: clock[0])
-    monkeypatch.setattr("intern_jax.train.meter.time", fake)
+    monkeypatch.setattr("intern_jax.train.progress.meter.time", fake)
 
     class Compiles(Linear):
         def loss(self, context):

@@ -11,7 +11,7 @@ from tensorboardX.proto.event_pb2 import Event
 from toy import full_disk
 
 from intern_jax.core.config import UserError
-from intern_jax.train.writers import Writer
+from intern_jax.train.progress.writers import Writer
 
 
 def events(folder):

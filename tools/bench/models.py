@@ -219,7 +219,7 @@ def ours(name: str, size: int, train: bool, args: argparse.Namespace) -> tuple[C
 
     from intern_jax.core.macs import multiply_adds
     from intern_jax.models import zoo
-    from intern_jax.train import meter
+    from intern_jax.train.progress import meter
 
     dtype = {"cpu": "float32", "gpu": "bfloat16"}[args.device]
     network, batch, side = (
