@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from intern_jax.core import averages
 from intern_jax.core.averages import couples_rows
@@ -22,11 +21,11 @@ from intern_jax.models import zoo
 from intern_jax.models.heads.deeplab import AUXILIARY
 from intern_jax.models.scanning import late_gathers
 from intern_jax.ops.images import normalise
-from intern_jax.ops.rows import OwnRows
-from intern_jax.tasks import task as tasks
-from intern_jax.tasks.labelled import LabelledSets, MostRows, Sources, bound_losses
-from intern_jax.tasks.multi_head import CLS, DENSE, MultiHead, checked_heads, kinds, served
-from intern_jax.train.stage import Averages, Context, Role, Stage, kind_of
+from intern_jax.stages.pairs_beside import KIND as PAIRS
+from intern_jax.stages.pairs_beside import PairsBeside
+from intern_jax.tasks.labelled import LabelledSets, MostRows, Sources, kept_where_absent
+from intern_jax.tasks.multi_head import CLS, DENSE, MultiHead, checked_heads, kinds
+from intern_jax.train.stage import Averages, Context, Role, Stage
 
 
 class Expert(Stage):
@@ -45,6 +44,7 @@ class Expert(Stage):
         losses: Mapping[str, Mapping[str, Any]] | None = None,
         heads: Mapping[str, Mapping[str, Any]] | None = None,
         spaces: Mapping[str, Any] | None = None,
+        pairs: Mapping[str, Any] | None = None,
         most_rows: MostRows | None = None,
         trainable: str = ".*",
         still: str = "",
@@ -53,19 +53,26 @@ class Expert(Stage):
 
         `losses` replaces those of a family, or of one source of classes. `heads` chooses those of families with groups
         of their own, such as {"detection": {"name": "fcos", "settings": {"width": 64}, "sources": {"coco": {...}}}}.
-        `spaces`: {kind: label space} for kinds whose sources share one head (tasks/spaces.py). With `trainable`
-        "(?!backbone/)" and `still` "backbone/" only the heads learn.
+        `spaces`: {kind: label space} for kinds whose sources share one head (tasks/spaces.py). `pairs`: the amateur's
+        settings, to keep its losses on a group of pairs. With `trainable` "(?!backbone/)" and `still` "backbone/" only
+        the heads learn.
         """
         self.name = "expert"
         self.trainable, self.still = trainable, still
         self.kinds = kinds()
-        self.sets = LabelledSets(classes, self.kinds, most_rows or {}, spaces)
-        self.sources = self.sets.groups
         chosen = checked_heads(heads or {})
-        self.losses, used = bound_losses(losses or {}, self.sets, chosen)
-        self.functions = sorted(spec["fn"] for spec in used.values())
-        self.batch_coupled = any(map(couples_rows, self.losses.values()))
-        self.weights = self._recipes(chosen) | dict(weights or {})
+        self.sets = LabelledSets(classes, chosen, losses or {}, spaces or {}, most_rows or {})
+        self.sources, self.functions = self.sets.groups, self.sets.functions
+        self.batch_coupled = any(map(couples_rows, self.sets.losses.values()))
+        self.weights = self.sets.weights | dict(weights or {})
+        self.pairs = None
+        if pairs is not None:
+            self.pairs = PairsBeside(backbone, pairs, self.sets.terms)
+            self.kinds += (PAIRS,)
+            self.batch_coupled, self.limits = True, self.pairs.amateur.limits
+            self.weights = self.pairs.amateur.weights | self.weights
+            self.graft = (*self.graft, self.pairs.graft("backbone"))
+            self.functions = [*self.functions, *self.pairs.amateur.functions]
         self.gather_late = late_gathers(zoo.from_config(backbone))
         outputs = {kind: self.sets.outputs(kind) for kind in self.sets.present}
         self.model = MultiHead(
@@ -77,121 +84,69 @@ class Expert(Stage):
             own_heads=chosen,
         )
 
-    def _recipes(self, heads: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-        """The weights of terms that the recipes of families with heads of their own state."""
-        found = {}
-        for kind in self.sets.present:
-            if kind not in (CLS, DENSE):
-                stated = tasks.find(kind).recipe(heads.get(kind, {}).get("name", "")).weights
-                for name in self.sets.heads[kind]:
-                    terms = {kind: name, AUXILIARY: f"{name}_{AUXILIARY}"}
-                    found |= {terms[term]: weight for term, weight in stated.items()}
-        return found
+    def check_data(self, data: Mapping[str, Mapping[str, Any]]) -> None:
+        if self.pairs:
+            self.pairs.check_data(data)
 
     def init(self, key: jax.Array, batch: Mapping[str, Any]) -> Mapping[str, Any]:
-        images = {
-            kind: normalise(batch[groups[0]]["image"])
-            for kind in self.kinds
-            if (groups := self.groups(batch, kind))
-        }
+        images = {k: normalise(batch[g]["image"]) for k, g in reversed(self._labelled(batch))}
         rngs = {"params": key, "dropout": key}
         variables = self.model.init(rngs, images, method=MultiHead.everything)
-        return {name: arrays for name, arrays in variables.items() if name != AUXILIARY}
+        variables = {name: arrays for name, arrays in variables.items() if name != AUXILIARY}
+        return self.pairs.init(variables, key, batch) if self.pairs else variables
 
     def loss(self, context: Context) -> tuple[Averages, tuple[Any, Averages]]:
         terms: Averages = {}
         metrics: Averages = {}
         extra = context.extra
-        for kind in self.kinds:
-            for group in self.groups(context.batch, kind):
-                rows = self.sets.placed(group, context.batch[group])
-                own = self.sets.own(group, rows)
-                out, new = self.model.apply(
-                    {"params": context.params, **extra},
-                    normalise(rows["image"]),
-                    kind,
-                    train=True,
-                    rows=rows,
-                    own=own,
-                    mutable=[*extra, AUXILIARY],
-                    rngs={"dropout": context.key},
-                )
-                auxiliary = new.pop(AUXILIARY, {})
-                # A pass returns only the collections it wrote: keep the rest, and let the next see these.
-                extra = {**extra, **_kept_where_absent(extra, new, kind, own)}
-                group_terms, group_metrics = self._score(group, out, rows, own, auxiliary)
-                terms = averages.merge(terms, group_terms)
-                metrics = averages.merge(metrics, group_metrics)
+        for kind, group in self._labelled(context.batch):
+            rows = self.sets.placed(group, context.batch[group])
+            own = self.sets.own(group, rows)
+            out, new = self.model.apply(
+                {"params": context.params, **extra},
+                normalise(rows["image"]),
+                kind,
+                train=True,
+                rows=rows,
+                own=own,
+                mutable=[*extra, AUXILIARY],
+                rngs={"dropout": context.key},
+            )
+            auxiliary = new.pop(AUXILIARY, {})
+            # A pass returns only the collections it wrote: keep the rest, and let the next see these.
+            extra = {**extra, **kept_where_absent(extra, new, kind, own)}
+            group_terms, group_metrics = self.sets.score(group, out, rows, own, auxiliary)
+            terms = averages.merge(terms, group_terms)
+            metrics = averages.merge(metrics, group_metrics)
+        if self.pairs:
+            found, (extra, measured) = self.pairs.loss(context, extra)
+            terms, metrics = {**terms, **found}, {**metrics, **measured}
         return terms, (extra, metrics)
 
     def measure(self, params: Any, extra: Any, batch: Mapping[str, Any]) -> Averages:
         """Terms and metrics of a batch in evaluation mode."""
         measures: Averages = {}
         for group, out in self._outputs(params, extra, batch).items():
-            for part in self._score(group, out, self.sets.placed(group, batch[group])):
+            for part in self.sets.score(group, out, self.sets.placed(group, batch[group])):
                 measures = averages.merge(measures, part)
         return measures
 
-    def _score(
-        self,
-        group: str,
-        out: Any,
-        rows: Any,
-        own: Mapping[str, OwnRows] | None = None,
-        auxiliary: Mapping[str, Any] | None = None,
-    ) -> tuple[Averages, Averages]:
-        """Terms and metrics of one group's outputs, each source's over its own rows."""
-        terms: dict[str, Any] = {}
-        metrics: dict[str, Any] = {}
-        kind = kind_of(group)
-        first, *shared = served(kind)
-        task = tasks.find(first)
-        for number, (name, k) in enumerate(self.sources[group]):
-            if shared and not k:
-                continue  # a source that has the shared term alone
-            head = self.sets.head(kind, name)
-            loss = self.losses.get(name, self.losses[first])
-            seen, mine = self.sets.seen(group, number, rows, own or {})
-            terms[name] = task.score(loss, out[head], seen, mine)
-            for measure, value in task.measures(out[head], seen, mine).items():
-                metrics[f"{name}_{measure}"] = value
-            made = jax.tree.leaves((auxiliary or {}).get(f"own_{kind}_{head}", {}))
-            if made:
-                scores = [task.score(loss, one, seen, mine) for one in made]
-                total = sum(one.total for one in scores)
-                terms[f"{name}_{AUXILIARY}"] = scores[0].replace(total=total)
-        for family in shared:
-            # One term of all rows: their targets say where they count.
-            terms[family] = tasks.find(family).score(self.losses[family], out[family], rows)
-        return terms, metrics
-
     def predict(self, params: Any, extra: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """All heads' outputs for uint8 images, by group and source."""
+        """All heads' outputs for uint8 images, by group and source; of "image" and "tokens" those of an amateur."""
+        if self.pairs and {"image", "tokens"} & set(batch):
+            return self.pairs.amateur.predict(params, extra, batch)
         found = self._outputs(params, extra, batch)
         return {group: self.sets.public(group, out) for group, out in found.items()}
 
     def _outputs(self, params: Any, extra: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
         """All heads' outputs by group and head."""
         variables, found = {"params": params, **extra}, {}
-        for kind in self.kinds:
-            for group in self.groups(batch, kind):
-                rows = self.sets.placed(group, batch[group])
-                images = normalise(rows["image"])
-                found[group] = self.model.apply(variables, images, kind, rows=rows)
+        for kind, group in self._labelled(batch):
+            rows = self.sets.placed(group, batch[group])
+            images = normalise(rows["image"])
+            found[group] = self.model.apply(variables, images, kind, rows=rows)
         return found
 
-
-def _kept_where_absent(
-    before: Mapping[str, Any], after: Mapping[str, Any], kind: str, own: Mapping[str, OwnRows]
-) -> dict[str, Any]:
-    """Collections after a pass; a head whose source has no row in the batch keeps what it had."""
-    kept = {name: dict(arrays) for name, arrays in after.items()}
-    for name, rows in own.items():
-        module, there = f"own_{kind}_{name}", rows.there
-        for collection, arrays in kept.items():
-            if module in arrays:
-                old = before[collection][module]
-                arrays[module] = jax.tree.map(
-                    lambda new, o, on=there: jnp.where(on, new, o), arrays[module], old
-                )
-    return kept
+    def _labelled(self, batch: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """The batch's groups of labels, each with its kind."""
+        return [(k, g) for k in self.kinds if k != PAIRS for g in self.groups(batch, k)]

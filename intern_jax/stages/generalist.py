@@ -46,6 +46,7 @@ class Generalist(Expert):
                 for branch, heads in self._heads_of_branches().items()
                 if branch in branches
             ),
+            *([self.pairs.graft(branches[0])] if self.pairs else []),
         ]
 
     @staticmethod
@@ -59,6 +60,7 @@ class Generalist(Expert):
 
     def check_data(self, data: Mapping[str, Any]) -> None:
         """Every group has a branch: that of its kind's name, or of its family."""
+        super().check_data(data)
         for group in data:
             kind = kind_of(group)
             own = kind in self.kinds and kind in families.names()

@@ -12,37 +12,55 @@ import jax.numpy as jnp
 from intern_jax import families
 from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
+from intern_jax.core.averages import Average
 from intern_jax.core.config import UserError
 from intern_jax.families.fields import CLASSES
+from intern_jax.models.heads.deeplab import AUXILIARY
 from intern_jax.models.heads.linear import stored
 from intern_jax.ops.rows import OwnRows, own_rows
 from intern_jax.tasks import task as tasks
-from intern_jax.tasks.multi_head import CLS, DENSE, SHARED, served
+from intern_jax.tasks.multi_head import CLS, DENSE, SHARED, kinds, served
 from intern_jax.tasks.spaces import Space
 from intern_jax.train.stage import kind_of
 
 Sources = Mapping[str, Sequence[tuple[str, int]]]  # {group: [(name, number of classes)]}
+# Families whose losses every stage of labels names, so that its key has their formats.
+ALWAYS = ("classification", "segmentation", "depth")
 MostRows = Mapping[str, Callable[[int], Sequence[int]]]
-
-# A loss by task: called with (output, target, valid), it returns an Average over what is valid.
-LOSSES: dict[str, Mapping[str, Any]] = {
-    name: tasks.find(name).loss for name in ("classification", "segmentation", "depth")
-}
 
 
 class LabelledSets:
-    """`sources` in the order of the field `source`; `most_rows` says how many rows each may have in a part of a batch.
+    """The data sets of a stage, with their heads, losses and label spaces.
 
-    `most_rows`, {group: function of the number of equal parts of a batch}, may lack groups: then nothing is known.
+    sources    {group: [(name, number of classes)]}, in the order of the field `source`
+    chosen     the heads of families with groups of their own (tasks/multi_head.py: checked_heads)
+    losses     specs of losses in place of the usual ones, by family or source
+    spaces     {kind: label space} of kinds whose sources share one head (tasks/spaces.py)
+    most_rows  {group: function of the number of equal parts of a batch}: the most rows that each source has in a part;
+               where a group is missing, nothing is known
     """
 
-    def __init__(self, sources: Sources, kinds: Sequence[str], most_rows: MostRows, spaces: Any):
+    def __init__(
+        self,
+        sources: Sources,
+        chosen: Mapping[str, Mapping[str, Any]],
+        losses: Mapping[str, Mapping[str, Any]],
+        spaces: Mapping[str, Any],
+        most_rows: MostRows,
+    ):
         self.groups = {group: list(named) for group, named in sources.items()}
         self.most_rows = dict(most_rows)
-        self.present = [k for k in kinds if any(kind_of(g) == k for g in self.groups)]
+        self.present = [k for k in kinds() if any(kind_of(g) == k for g in self.groups)]
         self.heads = {kind: self._classes(kind) for kind in self.present}
         self._check_terms()
         self.spaces = self._spaces(spaces)
+        self.losses, self.functions = self._losses(losses, chosen)
+        self.weights = self._weights(chosen)
+
+    @property
+    def terms(self) -> list[str]:
+        """The names of all sources, which are those of their terms."""
+        return [name for named in self.heads.values() for name in named]
 
     def _classes(self, kind: str) -> dict[str, int]:
         """Classes by source of all groups of a kind."""
@@ -74,9 +92,9 @@ class LabelledSets:
                         f"{names[name]} groups; give the source another name"
                     )
 
-    def _spaces(self, given: Any) -> dict[str, Space]:
+    def _spaces(self, given: Mapping[str, Any]) -> dict[str, Space]:
         spaces = {}
-        for kind, setting in (given or {}).items():
+        for kind, setting in given.items():
             where = f"stage.spaces.{kind}"
             able = [k for k in self.present if k != DENSE and families.find(served(k)[0]).classes]
             if kind not in able:
@@ -84,6 +102,33 @@ class LabelledSets:
             if self.heads[kind]:  # a stage may be made before its data is open
                 spaces[kind] = Space.of(setting, self.heads[kind], where)
         return spaces
+
+    def _losses(
+        self, given: Mapping[str, Mapping[str, Any]], chosen: Mapping[str, Mapping[str, Any]]
+    ) -> tuple[dict[str, Any], list[str]]:
+        """The losses by family or source: those given, and those of all families used; and their functions' names."""
+        used = dict.fromkeys((*ALWAYS, *(f for kind in self.present for f in served(kind))))
+        specs = {n: tasks.find(n).recipe(chosen.get(n, {}).get("name", "")).loss for n in used}
+        for name in given:
+            family = name in families.names() and families.find(name).task
+            # A stage may be made before its data is open, and then it has no sources yet.
+            if not family and name not in self.terms and self.terms:
+                known = ", ".join((*(f.name for f in families.known() if f.task), *self.terms))
+                raise UserError(f"stage.losses.{name}: no such task or source; known: {known}")
+        specs |= given
+        bound = {name: config_lib.bind(spec) for name, spec in specs.items()}
+        return bound, sorted(spec["fn"] for spec in specs.values())
+
+    def _weights(self, chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+        """The weights of terms that the recipes of families with heads of their own state."""
+        found: dict[str, float] = {}
+        for kind in self.present:
+            if kind not in (CLS, DENSE):
+                stated = tasks.find(kind).recipe(chosen.get(kind, {}).get("name", "")).weights
+                for name in self.heads[kind]:
+                    terms = {kind: name, AUXILIARY: f"{name}_{AUXILIARY}"}
+                    found |= {terms[term]: weight for term, weight in stated.items()}
+        return found
 
     def outputs(self, kind: str) -> dict[str, int]:
         """The heads of a kind: its sources and their classes, or the one of its label space."""
@@ -131,6 +176,38 @@ class LabelledSets:
             found[CLASSES] = jnp.arange(stored(k)) < k
         return found, mine
 
+    def score(
+        self,
+        group: str,
+        out: Mapping[str, Any],
+        rows: Mapping[str, Any],
+        own: Mapping[str, OwnRows] | None = None,
+        auxiliary: Mapping[str, Any] | None = None,
+    ) -> tuple[dict[str, Average], dict[str, Average]]:
+        """Terms and metrics of one group's outputs by head, each source's over its own rows."""
+        terms: dict[str, Average] = {}
+        metrics: dict[str, Average] = {}
+        kind = kind_of(group)
+        first, *shared = served(kind)
+        task = tasks.find(first)
+        for number, (name, k) in enumerate(self.groups[group]):
+            if shared and not k:
+                continue  # a source that has the shared term alone
+            head, loss = self.head(kind, name), self.losses.get(name, self.losses[first])
+            seen, mine = self.seen(group, number, rows, own or {})
+            terms[name] = task.score(loss, out[head], seen, mine)
+            for measure, value in task.measures(out[head], seen, mine).items():
+                metrics[f"{name}_{measure}"] = value
+            made = jax.tree.leaves((auxiliary or {}).get(f"own_{kind}_{head}", {}))
+            if made:
+                scores = [task.score(loss, one, seen, mine) for one in made]
+                added = scores[0].replace(total=sum(one.total for one in scores))
+                terms[f"{name}_{AUXILIARY}"] = added
+        for family in shared:
+            # One term of all rows: their targets say where they count.
+            terms[family] = tasks.find(family).score(self.losses[family], out[family], rows)
+        return terms, metrics
+
     def public(self, group: str, out: Mapping[str, Any]) -> dict[str, Any]:
         """The outputs of a group by source, of the outputs by head."""
         kind, made = kind_of(group), dict(out)
@@ -142,20 +219,17 @@ class LabelledSets:
         return made
 
 
-def bound_losses(
-    given: Mapping[str, Mapping[str, Any]],
-    sets: LabelledSets,
-    heads: Mapping[str, Mapping[str, Any]],
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The losses by family or source, and their specs: of shipped families, of the kinds in use, and those given."""
-    used = [family for kind in sets.present for family in served(kind)]
-    usual = {n: tasks.find(n).recipe(heads.get(n, {}).get("name", "")).loss for n in used}
-    specs = {**LOSSES, **usual}
-    named = [name for one in sets.heads.values() for name in one]
-    for name in given:
-        family = name in families.names() and families.find(name).task
-        if not family and name not in named and named:
-            known = ", ".join((*(f.name for f in families.known() if f.task), *named))
-            raise UserError(f"stage.losses.{name}: no such task or source; known: {known}")
-    specs |= given
-    return {name: config_lib.bind(spec) for name, spec in specs.items()}, specs
+def kept_where_absent(
+    before: Mapping[str, Any], after: Mapping[str, Any], kind: str, own: Mapping[str, OwnRows]
+) -> dict[str, Any]:
+    """Collections after a pass; a head whose source has no row in the batch keeps what it had."""
+    kept = {name: dict(arrays) for name, arrays in after.items()}
+    for name, rows in own.items():
+        module, there = f"own_{kind}_{name}", rows.there
+        for collection, arrays in kept.items():
+            if module in arrays:
+                old = before[collection][module]
+                arrays[module] = jax.tree.map(
+                    lambda new, o, on=there: jnp.where(on, new, o), arrays[module], old
+                )
+    return kept
