@@ -92,7 +92,7 @@ def split_pool(
     }
     indexes.claim(out, made)
     nouns = WordNet(wordnet)
-    known = _known(opened, before, nouns)
+    known = known_records(opened, before, nouns)
     if not known:
         raise UserError(f"{opened.folder}: no kept record has a text; nothing can be split")
     makers = _held_out_makers(known, maker_share, seed)
@@ -101,7 +101,7 @@ def split_pool(
     for one in known:
         numbers[one.row] = (one.maker in makers) + 2 * (one.concept in held)
     np.save(out / "splits.npy", numbers, allow_pickle=False)
-    labels = _labels(known)
+    labels = most_used_names(known)
     named = _named(opened, before, [nouns.names(labels[c]) for c in held])
     known = [
         one
@@ -125,7 +125,8 @@ def split_pool(
     return indexes.write(out, opened, before, (), np.zeros(len(opened), np.uint8), made, **more)
 
 
-def _known(pool: Pool, before: Index | None, nouns: WordNet) -> list[Known]:
+def known_records(pool: Pool, before: Index | None, nouns: WordNet) -> list[Known]:
+    """What is known of the kept records that have a text."""
     causes = None if before is None else np.asarray(before.causes)
     out = []
     for part in range(len(pool.counts)):
@@ -138,7 +139,7 @@ def _known(pool: Pool, before: Index | None, nouns: WordNet) -> list[Known]:
     return out
 
 
-def _chance(seed: int, *parts: str) -> float:
+def chance(seed: int, *parts: str) -> float:
     """A number in [0, 1) by the digest of some texts."""
     digest = hashlib.sha256("\n".join((str(seed), *parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
@@ -149,7 +150,7 @@ def _held_out_makers(known: Sequence[Known], share: float, seed: int) -> set[str
     counts = Counter(one.maker for one in known)
     wanted, have = share * len(known), 0
     out = set()
-    for maker in sorted(counts, key=lambda m: (_chance(seed, "maker", m), m)):
+    for maker in sorted(counts, key=lambda m: (chance(seed, "maker", m), m)):
         if have + counts[maker] <= 1.05 * wanted:
             out.add(maker)
             have += counts[maker]
@@ -167,7 +168,7 @@ def _held_out_concepts(
     makers = defaultdict(set)
     for one in known:
         makers[one.concept].add(one.maker)
-    labels = _labels(known)
+    labels = most_used_names(known)
     kept_in = {nouns.concept(name) for name in settings["without"]}
     able = [
         concept
@@ -178,7 +179,7 @@ def _held_out_concepts(
     ]
     named = _times_named(pool, before, {c: nouns.names(labels[c]) for c in able})
     able = [c for c in able if named[c] <= settings["most_named"] * counts[c]]
-    able.sort(key=lambda c: (_chance(settings["seed"], "concept", labels[c]), c))
+    able.sort(key=lambda c: (chance(settings["seed"], "concept", labels[c]), c))
     return set(able[: settings["concepts"]])
 
 
@@ -207,7 +208,7 @@ def _times_named(
     return out
 
 
-def _labels(known: Sequence[Known]) -> dict[str, str]:
+def most_used_names(known: Sequence[Known]) -> dict[str, str]:
     """What each concept is called most often; of equally frequent names the first by the alphabet."""
     names: dict[str, Counter[str]] = defaultdict(Counter)
     for one in known:
@@ -230,7 +231,7 @@ def _cut_outs(
     number = {concept: i for i, (concept, _) in enumerate(common[: settings["scene_classes"]])}
     if not number:
         return
-    side = [_chance(settings["seed"], "side", one.concept, one.maker) for one in ring]
+    side = [chance(settings["seed"], "side", one.concept, one.maker) for one in ring]
     table = [
         (one.row, number[one.concept], int(chance < 0.5))
         for one, chance in zip(ring, side, strict=True)
@@ -267,7 +268,7 @@ def _cut(
     settings: Mapping[str, Any],
 ) -> dict[str, int]:
     seed, share = settings["seed"], settings["test_share"]
-    test = [_chance(seed, "side", one.concept, one.maker) < share for one in records]
+    test = [chance(seed, "side", one.concept, one.maker) < share for one in records]
     sides: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for one, side in zip(records, test, strict=True):
         sides[one.concept][side] += 1

@@ -12,9 +12,10 @@ import numpy as np
 from intern_jax.core.config import UserError
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import Sample, one_line
-from intern_jax.data.sources.pool import Pool
+from intern_jax.data.sources.pool import Index, Pool, PoolSource
 
 SIDES = ("train", "test")
+SETS = "sets"  # the folder of data sets of makers
 
 
 class PoolRows:
@@ -51,6 +52,11 @@ class PoolRows:
         # Concepts that pre-training data must not hold, if this is to be called unseen.
         self.held_out: tuple[str, ...] = tuple(content["held_out"].tolist())
         self.keys = [self.pool.key(int(row)) for row in self.rows]
+        within = content["within"].tolist() if "within" in content else []
+        if within:
+            # What the records to train on were compared with (pool.py).
+            those = PoolSource(path.parent / within[0], split=within[1])
+            self.decontaminated, self.unseen = those.decontaminated, those.unseen
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -76,6 +82,18 @@ def open_ring(
     """
     folder = pathlib.Path(workdir) / folder_of(read_steps(workdir), workdir, "rows")
     return PoolRows(folder / "rows" / f"{ring}.npz", split, f"wide_{ring}/{split}", None, per_class)
+
+
+def open_set(name: str, workdir: str | os.PathLike[str], split: str = "train") -> PoolRows:
+    """A maker's data set that the step `sets` of a pipeline has cut (curation/sets/makers.py)."""
+    for step in read_steps(workdir):
+        if step.get("file", "").endswith("/sets.json"):
+            folder = pathlib.Path(workdir) / step["folder"] / SETS
+            if not (folder / f"{name}.npz").is_file():
+                known = ", ".join(sorted(path.stem for path in folder.glob("*.npz")))
+                raise UserError(f"{folder}: no set '{name}'; there are: {known}")
+            return PoolRows(folder / f"{name}.npz", split, name)
+    raise UserError(f"{workdir}/pipeline.json: no step made sets; run it with one")
 
 
 def read_steps(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -107,10 +125,12 @@ def write_rows(
     side: np.ndarray,
     names: list[str],
     held_out: Sequence[str] = (),
+    within: tuple[Index, str] | None = None,
 ) -> None:
     """Write a table of records: rows int [N], labels int [N] into `names`, side 0 train or 1 test [N].
 
-    `held_out` names concepts of it that no pre-training data may hold.
+    `held_out` names concepts of it that no pre-training data may hold. `within` is the index of records to train on,
+    and their split.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp.npz")
@@ -122,10 +142,15 @@ def write_rows(
         side=side.astype(np.uint8),
         names=np.asarray(names, np.str_),
         held_out=np.asarray(held_out, np.str_),
-        pool=np.asarray(os.path.relpath(pool.folder.resolve(), path.parent.resolve())),
+        pool=np.asarray(_beside(pool.folder, path)),
         digest=np.asarray(pool.digest),
+        within=np.asarray([_beside(within[0].folder, path), within[1]] if within else [], np.str_),
     )
     os.replace(temporary, path)
+
+
+def _beside(folder: pathlib.Path, path: pathlib.Path) -> str:
+    return os.path.relpath(folder.resolve(), path.parent.resolve())
 
 
 def _first_of_each(rows: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:

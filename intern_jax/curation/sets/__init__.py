@@ -1,0 +1,1 @@
+"""Labelled data sets that are cut from a pool."""
