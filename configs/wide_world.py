@@ -35,7 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
         {
             "steps": (
                 *("pack", "filter", "dedup", "split", "decontaminate"),
-                *("tokenizer", "report", "card"),
+                *("sets", "tokenizer", "report", "card"),
             ),
             "pack": {
                 "fn": f"{CURATION}.pack:pack",
@@ -84,6 +84,14 @@ def get_config() -> ml_collections.ConfigDict:
                 "rings": True,
                 "wordnet": wordnet,
                 "split": "pretrain",
+            },
+            # Each maker as a data set of its own, whose classes are the concepts that it drew often.
+            "sets": {
+                "fn": f"{CURATION}.sets.makers:maker_sets",
+                "split": "pretrain",
+                "wordnet": wordnet,
+                "sets": 12,
+                "no_sets": ("Logos", "Flags / Maps"),
             },
             "tokenizer": {
                 "fn": f"{CURATION}.tokenizer:train_tokenizer",

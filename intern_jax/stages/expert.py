@@ -70,6 +70,7 @@ class Expert(Stage):
             self.pairs = PairsBeside(backbone, pairs, self.sets.terms)
             self.kinds += (PAIRS,)
             self.batch_coupled, self.limits = True, self.pairs.amateur.limits
+            self.text = self.pairs.amateur.text  # evaluators of pairs read it
             self.weights = self.pairs.amateur.weights | self.weights
             self.graft = (*self.graft, self.pairs.graft("backbone"))
             self.functions = [*self.functions, *self.pairs.amateur.functions]
