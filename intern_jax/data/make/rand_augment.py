@@ -51,25 +51,27 @@ def _solarize_add(image: Image.Image, add: int) -> Image.Image:
     return image.point(table * 3)
 
 
-# Each takes the picture, the strength and the Resampling. Shears are in pixels per pixel, translations in pixels,
-# rotations in degrees. An enhancement by 1 changes nothing, Posterize keeps so many bits, Solarize has a threshold.
-OPERATIONS: dict[str, Callable[[Image.Image, Any, Resampling], Image.Image]] = {
-    "Identity": lambda image, _, how: image,
+# Each takes the picture and a strength. Shears are in pixels per pixel, translations in pixels, rotations in degrees.
+# An enhancement by 1 changes nothing, Posterize keeps so many bits, Solarize has a threshold.
+GEOMETRIC: dict[str, Callable[[Image.Image, Any, Resampling], Image.Image]] = {
     "ShearX": lambda image, k, how: _moved(image, (1, k, 0, 0, 1, 0), how),
     "ShearY": lambda image, k, how: _moved(image, (1, 0, 0, k, 1, 0), how),
     "TranslateX": lambda image, k, how: _moved(image, (1, 0, k, 0, 1, 0), how),
     "TranslateY": lambda image, k, how: _moved(image, (1, 0, 0, 0, 1, k), how),
     "Rotate": _rotated,
-    "Brightness": lambda image, k, how: brighten(image, k),
-    "Color": lambda image, k, how: saturate(image, k),
-    "Contrast": lambda image, k, how: contrast_by(image, k),
-    "Sharpness": lambda image, k, how: _sharpened(image, k),
-    "Posterize": lambda image, k, how: ImageOps.posterize(image, k),
-    "Solarize": lambda image, k, how: ImageOps.solarize(image, k),
-    "SolarizeAdd": lambda image, k, how: _solarize_add(image, k),
-    "AutoContrast": lambda image, _, how: ImageOps.autocontrast(image),
-    "Equalize": lambda image, _, how: ImageOps.equalize(image),
-    "Invert": lambda image, _, how: ImageOps.invert(image),
+}
+OTHERS: dict[str, Callable[[Image.Image, Any], Image.Image]] = {
+    "Identity": lambda image, _: image,
+    "Brightness": brighten,
+    "Color": saturate,
+    "Contrast": contrast_by,
+    "Sharpness": _sharpened,
+    "Posterize": ImageOps.posterize,
+    "Solarize": ImageOps.solarize,
+    "SolarizeAdd": _solarize_add,
+    "AutoContrast": lambda image, _: ImageOps.autocontrast(image),
+    "Equalize": lambda image, _: ImageOps.equalize(image),
+    "Invert": lambda image, _: ImageOps.invert(image),
 }
 ENHANCEMENTS = ("Brightness", "Color", "Contrast", "Sharpness")
 # In the order of each library, which a fixed draw counts.
@@ -82,6 +84,13 @@ OF_TIMM = (
     *("Color", "Contrast", "Brightness", "Sharpness", "ShearX", "ShearY"),
     *("TranslateX", "TranslateY"),
 )
+
+
+def changed(image: Image.Image, name: str, strength: Any, how: Resampling) -> Image.Image:
+    """The picture after one operation."""
+    if name in GEOMETRIC:
+        return GEOMETRIC[name](image, strength, how)
+    return OTHERS[name](image, strength)
 
 
 # --- torchvision's form -----------------------------------------------------------------------------
@@ -130,7 +139,7 @@ def rand_augment(
     for pick, side in rng.random((operations, 2)).tolist():
         name = OF_TORCHVISION[int(pick * len(OF_TORCHVISION))]
         strength = bin_strength(name, magnitude, bins, side < 0.5, image.size)
-        image = OPERATIONS[name](image, strength, how)
+        image = changed(image, name, strength, how)
     return view.recoloured(image)
 
 
@@ -145,7 +154,7 @@ _LAST_BIN = {"ShearX": 0.3, "ShearY": 0.3, "Rotate": 30.0} | dict.fromkeys(ENHAN
 def bin_strength(
     name: str, magnitude: int, bins: int, negative: bool, size: tuple[int, int]
 ) -> float:
-    """The strength of an operation of torchvision's form at a bin, for a picture of `size` (width, height) pixels.
+    """The strength of an operation of torchvision's form at a bin; `size` is the picture's (width, height).
 
     `negative` chooses the direction of those operations that have two.
     """
@@ -163,7 +172,7 @@ def bin_strength(
 
 
 def _spaced(first: float, last: float, place: int, count: int) -> float:
-    """One of `count` evenly spaced float32 numbers. Those of the second half are counted from the last, as in PyTorch."""
+    """One of `count` evenly spaced float32 numbers, the second half counted from the last, as PyTorch's."""
     start, end = np.float32(first), np.float32(last)
     step = (end - start) / np.float32(count - 1)
     if place < count // 2:
@@ -209,14 +218,14 @@ def rand_augment_timm(
         name = OF_TIMM[int(pick * len(OF_TIMM))]
         level = min(max(magnitude + deviation * z, 0.0), LEVELS)
         strength = level_strength(name, level, side < 0.5, increasing, image.size)
-        image = OPERATIONS[name](image, strength, how)
+        image = changed(image, name, strength, how)
     return view.recoloured(image)
 
 
 def level_strength(
     name: str, level: float, negative: bool, increasing: bool, size: tuple[int, int]
 ) -> float:
-    """The strength of an operation of timm's form at a level of 0 to 10, for a picture of `size` (width, height) pixels.
+    """The strength of an operation of timm's form at a level of 0 to 10; `size` is the picture's (width, height).
 
     `negative` chooses the direction of those operations that have two.
     """
