@@ -77,8 +77,8 @@ def mix(
     `share` (float32 [B]) is the weight of the row's own label. The result depends on the key and the rows, and on no
     sharding. `parts` is that of `partners_within`.
     """
-    drawn = draw(key, *images.shape[:3], cfg)
-    return mixed(images, partners, drawn, parts)
+    rows, height, width, _ = images.shape
+    return mixed(images, partners, draw(key, rows, height, width, cfg), parts)
 
 
 def draw(key: jax.Array, rows: int, height: int, width: int, cfg: Mixing) -> Draws:

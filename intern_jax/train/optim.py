@@ -72,8 +72,8 @@ def check_names(cfg: Mapping[str, Any], params: Any) -> None:
 def build(cfg: Mapping[str, Any]) -> optax.GradientTransformation:
     """The optax transformation: one chain for all parameters, or one per group (`_chain`).
 
-    `layer_decay` multiplies the rate of a parameter by its power to the number of layers above it (tree.layers_above; BEiT, arXiv
-    2106.08254, appendix; timm's param_groups_layer_decay).
+    `layer_decay` multiplies the rate of a parameter by its power to the number of layers above it (tree.layers_above).
+    That is BEiT's (arXiv 2106.08254) and timm's param_groups_layer_decay.
     """
     chain, decay = _of_groups(cfg), _layer_decay(cfg)
     return chain if decay == 1 else optax.chain(chain, _by_layer(decay))

@@ -40,9 +40,7 @@ class LabelledView:
         self.size, self.train = size, train
         self.operations = bound(view, "view")
 
-    def __call__(
-        self, sample: Sample, rng: np.random.Generator | None = None
-    ) -> dict[str, np.ndarray]:
+    def __call__(self, sample: Sample, rng: np.random.Generator | None = None) -> dict[str, Any]:
         """The row of a sample. Raises UserError for a sample without a label."""
         label = np.int32(needed(sample, "label"))
         return {"image": self._seen(sample["image"], rng), "label": label}

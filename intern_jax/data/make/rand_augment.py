@@ -174,10 +174,11 @@ def bin_strength(
 def _spaced(first: float, last: float, place: int, count: int) -> float:
     """One of `count` evenly spaced float32 numbers, the second half counted from the last, as PyTorch's."""
     start, end = np.float32(first), np.float32(last)
-    step = (end - start) / np.float32(count - 1)
+    step = float((end - start) / np.float32(count - 1))
+    # A fused multiply-add: rounded once.
     if place < count // 2:
-        return float(start + step * np.float32(place))
-    return float(end - step * np.float32(count - 1 - place))
+        return float(np.float32(float(start) + step * place))
+    return float(np.float32(float(end) - step * (count - 1 - place)))
 
 
 # --- timm's form ------------------------------------------------------------------------------------
