@@ -46,6 +46,12 @@ def _sharpened(image: Image.Image, factor: float) -> Image.Image:
     return Image.blend(image.filter(ImageFilter.SMOOTH), image, factor)
 
 
+def _posterized(image: Image.Image, bits: int) -> Image.Image:
+    """The highest `bits` bits of each value. 0 gives black, as timm means it; ImageOps refuses it."""
+    keep = 256 - (1 << 8 - bits)
+    return image.point([value & keep for value in range(256)] * 3)
+
+
 def _solarize_add(image: Image.Image, add: int) -> Image.Image:
     table = [min(255, value + add) if value < MIDDLE else value for value in range(256)]
     return image.point(table * 3)
@@ -66,7 +72,7 @@ OTHERS: dict[str, Callable[[Image.Image, Any], Image.Image]] = {
     "Color": saturate,
     "Contrast": contrast_by,
     "Sharpness": _sharpened,
-    "Posterize": ImageOps.posterize,
+    "Posterize": _posterized,
     "Solarize": ImageOps.solarize,
     "SolarizeAdd": _solarize_add,
     "AutoContrast": lambda image, _: ImageOps.autocontrast(image),
