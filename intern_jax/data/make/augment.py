@@ -439,9 +439,9 @@ def random_erasing(
     if place is None:
         return view
     top, left, height, width = place
-    pixels = np.array(image)
-    pixels[top : top + height, left : left + width] = _erased(value, height, width, rng)
-    return view.recoloured(Image.fromarray(pixels))
+    erased = image.copy()
+    erased.paste(_erased(value, height, width, rng), (left, top, left + width, top + height))
+    return view.recoloured(erased)
 
 
 def erased_box(
@@ -465,11 +465,15 @@ def erased_box(
 
 def _erased(
     value: str | Sequence[int], height: int, width: int, rng: np.random.Generator
-) -> np.ndarray:
-    """What fills a rectangle: uint8 [height,width,3], or [3] of one colour."""
+) -> Image.Image | tuple[int, ...]:
+    """What fills a rectangle: a picture of its size, or one colour."""
     if not isinstance(value, str):
-        return np.asarray(value, np.uint8)
-    shape = {"pixel": (height, width, 3), "color": (3,), "mean": (3,)}[value]
-    noise = np.zeros(shape) if value == "mean" else rng.standard_normal(shape, np.float32)
-    wanted = 255 * (np.asarray(MEAN, np.float32) + np.asarray(STD, np.float32) * noise)
-    return np.rint(wanted).clip(0, 255).astype(np.uint8)
+        return tuple(value)
+    shape = (height, width, 3) if value == "pixel" else (3,)
+    wanted = (
+        np.zeros(shape, np.float32) if value == "mean" else rng.standard_normal(shape, np.float32)
+    )
+    wanted *= np.asarray([255 * s for s in STD], np.float32)
+    wanted += np.asarray([255 * m for m in MEAN], np.float32)
+    pixels = np.clip(np.rint(wanted, out=wanted), 0, 255, out=wanted).astype(np.uint8)
+    return Image.fromarray(pixels) if value == "pixel" else tuple(pixels.tolist())
