@@ -1,7 +1,7 @@
 """Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899) of a batch, as timm has them, inside a train step.
 
 Each row is mixed with another row of the same source (`partners_within`). `mix` draws how and does it; the loss of
-both labels is `mixed_cross_entropy` of losses/classification.py. `shares` and `boxes` are the parts without a draw.
+both labels is `mixed_cross_entropy` of losses/classification.py. `mixed` and `boxes` are the parts without a draw.
 Legend: B batch, H height, W width, C channels, P number of equal contiguous parts of the batch.
 """
 
@@ -97,7 +97,11 @@ def draw(key: jax.Array, rows: int, height: int, width: int, cfg: Mixing) -> Dra
     share = jnp.where(done, jnp.where(cut, of_cutmix, of_mixup), 1.0)
     sides = zip(keys[4:], (height, width), strict=True)
     centre = [jax.random.randint(k, (count,), 0, side) for k, side in sides]
-    return Draws(share, jnp.stack(centre, axis=1), cut)
+    drawn = Draws(share, jnp.stack(centre, axis=1), cut)
+    if jax.sharding.get_abstract_mesh().empty:
+        return drawn
+    # Every device draws for all rows. Shared out, each try of Beta's rejection sampling would be an all-reduce.
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, jax.P()), drawn)
 
 
 def mixed(

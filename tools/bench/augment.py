@@ -169,10 +169,10 @@ def pictures(folder: pathlib.Path) -> dict[tuple[int, bool], list[Any]]:
     return found
 
 
-def over(call: Callable[[Any], Any], items: Iterable[Any]) -> Call:
-    """A function that calls with each of the items in turn, again and again."""
+def over(call: Callable[..., Any], items: Iterable[Any], *more: Any) -> Call:
+    """A function that calls with each of the items in turn, again and again, and with `more`."""
     turn = itertools.cycle(items)
-    return lambda: call(next(turn))
+    return lambda: call(next(turn), *more)
 
 
 def ours(folder: pathlib.Path) -> tuple[dict[tuple[str, int], Call], dict[str, str]]:
@@ -195,14 +195,14 @@ def ours(folder: pathlib.Path) -> tuple[dict[tuple[str, int], Call], dict[str, s
             if what != "weak":
                 transform = LabelledView(size, getattr(augment, what))
             samples = [{"image": lend(image), "label": 0} for image in given]
-            calls[what, size] = over(lambda sample, t=transform: t(sample, rng), samples)
+            calls[what, size] = over(transform, samples, rng)
             continue
         room = rand_augment if what.startswith("rand_") else augment
         operation = getattr(room, what)
         if what not in ("random_resized_crop", "rand_augment"):
             operation = functools.partial(operation, p=1.0)
         seen = [augment.View(image, size) for image in given]
-        calls[what, size] = over(lambda view, o=operation: o(view, rng), seen)
+        calls[what, size] = over(operation, seen, rng)
     return calls, {"Pillow": PIL.__version__, "NumPy": np.__version__}
 
 
