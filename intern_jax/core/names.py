@@ -57,16 +57,20 @@ PUBLIC: dict[str, tuple[str, ...]] = {
         "intern_jax.data.make.views:classification",
         "intern_jax.data.make.views:eval_classification",
         "intern_jax.data.make.views:centre_crop",
+        "intern_jax.data.make.labelled:LabelledView",
         "intern_jax.data.make.pairs:PairViews",
         "intern_jax.data.make.dense:dense",
         "intern_jax.data.make.dense:crop",
         "intern_jax.data.make.boxes:boxes",
     ),
     "operations": tuple(
-        f"intern_jax.data.make.augment:{name}"
+        f"intern_jax.data.make.{name}"
         for name in (
-            *("random_resized_crop", "zoom", "over", "horizontal_flip", "color_jitter"),
-            *("quick_jitter", "grayscale", "gaussian_blur", "solarize"),
+            *("augment:random_resized_crop", "augment:zoom", "augment:over"),
+            *("augment:horizontal_flip", "augment:color_jitter", "augment:quick_jitter"),
+            *("augment:grayscale", "augment:gaussian_blur", "augment:solarize"),
+            *("augment:random_erasing", "rand_augment:rand_augment"),
+            "rand_augment:rand_augment_timm",
         )
     ),
     "edits": tuple(

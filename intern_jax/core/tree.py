@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,10 @@ from intern_jax.core.config import UserError, compile_regex
 
 # A rule for `graft`: (regex over the target's names, name in the source, which may use the regex's groups).
 Rule = tuple[str, str]
+# Of a network's parameters: blocks, and layers before and after them. Others, such as projections, are of heads.
+_BLOCK = re.compile(r"(?P<network>(?:.*?/)??)(?:blocks|layer(?P<level>\d+))_(?P<place>\d+)/")
+_BEFORE = re.compile(r"stem_|patch_embed|cls_token|(position|token)_embedding|norm_pre")
+_AFTER = re.compile(r"(final_)?norm/|head_(conv|norm)/")
 
 
 def names(tree: Any) -> dict[str, Any]:
@@ -48,6 +52,31 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
             node = node.setdefault(parent, {})
         node[last] = value
     return tree
+
+
+def layers_above(names: Iterable[str]) -> dict[str, int]:
+    """{parameter: layers from it to the heads}: 0 of heads, 1 of the last block, L + 1 of what is before L blocks.
+
+    Each network has blocks of its own: names such as "backbone/blocks_3/...", "text/blocks_0/...", "layer2_0/...". Its
+    norms after the blocks belong to the last one, as in timm. Other parameters are of heads.
+    """
+    names = list(names)
+    found = {name: match for name in names if (match := _BLOCK.match(name))}
+    blocks: dict[str, set[tuple[int, int]]] = {}
+    places = {n: (int(m["level"] or 0), int(m["place"])) for n, m in found.items()}
+    for name, match in found.items():
+        blocks.setdefault(match["network"], set()).add(places[name])
+
+    def above(name: str) -> int:
+        if name in found:
+            return sum(place >= places[name] for place in blocks[found[name]["network"]])
+        network = max((n for n in blocks if name.startswith(n)), key=len, default=None)
+        if network is None:
+            return 0
+        own = name.removeprefix(network)
+        return len(blocks[network]) + 1 if _BEFORE.match(own) else int(bool(_AFTER.match(own)))
+
+    return {name: above(name) for name in names}
 
 
 def partition(tree: Any, regex: str) -> tuple[dict[str, Any], dict[str, Any]]:

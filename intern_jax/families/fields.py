@@ -13,6 +13,8 @@ from intern_jax.core.config import UserError
 IGNORE = 255  # of a mask: a pixel without a class
 # Beside the targets of a row: which classes are candidates, bool [K]. The others are nobody's answer and no mistake.
 CLASSES = "classes"
+# Of a picture that is mixed with another one: its own part, and the other's label.
+SHARE, PARTNER = "share", "partner_label"
 Sample = Mapping[str, Any]
 
 

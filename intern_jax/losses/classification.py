@@ -21,13 +21,17 @@ def cross_entropy(
     valid: jax.Array | None = None,
     label_smoothing: float = 0.0,
     classes: jax.Array | None = None,
+    partner_label: jax.Array | None = None,
+    share: jax.Array | None = None,
 ) -> Average:
     """The mean cross-entropy of logits [...,K] and labels [...] over the valid ones.
 
     Values where `valid` [...] is false, NaN included, change neither the mean nor its gradient. Label
     smoothing mixes the label with the uniform distribution (Szegedy et al., arXiv 1512.00567). Classes
     where `classes` (bool, [K] or [...,K]) is false are no candidates: those that a data set does not
-    annotate. A label must be one of the others.
+    annotate. A label must be one of the others. Of mixed pictures (ops/mixing.py) a value is `share`
+    [...] times that of `label`, and the rest times that of `partner_label` [...] (arXiv 1710.09412,
+    equation 1); a partner should be as valid as its row.
     """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     if valid is not None:
@@ -35,10 +39,10 @@ def cross_entropy(
     if classes is not None:
         classes = jnp.broadcast_to(classes, logits.shape)
         logits = jnp.where(classes, logits, NEVER)
-    # A comparison replaces a gather, because its gradient is not a scatter, and XLA fuses it.
-    hit = is_class(label, logits.shape[-1])
     log_p = jax.nn.log_softmax(logits)
-    loss = -jnp.where(hit, log_p, 0.0).sum(axis=-1)
+    loss = _of_label(log_p, label)
+    if share is not None and partner_label is not None:
+        loss = share * loss + (1 - share) * _of_label(log_p, partner_label)
     if label_smoothing:
         if classes is None:
             even = log_p.mean(axis=-1)
@@ -46,6 +50,11 @@ def cross_entropy(
             even = jnp.where(classes, log_p, 0.0).sum(axis=-1) / classes.sum(axis=-1)
         loss = (1 - label_smoothing) * loss - label_smoothing * even
     return mean(loss, valid)
+
+
+def _of_label(log_p: jax.Array, label: jax.Array) -> jax.Array:
+    # A comparison replaces a gather, because its gradient is not a scatter, and XLA fuses it.
+    return -jnp.where(is_class(label, log_p.shape[-1]), log_p, 0.0).sum(axis=-1)
 
 
 def is_class(label: jax.Array, num_classes: int) -> jax.Array:

@@ -14,16 +14,23 @@ from typing import Any
 
 import jax
 
-from intern_jax.core import averages
+from intern_jax.core import averages, schema
 from intern_jax.core.averages import couples_rows
 from intern_jax.core.tree import Rule
 from intern_jax.models import zoo
 from intern_jax.models.heads.deeplab import AUXILIARY
 from intern_jax.models.scanning import late_gathers
 from intern_jax.ops.images import normalise
+from intern_jax.ops.mixing import Mixing
 from intern_jax.stages.pairs_beside import KIND as PAIRS
 from intern_jax.stages.pairs_beside import PairsBeside
-from intern_jax.tasks.labelled import LabelledSets, MostRows, Sources, kept_where_absent
+from intern_jax.tasks.labelled import (
+    LabelledSets,
+    MostRows,
+    Sources,
+    kept_where_absent,
+    mixed_rows,
+)
 from intern_jax.tasks.multi_head import CLS, DENSE, MultiHead, checked_heads, kinds
 from intern_jax.train.stage import Averages, Context, Role, Stage
 
@@ -45,6 +52,7 @@ class Expert(Stage):
         heads: Mapping[str, Mapping[str, Any]] | None = None,
         spaces: Mapping[str, Any] | None = None,
         pairs: Mapping[str, Any] | None = None,
+        mixing: Mapping[str, Any] | None = None,
         most_rows: MostRows | None = None,
         trainable: str = ".*",
         still: str = "",
@@ -54,14 +62,17 @@ class Expert(Stage):
         `losses` replaces those of a family, or of one source of classes. `heads` chooses those of families with groups
         of their own, such as {"detection": {"name": "fcos", "settings": {"width": 64}, "sources": {"coco": {...}}}}.
         `spaces`: {kind: label space} for kinds whose sources share one head (tasks/spaces.py). `pairs`: the amateur's
-        settings, to keep its losses on a group of pairs. With `trainable` "(?!backbone/)" and `still` "backbone/" only
-        the heads learn.
+        settings, to keep its losses on a group of pairs. `mixing`: how pictures of classes are mixed in training
+        (ops/mixing.py: Mixing). With `trainable` "(?!backbone/)" and `still` "backbone/" only the heads learn.
         """
         self.name = "expert"
         self.trainable, self.still = trainable, still
         self.kinds = kinds()
         chosen = checked_heads(heads or {})
+        self.mixing = None if mixing is None else schema.read(Mixing, mixing, "stage.mixing")
         self.sets = LabelledSets(classes, chosen, losses or {}, spaces or {}, most_rows or {})
+        if self.mixing:
+            self.sets.check_mixed()
         self.sources, self.functions = self.sets.groups, self.sets.functions
         self.batch_coupled = any(map(couples_rows, self.sets.losses.values()))
         self.weights = self.sets.weights | dict(weights or {})
@@ -102,10 +113,12 @@ class Expert(Stage):
         extra = context.extra
         for kind, group in self._labelled(context.batch):
             rows = self.sets.placed(group, context.batch[group])
-            own = self.sets.own(group, rows)
+            own, images = self.sets.own(group, rows), normalise(rows["image"])
+            if self.mixing and kind == CLS:
+                images, rows = mixed_rows(context.key, images, rows, self.mixing)
             out, new = self.model.apply(
                 {"params": context.params, **extra},
-                normalise(rows["image"]),
+                images,
                 kind,
                 train=True,
                 rows=rows,

@@ -10,7 +10,7 @@ import numpy as np
 from intern_jax.core import config
 from intern_jax.core.averages import Average, mean
 from intern_jax.core.config import UserError
-from intern_jax.families.fields import CLASSES
+from intern_jax.families.fields import CLASSES, PARTNER, SHARE
 from intern_jax.models.heads import readout as readout_lib
 from intern_jax.models.heads.linear import Linear
 from intern_jax.tasks.task import Features, Loss, Rows, Task
@@ -53,9 +53,11 @@ class Classification(Task):
     def score(
         self, loss: Loss, out: jax.Array, rows: Rows, mine: jax.Array | None = None
     ) -> Average:
-        """Logits [N,K] against label [N], among the classes that are candidates."""
-        candidates = {CLASSES: rows[CLASSES]} if CLASSES in rows else {}
-        return loss(out, self._label(rows, mine), mine, **candidates)
+        """Logits [N,K] against label [N], among the candidates; of mixed pictures also against partner_label [N]."""
+        more = {name: rows[name] for name in (CLASSES, SHARE) if name in rows}
+        if SHARE in rows:
+            more[PARTNER] = self._label(rows, mine, PARTNER)
+        return loss(out, self._label(rows, mine), mine, **more)
 
     def measures(
         self, out: jax.Array, rows: Rows, mine: jax.Array | None = None
@@ -66,9 +68,9 @@ class Classification(Task):
         return {"top1": mean(jnp.argmax(out, -1) == self._label(rows, mine), mine)}
 
     @staticmethod
-    def _label(rows: Rows, mine: jax.Array | None) -> jax.Array:
+    def _label(rows: Rows, mine: jax.Array | None, field: str = "label") -> jax.Array:
         # Another source's label may lie outside this one's classes.
-        return rows["label"] if mine is None else jnp.where(mine, rows["label"], 0)
+        return rows[field] if mine is None else jnp.where(mine, rows[field], 0)
 
     def finish(self, out: jax.Array) -> jax.Array:
         """Probabilities [N,K]."""

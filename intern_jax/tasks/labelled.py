@@ -14,9 +14,10 @@ from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.averages import Average
 from intern_jax.core.config import UserError
-from intern_jax.families.fields import CLASSES
+from intern_jax.families.fields import CLASSES, PARTNER, SHARE
 from intern_jax.models.heads.deeplab import AUXILIARY
 from intern_jax.models.heads.linear import stored
+from intern_jax.ops.mixing import Mixing, mix, partners_within, taken
 from intern_jax.ops.rows import OwnRows, own_rows
 from intern_jax.tasks import task as tasks
 from intern_jax.tasks.multi_head import CLS, DENSE, SHARED, kinds, served
@@ -130,6 +131,14 @@ class LabelledSets:
                     found |= {terms[term]: weight for term, weight in stated.items()}
         return found
 
+    def check_mixed(self) -> None:
+        """Refuse a loss of classes that knows of no mixed pictures."""
+        for name in ("classification", *self.heads.get(CLS, {})):
+            if name in self.losses and SHARE not in config_lib.parameters(self.losses[name].func):
+                raise UserError(
+                    f"stage.losses.{name}: takes no {SHARE} and {PARTNER} of mixed pictures; leave stage.mixing out"
+                )
+
     def outputs(self, kind: str) -> dict[str, int]:
         """The heads of a kind: its sources and their classes, or the one of its label space."""
         if kind in self.spaces:
@@ -233,3 +242,16 @@ def kept_where_absent(
                     lambda new, o, on=there: jnp.where(on, new, o), arrays[module], old
                 )
     return kept
+
+
+def mixed_rows(
+    key: jax.Array, images: jax.Array, rows: Mapping[str, Any], mixing: Mixing
+) -> tuple[jax.Array, dict[str, Any]]:
+    """Pictures [B,H,W,3], each mixed with one of its own source, and rows that say how: share, partner_label.
+
+    Partners lie in one part of the batch, so that no row leaves its device.
+    """
+    parts = mesh_lib.parts_here(len(images))
+    partners = partners_within(rows["source"], parts=parts)
+    images, share = mix(jax.random.fold_in(key, 3), images, partners, mixing, parts)
+    return images, {**rows, SHARE: share, PARTNER: taken(rows["label"], partners, parts)}

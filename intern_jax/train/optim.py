@@ -43,9 +43,17 @@ def group_of(cfg: Mapping[str, Any]) -> Callable[[str], str]:
     return lambda parameter: next((name for rule, name in rules if rule.match(parameter)), MAIN)
 
 
-def check_groups(cfg: Mapping[str, Any], params: Any) -> None:
-    """Refuse a group without parameters, and a parameter in two groups: the groups of a config have no order."""
+def check_names(cfg: Mapping[str, Any], params: Any) -> None:
+    """Refuse a group without parameters, a parameter in two groups, and `layer_decay` without blocks.
+
+    The groups of a config have no order.
+    """
     names = list(tree.names(params))
+    if _layer_decay(cfg) != 1 and not any(tree.layers_above(names).values()):
+        raise UserError(
+            "optim.layer_decay: no trainable parameter is of a block such as blocks_0 or layer1_0; "
+            f"they are named such as {names[0]}; leave it out"
+        )
     taken: dict[str, str] = {}
     for group, own in settings.optim(cfg)["groups"].items():
         mine = [name for name in names if re.match(own["match"], name)]
@@ -62,7 +70,16 @@ def check_groups(cfg: Mapping[str, Any], params: Any) -> None:
 
 
 def build(cfg: Mapping[str, Any]) -> optax.GradientTransformation:
-    """The optax transformation: one chain for all parameters, or one per group (`_chain`)."""
+    """The optax transformation: one chain for all parameters, or one per group (`_chain`).
+
+    `layer_decay` multiplies the rate of a parameter by its power to the number of layers above it (tree.layers_above).
+    That is BEiT's (arXiv 2106.08254) and timm's param_groups_layer_decay.
+    """
+    chain, decay = _of_groups(cfg), _layer_decay(cfg)
+    return chain if decay == 1 else optax.chain(chain, _by_layer(decay))
+
+
+def _of_groups(cfg: Mapping[str, Any]) -> optax.GradientTransformation:
     chains = {name: _chain(own) for name, own in groups(cfg).items()}
     if len(chains) == 1:
         return chains[MAIN]
@@ -148,10 +165,24 @@ def _multiply(rules: Any) -> optax.GradientTransformation:
     def factor(name: str) -> float:
         return next((float(f) for regex, f in rules if re.match(regex, name)), 1.0)
 
+    return _times(lambda names: {name: factor(name) for name in names})
+
+
+def _layer_decay(cfg: Mapping[str, Any]) -> float:
+    return settings.optim(cfg).get("layer_decay", 1.0)
+
+
+def _by_layer(decay: float) -> optax.GradientTransformation:
+    return _times(lambda names: {n: decay**k for n, k in tree.layers_above(names).items()})
+
+
+def _times(factors: Callable[[list[str]], Mapping[str, float]]) -> optax.GradientTransformation:
+    """The updates times the factors that their names have."""
+
     def update(updates: Any, params: Any) -> Any:
         del params
-        return jax.tree_util.tree_map_with_path(
-            lambda path, u: u * factor(tree.name(path)), updates
-        )
+        paths = jax.tree_util.tree_leaves_with_path(updates)
+        of = factors([tree.name(path) for path, _ in paths])
+        return jax.tree_util.tree_map_with_path(lambda path, u: u * of[tree.name(path)], updates)
 
     return optax.stateless(update)

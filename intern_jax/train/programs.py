@@ -45,7 +45,7 @@ class Programs:
         init, abstract = state_lib.create(stage, tx, mesh, batch, bool(decay), bool(balance))
         check_accumulation(stage, cfg["accumulate"], abstract.extra)
         _check_still(stage, abstract.extra)
-        optim.check_groups(cfg["optim"], tree.partition(abstract.params, stage.trainable)[0])
+        optim.check_names(cfg["optim"], tree.partition(abstract.params, stage.trainable)[0])
         places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         group_of, groups = optim.group_of(cfg["optim"]), list(optim.groups(cfg["optim"]))
         step = make_step(stage, tx, cfg["accumulate"], decay, places, frozen, group_of)

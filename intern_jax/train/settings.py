@@ -84,6 +84,7 @@ class Optim(_Optimizer):
     """
 
     groups: dict[str, OptimGroup] = field({})
+    layer_decay: float = field(1.0, late=True, gt=0.0, le=1.0)  # of all groups
 
     @classmethod
     def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
@@ -103,7 +104,8 @@ class Optim(_Optimizer):
 
 def _inherited(main: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """What a group takes from the main settings; `drops` belong to the schedule that stands beside them."""
-    return {n: v for n, v in main.items() if n != "drops" or "schedule" not in own}
+    left = {"layer_decay", "drops"} if "schedule" in own else {"layer_decay"}
+    return {n: v for n, v in main.items() if n not in left}
 
 
 class PeakOptim(Optim):

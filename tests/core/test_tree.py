@@ -89,3 +89,26 @@ def test_keys_depend_on_every_name_and_its_place():
     assert jnp.array_equal(
         jax.random.key_data(keys.key_for(3, "a")), jax.random.key_data(keys.key_for(3, "a"))
     )
+
+
+def test_layers_above_count_blocks_of_each_network():
+    found = tree.layers_above(
+        [
+            *("backbone/patch_embed/kernel", "backbone/position_embedding", "backbone/norm/scale"),
+            *(f"backbone/blocks_{i}/mlp/kernel" for i in (0, 2, 10)),
+            *("backbone/projection/kernel", "logit_scale", "backbone/blocks_10/norm/scale"),
+            *("text/token_embedding", "text/blocks_0/qkv/kernel", "text/final_norm/bias"),
+            *(f"many/a/layer{level}_{i}/conv_1/kernel" for level, i in ((1, 0), (1, 1), (2, 0))),
+            *("many/a/stem_conv/kernel", "many/a/transfer/kernel"),
+        ]
+    )
+    assert found == {
+        **{"backbone/patch_embed/kernel": 4, "backbone/position_embedding": 4},
+        **{f"backbone/blocks_{i}/mlp/kernel": k for i, k in ((0, 3), (2, 2), (10, 1))},
+        **{"backbone/norm/scale": 1, "backbone/blocks_10/norm/scale": 1},
+        **{"backbone/projection/kernel": 0, "logit_scale": 0},
+        **{"text/token_embedding": 2, "text/blocks_0/qkv/kernel": 1, "text/final_norm/bias": 1},
+        **{"many/a/layer1_0/conv_1/kernel": 3, "many/a/layer1_1/conv_1/kernel": 2},
+        **{"many/a/layer2_0/conv_1/kernel": 1, "many/a/stem_conv/kernel": 4},
+        **{"many/a/transfer/kernel": 0},
+    }

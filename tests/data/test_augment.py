@@ -290,6 +290,48 @@ def test_blur_is_a_gaussian_kernel_with_reflected_borders(height, width, kernel)
     near(found, expected, 0.51)
 
 
+# --- erasing ------------------------------------------------------------------------------------
+
+
+class Noisy(Draws):
+    """Draws with normal numbers of a fixed seed."""
+
+    def standard_normal(self, size, dtype=np.float64):
+        return np.random.default_rng(3).standard_normal(size, dtype)
+
+
+@pytest.mark.parametrize("value", ["pixel", "color", "mean", [7, 8, 9]])
+def test_an_erased_rectangle_lies_and_looks_as_defined(value):
+    array = picture(40, 50)
+    # The area's 12% at a ratio of height to width of 0.5 is 11 x 22; then top and left.
+    u = ((0.12 - 0.02) / 0.31, math.log(0.5 / 0.3) / math.log(3.3 / 0.3), 0.5, 0.9)
+    found = np.asarray(augment.random_erasing(view_of(array), Noisy(0.2, *u), value=value).image)
+    h, w = round(math.sqrt(240 * 0.5)), round(math.sqrt(240 / 0.5))
+    top, left = int(0.5 * (40 - h + 1)), int(0.9 * (50 - w + 1))
+    expected, shape = array.copy(), {"pixel": (h, w, 3), "color": (3,)}
+    if isinstance(value, str) and value in shape:
+        noise = np.random.default_rng(3).standard_normal(shape[value], np.float32)
+        filled = 255 * (np.asarray(augment.MEAN) + np.asarray(augment.STD) * noise)
+        expected[top : top + h, left : left + w] = np.rint(filled).clip(0, 255)
+    else:
+        expected[top : top + h, left : left + w] = [124, 116, 104] if value == "mean" else value
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(array, picture(40, 50))
+
+
+def test_nothing_is_erased_where_nothing_fits_or_the_draw_says_no():
+    array = picture(40, 50)
+    for draws in (Noisy(0.5), Noisy(0.1, *[0.99, 0.5, 0.5, 0.5] * 10)):
+        seen = augment.random_erasing(view_of(array), draws, scale=(0.9, 1.0), ratio=(1.0, 1.0))
+        np.testing.assert_array_equal(np.asarray(seen.image), array)
+
+
+def test_values_of_erasing_are_those_that_the_networks_see():
+    from intern_jax.ops import images
+
+    assert (augment.MEAN, augment.STD) == (images.MEAN, images.STD)
+
+
 # --- settings -----------------------------------------------------------------------------------
 
 
@@ -301,6 +343,9 @@ def test_blur_is_a_gaussian_kernel_with_reflected_borders(height, width, kernel)
         ("zoom", {"background": "white"}, "background: 'white'; give 'random', 'grey'"),
         ("grayscale", {"p": 1.5}, "p: 1.5; give a share"),
         ("color_jitter", {"hue": 0.7}, "hue: 0.7; give a strength of 0 to 0.5"),
+        ("random_erasing", {"value": "noise"}, "value: 'noise'; give 'pixel', 'color', 'mean' or"),
+        ("random_erasing", {"value": [1, 2]}, r"value: \[1, 2\]; give"),
+        ("random_erasing", {"scale": (0.5, 0.1)}, "scale: "),
         ("gaussian_blur", {"kernel": 4}, "kernel: 4; give an odd number"),
         ("gaussian_blur", {"sigm": (1, 2)}, "no argument 'sigm'; did you mean sigma"),
     ],

@@ -41,6 +41,30 @@ def test_cross_entropy(rng, smoothing):
     np.testing.assert_allclose(value, expected[valid].mean(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_mixed_cross_entropy_is_that_of_soft_targets(rng, smoothing):
+    logits, share = rng.normal(size=(7, 5)).astype(np.float32), rng.random(7).astype(np.float32)
+    label, other = rng.integers(0, 5, (2, 7))
+    hot = share[:, None] * np.eye(5)[label] + (1 - share[:, None]) * np.eye(5)[other]
+    expected = -((1 - smoothing) * hot + smoothing / 5) * log_softmax(logits)
+    valid = np.array([1, 0, 1, 1, 0, 0, 1], bool)
+    logits[~valid] = np.nan
+    logits, label, other, share, ok = map(jnp.asarray, (logits, label, other, share, valid))
+    mixed = {"partner_label": other, "share": share}
+    loss = number(classification.cross_entropy)
+    value, grad = jax.value_and_grad(loss)(logits, label, ok, smoothing, **mixed)
+    np.testing.assert_allclose(value, expected[valid].sum(-1).mean(), rtol=1e-6)
+    assert np.isfinite(grad).all() and not grad[~valid].any()
+
+
+def test_a_whole_share_is_cross_entropy_bit_for_bit(rng):
+    logits, label = jnp.asarray(rng.normal(size=(7, 5))), jnp.asarray(rng.integers(0, 5, (2, 7)))
+    for share, own in ((1.0, label[0]), (0.0, label[1])):
+        mixed = {"partner_label": label[1], "share": jnp.full(7, share)}
+        found = number(classification.cross_entropy)(logits, label[0], **mixed)
+        assert found == number(classification.cross_entropy)(logits, own)
+
+
 def test_cross_entropy_computes_in_float32(rng):
     logits = jnp.asarray(rng.normal(size=(64, 10)), jnp.bfloat16)
     label = jnp.asarray(rng.integers(0, 10, 64))

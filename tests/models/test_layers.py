@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from metanet_fixture import flat
 
+from intern_jax.models import uninet, zoo
 from intern_jax.models.layers.basic import BatchNorm, Conv, DropPath, LayerNorm, squeeze_width
+from intern_jax.models.resnet import BasicBlock
 
+SAMPLERS = tuple(uninet.SAMPLERS.values())
 RNG = np.random.default_rng(0)
 SETS = ("cls", "dense")
 
@@ -104,6 +107,50 @@ def test_drop_path():
     np.testing.assert_allclose(np.asarray(out)[kept], 1 / (1 - rate))
     assert kept.mean() == pytest.approx(1 - rate, abs=0.03)
     np.testing.assert_array_equal(DropPath(rate).apply({}, x, train=False), x)
+
+
+@pytest.mark.parametrize(
+    ("spec", "blocks"),
+    [
+        ({"name": "vit_ti_16", "depth": 5, "width": 24, "heads": 2, "image_size": 32}, 5),
+        ({"name": "resnet18", "width": 8}, 8),
+        ({"name": "mn_b1"}, None),
+        ({"name": "uninet_b0"}, None),
+    ],
+)
+def test_the_rates_of_stochastic_depth_rise_linearly_to_the_last_block(spec, blocks):
+    network, rates = zoo.build({**spec, "drop_path": 0.3}), []
+
+    def collect(module):
+        lists = [getattr(module, name, []) for name in ("blocks", "layer1", "layer2", "layer3")]
+        parts = [*lists, getattr(module, "layer4", [])]
+        rates.extend(b.drop_path for part in parts for b in part if not isinstance(b, SAMPLERS))
+
+    jax.eval_shape(lambda: network.init(jax.random.key(0), method=collect))
+    assert len(rates) == (blocks or sum(network.repeats))
+    np.testing.assert_allclose(rates, np.linspace(0, 0.3, len(rates)))
+
+
+def test_a_dropped_block_is_its_shortcut_for_the_whole_row():
+    block = BasicBlock(width=6, drop_path=0.4)
+    x = jnp.asarray(RNG.normal(size=(64, 5, 5, 6)), jnp.float32)
+    key = jax.random.key(3)
+    variables = block.init(jax.random.key(0), x, False)
+    # The last BatchNorm starts at 0, which would hide the branch.
+    variables["params"]["norm_2"]["scale"] = jnp.ones(6)
+
+    def out(rate, train):
+        own = BasicBlock(width=6, drop_path=rate)
+        return own.apply(variables, x, train, rngs={"dropout": key}, mutable=["batch_stats"])[0]
+
+    # Before the last ReLU a row is x + branch / keep, or x alone.
+    dropped, full = np.asarray(out(0.4, True)), np.asarray(out(0.0, True))
+    still = (dropped == np.maximum(x, 0)).all(axis=(1, 2, 3))
+    assert 0.2 < still.mean() < 0.6
+    seen = (full > 0) & (dropped > 0) & ~still[:, None, None, None]
+    np.testing.assert_allclose((dropped - x)[seen], (full - x)[seen] / 0.6, rtol=2e-3, atol=1e-4)
+    np.testing.assert_array_equal(out(0.4, False), out(0.0, False))
+    np.testing.assert_array_equal(out(0.4, True), dropped)
 
 
 @pytest.mark.parametrize("channels, width", [(12, 8), (16, 8), (64, 16), (144, 40), (192, 48)])

@@ -10,7 +10,9 @@ from tiny_batches import CLASSES, CONVOLUTIONS, abstract, drawn, fit, labelled, 
 
 from intern_jax.core import averages, tree
 from intern_jax.core.config import UserError
+from intern_jax.ops.images import normalise
 from intern_jax.stages.expert import Expert
+from intern_jax.tasks.labelled import mixed_rows
 from intern_jax.tasks.spaces import Space
 
 HALF = {
@@ -241,3 +243,40 @@ def test_heads_of_many_classes_are_made_for_a_few_more():
         params["heads_many"]["classifier"]["bias"].at[1300:].set(50.0)
     )
     assert terms_of(stage, params, extra, batch)[0] == found
+
+
+# --- mixed pictures -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("most_rows", [None, HALF])
+def test_mixed_pictures_count_for_both_labels(most_rows):
+    batch = labelled(groups=("cls",))
+    stage = expert({"cls": CLASSES["cls"]}, most_rows=most_rows, mixing={"each": "row"})
+    params, extra = drawn(stage, batch)
+    found, _ = terms_of(stage, params, extra, batch)
+    rows, context = batch["cls"], seen(params, extra, batch)
+    images, mixed = mixed_rows(context.key, normalise(rows["image"]), rows, stage.mixing)
+    share = np.asarray(mixed["share"], np.float64)
+    assert share.shape == (8,) and (share < 1).any()
+    out, _ = stage.model.apply(
+        {"params": params, **extra}, images, "cls", train=True, mutable=["batch_stats"]
+    )
+    for number, (name, _) in enumerate(CLASSES["cls"]):
+        mine = np.flatnonzero(rows["source"] == number)
+        logits = np.asarray(out[name], np.float64)[mine]
+        log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        # Within a source the order is reversed.
+        both = rows["label"][mine], rows["label"][mine[::-1]]
+        first, second = (-log_p[np.arange(4), label] for label in both)
+        wanted = (share[mine] * first + (1 - share[mine]) * second).mean()
+        assert found[name] == pytest.approx(wanted, rel=1e-4)
+
+
+def test_mixing_that_cannot_be_is_refused():
+    with pytest.raises(UserError, match=r"stage\.mixing\.mixup: 0 and cutmix too"):
+        expert(mixing={"mixup": 0.0, "cutmix": 0.0})
+    losses = {"letters": {"fn": "intern_jax.losses.classification:sigmoid_of_ancestors"}}
+    with pytest.raises(
+        UserError, match=r"stage\.losses\.letters: takes no share and partner_label"
+    ):
+        expert(losses=losses, mixing={})

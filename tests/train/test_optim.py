@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from intern_jax.core import tree
 from intern_jax.core.config import UserError
-from intern_jax.train import optim
+from intern_jax.train import optim, settings
 
 PARAMS = {
     "head": {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full(3, 2.0)},
@@ -89,9 +90,56 @@ def test_l2_goes_through_the_momentum():
     assert (np.asarray(made["head"]["bias"]) == np.float32(1.9)).all()  # not decayed
 
 
+DEEP = {
+    "backbone": {
+        "stem_conv": {"kernel": jnp.ones((2, 2))},
+        "blocks_0": {"norm": {"scale": jnp.ones(2)}},
+        "blocks_1": {"conv": {"kernel": jnp.ones((2, 2))}},
+        "head_norm": {"scale": jnp.ones(2)},
+    },
+    "heads_a": {"kernel": jnp.ones((2, 2))},
+}
+
+
+def test_layers_further_from_the_heads_learn_slower():
+    """decay^(L + 1 - depth): here L = 2, the stem has depth 0, a head L + 1."""
+    grads = jax.tree.map(jnp.ones_like, DEEP)
+    for groups in ({}, {"norms": {"match": ".*norm", "weight_decay": 0.0}}):
+        cfg = {"name": "sgd", "weight_decay": 0.1, "layer_decay": 0.5, "groups": groups}
+        made = tree.names(update(cfg, grads, DEEP))
+        assert {name: float(u.reshape(-1)[0]) for name, u in made.items()} == {
+            "backbone/blocks_0/norm/scale": 0.25,
+            "backbone/blocks_1/conv/kernel": pytest.approx(0.5 * 1.1),
+            "backbone/head_norm/scale": 0.5,
+            "backbone/stem_conv/kernel": pytest.approx(0.125 * 1.1),
+            "heads_a/kernel": pytest.approx(1.1),
+        }
+
+
+def test_a_decay_of_one_changes_neither_settings_nor_state():
+    for cfg in ({}, {"layer_decay": 1.0}):
+        assert "layer_decay" not in settings.optim(cfg)
+        states = [optim.build(c).init(DEEP) for c in ({}, cfg)]
+        assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+    assert settings.optim({"layer_decay": 0.65})["layer_decay"] == 0.65
+
+
+def test_a_decay_without_blocks_is_told():
+    optim.check_names({"layer_decay": 0.5}, DEEP)
+    optim.check_names({}, PARAMS)
+    with pytest.raises(UserError, match=r"optim\.layer_decay: no trainable .* such as head/bias"):
+        optim.check_names({"layer_decay": 0.5}, PARAMS)
+
+
 @pytest.mark.parametrize(
     ("cfg", "said"),
     [
+        ({"layer_decay": 0.0}, "optim.layer_decay: 0.0; write a number above 0"),
+        ({"layer_decay": 1.2}, "optim.layer_decay: 1.2; write a number of at most 1"),
+        (
+            {"groups": {"a": {"match": "a", "layer_decay": 0.5}}},
+            "optim.groups.a.layer_decay: no such field",
+        ),
         ({"weight_deacy": 0.1}, "optim.weight_deacy: no such field"),
         ({"name": "adagrad"}, "optim.name: no optimizer 'adagrad'; known: adamw"),
         ({"schedule": "linear"}, "optim.schedule: no 'linear'; known: cosine"),

@@ -99,6 +99,18 @@ def test_average_follows_the_parameters():
         np.testing.assert_allclose(average[name], expected, rtol=1e-5, atol=1e-7)
 
 
+def test_the_average_follows_its_definition_for_many_steps():
+    """decay min(0.8, (1 + t) / (10 + t)): the warm-up ends at step 35."""
+    state, step = start(Linear(), ema=0.8)
+    expected = arrays(state.params)
+    for t in range(50):
+        state, _ = step(state, {}, Stream().batch_at(t), KEY, RATE)
+        decay, now = min(0.8, (1 + t) / (10 + t)), arrays(state.params)
+        expected = {n: decay * expected[n] + (1 - decay) * now[n] for n in now}
+    for name, average in arrays(state.ema).items():
+        np.testing.assert_allclose(average, expected[name], rtol=1e-4, atol=1e-6)
+
+
 def test_state_and_average_are_separate_arrays():
     state, step = start(Linear(), ema=0.9)
     pairs = zip(jax.tree.leaves(state.params), jax.tree.leaves(state.ema), strict=True)

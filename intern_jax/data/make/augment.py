@@ -21,10 +21,13 @@ from intern_jax.data.make.image_ops import GREY, LUMA, MIRROR, Background, Windo
 TRIES = 10  # torchvision's, of a crop that fits
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 LEVELS = range(256)
+ERASED = ("pixel", "color", "mean")
 MOST_BLURRED = (
     1024  # pixels of a side: blur is a matrix product, which takes memory by the cube of it
 )
 WHOLE: Window = (0.0, 0.0, 1.0, 1.0)
+# Mean and deviation per channel of ImageNet, for values in [0, 1] (ops/images.py, which needs jax, has them too).
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 _HERE = "intern_jax.data.make.augment"
 # Of MoCo v2 (arXiv 2003.04297), as DeCLIP takes it for both of its views.
@@ -37,6 +40,24 @@ MOCO_V2: tuple[dict[str, Any], ...] = (
     {"fn": f"{_HERE}:grayscale", "p": 0.2},
     {"fn": f"{_HERE}:gaussian_blur", "sigma": (0.1, 2.0), "p": 0.5},
     {"fn": f"{_HERE}:horizontal_flip", "p": 0.5},
+)
+# Of DeiT (arXiv 2012.12877), Table 9 and its code: a picture's part of timm's usual training on ImageNet. Mixup,
+# cutmix and label smoothing belong to it, and act on batches (ops/mixing.py, losses/classification.py).
+IMAGENET: tuple[dict[str, Any], ...] = (
+    {
+        **{"fn": f"{_HERE}:random_resized_crop", "scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)},
+        **{"interpolation": "bicubic"},
+    },
+    {"fn": f"{_HERE}:horizontal_flip", "p": 0.5},
+    {
+        **{"fn": "intern_jax.data.make.rand_augment:rand_augment_timm", "operations": 2},
+        **{"magnitude": 9.0, "deviation": 0.5, "increasing": True, "p": 0.5},
+        **{"interpolation": "bicubic"},
+    },
+    {
+        **{"fn": f"{_HERE}:random_erasing", "scale": (0.02, 1 / 3), "ratio": (0.3, 1 / 0.3)},
+        **{"value": "pixel", "p": 0.25},
+    },
 )
 
 
@@ -96,6 +117,9 @@ def _check(**given: Any) -> None:
         raise UserError(f"interpolation: {given['interpolation']!r}; known: {', '.join(FILTERS)}")
     if "background" in given:
         image_ops.ground(given["background"], np.random.default_rng(0))
+    value = given.get("value", "pixel")
+    if value not in ERASED if isinstance(value, str) else len(value) != 3:
+        raise UserError(f"value: {value!r}; give {', '.join(map(repr, ERASED))} or [r, g, b]")
 
 
 def _is_range(value: Any) -> bool:
@@ -388,3 +412,68 @@ def _blur_places(side: int, half: int) -> np.ndarray:
         columns = np.where(columns < side, columns, 2 * (side - 1) - columns)
         np.add.at(out[abs(offset)], (rows, columns), 1.0)
     return out
+
+
+@formatted(1)
+@checked_by(_check)
+def random_erasing(
+    view: View,
+    rng: np.random.Generator,
+    *,
+    scale: Sequence[float] = (0.02, 0.33),
+    ratio: Sequence[float] = (0.3, 3.3),
+    value: str | Sequence[int] = "pixel",
+    p: float = 0.5,
+) -> View:
+    """Random erasing (arXiv 1708.04896) as torchvision's and timm's: a rectangle of the view gets other pixels.
+
+    Its share of the area is uniform in `scale`, and the logarithm of height to width in `ratio`. Without a fit in ten
+    tries the view stays. `value` is [r, g, b], "mean" (ImageNet's), "color" (a random one) or "pixel" (noise). Both
+    libraries draw from a normal distribution after they normalise. Here, a draw z of a channel is 255 (mean + deviation
+    z), rounded and clipped to 0..255: what they draw, where a picture can have it.
+    """
+    if rng.random() >= p:
+        return view
+    image = view.opaque()
+    place = erased_box(image.height, image.width, scale, ratio, rng)
+    if place is None:
+        return view
+    top, left, height, width = place
+    erased = image.copy()
+    erased.paste(_erased(value, height, width, rng), (left, top, left + width, top + height))
+    return view.recoloured(erased)
+
+
+def erased_box(
+    height: int,
+    width: int,
+    scale: Sequence[float],
+    ratio: Sequence[float],
+    rng: np.random.Generator,
+) -> tuple[int, int, int, int] | None:
+    """(top, left, height, width) of a rectangle smaller than the picture, in pixels; None if no try fits."""
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for _ in range(TRIES):
+        u = rng.random(4).tolist()
+        area = height * width * (scale[0] + u[0] * (scale[1] - scale[0]))
+        wanted = math.exp(low + u[1] * (high - low))
+        h, w = round(math.sqrt(area * wanted)), round(math.sqrt(area / wanted))
+        if h < height and w < width:
+            return int(u[2] * (height - h + 1)), int(u[3] * (width - w + 1)), h, w
+    return None
+
+
+def _erased(
+    value: str | Sequence[int], height: int, width: int, rng: np.random.Generator
+) -> Image.Image | tuple[int, ...]:
+    """What fills a rectangle: a picture of its size, or one colour."""
+    if not isinstance(value, str):
+        return tuple(value)
+    shape = (height, width, 3) if value == "pixel" else (3,)
+    wanted = (
+        np.zeros(shape, np.float32) if value == "mean" else rng.standard_normal(shape, np.float32)
+    )
+    wanted *= np.asarray([255 * s for s in STD], np.float32)
+    wanted += np.asarray([255 * m for m in MEAN], np.float32)
+    pixels = np.clip(np.rint(wanted, out=wanted), 0, 255, out=wanted).astype(np.uint8)
+    return Image.fromarray(pixels) if value == "pixel" else tuple(pixels.tolist())

@@ -55,7 +55,7 @@ def classification(
         image, _, _ = random_view(sample["image"], rng, size, scale, aspect, flip, look, background)
     else:
         image = whole_view(sample["image"], size)
-    return {"image": image, "label": np.int32(_field(sample, "label"))}
+    return {"image": image, "label": np.int32(needed(sample, "label"))}
 
 
 @formatted(1)
@@ -106,7 +106,7 @@ def centre_crop(sample: Sample, rng: np.random.Generator | None = None, *, size:
     left, top = (width - side) / 2, (height - side) / 2
     box = (left, top, left + side, top + side)
     out = np.asarray(image_ops.view(image, box, size, image_ops.ground("grey", None)))
-    return {"image": out, "label": np.int32(_field(sample, "label"))}
+    return {"image": out, "label": np.int32(needed(sample, "label"))}
 
 
 def random_view(
@@ -142,7 +142,8 @@ def whole_view(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(image_ops.view(image, box, size, image_ops.ground("grey", None)))
 
 
-def _field(sample: Sample, name: str) -> Any:
+def needed(sample: Sample, name: str) -> Any:
+    """A field of a sample; UserError where it is not there."""
     if name not in sample:
         raise UserError(f"{sample.get('key', 'sample')}/{name}: missing; take a source that has it")
     return sample[name]
