@@ -14,7 +14,7 @@ Legend: N objects of a picture.
 """
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -23,7 +23,7 @@ from intern_jax.data.read.annotations import picture_size
 from intern_jax.data.read.decoding import decode_turned, orientation_of, read_file
 from intern_jax.data.read.turning import stored_sides, turned_boxes
 from intern_jax.data.schema import fingerprints
-from intern_jax.data.schema.sample import CorruptSample, Sample
+from intern_jax.data.schema.sample import CorruptSample, Sample, ignored_of
 from intern_jax.data.schema.source import Source, read_scored
 from intern_jax.data.sources.subset import Subset
 
@@ -47,14 +47,6 @@ def objects_of(source: Any, index: int) -> Objects:
     sample = read_scored(source, index)
     fields = {"boxes": sample["boxes"], "labels": sample["box_labels"]}
     return fields | {"ignore": ignored_of(sample)}
-
-
-def ignored_of(sample: Mapping[str, Any]) -> np.ndarray:
-    """bool [N]: boxes of a sample that neither have to be found nor count as found; those of crowds are among them."""
-    ignored = np.zeros(len(sample["boxes"]), bool)
-    for name in ("box_ignore", "box_crowd"):
-        ignored |= sample.get(name, False)
-    return ignored
 
 
 class PictureFiles:
