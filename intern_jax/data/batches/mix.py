@@ -2,7 +2,8 @@
 
 A block of rows holds a whole number of rows of each source. Where the shares are fractions of at most BLOCK parts, a
 block is some such periods, and the counts are the shares themselves. Otherwise a block has BLOCK rows. At its start
-each source's count is its share of all rows before, rounded by largest remainder: all in whole numbers, so nothing drifts.
+each source's count is its share of all rows before, rounded by largest remainder. All of this is in whole numbers, so
+nothing drifts.
 
 Inside a block of P rows with c of a source, its j-th row (from 0) lies in floor(jP/c) .. ceil((j+1)P/c) - 1. Such
 windows can always be kept (Baruah et al., Proportionate progress, 1996), by the earliest end first among the begun.
