@@ -3,6 +3,7 @@
 import math
 from fractions import Fraction
 
+import grain
 import numpy as np
 import pytest
 
@@ -52,6 +53,15 @@ def test_any_row_is_placed_at_once(name):
             source, draw = mix.place(start + at)
             assert source == drawn[at]
             assert draw == before[source] + (drawn[:at] == source).sum()
+
+
+def test_grain_s_mix_drifts():
+    weights, rows = WEIGHTS["awkward"], 100_000
+    endless = [grain.MapDataset.range(1).map(lambda _, i=i: i).repeat() for i in (0, 1)]
+    mixed = grain.MapDataset.mix(endless, list(weights))
+    theirs = sum(mixed[row] for row in range(rows))
+    share = weights[1] / sum(weights)
+    assert abs(theirs - rows * share) > 5 and abs(Mix(weights).counts(rows)[1] - rows * share) < 1
 
 
 def test_billions_of_rows_do_not_drift():
