@@ -186,19 +186,13 @@ def test_a_file_of_factors_is_known_by_its_content(tmp_path):
 
 def test_a_raised_format_of_mixtures_recomputes_stages_with_several_sources(monkeypatch):
     given = copy.deepcopy(QUICKSTART)
-    one = given["expert_det"]["data"]
-    for group in one.values():
-        group["sources"] = group["sources"][:1]
+    for name in ("amateur", "expert_cls"):
+        for group in given[name]["data"].values():
+            group["sources"] = group["sources"][:1]
     before = keys_of(given)
     monkeypatch.setattr(mixture, "FORMAT", 99)
     after = keys_of(given)
-    several = {
-        name
-        for name in ("amateur", *EXPERTS, "generalist")
-        if any(len(group["sources"]) > 1 for group in given[name]["data"].values())
-    }
-    changed_ = {name for name in before if before[name] != after[name]}
-    assert "expert_det" not in several and several <= changed_
+    assert {n for n in before if before[n] != after[n]} == {"expert_dense", "generalist"}
 
 
 def test_a_changed_default_or_table_in_the_code_recomputes(monkeypatch):

@@ -62,7 +62,9 @@ class Broken(Stream):
         return batch
 
 
-@pytest.mark.parametrize("bad", [(), range(14, 24)], ids=["sound", "rolled back"])
+@pytest.mark.parametrize(
+    "bad", [(), range(14, 24), range(12)], ids=["sound", "rolled back", "back to the start"]
+)
 def test_a_run_across_a_source_s_first_step_resumes_bit_for_bit(bad, tmp_path):
     mesh = mesh_lib.make_mesh(data=1)
     cfg = settings(steps=40, log_every=8, max_bad_steps=8, checkpoint_every=4, keep=99)
@@ -70,9 +72,9 @@ def test_a_run_across_a_source_s_first_step_resumes_bit_for_bit(bad, tmp_path):
     expected = fit(Linear(), whole, cfg, mesh, tmp_path / "whole")
     if bad:
         # Rolled back to before the second source's first step, which stays.
-        (_, undone, late) = whole.segments
+        (*_, undone, late) = whole.segments
         assert undone.first_step < 20 == late.first_step
-        assert late.offset - undone.offset == 20 - undone.first_step and undone.offset > 20
+        assert late.offset - undone.offset == 20 - undone.first_step and undone.offset > bad[0]
     assert [whole.batch_at(t)["task"]["late"].mean() for t in (19, 20, 39)] == [0, 0.5, 0.5]
     for until in (18, 30):
         with pytest.raises(RuntimeError, match="the stream broke"):

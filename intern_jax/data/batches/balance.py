@@ -67,21 +67,24 @@ def line_of(
     checked = _checked(balance, where)
     if checked["index"] is not None:
         return _read_index(checked["index"], len(source)), None
-    sets = _class_sets(source, where)
-    counts = np.bincount([one for classes in sets for one in classes], minlength=1)
-    if not counts.any():
+    repeat, labels = checked["by"] == "repeat", source.labels
+    sets = _class_sets(source, where) if labels is None else []
+    counts = np.bincount([c for one in sets for c in one] if labels is None else labels)
+    if not len(counts):
         raise UserError(f"{where}.balance: no sample has a class; leave it out")
     common = np.maximum(counts, 1)
-    if checked["by"] == "repeat":
-        of_class = np.maximum(1.0, np.sqrt(checked["threshold"] * len(sets) / common))
-        factors = np.asarray([max((of_class[c] for c in one), default=1.0) for one in sets])
+    of_class = 1.0 / common
+    if repeat:
+        of_class = np.maximum(1.0, np.sqrt(checked["threshold"] * len(source) / common))
+    if labels is not None:
+        factors, line = of_class[labels], np.argsort(labels, kind="stable")
     else:
-        factors = np.asarray([sum(1.0 / common[c] for c in one) for one in sets])
-        factors *= len(sets) / factors.sum()
-    # The rarest class first: samples that share it, and then their other classes, lie side by side.
-    ranks = [sorted(one, key=lambda c: (counts[c], c)) for one in sets]
-    line = sorted(range(len(sets)), key=ranks.__getitem__)
-    return factors, np.asarray(line, np.int64)
+        together = functools.partial(max, default=1.0) if repeat else sum
+        factors = np.asarray([together(of_class[list(one)].tolist()) for one in sets], np.float64)
+        # The rarest class first: samples that share it, and then their other classes, lie side by side.
+        ranks = [sorted(one, key=lambda c: (counts[c], c)) for one in sets]
+        line = np.asarray(sorted(range(len(sets)), key=ranks.__getitem__), np.int64)
+    return (factors if repeat else factors * (len(factors) / factors.sum())), line
 
 
 def _checked(balance: Mapping[str, Any], where: str) -> dict[str, Any]:

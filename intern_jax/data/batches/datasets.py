@@ -27,7 +27,7 @@ from intern_jax.data.schema.sample import (
     Transform,
     check_labels,
 )
-from intern_jax.data.schema.source import Source
+from intern_jax.data.schema.source import ClassSets, Source
 from intern_jax.data.sources.array_record import Keys
 
 
@@ -188,6 +188,11 @@ class MapSource:
                 f"{key}: {kind} is not a sample; map elements to dicts with image, label ..."
             )
         return {"key": key, **element}
+
+    def class_sets(self) -> ClassSets | None:
+        """The dataset's own, if it has some."""
+        own = getattr(self._dataset, "class_sets", None)
+        return None if own is None else own()
 
     def fingerprint(self) -> str:
         """The dataset's own fingerprint if it has one, else a digest of its class, length, keys and labels.
