@@ -45,7 +45,7 @@ class OwnRows(NamedTuple):
 def own_rows(mine: jax.Array, places: int, parts: int = 1) -> OwnRows:
     """The rows where `mine` (bool [B]) is true, in order, with `places` per part of `parts` equal parts of the batch.
 
-    If the batch has one part per shard, no row leaves its device. `most_rows` (data/batches/mixture.py)
+    If the batch has one part per shard, no row leaves its device. `group_most_rows` (data/batches/mixture.py)
     gives the largest number of rows that a source has in any part; with that many places no row is
     lost.
     """

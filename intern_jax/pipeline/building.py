@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ import jax
 from intern_jax import families
 from intern_jax.core import config as config_lib
 from intern_jax.core.config import UserError
+from intern_jax.data.batches.mixture import group_most_rows
 from intern_jax.models import zoo
 from intern_jax.train.evaluation import Evaluation
 from intern_jax.train.stage import Stage, kind_of
@@ -30,13 +31,14 @@ def build_stage(
 
     `spec` is that of its backbone. `sources` are its opened sources by group, or {} if only its declarations matter.
     `specs` are the backbone specs of earlier stages, by name. The constructor gets the backbone's spec, the classes of
-    each group's sources, and as `teachers` the backbone specs of its frozen roles.
+    each group's sources, how many rows they may have, and as `teachers` the backbone specs of its frozen roles.
     """
     bound = {role: name for role, name in (entry.get("start") or {}).items() if name}
     teachers = {role: dict(specs[name]) for role, name in bound.items()} if specs else {}
     # What a stage declares may follow from its groups, also where their sources are not open yet.
     classes = head_classes(sources) if sources else {group: [] for group in entry["data"]}
     given = {"backbone": spec, "classes": classes, "teachers": teachers}
+    given["most_rows"] = most_rows(entry, sources)
     stage = _construct(entry["stage"], given)
     frozen = {role: spec for role, spec in teachers.items() if role in frozen_roles(stage)}
     # Only a stage that is made says which roles are frozen, so one that asks for teachers is made a second time.
@@ -84,6 +86,18 @@ def head_classes(sources: Mapping[str, Any]) -> dict[str, list[tuple[str, int]]]
     """For each group, (source, number of classes) of its heads; 0 for a family whose answers are not classes."""
     return {
         group: [(s.name, _classes(s, f"data.{group} ({s.name})")) for s in opened]
+        for group, opened in sources.items()
+    }
+
+
+def most_rows(
+    entry: Mapping[str, Any], sources: Mapping[str, Any]
+) -> dict[str, Callable[[int], Sequence[int]]]:
+    """For each group, a function of the number of equal parts of a batch: the most rows of each source in a part."""
+    return {
+        group: functools.partial(
+            group_most_rows, entry["data"][group], list(map(len, opened)), where=f"data.{group}"
+        )
         for group, opened in sources.items()
     }
 

@@ -24,7 +24,8 @@ from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json
 from intern_jax.core.layout import Layout
 from intern_jax.core.versions import versions
-from intern_jax.data.batches.stream import Segment, Stream
+from intern_jax.data.batches.segments import scheduled
+from intern_jax.data.batches.stream import Stream
 from intern_jax.pipeline import keys, preflight, scores
 from intern_jax.pipeline import products as products_lib
 from intern_jax.pipeline import settings as settings_lib
@@ -160,7 +161,7 @@ def train_stage(settings: Mapping[str, Any], link: Link, mesh: jax.sharding.Mesh
     specs = {earlier.name: earlier.spec for earlier in link.bound.values()}
     stream = Stream(
         entry["data"],
-        [Segment(seed=seed)],
+        scheduled(entry["data"], seed),
         mesh_lib.batch_rows(mesh),
         workers=settings["workers"],
     )

@@ -20,6 +20,7 @@ from intern_jax.core import config as config_lib
 from intern_jax.core import hosts
 from intern_jax.core.config import UserError
 from intern_jax.core.layout import StageFiles
+from intern_jax.data.batches import mixture
 from intern_jax.data.batches.mixture import SPEC_FIELDS, group_sources
 from intern_jax.data.schema.fingerprints import fingerprint
 from intern_jax.models import zoo
@@ -47,6 +48,8 @@ def content(
     `sources` for each group the fingerprints of its sources, and `files` is the result of `files_of`.
     """
     groups = entry["data"].items()
+    # Only the order of several sources has changed since the first format.
+    mixed = any(len(group["sources"]) > 1 for _, group in groups)
     return config_lib.plain(
         {
             "settings": settings_lib.matter(entry),
@@ -65,6 +68,7 @@ def content(
                     [entry["stage"], spec, *({"fn": name} for name in stage.functions)]
                 ),
                 "train": train_settings.FORMAT,
+                **({"mixture": mixture.FORMAT} if mixed else {}),
             },
             "files": files,
             "sources": {name: list(prints) for name, prints in sources.items()},
@@ -73,9 +77,14 @@ def content(
 
 
 def files_of(entry: Mapping[str, Any]) -> dict[str, str]:
-    """{path: SHA-256} of the files that arguments of a stage, backbone or transform name, such as a tokenizer's."""
-    transforms = [group["transform"] for group in entry["data"].values()]
-    named = _texts([entry["stage"], entry["backbone"], *transforms])
+    """{path: SHA-256} of the files that arguments of a stage, backbone or transform name, such as a tokenizer's.
+
+    Those of sources' class-aware sampling are among them.
+    """
+    groups = entry["data"].values()
+    transforms = [group["transform"] for group in groups]
+    balances = [source.get("balance") for group in groups for source in group["sources"]]
+    named = _texts([entry["stage"], entry["backbone"], *transforms, *balances])
     # A tokenizer may be "clip:PATH".
     named |= {text.partition(":")[2] for text in named}
     # A plain word such as "embedded" is never a file name, even if the working directory has such a file.

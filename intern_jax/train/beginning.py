@@ -65,7 +65,8 @@ class Beginning:
                 f"{name}: {trouble}{after}; lower optim.learning_rate or look at the data"
             )
         self.rollbacks += 1
-        segment = self.stream.segments[-1]
+        # Later segments are those of sources that begin or end then.
+        segment = [s for s in self.stream.segments if s.first_step <= trouble.step][-1]
         offset = segment.offset + trouble.step - segment.first_step
         state = self(until=trouble.sound)
         step = int(state.step)
@@ -118,9 +119,8 @@ class Beginning:
         return state
 
     def _follow(self, segments: Sequence[Mapping[str, Any]]) -> None:
-        """Take over a checkpoint's data segments, if its first ones are those of this stream."""
-        known = len(self._first_segments)
-        if segments[:known] != self._first_segments:
+        """Take over a checkpoint's data segments, if they differ from this stream's by roll-backs alone."""
+        if _changes(segments) != _changes(self._first_segments):
             log.warning("%s: changed since the checkpoint: the stream's segments", self.stage.name)
         elif self._first_segments and segments != plain_segments(self.stream):
             kind = type(self.stream.segments[0])
@@ -159,6 +159,19 @@ def check_start(target: Any, source: Any, stage: Stage) -> None:
                 f"{stage.name}.start.{role}: none of its {len(mine)} arrays (such as {mine[0]}) is "
                 f"asked for by a graft rule; bind another stage, or add a rule to {stage.name}.graft"
             )
+
+
+def _changes(segments: Sequence[Mapping[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
+    """(first step, all but the position) of the plain segments that change more than the position.
+
+    A roll-back changes the position alone.
+    """
+    found: list[tuple[int, dict[str, Any]]] = []
+    for segment in segments:
+        rest = {name: v for name, v in segment.items() if name not in ("first_step", "offset")}
+        if not found or rest != found[-1][1]:
+            found.append((segment["first_step"], rest))
+    return found
 
 
 def plain_segments(stream: "Batches") -> list[dict[str, Any]]:

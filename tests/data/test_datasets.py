@@ -8,7 +8,7 @@ import pytest
 
 from intern_jax.core.config import UserError
 from intern_jax.data.batches.datasets import MapSource, as_transform
-from intern_jax.data.batches.mixture import build_group, group_sources, most_rows
+from intern_jax.data.batches.mixture import build_group, group_sources
 from intern_jax.data.batches.stream import Segment, Stream
 from intern_jax.data.schema.fingerprints import fingerprint
 from intern_jax.data.schema.sample import CorruptSample
@@ -209,37 +209,3 @@ def test_a_callable_is_the_transform_itself():
         return {}
 
     assert as_transform(view, "g") is view
-
-
-# --- the most rows of a source ------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "weights",
-    [(1.0,), (1, 1), (3, 1), (0.5, 1.0, 0.25), (0.07, 1.3, 0.11, 2.0), (1, 10), (1.7, 1.1)],
-)
-@pytest.mark.parametrize(("batch_size", "blocks"), [(8, 1), (8, 2), (12, 4), (6, 6), (50, 2)])
-def test_most_rows_is_what_grain_s_mix_gives(weights, batch_size, blocks):
-    endless = [
-        grain.MapDataset.range(1).map(lambda _, i=i: i).repeat() for i in range(len(weights))
-    ]
-    mixed = endless[0] if len(weights) == 1 else grain.MapDataset.mix(endless, list(weights))
-    part = batch_size // blocks
-    period = sum(int(w * (100 / min(weights))) for w in weights)
-    sources = np.asarray([mixed[k] for k in range(min(2 * period, 4000) // part * part + part)])
-    counts = [np.bincount(p, minlength=len(weights)) for p in sources.reshape(-1, part)]
-    found, brute = most_rows(weights, batch_size, blocks), np.max(counts, axis=0)
-    if np.lcm(period, part) <= len(sources):
-        assert found == brute.tolist()
-    assert (np.asarray(found) >= brute).all() and max(found) <= part
-
-
-def test_most_rows_of_a_long_period_is_a_bound(monkeypatch):
-    exact = most_rows((0.3, 1.0, 0.7), 16, 2)
-    monkeypatch.setattr("intern_jax.data.batches.mixture.MAX_STARTS", 1)
-    bound = most_rows((0.3, 1.0, 0.7), 16, 2)
-    assert all(0 <= b - e <= i for i, (b, e) in enumerate(zip(bound, exact, strict=True)))
-    monkeypatch.undo()
-    assert most_rows((1e-7, 1.0), 1024, 8) == [1, 128]
-    with pytest.raises(UserError, match="7 does not divide into 2 parts"):
-        most_rows((1, 1), 7, 2)

@@ -10,6 +10,7 @@ from intern_jax.data import embedded
 from intern_jax.data.detection.objects import DetectionSource
 from intern_jax.data.embedded import crowds
 from intern_jax.data.schema.sample import check
+from intern_jax.data.schema.source import classes_of, known_class_sets
 from intern_jax.data.sources.scenes import paste, textured
 
 SOURCES = (
@@ -30,12 +31,15 @@ def test_samples_and_objects(name, arguments):
     source = embedded.load(name, **arguments)
     assert isinstance(source, DetectionSource) and source.family == "detection"
     assert "background" not in source.classes and "wall" not in source.classes
+    sets = known_class_sets(source)
+    assert (sets is not None) == ("room" in name)
     taught, labels = 0, set()
     for i in range(30):
         sample, objects = check(source[i], name, len(source.classes)), source.objects(i)
         assert sample["key"] == source.keys[i] and "mask" not in sample
         assert len(objects["boxes"]) >= len(sample["boxes"]) == len(sample["box_ignore"])
         assert objects["ignore"].dtype == np.bool_
+        assert sets is None or sets[i] == classes_of(sample)
         taught += int((~sample["box_ignore"]).sum())
         labels |= set(sample["box_labels"].tolist())
     assert taught > 30 and len(labels) >= min(5, len(source.classes))

@@ -10,7 +10,7 @@ import pytest
 
 from intern_jax.core.config import UserError
 from intern_jax.data.batches import mixture
-from intern_jax.data.batches.mixture import build_group, group_sources
+from intern_jax.data.batches.mixture import OpenGroup, build_group, group_sources
 from intern_jax.data.schema.sample import CorruptSample
 
 
@@ -111,7 +111,7 @@ def test_sources_mix_by_weight():
     number = np.concatenate([b["number"] for b in rows])
     np.testing.assert_array_equal(source, number >= 100)
     assert abs(source.mean() - 0.25) < 0.01
-    even = build_group(config(), 0, weights=(1, 1))
+    even = OpenGroup(config()).batches(0, [(0, (1, 1))])
     assert np.concatenate([even[i]["source"] for i in range(10)]).mean() == 0.5
 
 

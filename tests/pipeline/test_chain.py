@@ -67,6 +67,26 @@ def test_a_stage_that_was_cut_off_goes_on_and_the_rest_is_reused(finished, caplo
             np.testing.assert_array_equal(after[array], value, err_msg=f"{name} {array}")
 
 
+def test_a_stage_whose_sources_come_and_go_is_cut_off_and_goes_on(tmp_path):
+    def run(name, **span):
+        made = config(web=entry("First", steps=4))
+        points = made["web"]["data"]["points"]
+        points["sources"] = [
+            {"fn": "toy_stages:Points"},
+            {"fn": "toy_stages:Points", "name": "late", "shift": 40, **span},
+        ]
+        pipeline.run(made, tmp_path / name)
+        return arrays(tmp_path / name, "web")["params/backbone/kernel"]
+
+    late, always = run("late", begin=2), run("always")
+    assert not np.array_equal(late, always)
+    folder = folder_of(tmp_path / "late", "web")
+    for name in ("done.json", "model.safetensors"):
+        (folder / name).unlink()
+    shutil.rmtree(folder / "checkpoints" / "4")
+    np.testing.assert_array_equal(run("late", begin=2), late)
+
+
 def test_a_seed_more_trains_that_seed_alone(finished, caplog):
     found = said(caplog, two_stages(seeds=[0, 1]), finished)
     assert {seed: what for (_, seed), what in found.items() if what != "reused"} == {1: "new"}

@@ -15,6 +15,7 @@ from intern_jax import pipeline, version
 from intern_jax.core import hosts
 from intern_jax.core.config import UserError, load_config, plain
 from intern_jax.core.layout import Layout
+from intern_jax.data.batches import mixture
 from intern_jax.data.make import dense, pairs
 from intern_jax.data.make import text as tokenizer
 from intern_jax.losses.segmentation import pixel_cross_entropy
@@ -61,6 +62,8 @@ def train(c, stage="expert_cls"):
         lambda c: c["amateur"]["stage"].update(embed_dim=128),
         lambda c: c["amateur"]["data"]["pairs"]["transform"].update(geometry=False),
         lambda c: c["amateur"]["data"]["pairs"].update(shuffle="full"),
+        lambda c: c["amateur"]["data"]["pairs"].update(temperature=None),
+        lambda c: c["amateur"]["data"]["pairs"]["sources"][0].update(begin=0, end=None),
         lambda c: c.update(workers=2, seeds=(0, 1)),
         lambda c: c["amateur"].update(
             evaluators={"e": {"fn": "toy_stages:loss_of", "every": 3, "y": 1}}
@@ -91,6 +94,15 @@ def test_what_changes_no_array_recomputes_nothing(change):
         ),
         (lambda c: c["generalist"]["data"]["cls"]["sources"][0].update(weight=0.5), {"generalist"}),
         (lambda c: c["generalist"]["data"]["cls"].update(shuffle={"block": 64}), {"generalist"}),
+        (lambda c: c["generalist"]["data"]["cls"].update(temperature=2.0), {"generalist"}),
+        (
+            lambda c: c["expert_cls"]["data"]["cls"]["sources"][0].update(end=10**6),
+            {"expert_cls", "generalist"},
+        ),
+        (
+            lambda c: c["generalist"]["data"]["cls"]["sources"][0].update(balance={"by": "class"}),
+            {"generalist"},
+        ),
         (lambda c: c["expert_cls"].update(start=None), {"expert_cls", "generalist"}),
         (lambda c: c["backbone"].update(layer_scale=0.2), {"amateur", *EXPERTS, "generalist"}),
         (lambda c: c.update(compute_dtype="bfloat16"), ALL),
@@ -158,6 +170,29 @@ def test_a_file_that_a_transform_names_is_known_by_its_content(tmp_path):
         path.write_text(content, "utf-8")
         made.append(keys_of(given))
     assert made[0] == made[2] and all(made[0][name] != made[1][name] for name in ALL)
+
+
+def test_a_file_of_factors_is_known_by_its_content(tmp_path):
+    given, path = copy.deepcopy(QUICKSTART), tmp_path / "factors.npy"
+    source = given["expert_cls"]["data"]["cls"]["sources"][0]
+    source["balance"] = {"by": "class", "index": str(path)}
+    made = []
+    for factor in (1.0, 2.0, 1.0):
+        np.save(path, np.full(3, factor))
+        made.append(keys_of(given))
+    assert made[0] == made[2]
+    assert {n for n in ALL if made[0][n] != made[1][n]} == {"expert_cls", "generalist"}
+
+
+def test_a_raised_format_of_mixtures_recomputes_stages_with_several_sources(monkeypatch):
+    given = copy.deepcopy(QUICKSTART)
+    for name in ("amateur", "expert_cls"):
+        for group in given[name]["data"].values():
+            group["sources"] = group["sources"][:1]
+    before = keys_of(given)
+    monkeypatch.setattr(mixture, "FORMAT", 99)
+    after = keys_of(given)
+    assert {n for n in before if before[n] != after[n]} == {"expert_dense", "generalist"}
 
 
 def test_a_changed_default_or_table_in_the_code_recomputes(monkeypatch):

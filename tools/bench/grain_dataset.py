@@ -10,7 +10,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from intern_jax.data.batches.mixture import Groups
+from intern_jax.data.batches.mixture import PLAIN, Groups
 from intern_jax.data.make.views import Arrays, classification
 from intern_jax.data.schema.sample import Sample
 
@@ -34,7 +34,7 @@ class FromConfig(grain.MapDataset):
             return self.slice(index)
         if self._opened is None:
             self._opened = Groups(self._groups)
-        return self._opened.batch(self._seed, None, index)
+        return self._opened.batch(self._seed, PLAIN, index)
 
 
 class Held(RuntimeError):

@@ -293,10 +293,10 @@ def resume(args: argparse.Namespace) -> dict[str, bool]:
     """Whether a step's batches are those of the threads, for each number of workers."""
     import numpy as np
 
-    from intern_jax.data.batches.mixture import Groups
+    from intern_jax.data.batches.mixture import PLAIN, Groups
 
     groups = groups_of(args)
-    expected = [Groups(groups).batch(SEED, None, FIRST + i) for i in range(3)]
+    expected = [Groups(groups).batch(SEED, PLAIN, FIRST + i) for i in range(3)]
     right = {}
     for workers in (1, 2, 3):
         side = SIDES[args.side](groups, workers)

@@ -48,12 +48,12 @@ class ArrayStream:
 
     def batch_at(self, step: int) -> Batch:
         """The batch of one step: {group: {field: [batch_size, ...]}}."""
-        segment, index = segments_lib.place(self.segments, step)
-        positions = np.arange(index * self.batch_size, (index + 1) * self.batch_size)
+        place = segments_lib.place(self.segments, step)
+        positions = place.number * self.batch_size + np.arange(self.batch_size)
         epochs, within = positions // self.length, positions % self.length
         rows = np.empty_like(positions)
         for epoch in np.unique(epochs):
-            order = np.random.default_rng((segment.seed, int(epoch))).permutation(self.length)
+            order = np.random.default_rng((place.seed, int(epoch))).permutation(self.length)
             rows[epochs == epoch] = order[within[epochs == epoch]]
         return {self.group: {name: value[rows] for name, value in self.arrays.items()}}
 

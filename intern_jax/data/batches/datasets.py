@@ -1,6 +1,6 @@
 """A group's pipeline as Grain MapDatasets: the parts that Grain lacks, and adapters for a user's Grain parts.
 
-rows:     Ordered (a source in our order, without end) -> MapDataset.mix -> random_map(transform)
+rows:     Ordered (a source in our order, without end) -> Mixed (of several) -> random_map(transform)
 batches:  Batched: item i is this host's block of batch i
 
 Every part is a pure function of its index. A user's MapDataset becomes a source (MapSource). A
@@ -17,6 +17,7 @@ import numpy as np
 
 from intern_jax import families
 from intern_jax.core.config import UserError, bind, call_fault, resolve
+from intern_jax.data.batches.mix import Turns
 from intern_jax.data.batches.shuffle import Order
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import (
@@ -26,7 +27,7 @@ from intern_jax.data.schema.sample import (
     Transform,
     check_labels,
 )
-from intern_jax.data.schema.source import Source
+from intern_jax.data.schema.source import ClassSets, Source
 from intern_jax.data.sources.array_record import Keys
 
 
@@ -46,6 +47,26 @@ class Ordered(grain.MapDataset):
             return self.slice(index)
         record = self._order(*divmod(index, self._order.count))
         return {**self._source[record], "source": self._position}
+
+
+class Mixed(grain.MapDataset):
+    """Rows of several endless datasets; `turns` says from which each comes, and which of its items it is.
+
+    Grain's own `mix` cuts weights to whole per cents of the smallest, and its counts drift from the shares.
+    """
+
+    def __init__(self, parts: Sequence[grain.MapDataset], turns: Turns):
+        super().__init__(parts)
+        self._datasets, self._turns = list(parts), turns
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        source, draw = self._turns.place(index)
+        return self._datasets[source][draw]
 
 
 class Batched(grain.MapDataset):
@@ -167,6 +188,11 @@ class MapSource:
                 f"{key}: {kind} is not a sample; map elements to dicts with image, label ..."
             )
         return {"key": key, **element}
+
+    def class_sets(self) -> ClassSets | None:
+        """The dataset's own, if it has some."""
+        own = getattr(self._dataset, "class_sets", None)
+        return None if own is None else own()
 
     def fingerprint(self) -> str:
         """The dataset's own fingerprint if it has one, else a digest of its class, length, keys and labels.

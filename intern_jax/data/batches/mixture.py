@@ -1,24 +1,25 @@
 """The batches of a group as a pure function of their index: sources are mixed, transformed and stacked.
 
 Every source is shuffled anew each epoch and repeated. The sources are then mixed in a fixed pattern
-by weight. The random generator of a transform is keyed by the row's global index. Only after that
-this host's rows are selected. A batch therefore depends on (config, seed, index) alone, and not on
-hosts, threads, processes or earlier reads.
+by weight (mix.py). The random generator of a transform is keyed by the row's global index. Only after
+that this host's rows are selected. A batch therefore depends on (config, seed, stretches, index) alone,
+and not on hosts, threads, processes or earlier reads. Stretches are the weights along the way (segments.py).
 
 The config of a group:
   {"sources": [{"fn": "pkg.module:attr", "weight": 1.0, "shuffle": "full", **arguments of fn}, ...],
    "batch_size": rows over all hosts,
    "transform": {"fn": "intern_jax.data.make.views:classification", "size": 32, ...},
-   "shuffle": the default of sources that set none}
+   "shuffle": the default of sources that set none,
+   "temperature": T, by which a source's share is its weight times its number of samples to the power 1/T}
 A source's fn may also return a grain.MapDataset of samples; the name, family, classes, keys and labels
 that it lacks then stand beside fn. A transform's fn may be a grain.transforms.Map or RandomMap
 (datasets.py). `shuffle` is "full" (the default) or {"block": records, "window": blocks}, which suits
-records on remote storage (shuffle.py). Rows have the transform's fields and `source`, the int32
-position in `sources`.
+records on remote storage (shuffle.py). A source may have `balance`, by which rare classes come more often
+(balance.py), and `begin` and `end`, the training steps between which it is in the mixture (segments.py).
+Rows have the transform's fields and `source`, the int32 position in `sources`.
 """
 
 import functools
-import math
 import threading
 import zlib
 from collections import Counter
@@ -28,7 +29,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from intern_jax.core.config import UserError
-from intern_jax.data.batches.segments import Weights
+from intern_jax.data.batches.balance import RepeatOrder, line_of
+from intern_jax.data.batches.mix import Mix, Turns, shares
+from intern_jax.data.batches.segments import Stretches, Weights, timed_weights
 from intern_jax.data.batches.shuffle import BlockOrder, FullOrder, Order, block_settings
 from intern_jax.data.schema.sample import Transform, check_labels
 from intern_jax.data.schema.source import Source
@@ -37,17 +40,18 @@ from intern_jax.data.sources.replacing import Replacing
 if TYPE_CHECKING:
     from intern_jax.data.batches.datasets import Batched
 
+# Raise it when the same settings give other batches of several sources.
+FORMAT = 2
 # A larger batch per host is taken for a mistake in batch_size or size.
 MAX_BATCH_BYTES = 4 << 30
 # Up to this length an epoch's order is kept as a table. Grain's shuffle needs no table, but takes about
 # 65536 / length steps per row, which is milliseconds for the few samples of an adaptation.
 MAX_TABLE = 1 << 20
 
-# Up to this period of a mix its parts are counted one by one, in less than a second.
-MAX_STARTS = 1 << 24
-
 # The fields of a source's spec that are not arguments of its function.
-SPEC_FIELDS = ("weight", "shuffle")
+SPEC_FIELDS = ("weight", "shuffle", "begin", "end", "balance")
+# The weights of all batches: those of the config.
+PLAIN: Stretches = ((0, None),)
 
 Batch = dict[str, dict[str, np.ndarray]]
 
@@ -62,45 +66,53 @@ class Groups:
 
     def __init__(self, groups: Mapping[str, Any], rows: tuple[int, int] = (0, 1)):
         self._groups, self._rows = dict(groups), rows
-        self.sources = {
-            name: group_sources(cfg, name) for name, cfg in self._groups.items() if _is_config(cfg)
+        self._opened = {
+            name: OpenGroup(cfg, rows=rows, where=name)
+            for name, cfg in self._groups.items()
+            if _is_config(cfg)
         }
+        self.sources = {name: opened.sources for name, opened in self._opened.items()}
         self.ready = sorted(set(self._groups) - set(self.sources))
-        self._guarded = {name: _guard(sources, name) for name, sources in self.sources.items()}
         self._lock = threading.Lock()
         # Two segments are in use around the step where one ends; more at once are rare.
         self._datasets = functools.lru_cache(maxsize=4)(self._make_datasets)
 
-    def batch(self, seed: int, weights: Weights | None, index: int) -> Batch:
+    def batch(self, seed: int, stretches: Stretches, index: int) -> Batch:
         """The batch at an index of the mixture with this seed and these weights; thread-safe."""
-        return {name: batches[index] for name, batches in self.prepare(seed, weights).items()}
+        return {name: batches[index] for name, batches in self.prepare(seed, stretches).items()}
 
-    def prepare(self, seed: int, weights: Weights | None) -> Mapping[str, Any]:
+    def prepare(self, seed: int, stretches: Stretches = PLAIN) -> Mapping[str, Any]:
         """The batches of each group by index, after a check: UserError for what cannot work."""
-        key = tuple((name, tuple(given)) for name, given in sorted((weights or {}).items()))
+        key = tuple(
+            (first, tuple((name, tuple(given)) for name, given in sorted((weights or {}).items())))
+            for first, weights in stretches
+        )
         with self._lock:
             return self._datasets(seed, key)
+
+    def check(self, weights: Weights | None) -> None:
+        """UserError for weights with which a group cannot be mixed."""
+        for name, opened in self._opened.items():
+            opened.mix((weights or {}).get(name))
 
     def faults(self) -> Counter[str]:
         """The number of damaged reads so far, by "source: cause", in groups that have a config."""
         total: Counter[str] = Counter()
-        for guarded in self._guarded.values():
-            for source in guarded:
+        for opened in self._opened.values():
+            for source in opened.guarded:
                 for cause, count in source.faults().items():
                     total[f"{source.name}: {cause}"] += count
         return total
 
-    def _make_datasets(self, seed: int, weights: tuple) -> dict[str, Any]:
-        given = dict(weights)
+    def _make_datasets(self, seed: int, key: tuple) -> dict[str, Any]:
         return {
-            name: self._dataset(name, cfg, seed, given.get(name))
+            name: self._opened[name].batches(seed, [(n, dict(given).get(name)) for n, given in key])
+            if name in self._opened
+            else cfg
+            if self._rows[1] == 1
+            else _Block(cfg, self._rows)
             for name, cfg in self._groups.items()
         }
-
-    def _dataset(self, name: str, cfg: Any, seed: int, weights: Sequence[float] | None) -> Any:
-        if name in self.sources:
-            return build_group(cfg, seed, self._guarded[name], self._rows, weights, name)
-        return cfg if self._rows[1] == 1 else _Block(cfg, self._rows)
 
 
 class _Block:
@@ -147,78 +159,128 @@ def group_sources(cfg: Mapping[str, Any], where: str = "group") -> list[Source]:
     return opened
 
 
+class OpenGroup:
+    """A group with open sources, whose rows were checked; `batches` gives its batches by seed and weights.
+
+    `sources` replace those of the config. `rows` = (h, H) selects block h of the H contiguous blocks
+    of every batch. `cfg["transform"]` may also be a callable or an object of grain.transforms.
+    UserError for settings that cannot work, and for sources whose first sample or labels break the
+    schema.
+    """
+
+    def __init__(
+        self,
+        cfg: Mapping[str, Any],
+        sources: Sequence[Source] | None = None,
+        rows: tuple[int, int] = (0, 1),
+        where: str = "group",
+    ):
+        from intern_jax.data.batches.datasets import as_transform
+
+        self.cfg, self.where, self._rows = cfg, where, rows
+        self.sources = group_sources(cfg, where) if sources is None else list(sources)
+        self._block = _block_size(cfg, rows, where)
+        specs = cfg.get("sources") or []
+        self._specs = specs if len(specs) == len(self.sources) else [{}] * len(self.sources)
+        self._given = [spec.get("weight", 1.0) for spec in self._specs]
+        self._mix = functools.lru_cache(maxsize=16)(self._make_mix)
+        self.mix()
+        self._shuffles = _shuffles(cfg, self._specs, where)
+        self._transform = as_transform(cfg["transform"], f"{where}.transform")
+        self.guarded = _guard(self.sources, where)
+        _check_rows(self.guarded, self._transform, self._block, where)
+        self._lines = [
+            line_of(source, spec["balance"], f"{where}.sources[{i}]")
+            if spec.get("balance")
+            else None
+            for i, (source, spec) in enumerate(zip(self.guarded, self._specs, strict=True))
+        ]
+        # A change of weights keeps the seed, and with it the tables of the orders.
+        self._orders = functools.lru_cache(maxsize=2)(self._make_orders)
+
+    def batches(
+        self, seed: int, stretches: Sequence[tuple[int, Sequence[float] | None]] = ((0, None),)
+    ) -> "Batched":
+        """An endless grain.MapDataset of batches: item i is batch i, {field: [rows of this host, ...]}.
+
+        `stretches` are (first batch, one weight per source); None takes the config's weights. A weight
+        of 0 leaves a source out. Each source goes on from one stretch to the next in its own order.
+        """
+        from intern_jax.data.batches.datasets import Batched, Mixed, WithSource
+
+        parts = self._orders(seed)
+        mixed = Mixed(parts, self._turns(stretches)) if len(parts) > 1 else parts[0]
+        made = mixed.random_map(WithSource(self._transform), seed=_seed(seed, "transform"))
+        return Batched(made, self._block, self._rows, self.where)
+
+    def mix(self, weights: Sequence[float] | None = None) -> Mix:
+        """The mix by these weights, one per source; None takes the config's. UserError if there is none."""
+        if weights is None:
+            given = _weights(self._given, self.sources, self.where)
+        else:
+            given = _weights(weights, self.sources, self.where, least=0.0)
+        return self._mix(tuple(given))
+
+    def _make_mix(self, weights: tuple[float, ...]) -> Mix:
+        lengths = list(map(len, self.sources))
+        return Mix(shares(weights, lengths, self.cfg.get("temperature")), self.where)
+
+    def _turns(self, stretches: Sequence[tuple[int, Sequence[float] | None]]) -> Turns:
+        mixes: list[tuple[int, Mix]] = []
+        for first, weights in stretches:
+            mix = self.mix(weights)
+            # Weights of another group that change at this batch leave this group's rows as they are.
+            if not mixes or mix != mixes[-1][1]:
+                mixes.append((first * self.cfg["batch_size"], mix))
+        return Turns(mixes)
+
+    def _make_orders(self, seed: int) -> list[Any]:
+        """Each source as a MapDataset of samples without end. Its order depends on its name, and not on the others."""
+        import grain
+
+        from intern_jax.data.batches.datasets import Ordered, Tagged
+
+        parts: list[Any] = []
+        same: Counter[str] = Counter()  # sources of one name so far
+        for i, source in enumerate(self.guarded):
+            own, line = _seed(seed, "shuffle", same[source.name], source.name), self._lines[i]
+            same[source.name] += 1
+            if line is not None:
+                parts.append(Ordered(source, i, RepeatOrder(line[0], own, line[1])))
+            elif len(source) > MAX_TABLE and self._shuffles[i] is None:
+                once = grain.MapDataset.source(Tagged(source, i)).shuffle(seed=own)
+                parts.append(once.repeat())
+            else:
+                parts.append(Ordered(source, i, _order(source, own, self._shuffles[i])))
+        return parts
+
+
 def build_group(
     cfg: Mapping[str, Any],
     seed: int,
     sources: Sequence[Source] | None = None,
     rows: tuple[int, int] = (0, 1),
-    weights: Sequence[float] | None = None,
     where: str = "group",
 ) -> "Batched":
-    """An endless grain.MapDataset of batches: item i is batch i, {field: [rows of this host, ...]}.
+    """The batches of a group by the config's weights; arguments and errors as of `OpenGroup`."""
+    return OpenGroup(cfg, sources, rows, where).batches(seed)
 
-    `sources` replace those of the config. `rows` = (h, H) selects block h of the H contiguous blocks
-    of every batch. `weights` replace those of the config. `cfg["transform"]` may also be a callable or
-    an object of grain.transforms. UserError for settings that cannot work, and for sources whose
-    first sample or labels break the schema.
+
+def group_most_rows(
+    cfg: Mapping[str, Any], lengths: Sequence[int], blocks: int = 1, where: str = "group"
+) -> list[int]:
+    """Per source, the largest number of its rows in any of `blocks` equal contiguous parts of any batch of a run.
+
+    `cfg` is a group's checked config, and `lengths` are its sources' numbers of samples, on which the shares depend if
+    it has a temperature. All weights count that the sources' `begin` and `end` bring. The numbers are exact where a
+    mixture has a short period, and otherwise upper bounds (`Mix.most`).
     """
-    import grain
-
-    from intern_jax.data.batches.datasets import Batched, Ordered, Tagged, WithSource, as_transform
-
-    sources = group_sources(cfg, where) if sources is None else list(sources)
-    block = _block_size(cfg, rows, where)
-    weights = _weights(cfg, sources, weights, where)
-    shuffles = _shuffles(cfg, len(sources), where)
-    transform = as_transform(cfg["transform"], f"{where}.transform")
-    guarded = _guard(sources, where)
-    _check_rows(guarded, transform, block, where)
-    parts = []
-    for i, source in enumerate(guarded):
-        shuffle_seed = _seed(seed, "shuffle", i, source.name)
-        if len(source) > MAX_TABLE and shuffles[i] is None:
-            once = grain.MapDataset.source(Tagged(source, i)).shuffle(seed=shuffle_seed)
-            parts.append(once.repeat())
-        else:
-            parts.append(Ordered(source, i, _order(source, shuffle_seed, shuffles[i])))
-    mixed = grain.MapDataset.mix(parts, weights=weights) if len(parts) > 1 else parts[0]
-    made = mixed.random_map(WithSource(transform), seed=_seed(seed, "transform"))
-    return Batched(made, block, rows, where)
-
-
-def most_rows(weights: Sequence[float], batch_size: int, blocks: int = 1) -> list[int]:
-    """Per source, the largest number of its rows in any of `blocks` equal contiguous parts of any batch.
-
-    The numbers are exact for the pattern in which Grain mixes these weights; its period is the sum of the weights as
-    whole numbers. For periods above MAX_STARTS they are upper bounds. The bound of source i is at most i rows too high.
-    """
-    if batch_size % blocks:
-        raise UserError(f"batch_size: {batch_size} does not divide into {blocks} parts")
-    part = batch_size // blocks
-    # The whole numbers that grain's mix computes from the weights.
-    counts = [int(weight * (100 / min(weights))) for weight in weights]
-    period = sum(counts)
-    step = math.gcd(part, period)
-    if period > MAX_STARTS:
-        return _most_rows_bound(counts, part)
-    starts = np.arange(0, period, step)
-    most, left = [], period
-    begin, end = starts, starts + part
-    for count in counts:
-        # Of the first k rows that earlier sources left over, so many go to later sources.
-        rest = [k * (left - count) // left for k in (begin, end)]
-        most.append(int((end - rest[1] - begin + rest[0]).max()))
-        (begin, end), left = rest, left - count
-    return most
-
-
-def _most_rows_bound(counts: Sequence[int], part: int) -> list[int]:
-    # floor(x + y) - floor(x) <= ceil(y), both for the rows that a source gets and for those that it leaves.
-    most, left = [], sum(counts)
-    for count in counts:
-        most.append(-(-part * count // left))
-        part, left = -(-part * (left - count) // left), left - count
-    return most
+    size, temperature = cfg["batch_size"], cfg.get("temperature")
+    if size % blocks:
+        raise UserError(f"{where}.batch_size: {size} does not divide into {blocks} parts")
+    timed = timed_weights(cfg["sources"], f"{where}.sources")
+    mixes = [Mix(shares(weights, lengths, temperature), where) for _, weights in timed]
+    return np.max([mix.most(size // blocks) for mix in mixes], axis=0).tolist()
 
 
 def _seed(seed: int, *names: Any) -> int:
@@ -243,16 +305,22 @@ def _order(guarded: Replacing, seed: int, shuffle: Mapping[str, int] | None) -> 
     return BlockOrder(shards, seed, **shuffle)
 
 
-def _shuffles(cfg: Mapping[str, Any], count: int, where: str) -> list[dict[str, int] | None]:
+def _shuffles(
+    cfg: Mapping[str, Any], specs: Sequence[Mapping[str, Any]], where: str
+) -> list[dict[str, int] | None]:
     """The block shuffle of each source, or None for the full shuffle."""
     default = cfg.get("shuffle")
-    specs = cfg.get("sources") or [{}] * count
-    if len(specs) != count:
-        return [block_settings(default, where)] * count
-    return [
+    found = [
         block_settings(spec.get("shuffle", default), f"{where}.sources[{i}]")
         for i, spec in enumerate(specs)
     ]
+    for i, (shuffle, spec) in enumerate(zip(found, specs, strict=True)):
+        if shuffle is not None and spec.get("balance"):
+            raise UserError(
+                f"{where}.sources[{i}].shuffle: {shuffle}; a source with balance is read in any"
+                " order, so write 'full'"
+            )
+    return found
 
 
 def _block_size(cfg: Mapping[str, Any], rows: tuple[int, int], where: str) -> int:
@@ -269,17 +337,15 @@ def _block_size(cfg: Mapping[str, Any], rows: tuple[int, int], where: str) -> in
 
 
 def _weights(
-    cfg: Mapping[str, Any], sources: Sequence[Source], weights: Sequence[float] | None, where: str
+    weights: Sequence[float], sources: Sequence[Source], where: str, least: float | None = None
 ) -> list[float]:
-    if weights is None:
-        specs = cfg.get("sources") or [{}] * len(sources)
-        weights = [spec.get("weight", 1.0) for spec in specs]
+    """One weight per source that has samples: above 0, or of at least `least`; else UserError."""
     if len(weights) != len(sources):
         raise UserError(
             f"{where}.weights: {len(weights)} for {len(sources)} sources; give one for each"
         )
     for i, (weight, source) in enumerate(zip(weights, sources, strict=True)):
-        if not weight > 0:
+        if not (0 < weight < float("inf") or weight == least):
             raise UserError(
                 f"{where}.sources[{i}].weight: {weight}; give a positive number or drop the source"
             )

@@ -1,12 +1,13 @@
 """The settings of a stage's data: groups with their sources and transforms."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
 from intern_jax.core.config import UserError, parameters, resolve
 from intern_jax.core.schema import Function, Settings, field, wrong
+from intern_jax.data.batches.segments import timed_weights
 from intern_jax.data.batches.shuffle import BLOCK
 from intern_jax.data.schema.sample import SOURCE_FIELDS
 
@@ -36,11 +37,42 @@ def _is_shuffle(value: Any) -> bool:
     return True
 
 
+class Balance(Settings):
+    """Class-aware sampling (data/batches/balance.py): how often an epoch has each sample of a source."""
+
+    by: Literal["repeat", "class"]
+    threshold: float | None = field(None, gt=0.0)
+    index: str | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _repeat_has_a_threshold(self) -> Self:
+        needed = self.by == "repeat" and self.index is None
+        if needed != (self.threshold is not None):
+            said = "goes with by 'repeat' and without an index: a class in a smaller share of samples comes more often"
+            raise wrong(f"{self.threshold}; {said}", "threshold")
+        return self
+
+
 class SourceSpec(Function):
-    """A source: the function that opens it, its weight in the mixture, and its shuffle."""
+    """A source: the function that opens it, its weight in the mixture, its shuffle, and when it is in the mixture.
+
+    It is in the mixture in the training steps t with begin <= t < end; meanwhile others have its share, in proportion.
+    """
 
     weight: float = field(1.0, gt=0.0)
     shuffle: Shuffle = "full"
+    begin: int = field(0, late=True, ge=0)
+    end: int | None = field(None, late=True, ge=1)
+    balance: Balance | None = field(None, late=True)
+
+    @pydantic.model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.end is not None and self.end <= self.begin:
+            raise wrong(f"{self.end}; write a step after begin, {self.begin}", "end")
+        if self.balance is not None and self.shuffle != "full":
+            said = "a source with balance is read in any order"
+            raise wrong(f"goes with shuffle 'full' alone: {said}", "balance")
+        return self
 
     @classmethod
     def beside(cls, function: Any) -> tuple[str, ...]:
@@ -77,6 +109,17 @@ class Group(Settings):
     transform: Transform
     # The default of sources without their own; `completed` writes it to each source.
     shuffle: Shuffle = field("full", matters=False)
+    # A source's share is its weight times (its number of samples)^(1/temperature); None: the weights alone.
+    temperature: float | None = field(None, late=True, gt=0.0)
+
+    @pydantic.model_validator(mode="after")
+    def _never_empty(self) -> Self:
+        spans = [{"begin": source.begin, "end": source.end} for source in self.sources]
+        try:
+            timed_weights(spans, "sources")
+        except UserError as error:
+            raise wrong(str(error).partition(": ")[2], "sources") from None
+        return self
 
     @classmethod
     def completed(cls, given: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import jax
 from intern_jax.core.config import UserError
 from intern_jax.data.batches import segments as segments_lib
 from intern_jax.data.batches.mixture import Batch, Groups
-from intern_jax.data.batches.segments import Segment, Weights
+from intern_jax.data.batches.segments import Place, Segment
 from intern_jax.data.batches.workers import Workers
 
 __all__ = ["Segment", "Stream"]
@@ -28,8 +28,9 @@ class Stream:
     count. With `workers` 0, an iterator uses `threads` threads. Otherwise `workers` processes make the
     batches (workers.py); they need configs, start at once, and end with `close`. The batches are the
     same either way, and the only position is the step. `prefetch` is the number of batches in the
-    making. `wait_seconds` is how long consumers have waited for data so far. UserError for settings or
-    sources that cannot work.
+    making. `wait_seconds` is how long consumers have waited for data so far. `segments` are as
+    `scheduled` (segments.py) makes them where sources begin and end at steps. UserError for settings
+    or sources that cannot work.
     """
 
     def __init__(
@@ -63,8 +64,8 @@ class Stream:
         self._open: weakref.WeakSet[_Ahead] = weakref.WeakSet()
         self._processes: Workers | None = None
         self._past_faults: collections.Counter[str] = collections.Counter()
-        first = self._segments[0]
-        self._groups.prepare(first.seed, first.weights)
+        first = self._place(0)
+        self._groups.prepare(first.seed, first.stretches)
         if workers:
             self._start_processes()
 
@@ -82,8 +83,8 @@ class Stream:
     def open_segment(self, first_step: int, offset: int, seed: int | None = None) -> None:
         """From step `first_step` on, read from batch `offset` of `seed` (None: the last segment's seed).
 
-        Segments that begin at or after `first_step` are dropped; the weights of the last segment stay.
-        It closes all iterators, because batches that they prefetched may belong to dropped segments.
+        Of later segments, only changes of weights stay (segments.py). It closes all iterators, because
+        batches that they prefetched may belong to dropped segments.
         """
         self.set_segments(segments_lib.opened(self._segments, first_step, offset, seed))
 
@@ -136,6 +137,8 @@ class Stream:
 
     def _checked(self, segments: Sequence[Segment]) -> tuple[Segment, ...]:
         segments = segments_lib.checked(segments, list(self._configs))
+        for segment in segments:
+            self._groups.check(segment.weights)
         ready = self._groups.ready
         if ready and len({(s.seed, str(s.weights)) for s in segments}) > 1:
             raise UserError(
@@ -143,10 +146,9 @@ class Stream:
             )
         return segments
 
-    def _place(self, step: int) -> tuple[int, Weights | None, int]:
+    def _place(self, step: int) -> Place:
         """The seed, weights and index of a step's batch."""
-        segment, index = segments_lib.place(self._segments, step)
-        return segment.seed, segment.weights, index
+        return segments_lib.place(self._segments, step)
 
     def _start_processes(self) -> Workers:
         if self._processes is None:

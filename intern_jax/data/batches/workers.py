@@ -35,7 +35,7 @@ import numpy as np
 from intern_jax import families
 from intern_jax.core.config import UserError, plain
 from intern_jax.data.batches.mixture import Batch, Groups
-from intern_jax.data.batches.segments import Weights
+from intern_jax.data.batches.segments import Stretches
 
 ALIGNMENT = 64  # bytes, the size of a cache line
 SHARED = pathlib.Path("/dev/shm")
@@ -60,14 +60,14 @@ class Workers:
         # At exit this runs before multiprocessing waits for its children.
         self._end = util.Finalize(self, _end_all, (self._workers,), exitpriority=10)
 
-    def batch(self, seed: int, weights: Weights | None, index: int) -> Batch:
+    def batch(self, seed: int, stretches: Stretches, index: int) -> Batch:
         """The same as Groups.batch; call it from as many threads as there are workers.
 
         It raises the worker's error, or a UserError if the worker was killed.
         """
         worker = self._idle.get()
         try:
-            return worker.batch((seed, weights, index))
+            return worker.batch((seed, stretches, index))
         finally:
             self._idle.put(worker)
 

@@ -19,6 +19,7 @@ from intern_jax.data.read.opened import Opened
 from intern_jax.data.read.turning import stored_sides, turned_map
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import CorruptSample, Sample
+from intern_jax.data.schema.source import ClassSets, distinct
 
 
 class ObjectRows:
@@ -73,6 +74,12 @@ class ObjectRows:
             "crowd": flags > 1,
             "area": np.where(np.isnan(areas), own, areas).astype(np.float32),
         }
+
+    def class_sets(self) -> list[tuple[int, ...]]:
+        """The distinct labels of each picture's objects that are not ignored."""
+        _, labels, flags, _ = self._all
+        spans = zip(self._first[:-1], self._first[1:], strict=True)
+        return [distinct(labels[a:b][flags[a:b] == 0]) for a, b in spans]
 
     def masks(self, index: int, sides: tuple[int, int]) -> np.ndarray:
         """The objects' masks on grids over their boxes in a picture of `sides` (height, width): uint8 [N,S,S]."""
@@ -181,6 +188,10 @@ class Listed(Opened):
         """As of every opened source, and of how boxes and masks are read."""
         own = (self.upright, self.masked)
         return [fingerprints.combine(one, *own) for one in super().examples()]
+
+    def class_sets(self) -> ClassSets | None:
+        """The classes of each picture's objects, which were read when the source was opened."""
+        return self.rows.class_sets() if self.family == "detection" else None
 
     def files(self) -> list[pathlib.Path]:
         """The lists, the annotations and the pictures."""

@@ -14,7 +14,7 @@ Legend: N objects of a picture.
 """
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -23,8 +23,8 @@ from intern_jax.data.read.annotations import picture_size
 from intern_jax.data.read.decoding import decode_turned, orientation_of, read_file
 from intern_jax.data.read.turning import stored_sides, turned_boxes
 from intern_jax.data.schema import fingerprints
-from intern_jax.data.schema.sample import CorruptSample, Sample
-from intern_jax.data.schema.source import Source, read_scored
+from intern_jax.data.schema.sample import CorruptSample, Sample, ignored_of
+from intern_jax.data.schema.source import ClassSets, Source, distinct, read_scored
 from intern_jax.data.sources.subset import Subset
 
 Objects = dict[str, np.ndarray]
@@ -47,14 +47,6 @@ def objects_of(source: Any, index: int) -> Objects:
     sample = read_scored(source, index)
     fields = {"boxes": sample["boxes"], "labels": sample["box_labels"]}
     return fields | {"ignore": ignored_of(sample)}
-
-
-def ignored_of(sample: Mapping[str, Any]) -> np.ndarray:
-    """bool [N]: boxes of a sample that neither have to be found nor count as found; those of crowds are among them."""
-    ignored = np.zeros(len(sample["boxes"]), bool)
-    for name in ("box_ignore", "box_crowd"):
-        ignored |= sample.get(name, False)
-    return ignored
 
 
 class PictureFiles:
@@ -82,6 +74,10 @@ class PictureFiles:
         """The objects in the upright picture, which is not decoded."""
         return upright(self.annotated(index), self.pictures[index])
 
+    def class_sets(self) -> ClassSets:
+        """The classes of each picture's objects, from its annotation alone; none where that is damaged."""
+        return [_classes(self, index) for index in range(len(self))]
+
     def __len__(self) -> int:
         return len(self.keys)
 
@@ -95,6 +91,14 @@ class PictureFiles:
         """A digest of the keys and of the files of pictures and annotations."""
         files = fingerprints.of_files([*self.pictures, *self.annotations])
         return fingerprints.combine(self.name, self.classes, self.keys, files)
+
+
+def _classes(source: PictureFiles, index: int) -> tuple[int, ...]:
+    try:
+        found = source.annotated(index)
+    except CorruptSample:
+        return ()
+    return distinct(found["labels"][~found["ignore"]])
 
 
 def upright(objects: Objects, picture: pathlib.Path | bytes) -> Objects:

@@ -11,6 +11,7 @@ from intern_jax.core.config import UserError
 from intern_jax.data.embedded import packs
 from intern_jax.data.embedded.packs import Embedded, pack
 from intern_jax.data.schema import fingerprints
+from intern_jax.data.schema.source import ClassSets, distinct
 from intern_jax.data.sources.scenes import BoxesOf
 from intern_jax.families.fields import IGNORE
 
@@ -134,6 +135,13 @@ class Rooms(Embedded):
         if self.family == "detection":
             sample |= _with_slivers(sample)
         return sample
+
+    def class_sets(self) -> ClassSets | None:
+        """The classes of each room's boxes, which stand beside the pictures."""
+        if "boxes" not in self.fields:
+            return None
+        store = pack("rooms")
+        return [distinct(store.header(row)["box_labels"]) for row in self.rows]
 
     def fingerprint(self) -> str:
         """A digest of the pack, the rows and the fields."""

@@ -91,6 +91,14 @@ def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
         )
 
 
+def ignored_of(sample: Mapping[str, Any]) -> np.ndarray:
+    """bool [N]: boxes of a sample that neither have to be found nor count as found; those of crowds are among them."""
+    ignored = np.zeros(len(sample["box_labels"]), bool)
+    for name in ("box_ignore", "box_crowd"):
+        ignored |= sample.get(name, False)
+    return ignored
+
+
 def one_line(error: Exception) -> str:
     """The first line of an error's message, at most 160 characters, to quote inside another."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -1,12 +1,15 @@
 """What every source of samples offers, whatever it reads."""
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from intern_jax.core.config import UserError
-from intern_jax.data.schema.sample import CorruptSample, Sample
+from intern_jax.data.schema.sample import CorruptSample, Sample, ignored_of
+from intern_jax.families.fields import IGNORE
+
+ClassSets = Sequence[tuple[int, ...]]  # per sample its distinct classes, ascending
 
 
 @runtime_checkable
@@ -16,6 +19,9 @@ class Source(Protocol):
     `labels` (int32 [N], or None) and `keys` are known without decoding a picture. A source may also have
     `fingerprint() -> str`, a digest that changes with its samples, and `examples() -> list[str]`, one for each of
     them (fingerprints.py). Without either, what is kept of a sample is known by reading it.
+
+    A source of boxes or masks may also have `class_sets() -> ClassSets | None`: the classes of every sample, known
+    without decoding a picture, and without objects that are ignored. None says that only reading would tell.
     """
 
     @property
@@ -47,3 +53,27 @@ def read_scored(source: Source | Sequence[Sample], index: int) -> Sample:
         return source[index]
     except CorruptSample as fault:
         raise UserError(f"{fault}; repair or remove it") from fault
+
+
+def known_class_sets(source: Source) -> ClassSets | None:
+    """The classes of every sample as its labels or `class_sets` tell them; None if the samples must be read."""
+    if source.labels is not None:
+        return [(int(label),) for label in source.labels]
+    own = getattr(source, "class_sets", None)
+    return None if own is None else own()
+
+
+def classes_of(sample: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The distinct classes of a sample's label, boxes that are not ignored, or else mask; None without them."""
+    if "label" in sample:
+        return distinct([sample["label"]])
+    if "box_labels" in sample:
+        return distinct(sample["box_labels"][~ignored_of(sample)])
+    if "mask" in sample:
+        return distinct(one for one in np.unique(sample["mask"]) if one != IGNORE)
+    return None
+
+
+def distinct(classes: Iterable[Any]) -> tuple[int, ...]:
+    """Whole numbers, each once and ascending."""
+    return tuple(sorted({int(one) for one in classes}))

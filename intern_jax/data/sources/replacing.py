@@ -6,14 +6,11 @@ import threading
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from intern_jax.core.config import UserError
 from intern_jax.data.schema.fingerprints import fingerprint
 from intern_jax.data.schema.sample import CorruptSample, Sample, mistake, one_line
-
-if TYPE_CHECKING:
-    from intern_jax.data.schema.source import Source
+from intern_jax.data.schema.source import ClassSets, Source, known_class_sets
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +36,7 @@ class Replacing:
 
     def __init__(
         self,
-        source: "Source",
+        source: Source,
         limit: float = 0.01,
         patience: int = 1000,
         where: str | None = None,
@@ -74,6 +71,10 @@ class Replacing:
     def fingerprint(self) -> str:
         """The fingerprint of the source inside."""
         return fingerprint(self.source)
+
+    def class_sets(self) -> ClassSets | None:
+        """The classes of the samples of the source inside, as far as it knows them without reading."""
+        return known_class_sets(self.source)
 
     def faults(self) -> dict[str, int]:
         """The number of damaged reads by cause; a sample that is read twice counts twice."""

@@ -14,6 +14,7 @@ from PIL import Image
 
 from intern_jax.core.config import UserError, format_of, formatted
 from intern_jax.data.schema import fingerprints
+from intern_jax.data.schema.source import ClassSets, known_class_sets
 
 FAMILIES = ("segmentation", "detection", "pairs")
 MOST_GROUPS = 254  # of a mask, beside 0 for the ground and 255 for what is ignored
@@ -267,6 +268,13 @@ class BoxesOf:
         sample = self.source[i]
         out = {name: sample[name] for name in ("image", "key", "boxes", "box_ignore")}
         return out | {"box_labels": sample["box_labels"] - np.int32(self.skip)}
+
+    def class_sets(self) -> ClassSets | None:
+        """Those of the source inside, if it knows them without reading."""
+        every = known_class_sets(self.source)
+        if every is None:
+            return None
+        return [tuple(c - self.skip for c in one if c >= self.skip) for one in every]
 
     def objects(self, i: int) -> dict[str, np.ndarray]:
         """What an evaluator needs: boxes, labels and ignore."""

@@ -8,7 +8,7 @@ from intern_jax.core.config import UserError
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.fingerprints import fingerprint
 from intern_jax.data.schema.sample import Sample
-from intern_jax.data.schema.source import Source
+from intern_jax.data.schema.source import ClassSets, Source, known_class_sets
 from intern_jax.data.sources.array_record import pick_keys
 
 
@@ -36,6 +36,11 @@ class Subset:
 
     def __getitem__(self, index: int) -> Sample:
         return self.source[int(self.indices[index])]
+
+    def class_sets(self) -> ClassSets | None:
+        """Those of the whole source at the indices."""
+        every = known_class_sets(self.source)
+        return None if every is None else [every[int(i)] for i in self.indices]
 
     def fingerprint(self) -> str:
         """A digest of the whole source's fingerprint and the indices."""

@@ -14,6 +14,7 @@ from intern_jax.data.read.turning import stored_sides, turned_boxes, turned_map
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema import sample as schema
 from intern_jax.data.schema.sample import Sample, check_labels, one_line
+from intern_jax.data.schema.source import ClassSets, distinct
 
 MAPS = ("mask", "depth", "depth_valid")  # fields that EXIF turns with the picture, as it does boxes
 
@@ -104,6 +105,20 @@ class TfdsSource:
             self._labels = np.asarray([_get(row, path) for row in self._data], np.int32)
             check_labels(self._labels, len(self.classes) or 1 << 31, self.name)
         return self._labels
+
+    def class_sets(self) -> ClassSets | None:
+        """The classes of each record's boxes that are not ignored, read once without decoding pictures."""
+        path = self.fields.get("box_labels")
+        if path is None:
+            return None
+        ignored = [self.fields[n] for n in ("box_ignore", "box_crowd") if n in self.fields]
+
+        def classes(row: Any) -> tuple[int, ...]:
+            labels = np.asarray(_get(row, path), np.int32)
+            left_out = [np.asarray(_get(row, one), np.bool_) for one in ignored]
+            return distinct(labels[~np.logical_or.reduce([np.zeros(len(labels), bool), *left_out])])
+
+        return [classes(row) for row in self._data]
 
     def columns(self, *paths: str) -> list[list[Any]]:
         """The values of small features (texts, labels) of all samples: one list per path.

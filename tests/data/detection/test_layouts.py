@@ -10,6 +10,7 @@ from intern_jax.core.config import UserError
 from intern_jax.data.detection.objects import DetectionSource
 from intern_jax.data.open.opening import open_data, open_split, recognise
 from intern_jax.data.schema.sample import CorruptSample, check
+from intern_jax.data.schema.source import classes_of, known_class_sets
 
 CROWDS = ("coco", "openimages", "citypersons")  # where a region of several objects is marked as one
 FLAGS = ("coco", "voc", "openimages", "wider_face", "citypersons")
@@ -41,6 +42,7 @@ def test_boxes_by_value(made):
     assert isinstance(source, DetectionSource) and source.family == "detection"
     assert len(source) == 4 and source.labels is None
     one_class = kind in ("wider_face", "citypersons")
+    assert known_class_sets(source) == [classes_of(source[i]) for i in range(4)]
     for i in range(4):
         sample, objects = check(source[i], kind, len(source.classes)), source.objects(i)
         np.testing.assert_allclose(sample["boxes"], layouts.corners(i), atol=1e-4)

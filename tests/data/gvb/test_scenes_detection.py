@@ -17,7 +17,7 @@ from intern_jax.data.gvb.scenes import voc
 from intern_jax.data.gvb.scenes.readers import READERS
 from intern_jax.data.schema.fingerprints import fingerprint
 from intern_jax.data.schema.sample import CorruptSample, check
-from intern_jax.data.schema.source import Source
+from intern_jax.data.schema.source import Source, classes_of, known_class_sets
 from intern_jax.data.sources.tfds import TfdsSource
 
 ROWS = ("voc07_12", "wider_face", "citypersons")
@@ -52,6 +52,7 @@ def test_samples_follow_the_schema(made, row, split):
     assert (
         len(source) == len(source.keys) == len(set(source.keys)) >= (6 if split == "train" else 4)
     )
+    sets = known_class_sets(source)
     for i in range(len(source)):
         sample, objects = check(source[i], row, len(source.classes)), source.objects(i)
         assert sample["key"] == source.keys[i] and sample["image"].shape == (72, 96, 3)
@@ -59,6 +60,8 @@ def test_samples_follow_the_schema(made, row, split):
         assert objects["boxes"].dtype == np.float32 and objects["boxes"].shape == (count, 4)
         assert objects["labels"].dtype == np.int32 and objects["labels"].shape == (count,)
         assert objects["ignore"].dtype == np.bool_ and objects["ignore"].shape == (count,)
+        # A box may lie outside its picture, and a face may have no size.
+        assert set(classes_of(sample)) <= set(sets[i])
         taught = ~sample["box_ignore"]
         assert taught.sum() <= (~objects["ignore"]).sum() and len(taught) <= count
 
@@ -81,7 +84,7 @@ def test_objects_are_known_without_a_picture(root, row):
     source = READERS[row].read(root, "test")
     for path in source.pictures:
         path.write_bytes(b"no picture")
-    assert len(source.objects(0)["boxes"]) == 2
+    assert len(source.objects(0)["boxes"]) == 2 and len(known_class_sets(source)) == len(source)
     with pytest.raises(CorruptSample, match="unknown format"):
         source[0]
 
@@ -132,12 +135,14 @@ def test_voc_from_tfds_is_the_same(root):
     expected = {
         split: [(f[i], f.objects(i)) for i in range(len(f))] for split, f in folders.items()
     }
+    sets = {split: known_class_sets(folder) for split, folder in folders.items()}
     make.voc07_12_tfds(root)
     shutil.rmtree(root / "voc07_12")
     for split, folder in folders.items():
         source = READERS["voc07_12"].read(root, split)
         assert isinstance(source, voc.VocTfds) and isinstance(source, DetectionSource)
         assert source.keys == folder.keys and source.classes == folder.classes
+        assert known_class_sets(source) == sets[split]
         assert fingerprint(source) == fingerprint(READERS["voc07_12"].read(root, split))
         for i, (sample, objects) in enumerate(expected[split]):
             for name, value in objects.items():
@@ -148,6 +153,7 @@ def test_voc_from_tfds_is_the_same(root):
     # TFDS divides the coordinates that start at 1 by the sides: its corners are one pixel further.
     plain = TfdsSource("voc/2007", "test", root / "tfds", family="detection")
     ours = READERS["voc07_12"].read(root, "test")
+    assert known_class_sets(plain) == [classes_of(plain[i]) for i in range(len(plain))]
     for i in range(len(plain)):
         key = f"VOC2007/{plain._data[i]['image/filename'].decode()[:-4]}"
         boxes = ours.objects(ours.keys.index(key))["boxes"]

@@ -21,7 +21,7 @@ from intern_jax.data.read.lists import check_listed, lines
 from intern_jax.data.read.turning import turned_map
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import CorruptSample, Sample
-from intern_jax.data.schema.source import Source
+from intern_jax.data.schema.source import ClassSets, Source, distinct
 from intern_jax.data.sources.tfds import TfdsSource
 
 MASK_CLASSES = ("background", *CLASSES)
@@ -140,6 +140,13 @@ class VocTfds:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def class_sets(self) -> ClassSets:
+        """The classes of each picture's objects that are not difficult, from its record."""
+        found = (
+            part.objects(row, key) for (part, row), key in zip(self._rows, self.keys, strict=True)
+        )
+        return [distinct(one["labels"][~one["ignore"]]) for one in found]
 
     def objects(self, index: int) -> Objects:
         """The picture's boxes, labels and ignore (difficult), in the order of its record."""
