@@ -7,8 +7,8 @@ Longer:    --config.amateur.train.steps=4800 and so on for each stage, and --con
 
 `one` learns from one set of each family: emoji, and scenes of sprites. `all` learns from every set: three embedded ones
 and twelve makers of the wide world, each with a head of its own, and three of scenes and rooms. `all_text` keeps the
-amateur's losses on its pairs beside the labels, and `all_equal` sets the weights of the sets once, so that the gradients
-of all are equal at the trunk. They are asked about embedded rows and about rows of the wide world.
+amateur's losses on its pairs beside the labels. `all_equal` sets the weights of the sets once, so that the gradients of
+all are equal at the trunk. They are asked about embedded rows and about rows of the wide world.
 """
 
 import copy
@@ -19,7 +19,7 @@ import ml_collections
 from intern_jax.core.config import load_config
 
 WORLD = "runs/wide_world"
-MAKERS = ()
+MAKERS: tuple[str, ...] = ()
 STEPS = {"amateur": 1200, "cls": 600, "dense": 300}
 FORMS = ("one", "all", "all_text", "all_equal")
 

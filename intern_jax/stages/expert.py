@@ -82,7 +82,7 @@ class Expert(Stage):
             self.kinds += (PAIRS,)
             self.batch_coupled, self.limits = True, self.pairs.amateur.limits
             self.text = self.pairs.amateur.text  # evaluators of pairs read it
-            self.weights = self.pairs.amateur.weights | self.weights
+            self.weights = {**self.pairs.amateur.weights, **self.weights}
             self.graft = (*self.graft, self.pairs.graft("backbone"))
             self.functions = [*self.functions, *self.pairs.amateur.functions]
         self.gather_late = late_gathers(zoo.from_config(backbone))
@@ -116,6 +116,8 @@ class Expert(Stage):
             own, images = self.sets.own(group, rows), normalise(rows["image"])
             if self.mixing and kind == CLS:
                 images, rows = mixed_rows(context.key, images, rows, self.mixing)
+            out: Any
+            new: Any
             out, new = self.model.apply(
                 {"params": context.params, **extra},
                 images,
@@ -126,9 +128,10 @@ class Expert(Stage):
                 mutable=[*extra, AUXILIARY],
                 rngs={"dropout": context.key},
             )
-            auxiliary = new.pop(AUXILIARY, {})
+            auxiliary = new.get(AUXILIARY, {})
             # A pass returns only the collections it wrote: keep the rest, and let the next see these.
-            extra = {**extra, **kept_where_absent(extra, new, kind, own)}
+            written = {name: arrays for name, arrays in new.items() if name != AUXILIARY}
+            extra = {**extra, **kept_where_absent(extra, written, kind, own)}
             group_terms, group_metrics = self.sets.score(group, out, rows, own, auxiliary)
             terms = averages.merge(terms, group_terms)
             metrics = averages.merge(metrics, group_metrics)

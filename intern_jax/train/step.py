@@ -99,13 +99,14 @@ def make_step(
         ema = _follow(state.ema, params, jnp.minimum(ema_decay, early))
         mine = tree.partition(params, stage.average)[0] if stage.average else {}
         average = _follow(state.average, mine, stage.average_decay)
-        new = (params, extra, opt_state, ema, average)
-        old = (state.params, state.extra, state.opt_state, state.ema, state.average)
+        new = {"params": params, "extra": extra, "opt_state": opt_state}
+        new |= {"ema": ema, "average": average}
+        old = {name: getattr(state, name) for name in new}
         new = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
         bad = (~good).astype(jnp.int32)
         streak = jnp.where(good, 0, state.bad_steps + 1)
         counters = {"bad_steps": streak, "bad_total": state.bad_total + bad}
-        state = TrainState(state.step + 1, *new, **counters, scales=state.scales)
+        state = state.replace(step=state.step + 1, **new, **counters)
         return state, {**scalars, "gradient_norm": norm, **_named_rates(rates), **counters}
 
     if shardings is None:

@@ -9,6 +9,7 @@ import pathlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +67,9 @@ def maker_sets(
             f"{opened.folder}: no maker has {min_classes} concepts of {min_pictures} pictures; lower one of them"
         )
     largest = sorted(cut, key=lambda maker: (-len(cut[maker]), maker))[:sets]
-    told, places, space = {}, {}, {}
+    told: dict[str, dict[str, Any]] = {}
+    places: dict[str, int] = {}
+    space: dict[str, list[int]] = {}
     for maker in largest:
         name = _file_name(maker, told)
         classes = sorted({one.concept for one in cut[maker]}, key=lambda c: (names[c], c))
