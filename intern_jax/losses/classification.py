@@ -14,6 +14,8 @@ from intern_jax.core.config import UserError
 # The logit of a class that is no candidate: its share is 0, and it stays finite.
 NEVER = -1e30
 
+Ancestors = str | os.PathLike[str] | np.ndarray  # as of sigmoid_of_ancestors
+
 
 def cross_entropy(
     logits: jax.Array,
@@ -66,7 +68,7 @@ def sigmoid_of_ancestors(
     logits: jax.Array,
     label: jax.Array,
     valid: jax.Array | None = None,
-    ancestors: str | os.PathLike[str] | np.ndarray | None = None,
+    ancestors: Ancestors | None = None,
     classes: jax.Array | None = None,
 ) -> Average:
     """Binary cross-entropy of logits [...,K], summed over classes; the mean over the valid labels [...].
@@ -76,26 +78,37 @@ def sigmoid_of_ancestors(
     [K,K], whether a column is an ancestor of a row, or links int [E,2] of a class and one above it, or the .npy file of
     either. Without it, the label alone is positive. `classes` is that of `cross_entropy`.
     """
-    count = logits.shape[-1]
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     if valid is not None:
         logits = jnp.where(valid[..., None], logits, 0.0)
-    used = jnp.ones((1,) * logits.ndim, bool) if classes is None else classes
-    positive = is_class(label, count)
-    if ancestors is not None:
-        above = ancestor_table(ancestors, count)
-        table = jnp.asarray(above)
-        mine = table[label]  # [...,A]
-        below = jnp.zeros(logits.shape, bool)
-        for level in range(above.shape[1]):
-            positive |= is_class(mine[..., level], count)
-            below |= table[:, level].reshape((1,) * label.ndim + (-1,)) == label[..., None]
-        used = used & (positive | ~below)
+    positive, asked = hierarchy(label, ancestors, logits.shape[-1])
+    if classes is not None:
+        asked &= jnp.broadcast_to(classes, asked.shape)
     loss = sigmoid_binary_cross_entropy(logits, positive.astype(logits.dtype))
-    return mean(jnp.where(used, loss, 0.0).sum(axis=-1), valid)
+    return mean(jnp.where(asked, loss, 0.0).sum(axis=-1), valid)
 
 
-def ancestor_table(links: str | os.PathLike[str] | np.ndarray, num_classes: int) -> np.ndarray:
+def hierarchy(
+    label: jax.Array, ancestors: Ancestors | None, num_classes: int
+) -> tuple[jax.Array, jax.Array]:
+    """(positive, asked), both bool [...,K]: what a label [...] and its `ancestors` say of all classes.
+
+    A label below 0 is none: nothing is positive then, and every class is asked.
+    """
+    positive = is_class(label, num_classes)
+    if ancestors is None:
+        return positive, jnp.ones_like(positive)
+    table = jnp.asarray(ancestor_table(ancestors, num_classes))
+    there = (label >= 0)[..., None]
+    mine = jnp.where(there, table[jnp.maximum(label, 0)], -1)  # [...,A]
+    below = jnp.zeros_like(positive)
+    for level in range(table.shape[1]):
+        positive |= is_class(mine[..., level], num_classes)
+        below |= table[:, level].reshape((1,) * label.ndim + (-1,)) == label[..., None]
+    return positive, positive | ~(below & there)
+
+
+def ancestor_table(links: Ancestors, num_classes: int) -> np.ndarray:
     """The ancestors of each class, int32 [K,A], -1 where there are fewer than A; `links` as sigmoid_of_ancestors'.
 
     UserError for links that lead in a circle or to a class that does not exist.

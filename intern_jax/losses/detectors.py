@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from optax import sigmoid_binary_cross_entropy
 
 from intern_jax.core.averages import Average, mean
+from intern_jax.losses.classification import Ancestors, hierarchy
 from intern_jax.losses.detection import giou_loss, sigmoid_focal, smooth_l1
 from intern_jax.ops import boxes as box_lib
 from intern_jax.ops import matching
@@ -135,16 +136,19 @@ def _points_of_one(points, strides, low, high, boxes, valid, ignored) -> Points:
     return Points(size.argmin(axis=1), positive, positive | ~hidden)
 
 
-def one_stage_terms(out: Mapping[str, jax.Array], rows: Rows) -> tuple[Terms, jax.Array]:
+def one_stage_terms(
+    out: Mapping[str, jax.Array], rows: Rows, ancestors: Ancestors | None = None
+) -> tuple[Terms, jax.Array]:
     """FCOS's three losses, summed per picture [B], and the number of positive points [B] (arXiv 1904.01355, eq. 2).
 
-    Focal loss of classes, GIoU loss of boxes, and binary cross-entropy of centerness.
+    Focal loss of classes, GIoU loss of boxes, and binary cross-entropy of centerness. With `ancestors`
+    (losses/classification.py) those of a class are positive too, and what is below it is not asked.
     """
     found = assign_points(out["points"], out["point_strides"], rows)
     classes = out["logits"].shape[-1]
     label = jnp.take_along_axis(rows["box_labels"], found.matched, axis=1)
-    target = jax.nn.one_hot(jnp.where(found.positive, label, -1), classes)
-    focal = sigmoid_focal(out["logits"], target).sum(axis=-1)
+    target, asked = hierarchy(jnp.where(found.positive, label, -1), ancestors, classes)
+    focal = jnp.where(asked, sigmoid_focal(out["logits"], target), 0).sum(axis=-1)
     objects = jnp.take_along_axis(rows["boxes"], found.matched[..., None], axis=1)
     centred = box_lib.centerness(box_lib.encode_distances(objects, out["points"][None]))
     binary = sigmoid_binary_cross_entropy(out["centerness"], centred)
@@ -156,12 +160,17 @@ def one_stage_terms(out: Mapping[str, jax.Array], rows: Rows) -> tuple[Terms, ja
     return terms, found.positive.sum(axis=1)
 
 
-def one_stage(out: Mapping[str, jax.Array], rows: Rows, valid: jax.Array | None = None) -> Average:
+def one_stage(
+    out: Mapping[str, jax.Array],
+    rows: Rows,
+    valid: jax.Array | None = None,
+    ancestors: Ancestors | None = None,
+) -> Average:
     """The sum of `one_stage_terms` over the positive points of all pictures where `valid` bool [B] is true.
 
     Each picture counts as one point more: pictures without objects teach too.
     """
-    terms, count = one_stage_terms(out, rows)
+    terms, count = one_stage_terms(out, rows, ancestors)
     keep = jnp.ones(count.shape, bool) if valid is None else valid
     total = _total(_sum(terms), keep)
     return Average(total=total, count=_total(count + 1, keep).astype(total.dtype))

@@ -10,8 +10,10 @@ from intern_jax.core.config import UserError
 from intern_jax.losses.classification import (
     ancestor_table,
     cross_entropy,
+    hierarchy,
     sigmoid_of_ancestors,
 )
+from intern_jax.losses.detectors import one_stage, one_stage_terms
 
 # 0 is above 1 and 2, and 1 above 3; 4 stands alone.
 LINKS = np.array([(1, 0), (2, 0), (3, 1)])
@@ -104,3 +106,38 @@ def test_links_that_cannot_be_are_refused(links, message):
 def test_a_file_that_is_none_is_named(tmp_path):
     with pytest.raises(UserError, match=r"none\.npy: .*; name a \.npy file of ancestors"):
         ancestor_table(tmp_path / "none.npy", 5)
+
+
+def test_no_label_asks_for_every_class():
+    positive, asked = hierarchy(jnp.array([-1, 1]), LINKS, 5)
+    assert positive.tolist() == [[False] * 5, [True, True, False, False, False]]
+    assert asked.tolist() == [[True] * 5, [True, True, True, False, True]]
+
+
+def test_points_of_an_object_learn_its_ancestors_and_are_not_asked_what_is_below():
+    # Two points, one on an object of class 1.
+    out = {
+        "points": jnp.array([[4.0, 4.0], [28.0, 28.0]]),
+        "point_strides": jnp.array([8.0, 8.0]),
+        "point_used": jnp.ones((1, 2), bool),
+        "logits": jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 5)), jnp.float32),
+        "boxes": jnp.zeros((1, 2, 4)),
+        "centerness": jnp.zeros((1, 2)),
+    }
+    rows = {
+        "boxes": jnp.array([[[0.0, 0.0, 8.0, 8.0]]]),
+        "box_labels": jnp.array([[1]]),
+        "box_valid": jnp.array([[True]]),
+        "box_ignore": jnp.array([[False]]),
+    }
+    terms, count = one_stage_terms(out, rows, LINKS)
+    assert count.tolist() == [1]
+    share = 1 / (1 + np.exp(-np.asarray(out["logits"], np.float64)[0]))
+    right = np.array([[1, 1, 0, 0, 0], [0] * 5], bool)
+    asked = np.array([[1, 1, 1, 0, 1], [1] * 5], bool)
+    of_target = np.where(right, share, 1 - share)
+    focal = -np.where(right, 0.25, 0.75) * (1 - of_target) ** 2 * np.log(of_target)
+    assert float(terms["classes"][0]) == pytest.approx(focal[asked].sum(), rel=1e-5)
+    plain = float(one_stage_terms(out, rows)[0]["classes"][0])
+    assert plain != pytest.approx(focal[asked].sum(), rel=1e-3)
+    assert float(one_stage(out, rows, None, LINKS).count) == 2
