@@ -91,6 +91,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "split": "pretrain",
                 "wordnet": wordnet,
                 "sets": 12,
+                "min_pictures": 3,
                 "no_sets": ("Logos", "Flags / Maps"),
             },
             "tokenizer": {
