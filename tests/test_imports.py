@@ -27,6 +27,7 @@ ROOMS = (
     "curation",
     "curation.running",
     "curation.pictures",
+    "curation.sets",
     "weights.published",
     "weights",
     "tasks",

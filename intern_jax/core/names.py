@@ -26,6 +26,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     ),
     "losses": (
         "intern_jax.losses.classification:cross_entropy",
+        "intern_jax.losses.classification:sigmoid_of_ancestors",
         "intern_jax.losses.segmentation:pixel_cross_entropy",
         "intern_jax.losses.depth:l1_log",
         "intern_jax.losses.depth:silog",
@@ -49,6 +50,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
         "intern_jax.data.sources.tfds:TfdsSource",
         "intern_jax.data.sources.pool:open_pool",
         "intern_jax.data.sources.cut:PoolRows",
+        "intern_jax.data.sources.cut:open_set",
         "intern_jax.data.sources.cutouts:pool_scenes",
         "intern_jax.data.sources.iconify:Iconify",
         "intern_jax.data.sources.fonts:FontLetters",
@@ -83,6 +85,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
         "intern_jax.curation.agreement:filter_by_agreement",
         "intern_jax.curation.splits:split_pool",
         "intern_jax.curation.decontaminate:decontaminate",
+        "intern_jax.curation.sets.makers:maker_sets",
         "intern_jax.curation.tokenizer:train_tokenizer",
         "intern_jax.curation.report:write_report",
         "intern_jax.curation.card:write_card",

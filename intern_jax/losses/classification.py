@@ -114,12 +114,14 @@ def ancestor_table(links: Ancestors, num_classes: int) -> np.ndarray:
     UserError for links that lead in a circle or to a class that does not exist.
     """
     if isinstance(links, str | os.PathLike):
-        return _table_of_file(os.fspath(links), num_classes)
+        path = os.fspath(links)
+        changed = os.stat(path).st_mtime_ns if os.path.isfile(path) else 0
+        return _table_of_file(path, num_classes, changed)
     return _table(np.asarray(links), num_classes, "ancestors")
 
 
 @functools.lru_cache(maxsize=16)
-def _table_of_file(path: str, num_classes: int) -> np.ndarray:
+def _table_of_file(path: str, num_classes: int, _changed: int) -> np.ndarray:
     try:
         links = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -128,12 +130,13 @@ def _table_of_file(path: str, num_classes: int) -> np.ndarray:
 
 
 def _table(links: np.ndarray, num_classes: int, where: str) -> np.ndarray:
-    if links.dtype == bool and links.shape == (num_classes, num_classes):
-        links = np.argwhere(links & ~np.eye(num_classes, dtype=bool))
+    # A classifier may be made for a few more classes than there are.
+    if links.dtype == bool and links.ndim == 2 and len(links) == len(links.T) <= num_classes:
+        links = np.argwhere(links & ~np.eye(len(links), dtype=bool))
     if links.ndim != 2 or links.shape[1] != 2 or not np.issubdtype(links.dtype, np.integer):
         raise UserError(
-            f"{where}: {links.dtype} {list(links.shape)}; give bool [{num_classes},{num_classes}], or int [E,2] of "
-            "a class and one above it"
+            f"{where}: {links.dtype} {list(links.shape)}; give bool [K,K] of the K classes, or int [E,2] of a class "
+            "and one above it"
         )
     if links.size and not (links.min() >= 0 and links.max() < num_classes):
         raise UserError(f"{where}: a class outside 0 to {num_classes - 1}; correct the links")

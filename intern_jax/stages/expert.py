@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from intern_jax.core import averages, schema
-from intern_jax.core.averages import couples_rows
 from intern_jax.core.tree import Rule
 from intern_jax.models import zoo
 from intern_jax.models.heads.deeplab import AUXILIARY
@@ -74,7 +74,7 @@ class Expert(Stage):
         if self.mixing:
             self.sets.check_mixed()
         self.sources, self.functions = self.sets.groups, self.sets.functions
-        self.batch_coupled = any(map(couples_rows, self.sets.losses.values()))
+        self.batch_coupled = self.sets.couple
         self.weights = self.sets.weights | dict(weights or {})
         self.pairs = None
         if pairs is not None:
@@ -133,6 +133,10 @@ class Expert(Stage):
             written = {name: arrays for name, arrays in new.items() if name != AUXILIARY}
             extra = {**extra, **kept_where_absent(extra, written, kind, own)}
             group_terms, group_metrics = self.sets.score(group, out, rows, own, auxiliary)
+            if own:
+                # Above 0 only where a stream has other weights than the config.
+                lost = jnp.stack([places.lost for places in own.values()])
+                group_metrics[f"{group}_lost_rows"] = averages.whole(lost.sum())
             terms = averages.merge(terms, group_terms)
             metrics = averages.merge(metrics, group_metrics)
         if self.pairs:

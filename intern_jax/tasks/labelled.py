@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from intern_jax import families
 from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
-from intern_jax.core.averages import Average
+from intern_jax.core.averages import Average, couples_rows
 from intern_jax.core.config import UserError
 from intern_jax.families.fields import CLASSES, PARTNER, SHARE
 from intern_jax.models.heads.deeplab import AUXILIARY
@@ -55,7 +55,9 @@ class LabelledSets:
         self.heads = {kind: self._classes(kind) for kind in self.present}
         self._check_terms()
         self.spaces = self._spaces(spaces)
+        self._check_heads(chosen)
         self.losses, self.functions = self._losses(losses, chosen)
+        self._check_losses()
         self.weights = self._weights(chosen)
 
     @property
@@ -104,6 +106,18 @@ class LabelledSets:
                 spaces[kind] = Space.of(setting, self.heads[kind], where)
         return spaces
 
+    def _check_heads(self, chosen: Mapping[str, Mapping[str, Any]]) -> None:
+        """Refuse settings of sources that are not there, or that share one head."""
+        for family, head in chosen.items():
+            for source in head.get("sources") or {}:
+                where, known = f"stage.heads.{family}.sources.{source}", self.heads.get(family, {})
+                if family in self.spaces:
+                    raise UserError(
+                        f"{where}: its sources share one head; write them into settings"
+                    )
+                if known and source not in known:
+                    raise UserError(f"{where}: {config_lib.did_you_mean(source, list(known))}")
+
     def _losses(
         self, given: Mapping[str, Mapping[str, Any]], chosen: Mapping[str, Mapping[str, Any]]
     ) -> tuple[dict[str, Any], list[str]]:
@@ -131,13 +145,38 @@ class LabelledSets:
                     found |= {terms[term]: weight for term, weight in stated.items()}
         return found
 
+    def loss_of(self, source: str, family: str) -> Any:
+        """The loss of a source: its own, or that of its family."""
+        return self.losses.get(source, self.losses[family])
+
+    @property
+    def couple(self) -> bool:
+        """Whether a loss that is computed couples the rows of a batch."""
+        used = [f for kind in self.present for f in served(kind)]
+        return any(
+            couples_rows(self.losses[name]) for name in (*used, *self.terms) if name in self.losses
+        )
+
+    def _check_losses(self) -> None:
+        """Refuse a loss of classes that knows no candidates, where a label space has some."""
+        if CLS in self.spaces:
+            self._check_takes(
+                CLASSES, "the candidates of a label space; leave stage.spaces.cls out"
+            )
+
     def check_mixed(self) -> None:
-        """Refuse a loss of classes that knows of no mixed pictures."""
-        for name in ("classification", *self.heads.get(CLS, {})):
-            if name in self.losses and SHARE not in config_lib.parameters(self.losses[name].func):
-                raise UserError(
-                    f"stage.losses.{name}: takes no {SHARE} and {PARTNER} of mixed pictures; leave stage.mixing out"
-                )
+        """Refuse mixed pictures where there are no classes, or where a loss knows of no mixed pictures."""
+        if CLS not in self.present:
+            raise UserError(
+                "stage.mixing: mixes pictures of cls groups, and there is none; leave it out"
+            )
+        self._check_takes(SHARE, "the shares of mixed pictures; leave stage.mixing out")
+
+    def _check_takes(self, argument: str, what: str) -> None:
+        for name in self.heads.get(CLS) or {"classification": 0}:
+            if not _takes(self.loss_of(name, "classification"), argument):
+                where = name if name in self.losses else "classification"
+                raise UserError(f"stage.losses.{where}: takes no '{argument}', {what}")
 
     def outputs(self, kind: str) -> dict[str, int]:
         """The heads of a kind: its sources and their classes, or the one of its label space."""
@@ -150,25 +189,26 @@ class LabelledSets:
         return SHARED if kind in self.spaces else source
 
     def own(self, group: str, rows: Mapping[str, jax.Array]) -> dict[str, OwnRows]:
-        """Where the rows are of those sources that have fewer than all places of a part of the batch.
+        """Where the rows of each source are; {} if there is one source alone, or if nothing is known of their numbers.
 
-        Parts are those of the mesh in use, so that no row leaves its device.
+        Parts are those of the mesh in use, so that no row leaves its device. Micro-batches are smaller parts. Where a
+        part has fewer rows of a source than places, its first one is there several times: no loss counts it again, but
+        a BatchNorm inside of a head does. A part without a row of the source has another source's row there.
         """
         named, most = self.groups[group], self.most_rows.get(group)
         if most is None or len(named) < 2 or kind_of(group) in self.spaces:
             return {}
-        count = len(rows["source"])
-        parts = mesh_lib.parts_here(count)
-        found = {}
-        for number, ((name, _), places) in enumerate(zip(named, most(parts), strict=True)):
-            if places < count // parts:
-                found[name] = own_rows(rows["source"] == number, max(places, 1), parts)
-        return found
+        parts = mesh_lib.parts_here(len(rows["source"]))
+        room = len(rows["source"]) // parts
+        return {
+            name: own_rows(rows["source"] == number, min(max(places, 1), room), parts)
+            for number, ((name, _), places) in enumerate(zip(named, most(parts), strict=True))
+        }
 
     def placed(self, group: str, rows: Mapping[str, Any]) -> Mapping[str, Any]:
         """Rows of a group, with labels of the label space that its kind may have."""
         kind = kind_of(group)
-        if kind not in self.spaces:
+        if kind not in self.spaces or "source" not in rows:
             return rows
         space = self.spaces[kind]
         width = stored(space.size) if kind == CLS else space.size
@@ -202,10 +242,14 @@ class LabelledSets:
         for number, (name, k) in enumerate(self.groups[group]):
             if shared and not k:
                 continue  # a source that has the shared term alone
-            head, loss = self.head(kind, name), self.losses.get(name, self.losses[first])
+            head, loss = self.head(kind, name), self.loss_of(name, first)
             seen, mine = self.seen(group, number, rows, own or {})
-            terms[name] = task.score(loss, out[head], seen, mine)
-            for measure, value in task.measures(out[head], seen, mine).items():
+            found = out[head]
+            if kind == CLS and CLASSES in seen and not _takes(loss, CLASSES):
+                # Of a classifier that is made for a few more classes, a loss that knows no candidates sees its own.
+                seen, found = {n: x for n, x in seen.items() if n != CLASSES}, found[:, :k]
+            terms[name] = task.score(loss, found, seen, mine)
+            for measure, value in task.measures(found, seen, mine).items():
                 metrics[f"{name}_{measure}"] = value
             made = jax.tree.leaves((auxiliary or {}).get(f"own_{kind}_{head}", {}))
             if made:
@@ -226,6 +270,10 @@ class LabelledSets:
         if kind == CLS:
             made |= {name: out[name][:, :k] for name, k in self.heads[kind].items()}
         return made
+
+
+def _takes(loss: Any, argument: str) -> bool:
+    return argument in config_lib.parameters(loss.func)
 
 
 def kept_where_absent(

@@ -6,7 +6,6 @@ classes of several data sets that mean the same. Legend: B batch, K classes of a
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +26,9 @@ class Space:
     """The places of the classes of several data sets, {source: [place of each of its classes]}; `size` is U."""
 
     def __init__(self, places: Table):
-        self.places = {name: np.asarray(own, np.int32) for name, own in places.items()}
+        made = {name: np.asarray(own, np.int32) for name, own in places.items()}
+        # Masks say by IGNORE that a pixel has no class, so no class has that place.
+        self.places = {name: own + (own >= IGNORE) for name, own in made.items()}
         self.size = 1 + max(int(own.max()) for own in self.places.values())
 
     @classmethod
@@ -77,11 +78,15 @@ class Space:
         return whole[..., self.places[name]]
 
     def _back(self, detections: jax.Array, name: str) -> jax.Array:
-        """Detections [B,D,6] whose last column is the class of a data set instead of its place; -1: none of its own."""
+        """Detections [B,D,6] whose last column is the class of a data set instead of its place.
+
+        What is of no class of the data set has the class -1 and no score.
+        """
         inverse = np.full(self.size + 1, -1, np.int32)
         inverse[self.places[name]] = np.arange(len(self.places[name]))
-        place = detections[..., 5].astype(jnp.int32)
-        return detections.at[..., 5].set(jnp.asarray(inverse)[place].astype(detections.dtype))
+        own = jnp.asarray(inverse)[detections[..., 5].astype(jnp.int32)].astype(detections.dtype)
+        scores = jnp.where(own < 0, 0, detections[..., 4])
+        return jnp.concatenate([detections[..., :4], scores[..., None], own[..., None]], axis=-1)
 
 
 def _placed(labels: jax.Array, table: jax.Array, nothing: int) -> jax.Array:
@@ -93,7 +98,7 @@ def _placed(labels: jax.Array, table: jax.Array, nothing: int) -> jax.Array:
 
 def _read(path: str, where: str) -> Any:
     try:
-        with open(os.path.expanduser(path), encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             return json.load(file)
     except (OSError, ValueError) as error:
         raise UserError(f"{where}: {path}: {error}; name a JSON file of a table") from error

@@ -6,6 +6,7 @@ its size, and the checksums of small files. Orbax renames a step's folder to its
 written. The digests are ours, because Orbax alone restores a flipped bit without an error.
 """
 
+import dataclasses
 import itertools
 import json
 import logging
@@ -119,7 +120,9 @@ class Checkpoints:
             return
         meta = {"step": step, **content, "arrays": digests.describe(state)}
         meta["sha256"] = config_lib.digest(meta)
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(_fields(state)), meta=ocp.args.JsonSave(meta)
+        )
         self._under_way = step
         try:
             self._checkpointer.save(target, args=args)
@@ -159,8 +162,10 @@ class Checkpoints:
         if differing:
             raise UserError(f"{path}: of another model: {differing}; use a new workdir")
         # The handler reads it, because the checkpointer's barriers would wait for a process whose files are damaged.
-        handler, args = ocp.StandardCheckpointHandler(), ocp.args.StandardRestore(abstract)
-        state = _together(lambda: handler.restore(epath.Path(path / "state"), args=args))
+        handler, args = ocp.StandardCheckpointHandler(), ocp.args.StandardRestore(_fields(abstract))
+        state = TrainState(
+            **_together(lambda: handler.restore(epath.Path(path / "state"), args=args))
+        )
         for name, entry in digests.describe(state).items():
             if entry != meta["arrays"][name]:
                 raise Damaged(f"{name} is not what was saved")
@@ -301,6 +306,12 @@ def _together(read: Any) -> Any:
     if not hosts.agree(fault is None):
         raise Damaged(fault or "cannot be read on another process")
     return found
+
+
+def _fields(state: TrainState) -> dict[str, Any]:
+    """The state's fields by name. `scales` is left out if empty: states without it have always been kept so."""
+    found = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {name: value for name, value in found.items() if name != "scales" or value}
 
 
 def _differing(saved: Mapping[str, digests.Entry], wanted: Mapping[str, digests.Entry]) -> str:

@@ -42,6 +42,10 @@ def look(
         # Rows that an evaluation wrote are left out: evaluations must not change the decision.
         every = cfg.get("log_every", 1)
         logged = [row for row in history if row["step"] % every == 0 or row["step"] == step]
+        # The loss is another one after its weights were set (balance.py).
+        set_at = (cfg.get("balance") or {}).get("step", 0)
+        if step > set_at:
+            logged = [row for row in logged if row["step"] > set_at]
         _look_for_spike(logged, cfg["spike"])
 
 

@@ -160,6 +160,13 @@ class Train(Settings):
     # A writer in clu.metric_writers that also gets the scalars, such as "SummaryWriter" (extra `tf`).
     clu_writer: str | None = field(None, matters=False)
 
+    @pydantic.model_validator(mode="after")
+    def _balance_comes_in_time(self) -> Self:
+        if self.balance and self.steps and self.balance.step >= self.steps:
+            said = f"{self.balance.step} of {self.steps} steps: no step would use the weights; set it earlier"
+            raise schema.wrong(said, "balance", "step")
+        return self
+
     @pydantic.field_validator("profile")
     @classmethod
     def _window(cls, given: list[int] | None) -> list[int] | None:

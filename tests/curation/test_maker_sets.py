@@ -110,5 +110,5 @@ def test_a_pipeline_makes_sets_and_a_source_opens_them(world, tmp_path):
     run(config, tmp_path, LOCAL)
     source = open_set("maker_pen", tmp_path)
     assert source.name == "maker_pen" and source.classes == ("cat", "dog")
-    with pytest.raises(UserError, match=r"no set 'ink'; there are: maker_"):
+    with pytest.raises(UserError, match=r"no set 'ink'; there are: maker_black"):
         open_set("ink", tmp_path)

@@ -149,7 +149,7 @@ def test_classes_come_from_the_source_or_from_one_reading(kind, caplog):
 def test_an_index_gives_the_factors(tmp_path):
     path = str(tmp_path / "index.npy")
     np.save(path, np.asarray([0.5, 2.25, 1.0, 0.25], np.float32))
-    order, _ = order_of(Labelled([0, 0, 0, 0]), by="class", index=path)
+    order, _ = order_of(Labelled([0, 0, 0, 0]), index=path)
     counts = np.asarray([np.bincount(epoch_of(order, e), minlength=4) for e in range(400)])
     assert order.count == 4 and set(counts[:, 1]) == {2, 3}
     np.testing.assert_allclose(counts.mean(0), [0.5, 2.25, 1.0, 0.25], atol=0.1)
@@ -161,10 +161,10 @@ def test_an_index_gives_the_factors(tmp_path):
     ):
         np.save(path, wrong)
         with pytest.raises(UserError, match=said) as error:
-            order_of(Labelled([0, 0, 0, 0]), by="class", index=path)
+            order_of(Labelled([0, 0, 0, 0]), index=path)
         assert path in str(error.value)
     with pytest.raises(UserError, match=r"gone\.npy: no readable \.npy"):
-        order_of(Labelled([0]), by="class", index=str(tmp_path / "gone.npy"))
+        order_of(Labelled([0]), index=str(tmp_path / "gone.npy"))
 
 
 def test_a_group_s_epochs_are_balanced_and_its_config_checked():

@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_detectors import TINY_RCNN
@@ -35,6 +36,7 @@ def test_own_rows_give_the_losses_of_all_rows_with_the_others_left_out():
     params, extra = drawn(whole, batch)
     wanted, changed = terms_of(whole, params, extra, batch)
     found, new = terms_of(own, params, extra, batch)
+    assert found.pop("cls_lost_rows") == found.pop("dense_lost_rows") == 0
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         assert found[name] == pytest.approx(value, rel=1e-5), name
@@ -138,6 +140,11 @@ def test_a_space_maps_labels_and_says_what_is_annotated():
     ]
     masks = {"mask": np.array([[[0, 255], [2, 1]]]), "source": np.array([1])}
     assert space.rows(masks, ("letters", "digits"), 7)["mask"].tolist() == [[[5, 255], [6, 1]]]
+    # Nothing has the place that masks call no class.
+    large = Space.of("partitioned", {"stuff": 150, "things": 171}, "")
+    assert large.size == 322 and large.places["things"][104:107].tolist() == [254, 256, 257]
+    rows = {"mask": np.array([[[105, 255]]]), "source": np.array([1])}
+    assert large.rows(rows, ("stuff", "things"), 322)["mask"].tolist() == [[[256, 255]]]
     apart = Space.of("partitioned", {"letters": 5, "digits": 3}, "")
     assert apart.size == 8 and apart.places["digits"].tolist() == [5, 6, 7]
 
@@ -160,6 +167,9 @@ def test_one_head_of_a_space_learns_each_source_among_its_own_classes(tmp_path):
         wanted = -log_p[np.arange(4), label].mean()
         assert float(averages.value(measured[name])) == pytest.approx(wanted, rel=1e-4)
     assert found.keys() == {"letters", "digits", "letters_top1", "digits_top1"}
+    pictures = {"cls": {"image": batch["cls"]["image"]}}
+    alone = stage.predict(params, extra, pictures)["cls"]["digits"]
+    np.testing.assert_allclose(alone, out["digits"], rtol=1e-5, atol=1e-6)
 
 
 def boxes(rows=4, room=3):
@@ -280,3 +290,40 @@ def test_mixing_that_cannot_be_is_refused():
         UserError, match=r"stage\.losses\.letters: takes no share and partner_label"
     ):
         expert(losses=losses, mixing={})
+    with pytest.raises(UserError, match=r"stage\.mixing: mixes pictures of cls groups"):
+        expert({"dense": CLASSES["dense"]}, mixing={})
+
+
+def plain_loss(logits, label, valid):
+    """A loss that knows of no candidates."""
+    picked = jnp.take_along_axis(logits, label[:, None], axis=1)[:, 0]
+    return averages.mean(jax.nn.logsumexp(logits, axis=-1) - picked, valid)
+
+
+def test_a_loss_that_knows_no_candidates_sees_the_classes_alone():
+    own = {"many": {"fn": "test_own_rows:plain_loss"}}
+    classes, batch = {"cls": [("few", 3), ("many", 1300)]}, labelled(groups=("cls",))
+    found, params = [], None
+    for losses in (None, own):
+        stage = expert(classes, losses=losses)
+        if params is None:
+            params, extra = drawn(stage, batch)
+        found.append(terms_of(stage, params, extra, batch)[0]["many"])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    with pytest.raises(UserError, match=r"stage\.losses\.many: takes no 'classes'"):
+        expert(classes, losses=own, spaces={"cls": "partitioned"})
+
+
+def test_settings_of_sources_that_are_not_there_are_refused():
+    heads = {"depth": HEADS["depth"]}
+    with pytest.raises(UserError, match=r"stage\.heads\.depth\.sources\.far: known: near"):
+        expert({"depth": [("near", 0)]}, heads=heads)
+    heads = {"detection": {"name": "fcos", "sources": {"pets": {"width": 8}}}}
+    with pytest.raises(UserError, match=r"sources\.pets: its sources share one head"):
+        expert({"detection": [("pets", 2)]}, heads=heads, spaces={"detection": "partitioned"})
+
+
+def test_a_loss_that_no_group_computes_couples_nothing():
+    losses = {"depth": {"fn": "intern_jax.losses.depth:silog"}}
+    assert not expert({"cls": CLASSES["cls"]}, losses=losses).batch_coupled
+    assert expert({"dense": CLASSES["dense"]}, losses=losses).batch_coupled

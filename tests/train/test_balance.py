@@ -12,7 +12,7 @@ import pytest
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.averages import mean
 from intern_jax.core.config import UserError
-from intern_jax.train import balance, loop
+from intern_jax.train import balance, guard, loop
 from intern_jax.train.stage import Stage
 
 ROWS, WIDTH = 8, 4
@@ -95,7 +95,7 @@ def norms(w, head, step, stage):
 
 
 def test_factors_make_both_norms_their_mean_and_stay():
-    before = fit(3).state
+    before = fit(3, balance=None).state
     params = jax.tree.map(np.float64, jax.device_get(before.params))
     found = [norms(params["trunk"]["w"], params["head"], step, Two()) for step in (3, 4)]
     average = {name: np.mean([one[name] for one in found]) for name in found[0]}
@@ -146,3 +146,25 @@ def test_it_says_what_it_set(caplog):
 def test_a_trunk_without_parameters_is_refused():
     with pytest.raises(UserError, match=r"train\.balance\.trunk: 'body' matches no trainable"):
         fit(4, balance={"step": 3, "trunk": "body"})
+
+
+def test_weights_that_no_step_would_use_are_refused():
+    with pytest.raises(UserError, match=r"train\.balance\.step: 3 of 3 steps: no step would use"):
+        fit(3)
+
+
+def test_a_loss_that_its_weights_change_is_no_spike():
+    spike = {"sigmas": 3.0, "window": 8, "patience": 1}
+    losses = [1.0, 1.1, 0.9, 1.0, 1.1, 0.9, 1.0, 1.1, 0.9, 1.0, 50.0]
+    history = [{"step": step, "loss": loss} for step, loss in enumerate(losses, start=1)]
+    cfg = {"max_bad_steps": 10, "spike": spike, "log_every": 1}
+    sound = {"bad_steps": 0}
+    with pytest.raises(guard.Diverged):
+        guard.look(11, sound, history, cfg)
+    guard.look(11, sound, history, cfg | {"balance": {"step": 10}})
+
+
+def test_a_state_without_factors_is_kept_as_before_there_were_any(tmp_path):
+    fit(2, tmp_path, balance=None, checkpoint_every=1)
+    (meta,) = (tmp_path / "checkpoints" / "2").glob("state/_METADATA")
+    assert "scales" not in meta.read_text() and "bad_total" in meta.read_text()

@@ -46,6 +46,10 @@ def maker_sets(
     test. Records of the categories `no_sets`, such as logos, are left out. Only records of the split count.
     UserError where no maker has enough.
     """
+    if min_pictures < 2:
+        raise UserError(
+            f"sets.min_pictures: {min_pictures}; give at least 2, one to train and one to test"
+        )
     opened, out = Pool(pool), pathlib.Path(out)
     kept = Index(index).check(opened)
     causes = indexes.causes_of(opened, kept, split)
@@ -110,5 +114,5 @@ def _sides(mine: Sequence[Known], share: float, seed: int) -> np.ndarray:
     sides = np.zeros(len(mine), np.uint8)
     for concept, numbers in by_concept.items():
         order = sorted(numbers, key=lambda n: chance(seed, "sets", concept, str(mine[n].row)))
-        sides[order[: max(1, round(share * len(order)))]] = 1
+        sides[order[: min(max(1, round(share * len(order))), len(order) - 1)]] = 1
     return sides

@@ -4,7 +4,7 @@
 |---|---|
 | {"by": "repeat", "threshold": t} | the largest max(1, sqrt(t / f(c))) of its classes; f(c): share of samples with c |
 | {"by": "class"} | the sum of 1 / n(c) over its classes, of mean 1 over all samples; n(c): samples with c |
-| {"by": ..., "index": PATH} | the number at its index in a .npy file: float [N] |
+| {"index": PATH} | the number at its index in a .npy file: float [N] |
 
 "repeat" is LVIS's repeat-factor sampling (1908.03195), "class" that of UniDet (2102.13086). With one class per sample,
 "class" gives every class the same number of rows. A sample counts a class once, and one without a class has the factor
@@ -91,9 +91,10 @@ def _checked(balance: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The settings with all fields; settings.py checks those of a config."""
     settings = dict.fromkeys(FIELDS) | dict(balance)
     threshold = settings["threshold"]
-    if set(settings) - set(FIELDS) or settings["by"] not in BY:
-        raise UserError(f"{where}.balance: {dict(balance)!r}; give by ({' or '.join(BY)})")
-    if settings["by"] == "repeat" and settings["index"] is None and not (threshold or 0) > 0:
+    one = settings["by"] in BY if settings["index"] is None else settings["by"] is None
+    if set(settings) - set(FIELDS) or not one:
+        raise UserError(f"{where}.balance: {dict(balance)!r}; give by ({' or '.join(BY)}) or index")
+    if settings["by"] == "repeat" and not (threshold or 0) > 0:
         raise UserError(f"{where}.balance.threshold: {threshold!r}; give a share above 0")
     return settings
 

@@ -8,7 +8,8 @@ Batches of one seed are numbered without end. A batch's number decides its rows:
 rows, for batches of B rows. A segment that keeps the seed of the one before it and changes the weights cuts this line
 at its offset. Earlier batches are counted by the weights before, later ones by the new weights. So each source goes on
 in its own order after the draws that it had in all batches of lower number, whether these were read or left out by a
-roll-back. A segment with another seed than the one before it starts afresh: from its own batch 0, by its own weights.
+roll-back. So a roll-back to before a change of weights may read samples again that the dropped steps after the change
+had read. A segment with another seed than the one before it starts afresh: from its own batch 0, by its own weights.
 """
 
 import bisect

@@ -40,15 +40,16 @@ def _is_shuffle(value: Any) -> bool:
 class Balance(Settings):
     """Class-aware sampling (data/batches/balance.py): how often an epoch has each sample of a source."""
 
-    by: Literal["repeat", "class"]
+    by: Literal["repeat", "class"] | None = None
     threshold: float | None = field(None, gt=0.0)
     index: str | None = None
 
     @pydantic.model_validator(mode="after")
     def _repeat_has_a_threshold(self) -> Self:
-        needed = self.by == "repeat" and self.index is None
-        if needed != (self.threshold is not None):
-            said = "goes with by 'repeat' and without an index: a class in a smaller share of samples comes more often"
+        if (self.by is None) == (self.index is None):
+            raise wrong("write by ('repeat' or 'class'), or index, a file of factors; and not both")
+        if (self.by == "repeat") != (self.threshold is not None):
+            said = "goes with by 'repeat': a class in a smaller share of samples comes more often"
             raise wrong(f"{self.threshold}; {said}", "threshold")
         return self
 

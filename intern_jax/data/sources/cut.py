@@ -86,14 +86,15 @@ def open_ring(
 
 def open_set(name: str, workdir: str | os.PathLike[str], split: str = "train") -> PoolRows:
     """A maker's data set that the step `sets` of a pipeline has cut (curation/sets/makers.py)."""
-    for step in read_steps(workdir):
-        if step.get("file", "").endswith("/sets.json"):
-            folder = pathlib.Path(workdir) / step["folder"] / SETS
-            if not (folder / f"{name}.npz").is_file():
-                known = ", ".join(sorted(path.stem for path in folder.glob("*.npz")))
-                raise UserError(f"{folder}: no set '{name}'; there are: {known}")
-            return PoolRows(folder / f"{name}.npz", split, name)
-    raise UserError(f"{workdir}/pipeline.json: no step made sets; run it with one")
+    made = [step for step in read_steps(workdir) if step.get("file", "").endswith("/sets.json")]
+    tables = [
+        t for step in made for t in (pathlib.Path(workdir) / step["folder"] / SETS).glob("*.npz")
+    ]
+    for table in reversed(tables):
+        if table.stem == name:
+            return PoolRows(table, split, name)
+    known = ", ".join(sorted({table.stem for table in tables})) or "none; run the step `sets`"
+    raise UserError(f"{workdir}: no set '{name}'; there are: {known}")
 
 
 def read_steps(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
