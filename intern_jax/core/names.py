@@ -94,11 +94,13 @@ PUBLIC: dict[str, tuple[str, ...]] = {
 
 # Modules that moved to another room under their own name: {(old room, new room): modules}.
 _ROOMS: dict[tuple[str, str], str] = {
-    ("data", "data.batches"): "arrays datasets mixture segments settings shuffle stream workers",
+    ("data", "data.batches"): (
+        "arrays datasets mixture replacing segments settings shuffle stream workers"
+    ),
     ("data", "data.make"): "image_ops",
     ("data", "data.read"): "decoding lending",
     ("data", "data.schema"): "fingerprints sample",
-    ("data", "data.sources"): "replacing",
+    ("data.sources", "data.batches"): "replacing",
     ("data.gvb", "data.gvb.classification"): "class_names folders guides packed retina tfds_rows",
     ("data.gvb", "data.gvb.scenes"): "depth voc wider",
     ("benchmark", "benchmark.rows"): "gvb published row suite",
@@ -164,7 +166,7 @@ _SINGLE: dict[str, str] = {
     "data.gvb.rows:file_picture": "data.gvb.classification.examples:file_picture",
     "data.gvb.rows:ranked_split": "data.gvb.classification.examples:ranked_split",
     "data.sources:ArrayRecordSource": "data.sources.array_record:ArrayRecordSource",
-    "data.sources:Replacing": "data.sources.replacing:Replacing",
+    "data.sources:Replacing": "data.batches.replacing:Replacing",
     "data.sources:Source": "data.schema.source:Source",
     "data.sources:Subset": "data.sources.subset:Subset",
     "data.sources:TfdsSource": "data.sources.tfds:TfdsSource",

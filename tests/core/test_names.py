@@ -23,7 +23,7 @@ OLD = {
         "intern_jax.data.sources.array_record:ArrayRecordSource"
     ),
     "intern_jax.data.sources:TfdsSource": "intern_jax.data.sources.tfds:TfdsSource",
-    "intern_jax.data.replacing:Replacing": "intern_jax.data.sources.replacing:Replacing",
+    "intern_jax.data.replacing:Replacing": "intern_jax.data.batches.replacing:Replacing",
     "intern_jax.data.gvb.rows:ranked_split": (
         "intern_jax.data.gvb.classification.examples:ranked_split"
     ),

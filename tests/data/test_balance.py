@@ -10,9 +10,9 @@ from intern_jax.core import schema
 from intern_jax.core.config import UserError
 from intern_jax.data.batches.balance import RepeatOrder, line_of
 from intern_jax.data.batches.mixture import build_group
+from intern_jax.data.batches.replacing import Replacing
 from intern_jax.data.batches.settings import Group
 from intern_jax.data.schema.source import known_class_sets
-from intern_jax.data.sources.replacing import Replacing
 from intern_jax.data.sources.subset import Subset
 
 LONG_TAIL = np.repeat(np.arange(20), [int(4000 * 0.7**k) + 3 for k in range(20)])

@@ -10,6 +10,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from intern_jax.core.config import bind, format_of, formatted
+from intern_jax.data.batches.replacing import Replacing
 from intern_jax.data.embedded import scenes, tables
 from intern_jax.data.make import dense as dense_transforms
 from intern_jax.data.make import pairs
@@ -18,7 +19,6 @@ from intern_jax.data.schema.fingerprints import fingerprint
 from intern_jax.data.schema.source import Source
 from intern_jax.data.sources.array_record import ArrayRecordSource, write_manifest
 from intern_jax.data.sources.folder import ImageFolder
-from intern_jax.data.sources.replacing import Replacing
 from intern_jax.data.sources.subset import Subset
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from intern_jax.core.config import UserError
 from intern_jax.data.batches.mixture import build_group
+from intern_jax.data.batches.replacing import Replacing
 from intern_jax.data.schema.sample import CorruptSample
-from intern_jax.data.sources.replacing import Replacing
 
 
 class Numbers:

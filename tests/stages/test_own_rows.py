@@ -286,9 +286,7 @@ def test_mixing_that_cannot_be_is_refused():
     with pytest.raises(UserError, match=r"stage\.mixing\.mixup: 0 and cutmix too"):
         expert(mixing={"mixup": 0.0, "cutmix": 0.0})
     losses = {"letters": {"fn": "intern_jax.losses.classification:sigmoid_of_ancestors"}}
-    with pytest.raises(
-        UserError, match=r"stage\.losses\.letters: takes no share and partner_label"
-    ):
+    with pytest.raises(UserError, match=r"stage\.losses\.letters: takes no 'share'"):
         expert(losses=losses, mixing={})
     with pytest.raises(UserError, match=r"stage\.mixing: mixes pictures of cls groups"):
         expert({"dense": CLASSES["dense"]}, mixing={})

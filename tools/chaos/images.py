@@ -34,11 +34,11 @@ from typing import Any
 
 import numpy as np
 
+from intern_jax.data.batches.replacing import Replacing
 from intern_jax.data.make import views as transforms
 from intern_jax.data.read.decoding import CAUSES
 from intern_jax.data.schema.sample import CorruptSample
 from intern_jax.data.sources.folder import ImageFolder
-from intern_jax.data.sources.replacing import Replacing
 from tools.chaos import hostile, mutations
 from tools.memory import peak_mb
 

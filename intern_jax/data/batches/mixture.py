@@ -31,11 +31,11 @@ import numpy as np
 from intern_jax.core.config import UserError
 from intern_jax.data.batches.balance import RepeatOrder, line_of
 from intern_jax.data.batches.mix import Mix, Turns, shares
+from intern_jax.data.batches.replacing import Replacing
 from intern_jax.data.batches.segments import Stretches, Weights, timed_weights
 from intern_jax.data.batches.shuffle import BlockOrder, FullOrder, Order, block_settings
 from intern_jax.data.schema.sample import Transform, check_labels
 from intern_jax.data.schema.source import Source
-from intern_jax.data.sources.replacing import Replacing
 
 if TYPE_CHECKING:
     from intern_jax.data.batches.datasets import Batched
