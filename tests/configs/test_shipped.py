@@ -46,7 +46,16 @@ def named_fields(path) -> list[tuple[str, str]]:
 
 def test_the_wheel_and_the_checkout_ship_the_same():
     assert config_lib.shipped_configs() == golden.CONFIGS
-    runs = ["amateurs", "declip", "detector", "experts", "mini", "quickstart", "scratch"]
+    runs = [
+        "amateurs",
+        "declip",
+        "detector",
+        "experts",
+        "many_sets",
+        "mini",
+        "quickstart",
+        "scratch",
+    ]
     assert [path.stem for path in SHIPPED] == sorted([*runs, "gvb", "wide_world"])
     assert [path.stem for path in RUNS] == runs
 
