@@ -186,7 +186,7 @@ def text_tower(
     if "logit_scale" not in arrays or group_of(groups, "pairs") is None:
         return None
     stage, transform = _of_pairs(settings, products, name)
-    given = {"out_dim": stage.model.embed_dim, **stage.model.text_spec}
+    given = {"out_dim": stage.towers.embed_dim, **stage.towers.text_spec}
     usual = {field: getattr(TextTransformer, field, None) for field in FIELDS}
     needed = {field: value for field, value in usual.items() if value is not None}
     # A folder's text tower computes in float32, like its parameters.

@@ -89,6 +89,11 @@ class Amateur(Stage):
             dtype=own.dtype(zoo.main_spec(backbone).get("dtype")),
         )
 
+    @property
+    def towers(self) -> ImageText:
+        """The network of pictures and texts."""
+        return self.model
+
     def _network(self, **settings: Any) -> ImageText:
         return ImageText(**settings)
 

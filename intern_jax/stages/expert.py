@@ -81,7 +81,8 @@ class Expert(Stage):
             self.pairs = PairsBeside(backbone, pairs, self.sets.terms)
             self.kinds += (PAIRS,)
             self.batch_coupled, self.limits = True, self.pairs.amateur.limits
-            self.text = self.pairs.amateur.text  # evaluators of pairs read it
+            # What reads a stage of pairs: evaluators, and a model folder with a text tower.
+            self.text, self.towers = self.pairs.amateur.text, self.pairs.amateur.towers
             self.weights = {**self.pairs.amateur.weights, **self.weights}
             self.graft = (*self.graft, self.pairs.graft("backbone"))
             self.functions = [*self.functions, *self.pairs.amateur.functions]

@@ -1,5 +1,7 @@
 """An expert that keeps the amateur's losses: terms of both, one backbone, towers that start from the amateur's."""
 
+import types
+
 import numpy as np
 import pytest
 from tiny_batches import (
@@ -17,6 +19,7 @@ from tiny_batches import (
 
 from intern_jax.core import averages, tree
 from intern_jax.core.config import UserError
+from intern_jax.pipeline.scores import text_tower
 from intern_jax.stages.amateur import Amateur
 from intern_jax.stages.expert import Expert
 from intern_jax.stages.generalist import Generalist
@@ -114,3 +117,19 @@ def test_accumulation_is_refused():
 
     with pytest.raises(UserError, match="couples the rows of a batch"):
         check_accumulation(expert(), 2)
+
+
+def test_its_text_tower_is_read_as_an_amateurs_is():
+    stage, batch = expert(), both()
+    params, _ = drawn(stage, batch)
+    transform = {"fn": "intern_jax.data.make.pairs:PairViews", "tokenizer": "embedded"}
+    spec = {"fn": "intern_jax.stages.expert:Expert", "pairs": SETTINGS}
+    groups = {"cls": {"transform": {}}, "pairs": {"transform": transform}}
+    settings = {"joint": {"stage": spec, "data": groups, "start": {}}}
+    arrays = {f"params/{name}": np.asarray(x) for name, x in tree.names(params).items()}
+    products = {"joint": types.SimpleNamespace(variables=arrays, spec=CONVOLUTIONS)}
+    tower = text_tower(settings, products, "joint")
+    assert tower is not None and tower.tokenizer == "embedded"
+    tokens = batch["pairs"]["tokens2"]
+    wanted = stage.predict(params, {}, {"tokens": tokens})["text"]
+    np.testing.assert_allclose(tower.embedded(tokens), wanted, rtol=1e-4, atol=1e-5)
