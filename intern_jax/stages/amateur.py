@@ -79,7 +79,7 @@ class Amateur(Stage):
         self.gather_late = late_gathers(zoo.from_config(backbone))
         check_text(text)
         self.text = {"context": TextTransformer.context} | dict(text)
-        self.model = self._network(
+        self.model = self.towers = self._network(
             backbone_spec=dict(backbone),
             text_spec=dict(text),
             embed_dim=embed_dim,
@@ -88,11 +88,6 @@ class Amateur(Stage):
             least_scale=self.limits["logit_scale"][0],
             dtype=own.dtype(zoo.main_spec(backbone).get("dtype")),
         )
-
-    @property
-    def towers(self) -> ImageText:
-        """The network of pictures and texts."""
-        return self.model
 
     def _network(self, **settings: Any) -> ImageText:
         return ImageText(**settings)
