@@ -1,7 +1,5 @@
 """From an entry to a stage: what constructors are given, in which dtype backbones compute, which rules start arrays."""
 
-import types
-
 import pytest
 import toy_stages
 from toy_stages import entry
@@ -13,8 +11,14 @@ from intern_jax.train.stage import Role
 TINY = {"name": "embedded_tiny"}
 
 
-def source(name, family="classification", classes=("a", "b")):
-    return types.SimpleNamespace(name=name, family=family, classes=classes)
+class Named:
+    """What a stage is told of a source of four samples."""
+
+    def __init__(self, name, family="classification", classes=("a", "b")):
+        self.name, self.family, self.classes = name, family, classes
+
+    def __len__(self):
+        return 4
 
 
 def test_a_constructor_is_given_what_it_has_parameters_for():
@@ -22,7 +26,7 @@ def test_a_constructor_is_given_what_it_has_parameters_for():
     assert isinstance(plain, toy_stages.First) and plain.sign == -1.0
     start = {"backbone": "small", "teacher": "big"}
     specs = {"small": TINY, "big": TINY | {"features": 8}}
-    sources = {"points": [source("one"), source("two", classes=("a", "b", "c"))]}
+    sources = {"points": [Named("one"), Named("two", classes=("a", "b", "c"))]}
     student = building.build_stage(entry("Student", start=start), TINY, sources, specs)
     assert student.backbone == TINY and student.classes == {"points": [("one", 2), ("two", 3)]}
     # Of two bound roles one is frozen: that one's spec is the teacher's.
@@ -65,7 +69,7 @@ def test_rules_of_a_config_come_first_or_alone():
 
 def test_a_source_of_depth_alone_has_no_classes():
     opened = {
-        "dense": [source("rooms", "depth", ()), source("scenes", "segmentation", ("a", "b", "c"))]
+        "dense": [Named("rooms", "depth", ()), Named("scenes", "segmentation", ("a", "b", "c"))]
     }
     assert building.head_classes(opened) == {"dense": [("rooms", 0), ("scenes", 3)]}
 
@@ -95,5 +99,16 @@ def test_parameters_of_a_function_are_told_from_those_of_the_run():
         return {"rows": (variables, stage, rows)}
 
     assert building.given_to(measure, building.MEASURED) == ("stage",)
-    assert building.given_to(toy_stages.Student, building.GIVEN) == building.GIVEN
+    assert building.given_to(toy_stages.Student, building.GIVEN) == (
+        "backbone",
+        "classes",
+        "teachers",
+    )
     assert building.given_to(toy_stages.First, building.GIVEN) == ()
+
+
+def test_how_many_rows_a_source_may_have_follows_from_its_group():
+    sources = {"points": [Named("one"), Named("two")]}
+    data = {"points": {"sources": [{"weight": 3.0}, {"weight": 1.0}], "batch_size": 16}}
+    most = building.most_rows({"data": data}, sources)["points"]
+    assert most(1) == [12, 4] and most(2) == [6, 2] and sum(most(16)) == 2

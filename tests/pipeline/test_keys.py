@@ -175,7 +175,7 @@ def test_a_file_that_a_transform_names_is_known_by_its_content(tmp_path):
 def test_a_file_of_factors_is_known_by_its_content(tmp_path):
     given, path = copy.deepcopy(QUICKSTART), tmp_path / "factors.npy"
     source = given["expert_cls"]["data"]["cls"]["sources"][0]
-    source["balance"] = {"by": "class", "index": str(path)}
+    source["balance"] = {"index": str(path)}
     made = []
     for factor in (1.0, 2.0, 1.0):
         np.save(path, np.full(3, factor))
