@@ -37,6 +37,11 @@ PAIRS: tuple[tuple[Side, Side], ...] = (
     (("expert", 0.1), ("amateur", 0.1)),
     (("generalist", 0.1), ("expert", 0.1)),
     (("finetune", 0.1), ("generalist", 0.1)),
+    # configs/many_sets.py
+    (("one", 0.1), ("amateur", 0.1)),
+    (("all", 0.1), ("one", 0.1)),
+    (("all_text", 0.1), ("all", 0.1)),
+    (("all_equal", 0.1), ("all", 0.1)),
 )
 INTERVAL = "95% interval of a paired bootstrap over test images, label draws and seeds"
 NOTE = (
