@@ -33,10 +33,11 @@ _PUBLISHED: dict[str, Any] = {
     **{"markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 1.3},
 }
 # Scalars that describe the run and not what is learned.
-_OPERATIONAL = (
-    *("step", "gradient_norm", "learning_rate", "bad_steps", "bad_total", "scale"),
-    *("images_per_second", "data_wait", "mfu", "logit_scale"),
+_OPERATIONAL = re.compile(
+    "step|gradient_norm|learning_rate.*|bad_steps|bad_total|scale|images_per_second|data_wait|mfu|logit_scale"
+    "|weight_.*|.*_lost_rows"
 )
+_NAMED = 7  # curves of a panel that have a name each; of more, a mean is drawn among them
 
 
 def read_metrics(path: pathlib.Path) -> Series:
@@ -68,11 +69,12 @@ def read_metrics(path: pathlib.Path) -> Series:
 def learning_curves(histories: Mapping[str, Series]) -> bytes | None:
     """For each history {title: scalars}, a panel of its losses, and one of its measures if it has any.
 
-    The line of the total loss is thick, that of each term thin. None if there are no scalars.
+    The line of the total loss is thick, that of each term thin. Many terms have no names, and
+    their mean is thick. None if there are no scalars.
     """
     panels = []
     for title, series in histories.items():
-        shown = {name: points for name, points in series.items() if name not in _OPERATIONAL}
+        shown = {n: points for n, points in series.items() if not _OPERATIONAL.fullmatch(n)}
         measures = {name: points for name, points in shown.items() if _is_measure(name, points)}
         losses = {name: points for name, points in shown.items() if name not in measures}
         panels += [(title, losses)] if losses else []
@@ -95,6 +97,27 @@ def _is_measure(name: str, points: Points) -> bool:
 
 
 def _curves(axis: Axes, title: str, terms: Series) -> None:
+    if len(terms) > _NAMED:
+        _many_curves(axis, {name: points for name, points in terms.items() if name != "loss"})
+    else:
+        _named_curves(axis, terms)
+    axis.set_title(title)
+    axis.set_xlabel("step")
+    axis.legend(fontsize=7.5, loc="best", handlelength=1.4)
+
+
+def _many_curves(axis: Axes, terms: Series) -> None:
+    """Thin curves without names, and the mean of them at the steps that all have."""
+    for number, (steps, values) in enumerate(terms.values()):
+        label = f"each of {len(terms)}" if number == 0 else None
+        axis.plot(steps, values, color=MUTED, alpha=0.45, linewidth=0.8, label=label)
+    common = sorted(set.intersection(*(set(steps) for steps, _ in terms.values())))
+    at = [dict(zip(*points, strict=True)) for points in terms.values()]
+    mean = [float(np.mean([one[step] for one in at])) for step in common]
+    axis.plot(common, mean, color=COLORS[0], linewidth=2.2, label="mean")
+
+
+def _named_curves(axis: Axes, terms: Series) -> None:
     names = sorted(terms, key=lambda name: (name != "loss", name))
     colors = iter(COLORS[1:] * len(names))
     for name in names:
@@ -109,9 +132,6 @@ def _curves(axis: Axes, title: str, terms: Series) -> None:
             marker="o" if len(steps) == 1 else None,
             zorder=3 if total else 2,
         )
-    axis.set_title(title)
-    axis.set_xlabel("step")
-    axis.legend(fontsize=7.5, loc="best", handlelength=1.4)
 
 
 def _label_axis(axis: Axes, fractions: Sequence[float]) -> None:

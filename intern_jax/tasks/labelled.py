@@ -20,7 +20,7 @@ from intern_jax.models.heads.linear import stored
 from intern_jax.ops.mixing import Mixing, mix, partners_within, taken
 from intern_jax.ops.rows import OwnRows, own_rows
 from intern_jax.tasks import task as tasks
-from intern_jax.tasks.multi_head import CLS, DENSE, SHARED, kinds, served
+from intern_jax.tasks.multi_head import CLS, DENSE, SHARED, kinds, module_of, part, served
 from intern_jax.tasks.spaces import Space
 from intern_jax.train.stage import kind_of
 
@@ -81,6 +81,12 @@ class LabelledSets:
                         f"data.{group}: source '{name}' has {k} classes, in another group "
                         f"{heads[name]}; give one of them a name of its own"
                     )
+        parts = [part(name) for name in heads]
+        for name in heads:
+            if parts.count(part(name)) > 1:
+                raise UserError(
+                    f"data: source '{name}' is called as another one, but for a slash; rename it"
+                )
         return heads
 
     def _check_terms(self) -> None:
@@ -251,7 +257,7 @@ class LabelledSets:
             terms[name] = task.score(loss, found, seen, mine)
             for measure, value in task.measures(found, seen, mine).items():
                 metrics[f"{name}_{measure}"] = value
-            made = jax.tree.leaves((auxiliary or {}).get(f"own_{kind}_{head}", {}))
+            made = jax.tree.leaves((auxiliary or {}).get(module_of(kind, head), {}))
             if made:
                 scores = [task.score(loss, one, seen, mine) for one in made]
                 added = scores[0].replace(total=sum(one.total for one in scores))
@@ -282,7 +288,7 @@ def kept_where_absent(
     """Collections after a pass; a head whose source has no row in the batch keeps what it had."""
     kept = {name: dict(arrays) for name, arrays in after.items()}
     for name, rows in own.items():
-        module, there = f"own_{kind}_{name}", rows.there
+        module, there = module_of(kind, name), rows.there
         for collection, arrays in kept.items():
             if module in arrays:
                 old = before[collection][module]

@@ -54,6 +54,16 @@ def checked_heads(heads: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
     return {family: dict(head) for family, head in heads.items()}
 
 
+def part(source: str) -> str:
+    """A source's name as a part of a parameter's name, whose parts a slash divides."""
+    return source.replace("/", "_")
+
+
+def module_of(family: str, source: str) -> str:
+    """The name of the module of a source's head, of a family with groups of its own."""
+    return f"own_{family}_{part(source)}"
+
+
 def settings_of(head: Mapping[str, Any], source: str | None) -> dict[str, Any]:
     """A head's settings for a source: those of all, and over them its own."""
     own = (head.get("sources") or {}).get(source) or {}
@@ -80,11 +90,11 @@ class MultiHead(nn.Module):
 
     def setup(self) -> None:
         self.backbone = zoo.from_config(self.backbone_spec)
-        self.heads = {name: Linear(k, split=True) for name, k in self.cls_classes.items()}
+        self.heads = {part(n): Linear(k, split=True) for n, k in self.cls_classes.items()}
         channels = sum(self.dense_classes.values()) + 1
         self.decoder = DenseHead(channels, width=self.dense_width)
         self.own = {
-            f"{family}_{name}": TaskHead(family, k, *self._chosen(family, name))
+            f"{family}_{part(name)}": TaskHead(family, k, *self._chosen(family, name))
             for family, classes in self.own_classes.items()
             for name, k in classes.items()
         }
@@ -117,7 +127,7 @@ class MultiHead(nn.Module):
         for name in self.own_classes[kind]:
             seen, mine = (features, rows) if name not in own else _taken(own[name], features, rows)
             with canvas.only_inside(canvas.of_rows(mine), size):
-                out[name] = self.own[f"{kind}_{name}"](seen, size, train, mine)
+                out[name] = self.own[f"{kind}_{part(name)}"](seen, size, train, mine)
         return out
 
     def _cls(
@@ -126,8 +136,8 @@ class MultiHead(nn.Module):
         """Logits [B,`stored(K)`] of every classification head."""
         pooled = self.backbone(images, train=train, task=CLS)["pooled"]
         return {
-            name: head(own[name].take(pooled) if name in own else pooled)
-            for name, head in self.heads.items()
+            name: self.heads[part(name)](own[name].take(pooled) if name in own else pooled)
+            for name in self.cls_classes
         }
 
     def _dense(

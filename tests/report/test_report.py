@@ -191,6 +191,19 @@ def test_accuracies_are_told_from_losses():
     assert not plots._is_measure("loss", (steps, rising))
 
 
+def test_many_terms_have_a_mean_instead_of_names(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "png", lambda figure: drawn.append(figure) or b"")
+    series = {f"set_{i}": ((1, 2), (3.0 + i, 2.0 + i)) for i in range(9)}
+    series |= {"loss": ((1, 2), (63.0, 54.0)), "weight_set_0": ((1, 2), (1.0, 1.0))}
+    series |= {"cls_lost_rows": ((1, 2), (0.0, 0.0))}
+    plots.learning_curves({"expert": series, "few": {"loss": ((1,), (2.0,))}})
+    many, few = drawn[0].axes
+    assert [text.get_text() for text in many.get_legend().get_texts()] == ["each of 9", "mean"]
+    assert many.lines[-1].get_ydata().tolist() == [7.0, 6.0] and len(many.lines) == 10
+    assert [text.get_text() for text in few.get_legend().get_texts()] == ["loss"]
+
+
 def test_plots_of_nothing_are_none():
     assert plots.learning_curves({}) is None
     assert plots.learning_curves({"a": {"images_per_second": ((1,), (2.0,))}}) is None

@@ -325,3 +325,16 @@ def test_a_loss_that_no_group_computes_couples_nothing():
     losses = {"depth": {"fn": "intern_jax.losses.depth:silog"}}
     assert not expert({"cls": CLASSES["cls"]}, losses=losses).batch_coupled
     assert expert({"dense": CLASSES["dense"]}, losses=losses).batch_coupled
+
+
+def test_a_slash_in_a_sources_name_is_none_in_its_parameters():
+    batch = labelled(groups=("cls",)) | {"segmentation": dense_groups()["segmentation"]}
+    sets = {"cls": [("letters/train", 5), ("digits", 3)], "segmentation": [("a/b", 4), ("c", 3)]}
+    stage = expert(sets, heads={"segmentation": HEADS["segmentation"]}, most_rows=HALF)
+    result = fit(stage, batch, 1)
+    names = tree.names(result.state.params)
+    assert "heads_letters_train/classifier/kernel" in names
+    assert any(name.startswith("own_segmentation_a_b/") for name in names)
+    assert {"letters/train", "a/b", "a/b_auxiliary"} <= result.history[0].keys()
+    with pytest.raises(UserError, match="source 'a/b' is called as another one, but for a slash"):
+        expert({"cls": [("a/b", 5), ("a_b", 3)]})
