@@ -39,7 +39,7 @@ class Two(Stage):
         head = context.params["head"]
         terms = {
             "small": mean((hidden @ head["a"] - y) ** 2),
-            "large": mean(100 * (hidden @ head["b"] - y) ** 2),
+            "large/one": mean(100 * (hidden @ head["b"] - y) ** 2),
         }
         return terms, (context.extra, {})
 
@@ -87,7 +87,7 @@ def norms(w, head, step, stage):
     batch = Rows().batch_at(step)["rows"]
     hidden = np.tanh(batch["x"] @ w)
     found = {}
-    for name, part, factor in (("small", "a", 1.0), ("large", "b", 100.0)):
+    for name, part, factor in (("small", "a", 1.0), ("large/one", "b", 100.0)):
         apart = 2 * factor * (hidden @ head[part] - batch["y"]) / ROWS
         gradient = batch["x"].T @ (apart[:, None] * head[part][None] * (1 - hidden**2))
         found[name] = stage.weights.get(name, 1.0) * np.linalg.norm(gradient)
@@ -140,7 +140,7 @@ def test_factors_have_limits_and_a_term_without_gradient_keeps_its_weight():
 def test_it_says_what_it_set(caplog):
     with caplog.at_level(logging.INFO):
         fit(4)
-    assert "factors on the weights of the terms from step 3 on: large 0.5" in caplog.text
+    assert "factors on the weights of the terms from step 3 on: large/one 0.5" in caplog.text
 
 
 def test_a_trunk_without_parameters_is_refused():
