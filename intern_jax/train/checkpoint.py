@@ -308,8 +308,10 @@ def _together(read: Any) -> Any:
     return found
 
 
-def _fields(state: TrainState) -> dict[str, Any]:
-    """The state's fields by name. `scales` is left out if empty: states without it have always been kept so."""
+def _fields(state: Any) -> Any:
+    """A train state's fields by name, but for empty `scales`: older states have none. Other trees are as they are."""
+    if not isinstance(state, TrainState):
+        return state
     found = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     return {name: value for name, value in found.items() if name != "scales" or value}
 
