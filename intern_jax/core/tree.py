@@ -58,7 +58,8 @@ def layers_above(names: Iterable[str]) -> dict[str, int]:
     """{parameter: layers from it to the heads}: 0 of heads, 1 of the last block, L + 1 of what is before L blocks.
 
     Each network has blocks of its own: names such as "backbone/blocks_3/...", "text/blocks_0/...", "layer2_0/...". Its
-    norms after the blocks belong to the last one, as in timm. Other parameters are of heads.
+    norms after the blocks belong to the last one, as in timm. Other parameters are of heads,
+    also those of an attention pool and of a generalist's transfer modules.
     """
     names = list(names)
     found = {name: match for name in names if (match := _BLOCK.match(name))}

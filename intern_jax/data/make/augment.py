@@ -8,7 +8,7 @@ function of your own with that form is one too. Those that torchvision has are a
 import functools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -162,20 +162,30 @@ def crop_box(
     Area and the logarithm of the ratio are uniform. After ten tries that do not fit, it is the largest crop in the
     middle whose ratio is allowed.
     """
-    low, high = math.log(ratio[0]), math.log(ratio[1])
-    for _ in range(TRIES):
-        u = rng.random(4).tolist()
-        area = width * height * (scale[0] + u[0] * (scale[1] - scale[0]))
-        wanted = math.exp(low + u[1] * (high - low))
-        w, h = round(math.sqrt(area * wanted)), round(math.sqrt(area / wanted))
+    for w, h, down, across in _rectangles(width * height, scale, ratio, rng):
         if 0 < w <= width and 0 < h <= height:
-            return int(u[3] * (width - w + 1)), int(u[2] * (height - h + 1)), w, h
+            return int(across * (width - w + 1)), int(down * (height - h + 1)), w, h
     w, h = width, height
     if width / height < ratio[0]:
         h = round(width / ratio[0])
     elif width / height > ratio[1]:
         w = round(height * ratio[1])
     return (width - w) // 2, (height - h) // 2, w, h
+
+
+def _rectangles(
+    whole: int, scale: Sequence[float], ratio: Sequence[float], rng: np.random.Generator
+) -> Iterator[tuple[int, int, float, float]]:
+    """Draws of (a, b, down, across), as many as tries: sides in pixels, and where the rectangle lies, in [0, 1).
+
+    The share a b of the area `whole` is uniform in `scale`, and the logarithm of a / b in that of `ratio`.
+    """
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for _ in range(TRIES):
+        share, place, down, across = rng.random(4).tolist()
+        area = whole * (scale[0] + share * (scale[1] - scale[0]))
+        wanted = math.exp(low + place * (high - low))
+        yield round(math.sqrt(area * wanted)), round(math.sqrt(area / wanted)), down, across
 
 
 @formatted(1)
@@ -452,14 +462,9 @@ def erased_box(
     rng: np.random.Generator,
 ) -> tuple[int, int, int, int] | None:
     """(top, left, height, width) of a rectangle smaller than the picture, in pixels; None if no try fits."""
-    low, high = math.log(ratio[0]), math.log(ratio[1])
-    for _ in range(TRIES):
-        u = rng.random(4).tolist()
-        area = height * width * (scale[0] + u[0] * (scale[1] - scale[0]))
-        wanted = math.exp(low + u[1] * (high - low))
-        h, w = round(math.sqrt(area * wanted)), round(math.sqrt(area / wanted))
+    for h, w, down, across in _rectangles(height * width, scale, ratio, rng):
         if h < height and w < width:
-            return int(u[2] * (height - h + 1)), int(u[3] * (width - w + 1)), h, w
+            return int(down * (height - h + 1)), int(across * (width - w + 1)), h, w
     return None
 
 
