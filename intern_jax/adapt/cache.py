@@ -35,6 +35,7 @@ from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.source import Source, read_scored
 from intern_jax.data.sources.subset import Subset
 from intern_jax.models import zoo
+from intern_jax.models.backbone import LAYERS, route
 from intern_jax.models.heads import readout
 from intern_jax.weights.model import Model
 
@@ -43,8 +44,6 @@ log = logging.getLogger(__name__)
 FORMAT = 2  # raise it when the same backbone, transform and sample give other values
 SHARD = 4096
 REPORT_SECONDS = 30.0
-# Maps are large and only read by a head that is trained, so half the bytes suffice.
-DTYPES = {"cls": np.float32, "dense": np.float16}
 
 Rows = dict[str, np.ndarray]
 
@@ -78,7 +77,7 @@ def cached(
     source: Source,
     transform: Mapping[str, Any],
     *,
-    branch: str,
+    task: str,
     outputs: tuple[str, ...],
     mesh: jax.sharding.Mesh,
     kept: Kept = None,
@@ -88,8 +87,9 @@ def cached(
     """The `outputs` of the backbone, and the transform's other fields, for all samples in the source's order: [N,...].
 
     `transform` is the spec of a transform that makes an "image", uint8 [S,S,3]; its other fields (label, mask, depth,
-    depth_valid) are returned unchanged. `branch` is one of the backbone: "cls" (float32) or "dense" (float16).
-    `outputs`: names of outputs or readouts. Threads read pictures while the device computes. Batches are sharded over
+    depth_valid) are returned unchanged. `task`: a family, or a branch of the backbone.
+    `outputs`: names of outputs or readouts; maps are float16, vectors float32. Threads read pictures while the device
+    computes. Batches are sharded over
     the mesh's data axes; the last one is padded, and none is larger than the samples need. `kept` is a folder, or a
     Memory: samples that are there are not read again, others are added; a damaged shard is computed again. `examples`
     are the digests of the samples (fingerprints.of_examples), for who has them: to make them may read every sample.
@@ -97,12 +97,11 @@ def cached(
     UserError for no samples, values that are not finite, and a corrupt sample: a scored set must be whole. UserError
     for a mesh of several processes too: one process caches, on a mesh of its own devices.
     """
-    if branch not in DTYPES:
-        raise UserError(f"branch: no '{branch}'; a backbone's are {', '.join(DTYPES)}")
     if not len(source):
         raise UserError(f"{source.name}: no samples; nothing to extract")
     if mesh.is_multi_process:
         raise UserError("mesh: spans processes; cache features on a mesh of one process's devices")
+    branch = route(backbone.build(), task)
     if kept is None:  # no sample's digest is needed
         with _Extractor(backbone, source, transform, branch, outputs, mesh, batch_size) as run:
             return run(range(len(source)))
@@ -137,7 +136,7 @@ def key(
         "transform": config_lib.plain(transform),
         "branch": branch,
         "outputs": list(outputs),
-        "dtype": np.dtype(DTYPES[branch]).name,
+        "dtype": np.dtype(_dtype(outputs[0])).name,
         "formats": {
             "cache": FORMAT,
             "readout": readout.FORMAT,
@@ -146,6 +145,11 @@ def key(
             **config_lib.formats_in(config_lib.plain(backbone.spec)),
         },
     }
+
+
+def _dtype(output: str) -> type[np.floating]:
+    # Maps are large and only read by a head that is trained, so half the bytes suffice.
+    return np.float16 if output in LAYERS else np.float32
 
 
 def _digest(array: np.ndarray) -> str:
@@ -334,7 +338,7 @@ class _Extractor:
         padded = [np.pad(one, ((0, missing), *[(0, 0)] * (one.ndim - 1))) for one in given]
         seen, *ends = (mesh_lib.put_batch(self.mesh, one) for one in padded)
         made = self.placed.outputs(seen, self.branch, self.outputs, *ends)
-        return {name: value.astype(DTYPES[self.branch]) for name, value in made.items()}
+        return {name: value.astype(_dtype(name)) for name, value in made.items()}
 
     def _keep(self, out: Rows, span: range, batch: "_Batch", made: dict[str, jax.Array]) -> None:
         count = batch.stop - batch.start

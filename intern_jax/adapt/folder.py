@@ -147,7 +147,7 @@ def _probe(
 ) -> tuple[np.ndarray, Model]:
     """Whether each picture of a part was right, and the model with the probe of all pictures as its head."""
     mesh = mesh_lib.make_mesh(data=1)
-    seen = cached(model, source, transform, branch="cls", outputs=(readout,), mesh=mesh)
+    seen = cached(model, source, transform, task="classification", outputs=(readout,), mesh=mesh)
     classes = tuple(source.classes)
     train = functools.partial(
         fit_probe, seen[readout], seen["label"], len(classes), l2_grid=l2, seed=seed

@@ -120,7 +120,7 @@ def part(
             backbone,
             source,
             {"fn": MIRRORED, "of": usual} if mirrored else usual,
-            branch=row.branch,
+            task=row.family,
             outputs=outputs,
             mesh=mesh,
             kept=kept,

@@ -1,9 +1,12 @@
-"""The protocol of all backbones, in the zoo or a user's own. Legend: B batch, H height, W width."""
+"""The protocol of all backbones, in the zoo or a user's own. Legend: B batch, H height, W width, C channels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
+
+from intern_jax import families
+from intern_jax.core.config import UserError
 
 # The maps of every backbone, from fine to coarse.
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
@@ -21,8 +24,9 @@ class Backbone(Protocol):
     """A Flax module from normalised images [B,H,W,3] of any size to feature maps and a feature vector.
 
     A network that can be a generalist's branch also has the methods `level` and `pool`
-    (models/metanet.py). A network for one image size has a field `image_size`. Only `inspect` uses
-    `parts`.
+    (models/metanet.py). If it computes with something else than its maps, it has `linked`,
+    `relinked` and `shown` too (models/vit.py). A network for one image size has a field
+    `image_size`. Only `inspect` uses `parts`.
     """
 
     # Size of "pooled".
@@ -66,3 +70,61 @@ class Same:
 
     def __eq__(self, other: Any) -> bool:
         return self.module is other.module
+
+
+# --- tasks ----------------------------------------------------------------------------------------
+
+
+def route(network: Any, task: str) -> str:
+    """The `task` of a network's call, for a family, a kind of groups, a branch or a BatchNorm set.
+
+    A generalist chooses by itself. Another network of several branches or sets has one of the task's name, or of its
+    family's branch ("cls", "dense"); one without gets the latter. UserError where there is none.
+    """
+    own = getattr(network, "route", None)
+    if own is not None:
+        return own(task)
+    near = near_names(task)
+    known = getattr(network, "branches", ()) or getattr(network, "sets", ())
+    return first_of((task, *near), known, "BatchNorm set", task) if known else near[-1]
+
+
+def near_names(task: str) -> tuple[str, ...]:
+    """A task's name, and that of its family's branch ("cls", "dense") where it is a family."""
+    if task not in families.names():
+        return (task,)
+    return (task, families.find(task).branch)
+
+
+def first_of(tried: Iterable[str], known: Sequence[str], what: str, task: str) -> str:
+    """The first of `tried` that is known; UserError if none is."""
+    for name in tried:
+        if name in known:
+            return name
+    raise UserError(f"no {what} {task!r}; it has {', '.join(known)}")
+
+
+# --- branches of a generalist -----------------------------------------------------------------------
+
+
+def link_strides(network: Any) -> tuple[int, ...]:
+    """Image pixels per position of the maps that a branch exchanges after layer1..layer4."""
+    return getattr(network, "link_strides", network.layer_strides)
+
+
+def linked(network: Any, state: jax.Array, size: Sequence[int]) -> jax.Array:
+    """The map [B,H,W,C] that a branch exchanges, of what its `level` gave for images of `size`."""
+    own = getattr(network, "linked", None)
+    return state if own is None else own(state, size)
+
+
+def relinked(network: Any, state: jax.Array, x_BxHxWxC: jax.Array) -> jax.Array:
+    """What a branch's next `level` takes, with another map in it."""
+    own = getattr(network, "relinked", None)
+    return x_BxHxWxC if own is None else own(state, x_BxHxWxC)
+
+
+def shown(network: Any, state: jax.Array, level: int, size: Sequence[int]) -> jax.Array:
+    """The output "layerN" of what a branch's `level` gave."""
+    own = getattr(network, "shown", None)
+    return state if own is None else own(state, level, size)

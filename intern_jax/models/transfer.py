@@ -1,11 +1,11 @@
-"""The generalist: experts' backbones are its branches, connected by knowledge-transfer modules.
+"""The generalist: experts' backbones are its branches, connected by modules that exchange their maps.
 
 One branch is the main one of a call; the others are auxiliary. After layers t = 1, 2 and 3 of the main
 branch, for each auxiliary branch: main_t += sum over s <= t of T_{s->t}(stop_gradient(aux_s)). The main
 branch continues with the sum. This is the paper's Up-G, which has two branches; its code calls the
 module "cross conv". No gradient reaches an auxiliary branch, which runs first and stops after layer 3.
 At initialisation every module outputs 0, so the generalist's outputs equal those of its experts.
-Legend: B batch, H height, W width, C channels.
+Legend: B batch, H height, W width, C channels, N branches.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,11 +17,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from intern_jax.models import backbone as backbone_lib
 from intern_jax.models.backbone import Part
 from intern_jax.models.layers.basic import NARROW, WIDEN, BatchNorm, Conv, Dtype
 from intern_jax.models.metanet import MetaNet
 
-LINKED_LAYERS = 3
+LINKED = (1, 2, 3)  # layers after which branches exchange maps
+TRANSFERS = ("paths", "cross_stitch", "none")
+ORDERS = ("all", "ordered")
 
 
 class Path(nn.Module):
@@ -60,17 +63,21 @@ class Path(nn.Module):
 
 
 class Transfer(nn.Module):
-    """All paths from one branch into another. `channels` and `strides` are the main branch's; strides are shared."""
+    """All paths from one branch into another. `channels` and `strides` are the main branch's; strides are shared.
+
+    `layers` are those after which maps are exchanged, in rising order.
+    """
 
     channels: Sequence[int]
     strides: Sequence[int]
     parity: bool = False
     sets: Sequence[str] = ()
     dtype: Dtype | None = None
+    layers: Sequence[int] = LINKED
 
     def setup(self) -> None:
-        for target in range(1, LINKED_LAYERS + 1):
-            for source in range(1, target + 1):
+        for target in self.layers:
+            for source in self._sources(target):
                 ratio = self.strides[target - 1] // self.strides[source - 1]
                 path = Path(
                     self.channels[target - 1],
@@ -84,29 +91,71 @@ class Transfer(nn.Module):
     def __call__(
         self, sources: Sequence[jax.Array], train: bool, task: str | None = None
     ) -> jax.Array:
-        """The sum that the auxiliary layers 1..t (the `sources`) add to the main layer t."""
-        target = len(sources)
+        """The sum that the auxiliary maps of the first linked layers (the `sources`) add to the last one of these."""
+        target = self.layers[len(sources) - 1]
         return reduce(
             jnp.add,
             (
                 getattr(self, _name(target, source))(x, train, task)
-                for source, x in enumerate(sources, start=1)
+                for source, x in zip(self._sources(target), sources, strict=True)
             ),
         )
+
+    def _sources(self, target: int) -> list[int]:
+        return [layer for layer in self.layers if layer <= target]
 
 
 def _name(target: int, source: int) -> str:
     return f"layer{target}_from_layer{source}"
 
 
-class Generalist(nn.Module):
-    """A backbone of named branches, with transfer modules between all of them.
+class CrossStitch(nn.Module):
+    """Mixes the maps of N branches channel by channel (arXiv 1604.03539): x'_a = sum over b of share_ab x_b.
 
-    The `task` of a call names the main branch. All branches are networks of class `family` (MetaNet, or
-    another class with `level`, `pool` and `sets`) with the settings `branch`. Alternatively, `family` and
-    `branch` are mappings by the branches' names. `parity` initialises as the original does. `sets` are the
-    BatchNorm sets of branches and modules (None: the branches' names; empty: one set for all tasks). The
-    module into branch A is named `transfer_A`; with three or more branches, `transfer_A_from_B`.
+    A map keeps `own` of itself at first, and the others share the rest. The publication learns the shares at 100 to
+    1,000 times the usual rate (optim.groups).
+    """
+
+    branches: int
+    own: float = 0.9
+
+    @nn.compact
+    def __call__(self, maps: Sequence[jax.Array], stop: bool) -> list[jax.Array]:
+        """The mixed maps [B,H,W,C]. With `stop` no gradient flows from a branch into another."""
+        n, channels = self.branches, maps[0].shape[-1]
+        rest = (1 - self.own) / (n - 1)
+        first = jnp.full((n, n), rest) + (self.own - rest) * jnp.eye(n)
+        shares = self.param(
+            "shares", lambda _: jnp.broadcast_to(first[:, :, None], (n, n, channels))
+        )
+        mixed = []
+        for a in range(n):
+            parts = [
+                shares[a, b].astype(x.dtype)[None, None, None]
+                * (lax.stop_gradient(x) if stop and a != b else x)
+                for b, x in enumerate(maps)
+            ]
+            mixed.append(reduce(jnp.add, parts))
+        return mixed
+
+
+class Generalist(nn.Module):
+    """A backbone of named branches that exchange their maps.
+
+    The `task` of a call is a family, a kind of groups, a branch, or BRANCH:SET; `route` gives the main branch and the
+    BatchNorm set. All branches are networks of class `family` (MetaNet, or another class with `level`, `pool` and
+    `sets`) with the settings `branch`. Alternatively, `family` and `branch` are mappings by the branches' names.
+
+    parity    initialise paths as the original does
+    sets      the BatchNorm sets of branches and modules (None: the branches' names; empty: one set for all tasks)
+    serves    {task: BRANCH or BRANCH:SET} where that is not the branch of the task's name, or of its family's
+    layers    those after which maps are exchanged: at strides 4, 8 and 16
+    links     "all": every branch gets maps from every other; "ordered": from those before it; or [[from, into], ...]
+    transfer  "paths", the paper's; "cross_stitch", where auxiliary branches are mixed too; or "none"
+    gradient  whether gradients reach auxiliary branches
+
+    The module into branch A is named `transfer_A`; with three or more branches, `transfer_A_from_B`; those of
+    cross-stitch `stitch_layerT`.
     """
 
     branch: Mapping[str, Any]
@@ -114,6 +163,11 @@ class Generalist(nn.Module):
     sets: Sequence[str] | None = None
     family: Callable[..., nn.Module] | Mapping[str, Callable[..., nn.Module]] = MetaNet
     branches: Sequence[str] = ("cls", "dense")
+    serves: Mapping[str, str] | None = None
+    layers: Sequence[int] = LINKED
+    links: str | Sequence[Sequence[str]] = "all"
+    transfer: str = "paths"
+    gradient: bool = False
 
     def __post_init__(self) -> None:
         if self.sets is None:
@@ -124,8 +178,12 @@ class Generalist(nn.Module):
         for name in self.branches:
             setattr(self, name, self.network(name))
         for main in self.branches:
-            for auxiliary in self.others(main):
-                setattr(self, self.link(main, auxiliary), self._transfer(getattr(self, main)))
+            for auxiliary in self.others(main) if self.transfer == "paths" else ():
+                setattr(self, self.link(main, auxiliary), self._paths(getattr(self, main)))
+        for layer in self._stitched():
+            setattr(self, f"stitch_layer{layer}", CrossStitch(len(self.branches)))
+
+    # --- its branches -----------------------------------------------------------------------------
 
     def network(self, name: str, **settings: Any) -> nn.Module:
         """The network of a branch."""
@@ -133,7 +191,10 @@ class Generalist(nn.Module):
             family, own = self.family[name], self.branch[name]
         else:
             family, own = self.family, self.branch
-        return family(**{**own, "sets": tuple(self.sets or ()), **settings})
+        # A ViT has no BatchNorm.
+        has_sets = "sets" in getattr(family, "__dataclass_fields__", {})
+        sets = {"sets": tuple(self.sets or ())} if has_sets else {}
+        return family(**{**own, **sets, **settings})
 
     def networks(self) -> list[nn.Module]:
         """The networks of all branches, as unbound modules."""
@@ -141,49 +202,106 @@ class Generalist(nn.Module):
 
     def others(self, main: str) -> list[str]:
         """The auxiliary branches of a main branch."""
-        return [name for name in self.branches if name != main]
+        if self.transfer == "none":
+            return []
+        others = [name for name in self.branches if name != main]
+        if self.links == "all" or self.transfer == "cross_stitch":
+            return others
+        if self.links == "ordered":
+            return list(self.branches[: list(self.branches).index(main)])
+        return [name for name in others if [name, main] in [list(pair) for pair in self.links]]
 
     def link(self, main: str, auxiliary: str) -> str:
         """The name of the transfer module between two branches."""
         several = len(self.branches) > 2
         return f"transfer_{main}_from_{auxiliary}" if several else f"transfer_{main}"
 
-    def _transfer(self, main):
+    def route(self, task: str) -> str:
+        """The call's `task` in full: BRANCH, or BRANCH:SET where the BatchNorm set has another name.
+
+        The set is the one named, or that of the task's name, the branch's or the family's. UserError for an unknown
+        task, and for one without a set.
+        """
+        near = backbone_lib.near_names(task)
+        named = (
+            next((self.serves[n] for n in near if n in self.serves), task) if self.serves else task
+        )
+        found, _, chosen = named.partition(":")
+        branch = backbone_lib.first_of((found, *near), self.branches, "branch", task)
+        if not self.sets:
+            return branch
+        tried = (chosen,) if chosen else (task, branch, *near)
+        chosen = backbone_lib.first_of(tried, self.sets, "BatchNorm set", task)
+        return branch if chosen == branch else f"{branch}:{chosen}"
+
+    def _paths(self, main: Any) -> Transfer:
         dtype = getattr(main, "dtype", None)
-        sets = tuple(self.sets or ())
-        return Transfer(main.layer_channels, main.layer_strides, self.parity, sets, dtype)
+        sets, layers = tuple(self.sets or ()), tuple(self.layers)
+        strides = backbone_lib.link_strides(main)
+        return Transfer(main.layer_channels, strides, self.parity, sets, dtype, layers)
+
+    def _stitched(self) -> Sequence[int]:
+        return self.layers if self.transfer == "cross_stitch" else ()
+
+    # --- its outputs ------------------------------------------------------------------------------
 
     def __call__(
         self, images: jax.Array, train: bool, task: str | None = None
     ) -> dict[str, jax.Array]:
-        """The outputs of the branch named `task`, with the transfer from the others."""
+        """The outputs of the branch that serves `task`, with what the others add."""
         if self.is_initializing():
-            every = {name: self._forward(images, train, name) for name in self.branches}
-            return every[task if task in every else self.branches[0]]
-        if task not in self.branches:
-            raise ValueError(f"Generalist: task is {task!r}; one of {', '.join(self.branches)}")
-        return self._forward(images, train, task)
+            # BatchNorm makes all its sets, whatever the task.
+            every = {name: self._forward(images, train, name, None) for name in self.branches}
+            branch = str(task).partition(":")[0]
+            return every[branch if branch in every else self.branches[0]]
+        branch, _, chosen = self.route(str(task)).partition(":")
+        return self._forward(images, train, branch, chosen or branch)
 
-    def _forward(self, images, train, task):
-        main = getattr(self, task)
-        helpers = {name: self._auxiliary(images, train, task, name) for name in self.others(task)}
-        out, x = {}, images
-        for level in range(1, len(main.layer_channels) + 1):
-            x = main.level(x, level, train, task)
-            if level <= LINKED_LAYERS:
-                for name, maps in helpers.items():
-                    link = getattr(self, self.link(task, name))
-                    x = x + link(maps[:level], train, task)
-            out[f"layer{level}"] = x
-        return out | {"pooled": main.pool(x, train, task)}
+    def _forward(
+        self, images: jax.Array, train: bool, main: str, chosen: str | None
+    ) -> dict[str, jax.Array]:
+        names = [main, *self.others(main)]
+        networks = {name: getattr(self, name) for name in names}
+        state = dict.fromkeys(names, images)
+        history: dict[str, list[jax.Array]] = {name: [] for name in names}
+        out, size = {}, images.shape[1:3]
+        for level in range(1, len(networks[main].layer_channels) + 1):
+            running = names if level <= max(self.layers) else [main]
+            for name in running:
+                state[name] = networks[name].level(state[name], level, train, chosen)
+            if level in self.layers:
+                maps = {n: backbone_lib.linked(networks[n], state[n], size) for n in running}
+                for name in running:
+                    history[name].append(maps[name])
+                mixed = self._exchanged(level, main, maps, history, train, chosen)
+                for name, x in mixed.items():
+                    state[name] = backbone_lib.relinked(networks[name], state[name], x)
+            out[f"layer{level}"] = backbone_lib.shown(networks[main], state[main], level, size)
+        return out | {"pooled": networks[main].pool(state[main], train, chosen)}
 
-    def _auxiliary(self, images, train, task, name) -> list[jax.Array]:
-        """The maps of an auxiliary branch up to the last linked layer, without gradient."""
-        maps, x = [], images
-        for level in range(1, LINKED_LAYERS + 1):
-            x = getattr(self, name).level(x, level, train, task)
-            maps.append(lax.stop_gradient(x))
-        return maps
+    def _exchanged(
+        self,
+        level: int,
+        main: str,
+        maps: Mapping[str, jax.Array],
+        history: Mapping[str, Sequence[jax.Array]],
+        train: bool,
+        chosen: str | None,
+    ) -> dict[str, jax.Array]:
+        """The maps of a level after the exchange, of the branches that it changes."""
+        if self.transfer == "cross_stitch":
+            stitch = getattr(self, f"stitch_layer{level}")
+            mixed = stitch([maps[name] for name in self.branches], not self.gradient)
+            return dict(zip(self.branches, mixed, strict=True))
+        x = maps[main]
+        for name in self.others(main):
+            seen = history[name]
+            if not self.gradient:
+                seen = [lax.stop_gradient(each) for each in seen]
+            x = x + getattr(self, self.link(main, name))(seen, train, chosen)
+        return {main: x}
+
+    # --- what it is -------------------------------------------------------------------------------
 
     @property
     def layer_strides(self) -> tuple[int, ...]:
@@ -201,6 +319,8 @@ class Generalist(nn.Module):
         return self.networks()[0].features
 
     def parts(self) -> list[Part]:
-        """The branches and the transfer modules into each."""
-        links = [self.link(a, b) for a in self.branches for b in self.others(a)]
+        """The branches and the modules between them."""
+        paths = self.transfer == "paths"
+        links = [self.link(a, b) for a in self.branches for b in self.others(a) if paths]
+        links += [f"stitch_layer{layer}" for layer in self._stitched()]
         return [Part(name, (name,)) for name in (*self.branches, *links)]

@@ -186,13 +186,50 @@ class ViT(nn.Module):
                 full = jnp.zeros((x.shape[0], grid[0] * grid[1], self.width), patches.dtype)
                 images_of = jnp.arange(x.shape[0])[:, None]
                 patches = full.at[images_of, kept[:, 1:] - 1].set(patches)
-            patches = patches.reshape(x.shape[0], *grid, self.width)
-            size = images.shape[1:3]
-            out[f"layer{level}"] = to_stride(patches, self.patch, STRIDES[level - 1], size)
+            out[f"layer{level}"] = self._resized(patches, level, images.shape[1:3])
+        return out | {"pooled": self.pool(x, train, task)}
+
+    # --- as a branch of a generalist, which exchanges maps of patches between the quarters ---------
+
+    def level(self, x: jax.Array, level: int, train: bool, task: str | None = None) -> jax.Array:
+        """Compute the tokens [B,1+N,C] after quarter `level` from those before it, or from images for level 1."""
+        if level == 1:
+            x, _ = self.tokens(x)
+        first, last = (0, *self.layer_depths)[level - 1 : level + 1]
+        blocks = self.blocks[first:last]
+        return through(self, blocks, x, train, task, self.scan, self.remat)
+
+    def pool(self, x: jax.Array, train: bool, task: str | None = None) -> jax.Array:
+        """Map the last tokens [B,1+N,C] to features [B,D] in at least float32."""
         pooled = self.norm(x[:, 0])
         if self.out_dim:
             pooled = self.projection(pooled)
-        return out | {"pooled": pooled.astype(jnp.promote_types(pooled.dtype, jnp.float32))}
+        return pooled.astype(jnp.promote_types(pooled.dtype, jnp.float32))
+
+    def linked(self, x: jax.Array, size: Sequence[int]) -> jax.Array:
+        """The patches among the tokens as a map [B,h,w,C]."""
+        return self._map(x[:, 1:], size)
+
+    def relinked(self, x: jax.Array, patches_BxHxWxC: jax.Array) -> jax.Array:
+        """The tokens with other patches."""
+        patches = patches_BxHxWxC.reshape(x.shape[0], -1, self.width)
+        return jnp.concatenate([x[:, :1], patches], axis=1)
+
+    def shown(self, x: jax.Array, level: int, size: Sequence[int]) -> jax.Array:
+        """The output "layerN" of its tokens."""
+        return self._resized(self.norm(x[:, 1:]), level, size)
+
+    def _resized(self, patches: jax.Array, level: int, size: Sequence[int]) -> jax.Array:
+        return to_stride(self._map(patches, size), self.patch, STRIDES[level - 1], size)
+
+    def _map(self, patches: jax.Array, size: Sequence[int]) -> jax.Array:
+        grid = (-(-side // self.patch) for side in size)
+        return patches.reshape(patches.shape[0], *grid, self.width)
+
+    @property
+    def link_strides(self) -> tuple[int, ...]:
+        """Image pixels per position of the maps that are exchanged."""
+        return (self.patch,) * 4
 
     def tokens(self, images: jax.Array) -> tuple[jax.Array, tuple[int, int]]:
         """The input of the first block [B,1+N,C], class token first, and the grid of the N patches."""

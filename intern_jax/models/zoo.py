@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from intern_jax.core.config import UserError, did_you_mean
+from intern_jax.families import names
 from intern_jax.models import own, resnet
-from intern_jax.models.backbone import Backbone
+from intern_jax.models.backbone import Backbone, link_strides
 from intern_jax.models.clip_resnet import ClipResNet
 from intern_jax.models.layers.basic import ACTIVATIONS
 from intern_jax.models.layers.blocks import OPERATORS
 from intern_jax.models.metanet import COLUMNS, MetaNet
 from intern_jax.models.resnet import ResNet
-from intern_jax.models.transfer import Generalist
+from intern_jax.models.transfer import LINKED, ORDERS, TRANSFERS, Generalist
 from intern_jax.models.uninet import SAMPLERS, UniNet
 from intern_jax.models.variants.tables import (
     CLIP_RESNETS,
@@ -227,51 +228,100 @@ def _check_vit(settings: Mapping[str, Any]) -> None:
 
 def _branches(settings: Mapping[str, Any], trusted: bool) -> dict[str, Any]:
     """A generalist's "family" and "branch", for one spec of all branches or one per branch."""
-    names = settings.get("branches", Generalist.branches)
-    _check_names(names, settings.get("sets"))
+    branches = settings.get("branches", Generalist.branches)
+    _check_names(branches)
+    _check_transfer(settings, branches)
     branch = settings["branch"]
     if not isinstance(branch, Mapping):
         raise UserError(f"backbone.branch: {branch!r} is not a spec; write name: a variant")
     if _is_spec(branch):
-        family, settings = _one_branch("branch", branch, trusted)
-        return {"family": family, "branch": settings}
-    if set(branch) != set(names):
+        family, given = _one_branch("branch", branch, trusted)
+        _check_routes(settings | {"family": family, "branch": given})
+        return {"family": family, "branch": given}
+    if set(branch) != set(branches):
         raise UserError(
             f"backbone.branch: is for {', '.join(branch) or 'none'} and backbone.branches is "
-            f"{', '.join(names)}; give each branch its spec, or one spec (name: ...) for all"
+            f"{', '.join(branches)}; give each branch its spec, or one spec (name: ...) for all"
         )
-    found = {name: _one_branch(f"branch.{name}", branch[name], trusted) for name in names}
-    strides = {
-        name: tuple(family(**given, parent=None).layer_strides)
-        for name, (family, given) in found.items()
-    }
-    for name in names:
-        if strides[name] != strides[names[0]]:
-            raise UserError(
-                f"backbone.branch.{name}: layers at strides {strides[name]}, those of {names[0]} at "
-                f"{strides[names[0]]}; branches exchange maps, give them equal strides"
-            )
-    return {
+    found = {name: _one_branch(f"branch.{name}", branch[name], trusted) for name in branches}
+    _check_maps(found, settings.get("transfer", "paths"))
+    made = {
         "family": {name: family for name, (family, _) in found.items()},
         "branch": {name: given for name, (_, given) in found.items()},
     }
+    _check_routes(settings | made)
+    return made
 
 
-def _check_names(names: Any, sets: Sequence[str] | None) -> None:
-    listed = names if isinstance(names, list | tuple) else ()
+def _check_maps(branches: Mapping[str, Any], transfer: str) -> None:
+    """Refuse branches that cannot exchange their maps."""
+    if transfer == "none":
+        return
+    networks = {name: family(**given, parent=None) for name, (family, given) in branches.items()}
+    strides = {name: tuple(link_strides(network)) for name, network in networks.items()}
+    channels = {name: tuple(network.layer_channels) for name, network in networks.items()}
+    first = next(iter(networks))
+    for name in networks:
+        if strides[name] != strides[first]:
+            raise UserError(
+                f"backbone.branch.{name}: layers at strides {strides[name]}, those of {first} at "
+                f"{strides[first]}; branches exchange maps, give them equal strides"
+            )
+        if transfer == "cross_stitch" and channels[name] != channels[first]:
+            raise UserError(
+                f"backbone.branch.{name}: layers of {channels[name]} channels, those of {first} of "
+                f"{channels[first]}; a cross-stitch adds maps, give them equal channels"
+            )
+
+
+def _check_transfer(settings: Mapping[str, Any], branches: Sequence[str]) -> None:
+    _check_known("transfer", settings.get("transfer", "paths"), TRANSFERS)
+    layers = settings.get("layers", LINKED)
+    numbers = isinstance(layers, list | tuple) and all(type(n) is int for n in layers)
+    if not (numbers and layers and list(layers) == sorted({*layers} & {1, 2, 3, 4})):
+        raise UserError(
+            f"backbone.layers: {layers!r}; write those after which maps are exchanged, such as [1, 2, 3]"
+        )
+    links = settings.get("links", "all")
+    if isinstance(links, str):
+        _check_known("links", links, ORDERS)
+        return
+    for pair in links:
+        if len(pair) != 2 or pair[0] == pair[1] or not set(pair) <= set(branches):
+            raise UserError(
+                f"backbone.links: {pair!r}; write all, ordered, or pairs [from, into] of "
+                f"{', '.join(branches)}"
+            )
+
+
+def _check_routes(settings: Mapping[str, Any]) -> None:
+    """Refuse tasks that a generalist serves by a branch or BatchNorm set that it lacks, and branches without a set."""
+    network = Generalist(**settings, parent=None)
+    reached = set()
+    for task in (*(network.serves or {}), *network.branches, *(network.sets or ()), *names()):
+        try:
+            reached.add(network.route(task).partition(":")[0])
+        except UserError as error:
+            if task in (network.serves or {}):
+                raise UserError(f"backbone.serves.{task}: {error}") from None
+    for name in network.branches:
+        if name not in reached:
+            raise UserError(
+                f"backbone.sets: {', '.join(network.sets or ())}: none for branch {name!r}; leave sets "
+                "out, or write () for one set of all branches"
+            )
+
+
+def _check_names(given: Any) -> None:
+    listed = given if isinstance(given, list | tuple) else ()
     if len(listed) < 2 or len(set(map(str, listed))) < len(listed):
         raise UserError(
-            f"backbone.branches: {names!r}; name two branches or more, each once, such as cls, dense"
+            f"backbone.branches: {given!r}; name two branches or more, each once, such as cls, dense"
         )
     for name in listed:
         word = isinstance(name, str) and name.isidentifier() and not name.startswith("transfer_")
         if not word or "_from_" in name or hasattr(Generalist, name) or name in ("name", "branch"):
             raise UserError(f"backbone.branches: {name!r} cannot name a branch; such as cls, dense")
-        if sets and name not in sets:
-            raise UserError(
-                f"backbone.sets: {', '.join(sets)}: none for branch {name!r}; leave sets out, "
-                "or write () for one set of all branches"
-            )
 
 
 def _one_branch(
@@ -284,10 +334,9 @@ def _one_branch(
     family, settings = _resolved(spec, trusted)
     if family is Generalist:
         raise UserError(f"backbone.{where}: a generalist's branches are plain backbones")
-    if family is ViT:
+    if settings.get("keep", 1.0) < 1:
         raise UserError(
-            f"backbone.{where}: a ViT has no maps between its sections to transfer; "
-            "name a MetaNet, UniNet or ResNet"
+            f"backbone.{where}.keep: branches exchange maps of all patches; leave it out"
         )
     if "fn" in spec:
         own.check_branch(f"backbone.{where}", family)

@@ -19,6 +19,7 @@ from intern_jax.core.averages import Average, whole
 from intern_jax.core.config import UserError
 from intern_jax.losses import local
 from intern_jax.models import zoo
+from intern_jax.models.backbone import route
 from intern_jax.ops.images import normalise
 from intern_jax.stages.amateur import BANK, Amateur
 from intern_jax.tasks.local_pairs import VIEWS, LocalImageText, check_settings
@@ -197,4 +198,6 @@ class AmateurLocal(Amateur):
         """The map of the anchor's backbone."""
         arrays = context.frozen["anchor"]
         variables = {name: part["backbone"] for name, part in arrays.items() if "backbone" in part}
-        return self.anchor.apply(variables, normalise(images), train=False, task="cls")[self.layer]
+        return self.anchor.apply(
+            variables, normalise(images), train=False, task=route(self.anchor, "pairs")
+        )[self.layer]

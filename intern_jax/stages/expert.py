@@ -76,6 +76,7 @@ class Expert(Stage):
         self.sources, self.functions = self.sets.groups, self.sets.functions
         self.batch_coupled = self.sets.couple
         self.weights = self.sets.weights | dict(weights or {})
+        self.teacher_roles: dict[str, Role] = {}
         self.pairs = None
         if pairs is not None:
             self.pairs = PairsBeside(backbone, pairs, self.sets.terms)

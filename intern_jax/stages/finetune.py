@@ -14,6 +14,7 @@ import jax
 from intern_jax.core import config as config_lib
 from intern_jax.core.tree import Rule
 from intern_jax.models import zoo
+from intern_jax.models.backbone import route
 from intern_jax.models.detection import canvas
 from intern_jax.models.scanning import late_gathers
 from intern_jax.ops.images import MEAN, STD, normalise
@@ -43,7 +44,7 @@ class TaskModel(nn.Module):
         rows: Mapping[str, jax.Array] | None = None,
     ) -> Any:
         """The head's output (tasks/) for normalised images [B,H,W,3] and the batch's rows."""
-        branch = tasks.find(self.family).family.branch
+        branch = route(self.backbone, self.family)
         extent, size = canvas.of_rows(rows), images.shape[1:3]
         with canvas.only_inside(extent, size):
             out = self.backbone(canvas.cut(images, extent, size), train=train, task=branch)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from intern_jax.core import config as config_lib
 from intern_jax.core.averages import couples_rows
+from intern_jax.models.backbone import route
 from intern_jax.models.detection import canvas
 from intern_jax.models.heads.deeplab import AUXILIARY
 from intern_jax.ops.images import normalise
@@ -70,10 +71,12 @@ class FrozenBackbone(Stage):
             return {name: rows[name].astype(jnp.float32) for name in names if name in rows}
         read = self.backbone.preprocess
         pictures = normalise(rows["image"], read.mean, read.std)
-        branch, extent, size = self.task.family.branch, canvas.of_rows(rows), self._size(rows)
+        extent, size = canvas.of_rows(rows), self._size(rows)
         with canvas.only_inside(extent, size):
             pictures = canvas.cut(pictures, extent, size)
-            out = self.backbone.build().apply(frozen, pictures, train=False, task=branch)
+            network = self.backbone.build()
+            branch = route(network, self.task.name)
+            out = network.apply(frozen, pictures, train=False, task=branch)
         return jax.lax.stop_gradient({name: out[name] for name in names if name in out})
 
     def _size(self, rows: Mapping[str, jax.Array]) -> Sequence[int]:

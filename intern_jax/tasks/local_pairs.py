@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from intern_jax.core.config import UserError
+from intern_jax.models.backbone import route
 from intern_jax.models.heads.prototypes import Prototypes
 from intern_jax.models.layers.basic import linear_init
 from intern_jax.tasks.pairs import ImageText
@@ -53,7 +54,9 @@ class LocalImageText(ImageText):
         out = {}
         for view in VIEWS:
             images = self._hide(pairs[f"image{view}"], grid)
-            found = self.backbone(images, train=train, task="cls")[self.layer]
+            found = self.backbone(images, train=train, task=route(self.backbone, "pairs"))[
+                self.layer
+            ]
             out[view] = self.local_head(found)
         return out
 

@@ -11,6 +11,7 @@ from intern_jax import families
 from intern_jax.core import config
 from intern_jax.core.config import UserError
 from intern_jax.models import zoo
+from intern_jax.models.backbone import route
 from intern_jax.models.detection import canvas
 from intern_jax.models.heads.dense import DenseHead
 from intern_jax.models.heads.linear import Linear
@@ -28,6 +29,11 @@ SHARED = "shared"  # the head of all sources of a kind that has a label space (t
 def kinds() -> tuple[str, ...]:
     """The kinds of groups that have heads here: the joint ones, and every family with a task but classification."""
     return (*JOINT, *(f.name for f in families.known() if f.task and (f.name,) != JOINT[CLS]))
+
+
+def task_of(kind: str) -> str:
+    """The task by which a backbone is called for a kind of groups (models/backbone.py: route)."""
+    return kind if kind == DENSE else served(kind)[0]
 
 
 def served(kind: str) -> tuple[str, ...]:
@@ -120,9 +126,9 @@ class MultiHead(nn.Module):
             return self._cls(images, train, own)
         if kind == DENSE:
             return self._dense(images, train, own)
-        branch, extent, size = families.find(kind).branch, canvas.of_rows(rows), images.shape[1:3]
+        extent, size = canvas.of_rows(rows), images.shape[1:3]
         with canvas.only_inside(extent, size):
-            features = self.backbone(canvas.cut(images, extent, size), train=train, task=branch)
+            features = self._features(canvas.cut(images, extent, size), kind, train)
         out = {}
         for name in self.own_classes[kind]:
             seen, mine = (features, rows) if name not in own else _taken(own[name], features, rows)
@@ -130,11 +136,14 @@ class MultiHead(nn.Module):
                 out[name] = self.own[f"{kind}_{part(name)}"](seen, size, train, mine)
         return out
 
+    def _features(self, images: jax.Array, kind: str, train: bool) -> Rows:
+        return self.backbone(images, train=train, task=route(self.backbone, task_of(kind)))
+
     def _cls(
         self, images: jax.Array, train: bool, own: Mapping[str, OwnRows]
     ) -> dict[str, jax.Array]:
         """Logits [B,`stored(K)`] of every classification head."""
-        pooled = self.backbone(images, train=train, task=CLS)["pooled"]
+        pooled = self._features(images, CLS, train)["pooled"]
         return {
             name: self.heads[part(name)](own[name].take(pooled) if name in own else pooled)
             for name in self.cls_classes
@@ -144,7 +153,7 @@ class MultiHead(nn.Module):
         self, images: jax.Array, train: bool, own: Mapping[str, OwnRows]
     ) -> dict[str, jax.Array]:
         """Logits [B,H,W,K] of every segmentation source, and "depth" [B,H,W,1] in log metres."""
-        maps = self.backbone(images, train=train, task=DENSE)
+        maps = self._features(images, DENSE, train)
         names, parts, first = [], [], 0
         for name, k in (*self.dense_classes.items(), (DEPTH, 1)):
             names.append(name)

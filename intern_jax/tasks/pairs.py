@@ -15,6 +15,7 @@ import numpy as np
 
 from intern_jax.core.config import UserError, did_you_mean
 from intern_jax.models import zoo
+from intern_jax.models.backbone import route
 from intern_jax.models.heads.projection import Predictor, Projector
 from intern_jax.models.layers.basic import Dense, Dtype
 from intern_jax.models.text import TextTransformer
@@ -86,7 +87,7 @@ class ImageText(nn.Module):
 
     def _seen(self, images: jax.Array, train: bool) -> tuple[jax.Array, Mapping[str, jax.Array]]:
         """The embeddings of images [B,D], and the backbone's outputs."""
-        found = self.backbone(images, train=train, task="cls")
+        found = self.backbone(images, train=train, task=route(self.backbone, "pairs"))
         out = self.image_projection(found["pooled"])
         return out.astype(jnp.promote_types(out.dtype, jnp.float32)), found
 

@@ -336,7 +336,9 @@ def _expected_shapes(path: pathlib.Path, model: Model) -> dict[str, tuple[int, .
     key = jax.eval_shape(lambda: jax.random.key(0))
     try:
         init = model.build().init_with_output
-        init = functools.partial(init, train=False, task=model.branch)
+        # A branch that a call would have to name is only needed for a head.
+        task = model.branch if model.head else "cls"
+        init = functools.partial(init, train=False, task=task)
         features, variables = jax.eval_shape(init, key, images)
         parts = {"backbone": variables}
         if model.head:

@@ -16,12 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from intern_jax import families
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core import tree
 from intern_jax.core.config import UserError
 from intern_jax.models import zoo
-from intern_jax.models.backbone import Same
+from intern_jax.models.backbone import Same, route
 from intern_jax.models.detection import canvas
 from intern_jax.models.heads import readout
 from intern_jax.ops.images import normalise
@@ -164,8 +163,8 @@ class Model:
 
     @property
     def branch(self) -> str:
-        """The branch, or BatchNorm set, that features come from by default."""
-        return "cls" if self.head is None else families.find(self.head.family).branch
+        """The branch and BatchNorm set that features come from by default, as the network's call takes them."""
+        return route(self.build(), "cls" if self.head is None else self.head.family)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -206,14 +205,14 @@ class Model:
         Args:
           images: one or several of: a path, a PIL image, a uint8 array [H,W,3 or 4].
           output: the name of an output, or a readout of all layers and branches (models/heads/readout.py).
-          branch: "cls" or "dense", or another branch's name, for a backbone that has several (default:
-            this model's).
+          branch: a branch, BRANCH:SET or task family, for a backbone that has several branches or BatchNorm sets
+            (default: this model's).
           batch_size: pictures are padded to it, so that each size is compiled once.
         """
         placed = dataclasses.replace(self, variables=jax.device_put(self.variables))
 
         def run(canvases: np.ndarray, _sizes: Any) -> jax.Array:
-            return placed.outputs(canvases, branch or self.branch, (output,))[output]
+            return placed.outputs(canvases, branch, (output,))[output]
 
         return np.concatenate([rows for rows, _ in self._batches(images, run, batch_size)])
 
@@ -230,8 +229,8 @@ class Model:
             raise UserError(
                 "this model has no head; use features(), or learn one: python -m intern_jax adapt"
             )
-        same, pictures = self._network(self.branch), self.preprocess
-        run = _answers(same, self.branch, pictures.mean, pictures.std, self.head.key)
+        branch, pictures = self._route(None), self.preprocess
+        run = _answers(Same(self.build()), branch, pictures.mean, pictures.std, self.head.key)
         placed = jax.device_put((self.variables, self.head.variables))
         # A detector learns that nothing lies outside its picture, so it is told where that ends.
         partly = pictures.resize == "fit" and self.head.task.family.answer == "boxes"
@@ -264,7 +263,7 @@ class Model:
         )
 
         def run(canvases: np.ndarray, _sizes: Any) -> jax.Array:
-            return tower.projected(placed.outputs(canvases, self.branch, ("pooled",))["pooled"])
+            return tower.projected(placed.outputs(canvases, None, ("pooled",))["pooled"])
 
         return np.concatenate([rows for rows, _ in self._batches(images, run, batch_size)])
 
@@ -315,17 +314,18 @@ class Model:
     def outputs(
         self,
         images: jax.Array | np.ndarray,
-        branch: str,
+        branch: str | None,
         names: Sequence[str],
         extent: jax.Array | np.ndarray | None = None,
     ) -> dict[str, jax.Array]:
         """Chosen outputs, or readouts, of canvases uint8 [B,S,S,3], in eval mode, left on the device.
 
+        `branch` is as in `features`.
         `extent` int32 [B,2]: where pictures end on their canvases (models/detection/canvas.py); None: they fill them.
         Compiled once per network, branch, names and shape.
         """
-        same, pictures = self._network(branch), self.preprocess
-        run = _features(same, branch, tuple(names), pictures.mean, pictures.std)
+        branch, pictures = self._route(branch), self.preprocess
+        run = _features(Same(self.build()), branch, tuple(names), pictures.mean, pictures.std)
         return run(self.variables, images, extent)
 
     def shapes(self, variables: Any, images: Any) -> dict[str, jax.ShapeDtypeStruct]:
@@ -334,13 +334,11 @@ class Model:
         see = functools.partial(_outputs, self.build(), branch=self.branch, names=names)
         return jax.eval_shape(see, variables, images)
 
-    def _network(self, branch: str) -> Same:
-        module = self.build()
-        branches = getattr(module, "branches", (branch,))
-        if branch not in branches:
-            known = ", ".join(branches)
-            raise UserError(f"{self.name}: no branch {branch!r}; it has {known}: give branch=...")
-        return Same(module)
+    def _route(self, branch: str | None) -> str:
+        try:
+            return self.branch if branch is None else route(self.build(), branch)
+        except UserError as error:
+            raise UserError(f"{self.name}: {error}: give branch=...") from None
 
     def _batches(
         self, images: Image | Iterable[Image], run: Run, size: int

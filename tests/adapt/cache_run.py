@@ -23,13 +23,13 @@ def main(folder: str, out: str) -> None:
     source = Subset(load("rooms_depth", split="test"), range(40))
     backbone = Model.random({"name": "embedded_tiny"}, 0)
     settings = {"mesh": mesh_lib.make_mesh(), "kept": folder, "batch_size": 24}
-    maps = cached(backbone, source, TRANSFORM, branch="dense", outputs=LAYERS, **settings)
-    pooled = cached(backbone, source, TRANSFORM, branch="cls", outputs=("pooled",), **settings)
+    maps = cached(backbone, source, TRANSFORM, task="dense", outputs=LAYERS, **settings)
+    pooled = cached(backbone, source, TRANSFORM, task="cls", outputs=("pooled",), **settings)
     leaves = load("clipart_leaf", split="train")
     drawn = protocol.subset(leaves.keys, leaves.labels, 0.1, 0)
     spec = {"fn": "intern_jax.data.make.views:classification", "size": 32, "train": False}
     few = Subset(leaves, drawn[:40])
-    shipped = cached(start(None), few, spec, branch="cls", outputs=("pooled",), **settings)
+    shipped = cached(start(None), few, spec, task="cls", outputs=("pooled",), **settings)
     np.savez(out, **maps, pooled=pooled["pooled"], shipped=shipped["pooled"])
     facts = {"devices": len(jax.devices()), "subset": protocol.subset_digest(leaves.keys, drawn)}
     print(json.dumps(facts))

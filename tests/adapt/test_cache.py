@@ -77,7 +77,7 @@ def small_shards(monkeypatch):
 
 
 def make(backbone, source, transform=LABELLED, kept=None, outputs=("pooled",), **changes):
-    settings = {"branch": "cls" if outputs == ("pooled",) else "dense", "batch_size": 4}
+    settings = {"task": "cls" if outputs == ("pooled",) else "dense", "batch_size": 4}
     mesh = mesh_lib.make_mesh(data=1)
     return cached(
         backbone, source, transform, outputs=outputs, mesh=mesh, kept=kept, **settings | changes
@@ -276,8 +276,6 @@ def test_progress_is_logged(backbone, monkeypatch, caplog):
 def test_mistakes_are_named(backbone):
     with pytest.raises(UserError, match="noise: no samples"):
         make(backbone, Pictures(0))
-    with pytest.raises(UserError, match=r"^branch: no 'boxes'"):
-        make(backbone, Pictures(), branch="boxes")
     broken = jax.tree.map(lambda a: np.full_like(a, np.nan), backbone.variables)
     with pytest.raises(UserError, match="random-0/pooled: not finite"):
         make(dataclasses.replace(backbone, variables=broken), Pictures())

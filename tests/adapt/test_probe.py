@@ -233,7 +233,7 @@ def test_agrees_with_scikit_learn_on_embedded_rows(backbone, row):
             backbone_of(backbone),
             embedded.load(row, split=split),
             transform,
-            branch="cls",
+            task="cls",
             outputs=("pooled",),
             mesh=mesh_lib.make_mesh(data=1),
         )

@@ -99,7 +99,7 @@ def test_cached_outputs_are_those_of_the_step_where_pictures_fill_a_part_of_the_
         backbone,
         source,
         SCENES.transform(),
-        branch="dense",
+        task="dense",
         outputs=SCENES.task_family.outputs,
         mesh=mesh,
     )

@@ -22,6 +22,7 @@ from metanet_fixture import (
 )
 from torch_state import our_generalist_name
 
+from intern_jax.core.config import UserError
 from intern_jax.models import zoo
 from intern_jax.models.metanet import block_operators
 from intern_jax.models.transfer import Generalist, Path
@@ -211,5 +212,5 @@ def test_a_path_over_two_levels_learns_unless_as_the_original(parity):
 
 
 def test_refuses_an_unknown_task():
-    with pytest.raises(ValueError, match="one of cls, dense"):
+    with pytest.raises(UserError, match="no branch 'seg'; it has cls, dense"):
         zoo.build(TINY).apply({}, jnp.zeros((1, 32, 32, 3)), train=False, task="seg")

@@ -228,7 +228,10 @@ def test_generalist_from_a_changed_branch():
         ({"name": "embedded", "dtype": "float17"}, "backbone.dtype"),
         ({"name": "generalist", "branch": {"name": "embeded"}}, "did you mean embedded"),
         ({"name": "generalist", "branch": {"name": "generalist"}}, "backbone.branch"),
-        ({"name": "generalist", "branch": {"name": "vit_b_16"}}, "backbone.branch: a ViT"),
+        (
+            {"name": "generalist", "branch": {"name": "vit_b_16", "keep": 0.5}},
+            "backbone.branch.keep: branches exchange maps of all patches",
+        ),
         ({"name": "generalist", "family": 1}, "has no such setting"),
         (
             GENERALIST | {"branches": ["cls"]},
@@ -250,6 +253,30 @@ def test_generalist_from_a_changed_branch():
         (
             GENERALIST | {"branch": {"cls": {"name": "resnet18"}, "dense": {"name": "embedded"}}},
             "branch.dense: layers at strides (4, 8, 8, 8), those of cls at (4, 8, 16, 32)",
+        ),
+        (
+            GENERALIST | {"transfer": "cross"},
+            "backbone.transfer: no 'cross'; did you mean cross_stitch",
+        ),
+        (GENERALIST | {"layers": [2, 1]}, "backbone.layers: [2, 1]; write those after which"),
+        (GENERALIST | {"layers": [0]}, "backbone.layers: [0]; write those after which"),
+        (GENERALIST | {"links": "order"}, "backbone.links: no 'order'; did you mean ordered"),
+        (GENERALIST | {"links": [["cls", "det"]]}, "backbone.links: ['cls', 'det']; write all"),
+        (
+            GENERALIST | {"serves": {"detection": "det"}},
+            "backbone.serves.detection: no branch 'det'; it has cls",
+        ),
+        (
+            GENERALIST | {"serves": {"depth": "dense:depth"}},
+            "backbone.serves.depth: no BatchNorm set 'depth'; it has cls, dense",
+        ),
+        (
+            GENERALIST
+            | {
+                "branch": {"cls": {"name": "resnet18"}, "dense": {"name": "resnet50"}},
+                "transfer": "cross_stitch",
+            },
+            "a cross-stitch adds maps, give them equal channels",
         ),
         ({"fn": "os:system"}, "backbone.fn: only a config can name code"),
         (GENERALIST | {"branch": {"fn": "os:system"}}, "only a config can name code"),

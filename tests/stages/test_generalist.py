@@ -88,7 +88,7 @@ def test_a_group_without_a_branch_is_refused():
     stage.check_data({"cls": {}, "dense_small": {}})
     with pytest.raises(
         UserError,
-        match=r"data\.pairs: no branch of backbone is called 'pairs'; there are: cls, dense",
+        match=r"data\.pairs: no branch of backbone serves 'pairs'; there are: cls, dense",
     ):
         stage.check_data({"cls": {}, "pairs": {}})
 

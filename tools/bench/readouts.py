@@ -93,7 +93,7 @@ def of_row(
         model,
         source,
         row.transform(),
-        branch=row.branch,
+        task=row.family,
         outputs=readout.NAMES,
         mesh=mesh_lib.make_mesh(data=1),
     )

@@ -122,4 +122,9 @@ VITS: dict[str, dict[str, Any]] = {
     "clip_vit_l_14": {"width": 1024, "depth": 24, "heads": 16, "patch": 14, "out_dim": 768} | _CLIP,
 }
 
-GENERALISTS: dict[str, dict[str, Any]] = {"generalist": {"branch": {"name": "embedded"}}}
+GENERALISTS: dict[str, dict[str, Any]] = {
+    "generalist": {"branch": {"name": "embedded"}},
+    # The paper's Up-G (C-D) as its code has it: two branches, each with BatchNorm sets for both families, and paths
+    # whose scales all start at 0. Segmentation is of the detection branch's set.
+    "up_g_c_d": {"branch": {"name": "mn_b15"}, "parity": True},
+}
