@@ -222,16 +222,15 @@ class Generalist(nn.Module):
         The set is the one named, or that of the task's name, the branch's or the family's. UserError for an unknown
         task, and for one without a set.
         """
-        near = backbone_lib.near_names(task)
-        named = (
-            next((self.serves[n] for n in near if n in self.serves), task) if self.serves else task
-        )
+        near, serves = backbone_lib.near_names(task), self.serves or {}
+        named = next((serves[name] for name in near if name in serves), task)
         found, _, chosen = named.partition(":")
-        branch = backbone_lib.first_of((found, *near), self.branches, "branch", task)
+        tried = near if named == task and not chosen else (found,)
+        branch = backbone_lib.first_of(tried, self.branches, "branch", found)
         if not self.sets:
             return branch
         tried = (chosen,) if chosen else (task, branch, *near)
-        chosen = backbone_lib.first_of(tried, self.sets, "BatchNorm set", task)
+        chosen = backbone_lib.first_of(tried, self.sets, "BatchNorm set", chosen or task)
         return branch if chosen == branch else f"{branch}:{chosen}"
 
     def _paths(self, main: Any) -> Transfer:

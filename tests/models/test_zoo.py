@@ -256,7 +256,7 @@ def test_generalist_from_a_changed_branch():
         ),
         (
             GENERALIST | {"transfer": "cross"},
-            "backbone.transfer: no 'cross'; did you mean cross_stitch",
+            "backbone.transfer: no 'cross'",
         ),
         (GENERALIST | {"layers": [2, 1]}, "backbone.layers: [2, 1]; write those after which"),
         (GENERALIST | {"layers": [0]}, "backbone.layers: [0]; write those after which"),
