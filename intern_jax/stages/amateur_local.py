@@ -196,8 +196,6 @@ class AmateurLocal(Amateur):
 
     def _anchored(self, context: Context, images: jax.Array) -> jax.Array:
         """The map of the anchor's backbone."""
-        arrays = context.frozen["anchor"]
-        variables = {name: part["backbone"] for name, part in arrays.items() if "backbone" in part}
-        return self.anchor.apply(
-            variables, normalise(images), train=False, task=route(self.anchor, "pairs")
-        )[self.layer]
+        kept, task = context.frozen["anchor"], route(self.anchor, "pairs")
+        variables = {name: part["backbone"] for name, part in kept.items() if "backbone" in part}
+        return self.anchor.apply(variables, normalise(images), train=False, task=task)[self.layer]

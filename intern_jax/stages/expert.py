@@ -22,6 +22,7 @@ from intern_jax.models.heads.deeplab import AUXILIARY
 from intern_jax.models.scanning import late_gathers
 from intern_jax.ops.images import normalise
 from intern_jax.ops.mixing import Mixing
+from intern_jax.stages.imitation import STATISTICS, Imitation
 from intern_jax.stages.pairs_beside import KIND as PAIRS
 from intern_jax.stages.pairs_beside import PairsBeside
 from intern_jax.tasks.labelled import (
@@ -32,6 +33,7 @@ from intern_jax.tasks.labelled import (
     mixed_rows,
 )
 from intern_jax.tasks.multi_head import CLS, DENSE, MultiHead, checked_heads, kinds
+from intern_jax.tasks.teachers import Seen
 from intern_jax.train.stage import Averages, Context, Role, Stage
 
 
@@ -53,6 +55,8 @@ class Expert(Stage):
         spaces: Mapping[str, Any] | None = None,
         pairs: Mapping[str, Any] | None = None,
         mixing: Mapping[str, Any] | None = None,
+        imitate: Mapping[str, Any] | None = None,
+        teachers: Mapping[str, Any] | None = None,
         most_rows: MostRows | None = None,
         trainable: str = ".*",
         still: str = "",
@@ -63,7 +67,8 @@ class Expert(Stage):
         of their own, such as {"detection": {"name": "fcos", "settings": {"width": 64}, "sources": {"coco": {...}}}}.
         `spaces`: {kind: label space} for kinds whose sources share one head (tasks/spaces.py). `pairs`: the amateur's
         settings, to keep its losses on a group of pairs. `mixing`: how pictures of classes are mixed in training
-        (ops/mixing.py: Mixing). With `trainable` "(?!backbone/)" and `still` "backbone/" only the heads learn.
+        (ops/mixing.py: Mixing). `imitate`: how it imitates frozen `teachers` beside its labels (tasks/imitation.py).
+        With `trainable` "(?!backbone/)" and `still` "backbone/" only the heads learn.
         """
         self.name = "expert"
         self.trainable, self.still = trainable, still
@@ -76,7 +81,11 @@ class Expert(Stage):
         self.sources, self.functions = self.sets.groups, self.sets.functions
         self.batch_coupled = self.sets.couple
         self.weights = self.sets.weights | dict(weights or {})
-        self.teacher_roles: dict[str, Role] = {}
+        self.imitation = None
+        if imitate is not None:
+            self.imitation = Imitation(imitate, teachers or {}, self.sets, self.kinds)
+            self.roles = {**self.roles, **self.imitation.roles}
+            self.exports = f"{self.exports}|{STATISTICS}/.*"
         self.pairs = None
         if pairs is not None:
             self.pairs = PairsBeside(backbone, pairs, self.sets.terms)
@@ -107,6 +116,8 @@ class Expert(Stage):
         rngs = {"params": key, "dropout": key}
         variables = self.model.init(rngs, images, method=MultiHead.everything)
         variables = {name: arrays for name, arrays in variables.items() if name != AUXILIARY}
+        if self.imitation:
+            variables = self.imitation.init(variables, key, self.model, images)
         return self.pairs.init(variables, key, batch) if self.pairs else variables
 
     def loss(self, context: Context) -> tuple[Averages, tuple[Any, Averages]]:
@@ -118,9 +129,9 @@ class Expert(Stage):
             own, images = self.sets.own(group, rows), normalise(rows["image"])
             if self.mixing and kind == CLS:
                 images, rows = mixed_rows(context.key, images, rows, self.mixing)
-            out: Any
+            made: Any
             new: Any
-            out, new = self.model.apply(
+            made, new = self.model.apply(
                 {"params": context.params, **extra},
                 images,
                 kind,
@@ -129,7 +140,9 @@ class Expert(Stage):
                 own=own,
                 mutable=[*extra, AUXILIARY],
                 rngs={"dropout": context.key},
+                method=MultiHead.with_features,
             )
+            features, out = made
             auxiliary = new.get(AUXILIARY, {})
             # A pass returns only the collections it wrote: keep the rest, and let the next see these.
             written = {name: arrays for name, arrays in new.items() if name != AUXILIARY}
@@ -141,6 +154,10 @@ class Expert(Stage):
                 group_metrics[f"{group}_lost_rows"] = averages.whole(lost.sum())
             terms = averages.merge(terms, group_terms)
             metrics = averages.merge(metrics, group_metrics)
+            if self.imitation:
+                seen = Seen(kind, group, self.model, images, rows, own, features, out)
+                found, (extra, measured) = self.imitation.loss(context, extra, seen)
+                terms, metrics = averages.merge(terms, found), averages.merge(metrics, measured)
         if self.pairs:
             found, (extra, measured) = self.pairs.loss(context, extra)
             terms, metrics = {**terms, **found}, {**metrics, **measured}

@@ -36,7 +36,7 @@ class Generalist(Expert):
                 f"backbone: {backbone.get('name')!r} has no branches; write {{'name': 'generalist', "
                 "'branch': {...}}"
             )
-        self.roles = {**{name: Role() for name in branches}, **self.teacher_roles}
+        self.roles = {name: Role() for name in branches} | self._teachers()
         self.graft = self._rules(branches)
         self._keep_others(branches, map(kind_of, classes))
 
@@ -71,6 +71,9 @@ class Generalist(Expert):
             )
         if not self.still and not self.network.sets:
             self.still = f"backbone/(?:{others})/"
+
+    def _teachers(self) -> dict[str, Role]:
+        return self.imitation.roles if self.imitation else {}
 
     def _branch_of(self, kind: str) -> str:
         """The branch that serves a kind of groups, "" for none."""

@@ -11,6 +11,7 @@ from intern_jax.core import config
 from intern_jax.core.averages import Average, mean
 from intern_jax.core.config import UserError
 from intern_jax.families.fields import CLASSES, PARTNER, SHARE
+from intern_jax.losses.distillation import soft_cross_entropy
 from intern_jax.models.heads import readout as readout_lib
 from intern_jax.models.heads.linear import Linear
 from intern_jax.tasks.task import Features, Loss, Rows, Task
@@ -66,6 +67,12 @@ class Classification(Task):
         if CLASSES in rows:
             out = jnp.where(rows[CLASSES], out, -jnp.inf)
         return {"top1": mean(jnp.argmax(out, -1) == self._label(rows, mine), mine)}
+
+    def imitation(
+        self, out: jax.Array, teacher: jax.Array, rows: Rows, temperature: float
+    ) -> jax.Array:
+        """The divergence from the teacher's softened probabilities, among the candidates."""
+        return soft_cross_entropy(out, teacher, temperature, rows.get(CLASSES))
 
     @staticmethod
     def _label(rows: Rows, mine: jax.Array | None, field: str = "label") -> jax.Array:

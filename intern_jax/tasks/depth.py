@@ -45,6 +45,12 @@ class Depth(Task):
             valid = valid & mine[:, None, None]
         return loss(out[..., 0], rows["depth"], valid)
 
+    def imitation(
+        self, out: jax.Array, teacher: jax.Array, rows: Rows, temperature: float
+    ) -> jax.Array:
+        """The mean absolute difference of log-depth over pixels; a number has no temperature."""
+        return jnp.abs(out - jax.lax.stop_gradient(teacher)).mean(axis=(1, 2, 3))
+
     def finish(self, out: jax.Array) -> jax.Array:
         """Metres [N,H,W,1]."""
         return jnp.exp(out)

@@ -15,6 +15,8 @@ import numpy as np
 
 from intern_jax.core.averages import Average, mean
 from intern_jax.losses import detectors as losses
+from intern_jax.losses.classification import NEVER
+from intern_jax.losses.distillation import soft_binary
 from intern_jax.models.detection.faster_rcnn import FasterRCNN, extent_of
 from intern_jax.models.detection.fcos import FCOS
 from intern_jax.tasks.task import Features, Loss, Recipe, Rows, Task
@@ -64,6 +66,13 @@ class Detection(Task):
             terms, count = losses.one_stage_terms(out, rows)
             return {name: _shared(total, count + 1, mine) for name, total in terms.items()}
         return {n: mean(v, mine) for n, v in losses.two_stage_terms(out, rows).items()}
+
+    def imitation(self, out: Any, teacher: Any, rows: Rows, temperature: float) -> jax.Array | None:
+        """The divergence of FCOS's class maps on the picture; None for other decoders, whose proposals differ."""
+        if "points" not in out:
+            return None
+        classes = out["point_used"][..., None] & (teacher["logits"] > NEVER)
+        return soft_binary(out["logits"], teacher["logits"], temperature, classes)
 
     def finish(self, out: Any) -> jax.Array:
         """Detections [N,D,6]: x1, y1, x2, y2 as shares of the picture's area, score (0: none), class.

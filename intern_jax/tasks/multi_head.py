@@ -1,6 +1,6 @@
 """One backbone with the heads of many labelled data sets. Legend: B batch, H, W image size, K classes of one source."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax
@@ -121,14 +121,38 @@ class MultiHead(nn.Module):
 
         A source in `own` has outputs of its own rows alone. Logits of classes may be more than K (`stored`).
         """
+        return self.with_features(images, kind, train, rows, own)[1]
+
+    def with_features(
+        self,
+        images: jax.Array,
+        kind: str,
+        train: bool = False,
+        rows: Rows | None = None,
+        own: Mapping[str, OwnRows] | None = None,
+    ) -> tuple[Rows, dict[str, Any]]:
+        """The backbone's outputs, and those of the heads as in a call."""
+        extent, size = canvas.of_rows(rows), images.shape[1:3]
+        task = route(self.backbone, task_of(kind))
+        with canvas.only_inside(extent, size):
+            features = self.backbone(canvas.cut(images, extent, size), train=train, task=task)
+        return features, self.answers(features, size, kind, train, rows, own)
+
+    def answers(
+        self,
+        features: Rows,
+        size: Sequence[int],
+        kind: str,
+        train: bool = False,
+        rows: Rows | None = None,
+        own: Mapping[str, OwnRows] | None = None,
+    ) -> dict[str, Any]:
+        """The heads' outputs, as in a call, of a backbone's outputs for images of `size` (H, W)."""
         own = own or {}
         if kind == CLS:
-            return self._cls(images, train, own)
+            return self._cls(features, own)
         if kind == DENSE:
-            return self._dense(images, train, own)
-        extent, size = canvas.of_rows(rows), images.shape[1:3]
-        with canvas.only_inside(extent, size):
-            features = self._features(canvas.cut(images, extent, size), kind, train)
+            return self._dense(features, size, train, own)
         out = {}
         for name in self.own_classes[kind]:
             seen, mine = (features, rows) if name not in own else _taken(own[name], features, rows)
@@ -136,30 +160,24 @@ class MultiHead(nn.Module):
                 out[name] = self.own[f"{kind}_{part(name)}"](seen, size, train, mine)
         return out
 
-    def _features(self, images: jax.Array, kind: str, train: bool) -> Rows:
-        return self.backbone(images, train=train, task=route(self.backbone, task_of(kind)))
-
-    def _cls(
-        self, images: jax.Array, train: bool, own: Mapping[str, OwnRows]
-    ) -> dict[str, jax.Array]:
+    def _cls(self, features: Rows, own: Mapping[str, OwnRows]) -> dict[str, jax.Array]:
         """Logits [B,`stored(K)`] of every classification head."""
-        pooled = self._features(images, CLS, train)["pooled"]
+        pooled = features["pooled"]
         return {
             name: self.heads[part(name)](own[name].take(pooled) if name in own else pooled)
             for name in self.cls_classes
         }
 
     def _dense(
-        self, images: jax.Array, train: bool, own: Mapping[str, OwnRows]
+        self, maps: Rows, size: Sequence[int], train: bool, own: Mapping[str, OwnRows]
     ) -> dict[str, jax.Array]:
         """Logits [B,H,W,K] of every segmentation source, and "depth" [B,H,W,1] in log metres."""
-        maps = self._features(images, DENSE, train)
         names, parts, first = [], [], 0
         for name, k in (*self.dense_classes.items(), (DEPTH, 1)):
             names.append(name)
             parts.append((slice(first, first + k), own[name].take if name in own else None))
             first += k
-        made = self.decoder(maps, images.shape[1:3], train=train, parts=parts)
+        made = self.decoder(maps, size, train=train, parts=parts)
         return dict(zip(names, made, strict=True))
 
     def everything(self, images: Mapping[str, jax.Array]) -> None:

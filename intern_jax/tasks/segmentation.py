@@ -11,6 +11,7 @@ import numpy as np
 from intern_jax.core.averages import Average, mean
 from intern_jax.families.fields import CLASSES, IGNORE
 from intern_jax.losses.classification import NEVER
+from intern_jax.losses.distillation import soft_cross_entropy
 from intern_jax.models.heads.deeplab import AUXILIARY, DeepLabV3
 from intern_jax.models.heads.dense import DenseHead
 from intern_jax.tasks.task import Loss, Recipe, Rows, Task
@@ -40,6 +41,13 @@ class Segmentation(Task):
         """The share of right pixels."""
         mask, out = self._mask(rows, mine), self._candidates(out, rows)
         return {"pixels": mean(jnp.argmax(out, -1) == mask, mask != IGNORE)}
+
+    def imitation(
+        self, out: jax.Array, teacher: jax.Array, rows: Rows, temperature: float
+    ) -> jax.Array:
+        """The divergence from the teacher's softened probabilities, the mean over pixels."""
+        candidates = rows[CLASSES][:, None, None] if CLASSES in rows else None
+        return soft_cross_entropy(out, teacher, temperature, candidates)
 
     @staticmethod
     def _candidates(out: jax.Array, rows: Rows) -> jax.Array:

@@ -134,6 +134,10 @@ class Task:
         """What is logged beside the loss, {name: Average}."""
         return {}
 
+    def imitation(self, out: Any, teacher: Any, rows: Rows, temperature: float) -> jax.Array | None:
+        """How far an output [N,...] is from a teacher's for the same pictures, [N]; None if there is no such loss."""
+        return None
+
     # --- scoring ----------------------------------------------------------------------------------
 
     def scored(self, out: Any) -> Any:

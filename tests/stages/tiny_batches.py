@@ -109,6 +109,8 @@ def drawn(stage, batch, seed: int = 0) -> tuple[dict, dict]:
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
+        if getattr(path[-1], "key", "") == "count":
+            return jnp.zeros(leaf.shape, leaf.dtype)
         value = rng.normal(size=leaf.shape) / max(1, np.prod(leaf.shape[:-1])) ** 0.5
         positive = getattr(path[-1], "key", "") == "var"
         return jnp.asarray(np.abs(value) + 0.5 if positive else value, leaf.dtype)

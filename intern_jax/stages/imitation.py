@@ -1,0 +1,142 @@
+"""A stage imitates frozen teachers beside its labels.
+
+The terms are "features", the mean over pictures and the teachers that count for them, and SOURCE_logits. Teachers are
+frozen roles: their gradients are not computed, and the optimizer holds nothing of them. Legend: B batch, T teachers.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from clu.metrics import Average
+
+from intern_jax.core import averages, schema
+from intern_jax.core import config as config_lib
+from intern_jax.core.config import UserError
+from intern_jax.losses import distillation
+from intern_jax.models import zoo
+from intern_jax.models.backbone import route
+from intern_jax.tasks import task as tasks
+from intern_jax.tasks.imitation import Imitate, Imitator
+from intern_jax.tasks.labelled import LabelledSets
+from intern_jax.tasks.multi_head import MultiHead, served, task_of
+from intern_jax.tasks.teachers import Seen, Teachers, shapes
+from intern_jax.train.stage import Averages, Context, Role
+
+NAME = "imitation"  # of its parameters and statistics
+FEATURES = "features"  # the term of all teachers' features
+STATISTICS = "standardisation"
+
+
+class Imitation:
+    """The teachers of a stage. `specs` are those of their backbones by role, where they are known.
+
+    UserError for settings that it does not have, and for sources whose names are those of its terms.
+    """
+
+    def __init__(
+        self, settings: Any, specs: Mapping[str, Any], sets: LabelledSets, kinds: Sequence[str]
+    ):
+        self.settings, self.sets = schema.read(Imitate, settings, "stage.imitate"), sets
+        for role, seen in self.settings.teachers.items():
+            for kind in seen:
+                if kind not in kinds:
+                    near = config_lib.did_you_mean(kind, list(kinds))
+                    raise UserError(f"stage.imitate.teachers.{role}: no kind '{kind}'; {near}")
+        if FEATURES in sets.terms:
+            raise UserError(
+                f"data: '{FEATURES}' names a source and the term of the teachers' features; rename it"
+            )
+        self.teachers = Teachers(self.settings.teachers, specs, self.settings.branches == "all")
+        self.roles = {role: Role(frozen=True) for role in self.settings.teachers}
+        self.imitator = Imitator(self.settings)
+
+    def init(
+        self,
+        variables: Mapping[str, Any],
+        key: jax.Array,
+        model: MultiHead,
+        images: Mapping[str, jax.Array],
+    ) -> dict[str, Any]:
+        """`variables` of the stage's `model` with projectors and statistics beside them; `images` by kind."""
+        pairs: dict[str, tuple[Any, Any]] = {}
+        own = zoo.from_config(model.backbone_spec)
+        for kind, pictures in images.items():
+            student = shapes(own, route(own, task_of(kind)), pictures)
+            for name, wanted in self.teachers.shapes(kind, pictures).items():
+                pairs.setdefault(name, (student, wanted))
+
+        def every(module: Imitator, zeros: Mapping[str, Any]) -> None:
+            for name, (student, wanted) in zeros.items():
+                module(name, student, wanted, True)
+
+        found = {name: dict(arrays) for name, arrays in variables.items()}
+        if not self.settings.outputs:
+            return found
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), pairs)
+        rngs = {"params": jax.random.fold_in(key, 3), "dropout": key}
+        for collection, arrays in self.imitator.init(rngs, zeros, method=every).items():
+            found[collection] = {**found.get(collection, {}), NAME: arrays}
+        return found
+
+    def loss(
+        self, context: Context, extra: Mapping[str, Any], seen: Seen
+    ) -> tuple[Averages, tuple[Any, Averages]]:
+        """The terms of one group, and (collections after it, metrics)."""
+        terms: Averages = {}
+        metrics: Averages = {}
+        teachers = self.teachers.features(context.frozen, seen) if self.settings.outputs else {}
+        if teachers:
+            key = jax.random.fold_in(context.key, 5 + sorted(self.sets.groups).index(seen.group))
+            losses, extra = self._losses(context.params, extra, seen.features, teachers, key)
+            terms = {FEATURES: self._kept(jnp.stack(list(losses.values())), key)}
+            metrics = {f"{FEATURES}_{name}": averages.mean(one) for name, one in losses.items()}
+        if self.settings.logits:
+            for role in self.roles:
+                theirs = self.teachers.answers(context.frozen, role, seen)
+                terms = averages.merge(terms, self._logits(theirs, seen))
+        return terms, (extra, metrics)
+
+    def _losses(
+        self, params: Any, extra: Mapping[str, Any], student: Any, teachers: Any, key: jax.Array
+    ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+        """The loss per picture [B] by teacher, and the collections with their new statistics."""
+        kept = extra.get(STATISTICS, {})
+        variables = {"params": params[NAME], STATISTICS: kept.get(NAME, {})}
+
+        def every(module: Imitator) -> dict[str, jax.Array]:
+            return {name: module(name, student, wanted, True) for name, wanted in teachers.items()}
+
+        losses, new = self.imitator.apply(
+            variables, rngs={"dropout": key}, mutable=[STATISTICS], method=every
+        )
+        if new.get(STATISTICS):
+            extra = {**extra, STATISTICS: {**kept, NAME: {**kept.get(NAME, {}), **new[STATISTICS]}}}
+        return losses, dict(extra)
+
+    def _kept(self, losses_TxB: jax.Array, key: jax.Array) -> Average:
+        """The mean over pictures and the teachers that count for them."""
+        share, (teachers, images) = self.settings.keep, losses_TxB.shape
+        chosen = distillation.keep_worst(losses_TxB, key, share)
+        count = distillation.kept_ranks(key, teachers, images, share).sum()
+        return Average(total=(chosen * losses_TxB).sum(), count=count.astype(losses_TxB.dtype))
+
+    def _logits(self, theirs: Mapping[str, Any], seen: Seen) -> dict[str, Average]:
+        """The terms of the outputs of a teacher's heads."""
+        first, *shared = served(seen.kind)
+        made: dict[str, Average | None] = {}
+        for number, (source, k) in enumerate(self.sets.groups[seen.group] if theirs else ()):
+            head = self.sets.head(seen.kind, source)
+            if head in theirs and (k or not shared):
+                rows, mine = self.sets.seen(seen.group, number, seen.rows, seen.own)
+                made[source] = self._apart(first, seen.out[head], theirs[head], rows, mine)
+        for family in shared if theirs else ():
+            made[family] = self._apart(family, seen.out[family], theirs[family], seen.rows, None)
+        return {f"{name}_logits": one for name, one in made.items() if one is not None}
+
+    def _apart(
+        self, family: str, out: Any, teacher: Any, rows: Mapping[str, Any], mine: jax.Array | None
+    ) -> Average | None:
+        found = tasks.find(family).imitation(out, teacher, rows, self.settings.temperature)
+        return None if found is None else averages.mean(found, mine)
