@@ -172,5 +172,6 @@ def _keep_all_but_gathered(primitive: Any, *_: Any, **_settings: Any) -> bool:
 
 def late_gathers(backbone: Backbone) -> str:
     """The regex for Stage.gather_late if this module is a stage's "backbone": its parameters, if it scans."""
-    branches = backbone.networks() if hasattr(backbone, "networks") else [backbone]
-    return "backbone/" if any(getattr(branch, "scan", False) for branch in branches) else ""
+    if hasattr(backbone, "networks"):
+        return next(filter(None, map(late_gathers, backbone.networks())), "")
+    return "backbone/" if getattr(backbone, "scan", False) else ""

@@ -174,7 +174,9 @@ class Generalist(nn.Module):
                 for name, maps in helpers.items():
                     link = getattr(self, self.link(task, name))
                     x = x + link(maps[:level], train, task)
-            out[f"layer{level}"] = x
+            # A branch may output another map than it continues with (models/lifted.py).
+            lifts = hasattr(main, "shown")
+            out[f"layer{level}"] = main.shown(x, level, images.shape[1:3]) if lifts else x
         return out | {"pooled": main.pool(x, train, task)}
 
     def _auxiliary(self, images, train, task, name) -> list[jax.Array]:

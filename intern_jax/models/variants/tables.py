@@ -123,3 +123,8 @@ VITS: dict[str, dict[str, Any]] = {
 }
 
 GENERALISTS: dict[str, dict[str, Any]] = {"generalist": {"branch": {"name": "embedded"}}}
+
+# A plain backbone with its last outputs in twice their sizes.
+LIFTED: dict[str, dict[str, Any]] = {
+    "lifted": {"of": {"name": "embedded"}, "features": 512, "channels": 256}
+}
