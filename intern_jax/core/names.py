@@ -18,6 +18,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
         "intern_jax.stages.amateur_local:AmateurLocal",
         "intern_jax.stages.expert:Expert",
         "intern_jax.stages.generalist:Generalist",
+        "intern_jax.stages.merged:Merged",
     ),
     "evaluators": (
         "intern_jax.stages.held_out:HeldOut",

@@ -112,6 +112,11 @@ def link_strides(network: Any) -> tuple[int, ...]:
     return getattr(network, "link_strides", network.layer_strides)
 
 
+def link_channels(network: Any) -> tuple[int, ...]:
+    """Channels of those maps."""
+    return getattr(network, "link_channels", network.layer_channels)
+
+
 def linked(network: Any, state: jax.Array, size: Sequence[int]) -> jax.Array:
     """The map [B,H,W,C] that a branch exchanges, of what its `level` gave for images of `size`."""
     own = getattr(network, "linked", None)

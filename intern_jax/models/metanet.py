@@ -5,6 +5,7 @@ section has the stride and the change of channels; the deployed MetaNets have no
 modules. Legend: B batch, H height, W width, C channels, D pooled features.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from math import prod
@@ -38,6 +39,8 @@ class MetaNet(nn.Module):
     scan         run equal blocks as one loop, with the same variables and results (models/scanning.py)
     sets         names of BatchNorm sets (models/layers/basic.py)
     image_size   the side of the images, for tables with "mixer"; other tables take any size
+    wide_last    channels of the last block alone, for a wider teacher's features (arXiv 2511.15572); None is those of
+                 its section. An attention block that changes the channels has no MLP
     """
 
     operators: Sequence[str]
@@ -57,6 +60,8 @@ class MetaNet(nn.Module):
     scan: bool = False
     sets: Sequence[str] = ()
     dtype: Dtype | None = None
+    # Keys of stages that were made before this setting leave its default out (pipeline/keys.py).
+    wide_last: int | None = dataclasses.field(default=None, metadata={"late": True})
 
     def __post_init__(self) -> None:
         remat_name(self.remat)
@@ -75,14 +80,27 @@ class MetaNet(nn.Module):
         for section, operator in enumerate(self.operators):
             for repeat in range(self.repeats[section]):
                 stride = self.strides[section] if repeat == 0 else 1
-                blocks.append(self._block(OPERATORS[operator], section, stride, next(rates)))
+                features = self._features(section, repeat)
+                blocks.append(
+                    self._block(OPERATORS[operator], section, stride, next(rates), features)
+                )
         return blocks
 
+    def _features(self, section: int, repeat: int) -> int:
+        """Output channels of a section's block."""
+        last = section == len(self.operators) - 1 and repeat == self.repeats[section] - 1
+        return self.wide_last if last and self.wide_last else self.channels[section]
+
     def _block(
-        self, block: type[Block], section: int, stride: int, drop_path: float = 0.0
+        self,
+        block: type[Block],
+        section: int,
+        stride: int,
+        drop_path: float = 0.0,
+        features: int | None = None,
     ) -> nn.Module:
         return block(
-            features=self.channels[section],
+            features=features or self.channels[section],
             stride=stride,
             expansion=self.expansions[section],
             head_dim=self.head_dim,
@@ -136,7 +154,8 @@ class MetaNet(nn.Module):
     @property
     def layer_channels(self) -> tuple[int, ...]:
         """Channels of layer1..layer4."""
-        return tuple(self.channels[section] for section in self.outputs)
+        *first, last = (self.channels[section] for section in self.outputs)
+        return (*first, self.wide_last or last)
 
     @property
     def section_ends(self) -> list[int]:
@@ -151,6 +170,8 @@ class MetaNet(nn.Module):
             facts = {column: getattr(self, column)[section] for column in COLUMNS}
             if section in self.outputs:
                 facts["output"] = f"layer{list(self.outputs).index(section) + 1}"
+            if self.wide_last and section == len(ends) - 1:
+                facts["wide_last"] = self.wide_last
             modules = tuple(f"blocks_{i}" for i in range(start, end))
             sections.append(Part(f"section {section}", modules, facts))
         head = Part("head", ("head_conv", "head_norm"), {"channels": self.features})

@@ -19,7 +19,7 @@ from flax.core import meta
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core import tree
 from intern_jax.core.config import UserError
-from intern_jax.core.statistics import any_held, below, is_held
+from intern_jax.core.statistics import any_declared, batches_before, below, is_held
 from intern_jax.models.backbone import Backbone
 
 # What the forward pass keeps for the backward pass: everything, the results of matrix products and
@@ -65,12 +65,12 @@ def through(
 def _runs(blocks: Sequence[nn.Module], channels: int) -> list[list[nn.Module]]:
     """Runs of neighbouring blocks that keep the map's shape and differ at most in their drop_path.
 
-    The blocks of a run also have the same frozen BatchNorm statistics, because a run is one program.
+    In a run the same BatchNorm statistics are frozen, or plain means, because it is one program.
     """
     kinds = []
     for index, block in enumerate(blocks):
         keeps = block.stride == 1 and block.features == channels
-        kinds.append((_settings(block), _held(block)) if keeps else index)
+        kinds.append((_settings(block), _declared(block)) if keeps else index)
         channels = block.features
     groups = groupby(range(len(blocks)), key=lambda index: kinds[index])
     return [[blocks[index] for index in group] for _, group in groups]
@@ -81,10 +81,11 @@ def _settings(block: nn.Module) -> tuple[Any, ...]:
     return type(block), [(name, getattr(block, name)) for name in own if name != "drop_path"]
 
 
-def _held(block: nn.Module) -> tuple[str, ...]:
-    """The names, below the block, of BatchNorms with frozen statistics."""
-    found = tree.names(block.variables.get(STATISTICS, {})) if any_held() else ()
-    return tuple(name for name in found if is_held((*block.path, *name.split("/")[:-1])))
+def _declared(block: nn.Module) -> list[tuple[str, bool, bool]]:
+    """(name below the block, whether frozen, whether a plain mean) of BatchNorm statistics."""
+    found = tree.names(block.variables.get(STATISTICS, {})) if any_declared() else ()
+    paths = {name: (*block.path, *name.split("/")[:-1]) for name in found}
+    return [(n, is_held(path), batches_before(path) is not None) for n, path in paths.items()]
 
 
 def _call(
@@ -171,5 +172,6 @@ def _keep_all_but_gathered(primitive: Any, *_: Any, **_settings: Any) -> bool:
 
 def late_gathers(backbone: Backbone) -> str:
     """The regex for Stage.gather_late if this module is a stage's "backbone": its parameters, if it scans."""
-    branches = backbone.networks() if hasattr(backbone, "networks") else [backbone]
-    return "backbone/" if any(getattr(branch, "scan", False) for branch in branches) else ""
+    if hasattr(backbone, "networks"):
+        return next(filter(None, map(late_gathers, backbone.networks())), "")
+    return "backbone/" if getattr(backbone, "scan", False) else ""

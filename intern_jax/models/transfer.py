@@ -236,8 +236,8 @@ class Generalist(nn.Module):
     def _paths(self, main: Any) -> Transfer:
         dtype = getattr(main, "dtype", None)
         sets, layers = tuple(self.sets or ()), tuple(self.layers)
-        strides = backbone_lib.link_strides(main)
-        return Transfer(main.layer_channels, strides, self.parity, sets, dtype, layers)
+        channels, strides = backbone_lib.link_channels(main), backbone_lib.link_strides(main)
+        return Transfer(channels, strides, self.parity, sets, dtype, layers)
 
     def _stitched(self) -> Sequence[int]:
         return self.layers if self.transfer == "cross_stitch" else ()

@@ -71,8 +71,10 @@ class UniNet(MetaNet):
                 sampler = SAMPLERS[self.samplers[section - 1]]
                 blocks.append(self._block(sampler, section, self.strides[section]))
             blocks += [
-                self._block(OPERATORS[operator], section, 1, next(rates))
-                for _ in range(self.repeats[section])
+                self._block(
+                    OPERATORS[operator], section, 1, next(rates), self._features(section, repeat)
+                )
+                for repeat in range(self.repeats[section])
             ]
         return blocks
 

@@ -12,10 +12,11 @@ from typing import Any
 from intern_jax.core.config import UserError, did_you_mean
 from intern_jax.families import names
 from intern_jax.models import own, resnet
-from intern_jax.models.backbone import Backbone, link_strides
+from intern_jax.models.backbone import Backbone, link_channels, link_strides
 from intern_jax.models.clip_resnet import ClipResNet
 from intern_jax.models.layers.basic import ACTIVATIONS
 from intern_jax.models.layers.blocks import OPERATORS
+from intern_jax.models.lifted import Lifted
 from intern_jax.models.metanet import COLUMNS, MetaNet
 from intern_jax.models.resnet import ResNet
 from intern_jax.models.transfer import LINKED, ORDERS, TRANSFERS, Generalist
@@ -23,6 +24,7 @@ from intern_jax.models.uninet import SAMPLERS, UniNet
 from intern_jax.models.variants.tables import (
     CLIP_RESNETS,
     GENERALISTS,
+    LIFTED,
     METANETS,
     RESNETS,
     UNINETS,
@@ -40,9 +42,13 @@ _TABLES = {
     ClipResNet: CLIP_RESNETS,
     ViT: VITS,
     Generalist: GENERALISTS,
+    Lifted: LIFTED,
 }
 VARIANTS = {name: settings for table in _TABLES.values() for name, settings in table.items()}
 _FAMILIES = {name: family for family, table in _TABLES.items() for name in table}
+
+# Settings that hold the specs of networks inside: one spec, or one per name.
+INSIDE = ("branch", "of")
 
 # Sides in pixels of the pictures that these networks were made for; others of the zoo without an `image_size`: 224.
 _SIDES = dict(zip(UNINETS, (160, 224, 256, 288, 320, 384, 448), strict=True))
@@ -76,30 +82,36 @@ def usual_side(spec: Mapping[str, Any], network: Any) -> int:
 
 
 def main_spec(spec: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The spec whose conventions hold: a generalist's are those of its (first) branch."""
-    branch = spec.get("branch") or VARIANTS.get(str(spec.get("name")), {}).get("branch")
-    if not isinstance(branch, Mapping):
-        return spec
-    return branch if _is_spec(branch) else next(iter(branch.values()))
+    """The spec whose conventions hold: that of the network inside, and of a generalist's first branch."""
+    _, inside = specs_inside(spec)
+    return main_spec(next(iter(inside.values()))) if inside else spec
 
 
 def names_code(spec: Mapping[str, Any]) -> bool:
-    """Whether a spec, or a branch in it, is {"fn": ...}."""
-    branch = spec.get("branch")
-    inner = branch.values() if isinstance(branch, Mapping) and not _is_spec(branch) else [branch]
-    return any("fn" in part for part in (spec, *inner) if isinstance(part, Mapping))
+    """Whether a spec, or one inside it, is {"fn": ...}."""
+    return "fn" in spec or any(map(names_code, specs_inside(spec)[1].values()))
 
 
 def in_dtype(spec: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """The spec with this compute dtype. A spec with its own dtype, or of code without that argument, stays as it is."""
     if "fn" in spec:
         return {"dtype": dtype, **spec} if own.takes(spec["fn"], "dtype") else dict(spec)
-    if "branch" not in VARIANTS.get(str(spec.get("name")), {}):
+    field, inside = specs_inside(spec)
+    if not inside:
         return {"dtype": dtype, **spec}
-    branch = spec.get("branch", VARIANTS[spec["name"]]["branch"])
-    if _is_spec(branch):
-        return dict(spec) | {"branch": in_dtype(branch, dtype)}
-    return dict(spec) | {"branch": {name: in_dtype(one, dtype) for name, one in branch.items()}}
+    typed = {name: in_dtype(one, dtype) for name, one in inside.items()}
+    return dict(spec) | {field: typed.get("", typed)}
+
+
+def specs_inside(spec: Mapping[str, Any]) -> tuple[str, dict[str, Mapping[str, Any]]]:
+    """(the setting that holds specs of networks inside, those specs by name, of a single one by ""), or ("", {})."""
+    usual = VARIANTS.get(str(spec.get("name")), {})
+    for field in INSIDE:
+        held = spec.get(field) or usual.get(field)
+        if isinstance(held, Mapping):
+            specs = {"": held} if _is_spec(held) else held
+            return field, {name: one for name, one in specs.items() if isinstance(one, Mapping)}
+    return "", {}
 
 
 def _resolved(spec: Mapping[str, Any], trusted: bool) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -115,6 +127,8 @@ def _resolved(spec: Mapping[str, Any], trusted: bool) -> tuple[Callable[..., Any
     family, settings = _settings(spec)
     if family is Generalist:
         settings |= _branches(settings, trusted)
+    if family is Lifted:
+        settings |= _lifted(settings, trusted)
     return family, settings
 
 
@@ -150,6 +164,11 @@ def _check_metanet(settings: Mapping[str, Any]) -> None:
         _check_known("operators", operator, OPERATORS)
     _check_known("activation", settings.get("activation", "gelu"), ACTIVATIONS)
     _check_heads(settings)
+    wide = settings.get("wide_last")
+    if wide is not None:
+        _check_count("wide_last", wide)
+        if settings["repeats"][-1] < 1:
+            raise UserError("backbone.wide_last: the last section has no block; leave it out")
     if "mixer" in settings["operators"] and not settings.get("image_size"):
         raise UserError(
             "backbone.image_size: missing; operator 'mixer' needs one size of images, such as 224"
@@ -253,13 +272,31 @@ def _branches(settings: Mapping[str, Any], trusted: bool) -> dict[str, Any]:
     return made
 
 
+def _lifted(settings: Mapping[str, Any], trusted: bool) -> dict[str, Any]:
+    """The "family" and settings "of" the network that is lifted."""
+    spec = settings["of"]
+    for field in ("features", "channels"):
+        _check_count(field, settings[field])
+    if not isinstance(spec, Mapping) or not _is_spec(spec):
+        raise UserError(f"backbone.of: {spec!r} is not a spec; write name: a variant of the zoo")
+    family, given = _resolved(spec, trusted)
+    if family in (Generalist, Lifted) or not isinstance(family, type):
+        who = spec.get("name", spec.get("fn"))
+        raise UserError(
+            f"backbone.of: {who} cannot be lifted; name a plain backbone, or a class of code"
+        )
+    if settings.get("sets") and "sets" not in getattr(family, "__dataclass_fields__", {}):
+        raise UserError("backbone.sets: the backbone in backbone.of has no BatchNorm; leave it out")
+    return {"family": family, "of": given}
+
+
 def _check_maps(branches: Mapping[str, Any], transfer: str) -> None:
     """Refuse branches that cannot exchange their maps."""
     if transfer == "none":
         return
     networks = {name: family(**given, parent=None) for name, (family, given) in branches.items()}
     strides = {name: tuple(link_strides(network)) for name, network in networks.items()}
-    channels = {name: tuple(network.layer_channels) for name, network in networks.items()}
+    channels = {name: tuple(link_channels(network)) for name, network in networks.items()}
     first = next(iter(networks))
     for name in networks:
         if strides[name] != strides[first]:
@@ -334,12 +371,13 @@ def _one_branch(
     family, settings = _resolved(spec, trusted)
     if family is Generalist:
         raise UserError(f"backbone.{where}: a generalist's branches are plain backbones")
-    if settings.get("keep", 1.0) < 1:
+    plain, inside = (settings["family"], settings["of"]) if family is Lifted else (family, settings)
+    if inside.get("keep", 1.0) < 1:
         raise UserError(
             f"backbone.{where}.keep: branches exchange maps of all patches; leave it out"
         )
-    if "fn" in spec:
-        own.check_branch(f"backbone.{where}", family)
+    if names_code(spec):
+        own.check_branch(f"backbone.{where}", plain)
     return family, settings
 
 
@@ -355,6 +393,11 @@ _CHECKS = {
     ClipResNet: _check_clip_resnet,
     ViT: _check_vit,
 }
+
+
+def _check_count(field: str, value: Any) -> None:
+    if type(value) is not int or value < 1:
+        raise UserError(f"backbone.{field}: {value!r}; write a whole number above 0")
 
 
 def _check_known(field: str, value: Any, known: Iterable[str]) -> None:

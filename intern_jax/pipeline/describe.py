@@ -50,9 +50,10 @@ def describe_model(name: str) -> str:
     held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(blocks))
     lines = [f"{name} at {_SIZE} x {_SIZE} pixels, without a head for a task"]
     lines += ["", _parts(module, variables["params"])]
-    branch = zoo.VARIANTS[name].get("branch")
-    if branch:
-        lines += ["", f"each branch, {branch['name']}", _parts(zoo.build(branch))]
+    field, inside = zoo.specs_inside({"name": name})
+    for spec in inside.values():
+        place = "each branch" if field == "branch" else "inside"
+        lines += ["", f"{place}, {spec['name']}", _parts(zoo.build(spec))]
     lines += ["", f"parameters      {total:,}"]
     lines += [f"multiply-adds   {cost / 1e9:.3f} G per picture, for the pooled features"]
     lines += [

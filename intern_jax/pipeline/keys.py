@@ -117,8 +117,11 @@ def described(spec: Mapping[str, Any]) -> dict[str, Any]:
     fields: tuple[dataclasses.Field[Any], ...] = ()
     if dataclasses.is_dataclass(module):
         fields = dataclasses.fields(module)
-    names = [field.name for field in fields if field.name not in ("parent", "name")]
-    return dict(spec) | {name: _plain(getattr(module, name)) for name in names}
+    values = {f.name: getattr(module, f.name) for f in fields if f.name not in ("parent", "name")}
+    # A setting that is newer than keys counts only where it is used.
+    unused = {f.name for f in fields if f.metadata.get("late") and values[f.name] == f.default}
+    found = dict(spec) | {name: _plain(value) for name, value in values.items()}
+    return {name: value for name, value in found.items() if name not in unused}
 
 
 def _plain(value: Any) -> Any:

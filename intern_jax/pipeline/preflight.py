@@ -16,6 +16,7 @@ from intern_jax.core import tree
 from intern_jax.core.config import UserError
 from intern_jax.data.batches.stream import Stream
 from intern_jax.pipeline import contamination
+from intern_jax.pipeline import products as products_lib
 from intern_jax.pipeline.building import build_stage, evaluations, spec_of
 from intern_jax.train import beginning
 from intern_jax.train import settings as train_settings
@@ -112,12 +113,13 @@ def _check_start(
     bound = {role: earlier for role, earlier in settings[name]["start"].items() if earlier}
     frozen = {role for role, of in stage.roles.items() if of.frozen}
     target = {"params": programs.abstract.params, **programs.abstract.extra}
-    source = {
+    arrays = {
         f"{role}/{path}": array
         for role, earlier in bound.items()
-        if role not in frozen
         for path, array in tree.names(_product(settings, earlier, known)).items()
     }
+    source = {path: array for path, array in arrays.items() if path.split("/")[0] not in frozen}
+    source |= {path: of[0][1] for path, of in products_lib.blended(arrays, stage).items()}
     if source:
         beginning.check_start(target, source, stage)
     written = settings[name]["graft"] or {}

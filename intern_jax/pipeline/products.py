@@ -4,12 +4,14 @@ import functools
 import hashlib
 import json
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from intern_jax.core import hosts, tree
+from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json
 from intern_jax.core.layout import Layout
 from intern_jax.train.stage import Stage
@@ -71,7 +73,8 @@ def taken(bound: Mapping[str, Product], stage: Stage) -> dict[str, np.ndarray] |
     """Arrays of the stages bound to roles, as "ROLE/COLLECTION/NAME", for the loop's graft; None if no role is bound.
 
     Arrays of frozen roles become the stage's `frozen`, {role: nested arrays}. They are returned too only if a graft
-    rule names the role. All processes call it; process 0 reads the files.
+    rule names the role. The stage's blends are returned as "BLEND/COLLECTION/NAME". All processes call it; process 0
+    reads the files.
     """
     arrays = hosts.share(
         lambda: {
@@ -89,7 +92,51 @@ def taken(bound: Mapping[str, Product], stage: Stage) -> dict[str, np.ndarray] |
     any_role = any(name.startswith("\\") for name in named)
     left_out = [role for role in frozen if role not in named and not any_role]
     started = {n: v for n, v in arrays.items() if n.partition("/")[0] not in left_out}
+    started |= {name: _sum(parts) for name, parts in blended(arrays, stage).items()}
     return started or None
+
+
+def blended(arrays: Mapping[str, Any], stage: Stage) -> dict[str, list[tuple[float, Any]]]:
+    """{"BLEND/COLLECTION/NAME": [(weight, array)]} of a stage's blends, for arrays by "ROLE/COLLECTION/NAME".
+
+    Arrays may be abstract. UserError if its roles differ in the names or shapes of what it takes.
+    """
+    found: dict[str, list[tuple[float, Any]]] = {}
+    for name, blend in ((name, one) for name, blends in stage.blends.items() for one in blends):
+        held = {role: _held(arrays, role, blend.names) for role in blend.weights}
+        for array in sorted(set().union(*held.values())):
+            _check_alike(stage.name, array, {role: mine.get(array) for role, mine in held.items()})
+            parts = [(weight, held[role][array]) for role, weight in blend.weights.items()]
+            found[f"{name}/{array}"] = parts
+    return found
+
+
+def _check_alike(stage: str, name: str, arrays: Mapping[str, Any]) -> None:
+    """Refuse an array that a role lacks, or that differs in shape between roles."""
+    first, like = next((role, array) for role, array in arrays.items() if array is not None)
+    for role, array in arrays.items():
+        if array is not None and tuple(array.shape) == tuple(like.shape):
+            continue
+        if array is None:
+            said = f"has no {name}, and '{first}' has"
+        else:
+            said = f"{name} is {tuple(array.shape)}, that of '{first}' {tuple(like.shape)}"
+        raise UserError(f"{stage}.start.{role}: {said}; bind stages of one backbone")
+
+
+def _held(arrays: Mapping[str, Any], role: str, names: str) -> dict[str, Any]:
+    """The arrays of a role that the regex matches, as COLLECTION/NAME."""
+    start = f"{role}/"
+    mine = {n.removeprefix(start): array for n, array in arrays.items() if n.startswith(start)}
+    return {name: array for name, array in mine.items() if re.fullmatch(names, name)}
+
+
+def _sum(parts: list[tuple[float, np.ndarray]]) -> np.ndarray:
+    """The weighted sum, in float64 and then in the dtype of the first array."""
+    total = np.zeros(parts[0][1].shape)
+    for weight, array in parts:
+        total += weight * array.astype(np.float64)
+    return total.astype(parts[0][1].dtype)
 
 
 def noted(bound: Mapping[str, Product]) -> dict[str, dict[str, str]]:

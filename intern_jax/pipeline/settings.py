@@ -265,6 +265,7 @@ def _checked_start(
     # A role that comes from a group of the regex is known only when the regex matches.
     templates = [template for _, template in (*added, *replaced) if template[0] != "\\"]
     named = {template.partition("/")[0]: template for template in templates}
+    named = {role: template for role, template in named.items() if role not in stage.blends}
     roles = list(dict.fromkeys([*stage.roles, *named]))
     for role in start:
         if role not in roles:
@@ -285,6 +286,10 @@ def _checked_start(
         if declared.frozen and not start.get(role):
             raise UserError(
                 f"{where}.start.{role}: the stage reads it while it trains; bind it to an earlier stage"
+            )
+        if role in stage.blended and not start.get(role):
+            raise UserError(
+                f"{where}.start.{role}: the stage starts from a sum with it; bind it to an earlier stage"
             )
         if start and role not in start:
             raise UserError(

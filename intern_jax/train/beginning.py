@@ -149,12 +149,17 @@ def graft(
 
 
 def check_start(target: Any, source: Any, stage: Stage) -> None:
-    """Refuse a role from which no array is taken, and arrays whose shapes differ. Both trees may be abstract."""
+    """Refuse a role from which no array is taken, and arrays whose shapes differ. Both trees may be abstract.
+
+    A part of a blend may have no other use.
+    """
     _, report = tree.matches(target, source, stage.graft)
     names, unused = list(tree.names(source)), set(report.unused)
-    for role in dict.fromkeys(name.split("/")[0] for name in names):
+    roles = dict.fromkeys(name.split("/")[0] for name in names)
+    summed = stage.blended if any(name in roles for name in stage.blends) else ()
+    for role in roles:
         mine = [name for name in names if name.split("/")[0] == role]
-        if all(name in unused for name in mine):
+        if role not in summed and all(name in unused for name in mine):
             raise UserError(
                 f"{stage.name}.start.{role}: none of its {len(mine)} arrays (such as {mine[0]}) is "
                 f"asked for by a graft rule; bind another stage, or add a rule to {stage.name}.graft"

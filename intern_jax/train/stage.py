@@ -6,6 +6,7 @@ from typing import Any
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 from clu.metrics import Average
 
 from intern_jax.core.tree import Rule
@@ -22,7 +23,8 @@ class Context(flax.struct.PyTreeNode):
     `step` counts the updates before this one. `extra` holds the collections other than the
     parameters, `frozen` the stage's frozen arrays, and `average` the moving average of the
     parameters that `Stage.average` matches. `scales` are factors on the weights of terms
-    (train/balance.py), which the step applies.
+    (train/balance.py), which the step applies. `batches` counts the batches, or micro-batches, that
+    went into `extra` before this one; those of undone steps did not.
     """
 
     step: jax.Array
@@ -33,6 +35,7 @@ class Context(flax.struct.PyTreeNode):
     batch: Batch
     key: jax.Array
     scales: Any = flax.struct.field(default_factory=dict)
+    batches: jax.Array = flax.struct.field(default_factory=lambda: jnp.zeros((), jnp.int32))
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -47,6 +50,17 @@ class Role:
     frozen: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class Blend:
+    """A weighted sum of the arrays of roles: of those whose COLLECTION/NAME the regex `names` matches whole.
+
+    Each of these roles has to be bound, and to have the same of these arrays, in the same shapes.
+    """
+
+    names: str
+    weights: Mapping[str, float]  # by role
+
+
 class Stage:
     """What is trained, by which losses, and from what it starts. A subclass sets fields and overrides methods.
 
@@ -56,6 +70,8 @@ class Stage:
     name           shown in logs; a run sets it to the stage's name in the config
     kinds          kinds of the groups that it reads; a group is named KIND or KIND_SUFFIX
     roles          {role: Role}: the earlier stages that it starts from or reads
+    blends         {name: Blends}: sums of several roles' arrays. Graft rules take them like those of
+                   a role of that name
     graft          rules that start arrays from roles (core/tree.py); names in the source are
                    ROLE/COLLECTION/NAME
     frozen         arrays that the loss reads and never changes, such as {role: variables}; placed once
@@ -79,6 +95,7 @@ class Stage:
     name: str = "stage"
     kinds: Sequence[str] = ()
     roles: Mapping[str, Role] = {}
+    blends: Mapping[str, Sequence[Blend]] = {}
     graft: Sequence[Rule] = ()
     frozen: Mapping[str, Any] = {}
     weights: Mapping[str, float] = {}
@@ -127,6 +144,13 @@ class Stage:
         It may read parameters, and collections that `embed` does not write. It runs once per step.
         """
         raise NotImplementedError
+
+    @property
+    def blended(self) -> frozenset[str]:
+        """The roles whose arrays are parts of blends."""
+        return frozenset(
+            role for of in self.blends.values() for blend in of for role in blend.weights
+        )
 
     @property
     def cached(self) -> bool:

@@ -116,7 +116,17 @@ def make_step(
 
 def context_of(state: TrainState, frozen: Any, batch: Batch, key: jax.Array) -> Context:
     """What a loss may read in a step, but for the parameters."""
-    return Context(state.step, {}, state.extra, frozen, state.average, batch, key, state.scales)
+    return Context(
+        state.step,
+        {},
+        state.extra,
+        frozen,
+        state.average,
+        batch,
+        key,
+        state.scales,
+        batches=state.step - state.bad_total,
+    )
 
 
 def gradient_of(
@@ -167,7 +177,7 @@ class _Gradient:
         """The counts of the terms, added over all micro-batches. Their sums are dead code, which XLA removes."""
 
         def micro(_: None, item: Any):
-            made = self._run(terms, trainable, rest, _micro(context, item))
+            made = self._run(terms, trainable, rest, self._micro(context, item))
             return None, {name: average.count for name, average in made.items()}
 
         _, counts = jax.lax.scan(micro, None, self._items(context))
@@ -187,7 +197,8 @@ class _Gradient:
 
         def one(carry: Any, item: Any):
             extra, total = carry
-            grads, extra, *made = micro(_micro(context.replace(extra=extra), item), item[-1])
+            here = self._micro(context.replace(extra=extra), item)
+            grads, extra, *made = micro(here, item[-1])
             return (extra, jax.tree.map(jnp.add, total, grads)), made
 
         zeros = jax.tree.map(jnp.zeros_like, trainable)
@@ -200,11 +211,18 @@ class _Gradient:
         batch, more = jax.tree.map(lambda x: _split(x, self.accumulate), (context.batch, more))
         return jnp.arange(self.accumulate), batch, more
 
+    def _micro(self, context: Context, item: tuple[jax.Array, Batch, Any]) -> Context:
+        """The context of one micro-batch."""
+        index, rows, _ = item
+        key = jax.random.fold_in(context.key, index)
+        batches = context.batches * self.accumulate + index
+        return context.replace(batch=rows, key=key, batches=batches)
+
     def _by_cache(self, trainable: Any, rest: Any, context: Context) -> Gradient:
         stage = self.stage
 
         def embed(_: None, item: Any):
-            return None, self._run(stage.embed, trainable, rest, _micro(context, item))[0]
+            return None, self._run(stage.embed, trainable, rest, self._micro(context, item))[0]
 
         _, embeddings = jax.lax.scan(embed, None, self._items(context))
         embeddings = jax.tree.map(_join, embeddings)
@@ -343,12 +361,6 @@ def _follow(average: Any, params: Any, decay: Any) -> Any:
 def _named_rates(rates: Scalars) -> Scalars:
     """Learning rates by the names under which they are logged."""
     return {"learning_rate" if g == MAIN else f"learning_rate_{g}": r for g, r in rates.items()}
-
-
-def _micro(context: Context, item: tuple[jax.Array, Batch, Any]) -> Context:
-    """The context of one micro-batch."""
-    index, rows, _ = item
-    return context.replace(batch=rows, key=jax.random.fold_in(context.key, index))
 
 
 def _split(x: jax.Array, parts: int) -> jax.Array:

@@ -61,7 +61,7 @@ _CODE_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".npy", ".n
 _NUMBER = re.compile("[1-9][0-9]{0,5}")
 _NAMES_CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]")
 _OWN = re.compile(r"[\w.]{1,100}:[\w.<>]{1,100}")
-_OWN_AT = re.compile(r"backbone(\.branch(\.\w+)?)?")
+_OWN_AT = re.compile(r"backbone(\.branch(\.\w+)?)?(\.of)?")
 # Larger settings than any real network has: they would only exhaust memory.
 _MAX_SETTING = 65536
 _MAX_DEPTH = 8
@@ -174,6 +174,8 @@ def _blocks(spec: Mapping[str, Any]) -> tuple[int, int]:
         found = [_blocks(one) for one in specs]
         blocks = sum(blocks for blocks, _ in found)
         return blocks, count * (sum(passes for _, passes in found) + count)
+    if isinstance(settings.get("of"), Mapping):
+        return _blocks(settings["of"])
     if "name" not in spec:
         return 0, 0
     repeats = settings.get("repeats", ())

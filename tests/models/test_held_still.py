@@ -1,4 +1,4 @@
-"""BatchNorm statistics held still by declaration: in loops and scans, under remat, with sets."""
+"""BatchNorm statistics held still, or plain means, by declaration: in loops and scans, under remat, with sets."""
 
 import functools
 
@@ -10,7 +10,7 @@ from flax.core import meta
 from metanet_fixture import flat, quick_jit
 
 from intern_jax.core.config import UserError
-from intern_jax.core.statistics import below, held_still, is_held
+from intern_jax.core.statistics import below, cumulated, held_still, is_held
 from intern_jax.models.layers.basic import BatchNorm
 from intern_jax.models.metanet import MetaNet
 
@@ -139,3 +139,69 @@ def test_a_declaration_ends_with_its_block():
     assert np.all(new["batch_stats"]["mean"] == 0.1)
     with pytest.raises(UserError, match=r"still: '\(' is not a regular"), held_still("("):
         pass
+
+
+# --- plain means ------------------------------------------------------------------------------------
+
+
+def after_batches(norm, regex, batches, held=""):
+    """Statistics after training passes over the batches, the count of those before traced."""
+    tree = norm.init(jax.random.key(0), batches[0], train=True)
+    tree = jax.tree.map(lambda x: x.astype(jnp.float64) + 5, tree)
+
+    @quick_jit
+    def one(tree, x, before):
+        with cumulated(regex, before), held_still(held), below(("backbone", "norm")):
+            return tree | norm.apply(tree, x, True, "dense", mutable=["batch_stats"])[1]
+
+    for before, x in enumerate(batches):
+        tree = one(tree, x, jnp.int32(before))
+    return {name: np.asarray(x) for name, x in flat(tree["batch_stats"]).items()}
+
+
+@pytest.mark.parametrize("sets", [(), ("cls", "dense")])
+def test_a_plain_mean_over_batches_forgets_what_was_there_before(sets):
+    rng = np.random.default_rng(0)
+    batches = [rng.normal(k, 1 + k, (4, 3, 3, 2)) for k in range(5)]
+    found = after_batches(BatchNorm(sets), "backbone/", batches)
+    own = "dense/" if sets else ""
+    wanted = np.mean([x.reshape(-1, 2).mean(0) for x in batches], 0)
+    np.testing.assert_allclose(found[f"{own}mean"], wanted, rtol=1e-9)
+    wanted = np.mean([x.reshape(-1, 2).var(0, ddof=1) for x in batches], 0)
+    np.testing.assert_allclose(found[f"{own}var"], wanted, rtol=1e-9)
+    if sets:
+        assert np.all(found["cls/mean"] == 5)
+    assert np.all(after_batches(BatchNorm(sets), "backbone/", batches, ".*")[f"{own}mean"] == 5)
+
+
+def test_what_the_regex_does_not_match_keeps_its_exponential_average():
+    x = np.random.default_rng(0).normal(3, 2, (16, 2))
+    found = after_batches(BatchNorm(), "heads", [x, x])
+    wanted = 0.9**2 * 5 + (1 - 0.9**2) * x.mean(0)
+    np.testing.assert_allclose(found["mean"], wanted, rtol=1e-9)
+    with pytest.raises(UserError, match=r"cumulated: '\(' is not a regular"), cumulated("(", 0):
+        pass
+
+
+@functools.cache
+def averaged(regex, scan=False, remat=False):
+    """The results of `run` while statistics that the regex matches are plain means."""
+    with cumulated(regex, jnp.asarray(3)):
+        return run("head", scan=scan, remat=remat)
+
+
+@pytest.mark.parametrize("scan, remat", [(True, False), (False, "dots"), (True, "blocks")])
+def test_plain_means_in_the_middle_of_a_run_of_equal_blocks(scan, remat):
+    regex = r"blocks_1/|blocks_2/middle|stem"
+    found, wanted = averaged(regex, scan, remat), averaged(regex)
+    assert_same(found, wanted)
+    usual, before = one_by_one("head"), flat(variables(()))
+    for name in (n for n in found if n.startswith("batch_stats/")):
+        mine = name.removeprefix("batch_stats/").startswith(
+            ("blocks_1/", "blocks_2/middle", "stem")
+        )
+        old = np.asarray(before[name], np.float64)
+        new = usual[name] + 9 * (usual[name] - old)  # the batch's own
+        share = 1 / 4 if mine else 0.0 if "head" in name else 0.1
+        mean = old * (1 - share) + share * new
+        np.testing.assert_allclose(found[name], mean, 1e-9, 1e-12, err_msg=name)

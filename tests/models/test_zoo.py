@@ -10,6 +10,7 @@ import pytest
 from flax.core import meta
 from metanet_fixture import quick_jit, random_variables
 
+from intern_jax.core import tree as tree_lib
 from intern_jax.core.config import UserError
 from intern_jax.core.macs import multiply_adds
 from intern_jax.models import zoo
@@ -116,11 +117,11 @@ def test_shapes(name, size):
 
 def test_published_networks_have_maps_at_the_same_strides():
     for name in zoo.VARIANTS:
-        if not name.startswith(("embedded", "generalist")):
+        if not name.startswith(("embedded", "generalist", "lifted")):
             assert zoo.build({"name": name}).layer_strides == (4, 8, 16, 32), name
 
 
-GENERALIST = {"name": "generalist"}
+GENERALIST, LIFTED = {"name": "generalist"}, {"name": "lifted"}
 TINY = [
     {"name": "embedded_tiny", "operators": ("fused", "mbconv", "sa", "xca")},
     {"name": "uninet_b0", "repeats": (1,) * 6, "channels": (8,) * 6, "stem": 8, "head_dim": 8},
@@ -129,6 +130,7 @@ TINY = [
     {"name": "clip_vit_b_32", "width": 8, "depth": 4, "heads": 2, "patch": 14, "image_size": 42},
     {"name": "generalist", "branch": {"name": "resnet18", "repeats": (1,) * 4, "width": 4}},
     {"name": "clip_rn50", "repeats": (1,) * 4, "width": 4, "heads": 4, "out_dim": 8},
+    {"name": "lifted", "of": {"name": "embedded_tiny"}, "features": 12, "channels": 20},
 ]
 
 
@@ -279,6 +281,20 @@ def test_generalist_from_a_changed_branch():
             "a cross-stitch adds maps, give them equal channels",
         ),
         ({"fn": "os:system"}, "backbone.fn: only a config can name code"),
+        (LIFTED | {"of": {"fn": "os:system"}}, "only a config can name code"),
+        (LIFTED | {"of": {"name": "generalist"}}, "backbone.of: generalist cannot be lifted"),
+        (LIFTED | {"of": LIFTED}, "backbone.of: lifted cannot be lifted"),
+        (LIFTED | {"of": {"name": "embeded"}}, "did you mean embedded"),
+        (LIFTED | {"of": 3}, "backbone.of: 3 is not a spec; write name"),
+        (LIFTED | {"features": 0}, "backbone.features: 0; write a whole number above 0"),
+        (LIFTED | {"channels": 8.5}, "backbone.channels: 8.5; write a whole number above 0"),
+        (LIFTED | {"dtype": "bfloat16"}, "lifted has no such setting"),
+        (LIFTED | {"of": {"name": "vit_ti_16"}, "sets": ["cls"]}, "backbone.sets: the backbone in"),
+        (GENERALIST | {"branch": LIFTED | {"of": {"name": "vit_ti_16"}}}, "backbone.branch: a ViT"),
+        ({"name": "embedded", "wide_last": 0}, "backbone.wide_last: 0; write a whole number"),
+        ({"name": "embedded", "wide_last": True}, "backbone.wide_last: True; write a whole"),
+        ({"name": "embedded", "wide_last": 256, "repeats": (1, 1, 1, 0)}, "has no block"),
+        ({"name": "resnet50", "wide_last": 4096}, "resnet50 has no such setting"),
         (GENERALIST | {"branch": {"fn": "os:system"}}, "only a config can name code"),
         (
             GENERALIST | {"branch": {"cls": {"name": "embedded"}, "dense": {"fn": "os:system"}}},
@@ -309,3 +325,53 @@ def test_wrong_specs(spec, message):
 
 def test_a_module_is_a_metanet():
     assert isinstance(zoo.build({"name": "embedded"}), MetaNet)
+
+
+# --- a wider last block -------------------------------------------------------------------------------
+
+TABLES = {
+    "metanet": {"name": "embedded_tiny", "repeats": [1, 1, 1, 2]},
+    "one block": {"name": "embedded_tiny"},
+    "mixer": {"name": "embedded_tiny", "operators": ["conv"] * 3 + ["mixer"], "image_size": 32},
+    "uninet": TINY[1] | {"operators": ("mbconv",) * 5 + ("sa",)},
+}
+
+
+def arrays(net):
+    init = functools.partial(net.init, train=False)
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    return tree_lib.names(meta.unbox(jax.eval_shape(init, jax.random.key(0), image)))
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_only_the_last_block_is_wider(name):
+    spec = TABLES[name]
+    plain, wide = zoo.build(spec), zoo.build(spec | {"wide_last": 40})
+    assert wide.layer_channels == (*plain.layer_channels[:3], 40) != plain.layer_channels
+    assert wide.layer_strides == plain.layer_strides and wide.features == plain.features
+    before, after = arrays(plain), arrays(wide)
+    last = f"blocks_{wide.section_ends[-1] - 1}/"
+    others = [n for n in before if f"/{last}" not in n and "/head_conv/" not in n]
+    assert others and all(before[n].shape == after[n].shape for n in others)
+    assert {n for n in after if f"/{last}" not in n} == {n for n in before if f"/{last}" not in n}
+    assert after["params/head_conv/kernel"].shape == (40, plain.features)
+    out = quick_jit(functools.partial(wide.apply, train=False))(
+        jax.tree.map(np.float32, random_variables(wide, np.zeros((1, 32, 32, 3), np.float32))),
+        np.ones((1, 32, 32, 3), np.float32),
+    )
+    assert out["layer4"].shape[-1] == 40 and out["layer3"].shape[-1] == plain.layer_channels[2]
+    facts = wide.parts()[-2].facts
+    assert facts["wide_last"] == 40 and facts["channels"] == plain.parts()[-2].facts["channels"]
+    assert not any("wide_last" in part.facts for part in plain.parts())
+
+
+def test_a_wide_last_block_is_scanned_with_no_other():
+    spec = {"name": "embedded_tiny", "operators": ["conv"] * 4, "repeats": [1, 1, 1, 3]}
+    image = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    found = []
+    for scan in (False, True):
+        net = zoo.build(spec | {"wide_last": 24, "scan": scan})
+        tree = jax.tree.map(np.float32, random_variables(net, image))
+        run = functools.partial(net.apply, train=True, mutable=["batch_stats"])
+        found.append(jax.device_get(quick_jit(run)(tree, image)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), *found)

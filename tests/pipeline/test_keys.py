@@ -75,6 +75,7 @@ def train(c, stage="expert_cls"):
         lambda c: c["benchmark"].update(draws=3),
         lambda c: c.update(stages=("amateur", *sorted(EXPERTS, reverse=True), "generalist")),
         lambda c: c["backbone"].update(layer_scale=0.1),
+        lambda c: c["backbone"].update(wide_last=None),
     ],
 )
 def test_what_changes_no_array_recomputes_nothing(change):
@@ -105,6 +106,7 @@ def test_what_changes_no_array_recomputes_nothing(change):
         ),
         (lambda c: c["expert_cls"].update(start=None), {"expert_cls", "generalist"}),
         (lambda c: c["backbone"].update(layer_scale=0.2), {"amateur", *EXPERTS, "generalist"}),
+        (lambda c: c["backbone"].update(wide_last=256), {"amateur", *EXPERTS, "generalist"}),
         (lambda c: c.update(compute_dtype="bfloat16"), ALL),
     ],
 )

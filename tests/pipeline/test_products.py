@@ -4,14 +4,17 @@ import hashlib
 import json
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy_stages
 
 from intern_jax.core import tree
+from intern_jax.core.config import UserError
 from intern_jax.core.layout import Layout
-from intern_jax.pipeline.products import Product, noted, taken
+from intern_jax.pipeline.products import Product, blended, noted, taken
+from intern_jax.train.stage import Blend
 from intern_jax.version import __version__
 from intern_jax.weights import safetensors
 
@@ -110,3 +113,58 @@ def test_what_a_stage_has_frozen_of_its_own_stays(product):
     taken({"teacher": product}, made)
     assert made.frozen.keys() == {"words", "teacher"}
     assert toy_stages.Student.frozen == {}, "of the instance, not of the class"
+
+
+# --- sums of several roles' arrays -------------------------------------------------------------------
+
+
+def left(**arrays):
+    return types.SimpleNamespace(
+        variables={name.replace("__", "/"): x for name, x in arrays.items()}
+    )
+
+
+def soup(**weights):
+    made = stage([("params/(.*)", r"soup/params/\1")])
+    made.name, made.blends = "last", {"soup": (Blend("params/.*", weights),)}
+    return made
+
+
+def test_a_sum_of_roles_is_what_rules_take_under_its_name():
+    rng = np.random.default_rng(0)
+    one, two = rng.normal(size=(2, 4, 3)).astype(np.float32)
+    bound = {
+        "a": left(params__w=one, params__half=one.astype(jnp.bfloat16), batch_stats__m=one),
+        "b": left(params__w=two, params__half=two.astype(jnp.bfloat16)),
+    }
+    found = taken(bound, soup(a=0.25, b=-1.5))
+    assert {n for n in found if n.startswith("soup/")} == {"soup/params/w", "soup/params/half"}
+    wanted = 0.25 * one.astype(np.float64) - 1.5 * two.astype(np.float64)
+    np.testing.assert_array_equal(found["soup/params/w"], wanted.astype(np.float32))
+    assert found["soup/params/half"].dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        found["soup/params/half"].astype(np.float64), wanted, rtol=0.05, atol=0.02
+    )
+    assert {n for n in found if n.startswith("a/")} == {f"a/{n}" for n in bound["a"].variables}
+
+
+def test_arrays_that_cannot_be_added_are_named_with_their_role():
+    one = np.ones((2, 3), np.float32)
+    for two, said in (
+        (
+            left(params__w=one[:1]),
+            r"last\.start\.b: params/w is \(1, 3\), that of 'a' \(2, 3\); bind",
+        ),
+        (left(batch_stats__w=one), r"last\.start\.b: has no params/w, and 'a' has; bind stages"),
+        (left(params__w=one, params__v=one), r"last\.start\.a: has no params/v, and 'b' has"),
+    ):
+        with pytest.raises(UserError, match=said):
+            taken({"a": left(params__w=one), "b": two}, soup(a=0.5, b=0.5))
+    with pytest.raises(UserError, match=r"last\.start\.b: has no params/w"):
+        taken({"a": left(params__w=one)}, soup(a=0.5, b=0.5))
+
+
+def test_a_sum_is_found_in_shapes_alone():
+    shape = jax.ShapeDtypeStruct((2, 3), jnp.float32)
+    found = blended({"a/params/w": shape, "b/params/w": shape}, soup(a=0.5, b=2.0))
+    assert found == {"soup/params/w": [(0.5, shape), (2.0, shape)]}

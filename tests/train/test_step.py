@@ -64,6 +64,30 @@ def test_a_bad_step_changes_counters_only(accumulate):
     assert arrays(state)[".params['scale']"] != after[".params['scale']"]
 
 
+class Counting(Linear):
+    """Keeps how many batches the loss said were before."""
+
+    def init(self, key, batch):
+        return {**super().init(key, batch), "said": {"before": jnp.full((), -1)}}
+
+    def loss(self, context):
+        here = context.replace(extra={n: x for n, x in context.extra.items() if n != "said"})
+        terms, (extra, metrics) = super().loss(here)
+        return terms, ({**extra, "said": {"before": context.batches}}, metrics)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_loss_knows_how_many_batches_went_into_the_collections(accumulate):
+    state, step = start(Counting(), accumulate=accumulate)
+    seen, stream = [], Stream(bad=[0, 2])
+    for t in range(5):
+        state, _ = step(state, {}, stream.batch_at(t), KEY, RATE)
+        seen.append(int(state.extra["said"]["before"]))
+    # That of the last micro-batch; what an undone step wrote is undone.
+    wanted = [-1, 0, 0, 1, 2] if accumulate == 1 else [-1, 1, 1, 3, 5]
+    assert seen == wanted
+
+
 def test_untrainable_parameters_stay_and_have_no_optimizer_state():
     state, step = start(Linear(trainable="head/kernel"))
     before = arrays(state.params)

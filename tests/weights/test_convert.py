@@ -90,7 +90,9 @@ _SHORT = (
     "generalist",
 )
 ZOO = [
-    pytest.param(name, marks=() if name in _SHORT else pytest.mark.slow) for name in zoo.VARIANTS
+    pytest.param(name, marks=() if name in _SHORT else pytest.mark.slow)
+    for name in zoo.VARIANTS
+    if name != "lifted"
 ]
 
 
@@ -143,6 +145,13 @@ def test_every_variant_has_a_place_of_its_own_for_every_array(name):
             by_set.setdefault(published_names.split_set(path, sets)[1], []).append(published)
         assert all(len(set(names)) == len(names) for names in by_set.values())
     assert written
+
+
+def test_no_file_of_others_holds_a_lifted_network():
+    with pytest.raises(
+        UserError, match=r"^model: no published file holds lifted; convert the plain"
+    ):
+        published_names.layouts({"name": "lifted"})
 
 
 @pytest.mark.parametrize("case", ROUND_TRIPS)

@@ -330,6 +330,14 @@ HOSTILE = {
         edit(backbone={"name": "generalist", "branches": [f"b{i}" for i in range(1000)]}),
         "4000 blocks, but the weights",
     ),
+    "deep ViT that is lifted": (
+        edit(backbone={"name": "lifted", "of": {"name": "vit_ti_16", "depth": 65536}}),
+        "65536 blocks, but the we",
+    ),
+    "code that is lifted": (
+        edit(backbone={"name": "lifted", "of": {"fn": "os:system"}}),
+        "can name no code",
+    ),
     "deep ViT of many arrays": (many_arrays, "65536 blocks are more than any real network has"),
     "extra field": (edit(weights="/etc/passwd"), "weights: unknown field"),
     "missing field": (without("preprocess"), "preprocess: missing"),

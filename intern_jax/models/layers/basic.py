@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 
-from intern_jax.core.statistics import is_held
+from intern_jax.core.statistics import batches_before, is_held
 from intern_jax.ops.batch_norm import batch_norm
 from intern_jax.ops.conv import conv
 from intern_jax.ops.depthwise import depthwise_conv
@@ -160,7 +160,7 @@ class BatchNorm(nn.Module):
     `task` selects one. (This is task-conditional BatchNorm: several task families share the
     convolutions.) Without `sets`, `task` is ignored. If its statistics are frozen
     (core/statistics.py), training uses the running statistics and does not change them; scale and
-    bias still learn.
+    bias still learn. Where that file says so, running statistics are plain means over batches.
     """
 
     sets: tuple[str, ...] = ()
@@ -190,7 +190,12 @@ class BatchNorm(nn.Module):
         return ((x.astype(precise) - mean[row]) * factor[row] + bias[row]).astype(x.dtype)
 
     def _average(self, running, new):
-        value = self.momentum * running.value + (1 - self.momentum) * new
+        before = batches_before(self.path)
+        if before is None:
+            value = self.momentum * running.value + (1 - self.momentum) * new
+        else:
+            before = jnp.asarray(before, running.value.dtype)
+            value = (before * running.value + new) / (before + 1)
         running.value = value.astype(running.value.dtype)
 
     def _one_of_the_sets(self, x, train, task):

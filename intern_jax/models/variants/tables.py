@@ -128,3 +128,8 @@ GENERALISTS: dict[str, dict[str, Any]] = {
     # whose scales all start at 0. Segmentation is of the detection branch's set.
     "up_g_c_d": {"branch": {"name": "mn_b15"}, "parity": True},
 }
+
+# A plain backbone with its last outputs in twice their sizes.
+LIFTED: dict[str, dict[str, Any]] = {
+    "lifted": {"of": {"name": "embedded"}, "features": 512, "channels": 256}
+}

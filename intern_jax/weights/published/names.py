@@ -131,7 +131,12 @@ _OURS = ("embedded", "embedded_tiny")
 
 def layouts(model: Mapping[str, Any]) -> dict[str, Layout]:
     """The layouts of a zoo spec's network by name, the most common one first."""
-    return LAYOUTS[type(zoo.build(model))]
+    network = type(zoo.build(model))
+    if network not in LAYOUTS:
+        raise UserError(
+            f"model: no published file holds {model['name']}; convert the plain network, and start from it"
+        )
+    return LAYOUTS[network]
 
 
 def layout(model: Mapping[str, Any], name: str) -> Layout:
