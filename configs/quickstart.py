@@ -22,12 +22,17 @@ def get_config() -> ml_collections.ConfigDict:
             "compute_dtype": "auto",
             "workers": 0,  # processes per host that make batches; 0 uses threads. Batches are the same
             "backbone": {"name": "embedded"},
-            "stages": ("amateur", "expert_cls", "expert_dense", "expert_det", "generalist"),
+            "stages": (
+                *("amateur", "expert_cls", "expert_dense", "expert_det"),
+                *("generalist", "merged", "squeeze"),
+            ),
             "amateur": amateur(steps=280),
             "expert_cls": expert({"cls": classification()}, steps=300),
             "expert_dense": expert({"dense": dense()}, steps=200),
             "expert_det": detection_expert(steps=100),
             "generalist": generalist(steps=100),
+            "merged": merged(steps=20),
+            "squeeze": squeeze(steps=60),
             "benchmark": {
                 "rows": (
                     *("emoji_style_group", "clipart_leaf", "sprites_seg", "rooms_depth"),
@@ -159,6 +164,29 @@ def generalist(steps: int) -> dict:
     }
 
 
+def merged(steps: int) -> dict:
+    """The free baseline: the experts' mean in weight space, with statistics and heads made anew."""
+    return {
+        "stage": {"fn": "intern_jax.stages.merged:Merged", "experts": ("cls", "dense")},
+        "start": {"cls": "expert_cls", "dense": "expert_dense"},
+        "data": {"cls": classification(), "dense": dense()},
+        "train": train(steps, learning_rate=2e-3),
+    }
+
+
+def squeeze(steps: int) -> dict:
+    """One plain backbone that is taught by the generalist and starts from the merged experts."""
+    return {
+        "stage": {
+            "fn": "intern_jax.stages.squeeze:Squeeze",
+            "imitate": {"teachers": {"generalist": ()}, "logits": True},
+        },
+        "start": {"backbone": "merged", "generalist": "generalist"},
+        "data": {"cls": classification(), "dense": dense()},
+        "train": train(steps, learning_rate=1e-3),
+    }
+
+
 def classification(batch_size: int = 128) -> dict:
     """The classification group: emoji subgroups, clipart leaves, five kinds of clothing."""
     return {
@@ -204,6 +232,8 @@ def ladder() -> dict:
         "amateur": {"cls": "amateur", "dense": "amateur"},
         "expert": {"cls": "expert_cls", "dense": "expert_dense", "detection": "expert_det"},
         "generalist": {"cls": "generalist", "dense": "generalist"},
+        "merged": {"cls": "merged", "dense": "merged"},
+        "squeeze": {"cls": "squeeze", "dense": "squeeze"},
     }
 
 

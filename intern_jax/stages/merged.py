@@ -9,13 +9,13 @@ statistics become plain means over the batches, as after averaging weights in ar
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from intern_jax import families
 from intern_jax.core import averages, config
 from intern_jax.core.config import UserError
 from intern_jax.core.statistics import cumulated
 from intern_jax.models import zoo
+from intern_jax.models.backbone import route
 from intern_jax.stages.expert import Expert
-from intern_jax.tasks.multi_head import CLS, DENSE
+from intern_jax.tasks.multi_head import task_of
 from intern_jax.train.stage import Averages, Blend, Context, Role
 
 BACKBONE = "backbone/"
@@ -58,7 +58,7 @@ class Merged(Expert):
                 f"backbone: {backbone.get('name')!r} keeps its experts apart; name a plain backbone, "
                 "such as the experts'"
             )
-        self.backbone_sets = tuple(getattr(network, "sets", None) or ())
+        self.network, self.backbone_sets = network, tuple(getattr(network, "sets", None) or ())
         weights = _weights(experts, scale)
         self.roles = {role: Role() for role in weights}
         # A variance of a sum with a weight below 0 may be below 0 itself.
@@ -96,9 +96,7 @@ class Merged(Expert):
 
     def _set_of(self, kind: str) -> str:
         """The BatchNorm set of the backbone that a kind's groups go through."""
-        if not self.backbone_sets:
-            return ""
-        return kind if kind in (CLS, DENSE) else families.find(kind).branch
+        return route(self.network, task_of(kind)) if self.backbone_sets else ""
 
 
 def _weights(experts: Any, scale: Any) -> dict[str, float]:

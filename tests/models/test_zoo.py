@@ -290,7 +290,10 @@ def test_generalist_from_a_changed_branch():
         (LIFTED | {"channels": 8.5}, "backbone.channels: 8.5; write a whole number above 0"),
         (LIFTED | {"dtype": "bfloat16"}, "lifted has no such setting"),
         (LIFTED | {"of": {"name": "vit_ti_16"}, "sets": ["cls"]}, "backbone.sets: the backbone in"),
-        (GENERALIST | {"branch": LIFTED | {"of": {"name": "vit_ti_16"}}}, "backbone.branch: a ViT"),
+        (
+            GENERALIST | {"branch": LIFTED | {"of": {"name": "vit_ti_16", "keep": 0.5}}},
+            "branch.keep: branches",
+        ),
         ({"name": "embedded", "wide_last": 0}, "backbone.wide_last: 0; write a whole number"),
         ({"name": "embedded", "wide_last": True}, "backbone.wide_last: True; write a whole"),
         ({"name": "embedded", "wide_last": 256, "repeats": (1, 1, 1, 0)}, "has no block"),

@@ -153,7 +153,7 @@ def test_experts_directly_are_the_control():
     assert {"letters_logits", "scenes_logits", "depth_logits"} <= set(terms)
 
 
-def test_starts_from_merged_weights_and_from_a_squeeze(generalist):
+def test_starts_from_merged_weights_and_from_a_squeeze():
     stage, batch = squeeze(), labelled()
     target = abstract(stage, batch)
     source = {f"backbone/{name}": leaf for name, leaf in tree.names(target).items()}
@@ -175,5 +175,5 @@ def test_starts_from_merged_weights_and_from_a_squeeze(generalist):
 def test_mistakes(settings, message):
     with pytest.raises(UserError, match=message):
         squeeze(**settings)
-    with pytest.raises(UserError, match="stage.imitate: missing; name teachers"):
+    with pytest.raises(UserError, match=r"stage\.imitate: missing; name teachers"):
         Squeeze(WIDE, CLASSES)

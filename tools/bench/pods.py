@@ -6,9 +6,10 @@ Needs:     the extra `tpu`; no TPU. Each row compiles in a process of its own, f
 Prints:    a Markdown table; a row that did not compile is in it, with the reason. --done keeps finished rows: those
            that the file holds are not compiled again.
 
-Every step is a stage's, classification of 1000 classes at 224 x 224 pixels with AdamW and clipping, in bfloat16
-compute with float32 parameters and moments; the generalist's has a dense group too. Times are estimates by the
-data sheet (topology/chips.py): no step was run.
+Every step is a stage's with AdamW and clipping, in bfloat16 compute with float32 parameters and moments: of an expert
+in classification of 1000 classes at 224 x 224 pixels; of the generalist and the squeeze with a dense group too, where
+the squeeze's teacher is the generalist; of a detector at 512 x 512 pixels; of the amateur with texts of 77 tokens. Times
+are estimates by the data sheet (topology/chips.py): no step was run.
 """
 
 from __future__ import annotations
@@ -29,8 +30,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 LIMIT = 30 * 60
 TOPOLOGIES = ("v5e:2x4", "v5p:4x4x8", "v5e:16x16", "v6e:16x16")
 SIZE, CLASSES, DENSE_CLASSES = 224, 1000, 150
+CONTEXT = 77  # tokens of a text
+BOXES, OBJECT_CLASSES = 100, 80
 OPTIM = {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.05, "clip_norm": 1.0}
 
+# The paper's Up-G (C-D).
+UP_G = {"name": "up_g_c_d", "branch": {"name": "mn_b15", "scan": True, "remat": "blocks"}}
 # Row -> backbone, rows of a batch for each chip, share of the chips on fsdp (None: all) and chips on tensor.
 ROWS: dict[str, dict[str, Any]] = {
     "mn_b4": {"backbone": {"name": "mn_b4", "scan": True, "remat": "dots"}, "rows": 64, "fsdp": 1},
@@ -41,13 +46,22 @@ ROWS: dict[str, dict[str, Any]] = {
         "rows": 8,
         "tensor": 4,
     },
-    "c-d generalist": {
-        "backbone": {
-            "name": "generalist",
-            "branch": {"name": "mn_b15", "scan": True, "remat": "blocks"},
-        },
+    "c-d generalist": {"kind": "generalist", "backbone": UP_G, "rows": 4},
+    "squeeze": {
+        "kind": "squeeze",
+        "backbone": {"name": "mn_b4", "scan": True, "remat": "dots"},
+        "teacher": UP_G,
         "rows": 4,
-        "dense": True,
+    },
+    "amateur": {
+        "kind": "amateur",
+        "backbone": {"name": "mn_b15", "scan": True, "remat": "blocks"},
+        "rows": 8,
+    },
+    "detector": {
+        "kind": "detector",
+        "backbone": {"name": "mn_b15", "scan": True, "remat": "blocks"},
+        "rows": 2,
     },
 }
 COLUMNS: tuple[Column, ...] = (
@@ -64,12 +78,7 @@ COLUMNS: tuple[Column, ...] = (
 
 def compile_row(name: str, topology: str) -> dict[str, Any]:
     """One row's facts, from a compile in this process."""
-    import jax
-    import jax.numpy as jnp
-
     from intern_jax.core import mesh as mesh_lib
-    from intern_jax.stages.expert import Expert
-    from intern_jax.stages.generalist import Generalist
     from intern_jax.topology import compile as topology_lib
 
     row, devices = ROWS[name], topology_lib.devices(topology)
@@ -78,24 +87,7 @@ def compile_row(name: str, topology: str) -> dict[str, Any]:
     mesh = mesh_lib.make_mesh(fsdp=fsdp, tensor=tensor, devices=devices)
     rows = row["rows"] * len(devices)
 
-    def fields(**extra: Any) -> dict[str, Any]:
-        shapes = {"image": ((SIZE, SIZE, 3), jnp.uint8), "source": ((), jnp.int32), **extra}
-        return {n: jax.ShapeDtypeStruct((rows, *s), dtype) for n, (s, dtype) in shapes.items()}
-
-    batch = {"cls": fields(label=((), jnp.int32))}
-    classes = {"cls": [("classes", CLASSES)]}
-    if row.get("dense"):
-        image = (SIZE, SIZE)
-        batch["dense"] = fields(
-            mask=(image, jnp.int32), depth=(image, jnp.float32), depth_valid=(image, jnp.bool_)
-        )
-        classes["dense"] = [("regions", DENSE_CLASSES)]
-    backbone = dict(row["backbone"])
-    if "branch" in backbone:
-        backbone["branch"] = {"dtype": "bfloat16", **backbone["branch"]}
-    else:
-        backbone["dtype"] = "bfloat16"
-    stage = (Generalist if row.get("dense") else Expert)(backbone=backbone, classes=classes)
+    stage, batch = stage_of(row, rows)
     report = topology_lib.compile_step(stage, {"optim": OPTIM}, mesh, batch, topology)
     print(topology_lib.describe(report), file=sys.stderr)
     found: dict[str, Any] = {
@@ -118,6 +110,58 @@ def compile_row(name: str, topology: str) -> dict[str, Any]:
         "collectives": kinds,
         "times": [estimate.compute, estimate.memory, estimate.links, estimate.step],
     }
+
+
+def stage_of(row: dict[str, Any], rows: int) -> tuple[Any, dict[str, Any]]:
+    """The stage of a row, with abstract arrays of its teacher, and its abstract batch of so many rows."""
+    import jax
+    import jax.numpy as jnp
+
+    from intern_jax.models import zoo
+    from intern_jax.stages.amateur import Amateur
+    from intern_jax.stages.expert import Expert
+    from intern_jax.stages.generalist import Generalist
+    from intern_jax.stages.squeeze import Squeeze
+
+    def fields(side: int = SIZE, **extra: Any) -> dict[str, Any]:
+        shapes = {"image": ((side, side, 3), jnp.uint8), "source": ((), jnp.int32), **extra}
+        return {n: jax.ShapeDtypeStruct((rows, *s), dtype) for n, (s, dtype) in shapes.items()}
+
+    kind, image = row.get("kind", "expert"), (SIZE, SIZE)
+    backbone = zoo.in_dtype(row["backbone"], "bfloat16")
+    if kind == "amateur":
+        tokens = ((CONTEXT,), jnp.int32)
+        texts = dict.fromkeys(("tokens1", "tokens2", "targets1"), tokens)
+        views = dict.fromkeys(("image1", "image2"), ((*image, 3), jnp.uint8))
+        found = {n: x for n, x in fields(**texts, **views).items() if n not in ("image", "source")}
+        return Amateur(backbone, {"vocab_size": 49_408, "context": CONTEXT}), {"pairs": found}
+    if kind == "detector":
+        boxes = {
+            "boxes": ((BOXES, 4), jnp.float32),
+            "box_labels": ((BOXES,), jnp.int32),
+            "box_valid": ((BOXES,), jnp.bool_),
+            "box_ignore": ((BOXES,), jnp.bool_),
+            "extent": ((2,), jnp.int32),
+        }
+        heads = {"detection": {"name": "fcos"}}
+        classes = {"detection": [("objects", OBJECT_CLASSES)]}
+        return Expert(backbone, classes, heads=heads), {"detection": fields(512, **boxes)}
+    batch = {"cls": fields(label=((), jnp.int32))}
+    classes = {"cls": [("classes", CLASSES)]}
+    if kind == "expert":
+        return Expert(backbone, classes), batch
+    batch["dense"] = fields(
+        mask=(image, jnp.int32), depth=(image, jnp.float32), depth_valid=(image, jnp.bool_)
+    )
+    classes["dense"] = [("regions", DENSE_CLASSES)]
+    if kind == "generalist":
+        return Generalist(backbone, classes), batch
+    teacher = zoo.in_dtype(row["teacher"], "bfloat16")
+    imitate = {"teachers": {"generalist": []}, "logits": True}
+    stage = Squeeze(backbone, classes, imitate, teachers={"generalist": teacher})
+    made = jax.eval_shape(Generalist(teacher, classes).init, jax.random.key(0), batch)
+    stage.frozen = {"generalist": made}
+    return stage, batch
 
 
 def in_a_process(name: str, topology: str) -> dict[str, Any]:
