@@ -5,14 +5,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import erf
-from tiny_batches import CLASSES, CONVOLUTIONS, abstract, drawn, labelled, quick_jit, seen
+from tiny_batches import (
+    CLASSES,
+    CONVOLUTIONS,
+    TEXT,
+    Fixed,
+    abstract,
+    drawn,
+    labelled,
+    pairs,
+    quick_jit,
+    seen,
+)
 
 from intern_jax.core import averages, tree
+from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.models import zoo
 from intern_jax.stages.expert import Expert
 from intern_jax.stages.generalist import Generalist
 from intern_jax.stages.squeeze import Squeeze
+from intern_jax.train import loop
 from intern_jax.train.stage import Role
 
 GENERALIST = {"name": "generalist", "branch": CONVOLUTIONS}
@@ -177,3 +190,98 @@ def test_mistakes(settings, message):
         squeeze(**settings)
     with pytest.raises(UserError, match=r"stage\.imitate: missing; name teachers"):
         Squeeze(WIDE, CLASSES)
+
+
+def test_a_killed_squeeze_goes_on_bit_for_bit(tmp_path):
+    """Parameters, moments, averages of the teachers' statistics and the moving average of the weights."""
+    teacher = Expert(CONVOLUTIONS, {"cls": CLASSES["cls"]}, dense_width=8)
+    batch = labelled(groups=("cls",))
+    params, extra = drawn(teacher, batch, seed=5)
+
+    def run(steps, workdir):
+        stage = Squeeze(
+            CONVOLUTIONS,
+            {"cls": CLASSES["cls"]},
+            {"teachers": {"expert": []}, "hidden": 8, "logits": True},
+            teachers={"expert": CONVOLUTIONS},
+        )
+        stage.frozen = {"expert": {"params": params, **extra}}
+        optim = {"name": "adamw", "learning_rate": 1e-2, "schedule": "constant"}
+        cfg = {"optim": optim, "steps": steps, "checkpoint_every": 2, "ema_decay": 0.9}
+        mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+        return loop.fit(stage, Fixed(batch), cfg, mesh, workdir).state
+
+    whole = run(4, None)
+    run(2, tmp_path)
+    again = run(4, tmp_path)
+    assert whole.keys() == again.keys()
+    assert [name for name in whole if "standardisation" in name and "count" in name]
+    for name, value in whole.items():
+        np.testing.assert_array_equal(value, again[name], err_msg=name)
+
+
+def test_the_student_serves_every_head():
+    """Zero-shot text, classes, boxes, masks and depth, on one plain backbone."""
+    rng = np.random.default_rng(0)
+    dense = labelled()["dense"]
+    image = dense["image"]
+    objects = {
+        "boxes": rng.uniform(0, 32, (8, 3, 4)).astype(np.float32),
+        "box_labels": np.zeros((8, 3), np.int32),
+        "box_valid": np.ones((8, 3), bool),
+        "box_ignore": np.zeros((8, 3), bool),
+        "extent": np.full((8, 2), 32, np.int32),
+    }
+    batch = {
+        **labelled(groups=("cls",)),
+        **pairs(),
+        "detection": {"image": image, "source": np.zeros(8, np.int32), **objects},
+        "segmentation": {name: dense[name] for name in ("image", "mask", "source")},
+        "depth": {name: dense[name] for name in ("image", "depth", "depth_valid", "source")},
+    }
+    classes = {
+        "cls": CLASSES["cls"],
+        "pairs": [("web", 0)],
+        "detection": [("things", 4)],
+        "segmentation": CLASSES["dense"],
+        "depth": [("near", 0), ("far", 0)],
+    }
+    four = {
+        "name": "generalist",
+        "branches": ("cls", "detection", "segmentation", "depth"),
+        "branch": CONVOLUTIONS,
+    }
+    heads = {
+        "detection": {"name": "fcos", "settings": {"width": 8, "depth": 1, "levels": 3}},
+        "segmentation": {"settings": {"width": 8}},
+        "depth": {"settings": {"width": 8}},
+    }
+    text = {"text": TEXT, "embed_dim": 16, "simsiam_hidden": 16, "bank": {"size": 32}}
+    stage = Squeeze(
+        WIDE,
+        classes,
+        {"teachers": {"generalist": []}, "hidden": 8, "branches": "own", "logits": True},
+        teachers={"generalist": four},
+        heads=heads,
+        pairs=text,
+    )
+    teacher = Generalist(four, classes, heads=heads, pairs=text)
+    assert stage.roles["towers"] == Role()
+    variables = abstract(stage, batch)
+    frozen = {"generalist": abstract(teacher, batch)}
+    params = variables.pop("params")
+
+    def loss(params, extra, frozen):
+        return stage.loss(seen(params, extra, batch).replace(frozen=frozen))[0]
+
+    terms = set(jax.eval_shape(loss, params, variables, frozen))
+    named = {"letters", "digits", "things", "scenes", "rooms", "near", "far"}
+    assert terms == {"clip", "simsiam", "words", "neighbours", "features"} | named | {
+        f"{name}_logits" for name in named
+    }
+    out = jax.eval_shape(
+        stage.predict, params, variables, {n: batch[n] for n in batch if n != "pairs"}
+    )
+    assert set(out) == {"cls", "detection", "segmentation", "depth"}
+    texts = {"image": image, "tokens": batch["pairs"]["tokens1"]}
+    assert jax.eval_shape(stage.predict, params, variables, texts)
