@@ -35,7 +35,7 @@ from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.source import Source, read_scored
 from intern_jax.data.sources.subset import Subset
 from intern_jax.models import zoo
-from intern_jax.models.backbone import LAYERS, route
+from intern_jax.models.backbone import LAYERS
 from intern_jax.models.heads import readout
 from intern_jax.weights.model import Model
 
@@ -95,13 +95,15 @@ def cached(
     are the digests of the samples (fingerprints.of_examples), for who has them: to make them may read every sample.
 
     UserError for no samples, values that are not finite, and a corrupt sample: a scored set must be whole. UserError
-    for a mesh of several processes too: one process caches, on a mesh of its own devices.
+    for a mesh of several processes too: one process caches, on a mesh of its own devices. UserError before anything is
+    read for a readout of a branch that the backbone lacks.
     """
     if not len(source):
         raise UserError(f"{source.name}: no samples; nothing to extract")
     if mesh.is_multi_process:
         raise UserError("mesh: spans processes; cache features on a mesh of one process's devices")
-    branch = route(backbone.build(), task)
+    readout.check(backbone.build(), outputs, task)
+    branch = readout.main_route(backbone.build(), task, outputs)
     if kept is None:  # no sample's digest is needed
         with _Extractor(backbone, source, transform, branch, outputs, mesh, batch_size) as run:
             return run(range(len(source)))
@@ -269,7 +271,7 @@ class _InFolder(_Shards):
         self._know(_Shard.of(examples, rows))
 
     def _path(self, shard: str, name: str) -> pathlib.Path:
-        return self.folder / f"{name}-{shard}.npy"
+        return self.folder / f"{name.replace('/', ':')}-{shard}.npy"
 
 
 # --- computing ------------------------------------------------------------------------------------

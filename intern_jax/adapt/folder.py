@@ -20,7 +20,8 @@ from intern_jax.data.open.opening import LABELLED, open_data
 from intern_jax.data.schema.source import Source
 from intern_jax.data.sources.subset import Subset
 from intern_jax.metrics.classification import fold_interval
-from intern_jax.models.heads.readout import NAMES as READOUTS
+from intern_jax.models.heads import costs
+from intern_jax.models.heads import readout as readout_lib
 from intern_jax.weights.folder import save_model
 from intern_jax.weights.model import Head, Model
 from intern_jax.weights.opening import start
@@ -59,17 +60,13 @@ def adapt_folder(
     predicts one part only, for the time it takes. The score's 95% interval allows for folds that share their
     training pictures (metrics/classification.py: fold_interval).
     `canvas`: side in pixels of the pictures, if not the start's. `l2`: penalties that the probe chooses from by
-    cross-validation. `readout`: what the probe reads of the backbone (models/heads/readout.py). Both have usual values.
+    cross-validation. `readout`: what the probe reads of the backbone (models/heads/readout.py), such as "layers" or
+    "pooled:cls+dense". Both have usual values. The result's "readout" says what it costs.
     `backbone`: "my_module:Net", or that function, where init's network is its author's own.
     Of pictures with boxes a detector is learnt (adapt/boxes.py): "probe" trains its head alone, by steps too. `head`
     and `head_settings` choose it. The usual `batch_size` is 64 pictures, and 16 with boxes.
     """
-    if method not in METHODS:
-        raise UserError(f"method: no '{method}'; use {' or '.join(METHODS)}")
-    if folds < 2:
-        raise UserError(f"folds: {folds}; a score needs 2 at least, 5 are usual")
-    if readout is not None and readout not in READOUTS:
-        raise UserError(f"readout: no '{readout}'; use {', '.join(READOUTS)}")
+    read = _read(method, folds, readout)
     source = open_data(data, kind)
     if source.family == "detection":
         _none_of({"l2": l2, "readout": readout}, f"{data} has boxes, not labels")
@@ -81,6 +78,8 @@ def adapt_folder(
     _none_of({"head": head, "head_settings": head_settings}, f"{data} has no boxes")
     labels = _labels(data, source)
     model = start(init, seed, backbone)
+    if method == "probe":
+        _named("readout", readout_lib.check, model.build(), [read], "classification")
     pictures = dataclasses.replace(model.preprocess, canvas=canvas or model.preprocess.canvas)
     if method == "finetune":
         # What the network learns to read: the augmented views squeeze a picture into the square.
@@ -93,7 +92,7 @@ def adapt_folder(
     # Scored as the saved model will read pictures.
     transform = {"fn": "intern_jax.weights.preprocess:classification", **pictures.plain}
     if method == "probe":
-        grid, read = GRID if l2 is None else l2, READOUT if readout is None else readout
+        grid = GRID if l2 is None else l2
         right, made = _probe(model, source, transform, parts, grid, read, seed)
     else:
         cfg = fit.settings(steps, batch_size or 64, learning_rate)
@@ -107,6 +106,7 @@ def adapt_folder(
         "n_train": len(source),
         "n_validation": len(right),
         "method": method,
+        "readout": _cost(made, read),
         "start": model.name,
     }
     return _saved(out, summary, made)
@@ -115,6 +115,32 @@ def adapt_folder(
 def _saved(out: str | os.PathLike, summary: dict[str, Any], made: Model) -> dict[str, Any]:
     save_model(out, dataclasses.replace(made, provenance=summary))
     return {**summary, "model": str(out)}
+
+
+def _read(method: str, folds: int, readout: str | None) -> str:
+    """What the head reads of the backbone; UserError for a method, folds or readout that do not exist."""
+    if method not in METHODS:
+        raise UserError(f"method: no '{method}'; use {' or '.join(METHODS)}")
+    if folds < 2:
+        raise UserError(f"folds: {folds}; a score needs 2 at least, 5 are usual")
+    read = READOUT if readout is None else str(readout)
+    _named("readout", readout_lib.parse, read)
+    return read if method == "probe" else "pooled"
+
+
+def _named(field: str, function: Callable[..., Any], *arguments: Any) -> None:
+    """Call a check whose UserError lacks the name of the field."""
+    try:
+        function(*arguments)
+    except UserError as error:
+        raise UserError(f"{field}: {error}") from None
+
+
+def _cost(model: Model, name: str) -> str:
+    """What a readout of the model costs per picture, in words."""
+    side = model.preprocess.canvas
+    (found,) = costs.of(model.build(), model.variables, side, model.branch, [name])
+    return str(found)
 
 
 def _none_of(settings: Mapping[str, Any], reason: str) -> None:

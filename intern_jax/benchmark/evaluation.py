@@ -61,6 +61,8 @@ def evaluate(
     settings["lists"] = settings["lists"] or str(layout.lists)
     settings["rows"] = open_rows(settings)
     found = _backbone(init, backbone, settings["seed"])
+    for name in settings["rows"]:
+        heads.check_readouts(suite.find(name), settings["heads"], found.build, "config.heads")
     label = settings["label"] or found.name
     config_lib.enable_compilation_cache(layout.make().compiled)
     write_json(layout.config, {"config": settings, "versions": versions()})

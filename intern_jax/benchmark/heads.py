@@ -29,8 +29,10 @@ from intern_jax.adapt.cache import Kept, cached
 from intern_jax.adapt.probe import fit_probe
 from intern_jax.benchmark import boxes, scoring
 from intern_jax.benchmark.rows.row import Row
+from intern_jax.core.config import UserError
 from intern_jax.data.sources.subset import Subset
 from intern_jax.metrics import table as metrics
+from intern_jax.models.heads import readout
 from intern_jax.tasks import task as tasks
 from intern_jax.weights.model import Model
 
@@ -139,6 +141,27 @@ def outputs_of(row: Row, heads: Mapping[str, Mapping[str, Any]]) -> tuple[str, .
     return tuple(dict.fromkeys(one["readout"] for one in settings if "readout" in one)) or (
         row.task_family.outputs
     )
+
+
+def check_readouts(
+    row: Row,
+    heads: Mapping[str, Mapping[str, Any]],
+    network: Callable[[], Any],
+    where: str,
+) -> None:
+    """Refuse readouts of a row's heads that name a branch which a backbone lacks; `where` leads to `heads`.
+
+    `network` builds the backbone's network; it is called if a readout names branches.
+    """
+    place = row.name if row.name in heads else row.family
+    for head, settings in of_row(row, heads).items():
+        name = settings.get("readout", "")
+        if not name or not readout.parse(name).branches:
+            continue
+        try:
+            readout.check(network(), [name], row.family)
+        except UserError as error:
+            raise UserError(f"{where}.{place}.{head}.readout: {error}") from None
 
 
 def of_row(row: Row, heads: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:

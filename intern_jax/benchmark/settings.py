@@ -34,7 +34,10 @@ Fraction = Annotated[float, pydantic.AfterValidator(_fraction)]
 
 
 def _readout(value: str) -> str:
-    schema.one_of(value, list(readout.NAMES), "readout")
+    try:
+        readout.parse(value)
+    except UserError as error:
+        raise wrong(str(error)) from None
     return value
 
 

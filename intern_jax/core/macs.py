@@ -4,7 +4,7 @@ Matrix products and convolutions count, a product and its addition as one, as in
 Normalisations, activations, softmax and pooling do not. Dead code does not count either.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any, cast
 
@@ -12,24 +12,39 @@ from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 
-def multiply_adds(jaxpr: ClosedJaxpr | Jaxpr, results: int | None = None) -> int:
-    """Multiply-adds of the first `results` outputs (None: all) of a jaxpr from `jax.make_jaxpr`.
+def multiply_adds(jaxpr: ClosedJaxpr | Jaxpr, results: int | slice | None = None) -> int:
+    """Multiply-adds of some outputs of a jaxpr from `jax.make_jaxpr`: the first `results`, or that slice, or all.
 
     The body of a scan counts once per iteration. Where platforms have different forms, the default
     (the accelerators' form) counts; of other branches the most costly one. ValueError for a loop of
     unknown length that holds products.
     """
+    return sum(_of_equation(equation) for equation in _live(jaxpr, results)[0])
+
+
+def inputs_used(jaxpr: ClosedJaxpr | Jaxpr, results: int | slice | None = None) -> list[bool]:
+    """Whether each input of a jaxpr is needed for some of its outputs; `results` as in `multiply_adds`.
+
+    All inputs of an inner function count, such as a scan, if any of its outputs is needed.
+    """
+    _, needed = _live(jaxpr, results)
     jaxpr = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
-    return sum(_of_equation(equation) for equation in _live(jaxpr, jaxpr.outvars[:results]))
+    return [variable in needed for variable in jaxpr.invars]
 
 
-def _live(jaxpr: Jaxpr, results: Sequence[Any]) -> Iterator[JaxprEqn]:
-    """The equations that `results` depend on, last first."""
-    needed = {v for v in results if isinstance(v, Var)}
+def _live(
+    jaxpr: ClosedJaxpr | Jaxpr, results: int | slice | None
+) -> tuple[list[JaxprEqn], set[Var]]:
+    """The equations that the results depend on, last first, and all variables that they depend on."""
+    jaxpr = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
+    chosen = results if isinstance(results, slice) else slice(results)
+    needed = {v for v in jaxpr.outvars[chosen] if isinstance(v, Var)}
+    found = []
     for equation in reversed(jaxpr.eqns):
         if not needed.isdisjoint(equation.outvars):
             needed.update(v for v in equation.invars if isinstance(v, Var))
-            yield equation
+            found.append(equation)
+    return found, needed
 
 
 def _of_equation(equation: JaxprEqn) -> int:

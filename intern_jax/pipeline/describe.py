@@ -19,27 +19,33 @@ from flax.core import meta
 
 from intern_jax import pipeline
 from intern_jax.core import config as config_lib
-from intern_jax.core import macs, tree
+from intern_jax.core import tree
 from intern_jax.core.config import UserError
 from intern_jax.core.layout import StageFiles
 from intern_jax.models import zoo
+from intern_jax.models.backbone import route
+from intern_jax.models.heads import costs as costs_lib
+from intern_jax.models.heads import readout
+from intern_jax.models.heads.costs import choices
 from intern_jax.train import checkpoint
 from intern_jax.weights import folder, safetensors
 
-# A model is described at this side of the images, and with this branch if it has two.
-_SIZE, _TASK = 224, "cls"
-
 
 def describe_model(name: str) -> str:
-    """Stages, parameters, multiply-adds, activations and outputs of a zoo variant, or the facts of a model folder."""
+    """Stages, parameters, multiply-adds, activations, outputs and readouts of a zoo variant, or what a folder holds.
+
+    A variant is described at the side of the pictures that it was made for, a folder's readouts at its canvas.
+    """
     if os.path.isdir(name):
-        return describe_checkpoint(name)
+        return _described_folder(pathlib.Path(name))
     module = zoo.build({"name": name})
-    images = jax.ShapeDtypeStruct((1, _SIZE, _SIZE, 3), jnp.float32)
+    side, branch = zoo.usual_side({"name": name}, module), _main(module)
+    images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     init = functools.partial(module.init, train=False)
     variables = meta.unbox(jax.eval_shape(init, key, images))
 
+<<<<<<< HEAD
     def forward(variables: Any, images: jax.Array) -> tuple[jax.Array, dict, Any]:
         kept = {"capture_intermediates": _is_block, "mutable": ["intermediates"]}
         out, blocks = module.apply(variables, images, train=False, task=_TASK, **kept)
@@ -56,11 +62,77 @@ def describe_model(name: str) -> str:
         lines += ["", f"{place}, {spec['name']}", _parts(zoo.build(spec))]
     lines += ["", f"parameters      {total:,}"]
     lines += [f"multiply-adds   {cost / 1e9:.3f} G per picture, for the pooled features"]
+=======
+    watched = _Watched(module, branch)
+    first, *costs = costs_lib.of(watched, variables, side, branch, ["pooled", *choices(module)])
+    lines = [f"{name} at {side} x {side} pixels, without a head for a task"]
+    lines += ["", _parts(module, variables["params"]), *_branches(module)]
+    lines += ["", f"parameters      {_count(variables['params']):,}"]
+>>>>>>> readouts
     lines += [
-        f"activations     {held / 1e6:.2f} MB per picture: the outputs of all blocks, in float32"
+        f"multiply-adds   {first.multiply_adds / 1e9:.3f} G per picture, for the pooled features"
     ]
-    shapes = [[name, _shape(leaf.shape[1:])] for name, leaf in out.items()]
-    return "\n".join([*lines, "", _columns([["output", "shape"], *shapes])])
+    lines += [
+        f"activations     {watched.held / 1e6:.2f} MB per picture: the outputs of all blocks, in float32"
+    ]
+    shapes = [[name, _shape(shape[1:])] for name, shape in watched.shapes.items()]
+    lines += ["", _columns([["output", "shape"], *shapes])]
+    return "\n".join([*lines, "", _readouts(costs, side)])
+
+
+class _Watched:
+    """A network whose outputs and blocks' outputs are noted when one of its branches is traced.
+
+    held    bytes of the outputs of all blocks
+    shapes  {output: shape}
+    """
+
+    def __init__(self, module: Any, branch: str):
+        self.module, self.branch = module, branch
+        self.held, self.shapes = 0, dict[str, tuple[int, ...]]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, name)
+
+    def apply(self, variables: Any, images: Any, train: bool, task: str) -> Mapping[str, Any]:
+        """The network's outputs."""
+        if task != self.branch:
+            return self.module.apply(variables, images, train=train, task=task)
+        kept = {"capture_intermediates": _is_block, "mutable": ["intermediates"]}
+        out, blocks = self.module.apply(variables, images, train=train, task=task, **kept)
+        self.held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(blocks))
+        self.shapes = {name: leaf.shape for name, leaf in out.items()}
+        return out
+
+
+def _main(module: Any) -> str:
+    """The branch that is described: that of classification, or a network's first."""
+    try:
+        return route(module, "cls")
+    except UserError:
+        return next(iter(readout.reached(module).values()))
+
+
+def _branches(module: Any) -> list[str]:
+    """The parts of a generalist's branches, once where all of them are of one kind."""
+    if not hasattr(module, "networks"):
+        return []
+    tables: dict[str, list[str]] = {}
+    for name, network in zip(module.branches, module.networks(), strict=True):
+        tables.setdefault(_parts(network), []).append(name)
+    lines = []
+    for table, names in tables.items():
+        several = "branch" if len(names) == 1 else "branches"
+        lines += ["", f"{several} {', '.join(names)}", table]
+    return lines
+
+
+def _readouts(costs: Sequence[costs_lib.Cost], side: int) -> str:
+    """What readouts cost per picture of `side` x `side` pixels, as a table."""
+    rows = [["readout", "features", "parameters", "G multiply-adds"]]
+    rows += [[one.readout, f"{one.features:,}", f"{one.parameters:,}", one.giga] for one in costs]
+    head = f"readouts at {side} x {side} pixels, and what each needs per picture"
+    return f"{head}\n\n{_columns(rows)}"
 
 
 def _is_block(module: Any, method: str) -> bool:
@@ -109,9 +181,7 @@ def describe_checkpoint(path: str | os.PathLike[str]) -> str:
         # The content can be described without the code of its author.
         with contextlib.suppress(folder.NeedsCode):
             folder.load_model(path)
-        info = folder.read_info(path / "model.json")
-        facts = [[name, json.dumps(value)] for name, value in info.items()]
-        return f"{_columns(facts)}\n\n{_safetensors(path / 'weights.safetensors')}"
+        return _model_folder(path)
     files = StageFiles(path)
     if files.model.exists():
         done = json.loads(files.done.read_text("utf-8")) if files.done.exists() else {}
@@ -120,6 +190,25 @@ def describe_checkpoint(path: str | os.PathLike[str]) -> str:
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; name a checkpoint or a model folder")
     return _run_checkpoint(files.checkpoints if files.checkpoints.is_dir() else path)
+
+
+def _described_folder(path: pathlib.Path) -> str:
+    """The content of a model folder, and what readouts of its backbone cost."""
+    if not (path / "model.json").exists():
+        return describe_checkpoint(path)
+    try:
+        model = folder.load_model(path)
+    except folder.NeedsCode:
+        return _model_folder(path)
+    module, side = model.build(), model.preprocess.canvas
+    costs = costs_lib.of(module, model.variables, side, _main(module), choices(module))
+    return f"{_model_folder(path)}\n\n{_readouts(costs, side)}"
+
+
+def _model_folder(path: pathlib.Path) -> str:
+    info = folder.read_info(path / "model.json")
+    facts = [[name, json.dumps(value)] for name, value in info.items()]
+    return f"{_columns(facts)}\n\n{_safetensors(path / 'weights.safetensors')}"
 
 
 def _safetensors(path: pathlib.Path) -> str:

@@ -1,5 +1,6 @@
 """A run's whole config as typed settings: it checks each part, and the references between the parts."""
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -7,6 +8,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from intern_jax import families
+from intern_jax.benchmark.heads import check_readouts
 from intern_jax.benchmark.settings import Benchmark, none_if_empty
 from intern_jax.core import config as config_lib
 from intern_jax.core import schema
@@ -309,6 +311,7 @@ def _check_benchmark(benchmark: Benchmark, settings: Mapping[str, Any]) -> None:
             if stage not in stages:
                 near = config_lib.did_you_mean(stage, stages)
                 raise UserError(f"{where}.ladder.{rung}.{task}: no stage '{stage}'; {near}")
+    _check_readouts(benchmark, settings)
     zero_shot = benchmark.zero_shot
     if zero_shot is None:
         return
@@ -322,6 +325,15 @@ def _check_benchmark(benchmark: Benchmark, settings: Mapping[str, Any]) -> None:
             f"{where}.zero_shot.stage: '{zero_shot.stage}' learns from no texts; name a stage with a "
             "group of pairs, whose transform has size and context"
         )
+
+
+def _check_readouts(benchmark: Benchmark, settings: Mapping[str, Any]) -> None:
+    """Refuse readouts of branches that the networks of a ladder lack."""
+    for row in benchmark.found():
+        stages = [row.backbone(by_task) for by_task in benchmark.ladder.values()]
+        for spec in (settings["backbone"], *(settings[stage]["backbone"] for stage in stages)):
+            build = functools.partial(zoo.from_config, spec)
+            check_readouts(row, benchmark.heads, build, "config.benchmark.heads")
 
 
 def matter(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from intern_jax.core import config
 from intern_jax.core.averages import Average, mean
 from intern_jax.core.config import UserError
 from intern_jax.families.fields import CLASSES, PARTNER, SHARE
@@ -47,9 +46,10 @@ class Classification(Task):
     def check_head(self, head: str, settings: Mapping[str, Any]) -> None:
         """Refuse a readout that does not exist, and any other setting."""
         super().check_head(head, {k: v for k, v in settings.items() if k != "readout"})
-        if (name := self.readout(settings)) not in readout_lib.NAMES:
-            near = config.did_you_mean(str(name), list(readout_lib.NAMES))
-            raise UserError(f"head.settings.readout: no {name!r}; {near}")
+        try:
+            readout_lib.parse(self.readout(settings))
+        except UserError as error:
+            raise UserError(f"head.settings.readout: {error}") from None
 
     def score(
         self, loss: Loss, out: jax.Array, rows: Rows, mine: jax.Array | None = None

@@ -25,7 +25,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--NAME=VALUE sets more. Of both methods: --canvas=PIXELS, --folds=NUMBER (of cross-validation), --seed, and "
         "--backbone=MODULE:NET for a start whose network is its author's own; --kind=folders (captions, webdataset, "
         "parquet, tfds, coco, voc, yolo) where --data may be read in two ways. Of probe with labels: --l2=(0.01,0.1), "
-        "--readout=pooled. Of finetune, and of both with boxes: --steps, --batch-size, --learning-rate, --flip=False. "
+        "--readout=FORM, FORM:BRANCH+BRANCH or FORM:BRANCH+BRANCH@MAP+MAP: what is read of the backbone, FORM one of "
+        "pooled, layers and grids, such as pooled:cls+dense or layers@layer4+pooled (inspect --model=INIT prints what "
+        "each costs). Of finetune, and of both with boxes: --steps, --batch-size, --learning-rate, --flip=False. "
         "With boxes: --head=fcos or faster_rcnn, --head-settings=\"{'width': 64}\""
     )
 

@@ -15,6 +15,8 @@ from intern_jax import families
 from intern_jax.core.config import UserError
 from intern_jax.families import Family
 from intern_jax.models import zoo
+from intern_jax.models.heads import readout
+from intern_jax.models.heads.readout import Readout
 from intern_jax.models.transfer import Generalist
 from intern_jax.weights import text_tower
 from intern_jax.weights.preprocess import Preprocess, is_number
@@ -155,6 +157,8 @@ def check_size(path: pathlib.Path, info: Mapping[str, Any], arrays: int) -> None
             f"backbone: {blocks} blocks, but the weights are {arrays} arrays; both must be of one model",
         )
     head = info["head"] or {}
+    read = _readout(head) if head else None
+    passes += blocks * len(read.branches) if read else 0
     for name in ("depth", "levels") if head.get("family") == "detection" else ():
         count = head["settings"].get(name)
         if is_number(count) and count > arrays:
@@ -213,7 +217,9 @@ def _check_text(path: pathlib.Path, info: Mapping[str, Any]) -> None:
 def _check_head(path: pathlib.Path, head: Mapping[str, Any], pictures: Preprocess) -> None:
     _check_fields(path, "head.", {k: v for k, v in head.items() if k != "own"}, _HEAD)
     _check_setting(path, "head.decoder", head["decoder"])
-    _check_setting(path, "head.settings", head["settings"])
+    # A readout is not looked up as code, and its grammar is closed: no file and no module has such a name.
+    others = {n: v for n, v in head["settings"].items() if n != "readout" or _readout(head) is None}
+    _check_setting(path, "head.settings", others)
     if "own" in head:
         _check_own(path, "head.own", head["own"])
     classes = head["classes"]
@@ -227,6 +233,17 @@ def _check_head(path: pathlib.Path, head: Mapping[str, Any], pictures: Preproces
     # A family that is not known here is told of by who opens the folder.
     if head["family"] in families.names():
         _check_family(path, families.find(head["family"]), classes, pictures)
+
+
+def _readout(head: Mapping[str, Any]) -> Readout | None:
+    """The readout that the head of a classifier names; None for another head, and for what is no readout's name."""
+    name = head["settings"].get("readout")
+    if head["family"] != "classification" or not isinstance(name, str):
+        return None
+    try:
+        return readout.parse(name)
+    except UserError:
+        return None
 
 
 def _check_family(

@@ -341,13 +341,13 @@ def _expected_shapes(path: pathlib.Path, model: Model) -> dict[str, tuple[int, .
         init = functools.partial(init, train=False, task=task)
         features, variables = jax.eval_shape(init, key, images)
         parts = {"backbone": variables}
+        width = features["pooled"].shape[-1]
         if model.head:
             model.head.task.check_head(model.head.decoder, model.head.settings)
             if model.head.task.readout(model.head.settings) not in ("", *features):
                 features = model.shapes(variables, images)
             init = functools.partial(model.head.build().init, size=(side, side))
             parts["head"] = jax.eval_shape(init, key, features)
-        width = features["pooled"].shape[-1]
         more = model.text.shapes(width) if model.text else {}
     except UserError as error:
         raise UserError(f"{path}: {one_line(str(error))}") from None

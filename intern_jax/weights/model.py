@@ -20,7 +20,7 @@ from intern_jax.core import mesh as mesh_lib
 from intern_jax.core import tree
 from intern_jax.core.config import UserError
 from intern_jax.models import zoo
-from intern_jax.models.backbone import Same, route
+from intern_jax.models.backbone import Same
 from intern_jax.models.detection import canvas
 from intern_jax.models.heads import readout
 from intern_jax.ops.images import normalise
@@ -64,7 +64,10 @@ class Head:
         scale_D: np.ndarray | None = None,
         readout: str = "pooled",
     ) -> Head:
-        """A linear probe of a readout as a classifier; `mean` and `scale` of the features are folded in."""
+        """A linear probe of a readout (models/heads/readout.py) as a classifier.
+
+        `mean` and `scale` of the features are folded in.
+        """
         kernel, bias = np.asarray(kernel_DxK, np.float64), np.asarray(bias_K, np.float64)
         if scale_D is not None:
             kernel = kernel / np.asarray(scale_D, np.float64)[:, None]
@@ -163,8 +166,11 @@ class Model:
 
     @property
     def branch(self) -> str:
-        """The branch and BatchNorm set that features come from by default, as the network's call takes them."""
-        return route(self.build(), "cls" if self.head is None else self.head.family)
+        """The branch and BatchNorm set that features come from by default, as the network's call takes them.
+
+        "" if the head's readout names its branches and the network has none for the head's family.
+        """
+        return readout.main_route(self.build(), self._task, self._reads)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -204,11 +210,13 @@ class Model:
 
         Args:
           images: one or several of: a path, a PIL image, a uint8 array [H,W,3 or 4].
-          output: the name of an output, or a readout of all layers and branches (models/heads/readout.py).
+          output: the name of an output, or a readout of maps and branches such as "layers:cls+dense@layer4+pooled"
+            (models/heads/readout.py). One that names its branches needs no `branch`.
           branch: a branch, BRANCH:SET or task family, for a backbone that has several branches or BatchNorm sets
             (default: this model's).
           batch_size: pictures are padded to it, so that each size is compiled once.
         """
+        self.check_outputs((output,), branch)
         placed = dataclasses.replace(self, variables=jax.device_put(self.variables))
 
         def run(canvases: np.ndarray, _sizes: Any) -> jax.Array:
@@ -229,7 +237,7 @@ class Model:
             raise UserError(
                 "this model has no head; use features(), or learn one: python -m intern_jax adapt"
             )
-        branch, pictures = self._route(None), self.preprocess
+        branch, pictures = self._route(None, self._reads), self.preprocess
         run = _answers(Same(self.build()), branch, pictures.mean, pictures.std, self.head.key)
         placed = jax.device_put((self.variables, self.head.variables))
         # A detector learns that nothing lies outside its picture, so it is told where that ends.
@@ -324,19 +332,37 @@ class Model:
         `extent` int32 [B,2]: where pictures end on their canvases (models/detection/canvas.py); None: they fill them.
         Compiled once per network, branch, names and shape.
         """
-        branch, pictures = self._route(branch), self.preprocess
+        branch, pictures = self._route(branch, names), self.preprocess
         run = _features(Same(self.build()), branch, tuple(names), pictures.mean, pictures.std)
         return run(self.variables, images, extent)
 
     def shapes(self, variables: Any, images: Any) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of what the head reads, by those of the variables and of normalised images; nothing is computed."""
-        names = [self.head.task.readout(self.head.settings)] if self.head else []
-        see = functools.partial(_outputs, self.build(), branch=self.branch, names=names)
+        network, branch, names = self.build(), self.branch, self._reads
+        see = functools.partial(readout.outputs, network, branch=branch, names=names)
         return jax.eval_shape(see, variables, images)
 
-    def _route(self, branch: str | None) -> str:
+    def check_outputs(self, names: Sequence[str], branch: str | None = None) -> None:
+        """Refuse `names` of readouts that do not exist, or that name a branch which the network lacks."""
+        self._route(branch, names)
         try:
-            return self.branch if branch is None else route(self.build(), branch)
+            readout.check(self.build(), names, self._task if branch is None else branch)
+        except UserError as error:
+            raise UserError(f"{self.name}: {error}") from None
+
+    @property
+    def _task(self) -> str:
+        return "cls" if self.head is None else self.head.family
+
+    @property
+    def _reads(self) -> tuple[str, ...]:
+        """The readout that the head reads; none without a head, "" for one that reads outputs."""
+        return () if self.head is None else (self.head.task.readout(self.head.settings),)
+
+    def _route(self, branch: str | None, names: Sequence[str]) -> str:
+        task = self._task if branch is None else branch
+        try:
+            return readout.main_route(self.build(), task, names)
         except UserError as error:
             raise UserError(f"{self.name}: {error}: give branch=...") from None
 
@@ -387,7 +413,7 @@ def _features(same: Same, branch: str, names: tuple[str, ...], mean: tuple, std:
         size = images.shape[1:3]
         with canvas.only_inside(extent, size):
             x = canvas.cut(normalise(images, mean, std), extent, size)
-            out = _outputs(same.module, variables, x, branch, names)
+            out = readout.outputs(same.module, variables, x, branch, names)
         for name in names:
             if name not in out:
                 known = ", ".join(sorted(out))
@@ -412,25 +438,9 @@ def _answers(same: Same, branch: str, mean: tuple, std: tuple, head: str) -> Cal
         rows = None if extent is None else {"extent": extent}
         with canvas.only_inside(extent, size):
             x = canvas.cut(normalise(images, mean, std), extent, size)
-            features = _outputs(same.module, backbone, x, branch, [task.readout(settings)])
+            reads = [task.readout(settings)]
+            features = readout.outputs(same.module, backbone, x, branch, reads)
             out: Any = module.apply(variables, features, size, False, rows)
         return task.finish(out)
 
     return apply
-
-
-def _outputs(
-    module: Any, variables: Any, images: jax.Array, branch: str, names: Sequence[str]
-) -> dict[str, jax.Array]:
-    """A branch's outputs of normalised images, with the readouts among `names`."""
-
-    def seen(one: str) -> Mapping[str, jax.Array]:
-        return module.apply(variables, images, train=False, task=one)
-
-    own = dict(seen(branch))
-    wanted = [name for name in names if name in readout.READOUTS and name not in own]
-    if wanted:
-        others = readout.branches_of(module, branch)[1:]
-        every = [own, *map(seen, others)]
-        own |= {name: readout.READOUTS[name](every) for name in wanted}
-    return own

@@ -243,6 +243,34 @@ def test_what_the_values_depend_on_is_in_the_name(backbone):
     assert config_lib.digest(key(renamed, dict(LABELLED), "cls", ("pooled",))) in digests
 
 
+def test_what_names_a_cache_of_all_layers_is_as_it_always_was(backbone):
+    made = key(backbone, LABELLED, "cls", ("layers",))
+    assert set(made) == {"backbone", "transform", "branch", "outputs", "dtype", "formats"}
+    assert made["outputs"] == ["layers"] and made["dtype"] == "float32" and made["branch"] == "cls"
+    assert made["formats"]["readout"] == 1 and made["formats"]["cache"] == 2
+
+
+def test_readouts_of_named_branches_are_kept_and_read_again(tmp_path):
+    model = Model.random({"name": "generalist", "branch": {"name": "embedded_tiny"}}, 0)
+    names, source = ("pooled:dense/cls+cls", "layers:dense@layer4+layer3"), Pictures()
+    made = make(model, source, kept=tmp_path, outputs=names, task="classification")
+    again = make(model, source, kept=tmp_path, outputs=names, task="classification")
+    assert sorted(source.read) == list(range(len(source)))  # each once
+    images = eval_arrays(Pictures(), config_lib.bind(LABELLED))["image"]
+    for name in names:
+        expected = model.outputs(images, None, (name,))[name]
+        assert made[name].dtype == np.float32
+        np.testing.assert_allclose(made[name], expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(again[name], made[name])
+
+
+def test_a_branch_that_is_not_there_is_refused_before_a_sample_is_read(backbone, tmp_path):
+    source = Pictures()
+    with pytest.raises(UserError, match="'layers:sky': no branch 'sky'; the network has one alone"):
+        make(backbone, source, kept=tmp_path, outputs=("layers:sky",), task="classification")
+    assert not source.read and not list(tmp_path.iterdir())
+
+
 def test_features_of_pictures_that_were_replaced_are_not_served(backbone, tmp_path):
     for shift in (0, 150):
         for i in range(6):

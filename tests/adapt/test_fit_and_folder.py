@@ -73,7 +73,7 @@ def test_folder_to_model(folder, tmp_path, method):
     [
         ({"method": "magic"}, "probe or finetune"),
         ({"folds": 1}, "folds: 1; a score needs 2"),
-        ({"readout": "pool"}, "readout: no 'pool'; use pooled, layers"),
+        ({"readout": "pool"}, "readout: no 'pool'; did you mean pooled"),
         ({"init": "no_such_model"}, "no_such_model"),
         ({"backbone": "my_net:Net"}, "embedded_tiny is a network of the zoo; leave backbone out"),
         ({"data": "missing_folder"}, "missing_folder"),
@@ -278,13 +278,19 @@ def test_the_score_is_that_of_models_which_did_not_see_the_picture(tmp_path, met
         assert np.mean(known) > made["accuracy"] + 0.2
 
 
-@pytest.mark.parametrize("readout", ["pooled", "layers", "grids"])
+@pytest.mark.parametrize(
+    "readout",
+    [
+        *("pooled", "layers", "grids", "pooled:dense", "pooled:dense+cls"),
+        *("layers:classification+segmentation@layer4+pooled", "grids:cls+dense/cls@layer3"),
+    ],
+)
 def test_a_saved_probe_reads_what_it_was_fitted_on(folder, tmp_path, readout):
     """Of a generalist, whose second branch is read too."""
     spec = {"name": "generalist", "branch": TINY}
     model = dataclasses.replace(Model.random(spec, 3), preprocess=Preprocess(32))
     save_model(tmp_path / "start", model)
-    adapt_folder(folder, tmp_path / "out", tmp_path / "start", readout=readout, l2=(0.1,))
+    made = adapt_folder(folder, tmp_path / "out", tmp_path / "start", readout=readout, l2=(0.1,))
     source, saved = ImageFolder(folder), intern_jax.load(tmp_path / "out")
     images = [source[i]["image"] for i in range(len(source))]
     seen = model.features(images, output=readout)
@@ -294,6 +300,35 @@ def test_a_saved_probe_reads_what_it_was_fitted_on(folder, tmp_path, readout):
     found = [[a["scores"][name] for name in source.classes] for a in saved.predict(images)]
     np.testing.assert_allclose(found, expected, atol=2e-3)
     assert saved.head.settings == ({} if readout == "pooled" else {"readout": readout})
+    assert (
+        saved.head.variables["params"]["linear"]["classifier"]["kernel"].shape[0] == seen.shape[1]
+    )
+    assert made["readout"].startswith(f"{readout}, {seen.shape[1]:,} features, 0.00")
+    assert made["readout"].endswith(" G multiply-adds per picture")
+
+
+def test_a_generalist_without_a_branch_of_classes_can_be_read_by_name(folder, tmp_path):
+    spec = {"name": "generalist", "branch": TINY, "branches": ["people", "cars", "sky"]}
+    model = dataclasses.replace(Model.random(spec, 3), preprocess=Preprocess(32))
+    save_model(tmp_path / "start", model)
+    named = {"readout": "pooled:sky+people", "l2": (0.1,)}
+    made = adapt_folder(folder, tmp_path / "out", tmp_path / "start", **named)
+    assert made["readout"].startswith("pooled:sky+people, 64 features, ")
+    saved = intern_jax.load(tmp_path / "out")
+    answers = saved.predict(sorted((folder / "red").iterdir()))
+    assert {answer["label"] for answer in answers} == {"red"}
+    with pytest.raises(UserError, match="readout: no branch 'classification'; it has people"):
+        adapt_folder(folder, tmp_path / "out", tmp_path / "start", l2=(0.1,))
+
+
+def test_a_readout_of_a_branch_that_is_not_there_is_refused_before_a_picture_is_read(
+    folder, tmp_path, monkeypatch
+):
+    spec = {"name": "generalist", "branch": TINY}
+    save_model(tmp_path / "start", dataclasses.replace(Model.random(spec, 3)))
+    monkeypatch.delattr(ImageFolder, "__getitem__")
+    with pytest.raises(UserError, match="readout: 'pooled:sky': no branch 'sky'; it has cls, de"):
+        adapt_folder(folder, tmp_path / "out", tmp_path / "start", readout="pooled:sky")
 
 
 def model_pictures(images, mean, std):

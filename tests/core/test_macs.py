@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from intern_jax.core.macs import multiply_adds
+from intern_jax.core.macs import inputs_used, multiply_adds
 from intern_jax.ops.attention import attention
 from intern_jax.ops.depthwise import depthwise_conv
 
@@ -83,3 +83,17 @@ def test_a_strided_convolutions_gradients_count_as_much_as_it_does():
 
     forward = 16 * 5 * 27
     assert count(gradients, (1, 8, 8, 3), (3, 3, 3, 5), (1, 4, 4, 5)) == 2 * forward
+
+
+def test_chosen_results_and_the_inputs_that_they_need():
+    def three(a, b, c):
+        joined = jax.jit(lambda x, y: x @ y)(a, b)
+        return a @ b, joined @ c, c + 1.0
+
+    inputs = [jax.ShapeDtypeStruct((5, 5), jnp.float32)] * 3
+    jaxpr = jax.make_jaxpr(three)(*inputs)
+    assert multiply_adds(jaxpr) == 3 * 125 and multiply_adds(jaxpr, 1) == 125
+    assert multiply_adds(jaxpr, slice(1, 2)) == 2 * 125 and multiply_adds(jaxpr, slice(2, 3)) == 0
+    assert inputs_used(jaxpr, 1) == [True, True, False]
+    assert inputs_used(jaxpr, slice(2, 3)) == [False, False, True]
+    assert inputs_used(jaxpr) == [True] * 3

@@ -257,6 +257,14 @@ BENCHMARK = {
         lambda c: c["benchmark"]["heads"]["classification"].update(lbfgs={"l22": 3}),
         "config.benchmark.heads.classification.lbfgs.l22: no such field; did you mean l2?",
     ),
+    "a readout that does not exist": (
+        lambda c: c["benchmark"]["heads"]["classification"].update(lbfgs={"readout": "layrs:cls"}),
+        "config.benchmark.heads.classification.lbfgs.readout: no 'layrs'; did you mean layers?",
+    ),
+    "a readout of a branch that a rung lacks": (
+        lambda c: c["benchmark"]["heads"]["classification"].update(lbfgs={"readout": "pooled:sky"}),
+        "config.benchmark.heads.classification.lbfgs.readout: 'pooled:sky': no branch 'sky'; the",
+    ),
     "a dense head without steps": (
         lambda c: c["benchmark"]["heads"]["depth"]["panoptic"].pop("steps"),
         "config.benchmark.heads.depth.panoptic.steps: missing",

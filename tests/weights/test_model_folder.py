@@ -376,6 +376,27 @@ HOSTILE = {
     "no head": (edit(head=None), "weights and model.json"),
     "a decoder of code": (edit(head={"decoder": "os:system"}), "head.decoder: .*names code"),
     "settings of code": (edit(head={"settings": {"fn": "x"}}), "head.settings.fn: .* no code"),
+    "a readout of code": (edit(head={"settings": {"readout": "os:system"}}), "names code"),
+    "a readout of code in a form": (
+        edit(head={"settings": {"readout": "pooled:os.system"}}),
+        "head.settings.readout: .*names code",
+    ),
+    "a readout of a file": (
+        edit(head={"settings": {"readout": "/etc/passwd"}}),
+        "head.settings.readout: .*names a file",
+    ),
+    "a readout of another family": (
+        edit(head={"family": "depth", "classes": [], "settings": {"readout": "pooled:cls"}}),
+        "head.settings.readout: .*names code",
+    ),
+    "a readout of a branch that is not there": (
+        edit(head={"settings": {"readout": "pooled:sky"}}),
+        "'pooled:sky': no branch 'sky'; the network has one alone",
+    ),
+    "a readout of endless branches": (
+        edit(head={"settings": {"readout": "pooled:" + "+".join(f"b{i}" for i in range(5000))}}),
+        "more than any real network has",
+    ),
     "unknown settings": (edit(head={"settings": {"width": 8}}), "head.settings.width"),
     "a family of a file": (edit(head={"own": "/tmp/x:y"}), "head.own: .*no module:name"),
     "a list": (lambda p: (p / "model.json").write_text("[]"), "one JSON object"),

@@ -1,6 +1,7 @@
 """Which readout a probe should have: cross-validation on labelled training pictures alone, no test picture is read.
 
-    python -m tools.bench.readouts [--backbones=default,random,FOLDER] [--fractions=0.1,1.0] [--draws=3] [--out=FILE]
+    python -m tools.bench.readouts [--backbones=default,random,FOLDER] [--fractions=0.1,1.0] [--draws=3]
+        [--readouts=pooled,layers,grids] [--out=FILE]
 
 Per backbone, row and draw each readout's probe is fitted with its own l2; its score and cross-entropy are those of the
 held-out folds. A generalist stands for networks of several branches.
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--rows", default=ROWS)
     parser.add_argument("--fractions", default="0.1")
     parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--readouts", default=",".join(readout.NAMES))
     parser.add_argument("--out", type=pathlib.Path)
     args = parser.parse_args()
     given, found = measured.provenance("tools.bench.readouts"), []
@@ -54,7 +56,7 @@ def table(
     rows = []
     for name in args.backbones.split(","):
         for fraction in map(float, args.fractions.split(",")):
-            for way in readout.NAMES:
+            for way in args.readouts.split(","):
                 place = (name, fraction, way)
                 own = [r for r in found if (r["backbone"], r["fraction"], r["readout"]) == place]
                 score, loss = (float(np.mean([r[f] for r in own])) for f in ("score", "loss"))
@@ -94,7 +96,7 @@ def of_row(
         source,
         row.transform(),
         task=row.family,
-        outputs=readout.NAMES,
+        outputs=tuple(args.readouts.split(",")),
         mesh=mesh_lib.make_mesh(data=1),
     )
     found = []
@@ -102,7 +104,7 @@ def of_row(
         for draw in range(1 if fraction == 1 else args.draws):
             rows = protocol.subset(source.keys, source.labels, fraction, draw)
             folds = protocol.folds(rows, source.keys, source.labels, draw)
-            for way in readout.NAMES:
+            for way in args.readouts.split(","):
                 fitted = fit_probe(
                     seen[way], source.labels, len(source.classes), rows=rows, folds=folds
                 )
