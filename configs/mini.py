@@ -19,6 +19,8 @@ STEPS = {
     "expert_dense": 900,
     "expert_det": 600,
     "generalist": 400,
+    "merged": 60,
+    "squeeze": 400,
 }
 VIEWS = {"segmentation": 6_000, "depth": 6_000, "detection": 6_000}
 

@@ -39,8 +39,11 @@ def get_config() -> ml_collections.ConfigDict:
     }
     for name, entry in students.items():
         config[name] = entry
-    config.stages = (*(s for s in quickstart.stages if s != "squeeze"), *students)
-    del config["squeeze"]
+    config.stages = (
+        *(s for s in quickstart.stages if s not in ("expert_det", "squeeze")),
+        *students,
+    )
+    del config["expert_det"], config["squeeze"]
     rungs = ("merged", "generalist", *students)
     config.benchmark.ladder = {name: {"cls": name, "dense": name} for name in rungs}
     config.benchmark.scratch = None

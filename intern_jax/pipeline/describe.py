@@ -44,31 +44,11 @@ def describe_model(name: str) -> str:
     key = jax.eval_shape(lambda: jax.random.key(0))
     init = functools.partial(module.init, train=False)
     variables = meta.unbox(jax.eval_shape(init, key, images))
-
-<<<<<<< HEAD
-    def forward(variables: Any, images: jax.Array) -> tuple[jax.Array, dict, Any]:
-        kept = {"capture_intermediates": _is_block, "mutable": ["intermediates"]}
-        out, blocks = module.apply(variables, images, train=False, task=_TASK, **kept)
-        return out["pooled"], out, blocks
-
-    jaxpr, (_, out, blocks) = jax.make_jaxpr(forward, return_shape=True)(variables, images)
-    total, cost = _count(variables["params"]), macs.multiply_adds(jaxpr, results=1)
-    held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(blocks))
-    lines = [f"{name} at {_SIZE} x {_SIZE} pixels, without a head for a task"]
-    lines += ["", _parts(module, variables["params"])]
-    field, inside = zoo.specs_inside({"name": name})
-    for spec in inside.values():
-        place = "each branch" if field == "branch" else "inside"
-        lines += ["", f"{place}, {spec['name']}", _parts(zoo.build(spec))]
-    lines += ["", f"parameters      {total:,}"]
-    lines += [f"multiply-adds   {cost / 1e9:.3f} G per picture, for the pooled features"]
-=======
     watched = _Watched(module, branch)
     first, *costs = costs_lib.of(watched, variables, side, branch, ["pooled", *choices(module)])
     lines = [f"{name} at {side} x {side} pixels, without a head for a task"]
     lines += ["", _parts(module, variables["params"]), *_branches(module)]
     lines += ["", f"parameters      {_count(variables['params']):,}"]
->>>>>>> readouts
     lines += [
         f"multiply-adds   {first.multiply_adds / 1e9:.3f} G per picture, for the pooled features"
     ]
@@ -114,9 +94,11 @@ def _main(module: Any) -> str:
 
 
 def _branches(module: Any) -> list[str]:
-    """The parts of a generalist's branches, once where all of them are of one kind."""
+    """The parts of the networks inside: of a generalist's branches, once where all of them are of one kind."""
     if not hasattr(module, "networks"):
         return []
+    if not hasattr(module, "branches"):
+        return ["", "the network inside", *map(_parts, module.networks())]
     tables: dict[str, list[str]] = {}
     for name, network in zip(module.branches, module.networks(), strict=True):
         tables.setdefault(_parts(network), []).append(name)

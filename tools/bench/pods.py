@@ -6,10 +6,10 @@ Needs:     the extra `tpu`; no TPU. Each row compiles in a process of its own, f
 Prints:    a Markdown table; a row that did not compile is in it, with the reason. --done keeps finished rows: those
            that the file holds are not compiled again.
 
-Every step is a stage's with AdamW and clipping, in bfloat16 compute with float32 parameters and moments: of an expert
-in classification of 1000 classes at 224 x 224 pixels; of the generalist and the squeeze with a dense group too, where
-the squeeze's teacher is the generalist; of a detector at 512 x 512 pixels; of the amateur with texts of 77 tokens. Times
-are estimates by the data sheet (topology/chips.py): no step was run.
+Every step is a stage's with AdamW and clipping, in bfloat16 compute with float32 parameters and moments. An expert's is
+classification of 1000 classes at 224 x 224 pixels. The generalist and the squeeze, which it teaches, have a dense group
+too. A detector sees 512 x 512 pixels, and the amateur reads texts of 77 tokens. Times are estimates by the data sheet
+(topology/chips.py): no step was run.
 """
 
 from __future__ import annotations
