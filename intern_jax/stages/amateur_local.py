@@ -3,10 +3,9 @@
 INTERN's Up-A-L cannot be recovered from its paper. This is the form that the field found strongest since, and it is
 ours: iBOT's patch loss (arXiv 2111.07832) over visible and masked positions as in TIPSv2 (2604.12012). The teacher is
 the student's own backbone without gradient, under a moving average of the head alone. The contrast beside it keeps the
-backbone from collapsing, and centring the head. `cross` also compares the two views where they overlap, and `gram`
-anchors the cosines between positions to an earlier checkpoint (DINOv3, 2508.10104).
+backbone from collapsing, and centring the head. `cross` also compares the two views where they overlap. `gram` anchors
+cosines between positions to an earlier checkpoint (DINOv3, 2508.10104). Legend: B batch, h, w map size, K prototypes.
 Batch: that of the amateur, with two views; window1, window2 float32 [B,4] and flip1, flip2 bool [B] for `cross`.
-Legend: B batch, h, w positions of a map, K prototypes.
 """
 
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from intern_jax.ops.images import normalise
 from intern_jax.stages.amateur import BANK, Amateur
 from intern_jax.tasks.local_pairs import VIEWS, LocalImageText, check_settings
 from intern_jax.tasks.pairs import ImageText
+from intern_jax.tasks.teachers import backbone_of
 from intern_jax.train.stage import Averages, Context, Embeddings, Role, Variables
 
 CENTRE = "centre"  # the collection of the teacher's mean scores
@@ -196,6 +196,5 @@ class AmateurLocal(Amateur):
 
     def _anchored(self, context: Context, images: jax.Array) -> jax.Array:
         """The map of the anchor's backbone."""
-        kept, task = context.frozen["anchor"], route(self.anchor, "pairs")
-        variables = {name: part["backbone"] for name, part in kept.items() if "backbone" in part}
-        return self.anchor.apply(variables, normalise(images), train=False, task=task)[self.layer]
+        own, task = backbone_of(context.frozen["anchor"]), route(self.anchor, "pairs")
+        return self.anchor.apply(own, normalise(images), train=False, task=task)[self.layer]

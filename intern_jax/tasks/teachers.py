@@ -105,12 +105,17 @@ class Teachers:
         return jax.lax.stop_gradient(made)
 
     def _features(self, arrays: Any, role: str, task: str, seen: Seen) -> Any:
-        own = {name: part["backbone"] for name, part in arrays.items() if "backbone" in part}
+        own = backbone_of(arrays)
         extent, size = canvas.of_rows(seen.rows), seen.images.shape[1:3]
         with canvas.only_inside(extent, size):
             images = canvas.cut(seen.images, extent, size)
             out = self.networks[role].apply(own, images, train=False, task=task)
         return jax.lax.stop_gradient(out)
+
+
+def backbone_of(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables of the backbone among those of a stage."""
+    return {name: part["backbone"] for name, part in arrays.items() if "backbone" in part}
 
 
 def _with_heads(model: MultiHead, params: Mapping[str, Any], kind: str) -> MultiHead | None:

@@ -55,6 +55,7 @@ def test_the_wheel_and_the_checkout_ship_the_same():
         "mini",
         "quickstart",
         "scratch",
+        "squeeze",
     ]
     assert [path.stem for path in SHIPPED] == sorted([*runs, "gvb", "wide_world"])
     assert [path.stem for path in RUNS] == runs

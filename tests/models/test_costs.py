@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from flax.core import meta
 
-from intern_jax.core import macs, tree
+from intern_jax.core import tree
 from intern_jax.models import zoo
 from intern_jax.models.heads import costs, readout
+from intern_jax.ops import macs
 
 TINY = {"name": "embedded_tiny"}
 SIDE = 32

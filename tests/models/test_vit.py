@@ -10,8 +10,8 @@ from metanet_fixture import flat, quick_jit, random_variables
 from PIL import Image
 from scipy.special import erf, expit
 
-from intern_jax.core.macs import multiply_adds
 from intern_jax.models.vit import ViT, to_stride
+from intern_jax.ops.macs import multiply_adds
 
 TIMM = ViT(width=12, depth=5, heads=3, patch=8, image_size=24)
 CLIP = TIMM.clone(patch_bias=False, pre_norm=True, activation="quick_gelu", epsilon=1e-5, out_dim=7)

@@ -12,10 +12,10 @@ from metanet_fixture import quick_jit, random_variables
 
 from intern_jax.core import tree as tree_lib
 from intern_jax.core.config import UserError
-from intern_jax.core.macs import multiply_adds
 from intern_jax.models import zoo
 from intern_jax.models.metanet import MetaNet
 from intern_jax.models.vit import ViT
+from intern_jax.ops.macs import multiply_adds
 
 CLASSES = 1000
 # Parameters with a linear layer to 1000 classes, side of the images, 10^9 multiply-adds there.

@@ -217,8 +217,8 @@ def ours(name: str, size: int, train: bool, args: argparse.Namespace) -> tuple[C
     import optax
     from flax.core import meta
 
-    from intern_jax.core.macs import multiply_adds
     from intern_jax.models import zoo
+    from intern_jax.ops.macs import multiply_adds
     from intern_jax.train.progress import meter
 
     dtype = {"cpu": "float32", "gpu": "bfloat16"}[args.device]

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from intern_jax.core import macs
 from intern_jax.models.heads import readout
+from intern_jax.ops import macs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Cost:
 
     features       D
     parameters     in the arrays that it depends on: an auxiliary branch counts up to its last exchanged map
-    multiply_adds  of matrix products and convolutions (core/macs.py)
+    multiply_adds  of matrix products and convolutions (ops/macs.py)
     """
 
     readout: str

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from intern_jax.core.macs import multiply_adds
+from intern_jax.ops.macs import multiply_adds
 
 # Peak dense bfloat16 TFLOP/s by device kind, from the makers' data sheets.
 PEAK_TFLOPS = {

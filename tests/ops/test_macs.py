@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from intern_jax.core.macs import inputs_used, multiply_adds
 from intern_jax.ops.attention import attention
 from intern_jax.ops.depthwise import depthwise_conv
+from intern_jax.ops.macs import inputs_used, multiply_adds
 
 
 def count(function, *shapes, results=None):
