@@ -19,6 +19,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
         "intern_jax.stages.expert:Expert",
         "intern_jax.stages.generalist:Generalist",
         "intern_jax.stages.merged:Merged",
+        "intern_jax.stages.squeeze:Squeeze",
     ),
     "evaluators": (
         "intern_jax.stages.held_out:HeldOut",
