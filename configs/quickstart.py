@@ -179,7 +179,7 @@ def squeeze(steps: int) -> dict:
     return {
         "stage": {
             "fn": "intern_jax.stages.squeeze:Squeeze",
-            "imitate": {"teachers": {"generalist": ()}, "logits": True},
+            "imitate": {"teachers": {"generalist": ()}, "logits": True, "hidden": 64},
         },
         "start": {"backbone": "merged", "generalist": "generalist"},
         "data": {"cls": classification(), "dense": dense()},

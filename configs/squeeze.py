@@ -70,6 +70,7 @@ def taught(
 ) -> dict:
     """The same by labels and teachers, which are the roles of `start` but its backbone."""
     entry = labels(quickstart, start, length)
-    imitate = {"teachers": {role: () for role in start if role != "backbone"}, "logits": True}
+    teachers = {role: () for role in start if role != "backbone"}
+    imitate = {"teachers": teachers, "logits": True, "hidden": 64}
     entry["stage"] = {"fn": "intern_jax.stages.squeeze:Squeeze", "imitate": imitate}
     return entry if backbone is None else entry | {"backbone": backbone}

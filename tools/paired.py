@@ -36,7 +36,15 @@ PAIRS: tuple[tuple[Side, Side], ...] = (
     (("amateur", 0.1), ("random", 0.1)),
     (("expert", 0.1), ("amateur", 0.1)),
     (("generalist", 0.1), ("expert", 0.1)),
+    (("generalist", 0.1), ("merged", 0.1)),
+    (("squeeze", 0.1), ("generalist", 0.1)),
+    (("squeeze", 0.1), ("merged", 0.1)),
     (("finetune", 0.1), ("generalist", 0.1)),
+    # configs/squeeze.py
+    (("same", 0.1), ("generalist", 0.1)),
+    (("taught", 0.1), ("labels", 0.1)),
+    (("taught", 0.1), ("taught_by_experts", 0.1)),
+    (("squeezed", 0.1), ("taught", 0.1)),
     # configs/many_sets.py
     (("one", 0.1), ("amateur", 0.1)),
     (("all", 0.1), ("one", 0.1)),

@@ -105,7 +105,7 @@ class GraftReport:
         """The share of the scalars in `leaves` (by name, without `prefix`) that the graft left as they were: 0 to 1."""
         total = sum(leaf.size for leaf in leaves.values())
         names = [n.removeprefix(prefix) for n in self.missing if n.startswith(prefix)]
-        return sum(leaves[name].size for name in names) / max(total, 1)
+        return sum(leaves[name].size for name in names if name in leaves) / max(total, 1)
 
     def summary(self) -> str:
         """One line with counts and a few names."""

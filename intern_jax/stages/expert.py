@@ -22,7 +22,7 @@ from intern_jax.models.heads.deeplab import AUXILIARY
 from intern_jax.models.scanning import late_gathers
 from intern_jax.ops.images import normalise
 from intern_jax.ops.mixing import Mixing
-from intern_jax.stages.imitation import STATISTICS, Imitation
+from intern_jax.stages.imitation import NAME, STATISTICS, Imitation
 from intern_jax.stages.pairs_beside import KIND as PAIRS
 from intern_jax.stages.pairs_beside import PairsBeside
 from intern_jax.tasks.labelled import (
@@ -85,7 +85,7 @@ class Expert(Stage):
         if imitate is not None:
             self.imitation = Imitation(imitate, teachers or {}, self.sets, self.kinds)
             self.roles = {**self.roles, **self.imitation.roles}
-            self.exports = f"{self.exports}|{STATISTICS}/.*"
+            self.exports, self.fresh = f"{self.exports}|{STATISTICS}/.*", f"{NAME}/"
         self.pairs = None
         if pairs is not None:
             self.pairs = PairsBeside(backbone, pairs, self.sets.terms)

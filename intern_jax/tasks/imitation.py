@@ -33,7 +33,7 @@ class Imitate(Settings):
     share         of 1 - cosine in the standard form
     standardise   whether the teacher's features have mean 0 and variance 1 per channel; None: in the standard form
     ladder        whether finer maps of the student take part in the predictions, each by a small perceptron
-    hidden        channels inside such a perceptron
+    hidden        channels inside such a perceptron; that of the map itself has four times as many at most
     keep          probability with which a teacher counts whose loss of a picture is not the largest; 1: all count
     mask          share of what MGD masks: positions, or with `mask_channels` channels
     logits        whether the outputs of teachers' heads are imitated too, one term SOURCE_logits each
@@ -115,6 +115,6 @@ class Imitator(nn.Module):
         finer = LAYERS if name == POOLED else LAYERS[: LAYERS.index(name)]
         inner = finer if self.settings.ladder else ()
         if name == POOLED:
-            return Adapter(features, inner, hidden, name=module)(student)
-        ladder: Any = Ladder(features, name, inner, hidden, name=module)
+            return Adapter(features, inner, hidden, 4 * hidden, name=module)(student)
+        ladder: Any = Ladder(features, name, inner, hidden, 4 * hidden, name=module)
         return ladder(student, target.shape[1:3])

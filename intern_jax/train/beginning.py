@@ -5,6 +5,7 @@ After a divergence the state comes from a checkpoint before the trouble.
 
 import dataclasses
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,10 @@ class Beginning:
             return state
         state, self.report = graft(state, self.source, self.stage, self.programs.abstract)
         log.info("%s: graft %s", self.stage.name, self.report.summary())
-        missing = self.report.missing_share(tree.names(self.programs.abstract.params), "params/")
+        params = tree.names(self.programs.abstract.params)
+        if self.stage.fresh:
+            params = {n: p for n, p in params.items() if not re.match(self.stage.fresh, n)}
+        missing = self.report.missing_share(params, "params/")
         if missing > MUCH:
             log.warning(
                 "%s: %.0f%% of the parameters start at random", self.stage.name, 100 * missing

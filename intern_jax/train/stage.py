@@ -74,6 +74,7 @@ class Stage:
                    a role of that name
     graft          rules that start arrays from roles (core/tree.py); names in the source are
                    ROLE/COLLECTION/NAME
+    fresh          regex over parameter names, "" for none: they start at random by design
     frozen         arrays that the loss reads and never changes, such as {role: variables}; placed once
     weights        loss term -> weight, 1 if absent. The step applies them and logs every term
     trainable      regex over parameter names; the others get no gradient and no optimizer state
@@ -97,6 +98,7 @@ class Stage:
     roles: Mapping[str, Role] = {}
     blends: Mapping[str, Sequence[Blend]] = {}
     graft: Sequence[Rule] = ()
+    fresh: str = ""
     frozen: Mapping[str, Any] = {}
     weights: Mapping[str, float] = {}
     trainable: str = ".*"

@@ -25,7 +25,7 @@ from torch_state import our_generalist_name
 from intern_jax.core.config import UserError
 from intern_jax.models import zoo
 from intern_jax.models.metanet import block_operators
-from intern_jax.models.transfer import Generalist, Path
+from intern_jax.models.transfer import CrossStitch, Generalist, Path
 
 TINY = {"name": "generalist", "branch": {"name": "embedded_tiny"}}
 BRANCH = {"cls": ("global", "gv_global"), "dense": ("patch", "gv_patch")}
@@ -214,3 +214,155 @@ def test_a_path_over_two_levels_learns_unless_as_the_original(parity):
 def test_refuses_an_unknown_task():
     with pytest.raises(UserError, match="no branch 'seg'; it has cls, dense"):
         zoo.build(TINY).apply({}, jnp.zeros((1, 32, 32, 3)), train=False, task="seg")
+
+
+# --- tasks, links and other transfers ----------------------------------------------------------------
+
+THREE = TINY | {"branches": ["cls", "detection", "dense"], "branch": PLAIN}
+
+
+@pytest.mark.parametrize(
+    "settings, routes",
+    [
+        ({}, {"classification": "cls", "pairs": "cls", "detection": "detection", "depth": "dense"}),
+        (
+            {"sets": ["cls", "detection", "segmentation", "depth"]},
+            {"cls": "cls", "segmentation": "dense:segmentation", "depth": "dense:depth"},
+        ),
+        ({"sets": []}, {"depth": "dense", "cls:anything": "cls"}),
+        (
+            {"serves": {"depth": "cls:dense", "cls": "dense:cls"}},
+            {"depth": "cls:dense", "classification": "dense:cls", "segmentation": "dense"},
+        ),
+        ({}, {"dense:cls": "dense:cls", "detection:dense": "detection:dense"}),
+    ],
+)
+def test_main_branch_and_batchnorm_set_are_chosen_apart(settings, routes):
+    network = zoo.build(THREE | settings)
+    assert {task: network.route(task) for task in routes} == routes
+
+
+def test_a_call_by_family_uses_its_branch_and_set():
+    image = jax.random.normal(jax.random.key(1), (3, 32, 32, 3))
+    module, tree = _initialised(
+        THREE | {"sets": ["cls", "detection", "segmentation", "depth"]}, image
+    )
+    run = quick_jit(lambda tree, image: module.apply(tree, image, True, "depth", mutable=True))
+    out, new = run(tree, image)
+    old, now = (flat(t["batch_stats"]) for t in (tree, new))
+    moved = {name for name in now if np.any(np.asarray(now[name] != old[name]))}
+    assert moved and {name.split("/")[-2] for name in moved} == {"depth"}
+    expert = zoo.build(PLAIN | {"sets": module.sets})
+    own = {collection: tree[collection]["dense"] for collection in tree}
+    plain = jax.jit(lambda tree, image: expert.apply(tree, image, True, "depth", mutable=True))
+    wanted, _ = plain(own, image)
+    np.testing.assert_allclose(out["pooled"], wanted["pooled"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "links, others",
+    [
+        ("all", {"cls": 2, "detection": 2, "dense": 2}),
+        ("ordered", {"cls": 0, "detection": 1, "dense": 2}),
+        ([["cls", "dense"], ["dense", "cls"]], {"cls": 1, "detection": 0, "dense": 1}),
+    ],
+)
+def test_links_of_all_of_an_order_and_of_pairs(links, others):
+    module = zoo.build(THREE | {"links": links})
+    assert {name: len(module.others(name)) for name in module.branches} == others
+    shapes = jax.eval_shape(
+        functools.partial(module.init, train=False), jax.random.key(0), jnp.zeros((1, 32, 32, 3))
+    )
+    made = {name for name in shapes["params"] if name.startswith("transfer_")}
+    assert len(made) == sum(others.values())
+    assert set(shapes["params"]) == {part.name for part in module.parts()}
+
+
+def test_layers_say_after_which_maps_are_exchanged():
+    module = zoo.build(THREE | {"layers": [2, 3]})
+    shapes = jax.eval_shape(
+        functools.partial(module.init, train=False), jax.random.key(0), jnp.zeros((1, 32, 32, 3))
+    )
+    paths = {"layer2_from_layer2", "layer3_from_layer2", "layer3_from_layer3"}
+    assert set(shapes["params"]["transfer_cls_from_dense"]) == paths
+
+
+def test_gradients_reach_a_helping_branch_if_asked():
+    image = jax.random.normal(jax.random.key(1), (3, 32, 32, 3))
+    rng = np.random.default_rng(0)
+    for asked in (False, True):
+        module, tree = _initialised(TINY | {"branch": PLAIN, "gradient": asked}, image)
+        params = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape), tree["params"])
+
+        @quick_jit
+        @jax.grad
+        def gradient(params, module=module, tree=tree):
+            out, _ = module.apply(tree | {"params": params}, image, True, "cls", mutable=True)
+            return jnp.sin(out["pooled"]).sum()
+
+        reached = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(gradient(params)["dense"]))
+        assert (reached > 0) == asked
+
+
+def test_a_cross_stitch_mixes_channel_by_channel():
+    maps = [jax.random.normal(jax.random.key(n), (2, 3, 3, 4)) for n in range(3)]
+    stitch = CrossStitch(3)
+    tree = stitch.init(jax.random.key(0), maps, True)
+    shares = np.asarray(tree["params"]["shares"])
+    np.testing.assert_allclose(shares[0, :, 0], [0.9, 0.05, 0.05], rtol=1e-6)
+    assert shares.shape == (3, 3, 4)
+    drawn = np.random.default_rng(0).normal(size=shares.shape).astype(np.float32)
+    mixed = stitch.apply({"params": {"shares": drawn}}, maps, True)
+    wanted = np.einsum("abc,bnhwc->anhwc", drawn, np.stack(maps))
+    np.testing.assert_allclose(np.stack(mixed), wanted, rtol=1e-5, atol=1e-5)
+
+    def loss(x, stop):
+        return stitch.apply({"params": {"shares": drawn}}, [maps[0], x, maps[2]], stop)[0].sum()
+
+    assert not np.any(jax.grad(loss)(maps[1], True)) and np.any(jax.grad(loss)(maps[1], False))
+
+
+def test_cross_stitched_branches_with_all_of_themselves_are_their_experts():
+    image = jax.random.normal(jax.random.key(1), (3, 32, 32, 3))
+    module, tree = _initialised(TINY | {"branch": PLAIN, "transfer": "cross_stitch"}, image)
+    assert {n for n in tree["params"] if n.startswith("stitch")} == {
+        f"stitch_layer{level}" for level in (1, 2, 3)
+    }
+    for level in (1, 2, 3):
+        shares = tree["params"][f"stitch_layer{level}"]["shares"]
+        eye = jnp.broadcast_to(jnp.eye(2)[:, :, None], shares.shape)
+        tree["params"][f"stitch_layer{level}"]["shares"] = eye
+    _equals_its_expert(module, tree, image, "dense", PLAIN)
+
+
+def test_without_transfer_branches_stand_side_by_side():
+    image = jax.random.normal(jax.random.key(1), (3, 32, 32, 3))
+    module, tree = _initialised(TINY | {"branch": PLAIN, "transfer": "none"}, image)
+    assert set(tree["params"]) == {"cls", "dense"}
+    _equals_its_expert(module, tree, image, "dense", PLAIN)
+
+
+def test_a_vit_is_a_branch():
+    image = jax.random.normal(jax.random.key(1), (3, 32, 32, 3))
+    vit = {"name": "vit_ti_16", "width": 16, "depth": 4, "heads": 2, "patch": 8, "image_size": 32}
+    module, tree = _initialised(TINY | {"branch": vit}, image)
+    _equals_its_expert(module, tree, image, "cls", vit)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape), tree["params"])
+    run = quick_jit(lambda params: module.apply(tree | {"params": params}, image, False, "cls"))
+    other = dict(params, dense=jax.tree.map(lambda x: x + 0.1, params["dense"]))
+    ours, moved = run(params), run(other)
+    # The other branch's tokens arrive, from the first quarter on.
+    assert all(float(jnp.abs(ours[n] - moved[n]).max()) > 1e-4 for n in ("layer1", "pooled"))
+
+
+def _equals_its_expert(module, tree, image, task, spec):
+    sets = {"sets": module.sets} if "width" not in spec else {}
+    expert = zoo.build(spec | sets)
+    own = {collection: tree[collection][task] for collection in tree if task in tree[collection]}
+    ours, plain = (
+        jax.jit(functools.partial(net.apply, train=False, task=task))(weights, image)
+        for net, weights in ((module, tree), (expert, own))
+    )
+    for key, wanted in plain.items():
+        np.testing.assert_allclose(ours[key], wanted, rtol=1e-5, atol=1e-5, err_msg=key)
