@@ -9,8 +9,8 @@ import ml_collections
 
 from intern_jax.core.config import load_config
 
-STEPS = 400
-SAME = 100
+STEPS = 300
+SAME = 60
 
 
 def get_config() -> ml_collections.ConfigDict:
