@@ -30,6 +30,7 @@ ROOMS = (
     "curation.pictures",
     "weights.published",
     "weights",
+    "tasks.teaching",
     "tasks",
     "models.heads",
     "models.detection",

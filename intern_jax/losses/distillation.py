@@ -17,9 +17,12 @@ SHORT = 1e-6
 # --- features -------------------------------------------------------------------------------------
 
 
-def cosine_and_smooth_l1(predicted: jax.Array, target: jax.Array, share: float = 0.5) -> jax.Array:
+def cosine_and_smooth_l1(
+    predicted: jax.Array, target: jax.Array, share: float = 0.5, valid: jax.Array | None = None
+) -> jax.Array:
     """share (1 - cos) + (1 - share) smooth L1 of vectors [B,D] or maps [B,h,w,D]: [B], the mean over positions.
 
+    `valid` (bool [B,h,w], None: all) says which positions count.
     Smooth L1 has beta 1 and is the mean over channels. UNIC (arXiv 2408.05088) and DUNE (arXiv 2503.14405) use this
     form and the share 0.5, for targets of mean 0 and variance 1 per channel. If a vector is shorter than 1e-6, its
     cosine is 0 and gives no gradient. ValueError for a share outside [0, 1].
@@ -28,7 +31,7 @@ def cosine_and_smooth_l1(predicted: jax.Array, target: jax.Array, share: float =
         raise ValueError(f"share is {share}; 0 to 1 is needed")
     predicted, target = _pair(predicted, target)
     apart = smooth_l1(predicted, target).mean(axis=-1)
-    return _mean(share * (1 - _cosine(predicted, target)) + (1 - share) * apart)
+    return _mean(share * (1 - _cosine(predicted, target)) + (1 - share) * apart, valid)
 
 
 def hint(predicted: jax.Array, target: jax.Array) -> jax.Array:
@@ -173,6 +176,9 @@ def _sum(x: jax.Array) -> jax.Array:
     return x.sum(axis=tuple(range(1, x.ndim)))
 
 
-def _mean(x: jax.Array) -> jax.Array:
-    """[B]: the mean of [B,...] over all axes but the first."""
-    return x.mean(axis=tuple(range(1, x.ndim)))
+def _mean(x: jax.Array, valid: jax.Array | None = None) -> jax.Array:
+    """[B]: the mean of [B,...] over all axes but the first, where `valid`; 0 where nothing is."""
+    if valid is None:
+        return x.mean(axis=tuple(range(1, x.ndim)))
+    count = _sum(valid.astype(x.dtype))
+    return _sum(jnp.where(valid, x, 0)) / jnp.maximum(count, 1)

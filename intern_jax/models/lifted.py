@@ -23,7 +23,8 @@ class Lifted(nn.Module):
     The other layers are those of the network inside, which is of class `family` with the settings `of`. `features` is
     D and `channels` is C. `sets` are the BatchNorm sets of the network inside (None: those of `of`).
 
-    Its parameters are under "network/", so a stage that starts from the plain backbone needs the rule `graft.add`:
+    Its parameters are under "network/", so a stage that starts from the plain backbone needs a rule, in `graft.add`, or
+    in `graft.replace` where heads would be taken that no longer fit:
     [["(params|batch_stats)/backbone/network/(.*)", "backbone/\\\\1/backbone/\\\\2"]].
     """
 
@@ -44,7 +45,9 @@ class Lifted(nn.Module):
         self.lift_layer4 = Conv(self.channels, 1, use_bias=True, dtype=self.dtype)
 
     def _inside(self, **settings: Any) -> Any:
-        sets = {"sets": tuple(self.sets)} if self.sets else {}
+        # A ViT has no BatchNorm; a generalist gives sets to all branches.
+        has_sets = "sets" in getattr(self.family, "__dataclass_fields__", {})
+        sets = {"sets": tuple(self.sets)} if self.sets and has_sets else {}
         return self.family(**{**self.of, **sets, **settings})
 
     def networks(self) -> list[Any]:

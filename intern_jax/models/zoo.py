@@ -337,7 +337,10 @@ def _check_routes(settings: Mapping[str, Any]) -> None:
     reached = set()
     for task in (*(network.serves or {}), *network.branches, *(network.sets or ()), *names()):
         try:
-            reached.add(network.route(task).partition(":")[0])
+            found = network.route(task)
+            reached.add(found.partition(":")[0])
+            if network.route(found) != found:
+                raise UserError(f"gives {found!r}, which serves sends elsewhere; write BRANCH:SET")
         except UserError as error:
             if task in (network.serves or {}):
                 raise UserError(f"backbone.serves.{task}: {error}") from None

@@ -224,6 +224,11 @@ def _checked_entry(
         stage.check_data(entry["data"])
     except UserError as error:
         raise UserError(f"{where}.{error}") from None
+    try:
+        data = {role: settings[one]["data"] for role, one in (read.start or {}).items() if one}
+        stage.check_roles({**data, "": entry["data"]})
+    except UserError as error:
+        raise UserError(f"{where}.{error}") from None
     written = "start" in given[name]
     entry["start"] = _checked_start(entry["start"], written, read.graft, stage, where)
     return entry

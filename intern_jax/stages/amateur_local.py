@@ -23,7 +23,7 @@ from intern_jax.ops.images import normalise
 from intern_jax.stages.amateur import BANK, Amateur
 from intern_jax.tasks.local_pairs import VIEWS, LocalImageText, check_settings
 from intern_jax.tasks.pairs import ImageText
-from intern_jax.tasks.teachers import backbone_of
+from intern_jax.tasks.teaching.teachers import backbone_of
 from intern_jax.train.stage import Averages, Context, Embeddings, Role, Variables
 
 CENTRE = "centre"  # the collection of the teacher's mean scores

@@ -9,7 +9,7 @@ Accumulation keeps every mean over rows, but BatchNorm, where it is not held `st
 Legend: B batch, H, W image size, K classes of one source.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -33,7 +33,7 @@ from intern_jax.tasks.labelled import (
     mixed_rows,
 )
 from intern_jax.tasks.multi_head import CLS, DENSE, MultiHead, checked_heads, kinds
-from intern_jax.tasks.teachers import Seen
+from intern_jax.tasks.teaching.teachers import Seen
 from intern_jax.train.stage import Averages, Context, Role, Stage
 
 
@@ -67,7 +67,7 @@ class Expert(Stage):
         of their own, such as {"detection": {"name": "fcos", "settings": {"width": 64}, "sources": {"coco": {...}}}}.
         `spaces`: {kind: label space} for kinds whose sources share one head (tasks/spaces.py). `pairs`: the amateur's
         settings, to keep its losses on a group of pairs. `mixing`: how pictures of classes are mixed in training
-        (ops/mixing.py: Mixing). `imitate`: how it imitates frozen `teachers` beside its labels (tasks/imitation.py).
+        (ops/mixing.py: Mixing). `imitate`: how it imitates frozen `teachers` (tasks/teaching/imitator.py).
         With `trainable` "(?!backbone/)" and `still` "backbone/" only the heads learn.
         """
         self.name = "expert"
@@ -84,7 +84,7 @@ class Expert(Stage):
         self.imitation = None
         if imitate is not None:
             self.imitation = Imitation(imitate, teachers or {}, self.sets, self.kinds)
-            self.roles = {**self.roles, **self.imitation.roles}
+            self.roles = {**self.roles, **self.taught_by(self.roles)}
             self.exports, self.fresh = f"{self.exports}|{STATISTICS}/.*", f"{NAME}/"
         self.pairs = None
         if pairs is not None:
@@ -107,9 +107,17 @@ class Expert(Stage):
             own_heads=chosen,
         )
 
+    def taught_by(self, others: Iterable[str]) -> dict[str, Role]:
+        """The roles of the teachers, {} without; UserError where one is called as one of the `others`."""
+        return self.imitation.roles_beside(others) if self.imitation else {}
+
     def check_data(self, data: Mapping[str, Mapping[str, Any]]) -> None:
         if self.pairs:
             self.pairs.check_data(data)
+
+    def check_roles(self, earlier: Mapping[str, Mapping[str, Any]]) -> None:
+        if self.imitation:
+            self.imitation.check_roles(earlier)
 
     def init(self, key: jax.Array, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         images = {k: normalise(batch[g]["image"]) for k, g in reversed(self._labelled(batch))}

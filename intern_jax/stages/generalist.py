@@ -3,7 +3,7 @@
 Complete backbones, one per branch, exchange features through modules that output zero at the start: at step 0 the
 generalist's outputs are its experts' (components: models/transfer.py). Each branch keeps a BatchNorm set per family,
 as the released cls-bn and det-bn parameter sets do. A branch's role has the branch's name. A branch that serves no
-group of the data stays as it is.
+group of the data is not trained; its statistics move where it shares a BatchNorm set with one that does.
 """
 
 from collections.abc import Iterable, Mapping
@@ -36,22 +36,21 @@ class Generalist(Expert):
                 f"backbone: {backbone.get('name')!r} has no branches; write {{'name': 'generalist', "
                 "'branch': {...}}"
             )
-        self.roles = {name: Role() for name in branches} | self._teachers()
+        self.roles = {name: Role() for name in branches} | self.taught_by(branches)
         self.graft = self._rules(branches)
         self._keep_others(branches, map(kind_of, classes))
 
     def _rules(self, branches: Iterable[str]) -> list[Rule]:
         """Each branch, with the heads of the kinds that it serves, starts from its expert."""
-        named, either = "|".join(branches), "params|batch_stats"
-        sets = "|".join(getattr(self.network, "sets", None) or ()) or named
-        rules = [
-            # Every set of a branch's BatchNorm starts from that branch's expert, which has one set.
-            (
-                rf"({either})/backbone/({named})/(.*)/(?:{sets})/(scale|bias|mean|var)",
-                r"\2/\1/backbone/\3/\4",
-            ),
-            (rf"({either})/backbone/({named})/(.*)", r"\2/\1/backbone/\3"),
-        ]
+        either = "params|batch_stats"
+        sets = "|".join(getattr(self.network, "sets", None) or ())
+        rules = []
+        for name in branches:
+            if sets:
+                # Every set of a branch's BatchNorm starts from that branch's expert, which has one set.
+                inside = rf"({either})/backbone/{name}/(.*)/(?:{sets})/(scale|bias|mean|var)"
+                rules.append((inside, rf"{name}/\1/backbone/\2/\3"))
+            rules.append((rf"({either})/backbone/{name}/(.*)", rf"{name}/\1/backbone/\2"))
         for kind in kinds():
             branch = self._branch_of(kind)
             if branch:
@@ -71,9 +70,6 @@ class Generalist(Expert):
             )
         if not self.still and not self.network.sets:
             self.still = f"backbone/(?:{others})/"
-
-    def _teachers(self) -> dict[str, Role]:
-        return self.imitation.roles if self.imitation else {}
 
     def _branch_of(self, kind: str) -> str:
         """The branch that serves a kind of groups, "" for none."""

@@ -44,7 +44,7 @@ class Merged(Expert):
 
         None is the plain mean of the experts, without a base.
         """
-        for name in ("pairs", "trainable"):
+        for name in ("pairs", "trainable", "imitate"):
             if name in settings:
                 raise UserError(
                     f"stage.{name}: a merged stage trains its heads alone; leave it out, or train an expert that "

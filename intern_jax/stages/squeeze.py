@@ -1,10 +1,10 @@
 """Squeeze: one plain backbone learns from the generalist, and serves every head.
 
-The losses are those of the labels (stages/expert.py) and of frozen teachers (tasks/imitation.py): the generalist, or
-as a control its experts directly. Neither INTERN nor X-Learner (arXiv 2203.08764) publishes its losses, so this is a
-reconstruction after UNIC (arXiv 2408.05088). The backbone starts from merged weights, from an earlier squeeze, or from
-random weights. A last stretch at several resolutions is another squeeze that starts from this one, whose groups of one
-kind differ in size.
+The losses are those of the labels (stages/expert.py) and of frozen teachers (tasks/teaching/imitator.py): the
+generalist, or as a control its experts directly. Neither INTERN nor X-Learner (arXiv 2203.08764) publishes its losses,
+so this is a reconstruction after UNIC (arXiv 2408.05088). The backbone starts from merged weights, from an earlier
+squeeze, or from random weights. A last stretch at several resolutions is another squeeze that starts from this one. Its
+groups of one kind differ in size.
 """
 
 from collections.abc import Mapping
@@ -53,5 +53,5 @@ class Squeeze(Expert):
             (rf"(params|{STATISTICS})/{NAME}/(.*)", rf"backbone/\1/{NAME}/\2"),
         ]
         if self.pairs:
-            self.roles = {**self.roles, "towers": Role()}
+            self.roles = {**self.roles, "towers": Role(), **self.taught_by(("towers",))}
             self.graft.append(self.pairs.graft("towers"))

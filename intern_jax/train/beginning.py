@@ -157,7 +157,8 @@ def check_start(target: Any, source: Any, stage: Stage) -> None:
 
     A part of a blend may have no other use.
     """
-    _, report = tree.matches(target, source, stage.graft)
+    origins, report = tree.matches(target, source, stage.graft)
+    _check_statistics(target, source, origins, stage.name)
     names, unused = list(tree.names(source)), set(report.unused)
     roles = dict.fromkeys(name.split("/")[0] for name in names)
     summed = stage.blended if any(name in roles for name in stage.blends) else ()
@@ -168,6 +169,20 @@ def check_start(target: Any, source: Any, stage: Stage) -> None:
                 f"{stage.name}.start.{role}: none of its {len(mine)} arrays (such as {mine[0]}) is "
                 f"asked for by a graft rule; bind another stage, or add a rule to {stage.name}.graft"
             )
+
+
+def _check_statistics(target: Any, source: Any, origins: Mapping[str, str], stage: str) -> None:
+    """Refuse a backbone that takes weights and, though there are some, no BatchNorm statistics."""
+    params, statistics = "params/backbone/", "batch_stats/backbone/"
+    weights = {origins[name].partition("/")[0] for name in origins if name.startswith(params)}
+    wanted = [name for name in tree.names(target) if name.startswith(statistics)]
+    held = [name for name in tree.names(source) if name.partition("/")[2].startswith(statistics)]
+    there = [name for name in held if name.partition("/")[0] in weights]
+    if wanted and there and not any(name in origins for name in wanted):
+        raise UserError(
+            f"{stage}.start: no BatchNorm statistics are taken, of which there are {there[0]} and others for "
+            f"{wanted[0]}; give both backbones the same sets, or add a graft rule"
+        )
 
 
 def _changes(segments: Sequence[Mapping[str, Any]]) -> list[tuple[int, dict[str, Any]]]:

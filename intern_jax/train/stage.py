@@ -116,6 +116,9 @@ class Stage:
     def check_data(self, data: Mapping[str, Mapping[str, Any]]) -> None:
         """Refuse groups of a config that the stage cannot read, by a UserError; their kinds are known."""
 
+    def check_roles(self, earlier: Mapping[str, Mapping[str, Any]]) -> None:
+        """Refuse earlier stages that do not fit: `earlier` has each role's groups of data, and under "" its own."""
+
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         """All variables for a batch of these shapes; nn.Partitioned may name their logical axes."""
         raise NotImplementedError

@@ -271,7 +271,8 @@ class Model:
         )
 
         def run(canvases: np.ndarray, _sizes: Any) -> jax.Array:
-            return tower.projected(placed.outputs(canvases, None, ("pooled",))["pooled"])
+            # By the branch and BatchNorm set by which pairs are trained.
+            return tower.projected(placed.outputs(canvases, "pairs", ("pooled",))["pooled"])
 
         return np.concatenate([rows for rows, _ in self._batches(images, run, batch_size)])
 

@@ -22,11 +22,14 @@ from intern_jax.core import averages, tree
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.models import zoo
+from intern_jax.ops.images import normalise
 from intern_jax.stages.expert import Expert
 from intern_jax.stages.generalist import Generalist
 from intern_jax.stages.squeeze import Squeeze
-from intern_jax.train import loop
+from intern_jax.train import loop, optim, settings
+from intern_jax.train import state as state_lib
 from intern_jax.train.stage import Role
+from intern_jax.train.step import make_step
 
 GENERALIST = {"name": "generalist", "branch": CONVOLUTIONS}
 WIDE = CONVOLUTIONS | {"channels": (8, 16, 24, 16)}
@@ -34,7 +37,8 @@ WIDE = CONVOLUTIONS | {"channels": (8, 16, 24, 16)}
 
 def squeeze(imitate=None, teachers=None, **settings) -> Squeeze:
     given = {"backbone": WIDE, "classes": CLASSES, "dense_width": 8}
-    imitate = {"teachers": {"generalist": []}, "hidden": 8} | (imitate or {})
+    imitate = {"teachers": {"generalist": []}} | (imitate or {})
+    imitate |= {} if imitate.get("form") == "mgd" else {"hidden": 8}
     teachers = {"generalist": GENERALIST} if teachers is None else teachers
     return Squeeze(**given | {"imitate": imitate, "teachers": teachers} | settings)
 
@@ -183,6 +187,9 @@ def test_starts_from_merged_weights_and_from_a_squeeze():
         ({"imitate": {"form": "kd"}}, "stage.imitate.form"),
         ({"imitate": {"form": "mgd", "maps": []}}, "stage.imitate.maps: nothing is imitated"),
         ({"imitate": {"maps": ["layer5"]}}, "stage.imitate.maps"),
+        ({"imitate": {"mask": 0.5}}, "stage.imitate.mask: has no effect in the form 'standard'"),
+        ({"imitate": {"temperature": 2.0}}, "stage.imitate.temperature: has no effect without"),
+        ({"imitate": {"teachers": {"a": ["depth"]}}}, "teachers.a: the data has no group of kind"),
     ],
 )
 def test_mistakes(settings, message):
@@ -222,20 +229,12 @@ def test_a_killed_squeeze_goes_on_bit_for_bit(tmp_path):
 
 def test_the_student_serves_every_head():
     """Zero-shot text, classes, boxes, masks and depth, on one plain backbone."""
-    rng = np.random.default_rng(0)
     dense = labelled()["dense"]
     image = dense["image"]
-    objects = {
-        "boxes": rng.uniform(0, 32, (8, 3, 4)).astype(np.float32),
-        "box_labels": np.zeros((8, 3), np.int32),
-        "box_valid": np.ones((8, 3), bool),
-        "box_ignore": np.zeros((8, 3), bool),
-        "extent": np.full((8, 2), 32, np.int32),
-    }
     batch = {
         **labelled(groups=("cls",)),
         **pairs(),
-        "detection": {"image": image, "source": np.zeros(8, np.int32), **objects},
+        "detection": _objects(rows=8, size=32),
         "segmentation": {name: dense[name] for name in ("image", "mask", "source")},
         "depth": {name: dense[name] for name in ("image", "depth", "depth_valid", "source")},
     }
@@ -285,3 +284,101 @@ def test_the_student_serves_every_head():
     assert set(out) == {"cls", "detection", "segmentation", "depth"}
     texts = {"image": image, "tokens": batch["pairs"]["tokens1"]}
     assert jax.eval_shape(stage.predict, params, variables, texts)
+
+
+def test_a_teacher_teaches_the_kinds_that_are_named_alone(generalist):
+    stage = squeeze({"teachers": {"generalist": ["cls"]}, "logits": True})
+    _, _, (terms, _) = run(stage, {"generalist": generalist}, labelled())
+    assert {name for name in terms if name.endswith("_logits")} == {
+        "letters_logits",
+        "digits_logits",
+    }
+
+
+def test_a_head_of_other_settings_is_refused(generalist):
+    wide = dict(generalist["params"], decoder={"other": jnp.zeros(3)})
+    with pytest.raises(
+        UserError, match="logits: the head 'decoder' of 'generalist' has other sources"
+    ):
+        run(squeeze({"logits": True}), {"generalist": generalist | {"params": wide}}, labelled())
+
+
+def test_dense_sources_in_another_order_are_refused():
+    stage = squeeze({"logits": True})
+    scenes, rooms = {"fn": "a:b", "name": "scenes", "weight": 0.3}, {"fn": "a:b", "name": "rooms"}
+    own = {"cls": {"sources": []}, "dense": {"sources": [scenes, rooms]}}
+    stage.check_roles(
+        {"": own, "generalist": {"dense": {"sources": [scenes | {"weight": 1}, rooms]}}}
+    )
+    with pytest.raises(UserError, match="dense sources of 'generalist' are others"):
+        stage.check_roles({"": own, "generalist": {"dense": {"sources": [rooms, scenes]}}})
+
+
+def test_what_lies_outside_of_a_picture_is_not_imitated():
+    """A detection row's maps beside its picture change neither loss nor statistics."""
+    batch = {"detection": _objects(rows=4, size=64)}
+    batch["detection"]["extent"] = np.full((4, 2), 32, np.int32)
+    classes = {"detection": [("things", 4)]}
+    heads = {"detection": {"name": "fcos", "settings": {"width": 8, "depth": 1, "levels": 3}}}
+    imitate = {"teachers": {"expert": []}, "maps": ["layer1"], "summary": False, "ladder": False}
+    stage = Squeeze(CONVOLUTIONS, classes, imitate, heads=heads, teachers={"expert": CONVOLUTIONS})
+    teacher = Expert(CONVOLUTIONS, classes, heads=heads)
+    params, extra = drawn(teacher, batch, seed=2)
+    _, _, (terms, (new, _)) = run(stage, {"expert": {"params": params, **extra}}, batch)
+    arrays = {"params": params, **extra}
+    own = {name: part["backbone"] for name, part in arrays.items() if "backbone" in part}
+    small = jnp.asarray(batch["detection"]["image"][:, :32, :32])
+    seen_alone = zoo.build(CONVOLUTIONS).apply(own, normalise(small), train=False)["layer1"]
+    flat = np.asarray(seen_alone).reshape(-1, seen_alone.shape[-1])
+    kept = new["standardisation"]["imitation"]["expert_layer1_standard"]
+    np.testing.assert_allclose(kept["mean"], flat.mean(0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(kept["var"], flat.var(0), rtol=1e-3, atol=1e-4)
+    assert np.isfinite(averages.value(terms["features"]))
+
+
+def test_accumulation_counts_the_kept_teachers_of_the_whole_batch(generalist):
+    """The term of two micro-batches is the mean over all that count; each updates the statistics once."""
+    stage, batch = squeeze(), labelled(rows=8)
+    params, extra = drawn(stage, batch)
+    stage.frozen = {"generalist": generalist}
+    tx = optim.build(settings.check({"optim": {"learning_rate": 0.0}, "steps": 1})["optim"])
+    mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+    _, abstract_state = state_lib.create(stage, tx, mesh, batch, False)
+    step = make_step(stage, tx, accumulate=2)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), abstract_state)
+    state = zeros.replace(params=params, extra=extra)
+    new, scalars = step(state, stage.frozen, batch, jax.random.key(0), {"main": jnp.zeros(())})
+    assert 0 < float(scalars["features"]) < 10
+    counts = [v for n, v in tree.names(new.extra["standardisation"]).items() if n.endswith("count")]
+    assert {int(one) for one in counts} == {4}  # two groups, two micro-batches
+
+
+def test_an_experts_teacher_of_a_generalist_is_bound_beside_its_branches():
+    """The start and the teachers of the example in docs/generalist.md."""
+    imitate = {"teachers": {"old_cls": ["cls"], "old_dense": ["dense"]}, "branches": "own"}
+    old = {"old_cls": CONVOLUTIONS, "old_dense": CONVOLUTIONS}
+    stage = Generalist(GENERALIST, CLASSES, dense_width=8, imitate=imitate, teachers=old)
+    assert set(stage.roles) == {"cls", "dense", "old_cls", "old_dense"}
+    named = {template.partition("/")[0] for _, template in stage.graft}
+    # No rule takes its role from a group, so frozen roles are known to be no start (pipeline/products.py).
+    assert named == {"cls", "dense"}
+    with pytest.raises(UserError, match=r"teachers\.cls: the stage starts from"):
+        Generalist(
+            GENERALIST,
+            CLASSES,
+            imitate={"teachers": {"cls": []}},
+            teachers={"cls": CONVOLUTIONS},
+        )
+
+
+def _objects(rows, size):
+    rng = np.random.default_rng(0)
+    return {
+        "image": rng.integers(0, 256, (rows, size, size, 3)).astype(np.uint8),
+        "source": np.zeros(rows, np.int32),
+        "boxes": rng.uniform(0, 32, (rows, 3, 4)).astype(np.float32),
+        "box_labels": np.zeros((rows, 3), np.int32),
+        "box_valid": np.ones((rows, 3), bool),
+        "box_ignore": np.zeros((rows, 3), bool),
+        "extent": np.full((rows, 2), size, np.int32),
+    }

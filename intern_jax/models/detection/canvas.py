@@ -55,6 +55,13 @@ def cut(x_BxHxWxC: jax.Array, extent_Bx2: jax.Array | None, size: Sequence[int])
     return jnp.where(inside, x_BxHxWxC, jnp.zeros((), x_BxHxWxC.dtype))
 
 
+def inside(
+    x_BxHxWxC: jax.Array, extent_Bx2: jax.Array | None, size: Sequence[int]
+) -> jax.Array | None:
+    """Which positions of a map are on the pictures, bool [B,H,W]; None if the pictures fill their canvases."""
+    return None if extent_Bx2 is None else _inside(x_BxHxWxC, extent_Bx2, size)[..., 0]
+
+
 def _inside(x_BxHxWxC: jax.Array, extent_Bx2: jax.Array, size: Sequence[int]) -> jax.Array:
     """Which positions of a map are on the pictures: bool [B,H,W,1]."""
     rows, columns = (

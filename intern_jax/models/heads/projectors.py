@@ -30,10 +30,11 @@ class Standardise(nn.Module):
     """
 
     @nn.compact
-    def __call__(self, x: jax.Array, update: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, update: bool, valid: jax.Array | None = None) -> jax.Array:
         """Maps [...,D] to [...,D]. With `update` by statistics that include x, else by those that are kept.
 
-        No gradient reaches x. In accumulation, each micro-batch is an update.
+        Statistics are of the positions that are `valid`, bool [...] (None: all). No gradient reaches x. In
+        accumulation, each micro-batch is an update.
         """
         precise = jnp.promote_types(x.dtype, jnp.float32)
         x, row = lax.stop_gradient(x.astype(precise)), (None,) * (x.ndim - 1)
@@ -43,8 +44,9 @@ class Standardise(nn.Module):
         mean, var = kept_mean.value.astype(precise), kept_var.value.astype(precise)
         if update:
             over = tuple(range(x.ndim - 1))
-            batch = x.mean(axis=over)
-            batch_var = jnp.square(x - batch[row]).mean(axis=over)
+            where = None if valid is None else valid[..., None]
+            batch = x.mean(axis=over, where=where)
+            batch_var = jnp.square(x - batch[row]).mean(axis=over, where=where)
             m = jnp.maximum(1 / (count.value + 1).astype(precise), SLOWEST)
             step = batch - mean
             var = (1 - m) * var + m * batch_var + m * (1 - m) * jnp.square(step)

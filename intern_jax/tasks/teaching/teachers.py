@@ -8,10 +8,10 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import flax
 import jax
 
 from intern_jax import families
+from intern_jax.core import tree
 from intern_jax.core.config import UserError
 from intern_jax.models import zoo
 from intern_jax.models.backbone import route
@@ -73,12 +73,16 @@ class Teachers:
             for name, role, task in self.of(seen.kind)
         }
 
-    def answers(self, frozen: Any, role: str, seen: Seen) -> dict[str, Any]:
-        """The outputs of those heads that the stage's model and a teacher both have, by head."""
-        arrays = frozen[role]
+    def answers(self, frozen: Any, role: str, seen: Seen, params: Any) -> dict[str, Any]:
+        """The outputs of those heads that the stage's model and a teacher both have, by head.
+
+        `params` are the stage's. UserError where a head of the same name has other parameters.
+        """
+        arrays, kinds = frozen[role], self.kinds[role]
         model = _with_heads(seen.model, arrays["params"], seen.kind)
-        if model is None:
+        if model is None or (kinds and seen.kind not in kinds):
             return {}
+        _check_equal(role, params, arrays["params"], _modules(model, seen.kind))
         task = route(self.networks[role], task_of(seen.kind))
         # XLA computes a call once that is the same as one of `features`.
         features = self._features(arrays, role, task, seen)
@@ -86,22 +90,15 @@ class Teachers:
             name: {module: array for module, array in part.items() if module != "backbone"}
             for name, part in arrays.items()
         }
-        size = seen.images.shape[1:3]
-        try:
-            made = model.apply(
-                heads,
-                features,
-                size,
-                seen.kind,
-                rows=seen.rows,
-                own=seen.own,
-                method=MultiHead.answers,
-            )
-        except flax.errors.ScopeParamShapeError as error:
-            raise UserError(
-                f"stage.imitate.logits: heads of '{role}' are of other sources or settings ({error}); "
-                "set it to False, or train both on the same sources"
-            ) from None
+        made = model.apply(
+            heads,
+            features,
+            seen.images.shape[1:3],
+            seen.kind,
+            rows=seen.rows,
+            own=seen.own,
+            method=MultiHead.answers,
+        )
         return jax.lax.stop_gradient(made)
 
     def _features(self, arrays: Any, role: str, task: str, seen: Seen) -> Any:
@@ -127,6 +124,30 @@ def _with_heads(model: MultiHead, params: Mapping[str, Any], kind: str) -> Multi
         return model.clone(cls_classes=heads) if heads else None
     own = {n: k for n, k in model.own_classes[kind].items() if module_of(kind, n) in params}
     return model.clone(own_classes={**model.own_classes, kind: own}) if own else None
+
+
+def _modules(model: MultiHead, kind: str) -> list[str]:
+    """The names of a kind's heads among the parameters."""
+    if kind == DENSE:
+        return ["decoder"]
+    if kind == CLS:
+        return [f"heads_{part(name)}" for name in model.cls_classes]
+    return [module_of(kind, name) for name in model.own_classes[kind]]
+
+
+def _check_equal(role: str, mine: Any, theirs: Any, modules: Sequence[str]) -> None:
+    """Refuse heads whose parameters are not of the same names and shapes.
+
+    Channels may differ in what the first layer reads: two backbones differ in their maps.
+    """
+    for module in modules:
+        own, other = (tree.names(params[module]) for params in (mine, theirs))
+        same = own.keys() == other.keys()
+        if not same or any(own[n].shape[-1:] != other[n].shape[-1:] for n in own):
+            raise UserError(
+                f"stage.imitate.logits: the head '{module}' of '{role}' has other sources or settings; give "
+                "both the same, or set logits to False"
+            )
 
 
 def routes(network: Any, kind: str, every: bool) -> list[str]:

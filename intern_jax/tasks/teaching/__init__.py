@@ -1,0 +1,1 @@
+"""Frozen teachers of a stage, and what of theirs it imitates."""
