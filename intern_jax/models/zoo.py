@@ -255,7 +255,7 @@ def _branches(settings: Mapping[str, Any], trusted: bool) -> dict[str, Any]:
         raise UserError(f"backbone.branch: {branch!r} is not a spec; write name: a variant")
     if _is_spec(branch):
         family, given = _one_branch("branch", branch, trusted)
-        _check_routes(settings | {"family": family, "branch": given})
+        _check_routes({**settings, "family": family, "branch": given})
         return {"family": family, "branch": given}
     if set(branch) != set(branches):
         raise UserError(
@@ -268,7 +268,7 @@ def _branches(settings: Mapping[str, Any], trusted: bool) -> dict[str, Any]:
         "family": {name: family for name, (family, _) in found.items()},
         "branch": {name: given for name, (_, given) in found.items()},
     }
-    _check_routes(settings | made)
+    _check_routes({**settings, **made})
     return made
 
 

@@ -29,7 +29,7 @@ class Generalist(Expert):
         super().__init__(backbone=backbone, classes=classes, **settings)
         self.name = "generalist"
         # Rows go through the branch that serves their kind.
-        self.network = zoo.from_config(backbone)
+        self.network: Any = zoo.from_config(backbone)
         branches = tuple(getattr(self.network, "branches", ()))
         if not branches:
             raise UserError(

@@ -216,7 +216,9 @@ def test_a_killed_squeeze_goes_on_bit_for_bit(tmp_path):
         optim = {"name": "adamw", "learning_rate": 1e-2, "schedule": "constant"}
         cfg = {"optim": optim, "steps": steps, "checkpoint_every": 2, "ema_decay": 0.9}
         mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
-        return loop.fit(stage, Fixed(batch), cfg, mesh, workdir).state
+        state = loop.fit(stage, Fixed(batch), cfg, mesh, workdir).state
+        flat = jax.tree_util.tree_flatten_with_path(state)[0]
+        return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in flat}
 
     whole = run(4, None)
     run(2, tmp_path)

@@ -31,6 +31,7 @@ LIMIT = 30 * 60
 TOPOLOGIES = ("v5e:2x4", "v5p:4x4x8", "v5e:16x16", "v6e:16x16")
 SIZE, CLASSES, DENSE_CLASSES = 224, 1000, 150
 CONTEXT = 77  # tokens of a text
+LARGE = 512  # a detector's canvas
 BOXES, OBJECT_CLASSES = 100, 80
 OPTIM = {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.05, "clip_norm": 1.0}
 
@@ -123,8 +124,8 @@ def stage_of(row: dict[str, Any], rows: int) -> tuple[Any, dict[str, Any]]:
     from intern_jax.stages.generalist import Generalist
     from intern_jax.stages.squeeze import Squeeze
 
-    def fields(side: int = SIZE, **extra: Any) -> dict[str, Any]:
-        shapes = {"image": ((side, side, 3), jnp.uint8), "source": ((), jnp.int32), **extra}
+    def fields(**extra: Any) -> dict[str, Any]:
+        shapes = {"image": ((SIZE, SIZE, 3), jnp.uint8), "source": ((), jnp.int32), **extra}
         return {n: jax.ShapeDtypeStruct((rows, *s), dtype) for n, (s, dtype) in shapes.items()}
 
     kind, image = row.get("kind", "expert"), (SIZE, SIZE)
@@ -142,10 +143,11 @@ def stage_of(row: dict[str, Any], rows: int) -> tuple[Any, dict[str, Any]]:
             "box_valid": ((BOXES,), jnp.bool_),
             "box_ignore": ((BOXES,), jnp.bool_),
             "extent": ((2,), jnp.int32),
+            "image": ((LARGE, LARGE, 3), jnp.uint8),
         }
         heads = {"detection": {"name": "fcos"}}
         classes = {"detection": [("objects", OBJECT_CLASSES)]}
-        return Expert(backbone, classes, heads=heads), {"detection": fields(512, **boxes)}
+        return Expert(backbone, classes, heads=heads), {"detection": fields(**boxes)}
     batch = {"cls": fields(label=((), jnp.int32))}
     classes = {"cls": [("classes", CLASSES)]}
     if kind == "expert":

@@ -90,7 +90,7 @@ class Teachers:
             name: {module: array for module, array in part.items() if module != "backbone"}
             for name, part in arrays.items()
         }
-        made = model.apply(
+        made: Any = model.apply(
             heads,
             features,
             seen.images.shape[1:3],
