@@ -2,7 +2,7 @@
 
 Command:   python -m intern_jax run --config=configs/squeeze.py --workdir=runs/squeeze
 Hardware:  two CPU cores, no accelerator
-Shows:     a direction (benchmarks/squeeze.md): one seed, one draw, the quickstart's rows at 10% of the labels
+Shows:     a direction: one seed, one draw, the quickstart's rows at 10% of the labels
 """
 
 import ml_collections

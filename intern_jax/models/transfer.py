@@ -142,13 +142,13 @@ class CrossStitch(nn.Module):
 class Generalist(nn.Module):
     """A backbone of named branches that exchange their maps.
 
-    The `task` of a call is a family, a kind of groups, a branch, or BRANCH:SET; `route` gives the main branch and the
+    The `task` of a call is a family, a kind of groups, a branch, or BRANCH/SET; `route` gives the main branch and the
     BatchNorm set. All branches are networks of class `family` (MetaNet, or another class with `level`, `pool` and
     `sets`) with the settings `branch`. Alternatively, `family` and `branch` are mappings by the branches' names.
 
     parity    initialise paths as the original does
     sets      the BatchNorm sets of branches and modules (None: the branches' names; empty: one set for all tasks)
-    serves    {task: BRANCH or BRANCH:SET} where that is not the branch of the task's name, or of its family's
+    serves    {task: BRANCH or BRANCH/SET} where that is not the branch of the task's name, or of its family's
     layers    those after which maps are exchanged: at strides 4, 8 and 16
     links     "all": every branch gets maps from every other; "ordered": from those before it; or [[from, into], ...]
     transfer  "paths", the paper's; "cross_stitch", where auxiliary branches are mixed too; or "none"
@@ -217,21 +217,21 @@ class Generalist(nn.Module):
         return f"transfer_{main}_from_{auxiliary}" if several else f"transfer_{main}"
 
     def route(self, task: str) -> str:
-        """The call's `task` in full: BRANCH, or BRANCH:SET where the BatchNorm set has another name.
+        """The call's `task` in full: BRANCH, or BRANCH/SET where the BatchNorm set has another name.
 
         The set is the one named, or that of the task's name, the branch's or the family's. UserError for an unknown
         task, and for one without a set.
         """
         near, serves = backbone_lib.near_names(task), self.serves or {}
         named = next((serves[name] for name in near if name in serves), task)
-        found, _, chosen = named.partition(":")
+        found, _, chosen = named.partition("/")
         tried = near if named == task and not chosen else (found,)
         branch = backbone_lib.first_of(tried, self.branches, "branch", found)
         if not self.sets:
             return branch
         tried = (chosen,) if chosen else (task, branch, *near)
         chosen = backbone_lib.first_of(tried, self.sets, "BatchNorm set", chosen or task)
-        return branch if chosen == branch else f"{branch}:{chosen}"
+        return branch if chosen == branch else f"{branch}/{chosen}"
 
     def _paths(self, main: Any) -> Transfer:
         dtype = getattr(main, "dtype", None)
@@ -251,9 +251,9 @@ class Generalist(nn.Module):
         if self.is_initializing():
             # BatchNorm makes all its sets, whatever the task.
             every = {name: self._forward(images, train, name, None) for name in self.branches}
-            branch = str(task).partition(":")[0]
+            branch = str(task).partition("/")[0]
             return every[branch if branch in every else self.branches[0]]
-        branch, _, chosen = self.route(str(task)).partition(":")
+        branch, _, chosen = self.route(str(task)).partition("/")
         return self._forward(images, train, branch, chosen or branch)
 
     def _forward(

@@ -338,9 +338,9 @@ def _check_routes(settings: Mapping[str, Any]) -> None:
     for task in (*(network.serves or {}), *network.branches, *(network.sets or ()), *names()):
         try:
             found = network.route(task)
-            reached.add(found.partition(":")[0])
+            reached.add(found.partition("/")[0])
             if network.route(found) != found:
-                raise UserError(f"gives {found!r}, which serves sends elsewhere; write BRANCH:SET")
+                raise UserError(f"gives {found!r}, which serves sends elsewhere; write BRANCH/SET")
         except UserError as error:
             if task in (network.serves or {}):
                 raise UserError(f"backbone.serves.{task}: {error}") from None

@@ -79,7 +79,7 @@ class Generalist(Expert):
             return ""
 
     def _serving(self, task: str) -> str:
-        return route(self.network, task).partition(":")[0]
+        return route(self.network, task).partition("/")[0]
 
     def check_data(self, data: Mapping[str, Any]) -> None:
         """Every group has a branch: that of its kind's name, or of its family."""

@@ -212,7 +212,7 @@ class Model:
           images: one or several of: a path, a PIL image, a uint8 array [H,W,3 or 4].
           output: the name of an output, or a readout of maps and branches such as "layers:cls+dense@layer4+pooled"
             (models/heads/readout.py). One that names its branches needs no `branch`.
-          branch: a branch, BRANCH:SET or task family, for a backbone that has several branches or BatchNorm sets
+          branch: a branch, BRANCH/SET or task family, for a backbone that has several branches or BatchNorm sets
             (default: this model's).
           batch_size: pictures are padded to it, so that each size is compiled once.
         """

@@ -141,12 +141,12 @@ def test_a_batchnorm_set_is_named_after_a_slash():
 
     named = "pooled:cls/pets+dense/pets"
     found = model.outputs(images, "cls", (named,))[named]
-    expected = np.concatenate([pooled("cls:pets"), pooled("dense:pets")], axis=1)
+    expected = np.concatenate([pooled("cls/pets"), pooled("dense/pets")], axis=1)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    assert not np.allclose(pooled("cls:pets"), pooled("cls"), rtol=1e-3)
+    assert not np.allclose(pooled("cls/pets"), pooled("cls"), rtol=1e-3)
     # The branch of the task, with whatever set, is not read twice.
-    found = model.outputs(images, "cls:pets", ("layers@pooled",))["layers@pooled"]
-    expected = np.concatenate([pooled("cls:pets"), pooled("dense")], axis=1)
+    found = model.outputs(images, "cls/pets", ("layers@pooled",))["layers@pooled"]
+    expected = np.concatenate([pooled("cls/pets"), pooled("dense")], axis=1)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 

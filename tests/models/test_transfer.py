@@ -227,14 +227,14 @@ THREE = TINY | {"branches": ["cls", "detection", "dense"], "branch": PLAIN}
         ({}, {"classification": "cls", "pairs": "cls", "detection": "detection", "depth": "dense"}),
         (
             {"sets": ["cls", "detection", "segmentation", "depth"]},
-            {"cls": "cls", "segmentation": "dense:segmentation", "depth": "dense:depth"},
+            {"cls": "cls", "segmentation": "dense/segmentation", "depth": "dense/depth"},
         ),
-        ({"sets": []}, {"depth": "dense", "cls:anything": "cls"}),
+        ({"sets": []}, {"depth": "dense", "cls/anything": "cls"}),
         (
-            {"serves": {"depth": "cls:dense", "cls": "dense:cls"}},
-            {"depth": "cls:dense", "classification": "dense:cls", "segmentation": "dense"},
+            {"serves": {"depth": "cls/dense", "cls": "dense/cls"}},
+            {"depth": "cls/dense", "classification": "dense/cls", "segmentation": "dense"},
         ),
-        ({}, {"dense:cls": "dense:cls", "detection:dense": "detection:dense"}),
+        ({}, {"dense/cls": "dense/cls", "detection/dense": "detection/dense"}),
     ],
 )
 def test_main_branch_and_batchnorm_set_are_chosen_apart(settings, routes):

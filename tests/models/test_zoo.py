@@ -269,7 +269,7 @@ def test_generalist_from_a_changed_branch():
             "backbone.serves.detection: no branch 'det'; it has cls",
         ),
         (
-            GENERALIST | {"serves": {"depth": "dense:depth"}},
+            GENERALIST | {"serves": {"depth": "dense/depth"}},
             "backbone.serves.depth: no BatchNorm set 'depth'; it has cls, dense",
         ),
         (

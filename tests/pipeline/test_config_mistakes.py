@@ -306,7 +306,7 @@ BENCHMARK = {
             backbone={**c["generalist"]["backbone"], "branches": ("cls", "photo")},
             start={"cls": "expert_cls", "photo": None},
         ),
-        "config.generalist.data.dense: no branch of backbone is called 'dense'",
+        "config.generalist.data.dense: no branch of backbone serves 'dense'",
     ),
     "a generalist of one network": (
         lambda c: c["generalist"].pop("backbone"),

@@ -68,7 +68,7 @@ def of(
 
 def choices(network: Any) -> list[str]:
     """The readouts that a table shows: each form of each branch, and of all of them in one."""
-    calls = [readout.written(call) for call in readout.reached(network).values()]
+    calls = list(readout.reached(network).values())
     if len(calls) < 2:
         return list(readout.NAMES)
     groups = [*calls, "+".join(calls)]

@@ -137,20 +137,15 @@ def reached(network: Any) -> dict[str, str]:
     serves, sets = getattr(network, "serves", None) or {}, getattr(network, "sets", None) or ()
     found = {}
     for name in getattr(network, "branches", ()):
-        for task in (name, *serves, *families.names(), *(f"{name}:{one}" for one in sets)):
+        for task in (name, *serves, *families.names(), *(f"{name}/{one}" for one in sets)):
             try:
                 routed = backbone.route(network, task)
             except UserError:
                 continue
-            if routed.partition(":")[0] == name:
+            if routed.partition("/")[0] == name:
                 found[name] = routed
                 break
     return found
-
-
-def written(route: str) -> str:
-    """The `task` of a network's call, as a readout's name has it."""
-    return route.replace(":", "/", 1)
 
 
 def main_route(network: Any, task: str, names: Iterable[str]) -> str:
@@ -188,13 +183,13 @@ def _calls(network: Any, name: str, branch: str) -> list[str]:
         return calls
     if read.form == "pooled":
         return [branch]
-    own = branch.partition(":")[0]
+    own = branch.partition("/")[0]
     return [branch, *(call for one, call in reached(network).items() if one != own)]
 
 
 def _call(network: Any, name: str, branch: str) -> str:
     if getattr(network, "branches", ()) or getattr(network, "sets", ()):
-        return backbone.route(network, name.replace("/", ":", 1))
+        return backbone.route(network, name)
     if name not in (*BRANCHES, *families.names()):
         raise UserError(f"no branch {name!r}; the network has one alone, leave its name out")
     return branch

@@ -59,7 +59,7 @@ class Teachers:
             if kinds and kind not in kinds:
                 continue
             for task in routes(self.networks[role], kind, self.every):
-                name = f"{role}_{task.replace(':', '_')}" if task else role
+                name = f"{role}_{task.replace('/', '_')}" if task else role
                 yield name, role, task or task_of(kind)
 
     def shapes(self, kind: str, images: jax.Array) -> dict[str, Any]:
