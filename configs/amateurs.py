@@ -52,6 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
     benchmark.rows = ("emoji_style_group", "clipart_leaf", "rooms_seg", "rooms_depth")
     benchmark.draws = 3
     benchmark.ladder = {name: {"cls": name, "dense": name} for name in STAGES}
+    benchmark.rungs = ()
     benchmark.zero_shot = benchmark.scratch = benchmark.finetune = None
     for family in ("segmentation", "depth"):
         benchmark.heads[family].panoptic.steps = (150, 450)

@@ -31,6 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
     benchmark.contaminated = ("wide_scenes_det",)
     benchmark.fractions = (0.1, 1.0)
     benchmark.ladder = {name: {"cls": name, "dense": name} for name in RUNGS}
+    benchmark.rungs = RUNGS
     benchmark.heads.detection.fcos.steps = (200, 800)
     benchmark.scratch.views.detection = 12_000
     benchmark.zero_shot = benchmark.finetune = None

@@ -53,7 +53,7 @@ def get_config() -> ml_collections.ConfigDict:
     benchmark.contaminated = ("wide_new_maker", "wide_new_concept", "wide_scenes_seg")
     benchmark.fractions = (0.1,)
     benchmark.draws = 1
-    benchmark.ladder = ladder
+    benchmark.ladder, benchmark.rungs = ladder, tuple(ladder)
     benchmark.zero_shot = benchmark.scratch = benchmark.finetune = None
     return config
 

@@ -41,6 +41,8 @@ def get_config() -> ml_collections.ConfigDict:
                 "fractions": (0.1,),
                 "draws": 1,
                 "ladder": ladder(),
+                # The generalist's student is smaller and stands below it.
+                "rungs": ("amateur", "expert", "merged", "squeeze", "generalist"),
                 "heads": heads(batch_size=16),
                 "scratch": {
                     "fractions": (0.1, 1.0),

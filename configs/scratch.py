@@ -24,7 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
     benchmark = config.benchmark
     benchmark.rows = ("fashion", "rooms_seg")
     benchmark.fractions = (0.1, 1.0)
-    benchmark.ladder = ml_collections.ConfigDict()
+    benchmark.ladder, benchmark.rungs = ml_collections.ConfigDict(), ()
     benchmark.zero_shot = None
     benchmark.heads.segmentation.panoptic.steps = (150, 450)
     benchmark.heads.segmentation.panoptic.flips = (False, True)

@@ -44,8 +44,9 @@ def get_config() -> ml_collections.ConfigDict:
         *students,
     )
     del config["expert_det"], config["squeeze"]
-    rungs = ("merged", "generalist", *students)
+    rungs = (*(name for name in students if name != "same"), "merged", "generalist", "same")
     config.benchmark.ladder = {name: {"cls": name, "dense": name} for name in rungs}
+    config.benchmark.rungs = rungs
     config.benchmark.scratch = None
     config.benchmark.finetune = None
     config.benchmark.zero_shot = None

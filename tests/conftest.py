@@ -77,3 +77,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             return
         path.unlink(missing_ok=True)
         total -= stat.st_size
+
+
+@pytest.fixture
+def in_float64():
+    """float64 arrays stay float64 in jax."""
+    with jax.enable_x64(True):
+        yield

@@ -27,7 +27,7 @@ def test_all_stages_on_all_meshes(tmp_path):
 
 
 def main(mesh: list[int], folder: pathlib.Path) -> dict[str, list[float]]:
-    """Losses by stage of the tiny config's four stages on one mesh."""
+    """Losses by stage of the tiny config's stages on one mesh."""
     from absl import flags
 
     flags.FLAGS.mark_as_parsed()
@@ -42,7 +42,9 @@ def main(mesh: list[int], folder: pathlib.Path) -> dict[str, list[float]]:
     for name in config.stages:
         config[name].train.log_every = 1
         # Every mesh starts each stage from the arrays of its own run, so only the order of sums differs.
-    config.expert_dense.data.dense.batch_size = config.generalist.data.dense.batch_size = 8
+    config.expert_det.data.detection.batch_size = 8
+    for name in ("expert_dense", "generalist", "merged", "squeeze"):
+        config[name].data.dense.batch_size = 8
     workdir = folder / "x".join(map(str, mesh))
     tiny.pipeline.run(config, workdir)
     losses = {}

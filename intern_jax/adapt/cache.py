@@ -87,11 +87,10 @@ def cached(
     """The `outputs` of the backbone, and the transform's other fields, for all samples in the source's order: [N,...].
 
     `transform` is the spec of a transform that makes an "image", uint8 [S,S,3]; its other fields (label, mask, depth,
-    depth_valid) are returned unchanged. `task`: a family, or a branch of the backbone.
-    `outputs`: names of outputs or readouts; maps are float16, vectors float32. Threads read pictures while the device
-    computes. Batches are sharded over
-    the mesh's data axes; the last one is padded, and none is larger than the samples need. `kept` is a folder, or a
-    Memory: samples that are there are not read again, others are added; a damaged shard is computed again. `examples`
+    depth_valid) are returned unchanged. `task`: a family, or a branch of the backbone. `outputs`: names of outputs or
+    readouts; maps are float16, vectors float32. Threads read pictures while the device computes. Batches are sharded
+    over the mesh's data axes; the last one is padded, and none is larger than the samples need. `kept` is a folder, or
+    a Memory: samples that are there are not read again, others are added; a damaged shard is computed again. `examples`
     are the digests of the samples (fingerprints.of_examples), for who has them: to make them may read every sample.
 
     UserError for no samples, values that are not finite, and a corrupt sample: a scored set must be whole. UserError
@@ -102,8 +101,7 @@ def cached(
         raise UserError(f"{source.name}: no samples; nothing to extract")
     if mesh.is_multi_process:
         raise UserError("mesh: spans processes; cache features on a mesh of one process's devices")
-    readout.check(backbone.build(), outputs, task)
-    branch = readout.main_route(backbone.build(), task, outputs)
+    branch = readout.check(backbone.build(), outputs, task)
     if kept is None:  # no sample's digest is needed
         with _Extractor(backbone, source, transform, branch, outputs, mesh, batch_size) as run:
             return run(range(len(source)))

@@ -334,11 +334,21 @@ class Benchmark(Scores):
 
     rows: list[str] = field(min_length=1, say="at least one row")
     ladder: dict[str, dict[str, str]] = field({}, say="{rung: {cls, dense or family: stage}}")
+    # From low to high; empty: as the ladder has them, and a ConfigDict has names in the order of the alphabet.
+    rungs: list[str] = field([], late=True, say="the names of the ladder's rungs, from low to high")
     scratch: Annotated[Scratch | None, pydantic.BeforeValidator(none_if_empty)] = None
     finetune: Annotated[FineTune | None, pydantic.BeforeValidator(none_if_empty)] = None
     zero_shot: Annotated[ZeroShot | None, pydantic.BeforeValidator(none_if_empty)] = None
     # Rows that are scored though a stage's data was not compared with their test pictures.
     contaminated: list[str] = field([])
+
+    @classmethod
+    def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """The fields, with the ladder in the order of its rungs."""
+        rungs, ladder = given.get("rungs") or (), given.get("ladder")
+        if isinstance(ladder, dict) and sorted(map(str, rungs)) == sorted(ladder):
+            given["ladder"] = {name: ladder[name] for name in rungs}
+        return given
 
     @pydantic.field_validator("ladder")
     @classmethod
@@ -354,6 +364,9 @@ class Benchmark(Scores):
 
     @pydantic.model_validator(mode="after")
     def _whole(self) -> "Benchmark":
+        if self.rungs and self.ladder and sorted(self.rungs) != sorted(self.ladder):
+            said = f"{', '.join(self.rungs)}; name each rung of the ladder once: "
+            raise wrong(said + ", ".join(self.ladder), "rungs")
         rungs = ["random", *self.ladder]
         if self.finetune:
             schema.one_of(self.finetune.rung, rungs, "rung", "finetune", "rung")

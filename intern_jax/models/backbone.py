@@ -86,7 +86,7 @@ def route(network: Any, task: str) -> str:
         return own(task)
     near = near_names(task)
     known = getattr(network, "branches", ()) or getattr(network, "sets", ())
-    return first_of((task, *near), known, "BatchNorm set", task) if known else near[-1]
+    return first_of(near, known, "BatchNorm set", task) if known else near[-1]
 
 
 def near_names(task: str) -> tuple[str, ...]:
@@ -102,6 +102,11 @@ def first_of(tried: Iterable[str], known: Sequence[str], what: str, task: str) -
         if name in known:
             return name
     raise UserError(f"no {what} {task!r}; it has {', '.join(known)}")
+
+
+def has_sets(family: Any) -> bool:
+    """Whether networks of this class take BatchNorm sets; a ViT has no BatchNorm."""
+    return "sets" in getattr(family, "__dataclass_fields__", {})
 
 
 # --- branches of a generalist -----------------------------------------------------------------------

@@ -45,9 +45,9 @@ class Lifted(nn.Module):
         self.lift_layer4 = Conv(self.channels, 1, use_bias=True, dtype=self.dtype)
 
     def _inside(self, **settings: Any) -> Any:
-        # A ViT has no BatchNorm; a generalist gives sets to all branches.
-        has_sets = "sets" in getattr(self.family, "__dataclass_fields__", {})
-        sets = {"sets": tuple(self.sets)} if self.sets and has_sets else {}
+        # A generalist gives sets to all branches.
+        given = self.sets and backbone_lib.has_sets(self.family)
+        sets = {"sets": tuple(self.sets or ())} if given else {}
         return self.family(**{**self.of, **sets, **settings})
 
     def networks(self) -> list[Any]:

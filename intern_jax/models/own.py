@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from intern_jax.core import config as config_lib
 from intern_jax.core.config import UserError
-from intern_jax.models.backbone import LAYERS, Backbone
+from intern_jax.models.backbone import LAYERS, Backbone, has_sets
 
 # The side of the images that a network is checked with, if it has no `image_size`.
 _SIZE = 64
@@ -134,13 +134,12 @@ def check(module: Any, who: str) -> None:
 
 def check_branch(where: str, family: Any) -> None:
     """Raise UserError unless a network can be a generalist's branch, as MetaNet can (models/metanet.py)."""
-    fields = getattr(family, "__dataclass_fields__", {})
     for name in ("level", "pool"):
         if not (isinstance(family, type) and callable(getattr(family, name, None))):
             raise UserError(
                 f"{where}: {name_of(family)} has no method {name}(); see models/metanet.py"
             )
-    if "sets" not in fields:
+    if not has_sets(family):
         raise UserError(f"{where}: {name_of(family)} has no field sets; see models/metanet.py")
 
 

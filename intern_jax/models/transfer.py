@@ -8,6 +8,7 @@ At initialisation every module outputs 0, so the generalist's outputs equal thos
 Legend: B batch, H height, W width, C channels, N branches.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import Any
@@ -139,6 +140,11 @@ class CrossStitch(nn.Module):
         return mixed
 
 
+def _late(default: Any) -> Any:
+    # Keys from before there was such a setting stay as they are (pipeline/keys.py).
+    return dataclasses.field(default=default, metadata={"late": True})
+
+
 class Generalist(nn.Module):
     """A backbone of named branches that exchange their maps.
 
@@ -163,11 +169,11 @@ class Generalist(nn.Module):
     sets: Sequence[str] | None = None
     family: Callable[..., nn.Module] | Mapping[str, Callable[..., nn.Module]] = MetaNet
     branches: Sequence[str] = ("cls", "dense")
-    serves: Mapping[str, str] | None = None
-    layers: Sequence[int] = LINKED
-    links: str | Sequence[Sequence[str]] = "all"
-    transfer: str = "paths"
-    gradient: bool = False
+    serves: Mapping[str, str] | None = _late(None)
+    layers: Sequence[int] = _late(LINKED)
+    links: str | Sequence[Sequence[str]] = _late("all")
+    transfer: str = _late("paths")
+    gradient: bool = _late(False)
 
     def __post_init__(self) -> None:
         if self.sets is None:
@@ -191,9 +197,7 @@ class Generalist(nn.Module):
             family, own = self.family[name], self.branch[name]
         else:
             family, own = self.family, self.branch
-        # A ViT has no BatchNorm.
-        has_sets = "sets" in getattr(family, "__dataclass_fields__", {})
-        sets = {"sets": tuple(self.sets or ())} if has_sets else {}
+        sets = {"sets": tuple(self.sets or ())} if backbone_lib.has_sets(family) else {}
         return family(**{**own, **sets, **settings})
 
     def networks(self) -> list[nn.Module]:
@@ -229,7 +233,7 @@ class Generalist(nn.Module):
         branch = backbone_lib.first_of(tried, self.branches, "branch", found)
         if not self.sets:
             return branch
-        tried = (chosen,) if chosen else (task, branch, *near)
+        tried = (chosen,) if chosen else (task, branch, *near[1:])
         chosen = backbone_lib.first_of(tried, self.sets, "BatchNorm set", chosen or task)
         return branch if chosen == branch else f"{branch}/{chosen}"
 

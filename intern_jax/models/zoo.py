@@ -12,7 +12,7 @@ from typing import Any
 from intern_jax.core.config import UserError, did_you_mean
 from intern_jax.families import names
 from intern_jax.models import own, resnet
-from intern_jax.models.backbone import Backbone, link_channels, link_strides
+from intern_jax.models.backbone import Backbone, has_sets, link_channels, link_strides
 from intern_jax.models.clip_resnet import ClipResNet
 from intern_jax.models.layers.basic import ACTIVATIONS
 from intern_jax.models.layers.blocks import OPERATORS
@@ -285,7 +285,7 @@ def _lifted(settings: Mapping[str, Any], trusted: bool) -> dict[str, Any]:
         raise UserError(
             f"backbone.of: {who} cannot be lifted; name a plain backbone, or a class of code"
         )
-    if settings.get("sets") and "sets" not in getattr(family, "__dataclass_fields__", {}):
+    if settings.get("sets") and not has_sets(family):
         raise UserError("backbone.sets: the backbone in backbone.of has no BatchNorm; leave it out")
     return {"family": family, "of": given}
 

@@ -26,7 +26,6 @@ from intern_jax.models import zoo
 from intern_jax.models.backbone import route
 from intern_jax.models.heads import costs as costs_lib
 from intern_jax.models.heads import readout
-from intern_jax.models.heads.costs import choices
 from intern_jax.train import checkpoint
 from intern_jax.weights import folder, safetensors
 
@@ -45,7 +44,9 @@ def describe_model(name: str) -> str:
     init = functools.partial(module.init, train=False)
     variables = meta.unbox(jax.eval_shape(init, key, images))
     watched = _Watched(module, branch)
-    first, *costs = costs_lib.of(watched, variables, side, branch, ["pooled", *choices(module)])
+    first, *costs = costs_lib.of(
+        watched, variables, side, branch, ["pooled", *costs_lib.choices(module)]
+    )
     lines = [f"{name} at {side} x {side} pixels, without a head for a task"]
     lines += ["", _parts(module, variables["params"]), *_branches(module)]
     lines += ["", f"parameters      {_count(variables['params']):,}"]
@@ -183,7 +184,7 @@ def _described_folder(path: pathlib.Path) -> str:
     except folder.NeedsCode:
         return _model_folder(path)
     module, side = model.build(), model.preprocess.canvas
-    costs = costs_lib.of(module, model.variables, side, _main(module), choices(module))
+    costs = costs_lib.of(module, model.variables, side, _main(module), costs_lib.choices(module))
     return f"{_model_folder(path)}\n\n{_readouts(costs, side)}"
 
 

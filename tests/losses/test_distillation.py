@@ -8,12 +8,7 @@ import pytest
 from intern_jax.losses import distillation
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
-
-
-@pytest.fixture(autouse=True)
-def in_float64():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("in_float64")
 
 
 @pytest.fixture

@@ -20,12 +20,7 @@ from intern_jax.models.heads.projectors import (
 )
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
-
-
-@pytest.fixture(autouse=True)
-def in_float64():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("in_float64")
 
 
 @pytest.fixture

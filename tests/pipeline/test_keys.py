@@ -27,7 +27,9 @@ from intern_jax.train import settings as train_settings
 
 QUICKSTART = plain(load_config("quickstart"))
 EXPERTS = {"expert_cls", "expert_dense", "expert_det"}
-ALL = {"amateur", *EXPERTS, "generalist"}
+TAUGHT = {"generalist", "squeeze"}  # the generalist, and the student that it teaches
+JOINED = {*TAUGHT, "merged"}  # all that starts from an expert
+ALL = {"amateur", *EXPERTS, *JOINED}
 FOLDER = "intern_jax.data.sources.folder:ImageFolder"
 
 
@@ -73,7 +75,9 @@ def train(c, stage="expert_cls"):
         lambda c: c["amateur"].update(graft={}),
         lambda c: c["expert_dense"]["stage"].update(losses=None),
         lambda c: c["benchmark"].update(draws=3),
-        lambda c: c.update(stages=("amateur", *sorted(EXPERTS, reverse=True), "generalist")),
+        lambda c: c.update(
+            stages=("amateur", *sorted(EXPERTS, reverse=True), "generalist", "merged", "squeeze")
+        ),
         lambda c: c["backbone"].update(layer_scale=0.1),
         lambda c: c["backbone"].update(wide_last=None),
     ],
@@ -85,28 +89,28 @@ def test_what_changes_no_array_recomputes_nothing(change):
 @pytest.mark.parametrize(
     ("change", "stages"),
     [
-        (lambda c: train(c)["optim"].update(learning_rate=1e-3), {"expert_cls", "generalist"}),
-        (lambda c: train(c, "generalist").update(ema_decay=0.5), {"generalist"}),
-        (lambda c: train(c, "generalist").update(spike={}), {"generalist"}),
+        (lambda c: train(c)["optim"].update(learning_rate=1e-3), {"expert_cls", *JOINED}),
+        (lambda c: train(c, "generalist").update(ema_decay=0.5), TAUGHT),
+        (lambda c: train(c, "generalist").update(spike={}), TAUGHT),
         (lambda c: c["amateur"]["stage"].update(embed_dim=64), ALL),
         (
             lambda c: c["expert_dense"]["data"]["dense"].update(batch_size=16),
-            {"expert_dense", "generalist"},
+            {"expert_dense", *JOINED},
         ),
-        (lambda c: c["generalist"]["data"]["cls"]["sources"][0].update(weight=0.5), {"generalist"}),
-        (lambda c: c["generalist"]["data"]["cls"].update(shuffle={"block": 64}), {"generalist"}),
-        (lambda c: c["generalist"]["data"]["cls"].update(temperature=2.0), {"generalist"}),
+        (lambda c: c["generalist"]["data"]["cls"]["sources"][0].update(weight=0.5), TAUGHT),
+        (lambda c: c["generalist"]["data"]["cls"].update(shuffle={"block": 64}), TAUGHT),
+        (lambda c: c["generalist"]["data"]["cls"].update(temperature=2.0), TAUGHT),
         (
             lambda c: c["expert_cls"]["data"]["cls"]["sources"][0].update(end=10**6),
-            {"expert_cls", "generalist"},
+            {"expert_cls", *JOINED},
         ),
         (
             lambda c: c["generalist"]["data"]["cls"]["sources"][0].update(balance={"by": "class"}),
-            {"generalist"},
+            TAUGHT,
         ),
-        (lambda c: c["expert_cls"].update(start=None), {"expert_cls", "generalist"}),
-        (lambda c: c["backbone"].update(layer_scale=0.2), {"amateur", *EXPERTS, "generalist"}),
-        (lambda c: c["backbone"].update(wide_last=256), {"amateur", *EXPERTS, "generalist"}),
+        (lambda c: c["expert_cls"].update(start=None), {"expert_cls", *JOINED}),
+        (lambda c: c["backbone"].update(layer_scale=0.2), ALL),
+        (lambda c: c["backbone"].update(wide_last=256), ALL),
         (lambda c: c.update(compute_dtype="bfloat16"), ALL),
     ],
 )
@@ -132,13 +136,13 @@ def test_the_name_of_what_a_role_is_bound_to_plays_no_part():
     ("where", "field", "value", "stages"),
     [
         (version, "__version__", "99.0.1", set()),
-        (Generalist, "format", 2, {"generalist"}),
-        (Expert, "format", 2, {*EXPERTS, "generalist"}),
-        (dense.dense, "format", 99, {"expert_dense", "generalist"}),
+        (Generalist, "format", 2, TAUGHT),
+        (Expert, "format", 2, {*EXPERTS, *JOINED}),
+        (dense.dense, "format", 99, {"expert_dense", *JOINED}),
         (pairs.PairViews, "format", 99, ALL),
         (train_settings, "FORMAT", 99, ALL),
         (zoo, "FORMAT", 99, ALL),
-        (pixel_cross_entropy, "format", 99, {*EXPERTS, "generalist"}),
+        (pixel_cross_entropy, "format", 99, {*EXPERTS, *JOINED}),
     ],
 )
 def test_raised_formats_recompute_exactly_what_depends_on_them(
@@ -160,7 +164,7 @@ def test_a_raised_format_of_a_loss_that_a_stage_names_recomputes_it(monkeypatch)
     before = keys_of(given)
     monkeypatch.setattr(pixel_cross_entropy, "format", 99, raising=False)
     after = keys_of(given)
-    assert {n for n in before if before[n] != after[n]} == {*EXPERTS, "generalist"}
+    assert {n for n in before if before[n] != after[n]} == {*EXPERTS, *JOINED}
 
 
 def test_a_file_that_a_transform_names_is_known_by_its_content(tmp_path):
@@ -183,7 +187,7 @@ def test_a_file_of_factors_is_known_by_its_content(tmp_path):
         np.save(path, np.full(3, factor))
         made.append(keys_of(given))
     assert made[0] == made[2]
-    assert {n for n in ALL if made[0][n] != made[1][n]} == {"expert_cls", "generalist"}
+    assert {n for n in ALL if made[0][n] != made[1][n]} == {"expert_cls", *JOINED}
 
 
 def test_a_raised_format_of_mixtures_recomputes_stages_with_several_sources(monkeypatch):
@@ -194,7 +198,7 @@ def test_a_raised_format_of_mixtures_recomputes_stages_with_several_sources(monk
     before = keys_of(given)
     monkeypatch.setattr(mixture, "FORMAT", 99)
     after = keys_of(given)
-    assert {n for n in before if before[n] != after[n]} == {"expert_dense", "generalist"}
+    assert {n for n in before if before[n] != after[n]} == {"expert_dense", *JOINED}
 
 
 def test_a_changed_default_or_table_in_the_code_recomputes(monkeypatch):

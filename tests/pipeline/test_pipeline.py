@@ -26,7 +26,10 @@ SHORT = (
     "amateur.train.steps=3",
     "expert_cls.train.steps=3",
     "expert_dense.train.steps=3",
+    "expert_det.train.steps=2",
     "generalist.train.steps=2",
+    "merged.train.steps=2",
+    "squeeze.train.steps=2",
 )
 
 
@@ -40,8 +43,9 @@ def tiny_config():
     for stage, group, size in (
         ("expert_cls", "cls", 16),
         ("expert_dense", "dense", 4),
-        ("generalist", "cls", 16),
-        ("generalist", "dense", 4),
+        ("expert_det", "detection", 4),
+        *((joined, "cls", 16) for joined in ("generalist", "merged", "squeeze")),
+        *((joined, "dense", 4) for joined in ("generalist", "merged", "squeeze")),
     ):
         config[stage].data[group].batch_size = size
     for stage in config.stages:
@@ -178,7 +182,7 @@ def test_run_leaves_a_model_folder_to_start_from(finished):
     workdir, _ = finished
     model = intern_jax.load(workdir / "model")
     assert model.head is None and model.preprocess == Preprocess(32)
-    assert model.provenance["stage"].startswith("generalist, seed 0, key ")
+    assert model.provenance["stage"].startswith("squeeze, seed 0, key ")
     features = model.features(np.zeros((2, 40, 40, 3), np.uint8))
     assert features.shape == (2, 32) and np.isfinite(features).all()
 
@@ -191,7 +195,7 @@ def test_unchanged_config_recomputes_nothing(finished, caplog):
     assert scores(again) == scores(results)
     assert {p: p.stat().st_mtime_ns for p in workdir.rglob("model.safetensors")} == before
     said = [r.getMessage() for r in caplog.records if r.name == "intern_jax.pipeline"]
-    assert sum("reused" in line for line in said) == 5
+    assert sum("reused" in line for line in said) == 7
 
 
 def test_changed_value_recomputes_its_stage_and_what_follows(finished, caplog):
@@ -205,7 +209,8 @@ def test_changed_value_recomputes_its_stage_and_what_follows(finished, caplog):
     by_stage = {line.split()[0]: line for line in said if "(seed 0)" in line}
     assert "reused" in by_stage["amateur"] and "reused" in by_stage["expert_dense"]
     assert "settings.train.optim.learning_rate: 0.002 -> 0.001" in by_stage["expert_cls"]
-    assert "start.cls" in by_stage["generalist"]
+    assert "start.cls" in by_stage["generalist"] and "start.cls" in by_stage["merged"]
+    assert "start.generalist" in by_stage["squeeze"] and "start.backbone" in by_stage["squeeze"]
 
 
 @pytest.mark.parametrize(

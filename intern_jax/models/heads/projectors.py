@@ -45,8 +45,8 @@ class Standardise(nn.Module):
         if update:
             over = tuple(range(x.ndim - 1))
             where = None if valid is None else valid[..., None]
-            batch = x.mean(axis=over, where=where)
-            batch_var = jnp.square(x - batch[row]).mean(axis=over, where=where)
+            batch = jnp.mean(x, axis=over, where=where)
+            batch_var = jnp.mean(jnp.square(x - batch[row]), axis=over, where=where)
             m = jnp.maximum(1 / (count.value + 1).astype(precise), SLOWEST)
             step = batch - mean
             var = (1 - m) * var + m * batch_var + m * (1 - m) * jnp.square(step)

@@ -162,12 +162,13 @@ def main_route(network: Any, task: str, names: Iterable[str]) -> str:
         raise
 
 
-def check(network: Any, names: Iterable[str], task: str) -> None:
-    """Refuse readouts among the `names` of outputs that name a branch which the network lacks; nothing is computed."""
+def check(network: Any, names: Iterable[str], task: str) -> str:
+    """`main_route`, after a check that the network has the branches which readouts name; nothing is computed."""
     names = list(names)
     branch = main_route(network, task, names)
     for name in filter(is_one, names):
         _calls(network, name, branch)
+    return branch
 
 
 def _calls(network: Any, name: str, branch: str) -> list[str]:
