@@ -32,7 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
             "expert_det": detection_expert(steps=100),
             "generalist": generalist(steps=100),
             "merged": merged(steps=20),
-            "squeeze": squeeze(steps=60),
+            "squeeze": squeeze(steps=40),
             "benchmark": {
                 "rows": (
                     *("emoji_style_group", "clipart_leaf", "sprites_seg", "rooms_depth"),

@@ -148,45 +148,54 @@ def coco_figures(arrays: Arrays, weights_N: Weights = None) -> dict[str, float]:
 
 
 def coco_precisions(arrays: Arrays, weights_N: Weights = None) -> np.ndarray:
-    """COCO's AP of each overlap and class [10,K] as shares; NaN for a class without an object."""
-    image, labels, positives = (arrays[name] for name in ("image", "labels", "positives"))
+    """COCO's AP of each overlap and class [10,K] as shares; NaN for a class without an object.
+
+    Many weights of the same arrays are quicker with those of `coco_places`.
+    """
+    places = arrays if "curve" in arrays else coco_places(arrays)
+    image, row, curve, positives = (places[n] for n in ("image", "hit_row", "curve", "positives"))
     weights = detection.weigh(weights_N, len(positives))
     there, classes = weights @ positives, positives.shape[1]
-    row, step = arrays["hit_row"], arrays["hit_step"]
-    weight, own = weights[image], labels[row]
-    curve = step * classes + own  # rises along the hits
-    hits = _running(weight[row], curve)
-    seen = _running(weight, labels)[row] - _skipped(arrays, weight, len(image))
+    weight, own = weights[image], places["labels"][row]
+    hits = _running(weight[row], places["curve_begin"], places["curve_length"])
+    counted = _running(weight, places["label_begin"], places["label_length"])[row]
+    skipped = np.concatenate([[0.0], np.cumsum(weight[places["skipped_row"]])])
+    seen = counted - (skipped[places["skipped_last"]] - skipped[places["skipped_first"]])
     recall = np.divide(hits, there[own], out=np.zeros_like(hits), where=there[own] > 0)
     # Precision falls between hits, so their own give the envelope. Each curve is lifted above the later ones.
     lift = 2.0 * (10 * classes - 1 - curve)
     envelope = np.maximum.accumulate((hits / (seen + np.spacing(1)) + lift)[::-1])[::-1] - lift
     reached = np.searchsorted(coco.RECALLS, recall, "right")
     new = np.diff(reached, prepend=0)
-    begin = np.flatnonzero(np.diff(curve, prepend=-1))
-    new[begin] = reached[begin]
+    new[places["curve_begin"]] = reached[places["curve_begin"]]
     area = np.bincount(curve, new * envelope, minlength=10 * classes).reshape(10, classes)
     return np.where(there > 0, area / len(coco.RECALLS), np.nan)
 
 
-def _running(values: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """The running sum within each group; equal groups lie together."""
+def coco_places(arrays: Arrays) -> dict[str, np.ndarray]:
+    """The arrays of `coco_outcomes`, and what the precisions need of them whatever the weights.
+
+    curve int [H]: the overlap and class of each hit. Of the runs of equal curves and equal labels, begin and length.
+    skipped_first, skipped_last int [H]: where among the detections that do not count those above a hit begin and end.
+    """
+    labels, row, step = (arrays[name] for name in ("labels", "hit_row", "hit_step"))
+    curve = step * arrays["positives"].shape[1] + labels[row]  # rises along the hits
+    found = {**arrays, "curve": curve}
+    for name, group in (("curve", curve), ("label", labels)):
+        begin = np.flatnonzero(np.diff(group, prepend=-1))
+        found |= {f"{name}_begin": begin, f"{name}_length": np.diff(begin, append=len(group))}
+    count = len(labels)
+    skipped = arrays["skipped_step"] * count + arrays["skipped_row"]
+    first = np.searchsorted(labels, labels[row]) + step * count  # of the hit's class
+    found["skipped_first"] = np.searchsorted(skipped, first)
+    found["skipped_last"] = np.searchsorted(skipped, row + step * count)
+    return found
+
+
+def _running(values: np.ndarray, begin: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The running sum within each run of values, given where the runs begin."""
     total = np.concatenate([[0.0], np.cumsum(values)])
-    begin = np.flatnonzero(np.diff(group, prepend=-1))
-    lengths = np.diff(begin, append=len(values))
     return total[1:] - np.repeat(total[begin], lengths)
-
-
-def _skipped(arrays: Arrays, weight_D: np.ndarray, count: int) -> np.ndarray:
-    """The weight [H] of the detections above each hit, of its class, that do not count at its overlap."""
-    row, step, labels = (arrays[name] for name in ("skipped_row", "skipped_step", "labels"))
-    if not len(row):
-        return np.zeros(len(arrays["hit_row"]))
-    total = np.concatenate([[0.0], np.cumsum(weight_D[row])])
-    place, hit_row, hit_step = step * count + row, arrays["hit_row"], arrays["hit_step"]
-    first = np.searchsorted(labels, labels[hit_row]) + hit_step * count  # of the hit's class
-    last = hit_row + hit_step * count
-    return total[np.searchsorted(place, last)] - total[np.searchsorted(place, first)]
 
 
 # --- as arrays -------------------------------------------------------------------------------------

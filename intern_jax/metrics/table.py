@@ -9,6 +9,7 @@ N images, H, W size, K classes, G objects. Percentages are in percent, as tables
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -42,6 +43,7 @@ class Metric:
     error             "bootstrap" over images, or "binomial" for a share of right ones
     boxes             in place of statistics: (objects, detections, other columns [G]) -> named arrays
     weighted          in place of figures: (those arrays, weights [N] of the images or None) -> {figure: value}
+    prepared          the arrays of `boxes` with what `weighted` needs whatever the weights, for many of them
     """
 
     name: str
@@ -54,6 +56,7 @@ class Metric:
     error: str = "bootstrap"
     boxes: BoxOutcomes | None = None
     weighted: Weighted | None = None
+    prepared: Callable[[Arrays], Arrays] = dict
 
     @property
     def heading(self) -> str:
@@ -115,7 +118,7 @@ class Metric:
         return {
             "score": next(iter(scores.values())),
             "standard_error": uncertainty.weighted_error(
-                count, lambda weights_N: self.weighted_score(arrays, weights_N), REPLICATES
+                count, functools.partial(self.weighted_score, self.prepared(arrays)), REPLICATES
             ),
             "scores": scores,
             "n_test": count,
@@ -123,7 +126,7 @@ class Metric:
         }
 
     def weighted_score(self, arrays: Arrays, weights_N: np.ndarray) -> float:
-        """The score of the arrays of `of_boxes`, image i counted weights_N[i] times."""
+        """The score of the arrays of `of_boxes`, prepared or not, image i counted weights_N[i] times."""
         if self.weighted is None:
             raise self._no_boxes()
         return float(next(iter(self.weighted(arrays, weights_N).values())))
@@ -252,7 +255,14 @@ METRICS = {
         ),
         Metric("voc_ap", "AP50", "%", boxes=boxes.voc_outcomes, weighted=boxes.voc_figures),
         Metric("wider_ap", "AP", "%", boxes=boxes.wider_outcomes, weighted=boxes.wider_figures),
-        Metric("coco_ap", "AP", "%", boxes=boxes.coco_outcomes, weighted=boxes.coco_figures),
+        Metric(
+            "coco_ap",
+            "AP",
+            "%",
+            boxes=boxes.coco_outcomes,
+            weighted=boxes.coco_figures,
+            prepared=boxes.coco_places,
+        ),
         Metric(
             "miss_rate",
             "miss rate",

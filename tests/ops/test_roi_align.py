@@ -174,6 +174,8 @@ def test_regions_that_are_not_valid_give_zeros_and_no_gradient(form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_amount_of_padding_and_the_batch_change_nothing(form):
+    # Another shape is another compilation, and a CPU may fuse its multiplications and additions otherwise.
+    close = partial(np.testing.assert_allclose, rtol=0, atol=1e-6)
     maps = [jnp.asarray(m, jnp.float32) for m in arrays()]
     rois = jnp.asarray(ROIS, jnp.float32)
     weight = jnp.asarray(np.random.default_rng(3).normal(size=(2, 5, 7, 7, 3)), jnp.float32)
@@ -194,12 +196,12 @@ def test_the_amount_of_padding_and_the_batch_change_nothing(form):
         jnp.pad(weight, (*more, (0, 0), (0, 0)), constant_values=7.0),
         *maps,
     )
-    np.testing.assert_array_equal(padded[:, :5], out)
+    close(padded[:, :5], out)
     assert not np.asarray(padded[:, 5:]).any()
     for ours, other in zip(grads, padded_grads, strict=True):
-        np.testing.assert_array_equal(ours, other)
+        close(ours, other)
     one, _ = run(rois[1:], jnp.ones((1, 5), bool), weight[1:], *(m[1:] for m in maps))
-    np.testing.assert_array_equal(one[0], out[1])
+    close(one[0], out[1])
 
 
 def test_the_forms_agree_in_narrow_numbers_too():

@@ -4,8 +4,9 @@
 
 The quickstart's networks, groups and batch sizes, in float32, with AdamW. All programs are compiled in one process and
 take turns; figures are medians over rounds. A generalist's parts are its experts' steps, and the passes by which each
-branch helps the other. A squeeze's parts are the student's step by labels alone, and the passes of its teacher. Memory
-is that of the compiled step: its arguments and temporary arrays. With --rates: pictures per second of one core.
+branch helps the other. A squeeze's parts are the student's step by labels alone, and the passes of its teacher's
+backbone; its projectors, the teacher's heads and all that compares them come beside. Memory is that of the compiled
+step: its arguments and temporary arrays. With --rates: pictures per second of one core.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from tools.bench.turns import use_cores
 
 PLAIN = {"name": "embedded"}
 GENERALIST = {"name": "generalist", "branch": PLAIN}
+HIDDEN = 64  # channels inside the quickstart's small projectors
 CLASSES = {"cls": [("a", 89), ("b", 39), ("c", 5)], "dense": [("d", 24), ("e", 12)]}
 STEPS: tuple[Column, ...] = (
     {"name": "step"},
@@ -102,8 +104,12 @@ def step_rows(rounds: int, seconds: float) -> list[list[Cell]]:
     from intern_jax.stages.squeeze import Squeeze
 
     batch = a_batch()
-    imitate = {"teachers": {"generalist": []}, "logits": True}
-    squeeze = Squeeze(PLAIN, CLASSES, imitate, teachers={"generalist": GENERALIST})
+
+    def squeeze(**settings: Any) -> Program:
+        imitate = {"teachers": {"generalist": []}, **settings}
+        stage = Squeeze(PLAIN, CLASSES, imitate, teachers={"generalist": GENERALIST})
+        return step_of(stage, batch, Generalist(GENERALIST, CLASSES))
+
     programs = {
         "expert of classes": step_of(Expert(PLAIN, {"cls": CLASSES["cls"]}), {"cls": batch["cls"]}),
         "expert of maps": step_of(
@@ -113,13 +119,17 @@ def step_rows(rounds: int, seconds: float) -> list[list[Cell]]:
         "generalist": step_of(Generalist(GENERALIST, CLASSES), batch),
         "student by labels": step_of(Expert(PLAIN, CLASSES), batch),
         "teacher's passes": passes(GENERALIST, batch),
-        "squeeze": step_of(squeeze, batch, Generalist(GENERALIST, CLASSES)),
+        "squeeze": squeeze(hidden=HIDDEN, logits=True),
+        "squeeze without logits": squeeze(hidden=HIDDEN),
+        "squeeze, projectors of 256": squeeze(logits=True),
     }
     found = by_turns(programs, rounds, seconds)
-    parts = {
-        "generalist": ("expert of classes", "expert of maps", "helping passes"),
-        "squeeze": ("student by labels", "teacher's passes"),
+    parts: dict[str, tuple[str, ...]] = {
+        name: ("student by labels", "teacher's passes")
+        for name in programs
+        if name.startswith("squeeze")
     }
+    parts["generalist"] = ("expert of classes", "expert of maps", "helping passes")
     rows: list[list[Cell]] = []
     for name, program in programs.items():
         row: list[Cell] = [name, found[name], None, None, program.size / 1e6, None]

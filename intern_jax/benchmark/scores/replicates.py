@@ -67,5 +67,5 @@ class Replicates:
             self._images = key, Images(*key, replicates=self.count)
         images = self._images[1]
         if isinstance(found, Mapping):
-            return images.weighted(functools.partial(metric.weighted_score, found))
+            return images.weighted(functools.partial(metric.weighted_score, metric.prepared(found)))
         return images.scores(found, metric.score_of)
