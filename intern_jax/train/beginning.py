@@ -65,6 +65,7 @@ class Beginning:
             raise guard.Hopeless(
                 f"{name}: {trouble}{after}; lower optim.learning_rate or look at the data"
             )
+        self._check_saved(trouble)
         self.rollbacks += 1
         # Later segments are those of sources that begin or end then.
         segment = [s for s in self.stream.segments if s.first_step <= trouble.step][-1]
@@ -78,6 +79,18 @@ class Beginning:
             *(name, trouble, step, self.rollbacks, limit),
         )
         return state
+
+    def _check_saved(self, trouble: guard.Diverged) -> None:
+        """Refuse to begin anew where a checkpoint from before the trouble must have been."""
+        assert self.checkpoints is not None  # without them there is no roll-back
+        self.checkpoints.settle()
+        saved = self.checkpoints.steps()
+        if trouble.sound >= self.cfg["checkpoint_every"] and saved and saved[0] > trouble.sound:
+            raise guard.Hopeless(
+                f"{self.stage.name}: {trouble}; no checkpoint of step {trouble.sound} or earlier is left "
+                f"(the first is {saved[0]}), so it cannot be rolled back; restore one from a copy, or lower "
+                "optim.learning_rate in a new workdir"
+            )
 
     def content(self) -> dict[str, Any]:
         """The plain data that a checkpoint holds beside its state."""

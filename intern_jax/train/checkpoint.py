@@ -57,14 +57,20 @@ class Damaged(Exception):
 class Checkpoints:
     """A folder of checkpoints. It keeps the newest `keep` and those of every `keep_every`-th step.
 
+    With a `horizon` it also keeps one that precedes the newest by so many steps, which a roll-back may need, and the
+    one that will be next to do so.
+
     All processes of a run open it and call the same methods. `failed` counts the saves that failed.
     """
 
-    def __init__(self, folder: pathlib.Path, keep: int, keep_every: int | None = None):
+    def __init__(
+        self, folder: pathlib.Path, keep: int, keep_every: int | None = None, horizon: int = 0
+    ):
         self.folder = folder.resolve()
         newest, every = managers.LatestN(keep), managers.EveryNSteps(keep_every or 0)
         policies = [newest, every] if keep_every else [newest]
         self._kept = managers.AnyPreservationPolicy(policies)
+        self._horizon = horizon
         self.failed = 0
         self._under_way: int | None = None
         self._checkpointer = self._new_checkpointer()
@@ -216,9 +222,15 @@ class Checkpoints:
             return
         steps = [_Saved(step) for step in self._on_disk()]
         kept = self._kept.should_preserve(steps, context=managers.PreservationContext())
+        before = self._before_horizon([saved.step for saved in steps])
         for saved, keep in zip(steps, kept, strict=True):
-            if not keep:
+            if not keep and saved.step not in before:
                 self._delete(saved.step)
+
+    def _before_horizon(self, steps: Sequence[int]) -> list[int]:
+        """The newest step that precedes the last one by the horizon, and the one that will follow it in this."""
+        old = [step for step in steps if step <= steps[-1] - self._horizon]
+        return [*old[-1:], *steps[len(old) :][:1]] if self._horizon else []
 
     def _delete(self, step: int) -> None:
         # The folder is renamed first, so a kill leaves no partly deleted step under a step's name.

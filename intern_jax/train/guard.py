@@ -1,7 +1,7 @@
 """Whether a run has diverged, judged by its logged scalars alone, so that a restart judges the same.
 
 There are two signs. The first is `max_bad_steps` steps in a row without a finite loss and gradient;
-the step has undone each of them. The second needs `train.spike`: `patience` logged losses in a row
+the step has undone each of them, and counts on once there were so many (step.py). The second needs `train.spike`: `patience` logged losses in a row
 are above
     median + sigmas * 1.4826 * median absolute deviation
 of the `window` logged losses before them. The factor 1.4826 turns the deviation of normal noise
@@ -34,10 +34,10 @@ def look(
     step: int, scalars: Mapping[str, float], history: Sequence[Mapping], cfg: Mapping[str, Any]
 ) -> None:
     """Raise Diverged if the `scalars` of `step`, or the scalars logged before it, show a divergence."""
-    streak = int(scalars["bad_steps"])
-    if streak >= cfg["max_bad_steps"]:
-        what = f"{streak} steps in a row without a finite loss and gradient, up to step {step}"
-        raise Diverged(step - streak, step, what)
+    sound, limit = step - int(scalars["bad_steps"]), cfg["max_bad_steps"]
+    if step - sound >= limit:
+        what = f"{limit} steps in a row without a finite loss and gradient, from step {sound + 1} on"
+        raise Diverged(sound, step, what)
     if cfg["spike"] and history and history[-1]["step"] == step:
         # Rows that an evaluation wrote are left out: evaluations must not change the decision.
         every = cfg.get("log_every", 1)
@@ -47,6 +47,15 @@ def look(
         if step > set_at:
             logged = [row for row in logged if row["step"] > set_at]
         _look_for_spike(logged, cfg["spike"])
+
+
+def horizon(cfg: Mapping[str, Any]) -> int:
+    """By how many steps at most the last sound step precedes the one at which `look` finds a divergence."""
+    every = cfg["log_every"]
+    # A streak is as old as it is long, and is read up to `every` steps later.
+    streak = cfg["max_bad_steps"] + every
+    # Logged losses that are not finite are left out of the search for a spike: they are those of a streak.
+    return streak + (every * (cfg["spike"]["patience"] + 1) if cfg["spike"] else 0)
 
 
 def _look_for_spike(history: Sequence[Mapping], spike: Mapping[str, Any]) -> None:

@@ -48,7 +48,7 @@ S = TypeVar("S", bound=Stage)
 # and profiles are seen when they happen.
 AHEAD = 2
 # Settings of the loop that are compiled into the step; some of the optimizer's are too (optim.compiled).
-COMPILED = ("accumulate", "balance", "ema_decay")
+COMPILED = ("accumulate", "balance", "ema_decay", "max_bad_steps")
 
 
 HostBatch = Mapping[str, Mapping[str, np.ndarray]]  # this process's part of a batch, on its host
@@ -191,7 +191,9 @@ def _checkpoints(
     if not cfg["checkpoint_every"]:
         yield None
         return
-    checkpoints = Checkpoints(StageFiles(folder).checkpoints, cfg["keep"], cfg["keep_every"])
+    checkpoints = Checkpoints(
+        StageFiles(folder).checkpoints, cfg["keep"], cfg["keep_every"], guard.horizon(cfg)
+    )
     try:
         yield checkpoints
     finally:

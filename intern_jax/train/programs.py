@@ -48,7 +48,8 @@ class Programs:
         optim.check_names(cfg["optim"], tree.partition(abstract.params, stage.trainable)[0])
         places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         group_of, groups = optim.group_of(cfg["optim"]), list(optim.groups(cfg["optim"]))
-        step = make_step(stage, tx, cfg["accumulate"], decay, places, frozen, group_of)
+        limit = cfg["max_bad_steps"]
+        step = make_step(stage, tx, cfg["accumulate"], decay, places, frozen, group_of, limit)
         norms = None
         if balance:
             norms = make_norms(stage, balance["trunk"], cfg["accumulate"], places, frozen)

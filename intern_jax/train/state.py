@@ -20,7 +20,7 @@ class TrainState(flax.struct.PyTreeNode):
 
     `extra` holds the stage's other collections (BatchNorm statistics, queues). `ema` is the moving
     average of all parameters, or None. `average` is the moving average of the parameters that the
-    stage's loss reads averaged, or {}. `bad_steps` counts skipped steps in a row, `bad_total` all of them.
+    stage's loss reads averaged, or {}. `bad_steps` counts skipped steps in a row (step.py), `bad_total` all of them.
     `scales` are factors on the weights of the loss terms (train/balance.py), or {}.
     """
 

@@ -67,12 +67,14 @@ def make_step(
     shardings: TrainState | None = None,
     frozen_shardings: Any = None,
     group_of: Callable[[str], str] = lambda _name: MAIN,
+    max_bad_steps: int = 10,
 ) -> jax.stages.Wrapped:
     """The jitted step (state, frozen, batch, key, rates) -> (state, scalars). It donates the state.
 
     `accumulate` is the number of micro-batches per step. `rates` is {optimizer group: learning rate},
     and `group_of` gives the group of a parameter's name. A step whose loss or gradient is not finite
-    changes nothing but the counters. `shardings` and `frozen_shardings` say how the state and the
+    changes nothing but the counters. From `max_bad_steps` such steps in a row on, `bad_steps` counts
+    good ones too, so that a streak which ends before the counter is read is still seen. `shardings` and `frozen_shardings` say how the state and the
     frozen arrays are stored; without them the compiler chooses. Arrays sharded over fsdp are
     all-gathered before the forward pass or, if the stage's `gather_late` matches them, by the layer
     that reads them. Gradients are sharded again afterwards.
@@ -104,7 +106,8 @@ def make_step(
         old = {name: getattr(state, name) for name in new}
         new = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
         bad = (~good).astype(jnp.int32)
-        streak = jnp.where(good, 0, state.bad_steps + 1)
+        over = good & (state.bad_steps < max_bad_steps)
+        streak = jnp.where(over, 0, state.bad_steps + 1)
         counters = {"bad_steps": streak, "bad_total": state.bad_total + bad}
         state = state.replace(step=state.step + 1, **new, **counters)
         return state, {**scalars, "gradient_norm": norm, **_named_rates(rates), **counters}

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import re
+import shutil
 
 import pytest
 from toy import Linear, Segment, Stream, assert_same, settings
@@ -38,7 +40,7 @@ def test_bad_steps_roll_back_and_other_data_follows(mesh, tmp_path, caplog):
     straight = train(mesh, tmp_path / "b", Stream(bad=(13, 14), segments=segments))
     assert_same(done.state, straight.state)
     assert int(done.state.bad_total) == 2
-    said = "linear: 3 steps in a row without a finite loss and gradient, up to step 13; rolled back"
+    said = "linear: 3 steps in a row without a finite loss and gradient, from step 11 on; rolled back"
     assert f"{said} to step 8, resuming with the batches after those (1 of 3)" in caplog.text
     assert steps_of(tmp_path / "a") == list(range(1, 21))
     meta = read_meta(tmp_path / "a" / "checkpoints" / "20")
@@ -83,11 +85,74 @@ def test_without_a_checkpoint_before_the_trouble_it_begins_anew(mesh, tmp_path):
     assert_same(done.state, straight.state)
 
 
+def test_a_run_killed_after_it_began_anew_reads_the_data_of_its_checkpoint(mesh, tmp_path):
+    straight = train(mesh, tmp_path / "a", Stream(bad=range(3)))
+
+    class Breaks(Stream):
+        """Breaks at step 9, once its first segment is another one."""
+
+        def batch_at(self, step):
+            if self.segments[0].offset and step == 9:
+                raise RuntimeError("the stream broke")
+            return super().batch_at(step)
+
+    with pytest.raises(RuntimeError, match="the stream broke"):
+        train(mesh, tmp_path / "b", Breaks(bad=range(3)))
+    stream = Stream(bad=range(3))
+    assert_same(train(mesh, tmp_path / "b", stream).state, straight.state)
+    assert stream.asked[0] == 8 and stream.segments[0].offset == 3
+
+
+def test_a_streak_that_ends_between_two_readings_is_seen(mesh, tmp_path, caplog):
+    # Steps 7 to 20 are bad, 14 in a row; scalars are read after steps 10, 20 and 30.
+    wide = {"log_every": 10, "max_bad_steps": 10, "steps": 40}
+    with caplog.at_level(logging.WARNING):
+        done = train(mesh, tmp_path / "a", Stream(bad=range(6, 19)), **wide)
+    assert "10 steps in a row without a finite loss and gradient, from step 7 on" in caplog.text
+    straight = train(mesh, tmp_path / "b", Stream(segments=(Segment(), Segment(4, 20))), **wide)
+    assert_same(done.state, straight.state)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_bad_steps": 10, "log_every": 10},
+        {"spike": {**SPIKE, "patience": 6}, "log_every": 2},
+    ],
+    ids=["bad", "spike"],
+)
+def test_a_checkpoint_from_before_the_trouble_is_kept(mesh, tmp_path, caplog, changes):
+    # Every step is saved and two are kept: those are from after the trouble began.
+    trouble = {"loud": range(30, 46)} if "spike" in changes else {"bad": range(30, 46)}
+    often = {"checkpoint_every": 1, "keep": 1, "steps": 70, **changes}
+    with caplog.at_level(logging.WARNING):
+        train(mesh, tmp_path, Stream(**trouble), **often)
+    steps = [int(s) for s in re.findall(r"rolled back to step (\d+)", caplog.text)]
+    horizon = guard.horizon({"spike": None, **settings(**{**GUARDED, **often})})
+    assert steps and min(steps) >= 30 - 2 * horizon
+    assert len(list((tmp_path / "checkpoints").glob("[0-9]*"))) <= 3
+
+
+def test_a_run_that_has_saved_does_not_begin_anew(mesh, tmp_path):
+    class Loses(Stream):
+        """Its early checkpoints are lost when the trouble begins."""
+
+        def batch_at(self, step):
+            if step == 13:
+                for lost in ("4", "8"):
+                    shutil.rmtree(tmp_path / "checkpoints" / lost, ignore_errors=True)
+            return super().batch_at(step)
+
+    with pytest.raises(UserError, match="no checkpoint of step 10 or earlier is left") as caught:
+        train(mesh, tmp_path, Loses(bad=range(10, 15)), max_bad_steps=4, log_every=4)
+    assert "\n" not in str(caught.value) and (tmp_path / "checkpoints" / "12").is_dir()
+
+
 def test_roll_backs_are_bounded(mesh, tmp_path):
-    with pytest.raises(UserError, match="up to step 11 after 2 roll-backs; lower") as caught:
+    with pytest.raises(UserError, match="from step 9 on after 2 roll-backs; lower") as caught:
         train(mesh, tmp_path, Stream(bad=range(10, 1000)), max_rollbacks=2)
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=r"up to step 13; lower optim\.learning_rate"):
+    with pytest.raises(UserError, match=r"from step 11 on; lower optim\.learning_rate"):
         train(mesh, tmp_path / "b", Stream(bad=range(10, 1000)), max_rollbacks=0)
 
 
