@@ -65,6 +65,9 @@ def _answer(args: argparse.Namespace, rest: list[str]) -> int:
     except exits.Stopped as stop:
         print(stop, file=sys.stderr)
         return exits.EXIT_STOPPED
+    except exits.MachineFault as error:
+        print(f"error: {error}; start again to resume", file=sys.stderr)
+        return exits.EXIT_STOPPED
     except BrokenPipeError:
         # The reader (head, less) has seen enough; Python must not complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

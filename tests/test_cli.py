@@ -1,5 +1,6 @@
 """The command line: what reaches the functions behind the verbs, and how mistakes are told."""
 
+import re
 import subprocess
 import sys
 
@@ -136,3 +137,36 @@ def test_version_and_help_from_a_shell():
     assert done.returncode == 0 and done.stdout.strip() == __version__
     done = subprocess.run([*command, "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and all(v in done.stdout for v in ("run", "adapt", "inspect"))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (
+            OSError(28, "No space left on device", "/w/seed0/a/done.json"),
+            75,
+            "No space left .*done.json",
+        ),
+        (MemoryError("Unable to allocate 8 GiB"), 75, "8 GiB; start again to resume"),
+        (ValueError("UNAVAILABLE: [OS error 116: Stale file handle]"), 75, "Stale file handle"),
+    ],
+)
+def test_a_fault_of_the_machine_ends_a_run_restartable(
+    tmp_path, monkeypatch, capsys, error, code, said
+):
+    def run(*_args):
+        raise error
+
+    monkeypatch.setattr("intern_jax.pipeline.run", run)
+    assert cli.main(["run", "--config=configs/quickstart.py", f"--workdir={tmp_path}"]) == code
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1 and re.search(f"^error: .*{said}", told[0]), told
+
+
+def test_a_fault_of_the_program_is_no_fault_of_the_machine(tmp_path, monkeypatch):
+    def run(*_args):
+        raise ValueError("the program's own")
+
+    monkeypatch.setattr("intern_jax.pipeline.run", run)
+    with pytest.raises(ValueError, match="own"):
+        cli.main(["run", "--config=configs/quickstart.py", f"--workdir={tmp_path}"])

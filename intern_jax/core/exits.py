@@ -2,7 +2,7 @@
 
     0    done
     2    a user's mistake, told in one line
-    75   stopped by SIGTERM with the state saved: start again to resume
+    75   stopped by SIGTERM with the state saved, or by a fault of the machine (disk, memory): start again to resume
     76   another process was lost: start again to resume
     130  Ctrl-C; 128 + n: killed by signal n
 
@@ -14,6 +14,7 @@ This file imports no jax, because the fork must come before JAX starts its threa
 
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -38,6 +39,34 @@ class Stopped(BaseException):
 
     It is not an Exception, because code that continues after any error (a damaged image, a failed save) would catch it.
     """
+
+
+class MachineFault(Exception):
+    """The machine failed, which another start may mend. The message is one line."""
+
+
+# Of the numbers of OSError: those of disks, mounts, memory and open files, and not those of paths or rights.
+_FAULTS = (
+    *("EIO", "EREMOTEIO", "ESTALE", "ETIMEDOUT", "ENODEV", "EBUSY"),
+    *("ENOSPC", "EDQUOT", "EFBIG", "ENOMEM", "EMFILE", "ENFILE"),
+)
+FAULTS = tuple(getattr(errno, name) for name in _FAULTS if hasattr(errno, name))
+# Words in TensorStore's errors, which are ValueErrors. JAX's RESOURCE_EXHAUSTED is a model that is too large.
+FAULT_WORDS = ("OS error", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+
+
+def machine_fault(error: BaseException | None) -> str | None:
+    """The line of the machine's own fault (disk, mount, memory, open files) behind `error`, or None."""
+    while error is not None:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        if isinstance(error, MemoryError | MachineFault):
+            return line
+        if isinstance(error, OSError) and error.errno in FAULTS:
+            return line
+        if isinstance(error, ValueError) and any(word in line for word in FAULT_WORDS):
+            return line
+        error = error.__cause__ or error.__context__
+    return None
 
 
 class PeerLost(Exception):

@@ -36,6 +36,7 @@ from intern_jax.core import exits
 from intern_jax.core.config import UserError
 from intern_jax.core.exits import EXIT_PEER_LOST as EXIT_PEER_LOST
 from intern_jax.core.exits import EXIT_STOPPED as EXIT_STOPPED
+from intern_jax.core.exits import MachineFault as MachineFault
 from intern_jax.core.exits import PeerLost as PeerLost
 from intern_jax.core.exits import Stopped as Stopped
 
@@ -128,6 +129,16 @@ def _state() -> Any:
     return distributed.global_state
 
 
+def client() -> Any:
+    """The coordination service, which holds small texts by key; there is none in a single process."""
+    return _state().client
+
+
+def new_round() -> int:
+    """A number that names what all processes do next, the same in each of them."""
+    return next(_rounds)
+
+
 def everywhere() -> int:
     """The number of processes in the run."""
     return _state().num_processes
@@ -169,6 +180,20 @@ def naming_losses() -> Iterator[None]:
         raise PeerLost(
             f"another process of the run was lost ({found}); start again to resume"
         ) from error
+
+
+@contextlib.contextmanager
+def naming_faults() -> Iterator[None]:
+    """Turn errors of the machine itself (a full disk, a lost mount, no memory) into MachineFault."""
+    try:
+        yield
+    except (UserError, PeerLost):
+        raise
+    except Exception as error:
+        line = exits.machine_fault(error)
+        if line is None:
+            raise
+        raise MachineFault(line) from error
 
 
 def _loss(error: BaseException | None) -> str | None:

@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as managers
@@ -25,7 +26,9 @@ from orbax.checkpoint import checkpoint_managers as managers
 from intern_jax.core import config as config_lib
 from intern_jax.core import digests, hosts
 from intern_jax.core.config import UserError
+from intern_jax.core.exits import machine_fault
 from intern_jax.core.files import write_json
+from intern_jax.train.joint import Joint
 from intern_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -40,6 +43,8 @@ SMALL_BYTES = 4 << 20
 SAVE_SECONDS = 600
 # How long the remaining threads of a failed save may take to finish.
 FAILED_SECONDS = 10
+# Pauses before a checkpoint that the machine could not read is read again.
+PAUSES = (1.0, 4.0)
 
 
 class _Saved(NamedTuple):
@@ -52,6 +57,10 @@ class _Saved(NamedTuple):
 
 class Damaged(Exception):
     """A checkpoint that cannot be used, and why."""
+
+
+class Unreadable(Exception):
+    """A checkpoint that a machine's own fault kept from being read, which proves nothing against it, and why."""
 
 
 class Checkpoints:
@@ -73,7 +82,8 @@ class Checkpoints:
         self._horizon = horizon
         self.failed = 0
         self._under_way: int | None = None
-        self._checkpointer = self._new_checkpointer()
+        self._joint: Joint | None = None  # of the save under way
+        self._checkpointer: ocp.AsyncCheckpointer | None = None
         if hosts.is_main():
             self.folder.mkdir(parents=True, exist_ok=True)
         self._sweep()
@@ -91,14 +101,15 @@ class Checkpoints:
         """The newest good state (of step `until` or earlier), sharded like `abstract`, and its JSON.
 
         None if there is no checkpoint. A damaged one is logged; it is set aside once an older one is found good.
-        UserError if no checkpoint is good, or if it is of another model.
+        UserError if no checkpoint is good, or if it is of another model. hosts.MachineFault if one cannot be read
+        for the machine's own fault, also after some pauses: that says nothing about the checkpoint.
         """
         self.settle()
         steps = [step for step in self.steps() if until is None or step <= until]
         damaged = []
         for step in reversed(steps):
             try:
-                found = self._read(step, abstract)
+                found = self._patiently(step, abstract)
             except Damaged as fault:
                 log.warning("%s: %s; passed over", self.folder / str(step), fault)
                 damaged.append(step)
@@ -129,22 +140,22 @@ class Checkpoints:
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(_fields(state)), meta=ocp.args.JsonSave(meta)
         )
-        self._under_way = step
-        try:
-            self._checkpointer.save(target, args=args)
-        except Exception as error:
+        self._under_way, self._joint = step, Joint(f"save {step}")
+        self._checkpointer = checkpointer = self._new_checkpointer(self._joint)
+        error = self._joint.run(lambda: checkpointer.save(target, args=args))
+        if error is not None:
             self._fail(error)
 
     def settle(self) -> None:
         """Wait for the current save, log it if it failed, and delete checkpoints that need not be kept."""
-        if self._under_way is None:
+        if self._joint is None or self._checkpointer is None:
             return
-        try:
-            self._checkpointer.wait_until_finished()
-        except Exception as error:
+        error = self._joint.run(self._checkpointer.wait_until_finished)
+        if error is not None:
             self._fail(error)
         else:
-            self._under_way = None
+            self._checkpointer.close()
+            self._leave()
             self._prune()
 
     def set_aside_after(self, step: int) -> None:
@@ -157,10 +168,22 @@ class Checkpoints:
         """Wait for the current save and release the folder."""
         self.settle()
         self._sweep()
-        self._checkpointer.close()
+
+    def _patiently(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """`_read`, again after each pause where a machine's own fault is in the way."""
+        for pause in PAUSES:
+            try:
+                return self._read(step, abstract)
+            except Unreadable as fault:
+                log.warning("%s: %s; trying again", self.folder / str(step), fault)
+            time.sleep(pause)
+        try:
+            return self._read(step, abstract)
+        except Unreadable as fault:
+            raise hosts.MachineFault(f"{self.folder / str(step)}: {fault}") from None
 
     def _read(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The state and JSON of one step. Raises Damaged on all processes if one of them finds damage."""
+        """The state and JSON of one step. Raises Damaged or Unreadable on all processes if one of them does."""
         path = self.folder / str(step)
         meta = _together(lambda: read_meta(path))
         _together(lambda: _check_files(path))
@@ -177,16 +200,30 @@ class Checkpoints:
                 raise Damaged(f"{name} is not what was saved")
         return state, meta
 
-    def _new_checkpointer(self) -> ocp.AsyncCheckpointer:
-        items = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
+    def _new_checkpointer(self, joint: Joint) -> ocp.AsyncCheckpointer:
+        """A checkpointer of one save: it keeps no state of one that failed, and its barriers are those of `joint`."""
+        # Barriers among named processes are no collectives on devices, in which a process cannot stop waiting.
+        mine = jax.process_index()
+        processes = set(range(hosts.everywhere())) if hosts.count() > 1 else {mine}
+        among = ocp.options.MultiprocessingOptions(
+            primary_host=min(processes),
+            active_processes=processes,
+            barrier_sync_key_prefix=joint.name,
+        )
+        items = {
+            "state": ocp.StandardCheckpointHandler(multiprocessing_options=among),
+            "meta": ocp.JsonCheckpointHandler(multiprocessing_options=among),
+        }
         options = ocp.options.AsyncOptions(
             timeout_secs=SAVE_SECONDS,
+            barrier_sync_fn=joint.meet,
             post_finalization_callback=self._sign_files,
             # Folders are made at once: in the background, one that cannot be made keeps threads waiting for minutes.
             create_directories_asynchronously=False,
         )
-        handler = ocp.CompositeCheckpointHandler(**items)
-        return ocp.AsyncCheckpointer(handler, async_options=options)
+        composite = ocp.CompositeOptions(multiprocessing_options=among, async_options=options)
+        handler = ocp.CompositeCheckpointHandler(composite_options=composite, **items)
+        return ocp.AsyncCheckpointer(handler, async_options=options, multiprocessing_options=among)
 
     def _sign_files(self) -> None:
         """Write the list of files of the current save. Orbax calls this in the background, before the rename."""
@@ -195,8 +232,15 @@ class Checkpoints:
             files = _list_files(step)
             write_json(step / FILES, {"files": files, "sha256": config_lib.digest(files)})
 
+    def _leave(self) -> None:
+        """Forget the save under way, which all processes have finished."""
+        if self._joint is not None:
+            self._joint.close()
+        self._under_way = self._joint = self._checkpointer = None
+
     def _fail(self, error: Exception) -> None:
-        step, self._under_way = self._under_way, None
+        step = self._under_way
+        self._leave()
         self.failed += 1
         log.warning(
             "%s: could not be saved (%s); training continues, and the next save will be tried",
@@ -206,8 +250,7 @@ class Checkpoints:
         # Orbax raises the first thread's error while other threads still write. Those would write their files into
         # the folder of the next save of this step.
         _wait_for_orbax(FAILED_SECONDS)
-        # A new checkpointer keeps no state of the failed save.
-        self._checkpointer = self._new_checkpointer()
+        hosts.barrier(f"failed save of {step}")
 
     def _sweep(self) -> None:
         """Delete what a kill or an error left of a save or a deletion. No save may be running."""
@@ -243,10 +286,12 @@ class Checkpoints:
             shutil.rmtree(gone, ignore_errors=True)
 
     def _set_aside(self, step: int, why: str) -> None:
-        if hosts.is_main():
+        path = self.folder / str(step)
+        # It may be gone by now.
+        if hosts.is_main() and path.exists():
             aside = _free(self.folder, f"{why}-{step}")
-            (self.folder / str(step)).rename(aside)
-            log.warning("%s: set aside as %s", self.folder / str(step), aside.name)
+            path.rename(aside)
+            log.warning("%s: set aside as %s", path, aside.name)
         hosts.barrier(f"set aside {step}")
 
 
@@ -257,7 +302,7 @@ def read_meta(step: pathlib.Path) -> dict[str, Any]:
         meta = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise Damaged(f"is not a whole checkpoint ({META} is missing)") from None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise Damaged(f"{META} cannot be read ({_reason(error)})") from None
     if not isinstance(meta, dict) or not isinstance(meta.get("arrays"), dict):
         raise Damaged(f"{META} is not the description of a checkpoint")
@@ -285,7 +330,7 @@ def _check_files(step: pathlib.Path) -> None:
     try:
         listed = json.loads((step / FILES).read_bytes())
         listed, signed = listed["files"], listed["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{FILES} cannot be read ({_reason(error)})") from None
     if config_lib.digest(listed) != signed:
         raise Damaged(f"{FILES} is not what was saved")
@@ -307,16 +352,21 @@ def _wait_for_orbax(seconds: float) -> None:
 
 
 def _together(read: Any) -> Any:
-    """Call `read()` on every process. Raise Damaged on all of them if it failed on one."""
-    fault, found = None, None
+    """Call `read()` on every process. Raise Unreadable or else Damaged on all of them if one could not."""
+    fault, machine, found = None, False, None
     try:
         found = read()
     except Damaged as error:
         fault = str(error)
     except Exception as error:
         fault = f"cannot be read ({_reason(error)})"
-    if not hosts.agree(fault is None):
-        raise Damaged(fault or "cannot be read on another process")
+        # Any OSError but for a file that is not there: rights and mounts say nothing about what was saved.
+        lost = isinstance(error, FileNotFoundError)
+        machine = (isinstance(error, OSError) and not lost) or bool(machine_fault(error))
+    told = hosts.gather_json({"fault": fault, "machine": machine})
+    if any(one["fault"] for one in told):
+        kind = Unreadable if any(one["machine"] for one in told) else Damaged
+        raise kind(fault or "cannot be read on another process")
     return found
 
 

@@ -1,8 +1,8 @@
 """Whether a run has diverged, judged by its logged scalars alone, so that a restart judges the same.
 
 There are two signs. The first is `max_bad_steps` steps in a row without a finite loss and gradient;
-the step has undone each of them, and counts on once there were so many (step.py). The second needs `train.spike`: `patience` logged losses in a row
-are above
+the step has undone each of them, and counts on once there were so many (step.py). The second
+needs `train.spike`: `patience` logged losses in a row are above
     median + sigmas * 1.4826 * median absolute deviation
 of the `window` logged losses before them. The factor 1.4826 turns the deviation of normal noise
 into its standard deviation.
@@ -36,7 +36,9 @@ def look(
     """Raise Diverged if the `scalars` of `step`, or the scalars logged before it, show a divergence."""
     sound, limit = step - int(scalars["bad_steps"]), cfg["max_bad_steps"]
     if step - sound >= limit:
-        what = f"{limit} steps in a row without a finite loss and gradient, from step {sound + 1} on"
+        what = (
+            f"{limit} steps in a row without a finite loss and gradient, from step {sound + 1} on"
+        )
         raise Diverged(sound, step, what)
     if cfg["spike"] and history and history[-1]["step"] == step:
         # Rows that an evaluation wrote are left out: evaluations must not change the decision.

@@ -148,7 +148,9 @@ class Train(Settings):
     ema_decay: float = field(0.0, ge=0.0, lt=1.0, say="0 for none, or less than 1")
     # The number of steps between checkpoints; None writes none.
     checkpoint_every: int | None = field(None, ge=1, matters=False)
-    keep: int = field(2, ge=1, matters=False)  # how many of the newest stay, beside those of a roll-back
+    keep: int = field(
+        2, ge=1, matters=False
+    )  # how many of the newest stay, beside those of a roll-back
     keep_every: int | None = field(
         None, ge=1, matters=False
     )  # multiples of this step stay for good

@@ -73,9 +73,10 @@ def make_step(
 
     `accumulate` is the number of micro-batches per step. `rates` is {optimizer group: learning rate},
     and `group_of` gives the group of a parameter's name. A step whose loss or gradient is not finite
-    changes nothing but the counters. From `max_bad_steps` such steps in a row on, `bad_steps` counts
-    good ones too, so that a streak which ends before the counter is read is still seen. `shardings` and `frozen_shardings` say how the state and the
-    frozen arrays are stored; without them the compiler chooses. Arrays sharded over fsdp are
+    changes nothing but the counters. After `max_bad_steps` such steps in a row `bad_steps` counts good
+    ones too: a streak that ends before the counter is read is still seen. `shardings` and
+    `frozen_shardings` say how the state and the frozen arrays are stored; without them the compiler
+    chooses. Arrays sharded over fsdp are
     all-gathered before the forward pass or, if the stage's `gather_late` matches them, by the layer
     that reads them. Gradients are sharded again afterwards.
     """

@@ -70,6 +70,7 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
         raise UserError("command line: --workdir is missing; name the folder of the records")
     from intern_jax.benchmark import evaluation
     from intern_jax.benchmark.scores.table import Incomplete
+    from intern_jax.core import hosts
 
     if args.table:
         print(evaluation.tables(args.workdir))
@@ -78,7 +79,7 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
     elif args.boxes:
         print(evaluation.score_boxes(config, args.workdir[0], args.boxes))
     else:
-        with exits.stoppable():
+        with exits.stoppable(), hosts.naming_faults():
             try:
                 print(evaluation.evaluate(config, args.workdir[0], args.init, args.backbone))
             except Incomplete as incomplete:

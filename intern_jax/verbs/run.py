@@ -33,7 +33,7 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
     hosts.initialize()
     if not hosts.is_main():
         logging.getLogger("intern_jax").setLevel(logging.WARNING)
-    with exits.stoppable(), hosts.naming_losses():
+    with exits.stoppable(), hosts.naming_faults(), hosts.naming_losses():
         try:
             results = pipeline.run(config, args.workdir)
         except Incomplete as incomplete:

@@ -18,6 +18,7 @@ from intern_jax.core import config as config_lib
 from intern_jax.core import digests
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
+from intern_jax.core.exits import MachineFault
 from intern_jax.train import checkpoint
 from intern_jax.train.checkpoint import FILES, META, Checkpoints, read_meta
 from intern_jax.train.loop import fit
@@ -210,6 +211,47 @@ def test_none_good_stops_the_run_and_leaves_all_as_it_is(saved):
         with pytest.raises(UserError, match="none of the checkpoints 2, 4 can be used") as caught:
             restore(saved, make_state())
     assert "\n" not in str(caught.value) and left(saved) == ["2", "4"]
+
+
+MACHINE = {
+    "stale": OSError(116, "Stale file handle"),
+    "rights": PermissionError(13, "Permission denied"),
+    "files": OSError(24, "Too many open files"),
+    "memory": MemoryError("no 8 GB"),
+    "store": ValueError("UNAVAILABLE: read failed [OS error 5: EIO Input/output error]"),
+}
+
+
+@pytest.mark.parametrize("name", MACHINE)
+def test_a_fault_of_the_machine_sets_nothing_aside(saved, monkeypatch, caplog, name):
+    real, left_to_fail = checkpoint._check_files, [2]
+
+    def check(step):
+        left_to_fail[0] -= 1
+        if left_to_fail[0] >= 0:
+            raise MACHINE[name]
+        real(step)
+
+    monkeypatch.setattr(checkpoint, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(checkpoint, "_check_files", check)
+    state, _ = restore(saved, make_state())
+    assert int(state.step) == 4 and caplog.text.count("; trying again") == 2
+    left_to_fail[0] = 3
+    with pytest.raises(MachineFault, match="checkpoints/4: cannot be read") as caught:
+        restore(saved, make_state())
+    assert "\n" not in str(caught.value) and left(saved) == ["2", "4"]
+
+
+def test_one_that_vanishes_after_it_was_listed_is_passed_over(saved, monkeypatch):
+    real = checkpoint.read_meta
+
+    def gone(path):
+        if path.name == "4":
+            shutil.rmtree(path)
+        return real(path)
+
+    monkeypatch.setattr(checkpoint, "read_meta", gone)
+    assert int(restore(saved, make_state())[0].step) == 2 and left(saved) == ["2"]
 
 
 def test_what_a_kill_left_goes(saved):

@@ -40,7 +40,9 @@ def test_bad_steps_roll_back_and_other_data_follows(mesh, tmp_path, caplog):
     straight = train(mesh, tmp_path / "b", Stream(bad=(13, 14), segments=segments))
     assert_same(done.state, straight.state)
     assert int(done.state.bad_total) == 2
-    said = "linear: 3 steps in a row without a finite loss and gradient, from step 11 on; rolled back"
+    said = (
+        "linear: 3 steps in a row without a finite loss and gradient, from step 11 on; rolled back"
+    )
     assert f"{said} to step 8, resuming with the batches after those (1 of 3)" in caplog.text
     assert steps_of(tmp_path / "a") == list(range(1, 21))
     meta = read_meta(tmp_path / "a" / "checkpoints" / "20")

@@ -116,6 +116,66 @@ def test_two_processes_train_as_one_and_outlive_a_stop_and_a_kill(start, tmp_pat
     check_meshes(two, alone())
 
 
+def with_faults(start, folder: pathlib.Path, *faults: str) -> tuple[list[int], list[list[str]]]:
+    """The long run of two processes with faults FAULT PROCESS AT; it may take a minute longer than without."""
+    began = time.monotonic()
+    found = ends(start(["long", str(folder / "long.json"), str(folder / "work"), *faults]))
+    assert time.monotonic() - began < 120, "it hung"
+    return found
+
+
+def check_failed_save(start, folder: pathlib.Path, *fault: str) -> dict:
+    """Both tell the one failed save and go on to the end; what they end with."""
+    codes, lines = with_faults(start, folder, *fault)
+    assert codes == [0, 0], lines
+    told = [line for line in lines[0] if "could not be saved" in line]
+    assert len(told) == 1 and "training continues" in told[0], lines[0]
+    assert not list((folder / "work" / "checkpoints").glob("*tmp*"))
+    return json.loads((folder / "long.json").read_text())
+
+
+def test_a_save_that_one_host_cannot_finish_is_given_up_by_both(start, tmp_path):
+    expected = begin_meshes(start, tmp_path, (), 2)
+    (tmp_path / "a").mkdir()
+    assert (
+        check_failed_save(start, tmp_path / "a", "write_of_a_save", "1", "3") == expected()["long"]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "process", "at"),
+    [
+        ("begin_of_a_save", 0, 1),
+        ("begin_of_a_save", 1, 4),
+        ("write_of_a_save", 0, 2),
+        ("write_of_a_save", 1, 15),
+        ("end_of_a_save", 0, 1),
+        ("end_of_a_save", 0, 15),
+    ],
+)
+def test_a_failed_save_of_one_host(start, tmp_path, fault, process, at):
+    expected = begin_meshes(start, tmp_path, (), 2)()["long"]
+    assert check_failed_save(start, tmp_path, fault, str(process), str(at)) == expected
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_one_host_cannot_read(start, tmp_path):
+    expected = begin_meshes(start, tmp_path, (), 2)()["long"]
+    stop_one(start, tmp_path, rows=9)
+    codes, lines = with_faults(start, tmp_path, "every_reading", "1", "1")
+    assert codes == [exits.EXIT_STOPPED] * 2, lines
+    assert "Stale file handle" in lines[1][-1] and "on another process" in lines[0][-1]
+    names = sorted(path.name for path in (tmp_path / "work" / "checkpoints").iterdir())
+    assert all(map(str.isdecimal, names)), "nothing is set aside"
+    # A fault that passes costs a pause; what vanished is passed over.
+    codes, lines = with_faults(start, tmp_path, "reading", "0", "1", "vanishing", "0", "2")
+    assert codes == [0, 0], lines
+    assert any("trying again" in line for line in lines[0])
+    assert any("is not a whole checkpoint" in line for line in lines[0])
+    assert json.loads((tmp_path / "long.json").read_text()) == expected
+
+
 @pytest.mark.slow
 def test_every_mesh_and_a_lost_coordinator(start, tmp_path):
     names = tuple(two_process_run.MESHES)
