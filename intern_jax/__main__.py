@@ -41,7 +41,7 @@ def program() -> NoReturn:
     memory.restart_with_huge_pages()
     if "" not in sys.path:
         sys.path.insert(0, "")
-    sys.exit(main())
+    exits.leave(main())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

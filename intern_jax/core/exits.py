@@ -16,9 +16,13 @@ import contextlib
 import ctypes
 import errno
 import os
+import select
 import signal
 import sys
+import threading
+import time
 import traceback
+import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
@@ -32,6 +36,13 @@ WORKERS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
 OURS = ("INTERN_JAX_COORDINATOR", "INTERN_JAX_PROCESSES", "INTERN_JAX_PROCESS")
 # The environment of a TPU VM does not name other hosts; JAX asks the machine's metadata server for them.
 CHIPS = ("/dev/accel0", "/dev/vfio/0")
+
+
+# How long after SIGTERM a compilation may go on. It is C++, in which Python answers no signal.
+COMPILE_SECONDS = 5.0
+COMPILER = "jax/_src/compiler.py"
+# The threads that compile ahead begin with this name (train/programs.py); a function that waits for one has the other.
+COMPILES, WAITS = "compile", "wait_for_compilation"
 
 
 class Stopped(BaseException):
@@ -103,16 +114,34 @@ def supervised(work: Callable[[], int], environ: Mapping[str, str] = os.environ)
     code = _guarded(work)
     # The code is sent before the processes disconnect, which may abort this one.
     os.write(writer, bytes([code]))
+    if code == EXIT_PEER_LOST:
+        _end(code)  # an ordinary exit would wait for the lost process
+    return code
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with `code`. A compilation under way is not waited for, as an ordinary exit would.
+
+    Where SIGTERM interrupts JAX's compiler, that goes on in C++, and an ordinary exit may crash in it.
+    """
+    alone = code == EXIT_STOPPED and not several()
+    if alone or any(t.name.startswith(COMPILES) for t in threading.enumerate()):
+        _end(code)
+    sys.exit(code)
+
+
+def _end(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
-    if code == EXIT_PEER_LOST:
-        os._exit(code)  # an ordinary exit would wait for the lost process
-    return code
+    os._exit(code)
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Inside, the first SIGTERM raises Stopped, unless a StopVote handles it; later ones are ignored."""
+    """Inside, the first SIGTERM raises Stopped, unless a StopVote handles it; later ones are ignored.
+
+    If it comes during a compilation, the process ends after COMPILE_SECONDS.
+    """
 
     def stop(_number: int, _frame: Any) -> NoReturn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -120,7 +149,8 @@ def stoppable() -> Iterator[None]:
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        with _ending_compilations():
+            yield
     except Stopped:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise
@@ -128,6 +158,50 @@ def stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
         raise
     signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _ending_compilations() -> Iterator[None]:
+    """Inside, the process ends COMPILE_SECONDS after a SIGTERM if its main thread compiles then."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    # Python writes a signal's number there at once, whatever the main thread is doing.
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    thread = threading.Thread(target=_watch_compilations, args=(reader,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writer)
+        thread.join()
+        os.close(reader)
+
+
+def _watch_compilations(reader: int) -> None:
+    """Wait for SIGTERM, and then for a compilation of the main thread; until the pipe is closed."""
+    main = threading.main_thread().ident
+    stopped: float | None = None
+    while True:
+        if select.select([reader], [], [], 0.5 if stopped else None)[0]:
+            told = os.read(reader, 64)
+            if not told:
+                return
+            if signal.SIGTERM in told and stopped is None:
+                stopped = time.monotonic()
+        late = stopped is not None and time.monotonic() > stopped + COMPILE_SECONDS
+        if late and _compiles(sys._current_frames().get(main or 0)):
+            print("stopped by SIGTERM during a compilation; start again to resume", file=sys.stderr)
+            _end(EXIT_STOPPED)
+
+
+def _compiles(frame: types.FrameType | None) -> bool:
+    """Whether a thread is in JAX's compiler, or waits for a thread that is."""
+    while frame is not None:
+        if frame.f_code.co_filename.endswith(COMPILER) or frame.f_code.co_name == WAITS:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _guarded(work: Callable[[], int]) -> int:

@@ -200,6 +200,11 @@ def _checkpoints(
         checkpoints.close()
 
 
+def wait_for_compilation(compiling: concurrent.futures.Future) -> None:
+    """Wait for a program that is compiled in the background. SIGTERM ends the wait (core/exits.py), by this name."""
+    concurrent.futures.wait([compiling])
+
+
 class _Run:
     """One run to the last step, with its roll-backs."""
 
@@ -289,7 +294,7 @@ class _Run:
         arguments = self._arguments(state, batch, step)
         if self.compiling:
             # The call below uses the compiled program; an error would occur there again and be reported.
-            concurrent.futures.wait([self.compiling])
+            wait_for_compilation(self.compiling)
             self.compiling = None
         if step == self.start and self.folder is not None:
             self.meter.count_flops(self.programs.step, arguments)

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from intern_jax.core import exits, tree
 from intern_jax.core import mesh as mesh_lib
-from intern_jax.core import tree
 from intern_jax.core.config import UserError
 from intern_jax.train import optim
 from intern_jax.train import state as state_lib
@@ -70,7 +70,7 @@ class Programs:
 
     def compile_ahead(self, arguments: tuple[Any, ...]) -> concurrent.futures.Future:
         """Trace the step, and compile it or load it from the cache, in the background. Arguments may be abstract."""
-        pool = concurrent.futures.ThreadPoolExecutor(1, "compile")
+        pool = concurrent.futures.ThreadPoolExecutor(1, exits.COMPILES)
         try:
             return pool.submit(lambda: self.step.lower(*arguments).compile())
         finally:
