@@ -1,5 +1,6 @@
-"""Atomic writes: after a kill a file holds the old content or the new, never a part of it."""
+"""Atomic writes: after a kill or a power cut a file holds the old content or the new, never a part of it."""
 
+import contextlib
 import json
 import math
 import os
@@ -8,11 +9,36 @@ from collections.abc import Mapping
 from typing import Any
 
 
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Replace the content of `path`, atomically; it is on the disk when this returns."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        # A part of it would take room on a full disk.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    """Write a folder's list of names to the disk; some file systems cannot."""
+    with contextlib.suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
 def write_text(path: pathlib.Path, text: str) -> None:
     """Replace the content of `path` by `text` (UTF-8), atomically."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, "utf-8")
-    os.replace(temporary, path)
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:

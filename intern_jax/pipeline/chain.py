@@ -96,9 +96,10 @@ def train_stages(
 ) -> dict[str, Product]:
     """Train all stages of one seed in order and reuse finished ones; `settings` is a checked config."""
     chain = links(settings, prints, seed, layout)
-    found = hosts.broadcast_json(
-        {name: keys.status(link.product.files, name, link.content) for name, link in chain.items()}
-    )
+    found = None
+    if hosts.is_main():
+        found = {n: keys.status(link.product.files, n, link.content) for n, link in chain.items()}
+    found = hosts.broadcast_json(found)
     traced: preflight.Products = {}
     for name in chain:
         if found[name] != "reused":

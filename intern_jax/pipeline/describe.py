@@ -26,6 +26,7 @@ from intern_jax.models import zoo
 from intern_jax.models.backbone import route
 from intern_jax.models.heads import costs as costs_lib
 from intern_jax.models.heads import readout
+from intern_jax.pipeline import products
 from intern_jax.train import checkpoint
 from intern_jax.weights import folder, safetensors
 
@@ -167,8 +168,7 @@ def describe_checkpoint(path: str | os.PathLike[str]) -> str:
         return _model_folder(path)
     files = StageFiles(path)
     if files.model.exists():
-        done = json.loads(files.done.read_text("utf-8")) if files.done.exists() else {}
-        facts = [[name, json.dumps(value)] for name, value in done.items()]
+        facts = [[name, json.dumps(value)] for name, value in products.read_done(files).items()]
         return f"{_columns(facts)}\n\n{_safetensors(files.model)}"
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; name a checkpoint or a model folder")

@@ -24,6 +24,7 @@ from intern_jax.data.batches import mixture
 from intern_jax.data.batches.mixture import SPEC_FIELDS, group_sources
 from intern_jax.data.schema.fingerprints import fingerprint
 from intern_jax.models import zoo
+from intern_jax.pipeline import products
 from intern_jax.pipeline import settings as settings_lib
 from intern_jax.train import settings as train_settings
 from intern_jax.train.stage import Stage
@@ -185,7 +186,8 @@ def _opened(spec: Mapping[str, Any], where: str) -> list[Any]:
 def status(files: StageFiles, name: str, content: Mapping[str, Any]) -> str:
     """A text that says whether a stage is reused, resumed, new, or recomputed and why."""
     if files.done.exists():
-        return "reused"
+        fault = products.wrong(files)
+        return f"made again, because {fault}" if fault else "reused"
     folder = files.folder
     if folder.exists():
         return "continues"
@@ -195,5 +197,8 @@ def status(files: StageFiles, name: str, content: Mapping[str, Any]) -> str:
     if not siblings:
         return "new"
     newest = max(siblings, key=lambda path: path.stat().st_mtime)
-    changes = config_lib.diff(json.loads(newest.read_text("utf-8")), content)
+    try:
+        changes = config_lib.diff(json.loads(newest.read_bytes()), content)
+    except (OSError, ValueError, AttributeError):
+        changes = [f"{newest} cannot be read"]
     return "recomputed, because " + "; ".join(changes)

@@ -13,7 +13,7 @@ import numpy as np
 from intern_jax.core import hosts, tree
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json
-from intern_jax.core.layout import Layout
+from intern_jax.core.layout import Layout, StageFiles
 from intern_jax.train.stage import Stage
 from intern_jax.version import __version__
 from intern_jax.weights import safetensors
@@ -44,12 +44,11 @@ class Product:
     @functools.cached_property
     def sha256(self) -> str:
         """The digest of the file of arrays."""
-        with open(self.files.model, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest_of(self.files.model)
 
     def summary(self) -> dict[str, Any]:
         """The stage's entry in results.json."""
-        done = json.loads(self.files.done.read_text("utf-8"))
+        done = {name: v for name, v in read_done(self.files).items() if name != "sha256"}
         return {
             "name": self.name,
             "seed": self.seed,
@@ -66,7 +65,45 @@ class Product:
         if not hosts.is_main():
             return
         safetensors.save(self.files.model, arrays, {"version": __version__})
-        write_json(self.files.done, facts)
+        # The cached digest may be that of a file that was here before.
+        self.__dict__.pop("sha256", None)
+        write_json(self.files.done, {**facts, "sha256": self.sha256})
+
+
+def digest_of(path: pathlib.Path) -> str:
+    """The SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_done(files: StageFiles) -> dict[str, Any]:
+    """The content of done.json; {} if there is none, or none that can be read as one."""
+    try:
+        done = json.loads(files.done.read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
+        return {}
+    whole = isinstance(done, dict) and isinstance(done.get("steps"), int)
+    return done if whole else {}
+
+
+def wrong(files: StageFiles) -> str:
+    """What is wrong with the files of a finished stage; "" if they are what was written.
+
+    Those of a version that wrote no digest are believed if their header can be read.
+    """
+    done = read_done(files)
+    if not done:
+        return f"{files.done.name} is not what was written"
+    if not files.model.is_file():
+        return f"{files.model.name} is missing"
+    if "sha256" in done:
+        same = digest_of(files.model) == done["sha256"]
+        return "" if same else f"{files.model.name} is not what was written"
+    try:
+        safetensors.read_header(files.model)
+    except UserError:
+        return f"{files.model.name} is not what was written"
+    return ""
 
 
 def taken(bound: Mapping[str, Product], stage: Stage) -> dict[str, np.ndarray] | None:

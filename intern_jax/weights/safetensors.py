@@ -20,6 +20,7 @@ import safetensors.numpy
 
 from intern_jax.core import tree as tree_lib
 from intern_jax.core.config import UserError
+from intern_jax.core.files import write_bytes
 
 MAX_HEADER_BYTES = 16 * 2**20
 _DTYPES = {
@@ -54,9 +55,7 @@ def save(
         name: np.ascontiguousarray(value).reshape(np.shape(value))
         for name, value in tree_lib.names(tree).items()
     }
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(safetensors.numpy.save(arrays, dict(metadata or {})))
-    os.replace(temporary, path)
+    write_bytes(path, safetensors.numpy.save(arrays, dict(metadata or {})))
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -67,6 +67,39 @@ def test_a_stage_that_was_cut_off_goes_on_and_the_rest_is_reused(finished, caplo
             np.testing.assert_array_equal(after[array], value, err_msg=f"{name} {array}")
 
 
+def flip_two_bits(path):
+    data = bytearray(path.read_bytes())
+    for place in (len(data) - 3, len(data) - 9):
+        data[place] ^= 16
+    path.write_bytes(data)
+
+
+DAMAGE = {
+    "flipped": ("model.safetensors", flip_two_bits),
+    "cut off": ("model.safetensors", lambda path: path.write_bytes(path.read_bytes()[:40])),
+    "lost": ("model.safetensors", lambda path: path.unlink()),
+    "emptied": ("done.json", lambda path: path.write_text("")),
+    "garbled": ("done.json", lambda path: path.write_bytes(b"\xff\xfe")),
+    "a list": ("done.json", lambda path: path.write_text("[1]")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_product_is_made_again_from_its_checkpoint(finished, caplog, damage):
+    name, harm = DAMAGE[damage]
+    before = arrays(finished, "web"), arrays(finished, "last")
+    harm(folder_of(finished, "web") / name)
+    found = said(caplog, two_stages(), finished)
+    assert (
+        found["web", 0].startswith(f"made again, because {name} is ")
+        and found["last", 0] == "reused"
+    )
+    for was, stage in zip(before, ("web", "last"), strict=True):
+        for array, value in arrays(finished, stage).items():
+            np.testing.assert_array_equal(value, was[array])
+    assert set(said(caplog, two_stages(), finished).values()) == {"reused"}
+
+
 def test_a_stage_whose_sources_come_and_go_is_cut_off_and_goes_on(tmp_path):
     def run(name, **span):
         made = config(web=entry("First", steps=4))
@@ -135,8 +168,15 @@ def test_what_is_said_of_a_stage_follows_from_its_folder_and_its_siblings(tmp_pa
     assert keys.status(StageFiles(folder), "expert", content) == recomputed
     folder.mkdir()
     assert keys.status(StageFiles(folder), "expert", content) == "continues"
-    (folder / "done.json").write_text("{}")
+    (folder / "done.json").write_text('{"steps": 2}')
+    missing = "made again, because model.safetensors is missing"
+    assert keys.status(StageFiles(folder), "expert", content) == missing
+    safetensors.save(folder / "model.safetensors", {"params": {"bias": np.zeros(2)}})
     assert keys.status(StageFiles(folder), "expert", content) == "reused"
+    # A sibling's key that nobody can read stops nothing.
+    (old / "key.json").write_bytes(b"\xff{")
+    unread = f"recomputed, because {old / 'key.json'} cannot be read"
+    assert keys.status(StageFiles(tmp_path / "expert-0"), "expert", content) == unread
 
 
 def test_batches_have_to_divide_over_the_processes(tmp_path, monkeypatch):

@@ -61,7 +61,8 @@ def test_what_results_say_of_a_stage(product):
         "steps": 5,
         "graft": "none",
     }
-    assert json.loads((product.files.done).read_text()) == {"steps": 5, "graft": "none"}
+    written = {"steps": 5, "graft": "none", "sha256": product.sha256}
+    assert json.loads((product.files.done).read_text()) == written
 
 
 def test_a_checkpoint_notes_the_bytes_that_a_role_was(product):

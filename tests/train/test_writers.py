@@ -53,6 +53,28 @@ def test_what_is_cut_stands_in_neither(tmp_path):
     assert [events(tmp_path / "tensorboard")["loss", step] for step in range(1, 5)] == [1, 1, 5, 5]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\xff\xfe",
+        b"{",
+        b"7",
+        b"[]",
+        b'{"loss": 1}',
+        b'{"step": null}',
+        b'{"step": 2, "loss": "1"}',
+    ],
+)
+def test_a_line_that_is_no_row_is_left_out_and_told(tmp_path, caplog, line):
+    good = [json.dumps({"step": step, "loss": 1.0}).encode() for step in (1, 3)]
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([good[0], line, good[1], line]))
+    writer = Writer(tmp_path, 4)
+    writer.write(5, {"loss": 2.0})
+    writer.close()
+    assert [row["step"] for row in rows(tmp_path)] == [1, 3, 5]
+    assert caplog.text.count("line 2 is no row") == 1 and "line 4" not in caplog.text
+
+
 def test_a_full_disk_stops_nothing_and_what_was_missed_is_written_when_there_is_room(tmp_path):
     writer = Writer(tmp_path, 0)
     writer.write(1, {"loss": 0.5})

@@ -43,7 +43,9 @@ class Writer:
             make = CluWriter.maker(clu)
             self.clu = CluWriter(clu, make, folder / "clu") if hosts.is_main() else None
         self.files = _Files(folder) if hosts.is_main() else None
-        self.history = _read(StageFiles(folder).metrics)
+        # The guard judges by it, so it is the same on all processes.
+        path = StageFiles(folder).metrics
+        self.history = hosts.broadcast_json(_read(path) if hosts.is_main() else None)
         if start is not None:
             self.cut(start)
 
@@ -237,14 +239,24 @@ def _makes_writer(name: str, value: Any) -> bool:
 
 
 def _read(path: pathlib.Path) -> list[dict[str, Any]]:
-    rows = []
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break  # a kill cut this line off; nothing follows it
-    return rows
+    """The rows of metrics.jsonl, by step. A kill may have cut the last one off; other lines that are none are told."""
+    rows: dict[int, dict[str, Any]] = {}
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line.decode("utf-8"))
+            rows[int(row["step"])] = {name: _number(value) for name, value in row.items()}
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            if number < len(lines):
+                log.warning("%s: line %d is no row (%s); left out", path, number, error)
+    return [rows[step] for step in sorted(rows)]
+
+
+def _number(value: Any) -> float | None:
+    """A value of a row; anything but a number or null is a ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | float | None):
+        raise ValueError(f"{value!r:.40} is no number")
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Progress:
