@@ -24,7 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
         "same": taught(
             quickstart,
             {"backbone": "generalist", "generalist": "generalist"},
-            (SAME, rate / 10),
+            (SAME, rate / 30),
             backbone=network,
         ),
         "labels": labels(quickstart, start, (STEPS, rate)),

@@ -55,9 +55,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--out", type=pathlib.Path)
     args = parser.parse_args()
+    given = measured.provenance("tools.bench.squeeze")
     if args.rates:
         use_cores(1)
-    given = measured.provenance("tools.bench.squeeze")
     rounds = f"medians of {args.rounds} rounds of {args.seconds:g} s by turns."
     if args.rates:
         title, columns = "Pictures per second of one core: a student beside its teacher", RATES
