@@ -22,7 +22,7 @@ from intern_jax.data.sources.subset import Subset
 from intern_jax.metrics.classification import fold_interval
 from intern_jax.models.heads import costs
 from intern_jax.models.heads import readout as readout_lib
-from intern_jax.weights.folder import save_model
+from intern_jax.weights.folder import check_out, save_model
 from intern_jax.weights.model import Head, Model
 from intern_jax.weights.opening import start
 from intern_jax.weights.preprocess import Preprocess
@@ -67,6 +67,7 @@ def adapt_folder(
     and `head_settings` choose it. The usual `batch_size` is 64 pictures, and 16 with boxes.
     """
     read = _read(method, folds, readout)
+    check_out(out)
     source = open_data(data, kind)
     if source.family == "detection":
         _none_of({"l2": l2, "readout": readout}, f"{data} has boxes, not labels")

@@ -66,6 +66,25 @@ FAULTS = tuple(getattr(errno, name) for name in _FAULTS if hasattr(errno, name))
 FAULT_WORDS = ("OS error", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
+EXHAUSTED = tuple(
+    getattr(errno, name) for name in ("EMFILE", "ENFILE", "ENOMEM") if hasattr(errno, name)
+)
+
+
+def exhausted(error: BaseException | None) -> str | None:
+    """The line behind `error` that says that this process or machine has no files or memory left, or None."""
+    words = [os.strerror(number) for number in EXHAUSTED]
+    while error is not None:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in EXHAUSTED:
+            return line
+        # C++ libraries give the words alone.
+        if isinstance(error, RuntimeError | ValueError) and any(word in line for word in words):
+            return line
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def machine_fault(error: BaseException | None) -> str | None:
     """The line of the machine's own fault (disk, mount, memory, open files) behind `error`, or None."""
     while error is not None:

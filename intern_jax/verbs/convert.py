@@ -62,7 +62,7 @@ def _lines(path: str) -> list[str]:
     from intern_jax.core.config import UserError
 
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             return [line.strip() for line in file if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(

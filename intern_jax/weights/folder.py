@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -32,7 +33,7 @@ from intern_jax import families as families_lib
 from intern_jax.core import config as config_lib
 from intern_jax.core import tree as tree_lib
 from intern_jax.core.config import UserError
-from intern_jax.core.files import write_text
+from intern_jax.core.files import write_bytes, write_text
 from intern_jax.models import own
 from intern_jax.version import __version__
 from intern_jax.weights import safetensors
@@ -127,6 +128,23 @@ def save_model(
     # Last, so that a folder with it is whole.
     write_text(folder / "model.json", json.dumps(info, indent=1) + "\n")
     return folder
+
+
+def check_out(folder: str | os.PathLike[str]) -> None:
+    """UserError for a folder that `save_model` could not write, to be told before the work and not after it."""
+    folder = pathlib.Path(folder)
+    try:
+        _check_free(folder)
+        paths = (folder, *folder.parents)
+        made = list(itertools.takewhile(lambda path: not path.exists(), paths))
+        folder.mkdir(parents=True, exist_ok=True)
+        trial = folder / "card.md.tmp"
+        write_bytes(trial, b"intern_jax")
+        trial.unlink()
+        for path in made:
+            path.rmdir()
+    except (OSError, UnicodeEncodeError) as error:
+        raise UserError(f"{folder}: cannot be written ({error}); name another folder") from None
 
 
 def _check_free(folder: pathlib.Path) -> None:

@@ -22,7 +22,7 @@ from intern_jax.data.sources.folder import ImageFolder
 from intern_jax.models import zoo
 from intern_jax.models.backbone import LAYERS
 from intern_jax.pipeline import scores
-from intern_jax.weights.folder import save_model
+from intern_jax.weights.folder import check_out, save_model
 from intern_jax.weights.model import Model
 from intern_jax.weights.opening import start
 from intern_jax.weights.preprocess import Preprocess
@@ -84,6 +84,46 @@ def test_mistakes_are_one_line(folder, tmp_path, arguments, message):
     with pytest.raises(UserError, match=message) as error:
         adapt_folder(out=tmp_path / "model", **arguments)
     assert "\n" not in str(error.value)
+
+
+def hold_other_files(out):
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+
+
+def be_a_file(out):
+    out.write_text("mine")
+
+
+def lie_below_a_file(out):
+    out.parent.rmdir()
+    out.parent.write_text("mine")
+
+
+@pytest.mark.parametrize("make", [hold_other_files, be_a_file, lie_below_a_file])
+@pytest.mark.parametrize("method", ["probe", "finetune"])
+def test_an_out_that_cannot_be_written_is_refused_before_the_work(
+    folder, tmp_path, monkeypatch, make, method
+):
+    def worked(*_args, **_settings):
+        raise AssertionError("a picture was read")
+
+    monkeypatch.setattr("intern_jax.adapt.folder.open_data", worked)
+    out = tmp_path / "above" / "model"
+    out.parent.mkdir()
+    make(out)
+    with pytest.raises(UserError, match=r"name (a new|another) folder") as error:
+        adapt_folder(folder, out, init="embedded_tiny", method=method)
+    assert "\n" not in str(error.value)
+
+
+def test_a_check_of_out_leaves_nothing_behind(tmp_path):
+    check_out(tmp_path / "a" / "b" / "model")
+    assert not list(tmp_path.iterdir())
+    # What a try before left of a model is no reason to refuse.
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights.safetensors.tmp").write_bytes(b"half")
+    check_out(tmp_path / "model")
 
 
 def test_labels_of_a_table_are_learnt_as_those_of_class_folders(folder, tmp_path):

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import pathlib
+import subprocess
 import sys
 
 import numpy as np
@@ -37,6 +38,13 @@ def number(sample, _rng):
     return {"number": np.int32(sample["label"])}
 
 
+def write(path, values):
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for value in values:
+        writer.write(value.to_bytes(8, "little"))
+    writer.close()
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Files of several sizes whose records count on through all of them."""
@@ -44,10 +52,7 @@ def folder(tmp_path):
     folder.mkdir()
     first = 0
     for i, count in enumerate(COUNTS):
-        writer = ArrayRecordWriter(str(folder / f"part-{i}.array_record"), "group_size:1")
-        for value in range(first, first + count):
-            writer.write(value.to_bytes(8, "little"))
-        writer.close()
+        write(folder / f"part-{i}.array_record", range(first, first + count))
         first += count
     return folder
 
@@ -111,12 +116,58 @@ def test_a_manifest_of_other_files_is_not_believed(folder, opened, caplog):
 
 def test_only_so_many_files_stay_open(folder, opened, monkeypatch):
     monkeypatch.setattr(array_record_source, "_most_open_files", lambda: 2)
-    source = ArrayRecordSource(folder, read)
+    monkeypatch.setattr(array_record_source, "READERS", array_record_source._Readers())
+    # Of both sources together: the limit is the process's.
+    one, two = ArrayRecordSource(folder, read), ArrayRecordSource(folder, read)
     opened.clear()
-    for index in (0, 31, 1, 50, 2, 32):
+    for source, index in ((one, 0), (two, 31), (one, 1), (two, 50), (one, 2), (two, 32)):
         assert source[index]["label"] == index
     assert [int(name[5]) for name in opened] == [0, 2, 3, 2]
-    assert len(source._records._open) == 2
+    assert len(array_record_source.READERS._open) == 2
+
+
+def test_a_file_that_was_written_anew_is_opened_anew(tmp_path):
+    path = tmp_path / "a.array_record"
+    write(path, range(3))
+    assert ArrayRecordSource(path, read)[1]["label"] == 1
+    path.unlink()
+    write(path, range(5, 8))
+    assert ArrayRecordSource(path, read)[1]["label"] == 6
+
+
+FEW = """
+import resource, sys
+import numpy as np
+from intern_jax.data.sources.array_record import ArrayRecordSource
+
+picture = np.zeros((8, 8, 3), np.uint8)
+def decode(data):
+    return {"image": picture, "label": int.from_bytes(data, "little")}
+
+folder = sys.argv[1]
+opened = [ArrayRecordSource(f"{folder}/s{n}-*", decode, name=f"s{n}") for n in range(4)]
+held = []
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+for source in opened:
+    for index in range(len(source)):
+        assert source[index]["label"] == index
+        # Other parts of the program take what they need, and all but a few of the rest.
+        while sys.argv[2] == "held" and len(held) < 60:
+            held.append(open("/dev/null"))
+print("all read")
+"""
+
+
+@pytest.mark.parametrize("others", ["none", "held"])
+def test_sources_of_many_files_keep_within_the_limit_of_open_files(tmp_path, others):
+    for source in range(4):
+        for shard in range(40):
+            write(tmp_path / f"s{source}-{shard:03d}.array_record", [shard])
+    run = [sys.executable, "-c", FEW, str(tmp_path), others]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(run, env=env, capture_output=True, text=True)
+    assert done.stdout == "all read\n", done.stderr
 
 
 def test_opening_makes_keys_and_reads_records_only_where_they_are_used(folder, monkeypatch):

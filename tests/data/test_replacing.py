@@ -1,12 +1,15 @@
 """Damage is counted by cause and replaced the same way everywhere, and too much of it stops."""
 
+import collections
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from intern_jax.core import exits
 from intern_jax.core.config import UserError
+from intern_jax.data.batches import replacing
 from intern_jax.data.batches.mixture import build_group
 from intern_jax.data.batches.replacing import Replacing
 from intern_jax.data.schema.sample import CorruptSample
@@ -82,9 +85,9 @@ def test_counts_are_exact_from_several_threads():
     source = Replacing(numbers, limit=1.0)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(source.__getitem__, [*range(1000)] * 3))
-    met = [numbers.damage[i].cause for i in numbers.reads if i in damage]
-    assert source.faults() == {cause: met.count(cause) for cause in set(met)}
-    assert sum(source.faults().values()) >= 3 * len(damage)
+    # Each is read three times or more, and counts once.
+    assert source.faults() == collections.Counter(fault.cause for fault in damage.values())
+    assert sum(i in damage for i in numbers.reads) >= 3 * len(damage)
 
 
 def test_the_first_of_each_cause_is_logged(caplog):
@@ -116,6 +119,61 @@ def test_above_the_limit_the_run_stops_with_what_to_do():
     assert said.startswith("numbers: 4.") and "above 1.0%" in said
     assert "truncated picture" in said and "(as k0), empty file 1 (as k1)" in said
     assert said.endswith("repair or remove such samples") and "\n" not in said
+
+
+@pytest.mark.parametrize("count", [20, 80, 90])
+def test_one_bad_sample_of_a_small_source_stops_no_run(count):
+    source = Replacing(Numbers(count, {7: truncated(7)}), limit=0.01)
+    assert reads_until_it_stops(source, 150_000) is None
+    assert source.faults() == {"truncated picture": 1}
+
+
+def test_many_bad_samples_of_a_small_source_stop_the_run():
+    source = Replacing(Numbers(20, {i: truncated(i) for i in range(4)}), limit=0.01)
+    reads, said = reads_until_it_stops(source, 5000)
+    assert reads <= 1000 and said.startswith(
+        "numbers: 20.0% of the samples are damaged, above 1.0%"
+    )
+
+
+def test_a_sample_that_can_be_read_again_is_no_damage():
+    numbers = Numbers(20, {i: truncated(i) for i in range(4)})
+    source = Replacing(numbers, limit=0.01)
+    for index in range(20):
+        source[index]
+    numbers.damage = {}
+    assert reads_until_it_stops(source, 5000) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(24, "Too many open files"),
+        MemoryError("no room"),
+        RuntimeError("open() failed: Too many open files"),
+        CorruptSample("k3", "unreadable file", "Too many open files"),
+    ],
+    ids=["files", "memory", "C++", "wrapped"],
+)
+def test_a_process_without_files_or_memory_is_no_damage(monkeypatch, error):
+    monkeypatch.setattr(replacing, "PAUSES", (0.0, 0.0))
+    if isinstance(error, CorruptSample):
+        error.__cause__ = OSError(24, "Too many open files")
+    left = [2]
+
+    class Short(Numbers):
+        def __getitem__(self, index):
+            left[0] -= index == 3
+            if index == 3 and left[0] >= 0:
+                raise error
+            return super().__getitem__(index)
+
+    source = Replacing(Short(20), limit=0.01)
+    assert source[1]["key"] == "k1" and source[3]["key"] == "k3" and not source.faults()
+    left[0] = 3
+    with pytest.raises(exits.MachineFault, match="numbers/k3: ") as caught:
+        source[3]
+    assert "\n" not in str(caught.value) and not source.faults()
 
 
 def test_below_the_limit_no_run_stops_by_chance():

@@ -77,6 +77,7 @@ def test_good_samples_pass_unchanged():
         ("depth", np.ones((6, 8), np.float64), "depth: float64"),
         ("depth_valid", np.ones((6, 8), np.uint8), "depth_valid: uint8"),
         ("key", "", "key: ''"),
+        ("texts", ["a red apple \ud83d"], "texts[0]: 'a red apple \\ud83d'; give text that UTF-8"),
     ],
 )
 def test_mistakes_are_one_line_with_place_and_field(field, value, said):

@@ -287,7 +287,8 @@ def command(capsys, *argv: str) -> str:
 
 def test_a_folder_with_its_classifier_answers_and_goes_back_bit_for_bit(tmp_path, capsys):
     classes = tmp_path / "classes.txt"
-    classes.write_text("ant\nbee\ncat\ndog\nelk\n")
+    # As Windows' Notepad saves a list: with a byte order mark.
+    classes.write_bytes("\ufeffant\r\nbee\r\ncat\r\ndog\r\nelk\r\n".encode())
     folder, back = tmp_path / "model", tmp_path / "back" / "tiny.safetensors"
     settings = ["--model.width=4", "--model.repeats=(1,2,1,1)"]
     source = FILES / "tiny_resnet_basic.pth"
@@ -301,6 +302,7 @@ def test_a_folder_with_its_classifier_answers_and_goes_back_bit_for_bit(tmp_path
     # What is given is kept, the rest is torchvision's.
     pictures = Preprocess(32, "short", 0.875, "bilinear", [0.5] * 3, [0.25] * 3)
     assert model.preprocess == pictures and str(pictures) in said
+    assert model.classes == ("ant", "bee", "cat", "dog", "elk")
     assert model.provenance["converted from"] == source.name
     # With all of a picture on the canvas nothing is resampled: the network is compared, and not the view.
     model = dataclasses.replace(model, preprocess=pictures.whole)

@@ -3,10 +3,12 @@
 import logging
 import math
 import threading
+import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator
 
+from intern_jax.core import exits
 from intern_jax.core.config import UserError
 from intern_jax.data.schema.fingerprints import fingerprint
 from intern_jax.data.schema.sample import CorruptSample, Sample, mistake, one_line
@@ -16,6 +18,8 @@ log = logging.getLogger(__name__)
 
 # How many other samples are tried in place of a damaged one. If so many fail, nearly all are damaged.
 TRIES = 100
+# Pauses while there are no files or no memory left.
+PAUSES = (0.1, 1.0, 4.0)
 # The rate of damage is taken over about this many recent reads, so a disk that fails late is noticed soon.
 RECENT = 100_000
 
@@ -30,8 +34,11 @@ class Replacing:
     errors are raised, with a UserError that names the field and `where` for a wrong sample. A fault in
     the very first samples is a mistake of the source, and not damage.
 
-    Two things stop the run with a UserError. After `patience` reads, the rate of damage exceeds `limit`
-    by more than three standard errors. Or TRIES samples in a row are damaged.
+    Damage is counted by sample and not by read: one bad picture of twenty stops no run, however often its
+    turn comes. Three things stop the run with a UserError. After `patience` reads, more samples are damaged
+    than `limit` of the whole source by more than three standard errors. Or the rate of samples that were
+    not known to be damaged exceeds it among the latest reads. Or TRIES samples in a row are damaged.
+    hosts.MachineFault if this process has no files or memory left, also after some pauses.
     """
 
     def __init__(
@@ -49,6 +56,7 @@ class Replacing:
         self._examples: dict[str, str] = {}
         self._reads, self._recent_reads, self._recent_damaged = 0, 0.0, 0.0
         self._seen_good = False
+        self._damaged: set[int] = set()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -59,9 +67,9 @@ class Replacing:
             try:
                 sample = self._read(candidate)
             except CorruptSample as fault:
-                self._count(fault)
+                self._count(candidate, fault)
             else:
-                self._count(None)
+                self._count(candidate, None)
                 return sample
         raise UserError(
             f"{self.where}: sample {index} and all that were tried in its place are damaged:"
@@ -77,7 +85,7 @@ class Replacing:
         return known_class_sets(self.source)
 
     def faults(self) -> dict[str, int]:
-        """The number of damaged reads by cause; a sample that is read twice counts twice."""
+        """The number of damaged samples by cause, however often they were read."""
         with self._lock:
             return dict(self._causes)
 
@@ -85,9 +93,9 @@ class Replacing:
         """The sample, if it follows the schema; else CorruptSample, or before the first good one its error."""
         place = f"{self.where}/{self.keys[index]}"
         try:
-            sample = self.source[index]
+            sample = self._patiently(index)
             found = mistake(sample, place, len(self.classes) or None)
-        except CorruptSample:
+        except (CorruptSample, exits.MachineFault):
             raise
         except Exception as error:
             if not self._seen_good:
@@ -102,26 +110,51 @@ class Replacing:
             raise wrong
         raise CorruptSample(place, f"bad {field}", str(wrong).removeprefix(f"{place}/"))
 
-    def _count(self, fault: CorruptSample | None) -> None:
-        """Count one read; raise UserError if too many were damaged."""
+    def _patiently(self, index: int) -> Sample:
+        """The source's sample, asked for again after each pause while there are no files or no memory left."""
+        for pause in (*PAUSES, None):
+            try:
+                return self.source[index]
+            except Exception as error:
+                line = exits.exhausted(error)
+                if line is None:
+                    raise
+                if pause is None:
+                    raise exits.MachineFault(f"{self.where}/{self.keys[index]}: {line}") from error
+                time.sleep(pause)
+        raise AssertionError("the last pause is None")
+
+    def _count(self, index: int, fault: CorruptSample | None) -> None:
+        """Count one read; raise UserError if too many samples are damaged."""
         with self._lock:
             self._reads += 1
+            if fault is not None and index in self._damaged:
+                return self._check()
             keep = 1 - 1 / RECENT
             self._recent_reads = keep * self._recent_reads + 1
             self._recent_damaged = keep * self._recent_damaged + (fault is not None)
             if fault is None:
-                return
+                self._damaged.discard(index)
+                return None
+            self._damaged.add(index)
             self._causes[fault.cause] += 1
             if fault.cause not in self._examples:
                 self._examples[fault.cause] = fault.where
                 log.warning("%s; replaced, and others with this cause will be too", fault)
-            expected = self.limit * self._recent_reads
-            surely = expected + 3 * math.sqrt(expected)
-            if self._reads >= self.patience and self._recent_damaged > surely:
+            return self._check()
+
+    def _check(self) -> None:
+        """Raise UserError if too many samples are damaged, of the source or lately."""
+        if self._reads < self.patience:
+            return
+        everything = len(self._damaged), len(self.source), "samples are"
+        lately = self._recent_damaged, self._recent_reads, "latest reads were"
+        for damaged, count, of in (everything, lately):
+            expected = self.limit * count
+            if damaged > expected + 3 * math.sqrt(expected):
                 raise UserError(
-                    f"{self.where}: {self._recent_damaged / self._recent_reads:.1%} of the latest"
-                    f" reads were damaged, above {self.limit:.1%}: {self._summary()};"
-                    " repair or remove such samples"
+                    f"{self.where}: {damaged / count:.1%} of the {of} damaged, above {self.limit:.1%}: "
+                    f"{self._summary()}; repair or remove such samples"
                 )
 
     def _summary(self) -> str:

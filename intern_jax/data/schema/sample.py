@@ -141,6 +141,11 @@ def _check_texts(sample: Mapping[str, Any], where: str, _num_classes: int | None
     for i, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"{where}[{i}]: {text!r}; give a non-empty str")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            # Half an emoji, as JSON may have it: neither a tokenizer nor a file takes it.
+            raise UserError(f"{where}[{i}]: {text!a:.80}; give text that UTF-8 can write") from None
 
 
 _CHECKS: dict[str, families.family.Check] = {

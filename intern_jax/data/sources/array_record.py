@@ -17,11 +17,12 @@ import pathlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from intern_jax import families
+from intern_jax.core import exits
 from intern_jax.core.config import UserError, format_of, resolve
 from intern_jax.core.files import write_json
 from intern_jax.data.schema import fingerprints
@@ -152,45 +153,84 @@ def write_manifest(paths: Path | Sequence[Path], digests: bool = False) -> pathl
 
 
 class _Shards:
-    """The records of several files under one numbering. Files open on demand; the least recent are closed."""
+    """The records of several files under one numbering. Files open on demand."""
 
     def __init__(self, files: Sequence[pathlib.Path], counts: Sequence[int]):
         self._files, self._counts = files, counts
         self._ends = np.cumsum(counts)
-        self._most = _most_open_files()
-        self._open: collections.OrderedDict[int, Any] = collections.OrderedDict()
-        self._lock = threading.Lock()
+        self._known: dict[int, _File] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the open files, which another process opens for itself."""
-        return self.__dict__ | {"_open": collections.OrderedDict(), "_lock": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state | {"_lock": threading.Lock()})
+        """Another process looks at the files itself."""
+        return self.__dict__ | {"_known": {}}
 
     def read(self, row: int, where: str) -> bytes:
         """The bytes of a record. Raises CorruptSample."""
         number = int(np.searchsorted(self._ends, row, side="right"))
         position = row - int(self._ends[number]) + self._counts[number]
         try:
-            return self._reader(number).read([position])[0]
+            try:
+                return READERS.of(self._file(number)).read([position])[0]
+            except (RuntimeError, OSError, ValueError) as error:
+                if exits.exhausted(error) is None:
+                    raise
+            # Others of this process may hold many files: with ours closed there is room.
+            READERS.clear()
+            return READERS.of(self._file(number)).read([position])[0]
         except (RuntimeError, OSError, ValueError) as error:
             raise CorruptSample(where, "unreadable record", one_line(error)) from error
 
-    def _reader(self, number: int) -> Any:
+    def _file(self, number: int) -> "_File":
+        if number not in self._known:
+            path = self._files[number]
+            status = path.stat()
+            self._known[number] = _File(path, status.st_ino, status.st_size, status.st_mtime_ns)
+        return self._known[number]
+
+
+class _File(NamedTuple):
+    """A file as it was when a source first read from it: one that was written anew is another."""
+
+    path: pathlib.Path
+    inode: int
+    size: int
+    time: int
+
+
+class _Readers:
+    """The open files of all sources, because their limit is the process's. The least recent are closed."""
+
+    def __init__(self) -> None:
+        self._open: collections.OrderedDict[_File, Any] = collections.OrderedDict()
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+
+    def of(self, file: _File) -> Any:
+        """A reader of the file. It may be read from by several threads."""
         with self._lock:
-            reader = self._open.pop(number, None)
+            if self._process != os.getpid():
+                # A forked process shares the positions of its parent's files, so it opens its own.
+                self._open, self._process = collections.OrderedDict(), os.getpid()
+            reader = self._open.pop(file, None)
             if reader is not None:
-                self._open[number] = reader
+                self._open[file] = reader
                 return reader
         # Open without the lock, because opening is slow on a network file system.
-        reader = _open(self._files[number])
+        reader = _open(file.path)
         with self._lock:
-            reader = self._open.setdefault(number, reader)
-            if len(self._open) > self._most:
+            reader = self._open.setdefault(file, reader)
+            while len(self._open) > _most_open_files():
                 # Drop the reference without closing: another thread may be reading from it.
                 self._open.popitem(last=False)
         return reader
+
+    def clear(self) -> None:
+        """Close all files, but for those that are read from just now."""
+        with self._lock:
+            self._open.clear()
+
+
+READERS = _Readers()
 
 
 def _most_open_files() -> int:
