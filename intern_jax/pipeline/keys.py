@@ -22,6 +22,7 @@ from intern_jax.core.config import UserError
 from intern_jax.core.layout import StageFiles
 from intern_jax.data.batches import mixture
 from intern_jax.data.batches.mixture import SPEC_FIELDS, group_sources
+from intern_jax.data.batches.shuffle import MAX_TABLE
 from intern_jax.data.schema.fingerprints import fingerprint
 from intern_jax.models import zoo
 from intern_jax.pipeline import products
@@ -158,6 +159,7 @@ def fingerprints(settings: Mapping[str, Any]) -> Fingerprints:
 def _fingerprints(settings: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
     # Stages share sources, and a source of records or folders takes time to open.
     known: dict[str, str] = {}
+    len_of: dict[str, int] = {}
     made: dict[str, dict[str, list[str]]] = {}
     for stage in settings["stages"]:
         made[stage] = {}
@@ -169,8 +171,10 @@ def _fingerprints(settings: Mapping[str, Any]) -> dict[str, dict[str, list[str]]
                 name = config_lib.digest(said)
                 if name not in known:
                     (source,) = _opened(said, place)
-                    known[name] = fingerprint(source)
-                prints.append(known[name])
+                    known[name], len_of[name] = fingerprint(source), len(source)
+                walked = len_of[name] > MAX_TABLE and spec.get("shuffle", "full") == "full"
+                # The order of so many records was another one before.
+                prints.append(known[name] + (":walked" if walked else ""))
             made[stage][group] = prints
     return made
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from intern_jax.core.config import UserError
-from intern_jax.data.batches import mixture
+from intern_jax.data.batches import mixture, shuffle
 from intern_jax.data.batches.mixture import OpenGroup, build_group, group_sources
 from intern_jax.data.schema.sample import CorruptSample
 
@@ -83,9 +83,9 @@ def test_a_batch_is_a_function_of_seed_and_index():
     assert len(np.unique(np.concatenate([b["draw"] for b in batches]))) == 48
 
 
-@pytest.mark.parametrize("max_table", [mixture.MAX_TABLE, 0])
+@pytest.mark.parametrize("max_table", [shuffle.MAX_TABLE, 0])
 def test_each_epoch_has_every_sample_once_in_a_new_order(monkeypatch, max_table):
-    monkeypatch.setattr(mixture, "MAX_TABLE", max_table)
+    monkeypatch.setattr(shuffle, "MAX_TABLE", max_table)
     batches = build_group(ready(5), 0, [Numbers(10)])
     epochs = [
         np.concatenate([batches[2 * e]["number"], batches[2 * e + 1]["number"]]) for e in range(3)

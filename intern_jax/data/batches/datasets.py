@@ -117,19 +117,6 @@ class Batched(grain.MapDataset):
         out[position] = value
 
 
-class Tagged:
-    """A source whose samples carry its `position` in the group; Grain's own shuffle reads it."""
-
-    def __init__(self, source: Source, position: int):
-        self.source, self.position = source, position
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Sample:
-        return {**self.source[index], "source": self.position}
-
-
 class WithSource:
     """A transform whose rows also have the field `source`."""
 

@@ -33,7 +33,7 @@ from intern_jax.data.batches.balance import RepeatOrder, line_of
 from intern_jax.data.batches.mix import Mix, Turns, shares
 from intern_jax.data.batches.replacing import Replacing
 from intern_jax.data.batches.segments import Stretches, Weights, timed_weights
-from intern_jax.data.batches.shuffle import BlockOrder, FullOrder, Order, block_settings
+from intern_jax.data.batches.shuffle import BlockOrder, Order, block_settings, full_order
 from intern_jax.data.schema.sample import Transform, check_labels
 from intern_jax.data.schema.source import Source
 
@@ -44,9 +44,6 @@ if TYPE_CHECKING:
 FORMAT = 2
 # A larger batch per host is taken for a mistake in batch_size or size.
 MAX_BATCH_BYTES = 4 << 30
-# Up to this length an epoch's order is kept as a table. Grain's shuffle needs no table, but takes about
-# 65536 / length steps per row, which is milliseconds for the few samples of an adaptation.
-MAX_TABLE = 1 << 20
 
 # The fields of a source's spec that are not arguments of its function.
 SPEC_FIELDS = ("weight", "shuffle", "begin", "end", "balance")
@@ -236,9 +233,7 @@ class OpenGroup:
 
     def _make_orders(self, seed: int) -> list[Any]:
         """Each source as a MapDataset of samples without end. Its order depends on its name, and not on the others."""
-        import grain
-
-        from intern_jax.data.batches.datasets import Ordered, Tagged
+        from intern_jax.data.batches.datasets import Ordered
 
         parts: list[Any] = []
         same: Counter[str] = Counter()  # sources of one name so far
@@ -247,9 +242,6 @@ class OpenGroup:
             same[source.name] += 1
             if line is not None:
                 parts.append(Ordered(source, i, RepeatOrder(line[0], own, line[1])))
-            elif len(source) > MAX_TABLE and self._shuffles[i] is None:
-                once = grain.MapDataset.source(Tagged(source, i)).shuffle(seed=own)
-                parts.append(once.repeat())
             else:
                 parts.append(Ordered(source, i, _order(source, own, self._shuffles[i])))
         return parts
@@ -284,7 +276,6 @@ def group_most_rows(
 
 
 def _seed(seed: int, *names: Any) -> int:
-    # The seed is hashed, because Grain adds 1 to its shuffle seed each epoch: seeds 0 and 1 would share epochs.
     return zlib.crc32("/".join(map(str, (seed, *names))).encode())
 
 
@@ -299,7 +290,7 @@ def _guard(sources: Sequence[Source], where: str) -> list[Replacing]:
 
 def _order(guarded: Replacing, seed: int, shuffle: Mapping[str, int] | None) -> Order:
     if shuffle is None:
-        return FullOrder(len(guarded), seed)
+        return full_order(len(guarded), seed)
     # A source that consists of files gives the number of records in each.
     shards = getattr(guarded.source, "shards", None) or [len(guarded)]
     return BlockOrder(shards, seed, **shuffle)
