@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from intern_jax.core import exits, memory
+from intern_jax.processes import exits, memory
 from intern_jax.verbs import adapt, benchmark, convert, data, inspect, run
 from intern_jax.version import __version__
 
@@ -45,7 +45,7 @@ def program() -> NoReturn:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns its exit code, of those that core/exits.py lists."""
+    """Runs one verb; returns its exit code, of those that processes/exits.py lists."""
     args, rest = build_parser().parse_known_args(argv)
     if args.verb is run.main:
         return exits.supervised(lambda: _answer(args, rest))

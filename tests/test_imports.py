@@ -55,6 +55,7 @@ ROOMS = (
     "metrics",
     "families",
     "ops",
+    "processes",
     "core",
     "version",
 )

@@ -18,7 +18,6 @@ import ml_collections
 
 from intern_jax.benchmark.scores import table
 from intern_jax.core import config as config_lib
-from intern_jax.core import hosts
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json
@@ -31,6 +30,7 @@ from intern_jax.pipeline import products as products_lib
 from intern_jax.pipeline import settings as settings_lib
 from intern_jax.pipeline.building import build_stage, evaluations, spec_of
 from intern_jax.pipeline.products import Product
+from intern_jax.processes import hosts
 from intern_jax.train import loop
 
 log = logging.getLogger("intern_jax.pipeline")

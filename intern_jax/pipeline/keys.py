@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from intern_jax.core import config as config_lib
-from intern_jax.core import hosts
 from intern_jax.core.config import UserError
 from intern_jax.core.layout import StageFiles
 from intern_jax.data.batches import mixture
@@ -27,6 +26,7 @@ from intern_jax.data.schema.fingerprints import fingerprint
 from intern_jax.models import zoo
 from intern_jax.pipeline import products
 from intern_jax.pipeline import settings as settings_lib
+from intern_jax.processes import hosts
 from intern_jax.train import settings as train_settings
 from intern_jax.train.stage import Stage
 

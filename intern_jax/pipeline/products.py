@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from intern_jax.core import hosts, tree
+from intern_jax.core import tree
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json
 from intern_jax.core.layout import Layout, StageFiles
+from intern_jax.processes import hosts
 from intern_jax.train.stage import Stage
 from intern_jax.version import __version__
 from intern_jax.weights import safetensors

@@ -10,13 +10,14 @@ import jax
 
 from intern_jax.adapt.cache import Memory
 from intern_jax.benchmark import pictures, runner
-from intern_jax.core import hosts, tree
 from intern_jax.core import mesh as mesh_lib
+from intern_jax.core import tree
 from intern_jax.core.layout import Layout
 from intern_jax.core.versions import versions
 from intern_jax.models.text import TextTransformer
 from intern_jax.pipeline.building import build_stage, group_of, in_dtype
 from intern_jax.pipeline.products import Product
+from intern_jax.processes import hosts
 from intern_jax.weights import folder as folder_lib
 from intern_jax.weights.model import Model
 from intern_jax.weights.preprocess import Preprocess

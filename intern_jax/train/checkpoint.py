@@ -24,11 +24,12 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as managers
 
 from intern_jax.core import config as config_lib
-from intern_jax.core import digests, hosts
+from intern_jax.core import digests
 from intern_jax.core.config import UserError
-from intern_jax.core.exits import machine_fault
 from intern_jax.core.files import write_json
-from intern_jax.train.joint import Joint
+from intern_jax.processes import hosts
+from intern_jax.processes.exits import machine_fault
+from intern_jax.processes.joint import Joint
 from intern_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)

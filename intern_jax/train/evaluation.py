@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from intern_jax.core import hosts
 from intern_jax.core.config import UserError
+from intern_jax.processes import hosts
 from intern_jax.train.stage import Variables
 from intern_jax.train.state import TrainState
 

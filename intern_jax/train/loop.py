@@ -24,10 +24,11 @@ from typing import Any, Generic, Protocol, TypeVar
 import jax
 import numpy as np
 
-from intern_jax.core import hosts, keys, tree
+from intern_jax.core import keys, tree
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.core.layout import StageFiles
+from intern_jax.processes import hosts
 from intern_jax.train import balance, guard, optim, settings
 from intern_jax.train import state as state_lib
 from intern_jax.train.beginning import Beginning
@@ -201,7 +202,7 @@ def _checkpoints(
 
 
 def wait_for_compilation(compiling: concurrent.futures.Future) -> None:
-    """Wait for a program that is compiled in the background. SIGTERM ends the wait (core/exits.py), by this name."""
+    """Wait for a program that is compiled in the background. SIGTERM ends it by its name (processes/exits.py)."""
     concurrent.futures.wait([compiling])
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from intern_jax.core import exits, tree
 from intern_jax.core import mesh as mesh_lib
+from intern_jax.core import tree
 from intern_jax.core.config import UserError
+from intern_jax.processes import exits
 from intern_jax.train import optim
 from intern_jax.train import state as state_lib
 from intern_jax.train.balance import make_norms

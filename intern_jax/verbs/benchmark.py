@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from intern_jax.core import exits
+from intern_jax.processes import exits
 from intern_jax.verbs import arguments
 
 TEXT = "GV-B: score a frozen backbone on its 26 data sets."
@@ -70,7 +70,7 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
         raise UserError("command line: --workdir is missing; name the folder of the records")
     from intern_jax.benchmark import evaluation
     from intern_jax.benchmark.scores.table import Incomplete
-    from intern_jax.core import hosts
+    from intern_jax.processes import hosts
 
     if args.table:
         print(evaluation.tables(args.workdir))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 
-from intern_jax.core import exits
+from intern_jax.processes import exits
 from intern_jax.verbs import arguments
 
 TEXT = "Run a config's stages in order; what is already done is reused."
@@ -25,7 +25,7 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
     from intern_jax import pipeline
     from intern_jax.benchmark.scores.table import Incomplete
     from intern_jax.core import config as config_lib
-    from intern_jax.core import hosts
+    from intern_jax.processes import hosts
 
     overrides = arguments.config_overrides(rest)
     config = config_lib.load_config(args.config)

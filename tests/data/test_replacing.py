@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from intern_jax.core import exits
 from intern_jax.core.config import UserError
 from intern_jax.data.batches import replacing
 from intern_jax.data.batches.mixture import build_group
 from intern_jax.data.batches.replacing import Replacing
 from intern_jax.data.schema.sample import CorruptSample
+from intern_jax.processes import exits
 
 
 class Numbers:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from intern_jax.core import exits
+from intern_jax.processes import exits
 
 LOCAL = pathlib.Path(__file__).parents[2] / "launch" / "local.sh"
 # Counts its starts in a file and ends as process 1 with the codes it was given, one a start. Process 1 does so only

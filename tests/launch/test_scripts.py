@@ -11,7 +11,7 @@ import sys
 import pytest
 import yaml
 
-from intern_jax.core import exits
+from intern_jax.processes import exits
 
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"

@@ -12,7 +12,6 @@ from PIL import Image
 from toy_stages import entry
 
 from intern_jax import pipeline, version
-from intern_jax.core import hosts
 from intern_jax.core.config import UserError, load_config, plain
 from intern_jax.core.layout import Layout
 from intern_jax.data.batches import mixture
@@ -21,6 +20,7 @@ from intern_jax.data.make import text as tokenizer
 from intern_jax.losses.segmentation import pixel_cross_entropy
 from intern_jax.models import zoo
 from intern_jax.pipeline import chain, keys
+from intern_jax.processes import hosts
 from intern_jax.stages.expert import Expert
 from intern_jax.stages.generalist import Generalist
 from intern_jax.train import settings as train_settings

@@ -18,7 +18,7 @@ from intern_jax.core import config as config_lib
 from intern_jax.core import digests
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
-from intern_jax.core.exits import MachineFault
+from intern_jax.processes.exits import MachineFault
 from intern_jax.train import checkpoint
 from intern_jax.train.checkpoint import FILES, META, Checkpoints, read_meta
 from intern_jax.train.loop import fit

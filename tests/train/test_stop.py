@@ -10,8 +10,8 @@ import time
 import pytest
 from toy import ROOT, Linear, Stream, assert_same, settings
 
-from intern_jax.core import hosts
 from intern_jax.core import mesh as mesh_lib
+from intern_jax.processes import hosts
 from intern_jax.train.loop import fit
 
 CFG = settings(steps=60, ema_decay=0.9, checkpoint_every=25)
@@ -22,7 +22,7 @@ sys.path[:0] = [{root!r}, {root!r} + "/tests/train"]
 import time
 import toy
 from test_stop import CFG
-from intern_jax.core import hosts
+from intern_jax.processes import hosts
 from intern_jax.core.mesh import make_mesh
 from intern_jax.train.loop import fit
 class Slow(toy.Stream):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import two_process_run
 
-from intern_jax.core import exits
+from intern_jax.processes import exits
 
 RUN = pathlib.Path(__file__).parent / "two_process_run.py"
 WAIT = 240  # seconds; far more than any of it takes

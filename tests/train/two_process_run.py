@@ -18,7 +18,7 @@ sys.path[:0] = [
     str(pathlib.Path(__file__).resolve().parents[2]),
 ]
 
-from intern_jax.core import exits  # noqa: E402
+from intern_jax.processes import exits  # noqa: E402
 
 # Sizes of data, fsdp and tensor, and the order of the devices; of two processes 0 and 1 are the first's.
 # The orders with 0, 2 in them are as on a TPU slice, where a mesh follows the torus and not the hosts.
@@ -37,7 +37,7 @@ MESHES = {
 def main() -> int:
     from absl import flags
 
-    from intern_jax.core import hosts
+    from intern_jax.processes import hosts
 
     flags.FLAGS.mark_as_parsed()
     hosts.initialize()
@@ -84,9 +84,9 @@ def on_meshes(names: list[str]) -> dict:
 
 def train(mesh, steps: int) -> dict:
     """Losses, one number of each row of a global batch, and in how many blocks the rows are made."""
-    from intern_jax.core import hosts
     from intern_jax.core import mesh as mesh_lib
     from intern_jax.data.batches.stream import Stream
+    from intern_jax.processes import hosts
     from intern_jax.train.loop import fit
 
     rows = mesh_lib.batch_rows(mesh)

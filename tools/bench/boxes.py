@@ -22,7 +22,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from intern_jax.core import memory
+from intern_jax.processes import memory
 from tools import peers
 from tools.bench import measured
 from tools.bench.measured import Cell, Column, Measured

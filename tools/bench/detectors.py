@@ -30,7 +30,7 @@ import statistics
 import sys
 from typing import Any
 
-from intern_jax.core import memory
+from intern_jax.processes import memory
 from tools import peers
 from tools.bench import measured
 from tools.bench.detector_sides import SIDES, Case, call_of, compiled

@@ -77,7 +77,7 @@ def main() -> None:
 
 def compare(args: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
     """The whole sweep on both sides, in turns."""
-    from intern_jax.core import memory
+    from intern_jax.processes import memory
 
     write(folder / "data.npz", args.steps)
     pythons = {"ours": sys.executable}

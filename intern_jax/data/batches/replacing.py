@@ -8,11 +8,11 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 
-from intern_jax.core import exits
 from intern_jax.core.config import UserError
 from intern_jax.data.schema.fingerprints import fingerprint
 from intern_jax.data.schema.sample import CorruptSample, Sample, mistake, one_line
 from intern_jax.data.schema.source import ClassSets, Source, known_class_sets
+from intern_jax.processes import exits
 
 log = logging.getLogger(__name__)
 

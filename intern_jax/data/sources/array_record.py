@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from intern_jax import families
-from intern_jax.core import exits
 from intern_jax.core.config import UserError, format_of, resolve
 from intern_jax.core.files import write_json
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import CorruptSample, Sample, check_labels, one_line
+from intern_jax.processes import exits
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from intern_jax.core import hosts
 from intern_jax.core.config import UserError
 from intern_jax.core.layout import StageFiles
+from intern_jax.processes import hosts
 
 log = logging.getLogger(__name__)
 LOG_EVERY_SECONDS = 15.0

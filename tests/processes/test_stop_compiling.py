@@ -9,13 +9,13 @@ import time
 
 import pytest
 
-from intern_jax.core import exits
+from intern_jax.processes import exits
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LONG = """
 import sys, time
 import jax, jax.numpy as jnp
-from intern_jax.core import exits, hosts
+from intern_jax.processes import exits, hosts
 from intern_jax.train import loop, programs
 
 def slow(x):

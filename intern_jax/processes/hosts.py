@@ -6,7 +6,7 @@
                               INTERN_JAX_PROCESSES=n
                               INTERN_JAX_PROCESS=i               0 to n - 1
 Without any of these a run is one process, and the functions here return at once. A process that sends no heartbeat for
-INTERN_JAX_PEER_SECONDS (40) counts as lost. The others then end with exit code 76 (core/exits.py), at the latest
+INTERN_JAX_PEER_SECONDS (40) counts as lost. The others then end with exit code 76 (processes/exits.py), at the latest
 INTERN_JAX_PEER_SECONDS + PART_SECONDS after its death. They end at once if process 0 was lost, or if a collective
 fails because of the loss.
 
@@ -32,13 +32,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from intern_jax.core import config as config_lib
-from intern_jax.core import exits
 from intern_jax.core.config import UserError
-from intern_jax.core.exits import EXIT_PEER_LOST as EXIT_PEER_LOST
-from intern_jax.core.exits import EXIT_STOPPED as EXIT_STOPPED
-from intern_jax.core.exits import MachineFault as MachineFault
-from intern_jax.core.exits import PeerLost as PeerLost
-from intern_jax.core.exits import Stopped as Stopped
+from intern_jax.processes import exits
+from intern_jax.processes.exits import EXIT_PEER_LOST as EXIT_PEER_LOST
+from intern_jax.processes.exits import EXIT_STOPPED as EXIT_STOPPED
+from intern_jax.processes.exits import MachineFault as MachineFault
+from intern_jax.processes.exits import PeerLost as PeerLost
+from intern_jax.processes.exits import Stopped as Stopped
 
 log = logging.getLogger(__name__)
 

@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from intern_jax.core import memory
-from intern_jax.core.memory import huge_pages
+from intern_jax.processes import memory
+from intern_jax.processes.memory import huge_pages
 
 PROGRAM = """
 import os, sys
-from intern_jax.core import memory
+from intern_jax.processes import memory
 memory.huge_pages = lambda: {} if "GLIBC_TUNABLES" in os.environ else {"GLIBC_TUNABLES": "a=1"}
 print("begins", flush=True)
 memory.restart_with_huge_pages()

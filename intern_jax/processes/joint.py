@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from intern_jax.core import hosts
+from intern_jax.processes import hosts
 
 POLL_SECONDS = 0.1
 # How long work that another process's failure made useless may take to finish.

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 import pytest
 
-from intern_jax.core import exits, hosts
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
+from intern_jax.processes import exits, hosts
 
 ROOT = pathlib.Path(__file__).parents[2]
 OURS = {
@@ -221,11 +221,11 @@ def test_meshes_that_split_no_batch(monkeypatch, processes, shape, me, message):
 
 TWO = """
 import json, os, signal, sys, time
-from intern_jax.core import exits
+from intern_jax.processes import exits
 
 def work():
     import jax, jax.numpy as jnp, numpy as np
-    from intern_jax.core import hosts
+    from intern_jax.processes import hosts
     from intern_jax.core.config import UserError
     hosts.initialize()
     me, seen = jax.process_index(), {}
@@ -318,7 +318,7 @@ def test_two_processes_agree():
 
 SUPERVISED = """
 import os, signal, sys, time
-from intern_jax.core import exits
+from intern_jax.processes import exits
 
 def work():
     what = sys.argv[1]
