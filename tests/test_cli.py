@@ -170,3 +170,16 @@ def test_a_fault_of_the_program_is_no_fault_of_the_machine(tmp_path, monkeypatch
     monkeypatch.setattr("intern_jax.pipeline.run", run)
     with pytest.raises(ValueError, match="own"):
         cli.main(["run", "--config=configs/quickstart.py", f"--workdir={tmp_path}"])
+
+
+@pytest.mark.parametrize("verb", ["run", "benchmark"])
+@pytest.mark.parametrize("workdir", ["gs://bucket/run", "s3://bucket/run", "gs:/bucket/run"])
+def test_a_workdir_in_object_storage_is_refused_before_any_work(
+    tmp_path, monkeypatch, capsys, verb, workdir
+):
+    monkeypatch.chdir(tmp_path)
+    config = "quickstart" if verb == "run" else "gvb"
+    assert cli.main([verb, f"--config={config}", f"--workdir={workdir}"]) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1 and f"workdir: {workdir} is no folder of this machine; mount" in told[0]
+    assert not list(tmp_path.iterdir())

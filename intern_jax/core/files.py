@@ -5,8 +5,22 @@ import json
 import math
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
+
+from intern_jax.core.config import UserError
+
+
+def local(path: str | os.PathLike[str], field: str) -> pathlib.Path:
+    """The path; UserError, which begins with `field`, for an address of object storage, which is no folder here."""
+    text = os.fspath(path)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
+        raise UserError(
+            f"{field}: {text} is no folder of this machine; mount the storage (gcsfuse, mountpoint-s3), and name "
+            "the folder where it is mounted"
+        )
+    return pathlib.Path(text)
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:

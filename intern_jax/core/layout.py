@@ -6,6 +6,7 @@ WORKDIR/seed0/STAGE-KEY/              a stage: key.json, model.safetensors, done
 WORKDIR/model/                        the last stage's backbone as a model folder, with its text tower if it has one
 WORKDIR/towers/STAGE/                 the same of each earlier stage that learnt from texts
 WORKDIR/pictures/*.npz                predictions that the report draws
+WORKDIR/lock.json                     who works there, while a run does
 WORKDIR/compiled/, unfinished/        compiled programs; checkpoints of fits that are not done
 WORKDIR/features/, lists/             of `benchmark`: frozen features, and the labels in each fraction
 WORKDIR/*.csv                         of `benchmark`: GV-B's figures, those of the mini rows, and gains
@@ -14,6 +15,8 @@ WORKDIR/*.csv                         of `benchmark`: GV-B's figures, those of t
 import dataclasses
 import os
 import pathlib
+
+from intern_jax.core.files import local
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +64,18 @@ class Layout:
 
     @classmethod
     def of(cls, workdir: str | os.PathLike[str]) -> "Layout":
-        """The layout of a folder, which need not exist."""
-        return cls(pathlib.Path(workdir))
+        """The layout of a folder, which need not exist; UserError for an address of object storage."""
+        return cls(local(workdir, "workdir"))
 
     def make(self) -> "Layout":
         """Create the workdir."""
         self.workdir.mkdir(parents=True, exist_ok=True)
         return self
+
+    @property
+    def lock(self) -> pathlib.Path:
+        """Says which run works in the workdir."""
+        return self.workdir / "lock.json"
 
     def seed(self, seed: int) -> pathlib.Path:
         """The folder of one seed's stages."""

@@ -30,7 +30,7 @@ from intern_jax.pipeline import products as products_lib
 from intern_jax.pipeline import settings as settings_lib
 from intern_jax.pipeline.building import build_stage, evaluations, spec_of
 from intern_jax.pipeline.products import Product
-from intern_jax.processes import hosts
+from intern_jax.processes import hosts, lock
 from intern_jax.train import loop
 
 log = logging.getLogger("intern_jax.pipeline")
@@ -47,7 +47,17 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[s
     hosts.check_same({"config": settings, "versions": versions()}, "start")
     mesh = mesh_lib.make_mesh(**settings["mesh"])
     prints = keys.fingerprints(settings)
-    config_lib.enable_compilation_cache(layout.make().compiled)
+    with lock.held(layout.make().lock):
+        return _run(settings, layout, mesh, prints)
+
+
+def _run(
+    settings: Mapping[str, Any],
+    layout: Layout,
+    mesh: jax.sharding.Mesh,
+    prints: keys.Fingerprints,
+) -> dict[str, Any]:
+    config_lib.enable_compilation_cache(layout.compiled)
     results: dict[str, Any] = {
         "config": settings,
         "versions": versions(),

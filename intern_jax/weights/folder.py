@@ -33,7 +33,7 @@ from intern_jax import families as families_lib
 from intern_jax.core import config as config_lib
 from intern_jax.core import tree as tree_lib
 from intern_jax.core.config import UserError
-from intern_jax.core.files import write_bytes, write_text
+from intern_jax.core.files import local, write_bytes, write_text
 from intern_jax.models import own
 from intern_jax.version import __version__
 from intern_jax.weights import safetensors
@@ -98,7 +98,7 @@ def save_model(
     Names of code, in the spec or of a family that does not ship, are stored as text.
     UserError for a folder that holds something else, or arrays of the wrong shape.
     """
-    folder = pathlib.Path(folder)
+    folder = local(folder, "out")
     _check_free(folder)
     info: dict[str, Any] = {
         "format": FORMAT,
@@ -132,7 +132,7 @@ def save_model(
 
 def check_out(folder: str | os.PathLike[str]) -> None:
     """UserError for a folder that `save_model` could not write, to be told before the work and not after it."""
-    folder = pathlib.Path(folder)
+    folder = local(folder, "out")
     try:
         _check_free(folder)
         paths = (folder, *folder.parents)
