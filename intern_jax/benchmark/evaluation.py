@@ -26,6 +26,7 @@ from intern_jax.benchmark.settings import Gvb
 from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core import schema
+from intern_jax.core.compiled import enable_compilation_cache
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json, write_text
 from intern_jax.core.layout import Layout
@@ -64,7 +65,7 @@ def evaluate(
     for name in settings["rows"]:
         heads.check_readouts(suite.find(name), settings["heads"], found.build, "config.heads")
     label = settings["label"] or found.name
-    config_lib.enable_compilation_cache(layout.make().compiled)
+    enable_compilation_cache(layout.make().compiled)
     write_json(layout.config, {"config": settings, "versions": versions()})
     mesh = mesh_lib.make_mesh(devices=jax.local_devices())
     ladder = {label: {"cls": found, "dense": found}}

@@ -375,22 +375,6 @@ def compile_regex(text: str, where: str = "") -> re.Pattern[str]:
         ) from None
 
 
-def enable_compilation_cache(folder: str | os.PathLike[str]) -> None:
-    """Keep compiled programs in `folder`, so that a restart with the same shapes compiles nothing.
-
-    A folder that the environment names as JAX_COMPILATION_CACHE_DIR is used in its place: many runs may share it.
-    """
-    import jax
-
-    jax.config.update(
-        "jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(folder)
-    )
-    # Small programs are kept too: a restart has dozens of them and waits for each.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    # XLA's own caches would put the folder's path into every key, so a copied or moved folder would be useless.
-    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
-
-
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """The end of a message about an unknown name: the known names that are close to it, or else all of them."""
     close = difflib.get_close_matches(name, known, n=3)

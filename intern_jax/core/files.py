@@ -1,15 +1,19 @@
 """Atomic writes: after a kill or a power cut a file holds the old content or the new, never a part of it."""
 
 import contextlib
+import errno
 import json
+import logging
 import math
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from intern_jax.core.config import UserError
+
+log = logging.getLogger(__name__)
 
 
 def local(path: str | os.PathLike[str], field: str) -> pathlib.Path:
@@ -38,6 +42,17 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
             temporary.unlink()
         raise
     _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def unless_read_only(path: pathlib.Path) -> Iterator[None]:
+    """Inside, a place that cannot be written is told and left as it is: what it would hold is known already."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        log.warning("%s: cannot be written (%s); it stays as it is", path, error.strerror)
 
 
 def _sync_folder(folder: pathlib.Path) -> None:

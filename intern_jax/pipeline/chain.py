@@ -17,10 +17,10 @@ import jax
 import ml_collections
 
 from intern_jax.benchmark.scores import table
-from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
+from intern_jax.core.compiled import enable_compilation_cache
 from intern_jax.core.config import UserError
-from intern_jax.core.files import write_json
+from intern_jax.core.files import unless_read_only, write_json
 from intern_jax.core.layout import Layout
 from intern_jax.core.versions import versions
 from intern_jax.data.batches.segments import scheduled
@@ -57,7 +57,7 @@ def _run(
     mesh: jax.sharding.Mesh,
     prints: keys.Fingerprints,
 ) -> dict[str, Any]:
-    config_lib.enable_compilation_cache(layout.compiled)
+    enable_compilation_cache(layout.compiled)
     results: dict[str, Any] = {
         "config": settings,
         "versions": versions(),
@@ -78,11 +78,12 @@ def _run(
             results |= table.results(records, [layout.records], results["missing"])
             results["records"] = [record.plain() for record in records]
             results["seconds"] = round(time.time() - started, 1)
-            write_json(layout.results, results)
             # Imported here: matplotlib imports slowly, and a training that resumes does not need it.
             from intern_jax.report import html
 
-            html.write_report(layout.workdir)
+            with unless_read_only(layout.workdir):
+                write_json(layout.results, results)
+                html.write_report(layout.workdir)
     if results["missing"]:
         raise table.Incomplete("config.benchmark.rows", results["missing"], results["table"])
     return results

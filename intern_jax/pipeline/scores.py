@@ -12,6 +12,7 @@ from intern_jax.adapt.cache import Memory
 from intern_jax.benchmark import pictures, runner
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core import tree
+from intern_jax.core.files import unless_read_only
 from intern_jax.core.layout import Layout
 from intern_jax.core.versions import versions
 from intern_jax.models.text import TextTransformer
@@ -49,10 +50,11 @@ def score(
     first = seed == settings["seeds"][0]
     if first and products:
         last = settings["stages"][-1]
-        save_backbone(settings, products, last, layout.model)
-        for name in settings["stages"][:-1]:
-            if group_of(settings[name]["data"], "pairs"):
-                save_backbone(settings, products, name, layout.towers(name))
+        with unless_read_only(layout.workdir):
+            save_backbone(settings, products, last, layout.model)
+            for name in settings["stages"][:-1]:
+                if group_of(settings[name]["data"], "pairs"):
+                    save_backbone(settings, products, name, layout.towers(name))
     if not settings["benchmark"]:
         return
     # One process scores, on its own devices, whatever the mesh of the stages spans.

@@ -120,6 +120,18 @@ def test_a_stage_whose_sources_come_and_go_is_cut_off_and_goes_on(tmp_path):
     np.testing.assert_array_equal(run("late", begin=2), late)
 
 
+def test_a_finished_workdir_that_cannot_be_written_gives_its_table(finished, caplog, monkeypatch):
+    def refuse(path, _content):
+        raise OSError(30, "Read-only file system", str(path))
+
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.json")}
+    monkeypatch.setattr("intern_jax.core.files.write_bytes", refuse)
+    found = said(caplog, two_stages(), finished)
+    assert set(found.values()) == {"reused"}
+    assert caplog.text.count("cannot be written") == 2
+    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*.json")}
+
+
 def test_a_seed_more_trains_that_seed_alone(finished, caplog):
     found = said(caplog, two_stages(seeds=[0, 1]), finished)
     assert {seed: what for (_, seed), what in found.items() if what != "reused"} == {1: "new"}
