@@ -14,7 +14,7 @@ from tools.scoreboard import pages, read  # noqa: E402
 from tools.scoreboard.claims import claims  # noqa: E402
 
 # The run without other work on the machine.
-IDLE = "{{figure quickstart_runs | 2026-11-29, with an expert and a row of boxes, installation too | time}}"
+IDLE = "{{figure quickstart_runs | 2026-11-29, with merged experts and a squeeze, installation too | time}}"
 GRAIN, OURS = "{{figure workers | quickstart Grain", "{{figure workers | quickstart ours"
 SHUFFLE, LBFGS = "{{figure parts | shuffle, Grain a row of", "{{figure parts | L-BFGS, optax"
 DEPTHWISE = "{{figure ops | depthwise 16 x 56 x 56 x 128, side 3, stride 1 both"

@@ -8,6 +8,7 @@ The pictures are the first ones of each row's test split that the run kept; none
 
 import argparse
 import io
+import json
 import pathlib
 
 import PIL.Image
@@ -22,8 +23,11 @@ COLORS = 256  # of the palette, which keeps the file small
 def draw(run: pathlib.Path) -> PIL.Image.Image:
     """One line of pictures with truth and prediction per row of the benchmark, below each other."""
     lines = []
+    # The name of a file has the key of what it shows, which results.json knows.
+    kept = [one["npz"] for one in json.loads((run / "results.json").read_bytes())["pictures"]]
     for row in ROWS:
-        arrays = pictures.read(run / "pictures" / f"{row}.npz")
+        (path,) = (path for path in kept if path.startswith(f"pictures/{row}-"))
+        arrays = pictures.read(run / path)
         for name in ("images", "truth", "prediction", "valid"):
             if name in arrays:
                 arrays[name] = arrays[name][:COUNT]
