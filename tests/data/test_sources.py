@@ -2,6 +2,7 @@
 
 import io
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -10,9 +11,10 @@ import pytest
 from PIL import Image
 
 from intern_jax.core.config import UserError
+from intern_jax.data.batches.replacing import Replacing
 from intern_jax.data.read import decoding
 from intern_jax.data.schema.sample import check
-from intern_jax.data.schema.source import Source
+from intern_jax.data.schema.source import Source, known_labels
 from intern_jax.data.sources.array_record import ArrayRecordSource
 from intern_jax.data.sources.folder import ImageFolder
 from intern_jax.data.sources.subset import Subset
@@ -211,6 +213,32 @@ def test_tfds_source(tfds_dir):
     assert source.fingerprint() != tail.fingerprint()
     assert tail.keys == source.keys[2:] and set(tail[0]) == {"image", "key"}
     np.testing.assert_array_equal(tail[1]["image"], source[3]["image"])
+
+
+def test_labels_of_tfds_are_read_once_for_all_processes_and_only_where_they_are_used(tfds_dir):
+    class Unreadable:
+        def __len__(self):
+            return 4
+
+        def __iter__(self):
+            raise AssertionError("the records were read")
+
+    def opened():
+        source = TfdsSource("shapes", "train", tfds_dir)
+        source._data = Unreadable()
+        return source
+
+    Replacing(Subset(opened(), [1, 0]))
+    assert known_labels(opened()) is known_labels(Subset(opened(), [1])) is None
+    for kept in pathlib.Path(tfds_dir).rglob("labels-*.npy"):
+        kept.unlink()
+    expected = TfdsSource("shapes", "train", tfds_dir).labels
+    np.testing.assert_array_equal(opened().labels, expected)
+    np.testing.assert_array_equal(Subset(opened(), [1, 0]).labels, expected[[1, 0]])
+    # What a kill or a bad disk left of it is made again.
+    (kept,) = pathlib.Path(tfds_dir).rglob("labels-*.npy")
+    kept.write_bytes(kept.read_bytes()[:-3])
+    np.testing.assert_array_equal(TfdsSource("shapes", "train", tfds_dir).labels, expected)
 
 
 def test_tfds_mistakes(tfds_dir, tmp_path):

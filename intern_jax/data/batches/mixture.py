@@ -35,7 +35,7 @@ from intern_jax.data.batches.replacing import Replacing
 from intern_jax.data.batches.segments import Stretches, Weights, timed_weights
 from intern_jax.data.batches.shuffle import BlockOrder, Order, block_settings, full_order
 from intern_jax.data.schema.sample import Transform, check_labels
-from intern_jax.data.schema.source import Source
+from intern_jax.data.schema.source import Source, known_labels
 
 if TYPE_CHECKING:
     from intern_jax.data.batches.datasets import Batched
@@ -355,8 +355,9 @@ def _check_rows(sources: Sequence[Replacing], transform: Transform, block: int, 
     first = ""
     for i, source in enumerate(sources):
         name = f"{where}.sources[{i}] ({source.name})"
-        if source.labels is not None and source.classes:
-            check_labels(source.labels, len(source.classes), name)
+        labels = known_labels(source.source)
+        if labels is not None and source.classes:
+            check_labels(labels, len(source.classes), name)
         row = transform(source[0], np.random.default_rng(0))
         found = {field: (np.shape(value), np.asarray(value).dtype) for field, value in row.items()}
         if i == 0:

@@ -8,6 +8,8 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 
+import numpy as np
+
 from intern_jax.core.config import UserError
 from intern_jax.data.schema.fingerprints import fingerprint
 from intern_jax.data.schema.sample import CorruptSample, Sample, mistake, one_line
@@ -50,7 +52,7 @@ class Replacing:
     ):
         self.source, self.limit, self.patience = source, limit, patience
         self.name, self.family, self.classes = source.name, source.family, source.classes
-        self.keys, self.labels = source.keys, source.labels
+        self.keys = source.keys
         self.where = where or source.name
         self._causes: Counter[str] = Counter()
         self._examples: dict[str, str] = {}
@@ -58,6 +60,11 @@ class Replacing:
         self._seen_good = False
         self._damaged: set[int] = set()
         self._lock = threading.Lock()
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """Those of the source inside, which may read its records for them: asked for where they are used alone."""
+        return self.source.labels
 
     def __len__(self) -> int:
         return len(self.source)

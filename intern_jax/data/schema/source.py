@@ -1,5 +1,7 @@
 """What every source of samples offers, whatever it reads."""
 
+import functools
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -53,6 +55,12 @@ def read_scored(source: Source | Sequence[Sample], index: int) -> Sample:
         return source[index]
     except CorruptSample as fault:
         raise UserError(f"{fault}; repair or remove it") from fault
+
+
+def known_labels(source: Source) -> np.ndarray | None:
+    """The labels that a source holds; None if it has none, or may read its records to tell them."""
+    kind = inspect.getattr_static(type(source), "labels", None)
+    return None if isinstance(kind, property | functools.cached_property) else source.labels
 
 
 def known_class_sets(source: Source) -> ClassSets | None:

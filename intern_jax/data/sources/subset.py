@@ -1,5 +1,6 @@
 """Some samples of another source."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,7 +30,12 @@ class Subset:
         self.name = name or source.name
         self.family, self.classes = source.family, source.classes
         self.keys = pick_keys(source.keys, self.indices)
-        self.labels = None if source.labels is None else source.labels[self.indices]
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray | None:
+        """Those of the other source at the indices, or None if it has none."""
+        every = self.source.labels
+        return None if every is None else every[self.indices]
 
     def __len__(self) -> int:
         return len(self.indices)

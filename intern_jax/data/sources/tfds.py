@@ -1,5 +1,7 @@
 """A random-access source over TFDS data sets prepared as ArrayRecord, without TensorFlow."""
 
+import contextlib
+import io
 import os
 import pathlib
 from collections.abc import Mapping
@@ -9,12 +11,14 @@ import numpy as np
 
 from intern_jax import families
 from intern_jax.core.config import UserError
+from intern_jax.core.files import write_bytes
 from intern_jax.data.read.decoding import decode_turned
 from intern_jax.data.read.turning import stored_sides, turned_boxes, turned_map
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema import sample as schema
 from intern_jax.data.schema.sample import Sample, check_labels, one_line
 from intern_jax.data.schema.source import ClassSets, distinct
+from intern_jax.data.sources.array_record import Keys
 
 MAPS = ("mask", "depth", "depth_valid")  # fields that EXIF turns with the picture, as it does boxes
 
@@ -88,23 +92,50 @@ class TfdsSource:
             features, self.fields.get("label") or self.fields.get("box_labels") or ""
         )
         self.classes = tuple(getattr(labelled, "names", None) or ())
-        self.keys = [
-            f"{pathlib.PurePath(part.filename).name}/{part.skip + i}"
-            for part in builder.info.splits[split].file_instructions
-            for i in range(part.examples_in_shard if part.take == -1 else part.take)
+        parts = builder.info.splits[split].file_instructions
+        counts = [part.examples_in_shard if part.take == -1 else part.take for part in parts]
+        # The file of a part, and what its first record is there less what it is here.
+        self._parts = [
+            (pathlib.PurePath(part.filename).name, part.skip - end + count)
+            for part, count, end in zip(parts, counts, np.cumsum(counts), strict=True)
         ]
+        self._ends = np.cumsum(counts)
+        self.keys = Keys(int(sum(counts)), self._key)
         self._labels: np.ndarray | None = None
+
+    def _key(self, index: int) -> str:
+        file, shift = self._parts[int(np.searchsorted(self._ends, index, side="right"))]
+        return f"{file}/{index + shift}"
 
     @property
     def labels(self) -> np.ndarray | None:
-        """The labels of all samples, read once from the records without decoding pictures."""
+        """The labels of all samples, read from the records without decoding pictures.
+
+        They are kept beside the records, if that folder can be written: one pass serves all processes and runs.
+        """
         if "label" not in self.fields:
             return None
         if self._labels is None:
-            path = self.fields["label"]
-            self._labels = np.asarray([_get(row, path) for row in self._data], np.int32)
+            self._labels = self._kept_labels()
             check_labels(self._labels, len(self.classes) or 1 << 31, self.name)
         return self._labels
+
+    def _kept_labels(self) -> np.ndarray:
+        path, split = self.fields["label"], self._builder.info.splits[self._split]
+        parts = [part.filename for part in split.file_instructions]
+        # Files that were written anew have another name here.
+        of = fingerprints.combine(self._split, path, fingerprints.of_files(parts))
+        kept = pathlib.Path(self._builder.data_dir) / f"labels-{of[:16]}.npy"
+        with contextlib.suppress(OSError, ValueError):
+            labels = np.load(kept, allow_pickle=False)
+            if labels.dtype == np.int32 and labels.shape == (len(self),):
+                return labels
+        labels = np.asarray([_get(row, path) for row in self._data], np.int32)
+        content = io.BytesIO()
+        np.save(content, labels, allow_pickle=False)
+        with contextlib.suppress(OSError):
+            write_bytes(kept, content.getvalue())
+        return labels
 
     def class_sets(self) -> ClassSets | None:
         """The classes of each record's boxes that are not ignored, read once without decoding pictures."""
