@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from tools.chaos import damage, goodput, kills  # noqa: E402
+from tools.chaos import damage, goodput, kills, stops  # noqa: E402
 
 
 def test_no_damaged_checkpoint_is_restored_wrong(tmp_path):
@@ -33,6 +33,13 @@ def test_killed_runs_go_on_as_if_left_alone(tmp_path):
     counted = kills.campaign(tmp_path, kills=2, seed=191, overrides=few)
     assert counted["kills"] == 2 and counted["finished_runs"] >= 1
     assert counted["checked"] >= 1 and counted["different"] == 0
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_in_each_phase_ends_as_if_left_alone(tmp_path):
+    counted = stops.campaign(tmp_path, stops=len(stops.PHASES), seed=0, overrides=[])
+    assert counted["different"] == 0 and counted["slowest_s"] <= stops.LIMIT
+    assert all(counted[phase] for phase in stops.PHASES)
 
 
 @pytest.mark.slow
