@@ -12,6 +12,7 @@ import numpy as np
 from intern_jax.adapt import boxes, fit
 from intern_jax.adapt.cache import cached
 from intern_jax.adapt.probe import FOLDS, GRID, READOUT, fit_probe, fold_numbers
+from intern_jax.adapt.scan import readable
 from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
@@ -74,13 +75,16 @@ def adapt_folder(
         detector = boxes.detector_settings(head, head_settings)
         cfg = fit.settings(steps, batch_size or boxes.BATCH, learning_rate)
         model = start(init, seed, backbone)
+        source = readable(source, str(data))
         learnt = boxes.adapt_boxes(model, source, method, detector, canvas, folds, cfg, flip, seed)
         return _saved(out, *learnt)
     _none_of({"head": head, "head_settings": head_settings}, f"{data} has no boxes")
-    labels = _labels(data, source)
+    _labels(data, source)
     model = start(init, seed, backbone)
     if method == "probe":
         _named("readout", readout_lib.check, model.build(), [read], "classification")
+    source = readable(source, str(data))
+    labels = _labels(data, source)
     pictures = dataclasses.replace(model.preprocess, canvas=canvas or model.preprocess.canvas)
     if method == "finetune":
         # What the network learns to read: the augmented views squeeze a picture into the square.

@@ -86,6 +86,33 @@ def test_mistakes_are_one_line(folder, tmp_path, arguments, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("method", ["probe", "finetune"])
+def test_bad_pictures_are_told_before_the_work_and_left_out(folder, tmp_path, caplog, method):
+    shutil.copytree(folder, tmp_path / "data")
+    red = tmp_path / "data" / "red"
+    (red / "0.png").write_bytes((red / "0.png").read_bytes()[:60])
+    (red / "1.png").write_text("no picture")
+    few = {"steps": 2, "batch_size": 8} if method == "finetune" else {}
+    summary = adapt_folder(
+        tmp_path / "data", tmp_path / "model", init="embedded_tiny", method=method, **few
+    )
+    assert summary["n_train"] == 12 * len(COLOURS) - 2
+    told = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert len(told) == 2 and all("1 left out" in line and "red/" in line for line in told)
+
+
+def test_a_class_without_a_picture_that_can_be_read_is_refused(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "data")
+    for path in (tmp_path / "data" / "red").iterdir():
+        path.write_text("no picture")
+    with pytest.raises(UserError, match="none of the pictures of class 'red' can be read"):
+        adapt_folder(tmp_path / "data", tmp_path / "model", init="embedded_tiny")
+    for path in (tmp_path / "data").glob("*/*"):
+        path.write_text("no picture")
+    with pytest.raises(UserError, match="no sample can be read; see above"):
+        adapt_folder(tmp_path / "data", tmp_path / "model", init="embedded_tiny")
+
+
 def hold_other_files(out):
     out.mkdir()
     (out / "notes.txt").write_text("mine")
