@@ -6,13 +6,11 @@ reused. Another key is another folder, and the run prints the differences from t
 All processes train. Process 0 alone decides what is done, writes all files but checkpoints, and scores.
 """
 
-import concurrent.futures
-import contextlib
 import dataclasses
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -32,7 +30,7 @@ from intern_jax.pipeline import products as products_lib
 from intern_jax.pipeline import settings as settings_lib
 from intern_jax.pipeline.building import build_stage, evaluations, spec_of
 from intern_jax.pipeline.products import Product
-from intern_jax.processes import exits, hosts, lock
+from intern_jax.processes import hosts, lock
 from intern_jax.train import loop
 
 log = logging.getLogger("intern_jax.pipeline")
@@ -114,42 +112,18 @@ def train_stages(
         found = {n: keys.status(link.product.files, n, link.content) for n, link in chain.items()}
     found = hosts.broadcast_json(found)
     traced: preflight.Products = {}
-    programs: dict[str, Callable[[], None]] = {}
     for name in chain:
         if found[name] != "reused":
             _check_batches(mesh, settings[name], f"config.{name}")
-            programs[name] = preflight.check(settings, name, mesh, traced)
-    with _compiling(programs, mesh) as ahead:
-        for name, link in chain.items():
-            log.info("%s (seed %d): %s", name, seed, found[name])
-            if found[name] == "reused":
-                continue
+            preflight.check(settings, name, mesh, traced)
+    for name, link in chain.items():
+        log.info("%s (seed %d): %s", name, seed, found[name])
+        if found[name] != "reused":
             if hosts.is_main():
                 link.product.folder.mkdir(parents=True, exist_ok=True)
                 write_json(link.product.files.key, link.content)
-            if name in ahead:
-                # An error of the compiler occurs again, and is told, where the stage compiles.
-                loop.wait_for_compilation(ahead[name])
             train_stage(settings, link, mesh)
     return {name: link.product for name, link in chain.items()}
-
-
-@contextlib.contextmanager
-def _compiling(
-    programs: Mapping[str, Callable[[], None]], mesh: jax.sharding.Mesh
-) -> Iterator[Mapping[str, concurrent.futures.Future]]:
-    """Compile the programs of all stages but the first in a thread, while earlier ones train: {stage: its end}.
-
-    A stage loads them from the folder of compiled programs. On GPUs each stage compiles its own, because the compiler
-    times kernels there. So do several processes, which must compile in one order.
-    """
-    shared = hosts.everywhere() > 1 or mesh.devices.flat[0].platform == "gpu"
-    pool = concurrent.futures.ThreadPoolExecutor(1, exits.COMPILES)
-    try:
-        later = () if shared else list(programs)[1:]
-        yield {name: pool.submit(programs[name]) for name in later}
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def links(

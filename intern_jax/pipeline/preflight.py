@@ -3,10 +3,9 @@
 All arrays are abstract, except one row of the stage's data. The train step is traced but not compiled.
 """
 
-import functools
 import re
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -28,25 +27,20 @@ from intern_jax.train.stage import Stage
 Products = dict[str, Any]  # {stage: the arrays that it leaves for later stages, as shapes}
 
 
-def check(
-    settings: Mapping[str, Any], name: str, mesh: jax.sharding.Mesh, known: Products
-) -> Callable[[], None]:
+def check(settings: Mapping[str, Any], name: str, mesh: jax.sharding.Mesh, known: Products) -> None:
     """Trace a stage's step and its start on shapes. A failure is a UserError with the stage's place in the config.
 
-    `known` holds the products of stages that were traced before; the product of this stage is added. The function that
-    is returned compiles the stage's programs, which then lie in the folder of compiled programs.
+    `known` holds the products of stages that were traced before; the product of this stage is added.
     """
     where, entry = f"config.{name}", settings[name]
     try:
         stage, batch = abstract_stage(settings, name, known)
         evaluations(entry, stage, mesh)
         programs = Programs.build(stage, train_settings.check(entry["train"]), mesh, batch)
-        arguments = programs.arguments(mesh, batch, stage.frozen)
-        jax.eval_shape(programs.step, *arguments)
+        jax.eval_shape(programs.step, *programs.arguments(mesh, batch, stage.frozen))
         _check_start(settings, name, stage, programs, known)
         state = programs.abstract
         known[name] = _exported({"params": state.params, **state.extra}, stage)
-        return functools.partial(programs.compile, arguments)
     except UserError as error:
         said = str(error)
         raise UserError(said if said.startswith(where) else f"{where}: {said}") from error

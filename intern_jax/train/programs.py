@@ -28,7 +28,7 @@ class Programs:
     `frozen` holds the shardings of the stage's frozen arrays.
     """
 
-    init: jax.stages.Wrapped
+    init: Callable[..., TrainState]
     abstract: TrainState
     step: jax.stages.Wrapped
     frozen: Any
@@ -68,12 +68,6 @@ class Programs:
             _abstract(key, everywhere),
             dict.fromkeys(self.groups, rate),
         )
-
-    def compile(self, arguments: tuple[Any, ...]) -> None:
-        """Compile all programs for the step's abstract arguments, as far as they do not lie on the disk yet."""
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        self.init.lower(key).compile()
-        self.step.lower(*arguments).compile()
 
     def compile_ahead(self, arguments: tuple[Any, ...]) -> concurrent.futures.Future:
         """Trace the step, and compile it or load it from the cache, in the background. Arguments may be abstract."""

@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import threading
 
 import jax
 import numpy as np
@@ -16,7 +15,6 @@ from intern_jax.core import tree
 from intern_jax.core.config import UserError, load_config
 from intern_jax.core.layout import StageFiles
 from intern_jax.pipeline import keys, preflight
-from intern_jax.processes import exits
 from intern_jax.weights import safetensors
 
 
@@ -67,46 +65,6 @@ def test_a_stage_that_was_cut_off_goes_on_and_the_rest_is_reused(finished, caplo
         assert after.keys() == values.keys()
         for array, value in values.items():
             np.testing.assert_array_equal(after[array], value, err_msg=f"{name} {array}")
-
-
-@pytest.fixture
-def compiled(tmp_path, monkeypatch):
-    """(name of a program, name of the thread) of everything that is compiled from now on, with nothing on the disk."""
-    from jax._src import compilation_cache, compiler
-
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
-    before = jax.config.jax_compilation_cache_dir
-    compilation_cache.reset_cache()
-    seen, real = [], compiler.backend_compile_and_load
-
-    def watched(backend, module, *args, **settings):
-        name = module.operation.attributes["sym_name"].value
-        seen.append((name, threading.current_thread().name))
-        return real(backend, module, *args, **settings)
-
-    monkeypatch.setattr(compiler, "backend_compile_and_load", watched)
-    yield seen
-    jax.config.update("jax_compilation_cache_dir", before)
-    compilation_cache.reset_cache()
-
-
-def test_a_stage_loads_what_was_compiled_while_the_one_before_trained(tmp_path, compiled):
-    pipeline.run(two_stages(), tmp_path)
-    names = [name for name, _ in compiled]
-    # One `init` and one `step` per stage: what was compiled ahead is the very program of the stage.
-    assert names.count("jit_step") == names.count("jit__lambda") == 2
-    ahead = [name for name, thread in compiled if thread.startswith(exits.COMPILES)]
-    assert ahead.count("jit_step") == 2 and ahead.count("jit__lambda") == 1
-
-
-def test_a_fault_of_compiling_ahead_is_that_of_the_stage(tmp_path, monkeypatch):
-    def refuse(*_args):
-        raise RuntimeError("the compiler's own")
-
-    expected = pipeline.run(two_stages(), tmp_path / "a")["stages"]
-    monkeypatch.setattr("intern_jax.train.programs.Programs.compile", refuse)
-    found = pipeline.run(two_stages(), tmp_path / "b")["stages"]
-    assert [one["digest"] for one in found] == [one["digest"] for one in expected]
 
 
 def flip_two_bits(path):
