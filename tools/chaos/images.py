@@ -256,8 +256,9 @@ def read_folder(folder: pathlib.Path, start: int) -> None:
         assert replaced == (cause is not None), (recorder.keys[index], cause)
         word = {"name": recorder.keys[index], "cause": cause, "seconds": seconds, "cpu": cpu}
         print(json.dumps({**word, "extra_mb": peak_mb() - before}), flush=True)
-    # Every fault was counted, those of pictures that were tried as stand-ins too.
-    assert source.faults() == dict(recorder.faults), (source.faults(), recorder.faults)
+    # Every damaged picture was counted once, those that were tried as stand-ins too.
+    causes = Counter(cause for cause, _, _ in recorder.outcomes.values() if cause is not None)
+    assert source.faults() == causes, (source.faults(), causes)
 
 
 class _Recorder:
@@ -268,7 +269,6 @@ class _Recorder:
         self.name, self.family, self.classes = source.name, source.family, source.classes
         self.keys, self.labels = source.keys, source.labels
         self.outcomes: dict[int, tuple[str | None, float, float]] = {}
-        self.faults: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self.source)
@@ -279,7 +279,6 @@ class _Recorder:
             return self.source[index]
         except CorruptSample as fault:
             cause = fault.cause
-            self.faults[cause] += 1
             raise
         finally:
             seconds, cpu = time.perf_counter() - started, time.thread_time() - working
