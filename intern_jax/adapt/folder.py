@@ -103,11 +103,8 @@ def adapt_folder(
         cfg = fit.settings(steps, batch_size or 64, learning_rate)
         right, made = _finetune(model, source, transform, parts == 0, cfg, flip, seed)
     predicted = int(parts.max()) + 1 if method == "probe" else 1
-    low, high = fold_interval(int(right.sum()), len(right), folds, predicted)
     summary = {
-        "accuracy": float(right.mean()),
-        "interval_low": low,
-        "interval_high": high,
+        **_estimate(right, folds, predicted),
         "n_train": len(source),
         "n_validation": len(right),
         "method": method,
@@ -115,6 +112,12 @@ def adapt_folder(
         "start": model.name,
     }
     return _saved(out, summary, made)
+
+
+def _estimate(right: np.ndarray, folds: int, predicted: int) -> dict[str, float]:
+    """The accuracy of pictures in `predicted` of `folds` parts, and its interval; `right` is bool [N]."""
+    low, high = fold_interval(int(right.sum()), len(right), folds, predicted)
+    return {"accuracy": float(right.mean()), "interval_low": low, "interval_high": high}
 
 
 def _saved(out: str | os.PathLike, summary: dict[str, Any], made: Model) -> dict[str, Any]:
