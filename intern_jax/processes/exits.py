@@ -36,8 +36,6 @@ WORKERS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
 OURS = ("INTERN_JAX_COORDINATOR", "INTERN_JAX_PROCESSES", "INTERN_JAX_PROCESS")
 # The environment of a TPU VM does not name other hosts; JAX asks the machine's metadata server for them.
 CHIPS = ("/dev/accel0", "/dev/vfio/0")
-
-
 # How long after SIGTERM a compilation may go on. It is C++, in which Python answers no signal.
 COMPILE_SECONDS = 5.0
 COMPILER = "jax/_src/compiler.py"
@@ -64,8 +62,6 @@ _FAULTS = (
 FAULTS = tuple(getattr(errno, name) for name in _FAULTS if hasattr(errno, name))
 # Words in TensorStore's errors, which are ValueErrors. JAX's RESOURCE_EXHAUSTED is a model that is too large.
 FAULT_WORDS = ("OS error", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
-
-
 EXHAUSTED = tuple(
     getattr(errno, name) for name in ("EMFILE", "ENFILE", "ENOMEM") if hasattr(errno, name)
 )
@@ -74,29 +70,32 @@ EXHAUSTED = tuple(
 def exhausted(error: BaseException | None) -> str | None:
     """The line behind `error` that says that this process or machine has no files or memory left, or None."""
     words = [os.strerror(number) for number in EXHAUSTED]
-    while error is not None:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) in EXHAUSTED:
+    for one, line in _causes(error):
+        if isinstance(one, MemoryError) or getattr(one, "errno", None) in EXHAUSTED:
             return line
         # C++ libraries give the words alone.
-        if isinstance(error, RuntimeError | ValueError) and any(word in line for word in words):
+        if isinstance(one, RuntimeError | ValueError) and any(word in line for word in words):
             return line
-        error = error.__cause__ or error.__context__
     return None
 
 
 def machine_fault(error: BaseException | None) -> str | None:
     """The line of the machine's own fault (disk, mount, memory, open files) behind `error`, or None."""
-    while error is not None:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        if isinstance(error, MemoryError | MachineFault):
+    for one, line in _causes(error):
+        if isinstance(one, MemoryError | MachineFault):
             return line
-        if isinstance(error, OSError) and error.errno in FAULTS:
+        if isinstance(one, OSError) and one.errno in FAULTS:
             return line
-        if isinstance(error, ValueError) and any(word in line for word in FAULT_WORDS):
+        if isinstance(one, ValueError) and any(word in line for word in FAULT_WORDS):
             return line
-        error = error.__cause__ or error.__context__
     return None
+
+
+def _causes(error: BaseException | None) -> Iterator[tuple[BaseException, str]]:
+    """The error and what is behind it, each with the first line of its message."""
+    while error is not None:
+        yield error, (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        error = error.__cause__ or error.__context__
 
 
 class PeerLost(Exception):

@@ -134,6 +134,17 @@ def client() -> Any:
     return _state().client
 
 
+def is_told(key: str) -> bool:
+    """Whether a process has set this key of the coordination service; it waits for none."""
+    try:
+        client().key_value_try_get(key)
+    except jax.errors.JaxRuntimeError as error:
+        if "NOT_FOUND" in str(error):
+            return False
+        raise
+    return True
+
+
 def new_round() -> int:
     """A number that names what all processes do next, the same in each of them."""
     return next(_rounds)
@@ -377,7 +388,7 @@ class _Watch:
 
     def _look(self) -> None:
         try:
-            while not (self._asking() or self._asked()):
+            while not (self._asking() or is_told(f"{self._folder}/asked")):
                 if self._closed.wait(WATCH_SECONDS):
                     return self._say("left")
             _state().client.key_value_set(f"{self._folder}/asked", "", allow_overwrite=True)
@@ -392,15 +403,6 @@ class _Watch:
             self._failure = str(error).split("\n")[0]
         finally:
             self._known.set()
-
-    def _asked(self) -> bool:
-        try:
-            _state().client.key_value_try_get(f"{self._folder}/asked")
-        except jax.errors.JaxRuntimeError as error:
-            if "NOT_FOUND" in str(error):
-                return False
-            raise
-        return True
 
     def _say(self, steps: str) -> None:
         _state().client.key_value_set(f"{self._folder}/{_state().process_id}", steps)

@@ -80,10 +80,4 @@ class Joint:
             hosts.client().key_value_delete(self._folder)
 
     def _failed(self) -> bool:
-        try:
-            hosts.client().key_value_try_get(f"{self._folder}/failed")
-        except jax.errors.JaxRuntimeError as error:
-            if "NOT_FOUND" in str(error):
-                return False
-            raise
-        return True
+        return hosts.is_told(f"{self._folder}/failed")

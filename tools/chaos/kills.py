@@ -28,15 +28,21 @@ TIMES = ("images_per_second", "data_wait")
 
 def main() -> None:
     """Run the campaign and print what was counted."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--kills", type=int, default=50)
+    args, overrides = arguments(__doc__.split("\n")[0], "kills", 50)
+    counted = campaign(args.out, args.kills, args.seed, overrides)
+    print(json.dumps(counted))
+    sys.exit(0 if not counted["different"] else 1)
+
+
+def arguments(about: str, counted: str, default: int) -> tuple[argparse.Namespace, list[str]]:
+    """The flags of a campaign, how many it counts among them, and the config's overrides; `--out` is emptied."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument(f"--{counted}", type=int, default=default)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     args, overrides = parser.parse_known_args()
     shutil.rmtree(args.out, ignore_errors=True)
-    counted = campaign(args.out, args.kills, args.seed, overrides)
-    print(json.dumps(counted))
-    sys.exit(0 if not counted["different"] else 1)
+    return args, overrides
 
 
 def campaign(out: pathlib.Path, kills: int, seed: int, overrides: list[str]) -> dict[str, Any]:

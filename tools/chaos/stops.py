@@ -8,7 +8,6 @@ turns, each at a random moment after it has begun. Each time the process must en
 Prints one line of JSON; exits with 1 if something differed, or if a stop took too long.
 """
 
-import argparse
 import json
 import pathlib
 import random
@@ -51,12 +50,7 @@ PHASES: dict[str, Callable[[pathlib.Path], int] | None] = {
 
 def main() -> None:
     """Run the campaign and print what was counted."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--stops", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
-    args, overrides = parser.parse_known_args()
-    shutil.rmtree(args.out, ignore_errors=True)
+    args, overrides = kills.arguments(__doc__.split("\n")[0], "stops", 20)
     counted = campaign(args.out, args.stops, args.seed, overrides)
     print(json.dumps(counted))
     sys.exit(0 if not counted["different"] and counted["slowest_s"] <= LIMIT else 1)
