@@ -124,7 +124,8 @@ def test_a_plain_network_has_readouts_of_chosen_maps():
         found = model.features(list(images), output=name)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     pooled = model.features(list(images), output="pooled:cls")
-    np.testing.assert_allclose(pooled, seen["pooled"], rtol=1e-6)
+    # Programs of other outputs: the compiler may add in another order.
+    np.testing.assert_allclose(pooled, seen["pooled"], rtol=1e-5, atol=1e-6)
 
 
 def test_a_batchnorm_set_is_named_after_a_slash():
