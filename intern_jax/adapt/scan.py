@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from intern_jax.core.config import UserError
-from intern_jax.data.schema.sample import CorruptSample, mistake
+from intern_jax.data.schema.sample import CorruptSample, fault_of
 from intern_jax.data.schema.source import Source
 from intern_jax.data.sources.subset import Subset
 from intern_jax.processes import exits
@@ -51,13 +51,9 @@ def readable(source: Source, where: str) -> Source:
 
 def _fault(source: Source, index: int) -> CorruptSample | None:
     try:
-        found = mistake(source[index], source.keys[index], len(source.classes) or None)
+        return fault_of(source[index], source.keys[index], len(source.classes) or None)
     except CorruptSample as fault:
         line = exits.exhausted(fault)
         if line is not None:
             raise exits.MachineFault(f"{fault.where}: {line}") from fault
         return fault
-    if found is None:
-        return None
-    field, error = found
-    return CorruptSample(source.keys[index], f"bad {field}", str(error))

@@ -23,7 +23,7 @@ from intern_jax.curation.pictures import look
 from intern_jax.curation.pictures.look import FACTS, facts
 from intern_jax.curation.running import engine
 from intern_jax.data.schema import fingerprints
-from intern_jax.data.schema.sample import CorruptSample, Sample, mistake
+from intern_jax.data.schema.sample import CorruptSample, Sample, fault_of
 from intern_jax.data.sources import array_record, pool
 from intern_jax.data.sources.pool import Pool
 
@@ -145,14 +145,9 @@ def _check_written(path: pathlib.Path, count: int) -> None:
 def _read(source: Any, index: int) -> Sample:
     """The sample, whole and by the schema. Raises CorruptSample; a source's other errors are its own faults."""
     sample = source[index]
-    found = mistake(sample, source.name, len(source.classes) or None)
-    if found is not None:
-        raise CorruptSample(str(sample.get("key", index)), f"bad {found[0]}", str(found[1]))
-    for field, text in (("key", sample["key"]), *(("texts", t) for t in sample.get("texts", ()))):
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise CorruptSample(ascii(sample["key"]), f"bad {field}", "no text in UTF-8") from error
+    fault = fault_of(sample, str(sample.get("key", index)), len(source.classes) or None)
+    if fault is not None:
+        raise fault
     return sample
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from intern_jax.core.config import UserError
-from intern_jax.data.schema.sample import check, check_labels
+from intern_jax.data.schema.sample import check, check_labels, fault_of
 
 
 def good():
@@ -28,7 +28,7 @@ def good():
 
 def test_good_samples_pass_unchanged():
     sample = good()
-    assert check(sample, "here", 3) is sample
+    assert check(sample, "here", 3) is sample and fault_of(sample, "here", 3) is None
     check({"image": sample["image"], "key": "k"}, "here")
 
 
@@ -98,3 +98,23 @@ def test_labels_out_of_range_are_named():
     check_labels(np.asarray([0, 1, 2]), 3, "set")
     with pytest.raises(UserError, match=r"set/label: 3 at index 1 is outside 0\.\.2"):
         check_labels(np.asarray([0, 3, 4]), 3, "set")
+
+
+@pytest.mark.parametrize(
+    ("changed", "cause", "said"),
+    [
+        ({"mask": np.zeros((6, 9), np.uint8)}, "bad mask", "mask: uint8 [6, 9]"),
+        ({"label": 3}, "bad label", "label: 3 is outside 0..2"),
+        ({"colour": 1}, "bad fields", "colour: unknown field"),
+        ({"key": ""}, "bad key", "key: ''; give a non-empty str"),
+        ({"key": "half \ud83d"}, "bad key", "key: 'half \\ud83d'; give text that UTF-8 can write"),
+    ],
+)
+def test_a_broken_schema_is_damage_with_a_cause_that_can_be_counted(changed, cause, said):
+    sample = good() | changed
+    fault = fault_of(sample, "a/b", 3)
+    assert (fault.cause, fault.where) == (cause, "a/b") and said in str(fault)
+    assert str(fault).startswith(f"a/b: {cause} ({said[:8]}")  # the place is there once
+    with pytest.raises(UserError) as error:
+        check(sample, "a/b", 3)
+    assert str(fault.__cause__) == str(error.value)

@@ -12,7 +12,7 @@ import numpy as np
 
 from intern_jax.core.config import UserError
 from intern_jax.data.schema.fingerprints import fingerprint
-from intern_jax.data.schema.sample import CorruptSample, Sample, mistake, one_line
+from intern_jax.data.schema.sample import CorruptSample, Sample, fault_of, one_line
 from intern_jax.data.schema.source import ClassSets, Source, known_class_sets
 from intern_jax.processes import exits
 
@@ -101,7 +101,7 @@ class Replacing:
         place = f"{self.where}/{self.keys[index]}"
         try:
             sample = self._patiently(index)
-            found = mistake(sample, place, len(self.classes) or None)
+            fault = fault_of(sample, place, len(self.classes) or None)
         except (CorruptSample, exits.MachineFault):
             raise
         except Exception as error:
@@ -109,13 +109,12 @@ class Replacing:
                 raise
             said = f"{type(error).__name__}: {one_line(error)}"
             raise CorruptSample(place, "reader failed", said) from error
-        if found is None:
+        if fault is None:
             self._seen_good = True
             return sample
-        field, wrong = found
-        if not self._seen_good:
-            raise wrong
-        raise CorruptSample(place, f"bad {field}", str(wrong).removeprefix(f"{place}/"))
+        if not self._seen_good and fault.__cause__ is not None:
+            raise fault.__cause__
+        raise fault
 
     def _patiently(self, index: int) -> Sample:
         """The source's sample, asked for again after each pause while there are no files or no memory left."""

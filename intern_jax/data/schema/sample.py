@@ -57,28 +57,35 @@ def check(sample: Sample, where: str, num_classes: int | None = None) -> Sample:
 
     `num_classes` bounds label, box_labels and mask where it is known.
     """
-    found = mistake(sample, where, num_classes)
-    if found is not None:
-        raise found[1]
+    _, error = _mistake(sample, where, num_classes)
+    if error is not None:
+        raise error
     return sample
 
 
-def mistake(
-    sample: Sample, where: str, num_classes: int | None = None
-) -> tuple[str, UserError] | None:
-    """The first field that breaks the schema and the error that `check` raises for it, or None.
+def fault_of(sample: Sample, where: str, num_classes: int | None = None) -> CorruptSample | None:
+    """The damage of a sample that breaks the schema, such as "bad mask", or None. Its cause is the error of `check`."""
+    field, error = _mistake(sample, where, num_classes)
+    if error is None:
+        return None
+    fault = CorruptSample(where, f"bad {field}", str(error).removeprefix(f"{where}/"))
+    fault.__cause__ = error
+    return fault
 
-    The field is "fields" where an unknown one is there or a needed one is not.
-    """
+
+def _mistake(sample: Sample, where: str, num_classes: int | None) -> tuple[str, UserError | None]:
+    """The first field that breaks the schema, "fields" where one is unknown or missing, and the error."""
     field = "fields"
     try:
         _check_names(sample, where)
+        field = "key"
+        _check_key(sample["key"], f"{where}/key")
         for field, one in _checks().items():
             if field in sample:
                 one(sample, f"{where}/{field}", num_classes)
     except UserError as error:
         return field, error
-    return None
+    return field, None
 
 
 def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
@@ -112,8 +119,12 @@ def _check_names(sample: Sample, where: str) -> None:
     for name in ("image", "key"):
         if name not in sample:
             raise UserError(f"{where}/{name}: missing; every sample has an image and a key")
-    if not isinstance(sample["key"], str) or not sample["key"]:
-        raise UserError(f"{where}/key: {sample['key']!r}; give a non-empty str")
+
+
+def _check_key(key: Any, where: str) -> None:
+    if not isinstance(key, str) or not key:
+        raise UserError(f"{where}: {key!r}; give a non-empty str")
+    _check_utf8(key, where)
 
 
 def _check_picture(image: Any, where: str) -> None:
@@ -141,11 +152,17 @@ def _check_texts(sample: Mapping[str, Any], where: str, _num_classes: int | None
     for i, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"{where}[{i}]: {text!r}; give a non-empty str")
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError:
-            # Half an emoji, as JSON may have it: neither a tokenizer nor a file takes it.
-            raise UserError(f"{where}[{i}]: {text!a:.80}; give text that UTF-8 can write") from None
+        _check_utf8(text, f"{where}[{i}]")
+
+
+def _check_utf8(text: str, where: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        # Half an emoji, as JSON may have it: neither a tokenizer nor a file takes it.
+        raise UserError(
+            f"{ascii(where)[1:-1]}: {text!a:.80}; give text that UTF-8 can write"
+        ) from None
 
 
 _CHECKS: dict[str, families.family.Check] = {
