@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from intern_jax.data.read import decoding
-from intern_jax.data.read.decoding import CAUSES, decode
+from intern_jax.data.read import decoding, formats
+from intern_jax.data.read.annotations import picture_size
+from intern_jax.data.read.decoding import CAUSES, decode, decode_turned, orientation_of
+from intern_jax.data.read.formats import reads_avif
 from intern_jax.data.schema.sample import CorruptSample
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -106,7 +108,7 @@ def test_a_file_above_the_cap_is_not_read(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     path.write_bytes(FILES["png-rgb"].data)
     monkeypatch.setattr(decoding, "MAX_BYTES", 99)
-    monkeypatch.setattr(decoding, "_begins_as_a_picture", lambda _: pytest.fail("it was read"))
+    monkeypatch.setattr(decoding, "format_of", lambda _: pytest.fail("it was read"))
     assert outcome(path) == "too many bytes"
 
 
@@ -187,6 +189,55 @@ def test_modes_are_as_pillow_converts_them(mode):
     np.testing.assert_array_equal(decode(data, "x"), expected)
 
 
+LOSSLESS = {"AVIF": {"quality": 100, "subsampling": "4:4:4"}}
+KINDS = ("BMP", "GIF", "TIFF", *(["AVIF"] if reads_avif() else []))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "LA", "I;16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_formats_have_the_pixels_of_a_png(kind, mode):
+    stored = {"BMP": "1 L P RGB", "GIF": "1 L P", "AVIF": "L RGB RGBA", "TIFF": mode}
+    if mode not in stored[kind].split():
+        return
+    made = hostile.picture().quantize(200) if mode == "P" else hostile.picture(mode)
+    expected = decode(hostile.encoded(made, "PNG"), "x") if mode != "CMYK" else made.convert("RGB")
+    found = decode(hostile.encoded(made, kind, **LOSSLESS.get(kind, {})), "x")
+    # Colours of an AVIF pass through YCbCr.
+    np.testing.assert_allclose(found.astype(int), np.asarray(expected), atol=4 * (kind == "AVIF"))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind in ("TIFF", "AVIF")])
+@pytest.mark.parametrize("value", [1, 3, 6, 8])
+def test_tiff_and_avif_are_turned_once_and_say_by_how_much(kind, value):
+    made = hostile.picture()
+    exif = Image.Exif()
+    exif[0x112] = value
+    data = hostile.encoded(made, kind, exif=exif, **LOSSLESS.get(kind, {}))
+    found, orientation = decode_turned(data, "x")
+    expected = TURNED[value](np.asarray(made))
+    np.testing.assert_allclose(found.astype(int), expected, atol=4 * (kind == "AVIF"))
+    assert orientation == orientation_of(data, "x") == value
+    assert picture_size(data, "x") == (16, 24)  # as it is stored
+
+
+def test_the_first_page_of_a_tiff_and_the_first_picture_of_a_gif_are_read():
+    frames = [Image.new("L", (8, 8), 40 * i) for i in range(3)]
+    for kind in ("TIFF", "GIF"):
+        data = hostile.encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+        with Image.open(io.BytesIO(data)) as im:
+            assert im.n_frames == 3
+        assert decode(data, "x").max() == 0
+
+
+def test_a_pillow_without_avif_says_what_is_needed(monkeypatch):
+    monkeypatch.setattr(formats, "reads_avif", lambda: False)
+    head = b"\0\0\0\x14ftypmif1\0\0\0\0avif" + bytes(40)
+    with pytest.raises(
+        CorruptSample, match=r"x: unknown format \(AVIF needs Pillow 11\.3 or newer"
+    ):
+        decode(head, "x")
+
+
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
@@ -216,7 +267,13 @@ def test_a_flipped_bit_of_a_png_is_always_noticed():
     np.testing.assert_array_equal(decode(data, "x"), whole)
 
 
-@pytest.mark.parametrize("name", ["png-rgb", "jpeg-rgb", "webp-rgb", "webp-rgba"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("png-rgb", "jpeg-rgb", "webp-rgb", "webp-rgba", "bmp-rgb", "tiff-rgb", "tiff-lzw"),
+        *(["avif-rgb"] if reads_avif() else []),
+    ],
+)
 def test_every_truncation_is_noticed(name):
     data = FILES[name].data
     for length in range(len(data) - 1):

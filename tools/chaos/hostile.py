@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from intern_jax.data.read.formats import reads_avif
+
 DECODED = "decoded"
 DAMAGED, TRUNCATED, UNKNOWN = "damaged picture", "truncated picture", "unknown format"
 PIXELS, PARTS, BYTES = "too many pixels", "too many parts", "too many bytes"
@@ -114,6 +116,7 @@ def _u24(value: int) -> bytes:
 def files(heavy: bool = False) -> dict[str, File]:
     """All small files by name; with `heavy` also those that take seconds or 100 MB to make."""
     parts = (_not_pictures, _modes, _pngs, _png_metadata, _animations, _jpegs, _exifs, _webps)
+    parts += (_bmps, _gifs, _tiffs, _avifs)
     found = {}
     for part in (*parts, _heavy) if heavy else parts:
         for name, (data, outcome) in part().items():
@@ -134,12 +137,18 @@ def _not_pictures() -> Made:
         "riff-of-sound": (b"RIFF\x24\0\0\0WAVEfmt " + bytes(40), UNKNOWN),
         **{
             kind.lower(): (encoded(image, kind), UNKNOWN)
-            for kind in ("BMP", "GIF", "TIFF", "ICO", "PPM", "TGA", "PDF", "JPEG2000")
+            for kind in ("ICO", "PPM", "TGA", "PDF", "JPEG2000")
         },
+        "heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40), UNKNOWN),
+        "bm-of-text": (b"BMW and other makers of cars, a list" * 3, UNKNOWN),
         "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", UNKNOWN),
         "magic-jpeg": (b"\xff\xd8\xff", DAMAGED),
         "magic-png": (PNG_MAGIC, TRUNCATED),
         "magic-webp": (b"RIFF\x04\0\0\0WEBP", DAMAGED),
+        "magic-gif": (b"GIF89a", DAMAGED),
+        "magic-tiff": (b"MM\0*\0\0\0\x08", DAMAGED),
+        "magic-avif": (b"\0\0\0\x10ftypavif\0\0\0\0", DAMAGED),
+        "magic-bmp": (b"BM" + bytes(60), DAMAGED),
     }
 
 
@@ -158,6 +167,10 @@ def _modes() -> Made:
         **saved("PNG", "1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
         **saved("JPEG", "L", "RGB", "CMYK", "YCbCr"),
         **saved("WEBP", "RGB", "RGBA"),
+        **saved("BMP", "1", "L", "P", "RGB", "RGBA"),
+        **saved("GIF", "1", "L", "P", "RGB"),
+        **saved("TIFF", "1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16"),
+        **(saved("AVIF", "L", "RGB", "RGBA") if reads_avif() else {}),
         "png-p-one-clear": (encoded(paletted, "PNG", transparency=3), DECODED),
         "png-p-alphas": (encoded(paletted, "PNG", transparency=bytes(range(200))), DECODED),
         "png-16-rgb": (png(bits=16, color=RGB), DECODED),
@@ -381,6 +394,116 @@ def _webps() -> Made:
             webp(canvas(24, 16, 8), (b"VP8 ", vp8), (b"EXIF", b"\xff" * 99)),
             DECODED,
         ),
+    }
+
+
+def _bmps() -> Made:
+    good = encoded(picture(), "BMP")
+
+    def sized(width: int, height: int) -> bytes:
+        return good[:18] + struct.pack("<ii", width, height) + good[26:]
+
+    # Two runs fill a picture of 4 x 2 in four bits' worth of colours; then nothing follows the last.
+    head = struct.pack("<IiiHHIIiiII", 40, 4, 2, 1, 8, 1, 0, 0, 0, 4, 0)
+    colors = bytes(range(16))
+    runs = b"\4\1\0\0\4\2\0\1"
+
+    def packed(rows: bytes) -> bytes:
+        at = 14 + len(head) + len(colors)
+        return struct.pack("<2sIHHI", b"BM", at + len(rows), 0, 0, at) + head + colors + rows
+
+    return {
+        "bmp-half": (good[: len(good) // 2], TRUNCATED),
+        "bmp-trailing": (good + bytes(5000), DECODED),
+        "bmp-huge": (sized(2**31 - 1, 2**31 - 1), PIXELS),
+        "bmp-upside-down": (sized(24, -16), DECODED),
+        "bmp-no-width": (sized(0, 16), DAMAGED),
+        "bmp-bits": (good[:28] + b"\x07\0" + good[30:], DAMAGED),
+        "bmp-runs": (packed(runs), DECODED),
+        "bmp-runs-half": (packed(runs[:3]), DAMAGED),
+    }
+
+
+def _gifs() -> Made:
+    frames = [picture("P", (12, 12)).rotate(90 * i) for i in range(4)]
+    options = {"save_all": True, "append_images": frames[1:], "duration": 50}
+    good = encoded(picture("P"), "GIF")
+    at = 13 + 3 * 256  # behind the header and the colours
+
+    def framed(x: int, y: int, width: int, height: int) -> bytes:
+        return good[: at + 1] + struct.pack("<4H", x, y, width, height) + good[at + 9 :]
+
+    return {
+        "gif-animated": (encoded(frames[0], "GIF", **options), DECODED),
+        "gif-clear": (encoded(picture("P"), "GIF", transparency=3), DECODED),
+        "gif-half": (good[: len(good) // 2], DAMAGED),
+        "gif-no-frame": (good[:at] + b";", DAMAGED),
+        "gif-frame-outside": (framed(4, 4, 24, 16), DECODED),
+        "gif-huge-frame": (framed(0, 0, 65535, 65535), PIXELS),
+        "gif-short-frame": (framed(0, 0, 24, 160), TRUNCATED),
+        "gif-comments": (good[:at] + b"\x21\xfe\1x\0" * 5000 + good[at:], DECODED),
+    }
+
+
+def _tiffs() -> Made:
+    good = encoded(picture(), "TIFF")
+    frames = [picture("RGB", (12, 12)).rotate(90 * i) for i in range(4)]
+    turned = Image.Exif()
+    turned[0x112] = 6
+
+    def tagged(number: int, value: int) -> bytes:
+        """A tag of one value changed in the first directory."""
+        at = good.index(struct.pack("<H", number), struct.unpack_from("<I", good, 4)[0])
+        kind = struct.unpack_from("<H", good, at + 2)[0]
+        return good[: at + 8] + struct.pack("<H2x" if kind == 3 else "<I", value) + good[at + 12 :]
+
+    sides = {256: 24, 257: 16, 258: 8, 259: 5, 262: 1, 277: 1, 322: 60_000, 323: 60_000}
+    tile = exif(
+        *(entry(number, 4, 1, value) for number, value in {**sides, 324: 8, 325: 9}.items())
+    )
+    return {
+        "tiff-lzw": (encoded(picture(), "TIFF", compression="tiff_lzw"), DECODED),
+        "tiff-deflate": (encoded(picture(), "TIFF", compression="tiff_adobe_deflate"), DECODED),
+        "tiff-packbits": (encoded(picture(), "TIFF", compression="packbits"), DECODED),
+        "tiff-jpeg": (encoded(picture(), "TIFF", compression="jpeg"), DECODED),
+        "tiff-fax": (encoded(picture("1"), "TIFF", compression="group4"), DECODED),
+        "tiff-lzma": (encoded(picture(), "TIFF", compression="lzma"), UNKNOWN),
+        "tiff-floats": (encoded(Image.new("F", (24, 16)), "TIFF"), UNKNOWN),
+        "tiff-32-bit": (encoded(Image.new("I", (24, 16)), "TIFF"), UNKNOWN),
+        "tiff-lab": (encoded(Image.new("LAB", (24, 16)), "TIFF"), UNKNOWN),
+        "tiff-pages": (
+            encoded(frames[0], "TIFF", save_all=True, append_images=frames[1:]),
+            DECODED,
+        ),
+        "tiff-turned": (encoded(picture(), "TIFF", exif=turned), DECODED),
+        "tiff-half": (good[: len(good) // 2], TRUNCATED),
+        "tiff-trailing": (good + bytes(5000), DECODED),
+        "tiff-huge": (tagged(256, 2**31 - 1), PIXELS),
+        "tiff-no-height": (tagged(257, 0), DAMAGED),
+        "tiff-odd-bits": (tagged(262, 9), DAMAGED),
+        "tiff-huge-tile": (tile, PIXELS),
+        "tiff-loop": (good[:4] + struct.pack("<I", 0) + good[8:], DAMAGED),
+    }
+
+
+def _avifs() -> Made:
+    if not reads_avif():
+        return {}
+    good = encoded(picture(), "AVIF")
+    frames = [picture("RGB", (12, 12)).rotate(90 * i) for i in range(4)]
+    turned = Image.Exif()
+    turned[0x112] = 6
+    size = good.index(b"ispe") + 8
+    return {
+        "avif-animated": (
+            encoded(frames[0], "AVIF", save_all=True, append_images=frames[1:], duration=50),
+            DECODED,
+        ),
+        "avif-turned": (encoded(picture(), "AVIF", exif=turned), DECODED),
+        "avif-half": (good[: len(good) // 2], DAMAGED),
+        "avif-trailing": (good + bytes(5000), DECODED),
+        "avif-huge": (good[:size] + struct.pack(">II", 2**31, 2**31) + good[size + 8 :], DAMAGED),
+        "avif-large": (good[:size] + struct.pack(">II", 9000, 9000) + good[size + 8 :], PIXELS),
     }
 
 

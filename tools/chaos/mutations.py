@@ -8,6 +8,7 @@ import struct
 import zlib
 from collections.abc import Callable
 
+from intern_jax.data.read.formats import reads_avif
 from tools.chaos import hostile
 from tools.chaos.hostile import PNG_MAGIC, encoded, picture, png
 
@@ -45,6 +46,17 @@ def bases() -> list[bytes]:
         encoded(clear, "WEBP", quality=60),
         encoded(clear, "WEBP", lossless=True),
         encoded(clear, "WEBP", **moving),
+        encoded(color, "BMP"),
+        encoded(grey.convert("P"), "BMP"),
+        encoded(color.quantize(64), "GIF", transparency=3),
+        encoded(clear, "GIF", **moving),
+        encoded(color, "TIFF", exif=turned),
+        encoded(clear, "TIFF", compression="tiff_lzw"),
+        encoded(smooth, "TIFF", compression="jpeg"),
+        encoded(two_tone, "TIFF", compression="group4"),
+        encoded(deep, "TIFF", compression="tiff_adobe_deflate"),
+        # A moving AVIF holds the time at which it was made.
+        *([encoded(color, "AVIF"), encoded(clear, "AVIF")] if reads_avif() else []),
     ]
 
 

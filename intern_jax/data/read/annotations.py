@@ -19,14 +19,8 @@ import numpy as np
 from PIL import Image
 
 from intern_jax.core.config import UserError
-from intern_jax.data.read.decoding import (
-    FORMATS,
-    MAX_BYTES,
-    MAX_PIXELS,
-    MAX_SIDE,
-    PNG_MAGIC,
-    check_png,
-)
+from intern_jax.data.read.decoding import MAX_BYTES, MAX_PIXELS, MAX_SIDE, check_png, known_format
+from intern_jax.data.read.formats import PNG_MAGIC, stored_size
 from intern_jax.data.schema.sample import CorruptSample, one_line
 
 MAX_NOTES = 4 << 20  # bytes of one picture's annotation; the largest known are some 100 kB
@@ -155,10 +149,11 @@ def _png(
 
 
 def picture_size(data: bytes, where: str) -> tuple[int, int]:
-    """(height, width) of a picture from its header. Raises CorruptSample."""
+    """(height, width) of a picture's stored pixels, from its header. Raises CorruptSample."""
+    kind = known_format(data, where)
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as im:
-            return im.height, im.width
+        with Image.open(io.BytesIO(data), formats=(kind,)) as im:
+            return stored_size(im)
     except Exception as error:
         raise CorruptSample(where, "damaged picture", one_line(error)) from error
 

@@ -11,7 +11,7 @@ refuse these. The causes are:
 | unreadable file | cannot be read: permission, a failing disk, a name that no file can have |
 | empty file | has no bytes |
 | too many bytes | is larger than MAX_BYTES, or has more than MAX_HEAD of them before its pixels |
-| unknown format | begins like none of FORMATS |
+| unknown format | begins like none of formats.py, or is of a kind that is not read: a TIFF of floats |
 | too many pixels | says, in its header, that it has more than MAX_PIXELS or a side above MAX_SIDE |
 | too many parts | is made of more chunks, segments or scans than a picture has |
 | truncated picture | ends too early |
@@ -32,10 +32,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from intern_jax.data.read import formats
+from intern_jax.data.read.formats import PNG_MAGIC, format_of
 from intern_jax.data.read.lending import lend
 from intern_jax.data.schema.sample import CorruptSample, one_line
 
-FORMATS = ("JPEG", "PNG", "WEBP")
 CAUSES = (
     "missing file",
     "not a file",
@@ -57,6 +58,8 @@ MAX_HEAD = 32 << 20
 MAX_READS = 500_000
 # Ten bytes of a progressive JPEG can require a pass over all its pixels; this limits the pixels of all passes.
 MAX_SCANNED = 32 * MAX_PIXELS
+# Bytes that Pillow reads of a TIFF's strips, which it reads in blocks and which may overlap: seconds of copying.
+MAX_COPIED = 8 << 30
 
 # EXIF orientation, as in Pillow's ImageOps.exif_transpose.
 ORIENTATION = 0x0112
@@ -71,9 +74,8 @@ TURNS: dict[Any, Image.Transpose] = {
 }
 
 METADATA = (b"eXIf", b"EXIF", b"exif", b"rientation")  # what EXIF or XMP in a PNG or WebP has
+HEAD_FIRST = ("JPEG", "TIFF", "AVIF")  # whose metadata Pillow reads without the pixels
 
-JPEG_MAGIC = b"\xff\xd8\xff"
-PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 NO_FILE: dict[int | None, str] = {
     errno.ENOENT: "missing file",
     errno.ENOTDIR: "missing file",
@@ -95,10 +97,11 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 def decode(data: bytes | str | os.PathLike[str], where: str) -> np.ndarray:
     """Decode a picture (bytes or a path) to uint8 [H,W,3], or to [H,W,4] if it has transparency.
 
-    EXIF orientation is applied; unreadable metadata is ignored. Only the first picture of an animation
-    is decoded (of an APNG, the one that readers without animation show). 16-bit values become their
-    upper 8 bits, and CMYK becomes RGB without its profile. It needs at most about 24 bytes of memory
-    per pixel, so 1.5 GB. CorruptSample, with one of CAUSES, for all that cannot be read in this way.
+    The formats are those of formats.py, told by the content alone. EXIF orientation is applied; unreadable
+    metadata is ignored. Only the first picture of an animation or of several pages is decoded (of an APNG,
+    the one that readers without animation show). 16-bit values become their upper 8 bits, and CMYK becomes
+    RGB without its profile. It needs at most about 24 bytes of memory per pixel, so 1.5 GB. CorruptSample,
+    with one of CAUSES, for all that cannot be read in this way.
     """
     return decode_turned(data, where)[0]
 
@@ -112,9 +115,7 @@ def decode_turned(data: bytes | str | os.PathLike[str], where: str) -> tuple[np.
         if not isinstance(data, bytes):
             data = read_file(data, where)
         _check_length(len(data), where)
-        if not _begins_as_a_picture(data):
-            raise CorruptSample(where, "unknown format", f"is none of {', '.join(FORMATS)}")
-        return _pixels(data, where)
+        return _pixels(data, known_format(data, where), where)
     except CorruptSample:
         raise
     except MemoryError as error:
@@ -125,12 +126,13 @@ def decode_turned(data: bytes | str | os.PathLike[str], where: str) -> tuple[np.
 
 
 def orientation_of(data: bytes, where: str) -> int:
-    """The EXIF orientation that `decode_turned` applies; of a JPEG from its head alone. Raises CorruptSample."""
-    if not data.startswith(JPEG_MAGIC):
+    """The EXIF orientation that `decode_turned` applies; of HEAD_FIRST from the head alone. Raises CorruptSample."""
+    kind = format_of(data)
+    if kind not in HEAD_FIRST:
         # Other formats may have metadata behind the pixels, which Pillow reads only with them.
         return decode_turned(data, where)[1] if any(sign in data for sign in METADATA) else 1
     try:
-        with Image.open(_Metered(data, where), formats=FORMATS) as im:
+        with Image.open(_Metered(data, kind, where), formats=(kind,)) as im:
             return _orientation(im)
     except CorruptSample:
         raise
@@ -172,20 +174,24 @@ def _check_length(length: int, where: str) -> None:
         raise CorruptSample(where, "too many bytes", f"{length}, at most {MAX_BYTES}")
 
 
-def _begins_as_a_picture(data: bytes) -> bool:
-    return data.startswith((JPEG_MAGIC, PNG_MAGIC)) or (
-        data.startswith(b"RIFF") and data[8:12] == b"WEBP"
-    )
+def known_format(data: bytes, where: str) -> str:
+    """The name in Pillow of the format that the bytes begin like. Raises CorruptSample if it is not read."""
+    kind = format_of(data)
+    if kind is None:
+        raise CorruptSample(where, "unknown format", f"is none of {', '.join(formats.NAMES)}")
+    if kind == "AVIF" and not formats.reads_avif():
+        raise CorruptSample(where, "unknown format", formats.NO_AVIF)
+    return kind
 
 
 class _Metered(io.BytesIO):
     """A file in memory that stops Pillow when it reads more often than any picture needs."""
 
-    def __init__(self, data: bytes, where: str):
+    def __init__(self, data: bytes, kind: str, where: str):
         super().__init__(data)
         self.where, self.reads = where, 0
-        # Pillow reads a WebP file whole when it opens it.
-        self.head: int | None = None if data.startswith(b"RIFF") else MAX_HEAD
+        # Pillow reads a WebP or AVIF file whole when it opens it.
+        self.head: int | None = None if kind in ("WEBP", "AVIF") else MAX_HEAD
 
     def read(self, size: int | None = -1) -> bytes:
         self.reads += 1
@@ -199,19 +205,24 @@ class _Metered(io.BytesIO):
         return part
 
 
-def _pixels(data: bytes, where: str) -> tuple[np.ndarray, int]:
-    if data.startswith(PNG_MAGIC):
+def _pixels(data: bytes, kind: str, where: str) -> tuple[np.ndarray, int]:
+    if kind == "PNG":
         check_png(data, where)
-    file = _Metered(data, where)
-    with Image.open(file, formats=FORMATS) as im:
-        file.head = None
+    file = _Metered(data, kind, where)
+    # The one format alone, since a file of another may begin alike.
+    with Image.open(file, formats=(kind,)) as im:
+        # Pillow turns a TIFF itself when it loads the pixels, and forgets by how much.
+        turned = _orientation(im) if kind == "TIFF" else 1
+        file.head = MAX_COPIED if kind == "TIFF" else None
         if im.width * im.height > MAX_PIXELS or max(im.size) > MAX_SIDE:
             raise CorruptSample(where, "too many pixels", f"{im.width} x {im.height}")
-        if data.startswith(JPEG_MAGIC):
+        if kind == "JPEG":
             _check_scans(data, im.width * im.height, where)
+        if kind == "TIFF":
+            _check_tiff(im, data, where)
         im.load()
         upright, orientation = _upright(im)
-        return lend(_as_rgb(upright)), orientation
+        return lend(_as_rgb(upright)), max(turned, orientation)
 
 
 def check_png(data: bytes, where: str) -> None:
@@ -236,6 +247,18 @@ def _check_scans(data: bytes, pixels: int, where: str) -> None:
         scans = data.count(b"\xff\xda")
         if scans * pixels > MAX_SCANNED:
             raise CorruptSample(where, "too many parts", f"{scans} scans")
+
+
+def _check_tiff(im: Image.Image, data: bytes, where: str) -> None:
+    refused = formats.tiff_refused(im)
+    if refused is not None:
+        raise CorruptSample(where, "unknown format", refused)
+    part = formats.tiff_part(im)
+    if part > MAX_PIXELS:
+        # Memory is taken for a whole tile, though the picture may be smaller.
+        raise CorruptSample(where, "too many pixels", f"{part} in one tile")
+    if formats.tiff_is_jpeg(im):
+        _check_scans(data, part, where)
 
 
 def _upright(im: Image.Image) -> tuple[Image.Image, int]:
