@@ -70,7 +70,7 @@ def test_image_folder_mistakes(tmp_path):
     fails(tmp_path / "nowhere", "no such folder")
     flat = tmp_path / "flat"
     flat.mkdir()
-    fails(flat, "no class folder has .jpg .jpeg .png .webp pictures")
+    fails(flat, "no class folder has pictures (JPEG, PNG, ")
     (flat / "a.png").write_bytes(encode(pixels(0)))
     fails(flat, "into a folder for each class")
     (flat / "one").mkdir()

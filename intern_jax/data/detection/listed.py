@@ -126,14 +126,16 @@ class Listed(Opened):
         notes: Sequence[pathlib.Path | None] = (),
         sizes: Sequence[tuple[int, int]] = (),
     ) -> None:
-        """Take what was read: `lists` are the files on which all samples depend, `notes` each picture's own.
+        """Take what was read, and log what was left out.
 
+        `lists` are the files on which all samples depend, `notes` each picture's own.
         `sizes` are the declared (width, height) of each picture, 0 where none is.
         """
         self.classes, self.keys, self.pictures = tuple(classes), keys, pictures
         self.rows, self._lists, self._notes = rows, tuple(lists), notes
         self._sizes = np.asarray(sizes, np.int32)
         rows.settle(len(keys))
+        self.passed.tell(self.name)
 
     def objects(self, index: int) -> Objects:
         """The objects in the upright picture, which is not decoded."""

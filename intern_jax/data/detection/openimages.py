@@ -67,11 +67,11 @@ class OpenImages(Listed):
             except ValueError:
                 corners, cause = [], "box that is not four finite numbers"
             if at is None:
-                self.refuse("box of a picture that is not there", where)
+                self.passed.add("box of a picture that is not there", where)
             elif label is None:
-                self.refuse("box of an unknown class", where)
+                self.passed.add("box of an unknown class", where)
             elif cause is not None:
-                self.refuse(cause, where)
+                self.passed.add(cause, where)
             else:
                 rows.add(at, corners, label, crowd=row["IsGroupOf"].strip() == "1")
         check_some(len(names), place, "picture", self.refused)

@@ -19,6 +19,7 @@ from xml.etree.ElementTree import Element
 from intern_jax.data.detection.listed import Listed, ObjectRows, clipped
 from intern_jax.data.read.annotations import read_xml
 from intern_jax.data.read.decoding import MAX_SIDE
+from intern_jax.data.read.formats import EXTENSIONS
 from intern_jax.data.read.lists import files, lines
 from intern_jax.data.read.opened import Path, check_some, stem
 from intern_jax.data.schema.sample import CorruptSample
@@ -30,7 +31,6 @@ CLASSES = (
 )
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 PICTURES, NOTES, LISTS = "JPEGImages", "Annotations", "ImageSets/Main"
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 REMEDY = f"give a folder with {PICTURES} and {NOTES}"
 
 
@@ -73,12 +73,14 @@ class Voc(Listed):
         folder = pathlib.Path(data)
         self.name, self.upright = name or stem(data), upright
         pictures: dict[str, pathlib.Path] = {}
-        for file in files(folder / PICTURES, SUFFIXES, REMEDY):
+        for file in files(folder / PICTURES, EXTENSIONS, REMEDY):
             if (
                 pictures.setdefault(pathlib.PurePath(file).stem, folder / PICTURES / file).name
                 != file
             ):
-                self.refuse("picture of a name that is there twice", str(folder / PICTURES / file))
+                self.passed.add(
+                    "picture of a name that is there twice", str(folder / PICTURES / file)
+                )
         listed = folder / LISTS / f"{split}.txt"
         if split is None:
             keys = [file.removesuffix(".xml") for file in files(folder / NOTES, [".xml"], REMEDY)]
@@ -96,7 +98,7 @@ class Voc(Listed):
                 if one in numbers:
                     rows.add(owner, corners, numbers[one], difficult)
                 else:
-                    self.refuse("box of an unknown class", f"{key}: '{one[:60]}'")
+                    self.passed.add("box of an unknown class", f"{key}: '{one[:60]}'")
         self.take(
             list(numbers),
             list(there),
@@ -113,12 +115,12 @@ class Voc(Listed):
         """What is annotated of a picture; None where it is left out."""
         path = folder / NOTES / f"{key}.xml"
         if key not in pictures:
-            self.refuse("annotation without a picture", str(path))
+            self.passed.add("annotation without a picture", str(path))
             return None
         try:
             root = read_xml(path, str(path))
         except CorruptSample as fault:
-            self.refuse(fault.cause, str(path))
+            self.passed.add(fault.cause, str(path))
             return None
         size = _side(root, "width"), _side(root, "height")
         found = []
@@ -129,7 +131,7 @@ class Voc(Listed):
                 corners, cause = [], "box that is not four finite numbers"
             name = element.findtext("name", "").strip()
             if cause or not name:
-                self.refuse(cause or "object without a name", str(path))
+                self.passed.add(cause or "object without a name", str(path))
             else:
                 found.append((name, corners, is_difficult(element)))
         return Note(size, found)

@@ -11,6 +11,7 @@ A line with more than six values is an outline, "class x y x y ...", whose box i
 picture, as the programs that write and read these files show it.
 """
 
+import logging
 import os
 import pathlib
 from collections.abc import Sequence
@@ -19,11 +20,14 @@ from typing import Any
 from intern_jax.core.config import UserError
 from intern_jax.data.detection.listed import Listed, ObjectRows, clipped
 from intern_jax.data.read.annotations import read_bytes
+from intern_jax.data.read.formats import EXTENSIONS
 from intern_jax.data.read.lists import lines
 from intern_jax.data.read.opened import Inside, Path, check_some, stem
+from intern_jax.data.read.walking import is_picture, walk
 from intern_jax.data.schema.sample import CorruptSample, one_line
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+log = logging.getLogger(__name__)
+
 SETTINGS, YAML, NAMES = "data.yaml", (".yaml", ".yml"), "classes.txt"
 SPLITS = ("train", "val", "test")
 MAX_YAML = 4 << 20
@@ -84,16 +88,23 @@ class Yolo(Listed):
             folder = inside.path("images") if split is None else inside.path(f"images/{split}")
             if not folder.is_dir():
                 raise UserError(f"{folder}: no such folder; {REMEDY}")
-            return _below(folder)
+            return self._below(folder)
         chosen = split or known[0]
         if chosen not in known:
             raise UserError(f"{where}/split: '{chosen}'; known: {', '.join(known)}")
+        if split is None and len(known) > 1:
+            log.info("%s: split %s of %s", where, chosen, ", ".join(known))
         places = content[chosen] if isinstance(content[chosen], list) else [content[chosen]]
         found: list[pathlib.Path] = []
         for place in map(str, places):
             at = _place(inside, str(content.get("path") or ""), place, f"{where}/{chosen}")
-            found += _below(at) if at.is_dir() else self._listed(inside, at)
+            found += self._below(at) if at.is_dir() else self._listed(inside, at)
         return list(dict.fromkeys(found))
+
+    def _below(self, folder: pathlib.Path) -> list[pathlib.Path]:
+        """The pictures at any depth in a folder. Boxes may lie beside them."""
+        found = walk(folder, self.passed, (".txt", *EXTENSIONS))
+        return [path for path in found if is_picture(path)]
 
     def _listed(self, inside: Inside, path: pathlib.Path) -> list[pathlib.Path]:
         """The pictures of a list, relative to the folder of all."""
@@ -101,7 +112,7 @@ class Yolo(Listed):
         for line in lines(path, REMEDY):
             key = inside.key(line.removeprefix("./"))
             if key is None:
-                self.refuse("path that leads outside", f"{path}: {line[:80]}")
+                self.passed.add("path that leads outside", f"{path}: {line[:80]}")
             else:
                 found.append(inside.path(key))
         return found
@@ -110,7 +121,7 @@ class Yolo(Listed):
         try:
             text = read_bytes(note, str(note)).decode("utf-8-sig")
         except (CorruptSample, UnicodeDecodeError):
-            self.refuse("unreadable file of boxes", str(note))
+            self.passed.add("unreadable file of boxes", str(note))
             return
         seen = set()
         for number, line in enumerate(text.splitlines(), start=1):
@@ -121,7 +132,7 @@ class Yolo(Listed):
             label, corners, cause = _box(values, count)
             cause = cause or ("box that is there twice" if (label, *corners) in seen else None)
             if cause:
-                self.refuse(cause, where)
+                self.passed.add(cause, where)
             else:
                 seen.add((label, *corners))
                 rows.add(owner, corners, label)
@@ -170,15 +181,6 @@ def _place(inside: Inside, base: str, place: str, where: str) -> pathlib.Path:
     raise UserError(
         f"{where}: '{place[:80]}' is not below {inside.folder}; correct it, or give its folder as root"
     )
-
-
-def _below(folder: pathlib.Path) -> list[pathlib.Path]:
-    return [
-        pathlib.Path(inner) / name
-        for inner, _, names in os.walk(folder)
-        for name in names
-        if name.lower().endswith(SUFFIXES) and name[0] != "."
-    ]
 
 
 def _labels_of(picture: pathlib.Path) -> pathlib.Path | None:

@@ -9,7 +9,6 @@ import json
 import os
 import pathlib
 import stat
-import unicodedata
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
@@ -20,9 +19,11 @@ from intern_jax.core.config import UserError
 from intern_jax.data.open import texts
 from intern_jax.data.read import opened as base
 from intern_jax.data.read.annotations import read_bytes
+from intern_jax.data.read.classes import canonical
 from intern_jax.data.read.decoding import decode
+from intern_jax.data.read.formats import EXTENSIONS
+from intern_jax.data.read.walking import walk
 from intern_jax.data.schema.sample import CorruptSample, Sample, one_line
-from intern_jax.data.sources.folder import EXTENSIONS
 
 TABLES = (".csv", ".tsv", ".jsonl")
 PREFERRED = ("captions", "metadata")  # a table's stem, where a folder has several
@@ -69,28 +70,20 @@ def find_tables(folder: pathlib.Path, names: Iterable[str]) -> list[pathlib.Path
 class CaptionFolder(base.Opened):
     """Pictures at any depth in a folder, each with a .txt file of the same stem beside it: one caption per line.
 
-    A picture without such a file is left out and counted. Samples have image, texts and key (the path).
+    A picture without such a file is passed over and counted. Samples have image, texts and key (the path).
     """
 
     def __init__(self, root: pathlib.Path, name: str | None = None):
         super().__init__()
         self.name, self.captioned = name or base.stem(root), True
-        written, pictures = set(), []
-        for path in root.rglob("*"):
-            suffix = path.suffix.lower()
-            if path.name[0] in "._" or suffix not in (".txt", *EXTENSIONS):
-                continue
-            if suffix == ".txt":
-                written.add(path)
-            elif path.is_file():
-                pictures.append(path)
+        found = list(walk(root, self.passed, (".txt", *EXTENSIONS)))
+        written = {path for path in found if path.suffix.lower() == ".txt"}
         rows = []
-        for path in pictures:
-            key = unicodedata.normalize("NFC", path.relative_to(root).as_posix())
+        for path in (one for one in found if one not in written):
             if path.with_suffix(".txt") in written:
-                rows.append((key, path))
+                rows.append((canonical(path.relative_to(root).as_posix()), path))
             else:
-                self.refuse("no caption", str(path))
+                self.passed.add("no caption", path)
         base.check_some(len(rows), root, "picture with a .txt file beside it", self.refused)
         rows.sort()
         self.keys = [key for key, _ in rows]

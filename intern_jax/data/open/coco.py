@@ -87,11 +87,11 @@ class Coco(Listed):
             one = _id(image.get("id")) if isinstance(image, dict) else None
             file = image.get("file_name") if one is not None else None
             if one is None or not isinstance(file, str) or texts.clean(file) != file:
-                self.refuse("image without id or file name", f"{self.path}: {str(one)[:80]}")
+                self.passed.add("image without id or file name", f"{self.path}: {str(one)[:80]}")
             elif base.outside(file):
-                self.refuse("path that leads outside", f"{self.path}: {file[:80]}")
+                self.passed.add("path that leads outside", f"{self.path}: {file[:80]}")
             elif one in found or file in taken:
-                self.refuse("image listed twice", f"{self.path}: {file[:80]}")
+                self.passed.add("image listed twice", f"{self.path}: {file[:80]}")
             else:
                 taken.add(file)
                 size = (_side(image.get("width")), _side(image.get("height")))
@@ -127,7 +127,9 @@ class Coco(Listed):
             elif label is None:
                 cause = "box of an unknown category"
             if cause is not None or at is None or label is None:
-                self.refuse(str(cause), f"{self.path}: annotation {str(annotation.get('id'))[:40]}")
+                self.passed.add(
+                    str(cause), f"{self.path}: annotation {str(annotation.get('id'))[:40]}"
+                )
                 continue
             area = annotation.get("area")
             right = type(area) in (int, float) and 0 < area < 1e12
@@ -141,9 +143,9 @@ class Coco(Listed):
         found = annotation.get("segmentation")
         where = f"{self.path}: annotation {str(annotation.get('id'))[:40]}"
         if found is None:
-            self.refuse("mask that cannot be read", where)
+            self.passed.add("mask that cannot be read", where)
         elif found.runs is not None and 0 not in size and found.size != (size[1], size[0]):
-            self.refuse("mask of another size", where)
+            self.passed.add("mask of another size", where)
             return None
         return found
 
@@ -155,11 +157,11 @@ class Coco(Listed):
             if one in found:
                 found[one] += texts.captions(texts.first_value(annotation, texts.TEXT))
             else:
-                self.refuse("caption of an unknown image", f"{self.path}: {str(one)[:80]}")
+                self.passed.add("caption of an unknown image", f"{self.path}: {str(one)[:80]}")
         self.captioned = True
         for one in rows:
             if not found[one]:
-                self.refuse("no caption", f"{self.path}: {rows[one]['file_name'][:80]}")
+                self.passed.add("no caption", f"{self.path}: {rows[one]['file_name'][:80]}")
         kept = {one: row for one, row in rows.items() if found[one]}
         base.check_some(len(kept), self.path, "image with a box or caption", self.refused)
         self._texts = [texts.joined(found[one]) for one in kept]

@@ -2,7 +2,7 @@
 
 | kind | the data |
 |---|---|
-| folders | a folder with one folder of pictures per class |
+| folders | a folder with one folder of pictures per class, or the splits train, val and test with such folders |
 | captions | pictures with .txt files beside them, or listed by a table (.csv, .tsv, .jsonl) |
 | webdataset | .tar files whose members of one stem make a sample |
 | parquet | Parquet files with a column of pictures |
@@ -32,10 +32,13 @@ from intern_jax.data.open.coco import Coco
 from intern_jax.data.open.parquet import Parquet, has_pictures
 from intern_jax.data.open.tars import SIGNS
 from intern_jax.data.open.webdataset import Tars
+from intern_jax.data.read.classes import find_splits
+from intern_jax.data.read.copies import tell_copies
 from intern_jax.data.read.opened import Path, expand, is_pattern
+from intern_jax.data.read.walking import JUNK, is_picture
 from intern_jax.data.schema.source import Source
 from intern_jax.data.sources.array_record import ArrayRecordSource
-from intern_jax.data.sources.folder import EXTENSIONS, ImageFolder
+from intern_jax.data.sources.folder import ImageFolder
 
 POOL = "intern_jax.data.sources.pool:open_pool"
 INFO = "dataset_info.json"  # what a prepared TFDS version has
@@ -47,6 +50,7 @@ POOL_FILES = (
 TFDS = "tfds:"
 # Directory entries that are looked at: in the folder itself, and in each of a few folders in it.
 ENTRIES, INNER_FOLDERS, INNER_ENTRIES = 400, 8, 50
+DEPTH = 2  # levels below a folder in which pictures are looked for: split, class, and one more
 HEAD = 1 << 16  # bytes of a JSON file that are looked at
 
 
@@ -56,9 +60,9 @@ def open_data(data: Path, kind: str | None = None, **settings: Any) -> Source:
     `data` is a folder, a file, a pattern ("shards/{000..010}.tar"), or "tfds:NAME". `kind` is one of KINDS; without it
     the content decides. `settings` are those of the kind: `name` of all; `classes` (their order) of folders, captions,
     webdataset, parquet, voc and yolo; `root` (where the pictures lie) of captions, parquet and yolo; `images` of coco
-    and openimages; `masks` of coco; `upright` of coco and voc; `split` of voc, yolo, openimages, wider_face and
-    citypersons; `split`, `data_dir`, `fields` and `family` of tfds; `decode`, `family`, `classes` and `index` of
-    array_record, and `index` and `split` of a pool.
+    and openimages; `masks` of coco; `upright` of coco and voc; `split` of folders, voc, yolo, openimages, wider_face
+    and citypersons; `level` (of the class folders) of folders; `split`, `data_dir`, `fields` and `family` of tfds;
+    `decode`, `family`, `classes` and `index` of array_record, and `index` and `split` of a pool.
 
     The source has `labels` if every sample has one. It may have `origin(index)`, with those of source, licence, author
     and name that are known. UserError, in one line, for data that is not recognised, is of two kinds, or is broken.
@@ -89,15 +93,30 @@ def open_split(
     """
     if split not in ("train", "test"):
         raise UserError(f"split: '{split}'; known: train, test")
-    source = open_data(train, kind, **settings)
+    source = open_data(train, kind, **_of_splits(train, kind, ("train",), settings))
     if split == "train":
         return source
     if "classes" in inspect.signature(KINDS[kind or recognise(test)]).parameters:
         settings = {"classes": source.classes or None, **settings}
-    found = open_data(test, kind, **settings)
+    found = open_data(test, kind, **_of_splits(test, kind, ("test", "val"), settings))
     if found.classes != source.classes:
         raise UserError(f"{test}: other classes than {train}; give both the same")
+    if isinstance(source, ImageFolder) and isinstance(found, ImageFolder) and not found.splits:
+        tell_copies(test, source.paths, found.paths)
     return found
+
+
+def _of_splits(
+    data: Path, kind: str | None, wanted: tuple[str, ...], settings: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """The settings, with the first of the wanted splits if the data is a folder of splits."""
+    if (kind or recognise(data)) != "folders":
+        return settings
+    there = find_splits(pathlib.Path(data))
+    chosen = next((one for one in wanted if one in there), None)
+    if there and chosen is None:
+        raise UserError(f"{data}: has the splits {', '.join(there)}, and no {wanted[0]}; add it")
+    return {**settings, "split": chosen} if there else settings
 
 
 def recognise(data: Path) -> str:
@@ -160,14 +179,16 @@ def _may_be_coco(head: bytes) -> bool:
 
 
 def _scan(folder: pathlib.Path, most: int) -> tuple[list[str], list[str]]:
-    """(files, folders) among the first entries of a folder, without hidden ones."""
+    """(files, folders) among the first entries of a folder, without hidden ones and marks such as _SUCCESS."""
     files: list[str] = []
     folders: list[str] = []
     try:
         with os.scandir(folder) as entries:
             for entry in itertools.islice(entries, most):
-                if entry.name[0] not in "._":
-                    (folders if entry.is_dir() else files).append(entry.name)
+                if entry.is_dir() and entry.name[0] != "." and entry.name not in JUNK:
+                    folders.append(entry.name)
+                elif not entry.is_dir() and entry.name[0] not in "._":
+                    files.append(entry.name)
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror}); check the folder") from None
     return sorted(files), sorted(folders)
@@ -256,16 +277,18 @@ def _coco_files(folder: pathlib.Path, files: list[str]) -> bool:
     return any(_kind_of_file(path) == "coco" for path in some)
 
 
-def _has_pictures(folder: pathlib.Path) -> bool:
-    """Whether pictures are among the first entries of a folder, or of the folders in it."""
+def _has_pictures(folder: pathlib.Path, depth: int = DEPTH) -> bool:
+    """Whether pictures are among the first entries of a folder, or of the first folders in it."""
     files, folders = _scan(folder, INNER_ENTRIES)
-    inner = (_scan(folder / name, INNER_ENTRIES)[0] for name in folders[:INNER_FOLDERS])
-    return any(name.lower().endswith(EXTENSIONS) for name in itertools.chain(files, *inner))
+    if any(is_picture(pathlib.PurePath(name)) for name in files):
+        return True
+    inner = folders[:INNER_FOLDERS] if depth else []
+    return any(_has_pictures(folder / name, depth - 1) for name in inner)
 
 
 def _has_texts(folder: pathlib.Path, files: list[str]) -> bool:
     """Whether one of the first pictures has a text file of its stem beside it."""
-    pictures = [folder / name for name in files if name.lower().endswith(EXTENSIONS)]
+    pictures = [folder / name for name in files if is_picture(pathlib.PurePath(name))]
     return any(path.with_suffix(".txt").is_file() for path in pictures[:INNER_ENTRIES])
 
 

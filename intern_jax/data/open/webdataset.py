@@ -2,7 +2,7 @@
 
 | member | what it gives |
 |---|---|
-| .jpg .jpeg .png .webp | the picture |
+| one of EXTENSIONS in data/read/formats.py | the picture |
 | .txt .caption | one caption per line |
 | .json | text or caption, label, licence, author, source |
 | .cls | the label |
@@ -13,6 +13,7 @@ where that folder cannot be written. It is made again when the tar's size or mod
 
 import contextlib
 import json
+import mimetypes
 import os
 import pathlib
 import tempfile
@@ -28,12 +29,12 @@ from intern_jax.data.open import tars, texts
 from intern_jax.data.read import opened as base
 from intern_jax.data.read.archives import read_at
 from intern_jax.data.read.decoding import MAX_BYTES, decode
+from intern_jax.data.read.formats import EXTENSIONS
 from intern_jax.data.schema.sample import CorruptSample, Sample
 from intern_jax.data.sources.array_record import Keys
-from intern_jax.data.sources.folder import EXTENSIONS
 
 SUFFIX = ".index.json"
-FORMAT = 1
+FORMAT = 2
 # Member suffixes by what they give, and how many bytes of such a member are read at most.
 PARTS = ("image", "text", "json", "cls")
 PART = {suffix.lstrip("."): "image" for suffix in EXTENSIONS} | {
@@ -78,10 +79,10 @@ class Tars(base.Opened):
         self._names = base.file_names(self._files, ".tar")
         self.name = name or base.stem(path)
         labels, indexes = texts.Labels(), []
-        refused: Counter[str] = Counter()
         for file in self._files:
             index = index_of(file)
-            refused.update(index.refused)
+            for cause, count in index.refused.items():
+                self.passed.add(cause, file, count)
             for label in index.labels:
                 labels.add(label)
             self.captioned |= index.captioned
@@ -90,10 +91,7 @@ class Tars(base.Opened):
         self._ends = np.cumsum(self.shards)
         self._stems = [stem for stems, _ in indexes for stem in stems]
         self._spans = np.concatenate([spans for _, spans in indexes])
-        base.check_some(len(self._stems), path, "picture in the tar", refused)
-        for cause, count in refused.items():
-            base.log.warning("%s: %d members left out: %s", path, count, cause)
-        self.refused = refused
+        base.check_some(len(self._stems), path, "picture in the tar", self.refused)
         self.keys = Keys(len(self._stems), self._key)
         self.set_labels(*labels.finish(classes, self.name))
 
@@ -171,6 +169,7 @@ def make_index(path: pathlib.Path) -> Index:
     number: dict[str, int] = {}
     spans = array("q")  # position and size of each of PARTS, per sample
     names: list[str | None] = []
+    unread: dict[str, str] = {}  # of a stem the suffix of a picture that is not read
     captioned = False
     for member in tars.scan(path):
         if isinstance(member, tars.Refused):
@@ -180,6 +179,10 @@ def make_index(path: pathlib.Path) -> Index:
         stem, _, suffix = file.partition(".")
         part = PART.get(suffix.lower())
         if part is None or not stem:
+            # Writers add members of their own, which are no loss. A sample's only picture is one.
+            kind, _ = mimetypes.guess_type(member.name)
+            if kind is not None and kind.startswith("image/"):
+                unread[folder + slash + stem] = suffix.lower()
             continue
         if member.size > MOST[part]:
             refused[f"too many bytes of {suffix.lower()}"] += 1
@@ -198,11 +201,20 @@ def make_index(path: pathlib.Path) -> Index:
             names[at] = names[at] if label is None else label
         captioned |= part == "text" and member.size > 0
         spans[place], spans[place + 1] = member.offset, member.size
+    stems = list(number)
     rows = np.asarray(spans, np.int64).reshape(-1, 2 * len(PARTS))
     whole = np.flatnonzero(rows[:, 1] >= 0)
+    pictured = {stems[i] for i in whole}
+    for stem in unread.keys() - pictured:
+        last = unread[stem].rpartition(".")[2]
+        dots = (
+            "a second dot in its name"
+            if "." in unread[stem]
+            else f"suffix .{last}, which is not read"
+        )
+        refused[dots] += 1
     if len(whole) < len(rows):
         refused["no picture of that stem"] += len(rows) - len(whole)
-    stems = list(number)
     return Index(
         [stems[i] for i in whole],
         rows[whole, :6],

@@ -3,7 +3,6 @@
 import functools
 import glob
 import itertools
-import logging
 import os
 import pathlib
 import re
@@ -14,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from intern_jax.core.config import UserError
+from intern_jax.data.read.walking import PassedOver
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import CorruptSample, Sample
-
-log = logging.getLogger(__name__)
 
 Path = str | os.PathLike[str]
 
@@ -25,7 +23,8 @@ Path = str | os.PathLike[str]
 class Opened:
     """A source of pictures with captions, labels or both.
 
-    `labels` is None unless every sample has one. `refused` counts by cause what was left out when it was opened.
+    `labels` is None unless every sample has one. `refused` counts by cause what was left out when it was opened, and
+    the log has a line for each.
     Of a set with captions, a sample with neither caption nor label is damaged: "no caption".
     """
 
@@ -35,16 +34,20 @@ class Opened:
     keys: Sequence[str]
 
     def __init__(self) -> None:
-        self.refused: Counter[str] = Counter()
+        self.passed = PassedOver()
         self.numbers: np.ndarray | None = None  # int32 [N], -1 where a sample has no label
         self.captioned = False
         self._labels: np.ndarray | None = None
-        self._examples: dict[str, str] = {}
 
     @property
     def labels(self) -> np.ndarray | None:
         """int32 [N], or None if a sample has no label."""
         return self._labels
+
+    @property
+    def refused(self) -> Counter[str]:
+        """What was left out when the source was opened, by cause."""
+        return self.passed.counts
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -53,10 +56,11 @@ class Opened:
         raise NotImplementedError
 
     def set_labels(self, classes: tuple[str, ...], numbers: np.ndarray) -> None:
-        """Take the labels, and the family that follows from what the samples have."""
+        """Take the labels, and the family that follows from what the samples have. What was left out is told."""
         self.classes, self.numbers = classes, numbers if classes else None
         self._labels = numbers if classes and len(numbers) and numbers.min() >= 0 else None
         self.family = "classification" if classes and not self.captioned else "pairs"
+        self.passed.tell(self.name)
 
     def sample(self, index: int, image: np.ndarray, texts: list[str], where: str) -> Sample:
         """The sample, with the fields that are there; without a caption its text is the name of its class."""
@@ -69,13 +73,6 @@ class Opened:
         elif self.captioned:
             raise CorruptSample(where, "no caption")
         return made
-
-    def refuse(self, cause: str, where: str) -> None:
-        """Count a part that is left out; the first of each cause is told."""
-        self.refused[cause] += 1
-        if cause not in self._examples:
-            self._examples[cause] = where
-            log.warning("%s: %s; left out, and others with this cause will be too", where, cause)
 
     def files(self) -> list[pathlib.Path]:
         """The files on which all samples depend."""

@@ -1,26 +1,48 @@
-"""A source of labelled pictures from a folder of class folders."""
+"""A source of labelled pictures from a folder of class folders, or of splits with class folders in them."""
 
+import itertools
+import logging
+import multiprocessing
 import os
 import pathlib
-import unicodedata
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from intern_jax.core.config import UserError
+from intern_jax.data.read.classes import (
+    NO_SPLIT,
+    canonical,
+    chosen_splits,
+    class_folders,
+    find_splits,
+    tell_spellings,
+)
+from intern_jax.data.read.copies import tell_copies
 from intern_jax.data.read.decoding import decode
+from intern_jax.data.read.formats import NAMES
+from intern_jax.data.read.walking import PassedOver, has_pictures, listed, walk
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import Sample
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
+log = logging.getLogger(__name__)
+
+# {folder of class folders: {class: its pictures}}
+Found = Mapping[pathlib.Path, Mapping[str, list[pathlib.Path]]]
 
 
 class ImageFolder:
-    """A classification source: a folder with one folder of JPEG, PNG or WebP pictures per class.
+    """A classification source: a folder with one folder of pictures per class, or train, val and test with such.
 
-    Pictures may lie at any depth in the folder of their class. Classes are the sorted names of the
-    folders, unless `classes` gives them (a test split may lack some). Samples have image, label, key
-    ("class/file") and texts (the class name as words).
+    Pictures may lie at any depth in the folder of their class; formats are those of data/read/formats.py. Classes are
+    the sorted names of the folders (NFC), unless `classes` gives them (a test split may lack some). Samples have
+    image, label, key ("class/file") and texts (the class name as words). What is not read is counted in `refused` by
+    cause, and logged.
+
+    `split` of a folder with splits: "train" (the default), "val", "test", or several as in "train+val"; `splits`
+    names those that are there. Classes are numbered as in train. "none": folders that are called so are classes.
+    `level`: how deep the class folders lie, 1 by default; it must be said where pictures lie deeper than in the
+    folders of classes.
     """
 
     family = "classification"
@@ -30,6 +52,8 @@ class ImageFolder:
         root: str | os.PathLike[str],
         classes: Sequence[str] | None = None,
         name: str | None = None,
+        split: str | None = None,
+        level: int | None = None,
     ):
         self.root = pathlib.Path(root)
         if not self.root.is_dir():
@@ -37,61 +61,98 @@ class ImageFolder:
                 f"{self.root}: no such folder; give a folder with one folder of pictures per class"
             )
         self.name = name or self.root.resolve().name
-        folders = sorted(
-            p.name for p in self.root.iterdir() if p.is_dir() and p.name[0] not in "._"
-        )
-        pictures = {folder: self._pictures(self.root / folder) for folder in folders}
-        if not any(pictures.values()):
-            flat = " into a folder for each class" if self._pictures(self.root) else ""
-            raise UserError(
-                f"{self.root}: no class folder has {' '.join(EXTENSIONS)} pictures; put them{flat}"
-            )
-        self._check_folders(pictures, classes)
-        self.classes = tuple(unicodedata.normalize("NFC", c) for c in classes or folders)
-        number = {c: i for i, c in enumerate(self.classes)}
-        # Sorted by the canonical key, because the order of the file system differs between machines.
+        there = {} if split == NO_SPLIT else find_splits(self.root)
+        named = split is not None and split != NO_SPLIT
+        chosen = chosen_splits(self.root, there, split) if there or named else []
+        self.splits = tuple(there)
+        given = None if classes is None else tuple(canonical(one) for one in classes)
+        if given is None and "train" in there and chosen != ["train"]:
+            given = tuple(class_folders(there["train"], level, PassedOver()))
+        passed = PassedOver()
+        pictures: dict[pathlib.Path, dict[str, list[pathlib.Path]]] = {}
+        for place in [there[one] for one in chosen] or [self.root]:
+            folders = class_folders(place, level, passed, sure=given is not None)
+            pictures[place] = {one: self._walk(at, passed) for one, at in folders.items()}
+            tell_spellings(place, folders)
+        self.refused = passed.counts
+        self._check(pictures, given, passed)
+        self.classes = given or tuple(next(iter(pictures.values())))
+        self._take(pictures)
+        self._tell(there, chosen, passed)
+
+    def _walk(self, folders: Sequence[pathlib.Path], passed: PassedOver) -> list[pathlib.Path]:
+        return [path for one in folders for path in walk(one, passed, above=(self.root,))]
+
+    def _check(
+        self,
+        pictures: Found,
+        given: tuple[str, ...] | None,
+        passed: PassedOver,
+    ) -> None:
+        seen = f" (passed over: {passed})" if passed.counts else ""
+        for place, found in pictures.items():
+            if not any(found.values()):
+                flat = " into a folder for each class" if has_pictures(place) else ""
+                raise UserError(
+                    f"{place}: no class folder has pictures ({', '.join(NAMES)}){seen}; put them{flat}"
+                )
+            if given is not None:
+                unknown = [one for one in found if one not in given]
+                if unknown:
+                    raise UserError(
+                        f"{place / unknown[0]}: folder is none of the {len(given)} classes;"
+                        " rename it or add it to `classes`"
+                    )
+                continue
+            empty = [one for one, paths in found.items() if not paths]
+            if empty:
+                raise UserError(
+                    f"{place / empty[0]}: class without pictures{seen}; add some or remove the folder"
+                )
+            if len(found) == 1:
+                raise UserError(
+                    f"{place}: only the class '{next(iter(found))}'; add a second class folder"
+                )
+
+    def _take(self, pictures: Found) -> None:
+        """Keys, labels and paths in one order, that of the keys: the file system's differs between machines."""
+        number = {one: i for i, one in enumerate(self.classes)}
         rows = sorted(
-            (unicodedata.normalize("NFC", path.relative_to(self.root).as_posix()), path, folder)
-            for folder, paths in pictures.items()
+            (canonical(path.relative_to(self.root).as_posix()), path, number[one])
+            for found in pictures.values()
+            for one, paths in found.items()
             for path in paths
         )
-        self.keys = [key for key, _, _ in rows]
-        self._paths = [path for _, path, _ in rows]
-        self.labels = np.asarray(
-            [number[unicodedata.normalize("NFC", f)] for _, _, f in rows], np.int32
-        )
-
-    def _check_folders(
-        self, pictures: Mapping[str, list[pathlib.Path]], classes: Sequence[str] | None
-    ) -> None:
-        if classes is not None:
-            known = {unicodedata.normalize("NFC", c) for c in classes}
-            unknown = [f for f in pictures if unicodedata.normalize("NFC", f) not in known]
-            if unknown:
+        for (key, path, _), (after, other, _) in itertools.pairwise(rows):
+            if key == after:
                 raise UserError(
-                    f"{self.root / unknown[0]}: folder is none of the {len(known)} classes;"
-                    " rename it or add it to `classes`"
+                    f"{path}: called like {str(other)!a} but for how accents are written; rename one"
                 )
-            return
-        empty = [folder for folder, paths in pictures.items() if not paths]
-        if empty:
-            raise UserError(
-                f"{self.root / empty[0]}: class without pictures; add some or remove the folder"
-            )
-        if len(pictures) == 1:
-            raise UserError(
-                f"{self.root}: only the class '{next(iter(pictures))}'; add a second class folder"
-            )
+        self.keys = [key for key, _, _ in rows]
+        self.paths = [path for _, path, _ in rows]
+        self.labels = np.asarray([label for _, _, label in rows], np.int32)
 
-    @staticmethod
-    def _pictures(folder: pathlib.Path) -> list[pathlib.Path]:
-        return [
-            path
-            for path in folder.rglob("*")
-            if path.suffix.lower() in EXTENSIONS
-            and not path.name.startswith(".")
-            and path.is_file()
-        ]
+    def _tell(
+        self, there: dict[str, pathlib.Path], chosen: Sequence[str], passed: PassedOver
+    ) -> None:
+        """Log what is read, what is passed over, and copies of training pictures in other splits."""
+        if multiprocessing.parent_process() is not None:
+            return  # the process that started this worker has told it
+        read = f"split {'+'.join(chosen)} of {', '.join(there)}: " if there else ""
+        log.info(
+            "%s: %s%d pictures of %d classes", self.root, read, len(self.keys), len(self.classes)
+        )
+        for folder in listed(self.root, passed)[1] if there else ():
+            if folder not in there.values():
+                passed.add("folder beside the splits, of another name or without classes", folder)
+        passed.tell(self.root)
+        if "train" in there and "train" not in chosen:
+            known = walk(there["train"], PassedOver(), above=(self.root,))
+            tell_copies(f"{self.root}: {'+'.join(chosen)}", known, self.paths)
+
+    def split_of(self, index: int) -> str:
+        """The folder of the split that a sample is from, as it is called; empty without splits."""
+        return self.keys[index].split("/")[0] if self.splits else ""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -99,7 +160,7 @@ class ImageFolder:
     def __getitem__(self, index: int) -> Sample:
         label = int(self.labels[index])
         return {
-            "image": decode(self._paths[index], str(self._paths[index])),
+            "image": decode(self.paths[index], str(self.paths[index])),
             "label": label,
             "texts": [self.classes[label].replace("_", " ").replace("-", " ")],
             "key": self.keys[index],
@@ -107,7 +168,7 @@ class ImageFolder:
 
     def fingerprint(self) -> str:
         """A digest of the keys, sizes and modification times of the pictures, and of the classes."""
-        files = fingerprints.of_files(self._paths)
+        files = fingerprints.of_files(self.paths)
         return fingerprints.combine(self.name, self.classes, self.keys, files)
 
     def examples(self) -> list[str]:
@@ -115,5 +176,5 @@ class ImageFolder:
         classes = fingerprints.combine(self.classes)
         return [
             fingerprints.of_file(path, key, classes, int(label))
-            for path, key, label in zip(self._paths, self.keys, self.labels, strict=True)
+            for path, key, label in zip(self.paths, self.keys, self.labels, strict=True)
         ]
