@@ -14,9 +14,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         required=True,
-        help="labelled images: a folder with one folder per class, a table (.csv .tsv .jsonl) or folder with one, "
-        ".tar shards (WebDataset), .parquet files, or tfds:NAME; or images with boxes: a COCO .json, or a folder of "
-        "VOC, YOLO, Open Images, WIDER FACE or CityPersons",
+        help="labelled images: a folder with one folder per class, or with folders train, val and test of such; a "
+        "table (.csv .tsv .jsonl) or folder with one, .tar shards (WebDataset), .parquet files, or tfds:NAME; or "
+        "images with boxes: a COCO .json, or a folder of VOC, YOLO, Open Images, WIDER FACE or CityPersons",
     )
     parser.add_argument("--init", help="a model folder or a zoo name to start from (default: ours)")
     parser.add_argument("--out", required=True, help="the model folder to write")
@@ -24,8 +24,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "--NAME=VALUE sets more. Of both methods: --canvas=PIXELS, --folds=NUMBER (of cross-validation), --seed, and "
         "--backbone=MODULE:NET for a start whose network is its author's own; --kind=folders (captions, webdataset, "
-        "parquet, tfds, coco, voc, yolo) where --data may be read in two ways. Of probe with labels: --l2=(0.01,0.1), "
-        "--readout=FORM, FORM:BRANCH+BRANCH or FORM:BRANCH+BRANCH@MAP+MAP: what is read of the backbone, FORM one of "
+        "parquet, tfds, coco, voc, yolo) where --data may be read in two ways; --split=train+val or another part, "
+        "--split=none where folders called like splits are classes; --level=2 where class folders lie in folders. Of "
+        "probe with labels: --l2=(0.01,0.1), --readout=FORM, FORM:BRANCH+BRANCH or FORM:BRANCH+BRANCH@MAP+MAP: what is "
+        "read of the backbone, FORM one of "
         "pooled, layers and grids, such as pooled:cls+dense or layers@layer4+pooled (inspect --model=INIT prints what "
         "each costs). Of finetune, and of both with boxes: --steps, --batch-size, --learning-rate, --flip=False. "
         "With boxes: --head=fcos or faster_rcnn, --head-settings=\"{'width': 64}\""

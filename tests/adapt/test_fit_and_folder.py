@@ -19,6 +19,7 @@ from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.data.make.views import centre_crop
 from intern_jax.data.sources.folder import ImageFolder
+from intern_jax.metrics.classification import wilson_interval
 from intern_jax.models import zoo
 from intern_jax.models.backbone import LAYERS
 from intern_jax.pipeline import scores
@@ -182,7 +183,7 @@ def test_data_without_labels_is_refused(folder, tmp_path):
 def test_help_names_every_argument(capsys):
     with pytest.raises(SystemExit):
         cli.main(["adapt", "--help"])
-    shown = capsys.readouterr().out
+    shown = capsys.readouterr().out.replace("-\n", "-")  # help breaks lines at a hyphen
     for name in inspect.signature(adapt_folder).parameters:
         assert f"--{name.replace('_', '-')}" in shown, name
 
@@ -400,3 +401,106 @@ def test_a_readout_of_a_branch_that_is_not_there_is_refused_before_a_picture_is_
 
 def model_pictures(images, mean, std):
     return (images / 255.0 - np.array(mean)[None, None]) / np.array(std)[None, None]
+
+
+def split_folder(folder, root, **counts):
+    """The pictures of `folder` dealt to splits: {split: pictures of each class}."""
+    for name in COLOURS:
+        files = iter(sorted((folder / name).iterdir()))
+        for split, count in counts.items():
+            (root / split / name).mkdir(parents=True)
+            for _ in range(count):
+                path = next(files)
+                shutil.copy(path, root / split / name / path.name)
+    return root
+
+
+@pytest.mark.parametrize("method", ["probe", "finetune"])
+def test_a_folder_of_splits_is_learnt_from_train_and_val_and_scored_on_test(
+    folder, tmp_path, caplog, method
+):
+    data = split_folder(folder, tmp_path / "data", train=5, valid=3, test=4)
+    settings = {"steps": 15, "batch_size": 12} if method == "finetune" else {}
+    settings |= {"init": "embedded_tiny", "method": method}
+    caplog.set_level("INFO", logger="intern_jax")
+    made = adapt_folder(data, tmp_path / "out", **settings)
+    assert (made["n_train"], made["n_validation"]) == (24, 12)
+    assert f"{data}: learns from the split train+val, and is scored on test" in caplog.messages
+    assert not [line for line in caplog.messages if "copy" in line]
+    model = intern_jax.load(tmp_path / "out")
+    assert set(model.predict(picture(COLOURS["red"], np.random.default_rng(0)))[0]["scores"]) == {
+        *COLOURS
+    }
+    # The score is of the very model that is saved, and its interval of as many pictures.
+    files = sorted((data / "test").glob("*/*.png"))
+    right = sum(
+        a["label"] == f.parent.name for a, f in zip(model.predict(files), files, strict=True)
+    )
+    assert made["accuracy"] == right / 12
+    interval = made["interval_low"], made["interval_high"]
+    assert interval == pytest.approx(wilson_interval(right, 12))
+    if method == "finetune":
+        return
+    # And the model is that of train and val as one set.
+    adapt_folder(data, tmp_path / "whole", split="train+val", **settings)
+    answers = [intern_jax.load(tmp_path / one).predict(files) for one in ("out", "whole")]
+    scores = [[[a["scores"][name] for name in COLOURS] for a in each] for each in answers]
+    np.testing.assert_allclose(scores[0], scores[1], atol=2e-3)
+
+
+def test_splits_of_which_some_are_missing(folder, tmp_path):
+    settings = {"init": "embedded_tiny", "l2": (0.1,)}
+    data = split_folder(folder, tmp_path / "val", train=5, val=3)
+    made = adapt_folder(data, tmp_path / "out", **settings)
+    assert (made["n_train"], made["n_validation"]) == (15, 9)  # without test, of val
+    data = split_folder(folder, tmp_path / "train", train=5)
+    made = adapt_folder(data, tmp_path / "out", **settings)
+    assert (made["n_train"], made["n_validation"]) == (15, 15)
+    for path in (data / "train" / "red").iterdir():
+        path.unlink()
+    split_folder(folder, data, test=2)
+    with pytest.raises(UserError, match="class 'red' has no picture to learn from; add some"):
+        adapt_folder(data, tmp_path / "out", **settings)
+    data = split_folder(folder, tmp_path / "broken", train=5, test=3)
+    for path in (data / "test").glob("*/*"):
+        path.write_text("no picture")
+    with pytest.raises(UserError, match="no picture that is to be scored can be read"):
+        adapt_folder(data, tmp_path / "out", **settings)
+
+
+def test_splits_may_be_asked_for_as_one_set_on_the_command_line(folder, tmp_path, capsys):
+    data = split_folder(folder, tmp_path / "data", train=5, test=3)
+    common = ["adapt", f"--data={data}", f"--out={tmp_path / 'out'}", "--init=embedded_tiny"]
+    cli.main([*common, "--split=train+test", "--l2=(0.1,)"])
+    assert "n_train: 24\nn_validation: 24\n" in capsys.readouterr().out
+    nested = tmp_path / "nested"
+    (nested / "a").mkdir(parents=True)
+    for i, name in enumerate(COLOURS):
+        (nested / "ab"[i % 2]).mkdir(exist_ok=True)
+        shutil.copytree(folder / name, nested / "ab"[i % 2] / name)
+    assert cli.main([*common, f"--data={nested}"]) != 0
+    assert "say level=1 if the classes are a, b, or level=2 if they are" in capsys.readouterr().err
+    cli.main([*common, f"--data={nested}", "--level=2", "--l2=(0.1,)"])
+    assert "n_train: 36" in capsys.readouterr().out
+
+
+def test_exact_copies_that_raise_the_score_are_told(folder, tmp_path, caplog):
+    data = split_folder(folder, tmp_path / "data", train=5, test=3)
+    twin = data / "train" / "red" / "0.png"
+    # The same pixels in another file.
+    Image.open(twin).save(data / "test" / "red" / "twin.bmp")
+    Image.open(twin).save(data / "test" / "blue" / "other.webp", lossless=True)
+    settings = {"init": "embedded_tiny", "l2": (0.1,)}
+    adapt_folder(data, tmp_path / "out", **settings)
+    (known,) = [line for line in caplog.messages if "exact copy" in line]
+    assert f"{data}: 2 of 11 scored pictures have an exact copy among those learnt from" in known
+    (twofold,) = [line for line in caplog.messages if "more than one label" in line]
+    assert "1 pictures are there with more than one label (as test/blue/other.webp" in twofold
+    caplog.clear()
+    copies = tmp_path / "copies"
+    shutil.copytree(folder, copies)
+    for i in range(6):
+        shutil.copy(copies / "red" / "0.png", copies / "red" / f"copy{i}.png")
+    adapt_folder(copies, tmp_path / "out", **settings)
+    (known,) = [line for line in caplog.messages if "exact copy" in line]
+    assert f"{copies}: 7 of 42 scored pictures have an exact copy" in known

@@ -1,6 +1,8 @@
 """Folders as people have them: what is read, what is passed over and told, and what is asked before it is guessed."""
 
 import logging
+import logging.handlers
+import multiprocessing
 import os
 import pathlib
 import shutil
@@ -159,18 +161,18 @@ def test_names_of_another_encoding_have_keys_that_a_file_can_hold(tmp_path):
 @pytest.mark.parametrize("names", [("train", "val", "test"), ("Training", "valid", "testing")])
 def test_split_folders_are_splits_and_no_classes(tmp_path, told, names):
     put(tmp_path, *classes(*names))
-    put(tmp_path, "docs/figure.png", f"{names[0]}/stray.png")
+    put(tmp_path, "docs/figure.png", "cover.png", f"{names[0]}/stray.png")
     assert recognise(tmp_path) == "folders"
     source = open_data(tmp_path)
     assert source.classes == ("cat", "dog") and source.splits == ("train", "val", "test")
     assert source.keys == sorted(classes(names[0])) and source.labels.tolist() == [0, 0, 1, 1]
     assert f"{tmp_path}: split train of train, val, test: 4 pictures of 2 classes" in told()
     assert source.refused == {
-        "picture outside of the class folders": 1,
+        "picture outside of the class folders": 2,
         "folder beside the splits, of another name or without classes": 1,
     }
     test = open_data(tmp_path, split="test")
-    assert test.keys == sorted(classes(names[2])) and test.split_of(0) == names[2]
+    assert test.keys == sorted(classes(names[2])) and test.split_of(0) == "test"
     assert len(open_data(tmp_path, split="train+val")) == 8
     said = refused(tmp_path, split="tests")
     assert "no split 'tests'; there are train, val, test; correct split" in said
@@ -362,3 +364,31 @@ def test_a_tar_holds_pictures_of_every_format(tmp_path):
             tar.add(path, name)
     source = open_data(tmp_path / "set.tar")
     assert [source[i]["image"].shape for i in range(len(source))] == [(8, 8, 3)] * 4
+
+
+def test_splits_without_train_have_the_classes_of_both(tmp_path):
+    put(tmp_path, *classes("val"), "test/cat/0.png", "test/emu/0.png")
+    source = open_data(tmp_path, split="val+test")
+    assert source.classes == ("cat", "dog", "emu") and source.labels.tolist() == [0, 2, 0, 0, 1, 1]
+    assert [source.split_of(i) for i in (0, 5)] == ["test", "val"]
+
+
+def open_quietly(root, said):
+    """What a worker process logs when it opens the same folder."""
+    lines = logging.handlers.QueueHandler(said)
+    logging.getLogger("intern_jax").addHandler(lines)
+    logging.getLogger("intern_jax").setLevel(logging.INFO)
+    said.put(str(len(open_data(root))))
+
+
+def test_a_worker_does_not_tell_it_again(tmp_path, told):
+    put(tmp_path, "cat/0.png", "dog/0.png")
+    (tmp_path / "cat/notes.txt").write_text("x")
+    open_data(tmp_path)
+    assert "suffix .txt" in told()
+    context = multiprocessing.get_context("spawn")
+    said = context.Queue()
+    worker = context.Process(target=open_quietly, args=(tmp_path, said))
+    worker.start()
+    assert said.get(timeout=60) == "2"
+    worker.join()

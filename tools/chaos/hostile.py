@@ -115,8 +115,10 @@ def _u24(value: int) -> bytes:
 
 def files(heavy: bool = False) -> dict[str, File]:
     """All small files by name; with `heavy` also those that take seconds or 100 MB to make."""
-    parts = (_not_pictures, _modes, _pngs, _png_metadata, _animations, _jpegs, _exifs, _webps)
-    parts += (_bmps, _gifs, _tiffs, _avifs)
+    parts = (
+        *(_not_pictures, _modes, _pngs, _png_metadata, _animations, _jpegs, _exifs, _webps),
+        *(_bmps, _gifs, _tiffs, _avifs),
+    )
     found = {}
     for part in (*parts, _heavy) if heavy else parts:
         for name, (data, outcome) in part().items():

@@ -110,13 +110,16 @@ def _of_splits(
     data: Path, kind: str | None, wanted: tuple[str, ...], settings: Mapping[str, Any]
 ) -> Mapping[str, Any]:
     """The settings, with the first of the wanted splits if the data is a folder of splits."""
-    if (kind or recognise(data)) != "folders":
-        return settings
-    there = find_splits(pathlib.Path(data))
+    there = splits_of(data, kind)
     chosen = next((one for one in wanted if one in there), None)
     if there and chosen is None:
         raise UserError(f"{data}: has the splits {', '.join(there)}, and no {wanted[0]}; add it")
     return {**settings, "split": chosen} if there else settings
+
+
+def splits_of(data: Path, kind: str | None = None) -> tuple[str, ...]:
+    """The splits of a folder of splits with class folders, such as ("train", "test"); none of any other data."""
+    return tuple(find_splits(pathlib.Path(data))) if (kind or recognise(data)) == "folders" else ()
 
 
 def recognise(data: Path) -> str:

@@ -1,15 +1,18 @@
 """What the folders of labelled pictures mean: classes, splits with class folders in them, or a level more of either."""
 
+import itertools
 import logging
 import pathlib
 import unicodedata
 from collections.abc import Mapping, Sequence
 
 from intern_jax.core.config import UserError
+from intern_jax.data.read.formats import NAMES
 from intern_jax.data.read.walking import (
     PassedOver,
     has_pictures,
     has_pictures_inside,
+    in_worker,
     is_picture,
     listed,
 )
@@ -24,6 +27,9 @@ _CALLED = {
 }
 NO_SPLIT = "none"
 SHOWN = 4  # folders that a message names
+
+# {folder of class folders: {class: its pictures}}
+Found = Mapping[pathlib.Path, Mapping[str, Sequence[pathlib.Path]]]
 
 
 def find_splits(root: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -85,22 +91,65 @@ def class_folders(
         )
     outer = [place]
     for _ in range(level or 1):
-        found = [listed(one, passed) for one in outer]
-        for path in (path for files, _ in found for path in files):
-            if is_picture(path):
-                passed.add("picture outside of the class folders", path)
-            else:
-                passed.add_file(path)
-        outer = [inner for _, folders in found for inner in folders]
+        outer = [inner for one in outer for inner in _folders(one, passed)]
     if level is None and not sure:
         _check_depth(place, outer)
     classes: dict[str, list[pathlib.Path]] = {}
     for folder in outer:
         classes.setdefault(canonical(folder.name), []).append(folder)
+    if not (sure or in_worker()):
+        _tell_spellings(place, classes)
     return dict(sorted(classes.items()))
 
 
-def tell_spellings(place: pathlib.Path, folders: Mapping[str, Sequence[pathlib.Path]]) -> None:
+def check_pictures(pictures: Found, given: tuple[str, ...] | None, passed: PassedOver) -> None:
+    """UserError for a folder without pictures, for classes that are none of those `given`, and else for empty ones."""
+    seen = f" (passed over: {passed})" if passed.counts else ""
+    for place, found in pictures.items():
+        if not any(found.values()):
+            flat = " into a folder for each class" if has_pictures(place) else ""
+            raise UserError(
+                f"{place}: no class folder has pictures ({', '.join(NAMES)}){seen}; put them{flat}"
+            )
+        if given is not None:
+            unknown = [one for one in found if one not in given]
+            if unknown:
+                raise UserError(
+                    f"{place / unknown[0]}: folder is none of the {len(given)} classes;"
+                    " rename it or add it to `classes`"
+                )
+            continue
+        empty = [one for one, paths in found.items() if not paths]
+        if empty:
+            raise UserError(
+                f"{place / empty[0]}: class without pictures{seen}; add some or remove the folder"
+            )
+        if len(found) == 1:
+            raise UserError(
+                f"{place}: only the class '{next(iter(found))}'; add a second class folder"
+            )
+
+
+def rows_of(
+    root: pathlib.Path, pictures: Found, classes: Sequence[str]
+) -> list[tuple[str, pathlib.Path, int]]:
+    """(key, file, number of its class), in the order of the keys: the file system's differs between machines."""
+    number = {one: i for i, one in enumerate(classes)}
+    rows = sorted(
+        (canonical(path.relative_to(root).as_posix()), path, number[one])
+        for found in pictures.values()
+        for one, paths in found.items()
+        for path in paths
+    )
+    for (key, path, _), (after, other, _) in itertools.pairwise(rows):
+        if key == after:
+            raise UserError(
+                f"{path}: called like {str(other)!a} but for how accents are written; rename one"
+            )
+    return rows
+
+
+def _tell_spellings(place: pathlib.Path, folders: Mapping[str, Sequence[pathlib.Path]]) -> None:
     """Log classes that several folders make, and those whose names differ in capitals alone."""
     alike: dict[str, list[str]] = {}
     for one, at in folders.items():
@@ -112,6 +161,26 @@ def tell_spellings(place: pathlib.Path, folders: Mapping[str, Sequence[pathlib.P
     for several in alike.values():
         if len(several) > 1:
             log.warning("%s: %s stay apart, though only capitals differ", place, ", ".join(several))
+
+
+def pass_over_beside(
+    root: pathlib.Path, there: Mapping[str, pathlib.Path], passed: PassedOver
+) -> None:
+    """Count what lies beside the folders of splits."""
+    for folder in _folders(root, passed):
+        if folder not in there.values():
+            passed.add("folder beside the splits, of another name or without classes", folder)
+
+
+def _folders(place: pathlib.Path, passed: PassedOver) -> list[pathlib.Path]:
+    """The folders in a folder of folders; files beside them are passed over."""
+    files, folders = listed(place, passed)
+    for path in files:
+        if is_picture(path):
+            passed.add("picture outside of the class folders", path)
+        else:
+            passed.add_file(path)
+    return folders
 
 
 def _check_depth(place: pathlib.Path, folders: Sequence[pathlib.Path]) -> None:

@@ -48,8 +48,8 @@ class PassedOver:
         self.add(cause, path)
 
     def tell(self, where: Any) -> None:
-        """Log one line per cause. A worker process says nothing: the one that started it has."""
-        if multiprocessing.parent_process() is None:
+        """Log one line per cause, if this is no worker process."""
+        if not in_worker():
             for cause, count in self.counts.most_common():
                 log.warning(
                     "%s: %d passed over: %s (as %s)", where, count, cause, self.examples[cause]
@@ -58,6 +58,11 @@ class PassedOver:
     def __str__(self) -> str:
         """The causes with their counts, to quote in an error; empty where nothing was passed over."""
         return ", ".join(f"{cause} {count}" for cause, count in self.counts.most_common())
+
+
+def in_worker() -> bool:
+    """Whether another process has started this one to read the same data, and has told what there is to tell."""
+    return multiprocessing.parent_process() is not None
 
 
 def walk(

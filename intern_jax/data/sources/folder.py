@@ -1,11 +1,9 @@
 """A source of labelled pictures from a folder of class folders, or of splits with class folders in them."""
 
-import itertools
 import logging
-import multiprocessing
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,22 +11,20 @@ from intern_jax.core.config import UserError
 from intern_jax.data.read.classes import (
     NO_SPLIT,
     canonical,
+    check_pictures,
     chosen_splits,
     class_folders,
     find_splits,
-    tell_spellings,
+    pass_over_beside,
+    rows_of,
 )
 from intern_jax.data.read.copies import tell_copies
 from intern_jax.data.read.decoding import decode
-from intern_jax.data.read.formats import NAMES
-from intern_jax.data.read.walking import PassedOver, has_pictures, listed, walk
+from intern_jax.data.read.walking import PassedOver, in_worker, walk
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import Sample
 
 log = logging.getLogger(__name__)
-
-# {folder of class folders: {class: its pictures}}
-Found = Mapping[pathlib.Path, Mapping[str, list[pathlib.Path]]]
 
 
 class ImageFolder:
@@ -65,6 +61,7 @@ class ImageFolder:
         named = split is not None and split != NO_SPLIT
         chosen = chosen_splits(self.root, there, split) if there or named else []
         self.splits = tuple(there)
+        self._split_of = {place.name: one for one, place in there.items()}
         given = None if classes is None else tuple(canonical(one) for one in classes)
         if given is None and "train" in there and chosen != ["train"]:
             given = tuple(class_folders(there["train"], level, PassedOver()))
@@ -73,86 +70,37 @@ class ImageFolder:
         for place in [there[one] for one in chosen] or [self.root]:
             folders = class_folders(place, level, passed, sure=given is not None)
             pictures[place] = {one: self._walk(at, passed) for one, at in folders.items()}
-            tell_spellings(place, folders)
+        if there:
+            pass_over_beside(self.root, there, passed)
         self.refused = passed.counts
-        self._check(pictures, given, passed)
-        self.classes = given or tuple(next(iter(pictures.values())))
-        self._take(pictures)
-        self._tell(there, chosen, passed)
-
-    def _walk(self, folders: Sequence[pathlib.Path], passed: PassedOver) -> list[pathlib.Path]:
-        return [path for one in folders for path in walk(one, passed, above=(self.root,))]
-
-    def _check(
-        self,
-        pictures: Found,
-        given: tuple[str, ...] | None,
-        passed: PassedOver,
-    ) -> None:
-        seen = f" (passed over: {passed})" if passed.counts else ""
-        for place, found in pictures.items():
-            if not any(found.values()):
-                flat = " into a folder for each class" if has_pictures(place) else ""
-                raise UserError(
-                    f"{place}: no class folder has pictures ({', '.join(NAMES)}){seen}; put them{flat}"
-                )
-            if given is not None:
-                unknown = [one for one in found if one not in given]
-                if unknown:
-                    raise UserError(
-                        f"{place / unknown[0]}: folder is none of the {len(given)} classes;"
-                        " rename it or add it to `classes`"
-                    )
-                continue
-            empty = [one for one, paths in found.items() if not paths]
-            if empty:
-                raise UserError(
-                    f"{place / empty[0]}: class without pictures{seen}; add some or remove the folder"
-                )
-            if len(found) == 1:
-                raise UserError(
-                    f"{place}: only the class '{next(iter(found))}'; add a second class folder"
-                )
-
-    def _take(self, pictures: Found) -> None:
-        """Keys, labels and paths in one order, that of the keys: the file system's differs between machines."""
-        number = {one: i for i, one in enumerate(self.classes)}
-        rows = sorted(
-            (canonical(path.relative_to(self.root).as_posix()), path, number[one])
-            for found in pictures.values()
-            for one, paths in found.items()
-            for path in paths
-        )
-        for (key, path, _), (after, other, _) in itertools.pairwise(rows):
-            if key == after:
-                raise UserError(
-                    f"{path}: called like {str(other)!a} but for how accents are written; rename one"
-                )
+        check_pictures(pictures, given, passed)
+        self.classes = given or tuple(sorted({one for found in pictures.values() for one in found}))
+        rows = rows_of(self.root, pictures, self.classes)
         self.keys = [key for key, _, _ in rows]
         self.paths = [path for _, path, _ in rows]
         self.labels = np.asarray([label for _, _, label in rows], np.int32)
+        if not in_worker():
+            self._tell(there, chosen, passed)
+
+    def _walk(self, folders: Sequence[pathlib.Path], passed: PassedOver) -> list[pathlib.Path]:
+        return [path for one in folders for path in walk(one, passed, above=(self.root,))]
 
     def _tell(
         self, there: dict[str, pathlib.Path], chosen: Sequence[str], passed: PassedOver
     ) -> None:
         """Log what is read, what is passed over, and copies of training pictures in other splits."""
-        if multiprocessing.parent_process() is not None:
-            return  # the process that started this worker has told it
         read = f"split {'+'.join(chosen)} of {', '.join(there)}: " if there else ""
         log.info(
             "%s: %s%d pictures of %d classes", self.root, read, len(self.keys), len(self.classes)
         )
-        for folder in listed(self.root, passed)[1] if there else ():
-            if folder not in there.values():
-                passed.add("folder beside the splits, of another name or without classes", folder)
         passed.tell(self.root)
         if "train" in there and "train" not in chosen:
             known = walk(there["train"], PassedOver(), above=(self.root,))
             tell_copies(f"{self.root}: {'+'.join(chosen)}", known, self.paths)
 
-    def split_of(self, index: int) -> str:
-        """The folder of the split that a sample is from, as it is called; empty without splits."""
-        return self.keys[index].split("/")[0] if self.splits else ""
+    def split_of(self, index: int) -> str | None:
+        """The split that a sample is from; None without splits."""
+        return self._split_of.get(self.paths[index].relative_to(self.root).parts[0])
 
     def __len__(self) -> int:
         return len(self.keys)
