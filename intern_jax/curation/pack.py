@@ -70,6 +70,7 @@ def pack(
     engine.claim(out, made, "pool", "a pool of other settings or another source", there)
     count = len(list(engine.numbers(len(opened), per_part)))
     spec = json.dumps(source, sort_keys=True)
+    _OPENED[spec, print_] = opened
     make = functools.partial(_part, source=spec, fingerprint=print_, **settings)
     job = engine.Each(pool.JOB, count, make)
     (runner or engine.Local()).run(job, out)
@@ -77,10 +78,15 @@ def pack(
     return Pool(out)
 
 
-@functools.lru_cache(maxsize=2)
-def _open(spec: str, _fingerprint: str) -> Any:
+_OPENED: dict[tuple[str, str], Any] = {}
+
+
+def _open(spec: str, fingerprint: str) -> Any:
     """The source, opened once per process as long as it holds the same."""
-    return bind(json.loads(spec))()
+    if (spec, fingerprint) not in _OPENED:
+        _OPENED.clear()
+        _OPENED[spec, fingerprint] = bind(json.loads(spec))()
+    return _OPENED[spec, fingerprint]
 
 
 def _part(

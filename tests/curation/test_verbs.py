@@ -56,6 +56,21 @@ def run(*words: object) -> None:
     assert main([str(word) for word in ("data", *words)]) == 0
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_is_passed_over_is_told_once(tmp_path, capfd, workers):
+    for i in range(4):
+        place = tmp_path / "set" / "train" / "ab"[i % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        picture(i).save(place / f"{i}.bmp")
+        (place / f"{i}.heic").write_bytes(b"x")
+    common = ("pack", f"--data={tmp_path / 'set'}", f"--out={tmp_path / 'pool'}")
+    run(*common, f"--workers={workers}", "--per-part=2")
+    told = capfd.readouterr().err
+    assert told.count("4 passed over: suffix .heic, which is not read") == 1
+    assert told.count("split train of train: 4 pictures of 2 classes") == 1
+    assert len(PoolSource(tmp_path / "pool")) == 4
+
+
 def test_a_folder_becomes_a_set_step_by_step(folder, tmp_path, capsys):
     pool, out = tmp_path / "pool", tmp_path / "out"
     run(
