@@ -199,6 +199,9 @@ def test_folders_that_may_be_splits_or_classes_are_asked_about(tmp_path):
     put(tmp_path, "train/0.png", "test/0.png")
     assert "say split=none if these are the classes" in refused(tmp_path)
     assert open_data(tmp_path, split="none").classes == ("test", "train")
+    put(tmp_path / "alone", *classes("train"))
+    (tmp_path / "alone/annotations").mkdir()
+    assert open_data(tmp_path / "alone").classes == ("cat", "dog")
     # Beside others it is a class like them, as in sets of vehicles.
     put(tmp_path / "vehicles", "train/0.png", "bus/0.png")
     assert open_data(tmp_path / "vehicles").classes == ("bus", "train")

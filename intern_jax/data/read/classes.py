@@ -35,13 +35,16 @@ Found = Mapping[pathlib.Path, Mapping[str, Sequence[pathlib.Path]]]
 def find_splits(root: pathlib.Path) -> dict[str, pathlib.Path]:
     """{split: its folder} in the order of SPLITS, where the folders of a folder are splits; empty where they are not.
 
-    They are if they are called so, hold folders with pictures, and are two at least or the only folders. UserError
+    They are if they are called so, hold folders with pictures, and are two at least or alone with pictures. UserError
     where all that are called so hold pictures without class folders, or where two are one split.
     """
     _, folders = listed(root, PassedOver())
     called = [(_CALLED.get(one.name.casefold()), one) for one in folders]
     named = [one for split, one in called if split is not None]
-    if not named or (len(named) < 2 and len(folders) > 1):
+    others = (one for split, one in called if split is None)
+    if not named or (
+        len(named) < 2 and any(has_pictures(one) or has_pictures_inside(one) for one in others)
+    ):
         return {}
     found: dict[str, pathlib.Path] = {}
     for split, one in called:
