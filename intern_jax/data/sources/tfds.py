@@ -174,7 +174,10 @@ class TfdsSource:
         info = self._builder.info
         parts = info.splits[self._split].file_instructions
         return fingerprints.combine(
-            *(self.name, info.full_name, self._split, sorted(self.fields.items()), self.keys),
+            *(self.name, info.full_name, self._split, sorted(self.fields.items())),
+            # Keys follow from them, and are as many as there are records.
+            *(part for place in self._parts for part in place),
+            *self._ends.tolist(),
             fingerprints.of_files(part.filename for part in parts),
         )
 
