@@ -55,7 +55,7 @@ def main() -> None:
 def campaign(out: pathlib.Path, faults: int, seed: int, overrides: list[str]) -> dict[str, Any]:
     """Counts of runs by how they ended, the seconds of the longest wait, and how many runs ended otherwise."""
     library = out / "storage.so"
-    library.parent.mkdir(parents=True)
+    library.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, FAULTS, "-ldl"], check=True)
     alone = out / "alone"
     _to_its_end(alone, overrides)
