@@ -2,12 +2,16 @@
 
 import io
 import pathlib
+import tarfile
 
 import numpy as np
+import pyarrow
 import pytest
 from PIL import Image, ImageOps
+from pyarrow import parquet
 
 from intern_jax.core.config import UserError
+from intern_jax.curation.pack import pack
 from intern_jax.data.open.opening import open_data
 from intern_jax.data.read import given
 from intern_jax.data.sources.folder import EXTENSIONS
@@ -135,6 +139,33 @@ def test_one_picture_through_every_door(tmp_path, mode, turn):
     (tmp_path / "dogs").mkdir()
     (tmp_path / "dogs" / "b.png").write_bytes(path.read_bytes())
     np.testing.assert_array_equal(open_data(tmp_path)[1]["image"], read(path))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "I;16", "P with a clear colour"])
+def test_every_source_and_a_pool_of_it_give_the_same_pixels(tmp_path, mode):
+    im, options, expected, _ = MODES[mode]
+    exif = im.getexif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    im.save(file, "PNG", **options, exif=exif)
+    content, sources = file.getvalue(), tmp_path / "sources"
+    for folder in ("captions", "folders/cat", "folders/dog"):
+        (sources / folder).mkdir(parents=True)
+        (sources / folder / "a.png").write_bytes(content)
+    (sources / "captions/a.txt").write_text("a cat")
+    with tarfile.open(sources / "a.tar", "w") as tar:
+        for name, part in (("a.png", content), ("a.txt", b"a cat")):
+            info = tarfile.TarInfo(name)
+            info.size = len(part)
+            tar.addfile(info, io.BytesIO(part))
+    table = pyarrow.table({"image": [{"bytes": content, "path": "a.png"}], "text": ["a cat"]})
+    parquet.write_table(table, sources / "a.parquet")
+    for name in ("captions", "folders", "a.tar", "a.parquet"):
+        opened = open_data(sources / name)
+        np.testing.assert_array_equal(opened[0]["image"], TURNS[6](expected), name)
+        spec = {"fn": "intern_jax.data.open.opening:open_data", "data": str(sources / name)}
+        packed = pack(spec, tmp_path / "pools" / name, quality=101).records
+        np.testing.assert_array_equal(packed[0]["image"], TURNS[6](expected), name)
 
 
 @pytest.mark.parametrize(
