@@ -35,6 +35,7 @@ from intern_jax.core import config as config_lib
 from intern_jax.core import tree as tree_lib
 from intern_jax.core.config import UserError
 from intern_jax.core.files import local, write_bytes, write_text
+from intern_jax.core.layout import StageFiles
 from intern_jax.models import own, zoo
 from intern_jax.version import __version__
 from intern_jax.weights import safetensors
@@ -278,9 +279,13 @@ def _check_is_one(folder: pathlib.Path) -> None:
         return
     ours = "a model folder has model.json in it"
     if folder.is_dir():
-        inside = sorted(path.parent for path in folder.glob("*/model.json"))
+        # A run has its model in model/, and those of its stages of pairs in towers/.
+        found = (*folder.glob("*/model.json"), *folder.glob("*/*/model.json"))
+        inside = sorted(path.parent for path in found)
         told = f"; those in it: {', '.join(map(str, inside[:5]))}" if inside else ""
-        if any(path.suffix in WEIGHTS for path in folder.iterdir()):
+        if StageFiles(folder).done.is_file():
+            told += "; it is of a stage, and the run's own model is in WORKDIR/model"
+        elif any(path.suffix in WEIGHTS for path in folder.iterdir()):
             told += "; weights of another library become one by python -m intern_jax convert"
         raise UserError(f"{folder}: no model folder; {ours}{told}")
     if folder.is_file():

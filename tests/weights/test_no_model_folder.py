@@ -43,6 +43,23 @@ def test_no_folder_of_other_things_is_told_to_lose_its_files(tmp_path):
     assert "format is 'layers-model'" in messages["web"]
 
 
+def test_folders_of_a_run_lead_to_its_models(tmp_path):
+    stage = tmp_path / "seed0" / "generalist"
+    stage.mkdir(parents=True)
+    (stage / "done.json").write_text("{}")
+    (stage / "model.safetensors").write_bytes(b"weights")
+    with pytest.raises(
+        intern_jax.UserError, match="of a stage, and the run's own model is in"
+    ) as e:
+        intern_jax.load(stage)
+    assert "convert" not in str(e.value)
+    save(tmp_path / "model")
+    save(tmp_path / "towers" / "amateur")
+    with pytest.raises(intern_jax.UserError) as e:
+        intern_jax.load(tmp_path)
+    assert str(e.value).endswith(f"{tmp_path / 'model'}, {tmp_path / 'towers' / 'amateur'}")
+
+
 def test_a_file_and_a_folder_of_models_are_told_apart(tmp_path):
     save(tmp_path / "runs" / "animals")
     with pytest.raises(
