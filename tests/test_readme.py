@@ -77,6 +77,8 @@ def test_a_folder_of_one_s_own_from_adapt_to_predict(capsys):
     (example,) = blocks("python")
     exec(example, names)
     assert names["answer"]["label"] == "daisy"
+    assert len(names["both"]) == len(intern_jax.pictures("flowers")) == 16
+    assert [len(answer["scores"]) for answer in names["both"]] == [1] * 16
     assert names["features"].shape[0] == 2 and names["features"].dtype == np.float32
     assert cli.main(verbs("inspect")[2]) == 0
     assert "daisy" in capsys.readouterr().out

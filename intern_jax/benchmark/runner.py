@@ -36,6 +36,7 @@ from intern_jax.data.schema.sample import CorruptSample
 from intern_jax.data.sources.subset import Subset
 from intern_jax.metrics import table as metrics
 from intern_jax.models import zoo
+from intern_jax.processes import exits
 from intern_jax.tasks import task as tasks
 from intern_jax.weights.model import Model
 
@@ -59,7 +60,8 @@ def run(
 
     cfg: settings.py's Benchmark or Gvb as plain values. `ladder`: {method: {"cls": ..., "dense": ...}}. `kept`: where
     outputs of frozen backbones are kept; for the length of a row's scores by default. `missing` gets {row: why} of
-    each row whose data is not there or breaks; the others are scored. Without it the first such row raises.
+    each row whose data is not there or breaks; the others are scored. Without it the first such row raises. A fault of
+    the machine always does.
     """
     layout.records.mkdir(parents=True, exist_ok=True)
 
@@ -82,7 +84,9 @@ def run(
         try:
             records += scored(name)
         except (UserError, CorruptSample, OSError) as error:
-            if missing is None:
+            # A full disk or a lost mount would fail the other rows too, and another start may find it mended.
+            machine = isinstance(error, OSError) and exits.machine_fault(error)
+            if missing is None or machine:
                 raise
             missing[name] = " ".join(str(error).split())
             log.warning("%s (seed %d): not scored: %s", name, seed, missing[name])

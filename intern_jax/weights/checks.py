@@ -72,12 +72,9 @@ _MAX_BLOCKS, _MAX_PASSES = 1000, 4000
 
 
 def check_files(folder: pathlib.Path, names: tuple[str, ...]) -> list[pathlib.Path]:
-    """Paths of the named files; each must be a regular file that lies in the folder itself."""
+    """Paths of the named files of a model folder; each must be a regular file that lies in the folder itself."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give a model folder, with model.json in it")
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in _CODE_SUFFIXES:
-            _fail(path, "not part of a model folder (it could run code); remove it")
     home = folder.resolve()
     for name in names:
         path = folder / name
@@ -88,6 +85,13 @@ def check_files(folder: pathlib.Path, names: tuple[str, ...]) -> list[pathlib.Pa
     if (folder / "model.json").stat().st_size > MAX_JSON_BYTES:
         _fail(folder / "model.json", f"more than {MAX_JSON_BYTES} bytes; not a model of ours")
     return [folder / name for name in names]
+
+
+def check_no_code(folder: pathlib.Path) -> None:
+    """Refuses files that could run code, in a folder whose model.json says that it is one of ours."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in _CODE_SUFFIXES:
+            _fail(path, "not part of a model folder (it could run code); move it elsewhere")
 
 
 def upgraded(path: pathlib.Path, info: Any) -> dict[str, Any]:

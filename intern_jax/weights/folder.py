@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import functools
 import hashlib
 import itertools
@@ -34,7 +35,8 @@ from intern_jax.core import config as config_lib
 from intern_jax.core import tree as tree_lib
 from intern_jax.core.config import UserError
 from intern_jax.core.files import local, write_bytes, write_text
-from intern_jax.models import own
+from intern_jax.core.layout import StageFiles
+from intern_jax.models import own, zoo
 from intern_jax.version import __version__
 from intern_jax.weights import safetensors
 from intern_jax.weights.card import card
@@ -43,6 +45,7 @@ from intern_jax.weights.checks import (
     MAX_JSON_BYTES,
     check_files,
     check_info,
+    check_no_code,
     check_size,
     one_line,
     upgraded,
@@ -53,6 +56,7 @@ from intern_jax.weights.text_tower import FILE as TOKENIZER
 from intern_jax.weights.text_tower import NAMED, PARTS, TextTower
 
 FILES = ("model.json", "weights.safetensors", "card.md", TOKENIZER)
+WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")  # of other libraries
 DEFAULT = pathlib.Path(__file__).parent / "default"
 
 
@@ -239,8 +243,11 @@ def load_model(
     if folder == DEFAULT and not (DEFAULT / "model.json").exists():
         raise UserError("no model ships with this version; give the path of a model folder")
     families_lib.add(families)
+    _check_is_one(folder)
     path, weights = check_files(folder, FILES[:2])
     info = read_info(path)
+    # Only now, since in a folder of another kind such a file is at its place.
+    check_no_code(folder)
     shapes = _stored_shapes(weights)
     check_size(path, info, len(shapes))
     if not head:
@@ -264,6 +271,39 @@ def load_model(
     if _sha256(weights) != info["weights_sha256"]:
         raise UserError(f"{weights}: damaged, its digest is not model.json's; copy it again")
     return _with_arrays(model, safetensors.load(weights))
+
+
+def _check_is_one(folder: pathlib.Path) -> None:
+    """UserError for a path that is no model folder, with what it may have meant."""
+    if any((folder / name).exists() for name in FILES[:2]):
+        return
+    ours = "a model folder has model.json in it"
+    if folder.is_dir():
+        # A run has its model in model/, and those of its stages of pairs in towers/.
+        found = (*folder.glob("*/model.json"), *folder.glob("*/*/model.json"))
+        inside = sorted(path.parent for path in found)
+        told = f"; those in it: {', '.join(map(str, inside[:5]))}" if inside else ""
+        if StageFiles(folder).done.is_file():
+            told += "; it is of a stage, and the run's own model is in WORKDIR/model"
+        elif any(path.suffix in WEIGHTS for path in folder.iterdir()):
+            told += "; weights of another library become one by python -m intern_jax convert"
+        raise UserError(f"{folder}: no model folder; {ours}{told}")
+    if folder.is_file():
+        raise UserError(
+            f"{folder}: a file, and {ours}; make one of it by python -m intern_jax convert "
+            f"--from={folder} --model=NETWORK --out=FOLDER"
+        )
+    if str(folder) in zoo.VARIANTS:
+        raise UserError(
+            f"{folder}: no such folder; {folder} is a network of the zoo, and of a file of its weights a model folder "
+            f"is made by python -m intern_jax convert --from=FILE --model={folder} --out=FOLDER"
+        )
+    near = difflib.get_close_matches(str(folder), zoo.VARIANTS, n=3)
+    there = [path.parent.name for path in folder.parent.glob("*/model.json")]
+    beside = [str(folder.parent / name) for name in difflib.get_close_matches(folder.name, there)]
+    meant = [f"the folder {name}" for name in beside] + [f"the network {name}" for name in near]
+    told = f"; did you mean {' or '.join(meant)}?" if meant else f"; {ours}"
+    raise UserError(f"{folder}: no such folder{told}")
 
 
 def _stored_shapes(weights: pathlib.Path) -> dict[str, tuple[int, ...]]:

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ import numpy as np
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core import tree
 from intern_jax.core.config import UserError
+from intern_jax.data.read import given
+from intern_jax.data.read.given import Picture
 from intern_jax.models import zoo
 from intern_jax.models.backbone import Same
 from intern_jax.models.detection import canvas
@@ -28,8 +31,10 @@ from intern_jax.tasks import prompts
 from intern_jax.tasks import task as tasks
 from intern_jax.tasks.task import Task, TaskHead
 from intern_jax.train.state import unbox
-from intern_jax.weights.preprocess import Image, Preprocess, as_arrays
+from intern_jax.weights.preprocess import Preprocess
 from intern_jax.weights.text_tower import TextTower
+
+log = logging.getLogger(__name__)
 
 # The preprocessing of a model that states none: that of the embedded images.
 USUAL = Preprocess(32)
@@ -52,7 +57,7 @@ class Head:
     classes: Sequence[str] = ()
     decoder: str = ""
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    variables: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @classmethod
     def linear(
@@ -155,6 +160,22 @@ class Model:
 
     # --- what it is -------------------------------------------------------------------------------
 
+    def __repr__(self) -> str:
+        """One line: name, network, size, canvas, and what it answers."""
+        numbers = sum(np.size(leaf) for leaf in jax.tree.leaves(self.variables))
+        network = (
+            self.spec.get("name") or self.spec.get("fn") or self.spec.get("own") or "own network"
+        )
+        side = self.preprocess.canvas
+        facts = [f"{numbers / 1e6:.3g}M parameters", f"reads {side} x {side}"]
+        if self.head is not None:
+            shown = ", ".join(self.classes[:3]) + (", ..." if self.classes[3:] else "")
+            classes = f" of {len(self.classes)} classes ({shown})" if self.classes else ""
+            facts.append(f"{self.head.family}{classes}")
+        else:
+            facts.append("features alone" if self.text is None else "features and texts")
+        return f"<Model {self.name!r}: {network}, {', '.join(facts)}>"
+
     def build(self) -> Any:
         """The network. Models of the zoo with equal specs share one module."""
         return _module(_frozen(self.spec)) if self.network is None else self.network
@@ -200,7 +221,7 @@ class Model:
 
     def features(
         self,
-        images: Image | Iterable[Image],
+        images: Picture | Iterable[Picture],
         *,
         output: str = "pooled",
         branch: str | None = None,
@@ -208,8 +229,11 @@ class Model:
     ) -> np.ndarray:
         """Features of pictures: [N,D] for "pooled" and other readouts, [N,H,W,C] for "layer1" ... "layer4".
 
+        Rows of pictures that cannot be read are NaN, and a warning tells of them. UserError where none can be read.
+
         Args:
-          images: one or several of: a path, a PIL image, a uint8 array [H,W,3 or 4].
+          images: one or several pictures, in any way that data/read/given.py tells: a path, a folder, bytes, an open
+            file, a PIL image, an array; a list or a generator of these.
           output: the name of an output, or a readout of maps and branches such as "layers:cls+dense@layer4+pooled"
             (models/heads/readout.py). One that names its branches needs no `branch`.
           branch: a branch, BRANCH/SET or task family, for a backbone that has several branches or BatchNorm sets
@@ -222,21 +246,33 @@ class Model:
         def run(canvases: np.ndarray, _sizes: Any) -> jax.Array:
             return placed.outputs(canvases, branch, (output,))[output]
 
-        return np.concatenate([rows for rows, _ in self._batches(images, run, batch_size)])
+        return _rows(self._seen(images, run, batch_size))
 
-    def predict(self, images: Image | Iterable[Image], *, batch_size: int = 32) -> list[Any]:
-        """One answer per picture, in order.
+    def predict(
+        self,
+        images: Picture | Iterable[Picture],
+        *,
+        top: int | None = None,
+        batch_size: int = 32,
+    ) -> list[Any]:
+        """One answer per picture, in order. `images` are as in `features`; those of a folder are sorted by path.
 
-        classification: {"label": str, "score": float, "scores": {label: probability}}; segmentation: uint8 or
-        int32 [H,W], an index into `classes`; depth: float32 [H,W] in metres; both at the picture's own size.
+        classification: {"label": str, "score": float, "scores": {label: probability}}, where `top` keeps only so many
+        of the scores, the best first; segmentation: uint8 or int32 [H,W], an index into `classes`; depth: float32
+        [H,W] in metres; both at the picture's own size.
         detection: {"boxes": float32 [d,4], "scores": float32 [d], "labels": names}, the surest first; a box is x1, y1,
         x2, y2 in the picture's own pixels.
         Another family's answer is what its Task says (tasks/task.py).
+        Of a picture that cannot be read the answer is {"error": which and why}, and a warning tells of it. UserError
+        where none can be read.
         """
         if self.head is None:
             raise UserError(
                 "this model has no head; use features(), or learn one: python -m intern_jax adapt"
             )
+        if top is not None and self.head.task.family.answer != "label":
+            raise UserError(f"top: {self.head.family} has no best classes; leave top out")
+        _check_top(top)
         branch, pictures = self._route(None, self._reads), self.preprocess
         run = _answers(Same(self.build()), branch, pictures.mean, pictures.std, self.head.key)
         placed = jax.device_put((self.variables, self.head.variables))
@@ -250,9 +286,8 @@ class Model:
 
         answer = self.head.task.answer
         return [
-            answer(row, size, self.classes)
-            for rows, sizes in self._batches(images, answers, batch_size)
-            for row, size in zip(rows, sizes, strict=True)
+            _error(seen) if row is None else _best(answer(row, seen, self.classes), top)
+            for row, seen in self._seen(images, answers, batch_size)
         ]
 
     def text_features(
@@ -262,50 +297,54 @@ class Model:
         return self._tower.features(texts, batch_size)
 
     def image_embeddings(
-        self, images: Image | Iterable[Image], *, batch_size: int = 32
+        self, images: Picture | Iterable[Picture], *, batch_size: int = 32
     ) -> np.ndarray:
-        """Unit embeddings float32 [N,D] of pictures, in the space of `text_features`."""
-        placed, tower = (
-            dataclasses.replace(self, variables=jax.device_put(self.variables)),
-            self._tower,
-        )
+        """Unit embeddings float32 [N,D] of pictures, in the space of `text_features`. `images` are as in `features`."""
+        return _rows(self._seen(images, self._embed(), batch_size))
+
+    def _embed(self) -> Run:
+        tower = self._tower
+        placed = dataclasses.replace(self, variables=jax.device_put(self.variables))
 
         def run(canvases: np.ndarray, _sizes: Any) -> jax.Array:
             # By the branch and BatchNorm set by which pairs are trained.
             return tower.projected(placed.outputs(canvases, "pairs", ("pooled",))["pooled"])
 
-        return np.concatenate([rows for rows, _ in self._batches(images, run, batch_size)])
+        return run
 
     def zero_shot(
         self,
-        images: Image | Iterable[Image],
+        images: Picture | Iterable[Picture],
         class_names: Sequence[str],
         *,
         templates: str | Sequence[str] = "1",
+        top: int | None = None,
         batch_size: int = 32,
     ) -> list[dict[str, Any]]:
         """One answer per picture, {"label", "score", "scores": {name: probability}}, of classes that are only named.
 
         `templates`: a set of tasks/prompts.py ("1", "7", "80", "name"), or texts with a {} for the class name. The
-        probabilities are the softmax of the cosines times the model's scale.
+        probabilities are the softmax of the cosines times the model's scale. `images`, `top`, and the answer for a
+        picture that cannot be read, are as in `predict`.
         """
         tower, names = self._tower, [str(name) for name in class_names]
         if not names or len(set(names)) < len(names):
             raise UserError("class_names: none, or one stands twice; give each class once")
+        _check_top(top)
         forms = prompts.templates(templates)
         classes = prompts.class_embeddings(names, forms, tower.features)
-        cosines = self.image_embeddings(images, batch_size=batch_size) @ classes.T
-        logits = cosines.astype(np.float64) * tower.scale
-        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-        shares /= shares.sum(axis=1, keepdims=True)
-        best = cosines.argmax(axis=1)
+
+        def answer(embedding_D: np.ndarray) -> dict[str, Any]:
+            logits = (embedding_D @ classes.T).astype(np.float64) * tower.scale
+            shares = np.exp(logits - logits.max())
+            shares /= shares.sum()
+            best = int(logits.argmax())
+            scores = dict(zip(names, shares.tolist(), strict=True))
+            return {"label": names[best], "score": scores[names[best]], "scores": scores}
+
         return [
-            {
-                "label": names[k],
-                "score": float(row[k]),
-                "scores": dict(zip(names, map(float, row), strict=True)),
-            }
-            for k, row in zip(best, shares, strict=True)
+            _error(seen) if row is None else _best(answer(row), top)
+            for row, seen in self._seen(images, self._embed(), batch_size)
         ]
 
     def with_tokenizer(self, tokenizer: str) -> Model:
@@ -367,21 +406,74 @@ class Model:
         except UserError as error:
             raise UserError(f"{self.name}: {error}: give branch=...") from None
 
-    def _batches(
-        self, images: Image | Iterable[Image], run: Run, size: int
-    ) -> Iterator[tuple[np.ndarray, list[tuple[int, int]]]]:
-        """Results [n,...] of `run` and the pictures' (height, width), a padded batch at a time."""
+    def _seen(
+        self, images: Picture | Iterable[Picture], run: Run, size: int
+    ) -> Iterator[tuple[np.ndarray | None, Any]]:
+        """Per picture its result of `run` and its (height, width), or None and the error that says why there is none.
+
+        Padded batches of `size` are run. UserError where no picture can be read.
+        """
+        waiting: list[tuple[int, int] | UserError] = []
         rows: list[np.ndarray] = []
-        sizes: list[tuple[int, int]] = []
-        for image in as_arrays(images):
+        count, faults = 0, list[UserError]()
+        for image, where in given.each(images):
+            count += 1
             if len(rows) == size:
-                yield _run(run, rows, sizes, size), sizes
-                rows, sizes = [], []
-            rows.append(self.preprocess.view(image))
-            sizes.append(image.shape[:2])
-        if not rows:
+                yield from _answered(run, rows, waiting, size)
+                rows, waiting = [], []
+            try:
+                pixels = given.as_array(image, where)
+            except UserError as error:
+                faults.append(error)
+                waiting.append(error)
+                continue
+            rows.append(self.preprocess.view(pixels))
+            waiting.append(pixels.shape[:2])
+        if not count:
             raise UserError("images: none given; give at least one path, PIL image or array")
-        yield _run(run, rows, sizes, size), sizes
+        if len(faults) == count:
+            others = f" (nor can the {count - 1} others be read)" if count > 1 else ""
+            raise UserError(f"{faults[0]}{others}")
+        yield from _answered(run, rows, waiting, size)
+        if faults:
+            log.warning("%d of %d pictures cannot be read: %s", len(faults), count, faults[0])
+
+
+def _answered(
+    run: Run, rows: list[np.ndarray], waiting: list[tuple[int, int] | UserError], size: int
+) -> Iterator[tuple[np.ndarray | None, Any]]:
+    """The results of the pictures that wait, in order; `rows` are the canvases of those that can be read."""
+    sizes = [one for one in waiting if not isinstance(one, UserError)]
+    results = iter(_run(run, rows, sizes, size) if rows else ())
+    for one in waiting:
+        yield (None, one) if isinstance(one, UserError) else (next(results), one)
+
+
+def _rows(seen: Iterable[tuple[np.ndarray | None, Any]]) -> np.ndarray:
+    """The results of all pictures [N,...]; NaN for those that cannot be read."""
+    rows = [row for row, _ in seen]
+    like = next(row for row in rows if row is not None)
+    return np.stack([np.full_like(like, np.nan) if row is None else row for row in rows])
+
+
+def _error(fault: Any) -> dict[str, str]:
+    """The answer for a picture that cannot be read."""
+    return {"error": str(fault)}
+
+
+def _check_top(top: Any) -> None:
+    if top is not None and (
+        not isinstance(top, int | np.integer) or isinstance(top, bool) or top < 1
+    ):
+        raise UserError(f"top: {top!r:.40}; give a number of classes from 1 on")
+
+
+def _best(answer: Any, top: int | None) -> Any:
+    """An answer of classes with the scores of the `top` best alone, in their order; as it is where that is None."""
+    if top is None:
+        return answer
+    ordered = sorted(answer["scores"].items(), key=lambda item: -item[1])
+    return answer | {"scores": dict(ordered[:top])}
 
 
 def _run(run: Run, rows: list[np.ndarray], sizes: list[tuple[int, int]], size: int) -> np.ndarray:

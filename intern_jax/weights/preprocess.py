@@ -1,4 +1,4 @@
-"""How a model reads pictures: from a path, PIL image or array to uint8 RGB [S,S,3], with mean and deviation.
+"""How a model reads pictures: from their pixels to uint8 RGB [S,S,3], with mean and deviation.
 
 Legend: H, W height and width of a picture, S side of the canvas that a model reads.
 """
@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,8 @@ import PIL.Image
 from intern_jax.core.config import UserError, did_you_mean
 from intern_jax.data.make import boxes
 from intern_jax.data.make.image_ops import GREY
-from intern_jax.data.read.decoding import decode
 from intern_jax.data.read.lending import image_of
-from intern_jax.data.schema.sample import CorruptSample
 from intern_jax.ops.images import MEAN, STD
-
-Image = str | os.PathLike[str] | PIL.Image.Image | np.ndarray
 
 RESIZE = {
     "squash": "the whole picture is resized to a square",
@@ -180,37 +175,6 @@ def picture(
 ) -> dict[str, Any]:
     """A data transform: image, a model's own view of a picture. `settings`: the fields of a Preprocess."""
     return {"image": Preprocess(**settings).view(sample["image"])}
-
-
-def as_arrays(images: Image | Iterable[Image]) -> Iterator[np.ndarray]:
-    """Yields uint8 [H,W,3 or 4] for one picture or several, in order, one at a time.
-
-    Raises UserError that names the picture which cannot be read.
-    """
-    if isinstance(images, str | os.PathLike | PIL.Image.Image):
-        images = [images]
-    elif isinstance(images, np.ndarray) and images.ndim == 3:
-        images = images[None]
-    for position, image in enumerate(images):
-        yield _as_array(image, f"images[{position}]")
-
-
-def _as_array(image: Image, where: str) -> np.ndarray:
-    if isinstance(image, str | os.PathLike):
-        if os.path.isdir(image):
-            raise UserError(f"{image}: a folder; give the paths of its pictures")
-        try:
-            return decode(image, str(image))
-        except CorruptSample as error:
-            raise UserError(f"{error}; leave it out or replace it") from None
-    if isinstance(image, PIL.Image.Image):
-        return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
-        kind = f"array of {image.dtype}" if hasattr(image, "dtype") else type(image).__name__
-        raise UserError(f"{where}: is {kind}; give a path, a PIL image or a uint8 array")
-    if image.ndim != 3 or image.shape[-1] not in (3, 4) or 0 in image.shape:
-        raise UserError(f"{where}: shape {list(image.shape)}; give [H, W, 3] or [H, W, 4]")
-    return image
 
 
 def _opaque(image: np.ndarray) -> PIL.Image.Image:

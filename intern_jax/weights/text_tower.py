@@ -47,7 +47,7 @@ class TextTower:
     """
 
     settings: Mapping[str, Any]
-    params: Mapping[str, Any]
+    params: Mapping[str, Any] = dataclasses.field(repr=False)
     tokenizer: str
 
     @property

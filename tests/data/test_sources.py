@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from intern_jax.core.config import UserError
+from intern_jax.data.batches import mixture
 from intern_jax.data.batches.replacing import Replacing
 from intern_jax.data.read import decoding
 from intern_jax.data.schema.sample import check
-from intern_jax.data.schema.source import Source, known_labels
-from intern_jax.data.sources.array_record import ArrayRecordSource
+from intern_jax.data.schema.source import Source, is_source, known_labels
+from intern_jax.data.sources.array_record import ArrayRecordSource, Keys
 from intern_jax.data.sources.folder import ImageFolder
 from intern_jax.data.sources.subset import Subset
 from intern_jax.data.sources.tfds import TfdsSource
@@ -239,6 +240,57 @@ def test_labels_of_tfds_are_read_once_for_all_processes_and_only_where_they_are_
     (kept,) = pathlib.Path(tfds_dir).rglob("labels-*.npy")
     kept.write_bytes(kept.read_bytes()[:-3])
     np.testing.assert_array_equal(TfdsSource("shapes", "train", tfds_dir).labels, expected)
+
+
+class Millions:
+    """A source of many records, which tells what is asked of it."""
+
+    name, family, classes = "millions", "classification", ("a", "b")
+
+    def __init__(self):
+        self.made = []
+        self.keys = Keys(14_000_000, lambda i: self.made.append(i) or str(i))
+
+    @property
+    def labels(self):
+        raise AssertionError("every record was read")
+
+    def __len__(self):
+        return len(self.keys)
+
+    def __getitem__(self, index):
+        return {"image": np.zeros((4, 4, 3), np.uint8), "label": 1, "key": self.keys[index]}
+
+
+def millions():
+    return Millions()
+
+
+def test_opening_many_records_asks_for_none_of_their_labels_and_few_of_their_keys():
+    opened = mixture.group_sources({"sources": [{"fn": f"{__name__}:millions"}]})
+    views = {"fn": "intern_jax.data.make.views:classification", "size": 8, "train": True}
+    group = mixture.OpenGroup({"batch_size": 2, "transform": views}, opened)
+    assert len(group.sources[0]) == 14_000_000 and len(opened[0].made) < 10
+    assert is_source(opened[0]) and not is_source([1, 2])
+
+    class Wrapped:
+        def __init__(self, source):
+            self.source = source
+
+        def __getattr__(self, name):
+            return getattr(self.source, name)
+
+    assert not is_source(Wrapped(opened[0])), "it has no [index]"
+
+
+def test_the_fingerprint_of_tfds_makes_no_key(tfds_dir):
+    def opened(split):
+        source = TfdsSource("shapes", split, tfds_dir)
+        source.keys = None
+        return source.fingerprint()
+
+    assert opened("train") == opened("train")
+    assert len({opened("train"), opened("train[:2]"), opened("train[2:]")}) == 3
 
 
 def test_tfds_mistakes(tfds_dir, tmp_path):

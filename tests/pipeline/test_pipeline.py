@@ -1,8 +1,10 @@
 """The whole path on a tiny config: stages, benchmark, report; what a change recomputes; mistakes; a kill."""
 
+import errno
 import json
 import logging
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 
 import intern_jax
 from intern_jax import pipeline
+from intern_jax.benchmark.scores import record as record_lib
 from intern_jax.core.config import UserError, load_config, override
 from intern_jax.data.make import text as tokenizer_lib
 from intern_jax.report import pictures as report_pictures
@@ -176,6 +179,24 @@ def test_a_row_that_is_missing_does_not_cost_a_run_its_other_scores(finished):
     assert list(written["missing"]) == ["pets"]
     assert "pets: not scored: " in " ".join(written["table"].split())
     assert "pets: not scored: " in (workdir / "report.html").read_text()
+
+
+def test_a_full_disk_while_scoring_ends_restartable_and_loses_no_row(
+    finished, tmp_path, monkeypatch
+):
+    workdir, results = finished
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    shutil.rmtree(copy / "records")
+
+    def full(path, _record):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record_lib, "write", full)
+        with pytest.raises(OSError, match="No space left on device"):
+            pipeline.run(tiny_config(), copy)
+    assert scores(pipeline.run(tiny_config(), copy)) == scores(results)
 
 
 def test_run_leaves_a_model_folder_to_start_from(finished):

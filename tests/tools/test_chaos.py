@@ -2,6 +2,7 @@
 
 import logging
 import pathlib
+import shutil
 import sys
 
 import pytest
@@ -10,7 +11,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from tools.chaos import damage, goodput, kills, stops  # noqa: E402
+from tools.chaos import damage, goodput, hosts, kills, stops, storage  # noqa: E402
 
 
 def test_no_damaged_checkpoint_is_restored_wrong(tmp_path):
@@ -40,6 +41,22 @@ def test_a_run_that_is_stopped_in_each_phase_ends_as_if_left_alone(tmp_path):
     counted = stops.campaign(tmp_path, stops=len(stops.PHASES), seed=0, overrides=[])
     assert counted["different"] == 0 and counted["slowest_s"] <= stops.LIMIT
     assert all(counted[phase] for phase in stops.PHASES)
+
+
+@pytest.mark.slow
+def test_what_one_of_two_hosts_meets_alone_ends_for_both(tmp_path):
+    counted = hosts.campaign(tmp_path, faults=3, seed=0, overrides=[])
+    assert all(counted[kind] == 3 for kind in hosts.KINDS)
+    assert counted["went_on"] and not counted["different"] and not counted["lost"]
+    assert not counted["slow"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("cc") is None, reason="the faults are in C")
+def test_full_and_slow_file_systems_change_no_end(tmp_path):
+    counted = storage.campaign(tmp_path, faults=4, seed=0, overrides=[])
+    assert counted["met"] == counted["faults"] == 4 and not counted["different"]
+    assert counted["slowest_s"] <= storage.LIMIT
 
 
 @pytest.mark.slow

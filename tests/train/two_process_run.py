@@ -2,7 +2,7 @@
 
     two_process_run.py meshes OUT NAME ...   trains on the named meshes of 4 devices
     two_process_run.py long OUT WORKDIR [FAULT PROCESS AT ...]
-                                             trains slowly, with checkpoints; with faults of this file's FAULTS in
+                                             trains slowly, with checkpoints; with faults of tools/chaos/faults.py in
                                              one process at its AT-th save or reading
 
 Process 0 writes what it saw to OUT as JSON. The environment says how many processes and devices there are.
@@ -38,6 +38,7 @@ def main() -> int:
     from absl import flags
 
     from intern_jax.processes import hosts
+    from tools.chaos import faults
 
     flags.FLAGS.mark_as_parsed()
     hosts.initialize()
@@ -47,8 +48,7 @@ def main() -> int:
             if what == "meshes":
                 seen = on_meshes(rest)
             else:
-                for fault, process, at in zip(rest[1::3], rest[2::3], rest[3::3], strict=True):
-                    FAULTS[fault](int(process), int(at))
+                faults.put(rest[1:])
                 seen = train_long(rest[0])
     except hosts.PeerLost as error:
         print(f"error: {error}", file=sys.stderr)
@@ -160,92 +160,6 @@ def train_long(workdir: str | None) -> dict:
         "loss": [row["loss"] for row in done.history],
         "state": digests.describe(done.state),
     }
-
-
-def full(*_args, **_settings):
-    raise OSError(28, "No space left on device")
-
-
-def failing(owner, name: str, process: int, at: int, fault=full) -> None:
-    """The AT-th call of a method (from 1) does what `fault` does, in one process."""
-    import jax
-
-    calls, real = iter(range(1, 10_000)), getattr(owner, name)
-
-    def method(*args, **settings):
-        if next(calls) == at and jax.process_index() == process:
-            return fault(*args, **settings)
-        return real(*args, **settings)
-
-    setattr(owner, name, method)
-
-
-def begin_of_a_save(process: int, at: int) -> None:
-    """No folder or copy can be made, while the others wait for it."""
-    from orbax.checkpoint import AsyncCheckpointer
-
-    failing(AsyncCheckpointer, "save", process, at)
-
-
-def write_of_a_save(process: int, at: int) -> None:
-    """A shard cannot be written, in the background."""
-    import orbax.checkpoint as ocp
-
-    class Full:
-        def result(self, timeout=None):
-            full(timeout)
-
-    async def futures(*_args, **_settings):
-        return [Full()]
-
-    failing(ocp.StandardCheckpointHandler, "async_save", process, at, futures)
-
-
-def end_of_a_save(process: int, at: int) -> None:
-    """The list of files cannot be written, as the last part of a save."""
-    from intern_jax.train.checkpoint import Checkpoints
-
-    failing(Checkpoints, "_sign_files", process, at)
-
-
-def reading(process: int, at: int) -> None:
-    """A file system is away for one reading."""
-    from intern_jax.train import checkpoint
-
-    def stale(*_args):
-        raise OSError(116, "Stale file handle")
-
-    failing(checkpoint, "_check_files", process, at, stale)
-
-
-def every_reading(process: int, _at: int) -> None:
-    """A file system is away for good."""
-    for _ in range(3):
-        reading(process, 1)
-
-
-def vanishing(process: int, at: int) -> None:
-    """A checkpoint is gone when it is read, though it was listed."""
-    import shutil
-
-    from intern_jax.train import checkpoint
-
-    real = checkpoint.read_meta
-
-    def gone(path):
-        shutil.rmtree(path)
-        return real(path)
-
-    failing(checkpoint, "read_meta", process, at, gone)
-
-
-FAULTS = {
-    fault.__name__: fault
-    for fault in (
-        *(begin_of_a_save, write_of_a_save, end_of_a_save),
-        *(reading, every_reading, vanishing),
-    )
-}
 
 
 if __name__ == "__main__":

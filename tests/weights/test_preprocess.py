@@ -10,7 +10,7 @@ import pytest
 from intern_jax.core import config as config_lib
 from intern_jax.core.config import UserError
 from intern_jax.data.make.views import eval_classification
-from intern_jax.weights.preprocess import Preprocess, as_arrays
+from intern_jax.weights.preprocess import Preprocess
 
 VIEWS = pathlib.Path(__file__).parents[1] / "fixtures" / "weights" / "views.npz"
 
@@ -126,43 +126,3 @@ def test_numbers_may_be_numpy_s():
     )
     assert made == Preprocess(24, crop=0.5, mean=(0, 0, 0), std=(1, 1, 2))
     assert json.loads(json.dumps(made.plain)) == made.plain
-
-
-def test_paths_pil_images_and_arrays_are_the_same_picture(tmp_path):
-    image = picture(20, 30)
-    path = tmp_path / "a.png"
-    PIL.Image.fromarray(image).save(path)
-    forms = [path, str(path), PIL.Image.fromarray(image), image]
-    for got in (*as_arrays(forms), *as_arrays(path), *as_arrays(image), *as_arrays(image[None])):
-        np.testing.assert_array_equal(got, image)
-
-
-def test_grey_and_palette_pictures_become_rgb():
-    grey = PIL.Image.new("L", (4, 6), 77)
-    (array,) = as_arrays(grey)
-    assert array.shape == (6, 4, 3) and (array == 77).all()
-    (array,) = as_arrays(grey.convert("LA"))
-    assert array.shape == (6, 4, 4)
-
-
-@pytest.mark.parametrize(
-    ("image", "message"),
-    [
-        (np.zeros((4, 4, 3), np.float32), r"images\[0\]: is array of float32"),
-        (np.zeros((4, 4, 2), np.uint8), r"images\[0\]: shape \[4, 4, 2\]"),
-        (np.zeros((0, 4, 3), np.uint8), "shape"),
-        (7, "is int"),
-        ("nowhere.png", r"nowhere\.png: .*leave it out"),
-        (".", "a folder"),
-    ],
-)
-def test_what_is_no_picture_is_named(image, message):
-    with pytest.raises(UserError, match=message):
-        list(as_arrays([image]))
-
-
-def test_a_damaged_file_is_named(tmp_path):
-    path = tmp_path / "b.jpg"
-    path.write_bytes(b"not a picture")
-    with pytest.raises(UserError, match=r"b\.jpg: "):
-        list(as_arrays(path))

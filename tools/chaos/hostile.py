@@ -470,7 +470,7 @@ def _tiffs() -> Made:
         "tiff-jpeg": (encoded(picture(), "TIFF", compression="jpeg"), DECODED),
         "tiff-fax": (encoded(picture("1"), "TIFF", compression="group4"), DECODED),
         "tiff-lzma": (encoded(picture(), "TIFF", compression="lzma"), UNKNOWN),
-        "tiff-floats": (encoded(Image.new("F", (24, 16)), "TIFF"), UNKNOWN),
+        "tiff-floats": (encoded(Image.new("F", (24, 16), 7.0), "TIFF"), UNKNOWN),
         "tiff-32-bit": (encoded(Image.new("I", (24, 16)), "TIFF"), UNKNOWN),
         "tiff-lab": (encoded(Image.new("LAB", (24, 16)), "TIFF"), UNKNOWN),
         "tiff-pages": (

@@ -62,7 +62,7 @@ def campaign(out: pathlib.Path, stops: int, seed: int, overrides: list[str]) -> 
     with kills.start(alone, overrides, CONFIG) as process:
         if process.wait():
             sys.exit(f"the run left alone failed; see {alone}/log")
-    expected, rng = _end_of(alone), random.Random(seed)
+    expected, rng = end_of(alone), random.Random(seed)
     counted: dict[str, Any] = dict.fromkeys(PHASES, 0)
     counted |= {"stops": 0, "finished_runs": 0, "different": 0, "slowest_s": 0.0}
     workdir, turns = out / "run0", list(PHASES)
@@ -75,7 +75,7 @@ def campaign(out: pathlib.Path, stops: int, seed: int, overrides: list[str]) -> 
             counted["slowest_s"] = max(counted["slowest_s"], round(seconds, 1))
             continue
         counted["finished_runs"] += 1
-        counted["different"] += _end_of(workdir) != expected
+        counted["different"] += end_of(workdir) != expected
         shutil.rmtree(workdir)
         workdir = out / f"run{counted['finished_runs']}"
     return counted
@@ -117,7 +117,7 @@ def _wait_for(
         time.sleep(0.01)
 
 
-def _end_of(workdir: pathlib.Path) -> Any:
+def end_of(workdir: pathlib.Path) -> Any:
     """Arrays, logged rows and scores of a finished run, without what depends on the clock."""
     found: dict[str, Any] = {}
     for stage in sorted(workdir.glob("seed0/*")):

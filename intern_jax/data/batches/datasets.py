@@ -146,6 +146,7 @@ class MapSource:
                 f"{self.name}: repeats without end; give one epoch, which is repeated here"
             )
         keys, labels = find("keys", None), find("labels", None)
+        self._numbered = keys is None
         self.keys = Keys(len(dataset), self._key) if keys is None else keys
         self.labels = None if labels is None else np.asarray(labels, np.int32)
         for field, value in (("keys", self.keys), ("labels", self.labels)):
@@ -188,7 +189,8 @@ class MapSource:
         """
         own = getattr(self._dataset, "fingerprint", None)
         content = own() if own is not None else type(self._dataset).__qualname__
-        parts = (self.name, self.family, self.classes, self.keys, self.labels)
+        keys = () if self._numbered else self.keys
+        parts = (self.name, self.family, self.classes, keys, self.labels)
         return fingerprints.combine(content, len(self), *parts)
 
 

@@ -35,7 +35,7 @@ from intern_jax.data.batches.replacing import Replacing
 from intern_jax.data.batches.segments import Stretches, Weights, timed_weights
 from intern_jax.data.batches.shuffle import BlockOrder, Order, block_settings, full_order
 from intern_jax.data.schema.sample import Transform, check_labels
-from intern_jax.data.schema.source import Source, known_labels
+from intern_jax.data.schema.source import Source, is_source, known_labels
 
 if TYPE_CHECKING:
     from intern_jax.data.batches.datasets import Batched
@@ -146,7 +146,7 @@ def group_sources(cfg: Mapping[str, Any], where: str = "group") -> list[Source]:
     for i, spec in enumerate(cfg["sources"]):
         arguments = {name: value for name, value in spec.items() if name not in SPEC_FIELDS}
         source = open_source(arguments, f"{where}.sources[{i}]")
-        if not isinstance(source, Source):
+        if not is_source(source):
             raise UserError(
                 f"{where}.sources[{i}].fn: {spec['fn']} gave {type(source).__name__}, not a source;"
                 " return one with name, family, classes, keys, labels, len() and [index], or a"

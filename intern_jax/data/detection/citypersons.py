@@ -7,12 +7,14 @@ and other persons, groups, and regions marked "ignore" are ignored; the last two
 """
 
 import pathlib
+from typing import Any
 
 import numpy as np
 
 from intern_jax.core.config import UserError
-from intern_jax.data.detection.objects import Objects, PictureFiles
+from intern_jax.data.detection.objects import DECLARED, Objects, PictureFiles
 from intern_jax.data.read import annotations as reading
+from intern_jax.data.read.decoding import MAX_SIDE
 from intern_jax.data.read.lists import check_listed, subfolders
 from intern_jax.data.read.lists import files as names_of
 from intern_jax.data.schema.sample import CorruptSample
@@ -92,6 +94,7 @@ class CityPersons(PictureFiles):
             "visible_boxes": visible,
             "visibility": np.divide(seen, area, out=np.zeros_like(area), where=area > 0),
             "category": category,
+            **_declared(content),
         }
 
 
@@ -102,6 +105,13 @@ def _listed(folder: pathlib.Path, suffix: str, remedy: str) -> list[str]:
         for city in subfolders(folder, remedy)
         for name in names_of(folder / city, [suffix.lower()], remedy)
     ]
+
+
+def _declared(content: dict[str, Any]) -> Objects:
+    """The size of the picture, where the annotation gives it."""
+    sides = [content.get(name) for name in ("imgHeight", "imgWidth")]
+    right = all(type(side) is int and 0 < side <= MAX_SIDE for side in sides)
+    return {DECLARED: np.asarray(sides)} if right else {}
 
 
 def _boxes(found: list[dict], name: str) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Sources whose boxes are all read when they are opened: flat arrays of objects, and pictures in files.
 
-Annotations are of the stored pixels, which EXIF may turn. They are of the upright picture where a source says so, or
-where the declared size is that of the upright picture alone.
+Annotations are of the stored pixels, which EXIF may turn, or of the upright picture: a declared size tells which
+(data/read/turning.py), or the source says that all are `upright`.
 """
 
 import math
@@ -14,9 +14,9 @@ import numpy as np
 from intern_jax.data.detection.masks import SIDE, Outline, on_grid
 from intern_jax.data.detection.objects import Objects, labelled, turned
 from intern_jax.data.read.annotations import picture_size
-from intern_jax.data.read.decoding import decode_turned, orientation_of, read_file
+from intern_jax.data.read.decoding import MAX_SIDE, decode_turned, orientation_of, read_file
 from intern_jax.data.read.opened import Opened
-from intern_jax.data.read.turning import stored_sides, turned_map
+from intern_jax.data.read.turning import applied, stored_sides, turned_map
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import CorruptSample, Sample
 from intern_jax.data.schema.source import ClassSets, distinct
@@ -152,22 +152,19 @@ class Listed(Opened):
 
     def _placed(self, index: int, orientation: int, sides: tuple[int, int]) -> Objects:
         """The objects in an upright picture of `sides` (height, width) that EXIF turned."""
-        applied = self._applied(index, orientation, sides)
-        height, width = stored_sides(applied, sides)
+        turn = self._turn(index, orientation, sides)
+        height, width = stored_sides(turn, sides)
         scale = (width, height) if self.fractions else (1, 1)
-        return turned(self.rows.of(index, scale), applied, sides)
+        return turned(self.rows.of(index, scale), turn, sides, str(self.pictures[index]))
 
-    def _applied(self, index: int, orientation: int, sides: tuple[int, int]) -> int:
+    def _turn(self, index: int, orientation: int, sides: tuple[int, int]) -> int:
         """The orientation by which boxes turn. CorruptSample for a picture of another size than the declared one."""
-        stored = stored_sides(orientation, sides)
         width, height = self._sizes[index].tolist() if len(self._sizes) else (0, 0)
-        if not width or not height:
-            return 1 if self.upright else orientation
-        if (height, width) not in (stored, tuple(sides)):
+        found = orientation
+        if width and height:
             # Boxes of a picture that was resized or turned would lie elsewhere.
-            found = f"{[sides[1], sides[0]]} for {[width, height]}"
-            raise CorruptSample(str(self.pictures[index]), "other size", found)
-        return 1 if self.upright or (height, width) != stored else orientation
+            found = applied(orientation, (height, width), sides, str(self.pictures[index]))
+        return 1 if self.upright else found
 
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
@@ -176,10 +173,10 @@ class Listed(Opened):
         sides = image.shape[:2]
         found = self._placed(index, orientation, sides)
         if self.masked:
-            applied = self._applied(index, orientation, sides)
-            stored = self.rows.masks(index, stored_sides(applied, sides))
+            turn = self._turn(index, orientation, sides)
+            stored = self.rows.masks(index, stored_sides(turn, sides))
             # The objects' axis goes last, as the channels of a map.
-            found["masks"] = np.moveaxis(turned_map(np.moveaxis(stored, 0, 2), applied), 2, 0)
+            found["masks"] = np.moveaxis(turned_map(np.moveaxis(stored, 0, 2), turn), 2, 0)
         return labelled(image, self.keys[index], found)
 
     def fingerprint(self) -> str:
@@ -190,6 +187,14 @@ class Listed(Opened):
         """As of every opened source, and of how boxes and masks are read."""
         own = (self.upright, self.masked)
         return [fingerprints.combine(one, *own) for one in super().examples()]
+
+    def most(self, size: tuple[int, int]) -> list[int]:
+        """The sides x, y to which a box is cut in a picture of a declared size (width, height), 0 where none is.
+
+        Of the upright picture a file may declare the size of the stored pixels.
+        """
+        sides = [max(size)] * 2 if self.upright and 0 not in size else size
+        return [side or MAX_SIDE for side in sides]
 
     def class_sets(self) -> ClassSets | None:
         """The classes of each picture's objects, which were read when the source was opened."""

@@ -8,7 +8,8 @@
 | labels | int32 [N] |
 | ignore | bool [N]: neither to be found, nor counted as a false alarm, nor learnt from |
 
-A data set may add keys: `crowd` bool [N] of regions with several objects, `area` float32 [N] in square pixels. A sample
+A data set may add keys: `crowd` bool [N] of regions with several objects, `area` float32 [N] in square pixels. Before
+they are turned as EXIF says, `declared` has the height and width that the annotation gives of its picture. A sample
 has all boxes, cut to the picture, and `box_ignore`; boxes without any part in the picture are dropped.
 Legend: N objects of a picture.
 """
@@ -21,7 +22,7 @@ import numpy as np
 
 from intern_jax.data.read.annotations import picture_size
 from intern_jax.data.read.decoding import decode_turned, orientation_of, read_file
-from intern_jax.data.read.turning import stored_sides, turned_boxes
+from intern_jax.data.read.turning import applied, stored_sides, turned_boxes
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import CorruptSample, Sample, ignored_of
 from intern_jax.data.schema.source import ClassSets, Source, distinct, read_scored
@@ -29,6 +30,7 @@ from intern_jax.data.sources.subset import Subset
 
 Objects = dict[str, np.ndarray]
 BOXES = ("boxes", "visible_boxes")  # keys of `objects` that turn with the picture
+DECLARED = "declared"
 
 
 @runtime_checkable
@@ -67,7 +69,7 @@ class PictureFiles:
         self.keys, self.pictures = keys, pictures
 
     def annotated(self, index: int) -> Objects:
-        """The objects in the stored pixels, which EXIF may turn."""
+        """The objects as annotated, in the stored pixels or, where `declared` says it, in the upright picture."""
         raise NotImplementedError
 
     def objects(self, index: int) -> Objects:
@@ -84,7 +86,7 @@ class PictureFiles:
     def __getitem__(self, index: int) -> Sample:
         path = self.pictures[index]
         image, orientation = decode_turned(path, str(path))
-        found = turned(self.annotated(index), orientation, image.shape[:2])
+        found = turned(self.annotated(index), orientation, image.shape[:2], str(path))
         return labelled(image, self.keys[index], found)
 
     def fingerprint(self) -> str:
@@ -102,23 +104,25 @@ def _classes(source: PictureFiles, index: int) -> tuple[int, ...]:
 
 
 def upright(objects: Objects, picture: pathlib.Path | bytes) -> Objects:
-    """Objects of the stored pixels, turned as the EXIF of the picture's file says; a damaged file turns nothing."""
+    """Objects as annotated, turned as the EXIF of the picture's file says; a damaged file turns nothing."""
     where = "picture" if isinstance(picture, bytes) else str(picture)
     try:
         data = picture if isinstance(picture, bytes) else read_file(picture, where)
         orientation = orientation_of(data, where)
         sides = picture_size(data, where) if orientation != 1 else (0, 0)
     except CorruptSample:
-        return objects
-    return turned(objects, orientation, stored_sides(orientation, sides))
+        orientation, sides = 1, (0, 0)
+    return turned(objects, orientation, stored_sides(orientation, sides), where)
 
 
-def turned(objects: Objects, orientation: int, sides: tuple[int, int]) -> Objects:
-    """Objects of the stored pixels in the upright picture of `sides` (height, width)."""
-    if orientation == 1:
-        return objects
-    boxes = {n: turned_boxes(objects[n], orientation, sides) for n in BOXES if n in objects}
-    return objects | boxes
+def turned(objects: Objects, orientation: int, sides: tuple[int, int], where: str) -> Objects:
+    """Objects as annotated in the upright picture of `sides` (height, width); see data/read/turning.py."""
+    found = {name: value for name, value in objects.items() if name != DECLARED}
+    if orientation != 1 and DECLARED in objects:
+        height, width = objects[DECLARED].tolist()
+        orientation = applied(orientation, (height, width), sides, where)
+    boxes = {n: turned_boxes(found[n], orientation, sides) for n in BOXES if n in found}
+    return found | (boxes if orientation != 1 else {})
 
 
 def labelled(image: np.ndarray, key: str, objects: Objects) -> Sample:

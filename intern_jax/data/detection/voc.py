@@ -122,11 +122,11 @@ class Voc(Listed):
         except CorruptSample as fault:
             self.passed.add(fault.cause, str(path))
             return None
-        size = _side(root, "width"), _side(root, "height")
+        size = side_of(root, "width"), side_of(root, "height")
         found = []
         for element in root.findall("object"):
             try:
-                corners, cause = clipped(corners_of(element), [side or MAX_SIDE for side in size])
+                corners, cause = clipped(corners_of(element), self.most(size))
             except ValueError:
                 corners, cause = [], "box that is not four finite numbers"
             name = element.findtext("name", "").strip()
@@ -137,7 +137,7 @@ class Voc(Listed):
         return Note(size, found)
 
 
-def _side(root: Element, name: str) -> int:
+def side_of(root: Element, name: str) -> int:
     """A declared side in pixels, 0 where none is."""
     text = root.findtext(f"size/{name}", "").strip()
     return int(text) if text.isascii() and text.isdigit() and 0 < int(text) <= MAX_SIDE else 0

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -121,7 +121,8 @@ class Coco(Listed):
         for annotation in annotations:
             at = place.get(_id(annotation.get("image_id")))
             label = number.get(_id(annotation.get("category_id")))
-            box, cause = _corners(annotation.get("bbox"), sizes[at] if at is not None else (0, 0))
+            most = self.most(sizes[at] if at is not None else (0, 0))
+            box, cause = _corners(annotation.get("bbox"), most)
             if at is None:
                 cause = "box of an unknown image"
             elif label is None:
@@ -261,13 +262,12 @@ def _side(value: Any) -> int:
     return value if right else 0
 
 
-def _corners(box: Any, size: tuple[int, int]) -> tuple[list[float], str | None]:
-    """Corners of COCO's x, y, width, height in a picture of that size (0: unknown), or why there are none."""
+def _corners(box: Any, most: Sequence[int]) -> tuple[list[float], str | None]:
+    """Corners of COCO's x, y, width, height, cut to 0..`most` (x, y), or why there are none."""
     plain = isinstance(box, list) and len(box) == 4
     if not plain or not all(type(side) in (int, float) and abs(side) < 1e12 for side in box):
         return [], "box that is not four finite numbers"
     x, y, width, height = map(float, box)
-    most = [side or MAX_SIDE for side in size]
     corners = [x, y, x + width, y + height]
     clipped = [min(max(corner, 0.0), float(most[i % 2])) for i, corner in enumerate(corners)]
     # In float32, as samples have them: a very thin box may be empty there.

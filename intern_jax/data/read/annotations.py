@@ -19,7 +19,14 @@ import numpy as np
 from PIL import Image
 
 from intern_jax.core.config import UserError
-from intern_jax.data.read.decoding import MAX_BYTES, MAX_PIXELS, MAX_SIDE, check_png, known_format
+from intern_jax.data.read.decoding import (
+    MAX_BYTES,
+    MAX_PIXELS,
+    MAX_SIDE,
+    check_png,
+    known_format,
+    orientation_of,
+)
 from intern_jax.data.read.formats import PNG_MAGIC, stored_size
 from intern_jax.data.schema.sample import CorruptSample, one_line
 
@@ -139,6 +146,9 @@ def _png(
             raise CorruptSample(where, "too many pixels", f"{width} x {height}")
         # Without checksums, a flipped bit would be another class or depth.
         check_png(data, where)
+        if orientation_of(data, where) != 1:
+            told = "EXIF turns it, beside its picture's own EXIF; save it upright and without"
+            raise CorruptSample(where, "unknown format", told)
         with Image.open(io.BytesIO(data), formats=("PNG",)) as im:
             return np.array(im)
     except CorruptSample:
@@ -156,10 +166,3 @@ def picture_size(data: bytes, where: str) -> tuple[int, int]:
             return stored_size(im)
     except Exception as error:
         raise CorruptSample(where, "damaged picture", one_line(error)) from error
-
-
-def check_size(labels: np.ndarray, image: np.ndarray, where: str) -> None:
-    """Raise CorruptSample unless a mask or depth map has the size of its picture."""
-    if labels.shape != image.shape[:2]:
-        picture = image.shape[:2]
-        raise CorruptSample(where, "other size", f"{labels.shape} for a picture of {picture}")

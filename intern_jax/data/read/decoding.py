@@ -11,7 +11,7 @@ refuse these. The causes are:
 | unreadable file | cannot be read: permission, a failing disk, a name that no file can have |
 | empty file | has no bytes |
 | too many bytes | is larger than MAX_BYTES, or has more than MAX_HEAD of them before its pixels |
-| unknown format | begins like none of formats.py, or is of a kind that is not read: a TIFF of floats |
+| unknown format | begins like none of formats.py, is a rare TIFF, or has values whose black and white nothing tells |
 | too many pixels | says, in its header, that it has more than MAX_PIXELS or a side above MAX_SIDE |
 | too many parts | is made of more chunks, segments or scans than a picture has |
 | truncated picture | ends too early |
@@ -60,6 +60,8 @@ MAX_READS = 500_000
 MAX_SCANNED = 32 * MAX_PIXELS
 # Bytes that Pillow reads of a TIFF's strips, which it reads in blocks and which may overlap: seconds of copying.
 MAX_COPIED = 8 << 30
+
+ROUNDING = 1e-4  # how far a filter may take floats outside of [0, 1]
 
 # EXIF orientation, as in Pillow's ImageOps.exif_transpose.
 ORIENTATION = 0x0112
@@ -123,6 +125,27 @@ def decode_turned(data: bytes | str | os.PathLike[str], where: str) -> tuple[np.
     except Exception as error:
         # On damaged data Pillow raises OSError, ValueError, SyntaxError, struct.error, ...
         raise CorruptSample(where, _cause(data, error), _said(error)) from error
+
+
+def decode_image(im: Image.Image, where: str) -> np.ndarray:
+    """The pixels of a Pillow picture, as `decode` gives those of its file. The picture itself does not change.
+
+    Its EXIF orientation is applied; ImageOps.exif_transpose, where it was used before, has removed it. CorruptSample,
+    with one of CAUSES.
+    """
+    try:
+        _check_sides(im, where)
+        im.load()  # of a TIFF Pillow now turns the pixels, and forgets the orientation
+        found = _as_rgb(_upright(im)[0], im.format, where)
+        # An array that is lent would change with the picture of the caller.
+        return np.asarray(im) if found is im else lend(found)
+    except CorruptSample:
+        raise
+    except MemoryError as error:
+        raise CorruptSample(where, "out of memory") from error
+    except Exception as error:
+        # As from damaged data; of a picture whose file was closed ValueError.
+        raise CorruptSample(where, _cause(b"", error), _said(error)) from error
 
 
 def orientation_of(data: bytes, where: str) -> int:
@@ -214,15 +237,21 @@ def _pixels(data: bytes, kind: str, where: str) -> tuple[np.ndarray, int]:
         # Pillow turns a TIFF itself when it loads the pixels, and forgets by how much.
         turned = _orientation(im) if kind == "TIFF" else 1
         file.head = MAX_COPIED if kind == "TIFF" else None
-        if im.width * im.height > MAX_PIXELS or max(im.size) > MAX_SIDE:
-            raise CorruptSample(where, "too many pixels", f"{im.width} x {im.height}")
+        _check_sides(im, where)
         if kind == "JPEG":
             _check_scans(data, im.width * im.height, where)
         if kind == "TIFF":
             _check_tiff(im, data, where)
         im.load()
         upright, orientation = _upright(im)
-        return lend(_as_rgb(upright)), max(turned, orientation)
+        return lend(_as_rgb(upright, im.format, where)), max(turned, orientation)
+
+
+def _check_sides(im: Image.Image, where: str) -> None:
+    if im.width * im.height > MAX_PIXELS or max(im.size) > MAX_SIDE:
+        raise CorruptSample(where, "too many pixels", f"{im.width} x {im.height}")
+    if 0 in im.size:
+        raise CorruptSample(where, "damaged picture", f"{im.width} x {im.height} pixels")
 
 
 def check_png(data: bytes, where: str) -> None:
@@ -275,12 +304,17 @@ def _orientation(im: Image.Image) -> int:
         return 1
 
 
-def _as_rgb(im: Image.Image) -> Image.Image:
+def _as_rgb(im: Image.Image, form: str | None, where: str) -> Image.Image:
+    """The picture, once of the format `form`, as RGB or RGBA."""
     if im.mode in ("RGB", "RGBA") and "transparency" not in im.info:
         return im
-    if im.mode.startswith("I"):
+    if im.mode.startswith("I;16") or (im.mode == "I" and form == "PNG"):
         return _deep_grey(im)
-    transparent = im.mode in ("LA", "PA", "La", "RGBa") or "transparency" in im.info
+    if im.mode in ("I", "F"):
+        return Image.fromarray(in_bytes(np.asarray(im), where)).convert("RGB")
+    if im.mode == "La":
+        im = im.convert("LA")  # the one way that Pillow knows from there
+    transparent = im.mode in ("LA", "PA", "RGBa") or "transparency" in im.info
     return im.convert("RGBA" if transparent else "RGB")
 
 
@@ -293,6 +327,28 @@ def _deep_grey(im: Image.Image) -> Image.Image:
         return grey.convert("RGB")
     opaque = Image.fromarray(np.where(deep == clear, 0, 255).astype(np.uint8))
     return Image.merge("LA", (grey, opaque)).convert("RGBA")
+
+
+def in_bytes(values: np.ndarray, where: str) -> np.ndarray:
+    """Values of pixels as uint8: uint8, the upper 8 bits of uint16, bool, or floats in [0, 1].
+
+    CorruptSample for floats outside, and for integers of other types, whose black and white nothing tells.
+    """
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype == np.uint16:
+        return (values >> 8).astype(np.uint8)
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8) * 255
+    if not np.issubdtype(values.dtype, np.floating):
+        told = f"values of {values.dtype}; give uint8, uint16, bool, or floats in [0, 1]"
+        raise CorruptSample(where, "unknown format", told)
+    least, most = (float(one) for one in (values.min(), values.max()))
+    # Not-a-number compares as outside.
+    if not (least >= -ROUNDING and most <= 1 + ROUNDING):
+        told = f"floats from {least:.4g} to {most:.4g}; give floats in [0, 1], or uint8"
+        raise CorruptSample(where, "unknown format", told)
+    return (values.astype(np.float32).clip(0, 1) * 255).round().astype(np.uint8)
 
 
 def _cause(data: bytes | str | os.PathLike[str], error: Exception) -> str:

@@ -74,10 +74,6 @@ TIFF_COMPRESSIONS = {
     32773: "PackBits",
     32946: "deflate",
 }
-TIFF_MODES = (
-    *("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"),
-    *("I;16", "I;16B", "I;16L", "I;16N"),
-)
 WIDTH, HEIGHT, COMPRESSION, ROWS_PER_STRIP, TILE_WIDTH, TILE_LENGTH = 256, 257, 259, 278, 322, 323
 
 
@@ -86,8 +82,8 @@ def tiff_refused(im: Image.Image) -> str | None:
     codec = _tag(im, COMPRESSION, 1)
     if codec not in TIFF_COMPRESSIONS:
         return f"compression {codec} is not read; save it with LZW or deflate"
-    if im.mode not in TIFF_MODES:
-        return f"pixels of the mode {im.mode} are not read; save it with 8 or 16 bits per channel"
+    if im.mode == "LAB":
+        return "colours in LAB are not read; save it as RGB"
     return None
 
 

@@ -1,10 +1,14 @@
 """Boxes and maps that turn with their picture, whose EXIF orientation `decode_turned` applied.
 
-Annotations are of the stored pixels unless a declared size says otherwise. Legend: H, W height and width of the
-upright picture in pixels, N boxes.
+Some programs annotate the stored pixels, and others the upright picture, as people see it. The size that an annotation
+declares tells which where EXIF makes columns of rows; a map declares its own. Where both have one size, as of a picture
+upside down, or none is declared, annotations are of the stored pixels. So a picture never turns alone.
+Legend: H, W height and width of the upright picture in pixels, N boxes.
 """
 
 import numpy as np
+
+from intern_jax.data.schema.sample import CorruptSample
 
 # EXIF orientation: (rows and columns change places, then left and right do, then top and bottom).
 STEPS = {
@@ -17,6 +21,30 @@ STEPS = {
     7: (True, True, True),
     8: (True, False, True),
 }
+
+
+def applied(orientation: int, declared: tuple[int, int], sides: tuple[int, int], where: str) -> int:
+    """The orientation by which annotations turn that declare (height, width); 1 for those of the upright picture.
+
+    `sides` are those of the upright picture. CorruptSample where neither it nor the stored pixels are of that size.
+    """
+    if declared == stored_sides(orientation, sides):
+        return orientation
+    if declared == tuple(sides):
+        return 1
+    found, told = (f"{width} x {height}" for height, width in (sides, declared))
+    raise CorruptSample(where, "other size", f"{found} pixels, annotated as {told}")
+
+
+def upright_map(
+    found: np.ndarray, orientation: int, sides: tuple[int, int], where: str
+) -> np.ndarray:
+    """A map of the stored pixels or of the upright picture, whose `sides` it has then: [H,W,...].
+
+    CorruptSample for a map of another size.
+    """
+    height, width = found.shape[:2]
+    return turned_map(found, applied(orientation, (height, width), sides, where))
 
 
 def turned_map(stored: np.ndarray, orientation: int) -> np.ndarray:

@@ -46,6 +46,20 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
 
+def is_source(value: Any) -> bool:
+    """Whether `value` has all that a Source has. None of it is asked for: `labels` may read every record.
+
+    `isinstance` asks for each property on Python 3.11.
+    """
+    missing = object()
+    members = ("name", "family", "classes", "keys", "labels")
+    # What an object gives on demand (__getattr__) is asked for after all.
+    return all(hasattr(type(value), special) for special in ("__len__", "__getitem__")) and all(
+        inspect.getattr_static(value, member, missing) is not missing or hasattr(value, member)
+        for member in members
+    )
+
+
 def read_scored(source: Source | Sequence[Sample], index: int) -> Sample:
     """A sample of a set that is scored, which must be whole: a replacement would change the score unseen.
 

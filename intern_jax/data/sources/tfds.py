@@ -13,7 +13,7 @@ from intern_jax import families
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_bytes
 from intern_jax.data.read.decoding import decode_turned
-from intern_jax.data.read.turning import stored_sides, turned_boxes, turned_map
+from intern_jax.data.read.turning import stored_sides, turned_boxes, upright_map
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema import sample as schema
 from intern_jax.data.schema.sample import Sample, check_labels, one_line
@@ -174,7 +174,10 @@ class TfdsSource:
         info = self._builder.info
         parts = info.splits[self._split].file_instructions
         return fingerprints.combine(
-            *(self.name, info.full_name, self._split, sorted(self.fields.items()), self.keys),
+            *(self.name, info.full_name, self._split, sorted(self.fields.items())),
+            # Keys follow from them, and are as many as there are records.
+            *(part for place in self._parts for part in place),
+            *self._ends.tolist(),
             fingerprints.of_files(part.filename for part in parts),
         )
 
@@ -188,7 +191,7 @@ class TfdsSource:
             if field != "image":
                 value = _convert(field, _get(row, path), stored_sides(turn, sides))
                 if field in MAPS:
-                    value = turned_map(value, turn)
+                    value = upright_map(value, turn, sides, f"{key}/{field}")
                 sample[field] = turned_boxes(value, turn, sides) if field == "boxes" else value
         return sample
 

@@ -19,7 +19,7 @@ from intern_jax.core.config import UserError
 from intern_jax.data.read import annotations as reading
 from intern_jax.data.read.decoding import decode_turned
 from intern_jax.data.read.lists import check_listed, lines
-from intern_jax.data.read.turning import turned_map
+from intern_jax.data.read.turning import upright_map
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import Sample
 from intern_jax.data.schema.source import Source
@@ -138,8 +138,8 @@ class DepthFolder(Scored):
     def __getitem__(self, index: int) -> Sample:
         path, depth_path = self.pictures[index], self.depths[index]
         image, orientation = decode_turned(path, str(path))
-        steps = turned_map(reading.depth_units(depth_path, str(depth_path)), orientation)
-        reading.check_size(steps, image, str(depth_path))
+        stored = reading.depth_units(depth_path, str(depth_path))
+        steps = upright_map(stored, orientation, image.shape[:2], str(depth_path))
         return {
             "image": image,
             "depth": steps.astype(np.float32) * np.float32(self._unit),

@@ -13,12 +13,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from intern_jax.core.config import UserError
-from intern_jax.data.detection.objects import Objects, PictureFiles, labelled, turned, upright
-from intern_jax.data.detection.voc import CLASSES, corners_of, is_difficult
+from intern_jax.data.detection.objects import (
+    DECLARED,
+    Objects,
+    PictureFiles,
+    labelled,
+    turned,
+    upright,
+)
+from intern_jax.data.detection.voc import CLASSES, corners_of, is_difficult, side_of
 from intern_jax.data.read import annotations as reading
 from intern_jax.data.read.decoding import decode_turned
 from intern_jax.data.read.lists import check_listed, lines
-from intern_jax.data.read.turning import turned_map
+from intern_jax.data.read.turning import upright_map
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import CorruptSample, Sample
 from intern_jax.data.schema.source import ClassSets, Source, distinct
@@ -97,7 +104,9 @@ class VocFolder(PictureFiles):
             found = [_object(element) for element in root.findall("object")]
         except (AttributeError, TypeError, ValueError) as error:
             raise CorruptSample(where, "damaged annotation", "an object is not complete") from error
-        return _objects(*zip(*found, strict=True)) if found else _objects((), (), ())
+        objects = _objects(*zip(*found, strict=True)) if found else _objects((), (), ())
+        height, width = side_of(root, "height"), side_of(root, "width")
+        return objects | ({DECLARED: np.asarray([height, width])} if height and width else {})
 
 
 def _object(element: Element) -> tuple[list[float], int, bool]:
@@ -157,7 +166,8 @@ class VocTfds:
         part, row = self._rows[index]
         key = self.keys[index]
         image, orientation = decode_turned(part.picture(row), key)
-        return labelled(image, key, turned(part.objects(row, key), orientation, image.shape[:2]))
+        found = turned(part.objects(row, key), orientation, image.shape[:2], key)
+        return labelled(image, key, found)
 
     def fingerprint(self) -> str:
         """A digest of the prepared parts."""
@@ -222,8 +232,7 @@ class MaskFolder:
     def __getitem__(self, index: int) -> Sample:
         path, mask_path = self.pictures[index], self.masks[index]
         image, orientation = decode_turned(path, str(path))
-        mask = turned_map(_mask(mask_path), orientation)
-        reading.check_size(mask, image, str(mask_path))
+        mask = upright_map(_mask(mask_path), orientation, image.shape[:2], str(mask_path))
         return {"image": image, "mask": mask, "key": self.keys[index]}
 
     def fingerprint(self) -> str:
