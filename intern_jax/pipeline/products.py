@@ -59,9 +59,11 @@ class Product:
 
     def write(self, stage: Stage, state: Any, facts: Mapping[str, Any]) -> None:
         """Write the model of a trained state and `facts`. All processes call it; process 0 writes."""
-        params = state.params if state.ema is None else state.ema
-        exported = tree.partition(state.extra, stage.exports)[0]
-        arrays = hosts.to_host({"params": params, **exported})
+        best = state.best
+        exported = tree.partition({n: c for n, c in best.items() if n != "params"}, stage.exports)[
+            0
+        ]
+        arrays = hosts.to_host({"params": best["params"], **exported})
         if not hosts.is_main():
             return
         safetensors.save(self.files.model, arrays, {"version": __version__})

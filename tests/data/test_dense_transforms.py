@@ -195,7 +195,7 @@ def test_brightness_is_clipped_before_contrast(first):
         def __init__(self, u):
             self.given = [np.array(u), np.array([0, 0, 1, 1, 0 if first else 1])]
 
-        def random(self, count):
+        def random(self, _count):
             return self.given.pop(0)
 
     values = np.array([250, 100, 10], np.uint8)[None, :, None].repeat(3, axis=2)
