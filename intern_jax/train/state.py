@@ -101,20 +101,13 @@ def create(
     # Parameters are all-gathered over fsdp before use (step.py), so all of them may be sharded over it.
     params = mesh_lib.shardings(mesh, variables.pop("params"), spread=True)
     placed, everywhere = mesh_lib.shardings(mesh, variables), mesh_lib.replicated(mesh)
-    trainable = tree.names(tree.partition(params, stage.trainable)[0])
-    if not trainable:
-        raise UserError(f"{stage.name}.trainable: {stage.trainable!r} matches no parameter")
-    if re.fullmatch(r"\(\?!.*\)", stage.trainable) and len(trainable) == len(tree.names(params)):
-        raise UserError(
-            f"{stage.name}.trainable: {stage.trainable!r} freezes no parameter; they are named such as "
-            f"{next(iter(trainable))}"
-        )
+    trainable = _trainable(stage, params)
     # Moments have the sharding of their parameters; counters are replicated.
     opt_state = optax.tree_map_params(
         tx,
         lambda leaf, sharding: leaf if _masked(leaf) else sharding,
         abstract.opt_state,
-        tree.unflatten(trainable),
+        trainable,
         transform_non_params=lambda _: everywhere,
         is_leaf=_masked,
     )
@@ -137,6 +130,19 @@ def create(
         lambda key: begin(unbox(boxed(key))), out_shardings=shardings, compiler_options=options
     )
     return init, abstract
+
+
+def _trainable(stage: Stage, params: Any) -> dict[str, Any]:
+    """The parameters that learn; UserError for a pattern that trains nothing, or that freezes nothing where it should."""
+    trainable = tree.names(tree.partition(params, stage.trainable)[0])
+    if not trainable:
+        raise UserError(f"{stage.name}.trainable: {stage.trainable!r} matches no parameter")
+    if re.fullmatch(r"\(\?!.*\)", stage.trainable) and len(trainable) == len(tree.names(params)):
+        raise UserError(
+            f"{stage.name}.trainable: {stage.trainable!r} freezes no parameter; they are named such as "
+            f"{next(iter(trainable))}"
+        )
+    return tree.unflatten(trainable)
 
 
 def _terms(stage: Stage, variables: Any, batch: Any, key: Any) -> list[str]:
