@@ -133,7 +133,7 @@ def create(
 
 
 def _trainable(stage: Stage, params: Any) -> dict[str, Any]:
-    """The parameters that learn; UserError for a pattern that trains nothing, or that freezes nothing where it should."""
+    """The parameters that learn; UserError for a pattern that trains nothing, or freezes nothing where it should."""
     trainable = tree.names(tree.partition(params, stage.trainable)[0])
     if not trainable:
         raise UserError(f"{stage.name}.trainable: {stage.trainable!r} matches no parameter")
