@@ -15,7 +15,6 @@ import concurrent.futures
 import dataclasses
 import functools
 import hashlib
-import json
 import logging
 import math
 import os
@@ -29,6 +28,7 @@ import numpy as np
 
 from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
+from intern_jax.core import strict_json
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json
 from intern_jax.data.schema import fingerprints
@@ -238,7 +238,7 @@ class _InFolder(_Shards):
     def _read(self, path: pathlib.Path, asked: set[str]) -> None:
         """Open a shard if it has any of the samples."""
         try:
-            record = json.loads(path.read_text())
+            record = strict_json.parse(path.read_bytes())
             examples, fields = record["examples"], record["fields"]
             if asked.isdisjoint(examples):
                 return

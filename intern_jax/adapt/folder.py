@@ -5,9 +5,10 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence, Set
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import pydantic
 
 from intern_jax.adapt import boxes, fit
 from intern_jax.adapt.cache import cached
@@ -15,7 +16,9 @@ from intern_jax.adapt.probe import FOLDS, GRID, READOUT, fit_probe, fold_numbers
 from intern_jax.adapt.scan import Readable, readable, tell_copies
 from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
+from intern_jax.core import schema
 from intern_jax.core.config import UserError
+from intern_jax.core.schema import Settings, field
 from intern_jax.data.batches.arrays import eval_arrays
 from intern_jax.data.open.opening import LABELLED, open_data, splits_of
 from intern_jax.data.schema.source import Source
@@ -33,6 +36,33 @@ log = logging.getLogger(__name__)
 METHODS = ("probe", "finetune")
 
 
+def _one_or_more(value: Any) -> Any:
+    return [value] if isinstance(value, int | float) else value
+
+
+Penalty = Annotated[float, pydantic.Field(gt=0.0)]
+
+
+class Knobs(Settings):
+    """Settings of `adapt_folder` that are numbers, with their limits."""
+
+    canvas: int | None = field(None, ge=1, say="a whole number of pixels")
+    folds: int = field(FOLDS, ge=2, say="2 at least, 5 are usual")
+    steps: int = field(400, ge=1, say="a whole number of at least 1")
+    batch_size: int | None = field(None, ge=1, say="a whole number of at least 1")
+    learning_rate: float = field(1e-3, gt=0.0, say="a number above 0")
+    l2: Annotated[list[Penalty] | None, pydantic.BeforeValidator(_one_or_more)] = field(
+        None, min_length=1, say="numbers above 0, such as (0.01,0.1)"
+    )
+    flip: bool = True
+    seed: int = field(0, ge=0, say="a whole number, 0 or more")
+
+    @classmethod
+    def checked(cls, given: Mapping[str, Any]) -> "Knobs":
+        """Those among `given` values by name; UserError for a wrong one."""
+        return schema.read(cls, {name: given[name] for name in cls.model_fields}, "")
+
+
 def adapt_folder(
     data: str | os.PathLike,
     out: str | os.PathLike,
@@ -43,7 +73,7 @@ def adapt_folder(
     steps: int = 400,
     batch_size: int | None = None,
     learning_rate: float = 1e-3,
-    l2: tuple[float, ...] | None = None,
+    l2: float | Sequence[float] | None = None,
     readout: str | None = None,
     flip: bool = True,
     seed: int = 0,
@@ -72,7 +102,7 @@ def adapt_folder(
     Of pictures with boxes a detector is learnt (adapt/boxes.py): "probe" trains its head alone, by steps too. `head`
     and `head_settings` choose it. The usual `batch_size` is 64 pictures, and 16 with boxes.
     """
-    read = _read(method, folds, readout)
+    l2, read = Knobs.checked(locals()).l2, _read(method, readout)
     check_out(out)
     source, scored = _opened(data, kind, split, level)
     if source.family == "detection":
@@ -181,12 +211,10 @@ def _saved(out: str | os.PathLike, summary: dict[str, Any], made: Model) -> dict
     return {**summary, "model": str(out)}
 
 
-def _read(method: str, folds: int, readout: str | None) -> str:
-    """What the head reads of the backbone; UserError for a method, folds or readout that do not exist."""
+def _read(method: str, readout: str | None) -> str:
+    """What the head reads of the backbone; UserError for a method or readout that does not exist."""
     if method not in METHODS:
         raise UserError(f"method: no '{method}'; use {' or '.join(METHODS)}")
-    if folds < 2:
-        raise UserError(f"folds: {folds}; a score needs 2 at least, 5 are usual")
     read = READOUT if readout is None else str(readout)
     _named("readout", readout_lib.parse, read)
     return read if method == "probe" else "pooled"

@@ -136,14 +136,17 @@ def train_on_outputs(
     seed: int,
     mesh: jax.sharding.Mesh,
     head: Mapping[str, Any] | None = None,
+    dtype: str | None = None,
 ) -> HeadFit:
     """Train a task's head on outputs that the backbone made once.
 
     `rows`: those outputs, the family's targets and what is beside them by field [N,...], of pictures of `size` pixels.
     `head`: {"name": one of the family's decoders, "settings": {...}}; None: the usual one. `cfg`: steps, batch_size,
-    optim (train/optim.py), and where wanted accumulate, log_every. UserError for settings that do not exist.
+    optim (train/optim.py), and where wanted accumulate, log_every. `dtype`: the head's compute dtype, None for float32.
+    UserError for settings that do not exist.
     """
     made = _checked(head, family, None, cfg)
+    made |= {"dtype": dtype} if dtype else {}
     trainer = _trainer_of_outputs(*_key(family, num_classes, made, cfg, size), mesh)
     stream = ArrayStream(rows, cfg["batch_size"], seed)
     fitted = trainer.fit(stream, seed=seed, **_changes(cfg))

@@ -1,20 +1,19 @@
 """Detection rows: score a detector's boxes by the row's own measure: those of a head, or of a JSON file.
 
-The file is a list as COCO's results are, one entry a box:
+The file is a list as COCO's results are, one entry per box:
     {"image_id": the example's key or its position in the test split, "category_id": position in the row's classes
      (or "category": its name; not needed where there is one class), "bbox": [x, y, width, height] in pixels of the
      original picture, "score": any number, larger is surer}
 """
 
-import json
 import os
-import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from intern_jax.benchmark.rows.row import Row
+from intern_jax.core import strict_json
 from intern_jax.core.config import UserError
 from intern_jax.data.detection.objects import objects_of
 from intern_jax.data.schema.sample import CorruptSample
@@ -49,22 +48,19 @@ def _summary(row: Row, source: Source, found: Detections) -> dict[str, Any]:
 
 def read(path: str | os.PathLike, source: Any) -> Detections:
     """The boxes of a file as Detections on the images of `source`, by their positions in it."""
-    try:
-        entries = json.loads(pathlib.Path(path).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give a JSON list of boxes") from None
+    entries = strict_json.read(path, "give a JSON list of boxes")
     if not isinstance(entries, list):
-        raise UserError(f"{path}: no list; write one {{'image_id', 'bbox', 'score'}} a box")
+        raise UserError(f"{path}: no list; write one {{'image_id', 'bbox', 'score'}} per box")
     index = {key: i for i, key in enumerate(source.keys)}
     columns: dict[str, list] = {name: [] for name in FIELDS}
     for number, entry in enumerate(entries):
         where = f"{path}[{number}]"
         try:
-            x, y, width, height = map(float, entry["bbox"])
+            x, y, width, height = (_number(side) for side in entry["bbox"])
             values = (
                 _position(entry["image_id"], index, len(source), where),
                 (x, y, x + width, y + height),
-                float(entry["score"]),
+                _number(entry["score"]),
                 _label(entry, source.classes, where),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -85,11 +81,19 @@ def read(path: str | os.PathLike, source: Any) -> Detections:
         raise UserError(f"{path}: {error}") from None
 
 
+def _number(given: Any) -> float:
+    found = strict_json.number(given)
+    if found is None:
+        raise ValueError(f"{given!r} is no number")
+    return found
+
+
 def _position(given: Any, index: Mapping[str, int], count: int, where: str) -> int:
     if isinstance(given, str) and given in index:
         return index[given]
-    if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < count:
-        return given
+    place = strict_json.whole(given)
+    if place is not None and 0 <= place < count:
+        return place
     raise UserError(
         f"{where}/image_id: {given!r} is no image; give a key such as '{next(iter(index))}'"
         f" or a position in 0..{count - 1}"
@@ -103,10 +107,11 @@ def _label(entry: Mapping[str, Any], classes: tuple[str, ...], where: str) -> in
         raise UserError(
             f"{where}/category: no class {entry['category']!r}; classes: {', '.join(classes)}"
         )
-    label = entry["category_id"] if len(classes) > 1 else entry.get("category_id", 0)
-    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(classes):
+    given = entry["category_id"] if len(classes) > 1 else entry.get("category_id", 0)
+    label = strict_json.whole(given)
+    if label is not None and 0 <= label < len(classes):
         return label
-    raise UserError(f"{where}/category_id: {label!r} is outside 0..{len(classes) - 1}")
+    raise UserError(f"{where}/category_id: {given!r} is no whole number in 0..{len(classes) - 1}")
 
 
 def all_objects(source: Source) -> tuple[Objects, dict[str, np.ndarray]]:

@@ -57,6 +57,7 @@ def evaluate(
     others: table.Incomplete is raised after them.
     """
     settings = schema.checked(Gvb, config, "config")
+    _one_of(init, backbone)
     layout = Layout.of(workdir)
     settings["features"] = settings["features"] or str(layout.features)
     settings["lists"] = settings["lists"] or str(layout.lists)
@@ -130,8 +131,8 @@ def open_rows(settings: Mapping[str, Any]) -> list[str]:
             ready.append(row.name)
     if not ready:
         raise UserError(
-            f"config.data: none of GV-B's data sets is ready below '{settings['data']}'; "
-            "`benchmark --list` says how to get them"
+            f"config.data (--data): none of GV-B's data sets is ready below '{settings['data']}'; "
+            f"`benchmark --list --data={settings['data']}` says how to get them"
         )
     return ready
 
@@ -147,10 +148,13 @@ def _fault(name: str, settings: Mapping[str, Any]) -> UserError | None:
     return None
 
 
-def _backbone(init: str | None, function: str | None, seed: int) -> Model:
-    """The backbone that a command line names."""
+def _one_of(init: str | None, function: str | None) -> None:
     if init and function:
         raise UserError("command line: --init and --backbone exclude each other; give one of them")
+
+
+def _backbone(init: str | None, function: str | None, seed: int) -> Model:
+    """The backbone that a command line names."""
     if function:
         made = config_lib.bind({"fn": function})()
         if not isinstance(made, Model):
@@ -169,8 +173,8 @@ def score_boxes(config: Any, workdir: str | os.PathLike, given: Sequence[str]) -
     layout.records.mkdir(parents=True, exist_ok=True)
     for item in given:
         name, found, path = item.partition("=")
-        row = suite.find(name)
-        if not found or row.task_family.answer != "boxes":
+        row = suite.find(name, f"--boxes={item}") if found else None
+        if row is None or row.task_family.answer != "boxes":
             known = [row.name for row in suite.gvb.ROWS if row.task_family.answer == "boxes"]
             raise UserError(f"--boxes={item}: write ROW=FILE.json, ROW one of {', '.join(known)}")
         if not pathlib.Path(path).is_file():

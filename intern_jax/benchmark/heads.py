@@ -32,6 +32,7 @@ from intern_jax.benchmark.rows.row import Row
 from intern_jax.core.config import UserError
 from intern_jax.data.sources.subset import Subset
 from intern_jax.metrics import table as metrics
+from intern_jax.models import zoo
 from intern_jax.models.heads import readout
 from intern_jax.tasks import task as tasks
 from intern_jax.weights.model import Model
@@ -304,6 +305,7 @@ def _head_on(job: Job, name: str, rows: np.ndarray, steps: int, flip: bool) -> h
         cfg=fit.settings(steps, settings["batch_size"], settings["learning_rate"]),
         seed=job.seed,
         mesh=job.mesh,
+        dtype=zoo.main_spec(job.backbone.spec).get("dtype"),
     )
 
 

@@ -307,8 +307,10 @@ def _assign(node: ml_collections.ConfigDict, name: str, text: str, field: str) -
         value = ml_collections.ConfigDict(value)
     if isinstance(old, str) and not isinstance(value, str) and value is not None:
         value = text
-    if isinstance(value, list) and isinstance(old, tuple):
-        value = tuple(value)
+    if isinstance(old, tuple | list) and value is not None:
+        # One value, as --config.seeds=1, is a list of one, and no value an empty one.
+        several = value if isinstance(value, tuple | list) else [value] if value != "" else []
+        value = type(old)(several)
     if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if old is not None and value is not None and type(old) is not type(value):

@@ -259,7 +259,7 @@ def _line(error: pydantic.ValidationError, kind: type[Settings], where: str) -> 
     steps, text = _first(error, kind)
     place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
     others = error.error_count() - 1
-    return f"{where}{place}: {text}" + (f" (and {others} more)" if others else "")
+    return f"{where}{place}: {text}".removeprefix(".") + (f" (and {others} more)" if others else "")
 
 
 def _first(error: pydantic.ValidationError, kind: type[Settings]) -> tuple[list[str | int], str]:

@@ -7,13 +7,13 @@ objects, D detections, T = 10 overlaps; COCO's own boxes are x, y, width, height
 import contextlib
 import dataclasses
 import io
-import json
 import pathlib
 from collections import Counter
 from typing import Any
 
 import numpy as np
 
+from intern_jax.core import strict_json
 from intern_jax.metrics.detection import Detections, Objects, check_together
 
 FIGURES = (
@@ -113,7 +113,7 @@ def coco_files(instances: str, results: str) -> dict[str, float]:
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{instances}: no instances of COCO: {_said(error)}") from None
     try:
-        score = {"score": _column(rows, "score", float)}
+        score = {"score": np.array([_number(row["score"]) for row in rows], np.float64)}
         found = Columns(*_places(rows, images, categories), score)
         _check(found)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -159,7 +159,7 @@ def figures(evaluation: Any) -> dict[str, float]:
 
 def _read_json(name: str) -> Any:
     try:
-        return json.loads(pathlib.Path(name).read_bytes())
+        return strict_json.parse(pathlib.Path(name).read_bytes())
     except ValueError as error:
         raise ValueError(f"{name}: no JSON: {error}") from None
 
@@ -175,15 +175,39 @@ def _positions(rows: list[dict], what: str) -> dict[int, int]:
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, bool) or int(value) != value:
+    found = strict_json.whole(value)
+    if found is None:
         raise ValueError(f"{value!r} is no whole number")
-    return int(value)
+    return found
+
+
+def _number(value: Any) -> float:
+    found = strict_json.number(value)
+    if found is None:
+        raise ValueError(f"{value!r} is no number")
+    return found
+
+
+def _box(value: Any) -> list[float]:
+    if not isinstance(value, list) or len(value) != 4:
+        raise ValueError(f"bbox {value!r:.80} is not four numbers")
+    return [_number(side) for side in value]
+
+
+def _crowd(value: Any) -> bool:
+    # As text, "0" would be true.
+    if value not in (0, 1):
+        raise ValueError(f"iscrowd {value!r} is neither 0 nor 1")
+    return bool(value)
 
 
 def _annotations(rows: list[dict], images: dict[int, int], categories: dict[int, int]) -> Columns:
     image, category, boxes = _places(rows, images, categories)
-    area = [row.get("area", box[2] * box[3]) for row, box in zip(rows, boxes, strict=True)]
-    crowd = [bool(row.get("iscrowd", 0)) for row in rows]
+    area = [
+        _number(row.get("area", box[2] * box[3]))
+        for row, box in zip(rows, boxes.tolist(), strict=True)
+    ]
+    crowd = [_crowd(row.get("iscrowd", 0)) for row in rows]
     more = {"area": np.array(area, np.float64), "iscrowd": np.array(crowd, bool)}
     columns = Columns(image, category, boxes, more)
     _check(columns)
@@ -202,11 +226,7 @@ def _places(
             raise ValueError(f"{name} {strange} is not listed")
         columns.append(np.array([known[one] for one in ids], np.int64))
     image, category = columns
-    return image, category, np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
-
-
-def _column(rows: list[dict], name: str, kind: type) -> np.ndarray:
-    return np.array([kind(row[name]) for row in rows], dtype=kind)
+    return image, category, np.array([_box(row["bbox"]) for row in rows], np.float64).reshape(-1, 4)
 
 
 def _check(columns: Columns) -> None:

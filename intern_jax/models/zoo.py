@@ -87,6 +87,11 @@ def main_spec(spec: Mapping[str, Any]) -> Mapping[str, Any]:
     return main_spec(next(iter(inside.values()))) if inside else spec
 
 
+def dtype_of(spec: Mapping[str, Any]) -> Any:
+    """The compute dtype that a spec says, which the heads on its network take too; None for that of the input."""
+    return own.dtype(main_spec(spec).get("dtype"))
+
+
 def names_code(spec: Mapping[str, Any]) -> bool:
     """Whether a spec, or one inside it, is {"fn": ...}."""
     return "fn" in spec or any(map(names_code, specs_inside(spec)[1].values()))

@@ -8,7 +8,6 @@ how often a run logs and saves, although a roll-back depends on that.
 
 import dataclasses
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from intern_jax.core import config as config_lib
+from intern_jax.core import strict_json
 from intern_jax.core.config import UserError
 from intern_jax.core.layout import StageFiles
 from intern_jax.data.batches import mixture
@@ -202,7 +202,7 @@ def status(files: StageFiles, name: str, content: Mapping[str, Any]) -> str:
         return "new"
     newest = max(siblings, key=lambda path: path.stat().st_mtime)
     try:
-        changes = config_lib.diff(json.loads(newest.read_bytes()), content)
+        changes = config_lib.diff(strict_json.parse(newest.read_bytes()), content)
     except (OSError, ValueError, AttributeError):
         changes = [f"{newest} cannot be read"]
     return "recomputed, because " + "; ".join(changes)

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import json
 import pathlib
 import re
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from intern_jax.core import tree
+from intern_jax.core import strict_json, tree
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json
 from intern_jax.core.layout import Layout, StageFiles
@@ -60,9 +59,11 @@ class Product:
 
     def write(self, stage: Stage, state: Any, facts: Mapping[str, Any]) -> None:
         """Write the model of a trained state and `facts`. All processes call it; process 0 writes."""
-        params = state.params if state.ema is None else state.ema
-        exported = tree.partition(state.extra, stage.exports)[0]
-        arrays = hosts.to_host({"params": params, **exported})
+        best = state.best
+        exported = tree.partition({n: c for n, c in best.items() if n != "params"}, stage.exports)[
+            0
+        ]
+        arrays = hosts.to_host({"params": best["params"], **exported})
         if not hosts.is_main():
             return
         safetensors.save(self.files.model, arrays, {"version": __version__})
@@ -80,8 +81,8 @@ def digest_of(path: pathlib.Path) -> str:
 def read_done(files: StageFiles) -> dict[str, Any]:
     """The content of done.json; {} if there is none, or none that can be read as one."""
     try:
-        done = json.loads(files.done.read_bytes())
-    except (FileNotFoundError, ValueError, RecursionError):
+        done = strict_json.parse(files.done.read_bytes())
+    except (FileNotFoundError, ValueError):
         return {}
     whole = isinstance(done, dict) and isinstance(done.get("steps"), int)
     return done if whole else {}

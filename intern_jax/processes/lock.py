@@ -4,7 +4,6 @@ No clock is compared, because those of two hosts may differ: who asks watches wh
 """
 
 import contextlib
-import json
 import logging
 import os
 import pathlib
@@ -16,6 +15,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+from intern_jax.core import strict_json
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json
 from intern_jax.processes import exits, hosts
@@ -134,7 +134,7 @@ class _Lock:
 def _read(path: pathlib.Path) -> dict[str, Any] | None:
     """The content of the file; None if there is none, or one that says nobody's name."""
     try:
-        found = json.loads(path.read_bytes())
+        found = strict_json.parse(path.read_bytes())
     except (OSError, ValueError):
         return None
     needed = ("host", "process", "run", "beats")

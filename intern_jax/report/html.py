@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from intern_jax.core import strict_json
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_text
 from intern_jax.core.layout import Layout
@@ -61,12 +62,9 @@ def write_report(run_dir: str | os.PathLike[str]) -> pathlib.Path:
     run_dir = pathlib.Path(run_dir)
     layout = Layout.of(run_dir)
     path = layout.results
-    try:
-        results = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; a finished `run` writes it") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); run again to write it anew") from None
+    if not path.exists():
+        raise UserError(f"{path}: no such file; a finished `run` writes it")
+    results = strict_json.read(path, "run again to write it anew")
     out = layout.report
     write_text(out, page(run_dir, results))
     return out

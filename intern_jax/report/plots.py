@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import pathlib
 import re
@@ -18,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from intern_jax.core import strict_json
 from intern_jax.core.texts import percent
 from intern_jax.report.style import COLORS, INK, METHOD_COLORS, MUTED, png, style
 
@@ -49,7 +49,7 @@ def read_metrics(path: pathlib.Path) -> Series:
     found: dict[str, dict[float, float]] = defaultdict(dict)
     for line in path.read_text().splitlines():
         try:
-            row = json.loads(line)
+            row = strict_json.parse_gaps(line)
         except ValueError:
             continue
         if not isinstance(row, dict) or not isinstance(row.get("step"), int | float):

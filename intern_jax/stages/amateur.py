@@ -20,7 +20,7 @@ from intern_jax.core.config import UserError
 from intern_jax.core.tree import Rule
 from intern_jax.data.make import text as tokenizer_lib
 from intern_jax.losses import contrastive, pairwise
-from intern_jax.models import own, zoo
+from intern_jax.models import zoo
 from intern_jax.models.scanning import late_gathers
 from intern_jax.models.text import TextTransformer
 from intern_jax.ops.images import normalise
@@ -86,7 +86,7 @@ class Amateur(Stage):
             simsiam_hidden=simsiam_hidden,
             sigmoid="logit_bias" in asked,
             least_scale=self.limits["logit_scale"][0],
-            dtype=own.dtype(zoo.main_spec(backbone).get("dtype")),
+            dtype=zoo.dtype_of(backbone),
         )
 
     def _network(self, **settings: Any) -> ImageText:

@@ -83,7 +83,7 @@ class Expert(Stage):
         self.weights = self.sets.weights | dict(weights or {})
         self.imitation = None
         if imitate is not None:
-            self.imitation = Imitation(imitate, teachers or {}, self.sets, self.kinds)
+            self.imitation = Imitation(imitate, teachers or {}, self.sets, self.kinds, backbone)
             self.roles = {**self.roles, **self.taught_by(self.roles)}
             self.exports, self.fresh = f"{self.exports}|{STATISTICS}/.*", f"{NAME}/"
         self.pairs = None

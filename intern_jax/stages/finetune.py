@@ -34,8 +34,8 @@ class TaskModel(nn.Module):
 
     def setup(self) -> None:
         self.backbone = zoo.from_config(self.backbone_spec)
-        settings = self.head_settings
-        self.head = TaskHead(self.family, self.num_classes, self.decoder, settings)
+        settings, dtype = self.head_settings, zoo.dtype_of(self.backbone_spec)
+        self.head = TaskHead(self.family, self.num_classes, self.decoder, settings, dtype)
 
     def __call__(
         self,

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from intern_jax.core import config as config_lib
 from intern_jax.core.averages import couples_rows
+from intern_jax.models import own, zoo
 from intern_jax.models.backbone import route
 from intern_jax.models.detection import canvas
 from intern_jax.models.heads.deeplab import AUXILIARY
@@ -41,16 +42,19 @@ class FrozenBackbone(Stage):
         settings: Mapping[str, Any] | None = None,
         backbone: Any = None,
         size: tuple[int, int] | None = None,
+        dtype: str | None = None,
     ):
         """`head`: one of the family's decoders, "" for the usual one, with its `settings`.
 
         `backbone`: a model whose outputs of the batch's images are read; None where the batch has the outputs of
-        pictures of `size` (height, width) pixels.
+        pictures of `size` (height, width) pixels. `dtype`: the head's compute dtype, by default that of the backbone.
         """
         self.task = tasks.find(family)
         self.backbone, self.size = backbone, size
         self.frozen = {} if backbone is None else backbone.variables
-        self.model = TaskHead(family, num_classes, head, settings)
+        known = None if backbone is None else zoo.dtype_of(backbone.spec)
+        self.dtype = own.dtype(dtype) or known
+        self.model = TaskHead(family, num_classes, head, settings, self.dtype)
         recipe = self.task.recipe(head)
         self.weights = recipe.weights
         self.loss_of = config_lib.bind(recipe.loss)
@@ -67,8 +71,9 @@ class FrozenBackbone(Stage):
         """The backbone's outputs that the family's head reads."""
         names = self.task.family.outputs
         if self.backbone is None:
-            # Cached maps are stored in half the bytes; the head computes in float32.
-            return {name: rows[name].astype(jnp.float32) for name in names if name in rows}
+            # Cached maps are stored in half the bytes, in another form than the head computes in.
+            dtype = self.dtype or jnp.float32
+            return {name: rows[name].astype(dtype) for name in names if name in rows}
         read = self.backbone.preprocess
         pictures = normalise(rows["image"], read.mean, read.std)
         extent, size = canvas.of_rows(rows), self._size(rows)

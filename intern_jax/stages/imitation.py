@@ -33,13 +33,13 @@ STATISTICS = "standardisation"
 
 
 class Imitation:
-    """The teachers of a stage. `specs` are those of their backbones by role, where they are known.
+    """The teachers of a stage. `specs` are those of their backbones by known role, `backbone` the student's.
 
     UserError for settings that it does not have, and for sources whose names are those of its terms.
     """
 
     def __init__(
-        self, settings: Any, specs: Mapping[str, Any], sets: LabelledSets, kinds: Sequence[str]
+        self, settings: Any, specs: Any, sets: LabelledSets, kinds: Sequence[str], backbone: Any
     ):
         self.settings, self.sets = schema.read(Imitate, settings, "stage.imitate"), sets
         for role, seen in self.settings.teachers.items():
@@ -59,7 +59,7 @@ class Imitation:
                 )
         self.teachers = Teachers(self.settings.teachers, specs, self.settings.branches == "all")
         self.roles = {role: Role(frozen=True) for role in self.settings.teachers}
-        self.imitator = Imitator(self.settings)
+        self.imitator = Imitator(self.settings, zoo.dtype_of(backbone))
 
     def roles_beside(self, others: Iterable[str]) -> dict[str, Role]:
         """The teachers' roles; UserError where one is called as another role of the stage."""

@@ -98,9 +98,10 @@ class MultiHead(nn.Module):
         self.backbone = zoo.from_config(self.backbone_spec)
         self.heads = {part(n): Linear(k, split=True) for n, k in self.cls_classes.items()}
         channels = sum(self.dense_classes.values()) + 1
-        self.decoder = DenseHead(channels, width=self.dense_width)
+        dtype = zoo.dtype_of(self.backbone_spec)
+        self.decoder = DenseHead(channels, width=self.dense_width, dtype=dtype)
         self.own = {
-            f"{family}_{part(name)}": TaskHead(family, k, *self._chosen(family, name))
+            f"{family}_{part(name)}": TaskHead(family, k, *self._chosen(family, name), dtype)
             for family, classes in self.own_classes.items()
             for name, k in classes.items()
         }

@@ -5,7 +5,6 @@ What a data set does not annotate is no candidate in its rows: it is neither rig
 classes of several data sets that mean the same. Legend: B batch, K classes of a data set, U places, S data sets.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from intern_jax.core import strict_json
 from intern_jax.core.config import UserError
 from intern_jax.families.fields import CLASSES, IGNORE
 from intern_jax.tasks.task import Rows
@@ -98,10 +98,9 @@ def _placed(labels: jax.Array, table: jax.Array, nothing: int) -> jax.Array:
 
 def _read(path: str, where: str) -> Any:
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{where}: {path}: {error}; name a JSON file of a table") from error
+        return strict_json.read(path, "name a JSON file of a table")
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _check(places: Any, count: int, where: str) -> None:

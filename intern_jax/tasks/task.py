@@ -18,6 +18,7 @@ from intern_jax.core.averages import Average
 from intern_jax.core.config import UserError
 from intern_jax.data.make.dense import bilinear
 from intern_jax.families import Family
+from intern_jax.models.layers.basic import Dtype
 
 Features = Mapping[str, jax.Array]  # a backbone's outputs by name
 Rows = Mapping[str, Any]  # rows of a batch by field
@@ -106,6 +107,16 @@ class Task:
                 raise UserError(
                     f"head.settings.{name}: {head or self.usual or self.name} has none; {near}"
                 )
+
+    def in_dtype(self, head: str, settings: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
+        """A decoder's settings with the compute dtype, where it has one and they do not say it.
+
+        Classifiers have none: one matrix product costs little, and its logits stay as precise as the features.
+        """
+        decoder = self.decoders.get(head or self.usual)
+        fields = dataclasses.fields(decoder) if decoder else ()
+        takes = dtype is not None and any(field.name == "dtype" for field in fields)
+        return {"dtype": dtype, **settings} if takes else dict(settings)
 
     def suited(self, head: str, settings: Mapping[str, Any], source: Any) -> dict[str, Any]:
         """A decoder's settings with what a data set says of itself, where the settings do not say it."""
@@ -203,12 +214,16 @@ def find(name: str) -> Task:
 
 
 class TaskHead(nn.Module):
-    """The head of one task as a module: what adaptation trains and a model folder holds."""
+    """The head of one task as a module: what adaptation trains and a model folder holds.
+
+    `dtype` is the compute dtype of its decoder (None: at least float32).
+    """
 
     family: str
     num_classes: int
     head: str = ""
     settings: Mapping[str, Any] | None = None
+    dtype: Dtype | None = None
 
     @nn.compact
     def __call__(
@@ -219,5 +234,6 @@ class TaskHead(nn.Module):
         rows: Rows | None = None,
     ) -> Any:
         """`features`: "pooled" [N,D], or the maps layer1..layer4; `size`: (H, W) of the pictures; `rows`: targets."""
-        task, settings = find(self.family), self.settings
+        task = find(self.family)
+        settings = task.in_dtype(self.head, self.settings or {}, self.dtype)
         return task.output(features, size, self.num_classes, train, self.head, settings, rows)

@@ -15,6 +15,7 @@ from intern_jax.core import config as config_lib
 from intern_jax.core import keys, tree
 from intern_jax.core.config import UserError
 from intern_jax.train import guard
+from intern_jax.train import state as state_lib
 from intern_jax.train.checkpoint import Checkpoints
 from intern_jax.train.programs import Programs
 from intern_jax.train.stage import Stage
@@ -159,7 +160,9 @@ def graft(
     # The arrays are copied, because the state is donated, and the source and the averages must survive that.
     placed = dict(jax.device_put(placed, shardings, may_alias=False))
     params = placed.pop("params")
-    ema = None if state.ema is None else jax.tree.map(lambda p: p.copy(), params)
+    ema = None
+    if state.ema is not None:
+        ema = jax.tree.map(lambda p: p.copy(), state_lib.followed(params, placed))
     flat = tree.names(params)
     average = tree.unflatten({name: flat[name].copy() for name in tree.names(state.average)})
     return state.replace(params=params, extra=placed, ema=ema, average=average), report

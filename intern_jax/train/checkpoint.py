@@ -8,7 +8,6 @@ written. The digests are ours, because Orbax alone restores a flipped bit withou
 
 import dataclasses
 import itertools
-import json
 import logging
 import pathlib
 import shutil
@@ -24,7 +23,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as managers
 
 from intern_jax.core import config as config_lib
-from intern_jax.core import digests
+from intern_jax.core import digests, strict_json
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json
 from intern_jax.processes import hosts
@@ -300,7 +299,7 @@ def read_meta(step: pathlib.Path) -> dict[str, Any]:
     """The JSON of a checkpoint's step folder. Raises Damaged."""
     path = step / META
     try:
-        meta = json.loads(path.read_bytes())
+        meta = strict_json.parse(path.read_bytes())
     except FileNotFoundError:
         raise Damaged(f"is not a whole checkpoint ({META} is missing)") from None
     except ValueError as error:
@@ -329,7 +328,7 @@ def _list_files(step: pathlib.Path) -> dict[str, list[int | None]]:
 def _check_files(step: pathlib.Path) -> None:
     """Raise Damaged for a file that is missing, or that differs from what was written."""
     try:
-        listed = json.loads((step / FILES).read_bytes())
+        listed = strict_json.parse((step / FILES).read_bytes())
         listed, signed = listed["files"], listed["sha256"]
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{FILES} cannot be read ({_reason(error)})") from None

@@ -41,9 +41,8 @@ class Evaluation:
         return last or done % self.every == 0
 
     def measure(self, state: TrainState) -> dict[str, float]:
-        """The measures of a state. The moving average (ema) of all parameters is used if there is one."""
-        params = state.params if state.ema is None else state.ema
-        variables = {"params": params, **state.extra}
+        """The measures of a state. The moving average (ema) is used if there is one."""
+        variables = state.best
         everywhere = self.where == "all"
         found = self.run(variables) if everywhere else self._alone(hosts.to_host(variables))
         return {f"{self.name}/{name}": float(np.asarray(v)) for name, v in found.items()}

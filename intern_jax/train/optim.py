@@ -44,9 +44,9 @@ def group_of(cfg: Mapping[str, Any]) -> Callable[[str], str]:
 
 
 def check_names(cfg: Mapping[str, Any], params: Any) -> None:
-    """Refuse a group without parameters, a parameter in two groups, and `layer_decay` without blocks.
+    """Refuse what matches no parameter or two groups, and `layer_decay` without blocks.
 
-    The groups of a config have no order.
+    The groups of a config have no order. The multipliers of a group have one: the first match counts.
     """
     names = list(tree.names(params))
     if _layer_decay(cfg) != 1 and not any(tree.layers_above(names).values()):
@@ -67,6 +67,27 @@ def check_names(cfg: Mapping[str, Any], params: Any) -> None:
                 raise UserError(
                     f"{where} matches {name}, and so does group '{taken[name]}'; make them differ"
                 )
+    _check_multipliers(cfg, names)
+
+
+def _check_multipliers(cfg: Mapping[str, Any], names: list[str]) -> None:
+    """Refuse a multiplier that no parameter gets: in its own group, or for inherited ones in all of them."""
+    of, used = group_of(cfg), set()
+    every = {group: own["lr_multipliers"] for group, own in groups(cfg).items()}
+    for name in names:
+        rules = (regex for regex, _ in every[of(name)] if re.match(regex, name))
+        used.add(next(rules, None))
+    for group, rules in every.items():
+        where = "optim" if group == MAIN else f"optim.groups.{group}"
+        for position, (regex, _) in enumerate(rules):
+            if regex in used:
+                continue
+            said = "matches no trainable parameter"
+            if any(re.match(regex, name) for name in names):
+                said = "matches only parameters of other groups, or that an earlier rule matches"
+            raise UserError(
+                f"{where}.lr_multipliers[{position}]: {regex!r} {said}; they are named such as {names[0]}"
+            )
 
 
 def build(cfg: Mapping[str, Any]) -> optax.GradientTransformation:
@@ -94,9 +115,9 @@ def _of_groups(cfg: Mapping[str, Any]) -> optax.GradientTransformation:
 def _chain(cfg: Mapping[str, Any]) -> optax.GradientTransformation:
     """Clipping, the optimizer, decoupled weight decay, and multipliers by parameter name.
 
-    Weight decay leaves out arrays with fewer than two dimensions (biases, norms, LayerScale,
-    logit_scale). `l2` adds the decay to the gradient before momentum, like weight_decay of PyTorch's
-    SGD; its effect is 1 / (1 - momentum) times that of `weight_decay`. `lr_multipliers` is
+    Weight decay leaves out arrays with fewer than two dimensions (biases, norms, LayerScale, logit_scale, class
+    tokens) and position embeddings, as timm's does. `l2` adds the decay to the gradient before momentum, like
+    weight_decay of PyTorch's SGD; its effect is 1 / (1 - momentum) times that of `weight_decay`. `lr_multipliers` is
     [(regex over parameter names, factor)]; the first match counts.
     """
     parts = [optax.clip_by_global_norm(cfg["clip_norm"])] if cfg["clip_norm"] else []
@@ -130,10 +151,11 @@ def compiled(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def learning_rate(cfg: Mapping[str, Any], steps: int, step: int) -> np.float32:
-    """The learning rate of a step: linear warm-up over `warmup_steps`, then cosine to 0, poly, steps, or constant.
+    """The learning rate of a step: linear warm-up over `warmup_steps`, then cosine, poly, steps, or constant.
 
-    "poly" falls from the peak to `end_rate` as (1 - progress)^power (DeepLab, arXiv 1606.00915). "steps" is a tenth of
-    what it was from each of `drops` on, shares of all steps.
+    "cosine" falls from the peak to `end_rate` as half a cosine (SGDR, arXiv 1608.03983), "poly" as
+    (1 - progress)^power (DeepLab, arXiv 1606.00915). "steps" is a tenth of what it was from each of `drops` on, shares
+    of all steps.
     """
     return _rate(settings.optim(cfg), steps, step)
 
@@ -150,15 +172,19 @@ def _rate(cfg: Mapping[str, Any], steps: int, step: int) -> np.float32:
         return np.float32(
             peak * 0.1 ** sum(step >= round(at * steps) for at in cfg.get("drops", ()))
         )
-    progress = min((step - warmup) / max(steps - warmup, 1), 1.0)
+    progress, end = min((step - warmup) / max(steps - warmup, 1), 1.0), float(cfg["end_rate"])
     if cfg["schedule"] == "poly":
-        end = float(cfg["end_rate"])
         return np.float32(end + (peak - end) * (1 - progress) ** cfg["power"])
-    return np.float32(peak * 0.5 * (1 + np.cos(np.pi * progress)))
+    return np.float32(end + (peak - end) * 0.5 * (1 + np.cos(np.pi * progress)))
 
 
 def _decayed(params: Any) -> Any:
-    return jax.tree.map(lambda p: p.ndim >= 2, params)
+    """Which parameters decay: matrices and kernels, but no position embeddings."""
+
+    def one(path: Any, leaf: Any) -> bool:
+        return leaf.ndim >= 2 and not tree.name(path).endswith("position_embedding")
+
+    return jax.tree_util.tree_map_with_path(one, params)
 
 
 def _multiply(rules: Any) -> optax.GradientTransformation:

@@ -10,10 +10,11 @@ from intern_jax.core import schema
 from intern_jax.core.schema import Settings, field
 
 # Raise it when the loop, the step or an optimizer computes other arrays from the same settings.
-FORMAT = 1
+FORMAT = 2
 
 MAIN = "main"  # the group of parameters that no other group names
 OPTIMIZERS = ("adamw", "sgd", "lion")
+FALLS = ("cosine", "poly")  # schedules that fall to `end_rate`
 _NONE = "a whole number, 0 for none"
 Share = Annotated[float, pydantic.Field(gt=0.0, lt=1.0)]
 
@@ -49,6 +50,19 @@ class _Optimizer(Settings):
             raise schema.wrong(said, "drops")
         if self.drops != sorted(set(self.drops)):
             raise schema.wrong(f"{self.drops}; write rising shares", "drops")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _ends_go_with_falls(self) -> Self:
+        for name, default, schedules in (("end_rate", 0.0, FALLS), ("power", 0.9, ("poly",))):
+            if getattr(self, name) != default and self.schedule not in schedules:
+                known = " or ".join(f"'{one}'" for one in schedules)
+                raise schema.wrong(
+                    f"has no effect in schedule '{self.schedule}'; goes with {known}", name
+                )
+        if self.learning_rate is not None and self.end_rate > self.learning_rate:
+            said = f"{self.end_rate:g} is above the peak learning_rate {self.learning_rate:g}; write a smaller rate"
+            raise schema.wrong(said, "end_rate")
         return self
 
     @pydantic.field_validator("lr_multipliers")
@@ -103,8 +117,12 @@ class Optim(_Optimizer):
 
 
 def _inherited(main: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """What a group takes from the main settings; `drops` belong to the schedule that stands beside them."""
-    left = {"layer_decay", "drops"} if "schedule" in own else {"layer_decay"}
+    """What a group takes from the main settings, but what has no effect in a schedule of its own."""
+    left = {"layer_decay"}
+    if "schedule" in own:
+        left |= {"drops"}
+        left |= {"end_rate"} if own["schedule"] not in FALLS else set()
+        left |= {"power"} if own["schedule"] != "poly" else set()
     return {n: v for n, v in main.items() if n not in left}
 
 

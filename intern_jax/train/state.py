@@ -1,6 +1,8 @@
 """The train state: one tree, which the step donates and a checkpoint holds whole."""
 
 import functools
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -14,12 +16,14 @@ from intern_jax.core import tree
 from intern_jax.core.config import UserError
 from intern_jax.train.stage import Batch, Context, Stage
 
+STATISTICS = "batch_stats"  # Flax's collection of BatchNorm's running statistics
+
 
 class TrainState(flax.struct.PyTreeNode):
     """Everything that a step changes; of arrays, of their shapes, or of their shardings.
 
     `extra` holds the stage's other collections (BatchNorm statistics, queues). `ema` is the moving
-    average of all parameters, or None. `average` is the moving average of the parameters that the
+    average of what is `followed`, or None. `average` is the moving average of the parameters that the
     stage's loss reads averaged, or {}. `bad_steps` counts skipped steps in a row (step.py), `bad_total` all of them.
     `scales` are factors on the weights of the loss terms (train/balance.py), or {}.
     """
@@ -33,6 +37,21 @@ class TrainState(flax.struct.PyTreeNode):
     bad_steps: jax.Array
     bad_total: jax.Array
     scales: Any = flax.struct.field(default_factory=dict)
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The collections to evaluate and to keep: the moving average where there is one, else the last ones."""
+        return {"params": self.params, **self.extra, **(self.ema or {})}
+
+
+def followed(params: Any, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """The collections that have a moving average: parameters, and BatchNorm statistics.
+
+    Averaged weights give other activations than the last ones, whose statistics would not fit them. timm's ModelEma
+    averages both too.
+    """
+    statistics = {STATISTICS: extra[STATISTICS]} if STATISTICS in extra else {}
+    return {"params": params, **statistics}
 
 
 def create(
@@ -66,7 +85,7 @@ def create(
             params=params,
             extra=variables,
             opt_state=tx.init(tree.partition(params, stage.trainable)[0]),
-            ema=params if ema else None,
+            ema=followed(params, variables) if ema else None,
             average=_averaged(stage, params),
             bad_steps=jnp.zeros((), jnp.int32),
             bad_total=jnp.zeros((), jnp.int32),
@@ -82,9 +101,7 @@ def create(
     # Parameters are all-gathered over fsdp before use (step.py), so all of them may be sharded over it.
     params = mesh_lib.shardings(mesh, variables.pop("params"), spread=True)
     placed, everywhere = mesh_lib.shardings(mesh, variables), mesh_lib.replicated(mesh)
-    trainable = tree.partition(params, stage.trainable)[0]
-    if not trainable:
-        raise UserError(f"{stage.name}.trainable: {stage.trainable!r} matches no parameter")
+    trainable = _trainable(stage, params)
     # Moments have the sharding of their parameters; counters are replicated.
     opt_state = optax.tree_map_params(
         tx,
@@ -99,7 +116,7 @@ def create(
         params=params,
         extra=placed,
         opt_state=opt_state,
-        ema=params if ema else None,
+        ema=followed(params, placed) if ema else None,
         average=_averaged(stage, params),
         bad_steps=everywhere,
         bad_total=everywhere,
@@ -113,6 +130,19 @@ def create(
         lambda key: begin(unbox(boxed(key))), out_shardings=shardings, compiler_options=options
     )
     return init, abstract
+
+
+def _trainable(stage: Stage, params: Any) -> dict[str, Any]:
+    """The parameters that learn; UserError for a pattern that trains nothing, or freezes nothing where it should."""
+    trainable = tree.names(tree.partition(params, stage.trainable)[0])
+    if not trainable:
+        raise UserError(f"{stage.name}.trainable: {stage.trainable!r} matches no parameter")
+    if re.fullmatch(r"\(\?!.*\)", stage.trainable) and len(trainable) == len(tree.names(params)):
+        raise UserError(
+            f"{stage.name}.trainable: {stage.trainable!r} freezes no parameter; they are named such as "
+            f"{next(iter(trainable))}"
+        )
+    return tree.unflatten(trainable)
 
 
 def _terms(stage: Stage, variables: Any, batch: Any, key: Any) -> list[str]:

@@ -27,9 +27,8 @@ from intern_jax.core.config import UserError
 from intern_jax.core.statistics import held_still
 from intern_jax.train.settings import MAIN
 from intern_jax.train.stage import Averages, Batch, Context, Stage
-from intern_jax.train.state import TrainState
+from intern_jax.train.state import STATISTICS, TrainState, followed
 
-STATISTICS = "batch_stats/"
 CARRIED = "(carried)"  # the name of a helper term with the gradient of the coupled terms
 Scalars = dict[str, jax.Array]
 Gradient = tuple[Any, Any, Averages, Averages]  # gradients, other collections, terms, metrics
@@ -48,7 +47,8 @@ def check_accumulation(stage: Stage, accumulate: int, extra: Any = None) -> None
         )
     if not stage.cached or extra is None:
         return
-    names = [n.removeprefix(STATISTICS) for n in tree.names(extra) if n.startswith(STATISTICS)]
+    prefix = f"{STATISTICS}/"
+    names = [n.removeprefix(prefix) for n in tree.names(extra) if n.startswith(prefix)]
     moving = [n for n in names if not (stage.still and re.match(stage.still, n))]
     coupled = [n for n in moving if re.match(stage.coupled, n)]
     if coupled:
@@ -99,7 +99,7 @@ def make_step(
         params = tree.merge(updated, rest)
         # Early in training the average follows faster, or it would keep the initial values for long.
         early = (1.0 + state.step) / (10.0 + state.step)
-        ema = _follow(state.ema, params, jnp.minimum(ema_decay, early))
+        ema = _follow(state.ema, followed(params, extra), jnp.minimum(ema_decay, early))
         mine = tree.partition(params, stage.average)[0] if stage.average else {}
         average = _follow(state.average, mine, stage.average_decay)
         new = {"params": params, "extra": extra, "opt_state": opt_state}
@@ -356,10 +356,14 @@ def _limited(params: Any, limits: Mapping[str, tuple[float, float]]) -> Any:
 
 
 def _follow(average: Any, params: Any, decay: Any) -> Any:
-    """A moving average after one more step; None stays None."""
+    """A moving average after one more step; None stays None. Of what is counted in whole numbers it is the last."""
     if average is None:
         return None
-    return jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
+
+    def one(a: jax.Array, p: jax.Array) -> jax.Array:
+        return decay * a + (1 - decay) * p if jnp.issubdtype(a.dtype, jnp.inexact) else p
+
+    return jax.tree.map(one, average, params)
 
 
 def _named_rates(rates: Scalars) -> Scalars:

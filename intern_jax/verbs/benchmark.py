@@ -12,7 +12,9 @@ TEXT = "GV-B: score a frozen backbone on its 26 data sets."
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the verb."""
-    parser.add_argument("--config", default="gvb", help=f"{arguments.CONFIG_HELP} (default: gvb)")
+    parser.add_argument(
+        "--config", default="gvb", help=f"{arguments.config_help('benchmark')} (default: gvb)"
+    )
     parser.add_argument("--data", help="the folder of the data sets (default: data)")
     parser.add_argument("--init", help="a model folder or a zoo name (default: ours)")
     parser.add_argument(
@@ -39,16 +41,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="DATA",
         help="retrieval between pictures and their texts: a folder or file of pairs; --init has a text tower",
     )
-    parser.epilog = "--config.FIELD=VALUE changes one field, such as --config.fractions=(0.01,0.1)"
+    parser.epilog = (
+        f"{arguments.OVERRIDES}, such as --config.fractions=0.01,0.1 or --config.rows=pets"
+    )
 
 
 def main(args: argparse.Namespace, rest: list[str]) -> None:
     """Score rows, list them, or print the table."""
-    from intern_jax.core import config as config_lib
     from intern_jax.core.config import UserError
 
-    config = config_lib.load_config(args.config)
-    config_lib.override(config, arguments.config_overrides(rest), new=True)
+    config = arguments.read_config(args.config, rest, "benchmark")
     if args.data:
         config.data = args.data
     if args.list:

@@ -26,9 +26,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="of a CLIP file's towers: OpenAI's have quick_gelu, LAION's gelu",
     )
     parser.epilog = (
-        "--model.FIELD=VALUE changes a setting of the variant; --canvas=PIXELS, --resize=short|squash|fit, "
-        "--crop=SHARE, --interpolation=bilinear|bicubic, --mean=R,G,B and --std=R,G,B tell how the model "
-        "folder reads pictures; --text_heads=N is for a CLIP text tower whose heads have not 64 channels"
+        "--model.FIELD=VALUE changes a setting of the variant; --canvas=PIXELS, --resize=short (or squash, fit), "
+        "--crop=SHARE, --interpolation=bicubic (or bilinear), --mean=R,G,B and --std=R,G,B tell how the model "
+        "folder reads pictures; --text-heads=N is for a CLIP text tower whose heads have not 64 channels"
     )
 
 
@@ -36,8 +36,9 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
     """Convert one file."""
     from intern_jax.core.config import bind
 
-    settings = [item for item in rest if item.startswith("--model.") and "=" in item]
-    spec = arguments.keyword_arguments([item for item in rest if item not in settings])
+    given = arguments.joined(rest)
+    settings = [item for item in given if item.startswith("--model.") and "=" in item]
+    spec = arguments.keyword_arguments([item for item in given if item not in settings])
     spec |= {
         "fn": "intern_jax.weights.published.convert:convert",
         "source": args.source,

@@ -24,13 +24,13 @@ STEPS = {
     "filter": (
         f"{CURATION}.filters:filter_pool",
         "an index of the records that rules keep",
-        "--licences=('MIT','CC0-1.0') --without=('blank','dark') --min-side=32 --max-aspect=3 --min-words=2"
+        "--licences=\"('MIT','CC0-1.0')\" --without=\"('blank','dark')\" --min-side=32 --max-aspect=3 --min-words=2"
         " --drop=LIST.txt --scores=FILE.csv --min-score=0.3",
     ),
     "dedup": (
         f"{CURATION}.duplicates:drop_duplicates",
         "an index without duplicates: exact, near, and by meaning",
-        "--near=True --mirrored=True --semantic=MODEL --epsilon=0.05 --prefer=('noto','twemoji')",
+        "--near=True --mirrored=True --semantic=MODEL --epsilon=0.05 --prefer=\"('noto','twemoji')\"",
     ),
     "agreement": (
         f"{CURATION}.agreement:filter_by_agreement",
@@ -40,7 +40,7 @@ STEPS = {
     "decontaminate": (
         f"{CURATION}.decontaminate:decontaminate",
         "an index without the test pictures of benchmark rows, and without concepts that are to stay unseen",
-        "--rows=('fashion','clipart_leaf') --concepts=('cat','umbrella') --wordnet=FOLDER",
+        "--rows=\"('fashion','clipart_leaf')\" --concepts=\"('cat','umbrella')\" --wordnet=FOLDER",
     ),
     "card": (
         f"{CURATION}.card:write_card",
@@ -76,10 +76,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         if name not in ALONE:
             _add_runner(step)
         step.epilog = f"--NAME=VALUE sets more: {more}"
-    run = verbs.add_parser("run", help="all steps of a config", allow_abbrev=False)
-    run.add_argument("--config", required=True, help=arguments.CONFIG_HELP)
+    does = "All steps of a config."
+    run = verbs.add_parser(
+        "run", help="all steps of a config", description=does, allow_abbrev=False
+    )
+    run.add_argument("--config", required=True, help=arguments.config_help("data run"))
     run.add_argument("--workdir", required=True, help="the folder of the steps' folders")
-    run.epilog = "--config.FIELD=VALUE changes one field"
+    run.epilog = f"{arguments.OVERRIDES}, such as --config.seed=1"
     _add_runner(run)
 
 
@@ -90,7 +93,7 @@ def _add_runner(parser: argparse.ArgumentParser) -> None:
         "--beam",
         metavar="OPTIONS",
         default="",
-        help="options of Apache Beam, such as '--runner=DataflowRunner ...'",
+        help="options of Apache Beam, such as --beam='--runner=DataflowRunner ...'",
     )
 
 
@@ -109,14 +112,12 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _main(args: argparse.Namespace, rest: list[str]) -> None:
-    from intern_jax.core import config as config_lib
     from intern_jax.core.config import bind
 
     if args.step == "run":
         from intern_jax.curation import pipeline
 
-        config = config_lib.load_config(args.config)
-        config_lib.override(config, arguments.config_overrides(rest), new=True)
+        config = arguments.read_config(args.config, rest, "data run")
         pipeline.run(config, args.workdir, _runner(args))
         return
     spec: dict[str, Any] = arguments.keyword_arguments(rest) | {"out": args.out}
@@ -127,8 +128,18 @@ def _main(args: argparse.Namespace, rest: list[str]) -> None:
     if args.step == "decontaminate":
         spec = _with_rows(spec)
     more = {} if args.step in ALONE else {"runner": _runner(args)}
+    _check_given(args.step, spec | more)
     made = bind({"fn": STEPS[args.step][0], **spec})(**more)
     print(_told(made))
+
+
+def _check_given(step: str, given: dict[str, Any]) -> None:
+    """Refuse a step without a setting that it must have, before any work."""
+    from intern_jax.core.config import UserError, parameters, resolve
+
+    for name, parameter in parameters(resolve(STEPS[step][0])).items():
+        if parameter.default is parameter.empty and name not in given:
+            raise UserError(f"command line: --{name} is missing; see data {step} --help")
 
 
 def _runner(args: argparse.Namespace) -> Any:
@@ -173,7 +184,9 @@ def _with_rows(spec: dict[str, Any]) -> dict[str, Any]:
     names = spec.get("rows", ())
     if isinstance(names, str):
         names = (names,)
-    return spec | {"rows": {name: {**suite.find(name).source, "split": "test"} for name in names}}
+    return spec | {
+        "rows": {name: {**suite.find(name, "rows").source, "split": "test"} for name in names}
+    }
 
 
 def _told(made: Any) -> str:

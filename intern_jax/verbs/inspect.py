@@ -14,7 +14,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the verb."""
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--model", help="a variant's name (mn_b4, embedded, ...) or a model folder")
-    what.add_argument("--config", help=arguments.CONFIG_HELP)
+    what.add_argument("--config", help=arguments.config_help("run"))
     what.add_argument("--checkpoint", help="a checkpoint folder, one step of it, or a model folder")
     parser.add_argument(
         "--topology", help="with --config: compile a stage for such TPU chips, as v5e:16x16"

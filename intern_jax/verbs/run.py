@@ -13,23 +13,20 @@ TEXT = "Run a config's stages in order; what is already done is reused."
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the verb."""
-    parser.add_argument("--config", required=True, help=arguments.CONFIG_HELP)
+    parser.add_argument("--config", required=True, help=arguments.config_help("run"))
     parser.add_argument(
         "--workdir", required=True, help="folder for checkpoints, metrics and report"
     )
-    parser.epilog = "--config.FIELD=VALUE changes one field, such as --config.workers=2"
+    parser.epilog = f"{arguments.OVERRIDES}, such as --config.seeds=1 or --config.workers=2"
 
 
 def main(args: argparse.Namespace, rest: list[str]) -> None:
     """Run a config's stages."""
     from intern_jax import pipeline
     from intern_jax.benchmark.scores.table import Incomplete
-    from intern_jax.core import config as config_lib
     from intern_jax.processes import hosts
 
-    overrides = arguments.config_overrides(rest)
-    config = config_lib.load_config(args.config)
-    config_lib.override(config, overrides, new=True)
+    config = arguments.read_config(args.config, rest, "run")
     hosts.initialize()
     if not hosts.is_main():
         logging.getLogger("intern_jax").setLevel(logging.WARNING)

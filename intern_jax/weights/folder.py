@@ -19,7 +19,6 @@ import difflib
 import functools
 import hashlib
 import itertools
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -32,9 +31,10 @@ from flax.core import meta
 
 from intern_jax import families as families_lib
 from intern_jax.core import config as config_lib
+from intern_jax.core import strict_json
 from intern_jax.core import tree as tree_lib
 from intern_jax.core.config import UserError
-from intern_jax.core.files import local, write_bytes, write_text
+from intern_jax.core.files import local, write_bytes, write_json, write_text
 from intern_jax.core.layout import StageFiles
 from intern_jax.models import own, zoo
 from intern_jax.version import __version__
@@ -130,7 +130,7 @@ def save_model(
         write_text(folder / TOKENIZER, tokenizer.decode("utf-8"))
     write_text(folder / "card.md", text)
     # Last, so that a folder with it is whole.
-    write_text(folder / "model.json", json.dumps(info, indent=1) + "\n")
+    write_json(folder / "model.json", info)
     return folder
 
 
@@ -202,7 +202,7 @@ def _tokenizer_bytes(tokenizer: str) -> bytes | None:
     path = pathlib.Path(tokenizer)
     try:
         content = path.read_bytes()
-        json.loads(content)
+        strict_json.parse(content)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path}: no tokenizer.json ({one_line(str(error))}); name the file, or {', '.join(NAMED)}"
@@ -314,11 +314,7 @@ def _stored_shapes(weights: pathlib.Path) -> dict[str, tuple[int, ...]]:
 
 def read_info(path: pathlib.Path) -> dict[str, Any]:
     """The content of a model.json in the present form, checked; see weights/checks.py."""
-    try:
-        info = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({one_line(str(error))}); copy it again") from None
-    info = upgraded(path, info)
+    info = upgraded(path, strict_json.read(path, "copy it again"))
     check_info(path, info)
     return info
 

@@ -274,7 +274,10 @@ class Model:
             raise UserError(f"top: {self.head.family} has no best classes; leave top out")
         _check_top(top)
         branch, pictures = self._route(None, self._reads), self.preprocess
-        run = _answers(Same(self.build()), branch, pictures.mean, pictures.std, self.head.key)
+        dtype = zoo.dtype_of(self.spec)
+        run = _answers(
+            Same(self.build()), branch, pictures.mean, pictures.std, self.head.key, dtype
+        )
         placed = jax.device_put((self.variables, self.head.variables))
         # A detector learns that nothing lies outside its picture, so it is told where that ends.
         partly = pictures.resize == "fit" and self.head.task.family.answer == "boxes"
@@ -517,12 +520,12 @@ def _features(same: Same, branch: str, names: tuple[str, ...], mean: tuple, std:
 
 
 @functools.lru_cache
-def _answers(same: Same, branch: str, mean: tuple, std: tuple, head: str) -> Callable:
+def _answers(same: Same, branch: str, mean: tuple, std: tuple, head: str, dtype: Any) -> Callable:
     """Compiled (the backbone's variables, the head's, uint8 [B,S,S,3], extent [B,2]) -> rows of the family's answers.
 
     The extent is None where pictures fill their canvases (models/detection/canvas.py).
     """
-    module = _head_module(head)
+    module = _head_module(head).clone(dtype=dtype)
     task, settings = tasks.find(module.family), module.settings or {}
 
     @jax.jit

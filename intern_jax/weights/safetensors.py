@@ -6,7 +6,6 @@ a limit on the header's length is checked here first, before anything is parsed.
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import struct
@@ -18,6 +17,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from intern_jax.core import strict_json
 from intern_jax.core import tree as tree_lib
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_bytes
@@ -94,8 +94,8 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
         if not 2 <= length <= min(MAX_HEADER_BYTES, path.stat().st_size - 8):
             raise UserError(f"{path}: not a safetensors file (header of {length} bytes); {_REMEDY}")
         try:
-            header = json.loads(file.read(length))
-        except (ValueError, RecursionError):
+            header = strict_json.parse(file.read(length))
+        except ValueError:
             raise UserError(f"{path}: not a safetensors file (broken header); {_REMEDY}") from None
     if not isinstance(header, dict) or not all(map(_is_entry, header.items())):
         raise UserError(f"{path}: not a safetensors file (broken header); {_REMEDY}")

@@ -73,7 +73,7 @@ def test_folder_to_model(folder, tmp_path, method):
     ("arguments", "message"),
     [
         ({"method": "magic"}, "probe or finetune"),
-        ({"folds": 1}, "folds: 1; a score needs 2"),
+        ({"folds": 1}, "folds: 1; write 2 at least, 5 are usual"),
         ({"readout": "pool"}, "readout: no 'pool'; did you mean pooled"),
         ({"init": "no_such_model"}, "no_such_model"),
         ({"backbone": "my_net:Net"}, "embedded_tiny is a network of the zoo; leave backbone out"),

@@ -1,6 +1,7 @@
 """Rows of boxes whose heads are trained: on outputs and on pictures, frozen, from scratch, and what scores say."""
 
 import dataclasses
+import json
 from types import SimpleNamespace
 
 import jax
@@ -258,3 +259,32 @@ def test_a_network_learns_with_the_usual_detector_where_there_are_several():
     assert heads.decoder_of(SCENES, {"detection": {"fcos": LIGHT}})["name"] == "fcos"
     seg = dataclasses.replace(SCENES, family="segmentation", metric="miou")
     assert heads.decoder_of(seg, {"segmentation": {"deeplabv3": {}}}) is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"image_id": 0.7}, "image_id: 0.7 is no image"),
+        ({"image_id": True}, "image_id: True is no image"),
+        ({"category_id": 0.5}, "category_id: 0.5 is no whole number in"),
+        ({"category_id": "1"}, "category_id: '1' is no whole number in"),
+        ({"score": "0.9"}, "'0.9' is no number"),
+        ({"score": True}, "True is no number"),
+        ({"bbox": "1234"}, "'1' is no number"),
+    ],
+)
+def test_numbers_of_a_file_of_boxes_are_not_guessed(tmp_path, wrong, said):
+    source = Subset(Scenes("test").source, range(2))
+    right = {"image_id": 1.0, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps([right, right | {"image_id": source.keys[1]}]))
+    assert boxes.read(path, source).image.tolist() == [1, 1]
+    path.write_text(json.dumps([right, right | wrong]))
+    with pytest.raises(UserError, match=rf"boxes\.json\[1\].*{said}"):
+        boxes.read(path, source)
+
+
+def test_a_file_of_boxes_with_a_number_that_is_none_is_told_with_its_place(tmp_path):
+    (tmp_path / "boxes.json").write_text('[{"image_id": 0, "score": NaN}]')
+    with pytest.raises(UserError, match=r"boxes\.json: not JSON \(NaN at line 1, column 27"):
+        boxes.read(tmp_path / "boxes.json", Scenes("test"))

@@ -207,3 +207,22 @@ def test_the_installed_script_finds_what_python_m_finds(tmp_path):
         text=True,
     )
     assert done.stdout == "16\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ("seeds=1", (1,)),
+        ("seeds=1,2", (1, 2)),
+        ("seeds=[1]", (1,)),
+        ("rows=pets", ("pets",)),
+        ("rows=", ()),
+        ("seeds=()", ()),
+        ("shares=0.5", [0.5]),
+        ("shares=(0.5,)", [0.5]),
+    ],
+)
+def test_one_value_of_a_field_of_several_is_a_tuple_of_one(assignment, expected):
+    made = ml_collections.ConfigDict({"seeds": (0,), "rows": (), "shares": [0.1]})
+    found = config_lib.override(made, [assignment])[assignment.partition("=")[0]]
+    assert found == expected and type(found) is type(expected)

@@ -178,3 +178,29 @@ def test_bilinear_is_jaxs(size):
     assert made.dtype == np.float32
     np.testing.assert_allclose(made, expected, atol=1e-5)
     np.testing.assert_array_equal(dense.bilinear(array[..., 0], size), made[..., 0])
+
+
+def whole(value: float) -> int:
+    """Rounded and clipped to 8 bits."""
+    return int(min(max(round(value), 0), 255))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_brightness_is_clipped_before_contrast(first):
+    """By hand: 250 + 32 is 255, and half of that 128; without the clip it would be 141. 10 - 32 is 0, and not -11."""
+
+    class Draws:
+        """Brightness and contrast are chosen, saturation and hue are not."""
+
+        def __init__(self, u):
+            self.given = [np.array(u), np.array([0, 0, 1, 1, 0 if first else 1])]
+
+        def random(self, _count):
+            return self.given.pop(0)
+
+    values = np.array([250, 100, 10], np.uint8)[None, :, None].repeat(3, axis=2)
+    for brightness, contrast in ((32, 0.5), (-32, 1.5), (20, 1.25)):
+        u = [(brightness + 32) / 64, contrast - 0.5, 0, 0, 0]
+        made = dense.photometric(values, Draws(u))[0, :, 0].tolist()
+        assert made == [whole(contrast * whole(v + brightness)) for v in (250, 100, 10)]
+    assert dense.photometric(values, Draws([1, 0, 0, 0, 0]))[0, 0, 0] == 128

@@ -198,12 +198,17 @@ def test_unknown_image_and_class():
     [
         ({"image_id": 7}, "image 7 is not listed"),
         ({"category_id": 4}, "category 4 is not listed"),
-        ({"score": float("nan")}, r"row 0 with bbox \[.*\] and {'score': nan}"),
-        ({"score": "high"}, "could not convert"),
-        ({"score": None}, "float"),
+        ({"score": "high"}, "'high' is no number"),
+        ({"score": "0.5"}, "'0.5' is no number"),
+        ({"score": True}, "True is no number"),
+        ({"score": None}, "None is no number"),
+        ({"image_id": 1.7}, "1.7 is no whole number"),
+        ({"image_id": "1"}, "'1' is no whole number"),
+        ({"category_id": True}, "True is no whole number"),
+        ({"bbox": [1, 2, True, 4]}, "True is no number"),
+        ({"bbox": "1234"}, "is not four numbers"),
         ({"bbox": [1, 2, -3, 4]}, r"row 0 with bbox \[1.0, 2.0, -3.0, 4.0\]"),
-        ({"bbox": [1, 2, 3]}, "inhomogeneous"),
-        ({"bbox": [1, 2, float("inf"), 4]}, "row 0 with bbox"),
+        ({"bbox": [1, 2, 3]}, "is not four numbers"),
     ],
 )
 def test_wrong_results(change, message, tmp_path):
@@ -222,6 +227,8 @@ def test_wrong_results(change, message, tmp_path):
     "text, message",
     [
         ("{", "dt.json: no JSON"),
+        ('[{"score": NaN}]', "dt.json: no JSON: NaN at line 1, column 12"),
+        ("[-Infinity]", "dt.json: no JSON: -Infinity at line 1, column 2"),
         ('{"a": 1}', "dt.json: no results of COCO"),
         ("[1]", "dt.json: no results of COCO"),
         ("null", "dt.json: no results of COCO"),
@@ -240,7 +247,8 @@ def test_wrong_instances(tmp_path):
     for change, message in (
         ({"image_id": 7}, "image 7 is not listed"),
         ({"bbox": [0, 0, -1, 2]}, "row 0 with bbox"),
-        ({"area": float("nan")}, "row 0 with bbox"),
+        ({"area": "1200"}, "'1200' is no number"),
+        ({"iscrowd": "0"}, "iscrowd '0' is neither 0 nor 1"),
     ):
         rows = [instances["annotations"][0] | change, *instances["annotations"][1:]]
         (tmp_path / "gt.json").write_text(json.dumps(instances | {"annotations": rows}))

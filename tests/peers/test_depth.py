@@ -52,7 +52,7 @@ def walked() -> tuple[np.ndarray, np.ndarray]:
         rows = {"rows": {"x": rng.normal(size=(2, WIDTH)).astype(np.float32)}}
         state, _ = step(state, {}, rows, jax.random.key(1), {"main": jnp.float32(0.3)})
         walk.append(np.asarray(state.params["w"]))
-    return np.stack(walk), np.asarray(state.ema["w"])
+    return np.stack(walk), np.asarray(state.ema["params"]["w"])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from intern_jax.core.config import UserError
 from intern_jax.core.layout import Layout
 from intern_jax.pipeline.products import Product, blended, noted, taken
 from intern_jax.train.stage import Blend
+from intern_jax.train.state import TrainState
 from intern_jax.version import __version__
 from intern_jax.weights import safetensors
 
@@ -23,9 +24,12 @@ KERNEL = "params/backbone/kernel"
 
 def state(kernel, ema=None):
     extra = {"batch_stats": {"count": jnp.ones(())}, "bank": {"rows": jnp.ones(3)}}
-    average = None if ema is None else {"backbone": {"kernel": jnp.full(3, ema)}}
     params = {"backbone": {"kernel": jnp.full(3, kernel)}}
-    return types.SimpleNamespace(params=params, ema=average, extra=extra)
+    average = None
+    if ema is not None:
+        kept = {"batch_stats": {"count": jnp.full((), ema)}}
+        average = {"params": {"backbone": {"kernel": jnp.full(3, ema)}}, **kept}
+    return TrainState(*[None] * 8).replace(params=params, ema=average, extra=extra)
 
 
 @pytest.fixture
@@ -50,6 +54,7 @@ def test_an_average_of_the_parameters_is_what_is_left(product):
     found = product.variables
     assert found.keys() == {KERNEL, "batch_stats/count", "bank/rows"}
     np.testing.assert_array_equal(found[KERNEL], np.full(3, 7.0, np.float32))
+    assert found["batch_stats/count"] == 7.0 and (found["bank/rows"] == 1).all()
 
 
 def test_what_results_say_of_a_stage(product):

@@ -223,7 +223,7 @@ def test_what_is_no_json_or_no_figure_is_refused(root):
     path.write_text("{")
     assert "speed.json: is no JSON" in error_of(root)
     path.write_text(json.dumps(TABLE).replace("15.0", "NaN"))
-    assert "NaN is no figure" in error_of(root)
+    assert "NaN at line 1, column" in error_of(root)
 
 
 def test_figures_that_no_page_shows_and_directives_that_are_none_are_refused(root):

@@ -289,7 +289,7 @@ def test_evaluations_run_at_intervals_and_at_the_end(mesh, tmp_path):
     assert list(at) == [2, 3, 4, 5] and at[3] is None and at[2] and at[5]
     assert [row["step"] for row in done.history if "mesh/norm" in row] == [4, 5]
     assert seen.count(np.ndarray) == 3 and len(seen) == 5
-    final = np.linalg.norm(arrays(done.state.ema)["['head']['kernel']"])
+    final = np.linalg.norm(arrays(done.state.ema["params"])["['head']['kernel']"])
     assert at[5] == pytest.approx(final) == done.history[-1]["mesh/norm"]
     # They change nothing, and a run that is there asks for none.
     assert_same(done.state, fit(Linear(noise=0.1), Stream(), cfg, mesh).state)

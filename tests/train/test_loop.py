@@ -227,7 +227,7 @@ def test_graft_leaves_its_source_intact(mesh):
     trainer = Trainer(Linear(graft=rules), cfg, mesh)
     for _ in range(2):
         done = trainer.fit(Stream(), source=source)
-        made, average = arrays(done.state.params), arrays(done.state.ema)
+        made, average = arrays(done.state.params), arrays(done.state.ema["params"])
         for tree in (made, average):
             np.testing.assert_allclose(tree["['head']['kernel']"], 7.0)
             np.testing.assert_allclose(tree["['head']['bias']"], 5.0)

@@ -9,7 +9,9 @@ import pytest
 
 from intern_jax.core import tree
 from intern_jax.core.config import UserError
+from intern_jax.tasks.pairs import ImageText
 from intern_jax.train import optim, settings
+from intern_jax.train.state import unbox
 
 PARAMS = {
     "head": {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full(3, 2.0)},
@@ -27,6 +29,34 @@ def test_weight_decay_reaches_matrices_only():
     made = update({"weight_decay": 0.1}, NONE)
     np.testing.assert_allclose(made["head"]["kernel"], 0.2, rtol=1e-6)
     assert not made["head"]["bias"].any() and not made["scale"].any()
+
+
+def test_weight_decay_leaves_out_position_embeddings_and_tokens():
+    """timm's ViT names pos_embed and cls_token in `no_weight_decay`; kernels and word embeddings decay."""
+    model = ImageText(
+        backbone_spec={"name": "vit_s_16", "width": 16, "depth": 4, "heads": 2, "image_size": 32},
+        text_spec={"vocab_size": 50, "context": 4, "width": 8, "layers": 1, "heads": 2},
+        embed_dim=8,
+        simsiam_hidden=8,
+        sigmoid=False,
+        least_scale=0.0,
+    )
+    fields = {"image1": jnp.zeros((2, 32, 32, 3)), "tokens1": jnp.zeros((2, 4), jnp.int32)}
+    made = jax.eval_shape(
+        lambda key: model.init(key, fields, frozenset(("f1", "g1")), train=True), jax.random.key(0)
+    )
+    params = jax.tree.map(lambda x: jnp.ones(x.shape), unbox(made["params"]))
+    for settings_of in ({"weight_decay": 0.1}, {"name": "sgd", "l2": 0.1}):
+        changed = update(settings_of, jax.tree.map(jnp.zeros_like, params), params)
+        decayed = {name for name, u in tree.names(changed).items() if np.asarray(u).any()}
+        flat = tree.names(params)
+        still = [name for name in flat if name not in decayed]
+        assert [n for n in still if flat[n].ndim > 1] == [
+            "backbone/position_embedding",
+            "text/position_embedding",
+        ]
+        assert "backbone/cls_token" in still and "text/token_embedding" in decayed
+        assert all(name in decayed for name in flat if name.endswith("kernel"))
 
 
 def test_multipliers_take_the_first_match_and_scale_decay_too():
@@ -56,6 +86,11 @@ def test_schedule():
     np.testing.assert_allclose(rates[:5], [0.2, 0.4, 0.6, 0.8, 1.0], rtol=1e-6)
     np.testing.assert_allclose(rates[8], 0.5, atol=1e-6)
     assert rates[12] == 0 and all(a > b for a, b in itertools.pairwise(rates[4:]))
+    # SGDR (arXiv 1608.03983), eq. 5: the lowest rate is the end's.
+    ending = [float(optim.learning_rate(cfg | {"end_rate": 0.1}, 12, step)) for step in range(13)]
+    np.testing.assert_allclose(ending[:5], rates[:5])
+    np.testing.assert_allclose(ending[8:], 0.1 + 0.9 * np.array(rates[8:]), rtol=1e-6)
+    assert ending[12] == pytest.approx(0.1)
     constant = {"learning_rate": 0.3, "schedule": "constant"}
     assert optim.learning_rate(constant, 10, 0) == optim.learning_rate(constant, 10, 9)
     assert optim.learning_rate(constant, 10, 0).dtype == np.float32
@@ -140,6 +175,34 @@ def test_a_decay_without_blocks_is_told():
             {"groups": {"a": {"match": "a", "layer_decay": 0.5}}},
             "optim.groups.a.layer_decay: no such field",
         ),
+        ({"learning_rate": float("nan")}, "optim.learning_rate: nan; write a finite number"),
+        ({"learning_rate": float("inf")}, "optim.learning_rate: inf; write a finite number"),
+        ({"learning_rate": -1e-3}, "optim.learning_rate: -0.001; write a number of at least 0"),
+        ({"learning_rate": "1e-3"}, "optim.learning_rate: '1e-3'; write a number"),
+        ({"learning_rate": True}, "optim.learning_rate: True; write a number"),
+        (
+            {"groups": {"a": {"match": "a", "learning_rate": float("nan")}}},
+            "optim.groups.a.learning_rate: nan; write a finite number",
+        ),
+        (
+            {"schedule": "constant", "end_rate": 1e-4},
+            "optim.end_rate: has no effect in schedule 'constant'; goes with 'cosine' or 'poly'",
+        ),
+        (
+            {"schedule": "steps", "drops": [0.5], "end_rate": 1e-4},
+            "optim.end_rate: has no effect in schedule 'steps'",
+        ),
+        ({"power": 2.0}, "optim.power: has no effect in schedule 'cosine'; goes with 'poly'"),
+        (
+            {"learning_rate": 1e-3, "end_rate": 1e-2},
+            "optim.end_rate: 0.01 is above the peak learning_rate 0.001; write a smaller rate",
+        ),
+        (
+            {"groups": {"a": {"match": "a", "learning_rate": 1e-5}}, "end_rate": 1e-4},
+            "optim.groups.a.end_rate: 0.0001 is above the peak",
+        ),
+        ({"lr_multipliers": [["head", float("nan")]]}, r"optim.lr_multipliers\[0\]"),
+        ({"lr_multipliers": [["head", "0.1"]]}, r"optim.lr_multipliers\[0\]"),
         ({"weight_deacy": 0.1}, "optim.weight_deacy: no such field"),
         ({"name": "adagrad"}, "optim.name: no optimizer 'adagrad'; known: adamw"),
         ({"schedule": "linear"}, "optim.schedule: no 'linear'; known: cosine"),
@@ -152,6 +215,49 @@ def test_a_decay_without_blocks_is_told():
 def test_unknown_settings(cfg, said):
     with pytest.raises(UserError, match=said):
         optim.build(cfg)
+
+
+def test_groups_inherit_of_a_schedule_what_their_own_one_uses():
+    main = {"schedule": "poly", "power": 2.0, "end_rate": 1e-4, "learning_rate": 1e-2}
+    of = {
+        "same": {"match": "a", "learning_rate": 1e-3},
+        "flat": {"match": "b", "schedule": "constant"},
+        "round": {"match": "c", "schedule": "cosine"},
+    }
+    found = optim.groups(main | {"groups": of})
+    assert {n: (g["end_rate"], g["power"]) for n, g in found.items()} == {
+        "main": (1e-4, 2.0),
+        "same": (1e-4, 2.0),
+        "flat": (0.0, 0.9),
+        "round": (1e-4, 0.9),
+    }
+
+
+@pytest.mark.parametrize(
+    ("cfg", "said"),
+    [
+        (
+            {"lr_multipliers": [["head", 0.5], ["haed", 0.1]]},
+            r"optim\.lr_multipliers\[1\]: 'haed' matches no trainable parameter; .* such as head/bias",
+        ),
+        (
+            {"lr_multipliers": [["head", 0.5], ["head/k", 0.1]]},
+            r"lr_multipliers\[1\]: 'head/k' matches only .* that an earlier rule matches",
+        ),
+        (
+            {"groups": {"h": {"match": "head", "lr_multipliers": [["scale", 0.5]]}}},
+            r"optim\.groups\.h\.lr_multipliers\[0\]: 'scale' matches only parameters of other groups",
+        ),
+    ],
+)
+def test_a_multiplier_that_no_parameter_gets_is_told(cfg, said):
+    with pytest.raises(UserError, match=said):
+        optim.check_names(cfg, PARAMS)
+
+
+def test_multipliers_that_groups_inherit_need_match_in_one_of_them_only():
+    of = {"h": {"match": "head"}}
+    optim.check_names({"lr_multipliers": [["head", 0.5], ["scale", 0.1]], "groups": of}, PARAMS)
 
 
 def test_missing_learning_rate():

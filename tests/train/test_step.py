@@ -117,7 +117,7 @@ def test_average_follows_the_parameters():
     state, step = start(Linear(), ema=0.5)
     first = arrays(state.params)
     state, _ = step(state, {}, Stream().batch_at(0), KEY, RATE)
-    average, now = arrays(state.ema), arrays(state.params)
+    average, now = arrays(state.ema["params"]), arrays(state.params)
     for name in first:  # the first step's decay is (1 + 0) / (10 + 0)
         expected = 0.1 * first[name] + 0.9 * now[name]
         np.testing.assert_allclose(average[name], expected, rtol=1e-5, atol=1e-7)
@@ -131,13 +131,35 @@ def test_the_average_follows_its_definition_for_many_steps():
         state, _ = step(state, {}, Stream().batch_at(t), KEY, RATE)
         decay, now = min(0.8, (1 + t) / (10 + t)), arrays(state.params)
         expected = {n: decay * expected[n] + (1 - decay) * now[n] for n in now}
-    for name, average in arrays(state.ema).items():
+    for name, average in arrays(state.ema["params"]).items():
         np.testing.assert_allclose(average, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_the_average_has_batch_norm_statistics_of_its_own():
+    """By timm's ModelEmaV2, a = d a + (1 - d) s for buffers too, and the whole number of them is the last one."""
+    state, step = start(Linear(), ema=0.8)
+    expected = np.asarray(state.extra["batch_stats"]["norm"]["seen"])
+    for t in range(12):
+        state, _ = step(state, {}, Stream().batch_at(t), KEY, RATE)
+        decay, now = (1 + t) / (10 + t), np.asarray(state.extra["batch_stats"]["norm"]["seen"])
+        expected = decay * expected + (1 - decay) * now
+    assert np.abs(expected - now).max() > 1e-3
+    average = state.ema["batch_stats"]["norm"]
+    np.testing.assert_allclose(average["seen"], expected, rtol=1e-5)
+    # What an evaluation reads: the averages, and all other collections as they are.
+    np.testing.assert_array_equal(state.best["batch_stats"]["norm"]["seen"], average["seen"])
+    assert state.best["params"] is state.ema["params"] and int(average["count"]) == 12
+    plain, _ = start(Linear())
+    assert plain.ema is None and plain.best == {"params": plain.params, **plain.extra}
 
 
 def test_state_and_average_are_separate_arrays():
     state, step = start(Linear(), ema=0.9)
-    pairs = zip(jax.tree.leaves(state.params), jax.tree.leaves(state.ema), strict=True)
+    pairs = zip(
+        jax.tree.leaves((state.params, state.extra["batch_stats"])),
+        jax.tree.leaves((state.ema["params"], state.ema["batch_stats"])),
+        strict=True,
+    )
     assert all(p.unsafe_buffer_pointer() != e.unsafe_buffer_pointer() for p, e in pairs)
     old = state
     for index in range(3):
@@ -186,3 +208,19 @@ def test_parameters_stay_inside_their_limits():
     assert abs(found[False][name].item()) > 0.03
     assert found[True][name].item() in (np.float32(-0.01), np.float32(0.02))
     assert abs(found[True]["['head']['kernel']"] - found[False]["['head']['kernel']"]).max() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("trainable", "said"),
+    [
+        (
+            "(?!haed/)",
+            r"linear\.trainable: '\(\?!haed/\)' freezes no parameter; .* such as head/bias",
+        ),
+        ("haed/", "linear.trainable: 'haed/' matches no parameter"),
+    ],
+)
+def test_a_pattern_that_freezes_or_trains_nothing_is_told(trainable, said):
+    with pytest.raises(UserError, match=said):
+        start(Linear(trainable=trainable))
+    start(Linear(trainable="(?!head/)"))

@@ -1,9 +1,9 @@
 """Reads what the pages are made of; a mistake in a file is one line that names file, field and remedy."""
 
-import json
 import pathlib
 from typing import Any
 
+from intern_jax.core import strict_json
 from intern_jax.core.config import UserError, did_you_mean
 from tools.bench import measured
 from tools.bench.measured import Measured
@@ -37,15 +37,11 @@ def texts(root: pathlib.Path) -> dict[str, str]:
 def parsed(path: pathlib.Path) -> Any:
     """The JSON of a file; UserError where it is missing or none."""
     try:
-        return json.loads(path.read_text("utf-8"), parse_constant=_refused)
+        return strict_json.parse(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path}: is missing; see benchmarks/README.md") from None
     except ValueError as error:
         raise UserError(f"{path}: is no JSON: {error}") from None
-
-
-def _refused(constant: str) -> None:
-    raise ValueError(f"{constant} is no figure; write null where nothing was measured")
 
 
 def find(tables: dict[str, Measured], name: str, where: str) -> Measured:

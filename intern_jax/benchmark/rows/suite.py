@@ -37,19 +37,19 @@ MINI = (
 ROWS = {row.name: row for row in (*gvb.ROWS, *MINI, *wide.ROWS)}
 
 
-def find(name: str, where: str = "config") -> Row:
+def find(name: str, where: str = "config.rows") -> Row:
     """The row of that name, or of a dotted name package.module:ROW; UserError if there is none.
 
-    `where` is what has the field "rows".
+    `where` is the field or flag that names it.
     """
     if ":" in name:
         row = config_lib.resolve(name)
         if not isinstance(row, Row):
             kind = type(row).__name__
-            raise UserError(f"{where}.rows: {name} is a {kind}; name a Row (benchmark/rows/row.py)")
+            raise UserError(f"{where}: {name} is a {kind}; name a Row (benchmark/rows/row.py)")
         return row
     if name not in ROWS:
-        raise UserError(f"{where}.rows: no row '{name}'; known: {', '.join(sorted(ROWS))}")
+        raise UserError(f"{where}: no row '{name}'; {config_lib.did_you_mean(name, sorted(ROWS))}")
     return ROWS[name]
 
 

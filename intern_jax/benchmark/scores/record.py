@@ -5,7 +5,6 @@ task family, so that a table needs no code of theirs. The JSON is strict: a numb
 is read as NaN. Records of version 1 hold no such facts; these come from the tables of metrics and families.
 """
 
-import json
 import math
 import os
 import pathlib
@@ -15,7 +14,7 @@ from typing import Annotated, Any
 import pydantic
 
 from intern_jax import families
-from intern_jax.core import schema
+from intern_jax.core import schema, strict_json
 from intern_jax.core.config import UserError
 from intern_jax.core.files import strict, write_json
 from intern_jax.core.schema import Settings, field
@@ -211,16 +210,16 @@ def read_run(path: str | os.PathLike[str]) -> list[Record]:
 
 def _json(path: str | os.PathLike[str], remedy: str) -> tuple[Any, bool]:
     """A file's content, and whether it is strict JSON: NaN and Infinity, which version 1 wrote, are read as null."""
-    constants: list[str] = []
     try:
-        text = pathlib.Path(path).read_text("utf-8")
-        # The list's own None stands in the constant's place.
-        content = json.loads(text, parse_constant=constants.append)
+        text = pathlib.Path(path).read_bytes()
+        try:
+            return strict_json.parse(text), True
+        except strict_json.NotFinite:
+            return strict_json.parse_gaps(text), False
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); {remedy}") from None
-    return content, not constants
 
 
 def _is_record(content: Any) -> bool:

@@ -30,6 +30,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from intern_jax.core import strict_json
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json
 
@@ -83,7 +84,7 @@ def part_path(folder: pathlib.Path, job: str, number: int, suffix: str) -> pathl
 def part_counts(folder: pathlib.Path, job: str, number: int) -> dict[str, Any] | None:
     """{"counts": ..., "files": {suffix: {"bytes", "sha256"}}} of a finished part; None for one that is not."""
     try:
-        found = json.loads(part_path(folder, job, number, "json").read_text())
+        found = strict_json.parse(part_path(folder, job, number, "json").read_bytes())
     except (FileNotFoundError, ValueError):
         return None
     for suffix, entry in found["files"].items():
@@ -114,7 +115,7 @@ def claim(out: pathlib.Path, made: Mapping[str, Any], what: str, other: str, the
     content = json.loads(json.dumps(made))
     if path.is_file():
         try:
-            found = json.loads(path.read_text("utf-8"))
+            found = strict_json.parse(path.read_bytes())
         except ValueError:
             found = None
         if found != content:

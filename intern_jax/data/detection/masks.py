@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from intern_jax.core import strict_json
 from intern_jax.data.read.decoding import MAX_PIXELS, MAX_SIDE
 from intern_jax.families.fields import IGNORE
 
@@ -34,12 +35,12 @@ def read_outline(segmentation: Any) -> Outline | None:
     """The mask of COCO's field `segmentation`; None where it is none."""
     try:
         if isinstance(segmentation, dict):
-            height, width = segmentation["size"]
+            height, width = (strict_json.whole(side) or 0 for side in segmentation["size"])
             counts = segmentation["counts"]
             runs = array("q", _counts(counts) if isinstance(counts, str) else counts)
             fits = 0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE and height * width <= MAX_PIXELS
             right = fits and min(runs) >= 0 and sum(runs) == height * width
-            return Outline(runs=runs, size=(int(height), int(width))) if right else None
+            return Outline(runs=runs, size=(height, width)) if right else None
         polygons = tuple(array("f", polygon) for polygon in segmentation)
     except (KeyError, TypeError, ValueError, OverflowError, IndexError):
         return None

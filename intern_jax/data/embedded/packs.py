@@ -7,7 +7,6 @@ so keys, labels and splits need no decoding. Records are numpy values; nothing h
 
 import functools
 import io
-import json
 import struct
 import threading
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from intern_jax.core import strict_json
 from intern_jax.core.config import UserError
 from intern_jax.data.schema import fingerprints
 
@@ -33,7 +33,7 @@ class Embedded:
     @staticmethod
     def decontaminated() -> dict[str, Any]:
         """Per mini row: the digest of the test pictures that the pre-training pictures were compared with."""
-        return json.loads(MANIFEST.read_text())["rows"]
+        return strict_json.parse(MANIFEST.read_bytes())["rows"]
 
     @staticmethod
     def unseen() -> list[str]:
@@ -52,7 +52,7 @@ class Pack:
             raise UserError(
                 f"{self.path}: missing; reinstall intern-jax or run tools/build_embedded.py"
             )
-        self.index: dict[str, Any] = json.loads(index.read_text())
+        self.index: dict[str, Any] = strict_json.parse(index.read_bytes())
         self.keys: list[str] = self.index["key"]
         self._lock = threading.Lock()
         self._raw: list[bytes] | None = None
@@ -69,7 +69,7 @@ class Pack:
                     self._raw = self._read()
         raw = self._raw[i]
         (length,) = struct.unpack_from("<I", raw)
-        return json.loads(raw[4 : 4 + length]), raw, 4 + length
+        return strict_json.parse(raw[4 : 4 + length]), raw, 4 + length
 
     def _read(self) -> list[bytes]:
         from array_record.python import array_record_module

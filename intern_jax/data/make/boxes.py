@@ -72,7 +72,7 @@ def check_settings(**given: Any) -> None:
         raise UserError(f"transform.share: {given['share']}; give a share of 0 to 1")
 
 
-@formatted(1)
+@formatted(2)
 @checked_by(check_settings)
 def boxes(
     sample: Sample,

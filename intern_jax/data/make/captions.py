@@ -5,7 +5,6 @@ of your own with that form is an edit too.
 """
 
 import functools
-import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from intern_jax.core import strict_json
 from intern_jax.core.config import UserError, checked_by, did_you_mean, formatted
 from intern_jax.data.schema.sample import one_line
 
@@ -147,8 +147,8 @@ def _load(path: str) -> Synonyms:
     )
     try:
         text = pathlib.Path(path).read_text("utf-8-sig")
-        table = _lines(text) if path.endswith(".tsv") else json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
+        table = _lines(text) if path.endswith(".tsv") else strict_json.parse(text)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({one_line(error)}); {remedy}") from None
     if not isinstance(table, dict):
         raise UserError(f"{path}: holds {type(table).__name__}; {remedy}")

@@ -83,7 +83,7 @@ def dense(
     return row
 
 
-@formatted(1)
+@formatted(2)
 def crop(
     sample: Sample,
     rng: np.random.Generator,
@@ -220,17 +220,20 @@ def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """SSD's distortion (arXiv 1512.02325) of uint8 [H,W,3], in the form of segmentation recipes.
 
     Each change applies to half of the pictures: brightness +-32, contrast .5 to 1.5 (before or after
-    the other two), saturation .5 to 1.5, hue +-18 of 180 degrees.
+    the other two), saturation .5 to 1.5, hue +-18 of 180 degrees. As in SSD's code, MMSegmentation's and
+    torchvision's, each is rounded and clipped to 8 bits before the next.
     """
     u, chosen = rng.random(5), rng.random(5) < 0.5
     contrast = 0.5 + u[1] if chosen[1] else 1.0
     brightness = 64 * u[0] - 32 if chosen[0] else 0.0
     first = bool(chosen[4])
-    image = _affine(image, contrast if first else 1.0, brightness)
+    image = _affine(image, 1.0, brightness)
+    if first:
+        image = _affine(image, contrast, 0.0)
     if chosen[2] or chosen[3]:
         saturation = 0.5 + u[2] if chosen[2] else 1.0
         image = _saturate(image, saturation, (0.2 * u[3] - 0.1) if chosen[3] else 0.0)
-    return _affine(image, 1.0 if first else contrast, 0.0)
+    return image if first else _affine(image, contrast, 0.0)
 
 
 def gamma(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -3,7 +3,6 @@
 The file is parsed in memory, without polygons; what is kept of it are arrays.
 """
 
-import json
 import math
 import os
 import pathlib
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from intern_jax.core import strict_json
 from intern_jax.core.config import UserError
 from intern_jax.data.detection.listed import Listed, ObjectRows
 from intern_jax.data.detection.masks import Outline, read_outline
@@ -127,6 +127,8 @@ class Coco(Listed):
                 cause = "box of an unknown image"
             elif label is None:
                 cause = "box of an unknown category"
+            elif annotation.get("iscrowd", 0) not in (0, 1, None):
+                cause = "box whose iscrowd is neither 0 nor 1"
             if cause is not None or at is None or label is None:
                 self.passed.add(
                     str(cause), f"{self.path}: annotation {str(annotation.get('id'))[:40]}"
@@ -134,7 +136,7 @@ class Coco(Listed):
                 continue
             area = annotation.get("area")
             right = type(area) in (int, float) and 0 < area < 1e12
-            crowd = bool(annotation.get("iscrowd"))
+            crowd = annotation.get("iscrowd") in (1, True)
             outline = self._outline(annotation, sizes[at]) if self.masked else None
             area = area if right else math.nan
             objects.add(at, box, label, crowd=crowd, area=area, outline=outline)
@@ -194,8 +196,8 @@ def _read(path: pathlib.Path, masks: bool) -> dict[str, Any]:
             raise UserError(f"{path}: no such file; give a COCO file of instances or captions")
         if path.stat().st_size > FILE_BYTES:
             raise UserError(f"{path}: larger than {FILE_BYTES} bytes; split it")
-        content = json.loads(path.read_text("utf-8-sig", "replace"), object_hook=light)
-    except (OSError, ValueError, RecursionError) as error:
+        content = strict_json.parse(path.read_text("utf-8-sig", "replace"), light)
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{path}: no readable JSON ({one_line(error)}); get or write it again"
         ) from error
@@ -251,9 +253,7 @@ def _folder(path: pathlib.Path, first: str, images: base.Path | None) -> tuple[p
 
 def _id(value: Any) -> int | str | None:
     """An id: a whole number of any size, or text."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, int | str) and not isinstance(value, bool) else None
+    return value if isinstance(value, str) else strict_json.whole(value)
 
 
 def _side(value: Any) -> int:

@@ -5,7 +5,6 @@ in memory at a time. Smaller ones (100 to 1,000 pictures) make random reads fast
 """
 
 import collections
-import json
 import pathlib
 import threading
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from intern_jax.core import strict_json
 from intern_jax.core.config import UserError
 from intern_jax.data.open import texts
 from intern_jax.data.read import opened as base
@@ -332,7 +332,7 @@ def _groups(metadata: Any, number: int, file: pathlib.Path) -> list[tuple[int, i
 def _class_names(schema: Any, label: str | None) -> list[str] | None:
     """The names of the classes that Hugging Face's metadata gives, if it does."""
     try:
-        content = json.loads((schema.metadata or {})[b"huggingface"])
+        content = strict_json.parse((schema.metadata or {})[b"huggingface"])
         names = content["info"]["features"][label]["names"]
         return [str(name) for name in names] if isinstance(names, list) and names else None
     except (KeyError, ValueError, TypeError, RecursionError):

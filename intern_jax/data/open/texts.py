@@ -1,7 +1,6 @@
 """Captions and labels from anywhere as clean text: any bytes are read, and lengths are bounded."""
 
 import csv
-import json
 import math
 import re
 import unicodedata
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from intern_jax.core import strict_json
 from intern_jax.core.config import UserError
 
 MAX_TEXT = 10_000  # characters of one caption; the rest is cut
@@ -153,12 +153,9 @@ class Labels:
 
 
 def json_object(data: bytes | str) -> dict[str, Any]:
-    """The object in a JSON text. ValueError if it is none."""
-    try:
-        text = data.decode("utf-8-sig", "replace") if isinstance(data, bytes) else data
-        content = json.loads(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    """The object in a JSON text, where NaN is null: no value. ValueError if it is none."""
+    text = data.decode("utf-8-sig", "replace") if isinstance(data, bytes) else data
+    content = strict_json.parse_gaps(text)
     if not isinstance(content, dict):
         raise ValueError("no JSON object")
     return content

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from intern_jax.core import strict_json
 from intern_jax.core.config import UserError
 from intern_jax.data.open import tars, texts
 from intern_jax.data.read import opened as base
@@ -246,7 +247,7 @@ def _load(place: pathlib.Path, stamp: list[int]) -> Index | None:
     try:
         if not place.is_file() or place.stat().st_size > 2 * size + (1 << 20):
             return None
-        content = json.loads(place.read_text("utf-8"))
+        content = strict_json.parse(place.read_bytes())
         if content["stamp"] != stamp:
             return None
         stems, labels, refused = content["stems"], content["labels"], content["refused"]

@@ -6,7 +6,6 @@ refused, and nothing in a file is executed. A file that cannot be read raises Co
 
 import io
 import itertools
-import json
 import os
 import pathlib
 import stat
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from intern_jax.core import strict_json
 from intern_jax.core.config import UserError
 from intern_jax.data.read.decoding import (
     MAX_BYTES,
@@ -114,8 +114,8 @@ def read_mat(path: pathlib.Path, variables: Sequence[str], most: int) -> dict[st
 def read_json(path: pathlib.Path, where: str) -> dict[str, Any]:
     """The object in a JSON file. Raises CorruptSample."""
     try:
-        content = json.loads(read_bytes(path, where))
-    except (ValueError, RecursionError) as error:
+        content = strict_json.parse(read_bytes(path, where))
+    except ValueError as error:
         raise CorruptSample(where, "damaged annotation", one_line(error)) from error
     if not isinstance(content, dict):
         raise CorruptSample(where, "damaged annotation", "no JSON object")

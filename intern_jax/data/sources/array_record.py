@@ -10,7 +10,6 @@ also have "sha256", the digest of the file; every copy of the files then has the
 import collections
 import functools
 import glob
-import json
 import logging
 import os
 import pathlib
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from intern_jax import families
+from intern_jax.core import strict_json
 from intern_jax.core.config import UserError, format_of, resolve
 from intern_jax.core.files import write_json
 from intern_jax.data.schema import fingerprints
@@ -317,7 +317,7 @@ def _read_manifest(folder: pathlib.Path) -> dict[str, Mapping[str, Any]]:
 
 def _read_json(path: pathlib.Path, what: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = strict_json.parse(path.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path}: no readable JSON {what} ({one_line(error)}); write it again"

@@ -1,6 +1,5 @@
 """Classification sources that are cut from a pool: some of its records, with classes of their own."""
 
-import json
 import os
 import pathlib
 import zipfile
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from intern_jax.core import strict_json
 from intern_jax.core.config import UserError
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import Sample, one_line
@@ -101,7 +101,7 @@ def read_steps(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The finished steps of a pipeline."""
     path = pathlib.Path(workdir) / "pipeline.json"
     try:
-        return json.loads(path.read_text("utf-8"))["steps"]
+        return strict_json.parse(path.read_bytes())["steps"]
     except FileNotFoundError:
         raise UserError(f"{path}: missing; make it with `data run --config=wide_world`") from None
     except (OSError, ValueError, KeyError) as error:

@@ -5,7 +5,6 @@ one of weight 400 is drawn. A font's licence is about the font; pictures of its 
 """
 
 import hashlib
-import json
 import logging
 import os
 import pathlib
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from intern_jax.core import strict_json
 from intern_jax.core.config import UserError, format_of, formatted
 from intern_jax.data.read import fonts
 from intern_jax.data.read.decoding import read_file
@@ -201,7 +201,7 @@ def split_of(family: str, share: float) -> str:
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
-        content = json.loads(read_file(path, str(path)))
+        content = strict_json.parse(read_file(path, str(path)))
     except ValueError:
         content = None
     if not isinstance(content, dict):

@@ -7,7 +7,6 @@ set has one licence and one author. Single-colour drawings get a colour chosen b
 import colorsys
 import functools
 import hashlib
-import json
 import os
 import pathlib
 import re
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from intern_jax.core import strict_json
 from intern_jax.core.config import UserError
 from intern_jax.data.read import svg
 from intern_jax.data.schema import fingerprints
@@ -300,7 +300,7 @@ def _categories(folder: pathlib.Path, prefix: str) -> dict[str, list[str]]:
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text("utf-8"))
+        return strict_json.parse(path.read_bytes())
     except FileNotFoundError:
         raise UserError(
             f"{path}: missing; npm install @iconify/json, and give its folder"

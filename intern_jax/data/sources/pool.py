@@ -14,7 +14,6 @@
 An index (a folder of its own, index.json and causes.npy) says which records are left out, and why. Nothing is copied.
 """
 
-import json
 import os
 import pathlib
 import zlib
@@ -25,6 +24,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from intern_jax.core import strict_json
 from intern_jax.core.config import UserError
 from intern_jax.data.read.decoding import decode as decode_picture
 from intern_jax.data.schema import fingerprints
@@ -90,7 +90,7 @@ class Pool:
         self.folder = pathlib.Path(folder)
         path = self.folder / MANIFEST
         try:
-            self.manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
+            self.manifest: dict[str, Any] = strict_json.parse(path.read_bytes())
         except FileNotFoundError:
             raise UserError(f"{path}: missing; make a pool with `data pack`") from None
         except (OSError, ValueError) as error:
@@ -151,7 +151,7 @@ class Index:
         self.folder = pathlib.Path(folder)
         path = self.folder / INDEX
         try:
-            self.content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+            self.content: dict[str, Any] = strict_json.parse(path.read_bytes())
             self.causes = np.load(self.folder / "causes.npy", mmap_mode="r", allow_pickle=False)
         except FileNotFoundError as error:
             raise UserError(
@@ -266,7 +266,7 @@ def last_of_run(folder: pathlib.Path) -> pathlib.Path:
     if (folder / MANIFEST).is_file() or (folder / INDEX).is_file() or not path.is_file():
         return folder
     try:
-        steps = json.loads(path.read_text("utf-8"))["steps"]
+        steps = strict_json.parse(path.read_bytes())["steps"]
         made = {
             name: step["folder"] for name in ("records", "kept") for step in steps if name in step
         }

@@ -16,6 +16,7 @@ from intern_jax.core.schema import Settings, field, wrong
 from intern_jax.losses import distillation
 from intern_jax.models.backbone import LAYERS
 from intern_jax.models.heads.projectors import Adapter, Generator, Ladder, Standardise, to_grid
+from intern_jax.models.layers.basic import Dtype
 from intern_jax.tasks.task import Features
 
 POOLED = "pooled"
@@ -94,6 +95,7 @@ class Imitator(nn.Module):
     """The projectors of all teachers, and the statistics of their features."""
 
     settings: Imitate
+    dtype: Dtype | None = None  # the compute dtype of the projectors
 
     @nn.compact
     def __call__(
@@ -133,7 +135,7 @@ class Imitator(nn.Module):
             target = Standardise(name=f"{module}_standard")(target, train, valid)
         if settings.form == "mgd":
             generator = Generator(
-                target.shape[-1], settings.mask, settings.mask_channels, name=module
+                target.shape[-1], settings.mask, settings.mask_channels, self.dtype, name=module
             )
             made = generator(to_grid(student[name], target.shape[1:3]), train)
             return distillation.mgd(_on_pictures(made, target, valid), target)
@@ -147,8 +149,9 @@ class Imitator(nn.Module):
         finer = LAYERS if name == POOLED else LAYERS[: LAYERS.index(name)]
         inner = finer if self.settings.ladder else ()
         if name == POOLED:
-            return Adapter(features, inner, hidden, 4 * hidden, name=module)(student)
-        ladder: Any = Ladder(features, name, inner, hidden, 4 * hidden, name=module)
+            adapter: Any = Adapter(features, inner, hidden, 4 * hidden, self.dtype, name=module)
+            return adapter(student)
+        ladder: Any = Ladder(features, name, inner, hidden, 4 * hidden, self.dtype, name=module)
         return ladder(student, target.shape[1:3])
 
 

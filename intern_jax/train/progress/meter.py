@@ -1,6 +1,7 @@
 """The speed of a run: images per second, the share of time that it waits for data, and MFU."""
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,17 +10,26 @@ import jax
 
 from intern_jax.ops.macs import multiply_adds
 
-# Peak dense bfloat16 TFLOP/s by device kind, from the makers' data sheets.
+# Peak dense bfloat16 TFLOP/s of a JAX device, by the first words of its kind. NVIDIA: the data sheets of A100, H100,
+# H200, L4 and HGX B200, whose figures with sparsity are halved. TPU: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,
+# tpu7x}. JAX calls a v5p "TPU v5". A TPU7x chip has 2,307, and each of its two cores is a device.
 PEAK_TFLOPS = {
     "NVIDIA A100": 312,
+    "NVIDIA B200": 2250,
     "NVIDIA H100": 989,
+    "NVIDIA H100 NVL": 835,
+    "NVIDIA H100 PCIe": 756,
     "NVIDIA H200": 989,
+    "NVIDIA H200 NVL": 835,
+    "NVIDIA L4": 121,
     "TPU v4": 275,
+    "TPU v5": 459,
     "TPU v5 lite": 197,
     "TPU v5e": 197,
     "TPU v5p": 459,
     "TPU v6 lite": 918,
     "TPU v6e": 918,
+    "TPU7x": 1153.5,
 }
 
 
@@ -93,5 +103,11 @@ def count_images(batch: Mapping[str, Mapping[str, Any]]) -> int:
 
 def peak() -> float | None:
     """The peak FLOP/s of this device, or None if it is not known."""
-    kind = jax.devices()[0].device_kind
-    return next((t * 1e12 for name, t in PEAK_TFLOPS.items() if kind.startswith(name)), None)
+    return peak_of(jax.devices()[0].device_kind)
+
+
+def peak_of(kind: str) -> float | None:
+    """The peak FLOP/s of a device kind by the longest name of PEAK_TFLOPS that it begins with, as whole words."""
+    # An L40 is no L4, and an "H100 PCIe" is slower than an "H100".
+    found = [name for name in PEAK_TFLOPS if re.match(rf"{re.escape(name)}(?![\w])", kind)]
+    return PEAK_TFLOPS[max(found, key=len)] * 1e12 if found else None

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from intern_jax.core import strict_json
 from intern_jax.core.config import UserError
 from intern_jax.core.layout import StageFiles
 from intern_jax.processes import hosts
@@ -244,7 +245,7 @@ def _read(path: pathlib.Path) -> list[dict[str, Any]]:
     lines = path.read_bytes().splitlines() if path.exists() else []
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line.decode("utf-8"))
+            row = strict_json.parse_gaps(line)
             rows[int(row["step"])] = {name: _number(value) for name, value in row.items()}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             if number < len(lines):

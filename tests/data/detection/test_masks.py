@@ -79,6 +79,8 @@ def test_polygons_are_filled_as_by_a_formula():
         {"size": [10**6, 10**6], "counts": [10**12]},
         {"size": [30], "counts": [30]},
         {"size": ["30", 40], "counts": [1200]},
+        {"size": [0.5, 40], "counts": [20]},
+        {"size": [True, 40], "counts": [40]},
     ],
 )
 def test_what_is_no_mask_is_unknown(segmentation):

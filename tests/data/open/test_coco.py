@@ -67,13 +67,14 @@ def test_wrong_boxes_are_counted(write):
             box(1, 1, 0, 3),
             box(1, 1, 3, -1),
             box(1, 1, 1e-12, 3),
-            box(float("nan"), 0, 1, 1),
-            box(0, 0, float("inf"), 1),
             box(0, 0, 1),
             box(0, 0, "3", 1),
+            box(0, 0, True, 1),
             box(0, 0, 10**400, 1),
             box(0, 0, 1, 1, iscrowd=1),
             box(0, 0, 1, 1, image=5),
+            box(0, 0, 1, 1, iscrowd="0"),
+            box(0, 0, 1, 1, iscrowd=0.7),
             box(0, 0, 1, 1, category="none"),
             {"image_id": [1], "category_id": {}, "bbox": None},
             "no annotation",
@@ -85,10 +86,33 @@ def test_wrong_boxes_are_counted(write):
     assert sample["box_crowd"].tolist() == sample["box_ignore"].tolist() == [False, False, True]
     assert source.refused == {
         "empty box": 4,
-        "box that is not four finite numbers": 5,
+        "box that is not four finite numbers": 4,
+        "box whose iscrowd is neither 0 nor 1": 2,
         "box of an unknown image": 2,
         "box of an unknown category": 1,
     }
+
+
+@pytest.mark.parametrize("wrong", [5.7, True, "5", None, [5]])
+def test_an_id_is_a_whole_number_or_the_text_that_it_is(write, wrong):
+    images = [{"id": 5, "file_name": "0.png"}, {"id": 1, "file_name": "1.png"}]
+    categories = [{"id": 1, "name": "a"}, {"id": 5, "name": "b"}]
+    right = box(0, 0, 2, 2, image=5, category=5)
+    strange = [right | {"image_id": wrong}, right | {"category_id": wrong}]
+    same = right | {"image_id": 5.0, "category_id": 5.0}
+    source = open_data(write([right, same, *strange], images=images, categories=categories))
+    assert [len(source[i]["boxes"]) for i in range(2)] == [2, 0]
+    assert source.refused == {"box of an unknown image": 1, "box of an unknown category": 1}
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_file_with_a_number_that_is_none_is_refused_with_its_place(write, number):
+    path = write([box(0, 0, 1, 1), box(0, 0, 12345678, 1)])
+    path.write_text(path.read_text().replace("12345678", number))
+    with pytest.raises(
+        UserError, match=rf"{path.name}: no readable JSON \({number} at line 1, col"
+    ):
+        open_data(path)
 
 
 def test_ids_as_text_and_sizes_that_are_not_declared(write):

@@ -4,7 +4,6 @@ Each reader takes the data set's folder and "train" or "test". Keys are those of
 """
 
 import functools
-import json
 import os
 import pathlib
 import re
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from intern_jax.core import strict_json
 from intern_jax.core.config import UserError
 from intern_jax.data.gvb.classification.class_names import CLASSES
 from intern_jax.data.gvb.classification.examples import (
@@ -54,7 +54,7 @@ def food101(folder: pathlib.Path, split: str) -> Examples:
     classes = lines(folder / "meta/classes.txt", remedy)
     listing = folder / f"meta/{split}.json"
     try:
-        content = json.loads(text(listing, remedy))
+        content = strict_json.parse(text(listing, remedy))
         named = [(name, key) for name, keys in content.items() for key in keys]
     except (ValueError, AttributeError, TypeError):
         raise UserError(f"{listing}: no JSON object of lists of pictures; {remedy}") from None

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from intern_jax.core import strict_json
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_text
 from intern_jax.data.gvb.classification.class_names import CLASSES
@@ -107,7 +108,7 @@ def _checked(folder: pathlib.Path, split: str) -> pathlib.Path:
     """The folder, after a check that all record files of a split in dataset_info.json are there."""
     path = folder / "dataset_info.json"
     try:
-        entries = json.loads(path.read_text("utf-8"))["splits"]
+        entries = strict_json.parse(path.read_bytes())["splits"]
         shards = {entry["name"]: len(entry["shardLengths"]) for entry in entries}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); prepare the data set again") from error
@@ -133,7 +134,7 @@ def _keys_and_labels(
     )
     stamp: list[Any] = [key, [list(shard) for shard in shards]]
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = strict_json.parse(path.read_bytes())
         texts, labels = content["keys"], content["labels"]
         if content["stamp"] == stamp and _are_columns(texts, labels, source):
             return texts, labels
