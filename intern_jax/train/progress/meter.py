@@ -7,8 +7,14 @@ from typing import Any
 
 import jax
 
+from intern_jax.core.scalars import RUN, Scalar, Scalars
 from intern_jax.ops.macs import multiply_adds
 
+RATES: Scalars = {
+    "images_per_second": Scalar(RUN, "images per second", higher_is_better=True),
+    "data_wait": Scalar(RUN, "time waiting for data", "%", higher_is_better=False, factor=100.0),
+    "mfu": Scalar(RUN, "MFU", "%", higher_is_better=True, factor=100.0),
+}
 # Peak dense bfloat16 TFLOP/s by device kind, from the makers' data sheets.
 PEAK_TFLOPS = {
     "NVIDIA A100": 312,
