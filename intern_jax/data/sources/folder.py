@@ -24,6 +24,7 @@ class ImageFolder:
     """
 
     family = "classification"
+    scales = True
 
     def __init__(
         self,
