@@ -42,6 +42,15 @@ def test_pictures_of_any_size_are_made_and_asked_for(tmp_path):
     assert Image.open(file).size == (640, 320) and bench.sides("640x320") == (640, 320)
 
 
+def test_few_large_pictures_are_one_batch(tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.jpg").touch()
+    assert bench.batch_of(tmp_path) == 3
+    for number in range(80):
+        (tmp_path / f"{number}.jpg").touch()
+    assert bench.batch_of(tmp_path) == bench.BATCH == 64
+
+
 def test_a_short_run(tmp_path):
     bench.make(tmp_path, 2)
     args = argparse.Namespace(

@@ -10,7 +10,7 @@ there are fewer, so that all sizes have about as many pixels:
 
   decode    Image.open(bytes).load() of Pillow, which this package decodes with: no crop, nothing kept
   pipeline  Stream over ImageFolder with views.classification, which decodes a large JPEG no larger than its window
-            needs; one thread makes batches of 64
+            needs; one thread makes batches of 64, or of all pictures if they are fewer
   whole     the same with scaled=False: every JPEG is decoded whole
   torch     DataLoader(num_workers=0) over a Dataset that does the same with Pillow by hand and torchvision's
             PILToTensor; the same windows and without torchvision's own overhead, so the stronger peer
@@ -159,6 +159,11 @@ def make(folder: pathlib.Path, count: int, width: int = 500, height: int = 375) 
         picture.save(folder / str(i % 2) / f"{i:05d}.jpg", quality=QUALITY)
 
 
+def batch_of(folder: pathlib.Path) -> int:
+    """Pictures per batch: of a few large ones all, since a DataLoader that drops short batches would have none."""
+    return min(BATCH, len(list(folder.rglob("*.jpg"))))
+
+
 def serve(part: Callable, folder: pathlib.Path, core: int) -> None:
     """Answer each line of seconds by a rate; `part` makes an endless iterator of pictures made at a time."""
     if hasattr(os, "sched_setaffinity"):
@@ -220,7 +225,7 @@ def pipeline_part(
         "scaled": scaled,
     }
     source = {"fn": "intern_jax.data.sources.folder:ImageFolder", "root": str(folder)}
-    group = {"sources": [source], "batch_size": BATCH, "transform": transform}
+    group = {"sources": [source], "batch_size": batch_of(folder), "transform": transform}
     stream = Stream({"cls": group}, rows=(0, 1), threads=1, prefetch=1)
 
     def begin() -> Counts:
@@ -265,7 +270,7 @@ def torch_part(folder: pathlib.Path) -> tuple[Callable[[], Counts], dict[str, st
             return torch.as_tensor(np.array(picture)).permute(2, 0, 1), int(path.parent.name)
 
     loader = torch.utils.data.DataLoader(
-        Pictures(), batch_size=BATCH, shuffle=True, drop_last=True, num_workers=0
+        Pictures(), batch_size=batch_of(folder), shuffle=True, drop_last=True, num_workers=0
     )
 
     def begin() -> Counts:
