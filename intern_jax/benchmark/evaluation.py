@@ -30,8 +30,10 @@ from intern_jax.core.compiled import enable_compilation_cache
 from intern_jax.core.config import UserError
 from intern_jax.core.files import write_json, write_text
 from intern_jax.core.layout import Layout
+from intern_jax.core.provenance import made as made_here
 from intern_jax.core.versions import versions
 from intern_jax.report import gvb as report
+from intern_jax.report.parts import provenance
 from intern_jax.weights.model import Model
 from intern_jax.weights.opening import start
 
@@ -101,7 +103,9 @@ def tables(folders: Sequence[str | os.PathLike], published: bool | Sequence[str]
     parts = []
     if len(mini) < len(records):
         write_text(out.table, leaderboard.csv(records))
-        report.write_page(page.page_data(records), out.table_page)
+        seeds = sorted({one.seed for one in records})
+        facts = provenance(made_here(), seeds, versions())
+        report.write_page(page.page_data(records), out.table_page, facts=facts)
         parts.append(render.text(leaderboard.sheet(records, published), WIDTH))
     if mini:
         write_text(out.mini_table, render.csv(cells.of(mini)))

@@ -46,6 +46,11 @@ class StageFiles:
         return self.folder / "metrics.jsonl"
 
     @property
+    def scalars(self) -> pathlib.Path:
+        """What each scalar is: kind, title, unit and direction (core/scalars.py)."""
+        return self.folder / "scalars.json"
+
+    @property
     def checkpoints(self) -> pathlib.Path:
         """The checkpoints: one folder per saved step."""
         return self.folder / "checkpoints"

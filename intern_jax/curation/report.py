@@ -19,10 +19,11 @@ from intern_jax.curation import concepts, indexes
 from intern_jax.curation.pictures.look import issues, oddness
 from intern_jax.data.schema.sample import CorruptSample
 from intern_jax.data.sources.pool import KEPT, Index, Pool
-from intern_jax.report.html import PAGE_CSS
-from intern_jax.report.style import data_uri
+from intern_jax.report.parts import image_html, page_html, scroll_html, section_html
+from intern_jax.version import __version__
 
 CELL, COLUMNS = 64, 16
+SHEET = 620  # pixels of a sheet in width at least; on a phone it scrolls
 SIDES = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 ASPECTS = (1.0, 1.01, 1.1, 1.34, 1.51, 1.79, 2.1, 3.1)
 LONGEST = 30  # rows of a table
@@ -51,36 +52,36 @@ def write_report(
     path = pathlib.Path(out)
     path = path if path.suffix == ".html" else path / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, _page(opened, found, sheet, np.random.default_rng(seed)))
+    write_text(path, _page(opened, found, sheet, seed))
     return path
 
 
-def _page(pool: Pool, index: Index | None, sheet: int, rng: np.random.Generator) -> str:
+def _page(pool: Pool, index: Index | None, sheet: int, seed: int) -> str:
+    rng = np.random.default_rng(seed)
     causes = np.zeros(len(pool), np.uint8) if index is None else np.asarray(index.causes)
     facts = np.concatenate([_small(pool.column(n, "facts")) for n in range(len(pool.counts))])
     kept = np.flatnonzero(causes == KEPT)
     words = _count_words(pool, causes)
     body = [
-        _section("Records", "", _counts(pool, index)),
-        _section(
+        section_html("Records", _counts(pool, index)),
+        section_html(
             "Kept",
-            f"{min(sheet, len(kept))} records at random.",
             _sheet(pool, _some(rng, kept, sheet)),
+            f"{min(sheet, len(kept))} records at random.",
         ),
-        _section("Pictures", "Of the kept records, as they came.", _columns(_sizes(facts[kept]))),
-        _section("Words", "Of the texts of the kept records.", _columns(_word_tables(words))),
-        _section("Origin", "Of the kept records.", _columns(_origins(words))),
+        section_html(
+            "Pictures", _columns(_sizes(facts[kept])), "Of the kept records, as they came."
+        ),
+        section_html("Words", _columns(_word_tables(words)), "Of the texts of the kept records."),
+        section_html("Origin", _columns(_origins(words)), "Of the kept records."),
         *_issues(pool, facts, kept, rng),
         *_left_out(pool, index, causes, rng),
     ]
-    title = html.escape(pool.name)
-    made = html.escape(str(pool.manifest["made"]["source"]))
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{PAGE_CSS}{CSS}</style></head><body><main><header><h1>{title}</h1>"
-        f"<p>{len(pool):,} records, {len(kept):,} kept. Packed from {made}</p></header>"
-        f"{''.join(body)}</main></body></html>\n"
-    )
+    lead = f"{len(pool):,} records, {len(kept):,} kept"
+    # No date or host: the same pool, index and seed give the same page.
+    source = str(pool.manifest["made"]["source"])
+    said = {"packed from": source, "seed": str(seed), "version": __version__}
+    return page_html(pool.name, lead, said, "".join(body), CSS)
 
 
 def _small(facts: np.ndarray) -> np.ndarray:
@@ -175,17 +176,17 @@ def _issues(pool: Pool, facts: np.ndarray, kept: np.ndarray, rng: np.random.Gene
         rows = kept[found[name]]
         if len(rows):
             out.append(
-                _section(
+                section_html(
                     f"Issue: {name}",
-                    f"{len(rows):,} kept records.",
                     _sheet(pool, _some(rng, rows, COLUMNS)),
+                    f"{len(rows):,} kept records.",
                 )
             )
     odd = oddness(facts[kept])
     most = kept[np.lexsort((kept, -odd))[: 2 * COLUMNS]]
     out.append(
-        _section(
-            "Odd pictures", "The kept records that differ most from the others.", _sheet(pool, most)
+        section_html(
+            "Odd pictures", _sheet(pool, most), "The kept records that differ most from the others."
         )
     )
     return out
@@ -202,7 +203,9 @@ def _left_out(
         if number == KEPT or not len(rows):
             continue
         note = f"{len(rows):,} records, some at random."
-        out.append(_section(f"Left out: {name}", note, _sheet(pool, _some(rng, rows, 2 * COLUMNS))))
+        out.append(
+            section_html(f"Left out: {name}", _sheet(pool, _some(rng, rows, 2 * COLUMNS)), note)
+        )
     return out
 
 
@@ -214,7 +217,7 @@ def _sheet(pool: Pool, rows: Iterable[int]) -> str:
     pictures = [_picture(pool, int(row)) for row in rows]
     if not pictures:
         return "<p>None.</p>"
-    return f'<img alt="pictures" src="{data_uri(contact_sheet(pictures))}">'
+    return image_html(contact_sheet(pictures), "pictures", SHEET)
 
 
 def _picture(pool: Pool, row: int) -> np.ndarray:
@@ -257,7 +260,7 @@ def _table(rows: Iterable[tuple[str, int]], whole: int) -> str:
             f'<tr><td class="text">{shown}</td><td class="number">{count:,}</td>'
             f'<td><span class="bar" style="width:{width}px"></span></td></tr>'
         )
-    return f"<table>{''.join(lines)}</table>"
+    return scroll_html(f"<table>{''.join(lines)}</table>")
 
 
 def _columns(tables: Mapping[str, str]) -> str:
@@ -265,8 +268,3 @@ def _columns(tables: Mapping[str, str]) -> str:
         f"<div><h3>{html.escape(name)}</h3>{table}</div>" for name, table in tables.items()
     )
     return f'<div class="columns">{inner}</div>'
-
-
-def _section(title: str, note: str, inner: str) -> str:
-    said = f"<p>{html.escape(note)}</p>" if note else ""
-    return f"<section><h2>{html.escape(title)}</h2>{said}{inner}</section>"

@@ -22,6 +22,7 @@ from intern_jax.core.compiled import enable_compilation_cache
 from intern_jax.core.config import UserError
 from intern_jax.core.files import unless_read_only, write_json
 from intern_jax.core.layout import Layout
+from intern_jax.core.provenance import made
 from intern_jax.core.versions import versions
 from intern_jax.data.batches.segments import scheduled
 from intern_jax.data.batches.stream import Stream
@@ -78,6 +79,7 @@ def _run(
             results |= table.results(records, [layout.records], results["missing"])
             results["records"] = [record.plain() for record in records]
             results["seconds"] = round(time.time() - started, 1)
+            results["made"] = made() | {"devices": _devices(mesh)}
             # Imported here: matplotlib imports slowly, and a training that resumes does not need it.
             from intern_jax.report import html
 
@@ -87,6 +89,11 @@ def _run(
     if results["missing"]:
         raise table.Incomplete("config.benchmark.rows", results["missing"], results["table"])
     return results
+
+
+def _devices(mesh: jax.sharding.Mesh) -> str:
+    """The devices of a mesh in words: "8 x TPU v5 lite"."""
+    return f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
 
 
 @dataclasses.dataclass(frozen=True)

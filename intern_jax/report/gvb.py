@@ -13,18 +13,16 @@ from typing import Any
 
 from intern_jax.core.files import write_text
 from intern_jax.metrics import aggregate
-from intern_jax.report import plots
-from intern_jax.report.html import PAGE_CSS, image_html, section_html
+from intern_jax.report import parts, plots
+from intern_jax.report.parts import image_html, legend_html, section_html
 
 _CSS = """
-:root { color-scheme: light; }
-main { max-width: 1240px; }
-.wide { overflow-x: auto; margin: 10px -22px 0; border-top: 1px solid var(--line); }
+.wide { border-top: 1px solid var(--line); }
 .wide table { border-collapse: separate; border-spacing: 0; font-size: 13px; }
 .wide th, .wide td { padding: 5px 10px; text-align: right; vertical-align: baseline; }
 .wide tr:last-child td { border-bottom: 1px solid var(--line); }
 .wide th:first-child { position: sticky; left: 0; z-index: 1; text-align: left; background: #fff;
-  padding-left: 22px; border-right: 1px solid var(--line); }
+  padding-left: 2px; border-right: 1px solid var(--line); }
 .wide thead th { vertical-align: bottom; border-bottom: 0; line-height: 1.3; }
 .wide thead tr:last-child th { border-bottom: 1px solid var(--line); }
 .wide thead th.family, .wide td.first, .wide thead th.first { border-left: 1px solid #c3cad1; }
@@ -39,9 +37,11 @@ main { max-width: 1240px; }
 .wide tr.group th { background: #fff; color: var(--muted); font-weight: 600; padding-top: 14px;
   border-right: 0; white-space: nowrap; overflow-wrap: normal; }
 .wide tbody.published td, .wide tbody.published th { background: #f3f1ea; }
+.radar { max-width: 820px; }
 footer p { font-size: 13px; }
 footer a { color: var(--accent); }
 """
+RADAR = 520  # pixels of its width at least; on a phone it scrolls
 _ARXIV = "https://arxiv.org/abs/2111.08687"
 _TABLE = (
     "Blue and bold: the best of its group in its column. Below a score, its spread and in brackets "
@@ -61,15 +61,23 @@ _EFFICIENCY = (
 
 
 def write_page(
-    data: Mapping[str, Any], out: str | os.PathLike[str], title: str = "GV-B"
+    data: Mapping[str, Any],
+    out: str | os.PathLike[str],
+    title: str = "GV-B",
+    facts: Mapping[str, str] | None = None,
 ) -> pathlib.Path:
-    """Write the page of `data` (from benchmark/scores/page.py) to the file `out`, and return its path."""
+    """Write the page of `data` (from benchmark/scores/page.py) to the file `out`, and return its path.
+
+    `facts` stand in its header: parts.provenance makes them.
+    """
     out = pathlib.Path(out)
-    write_text(out, page(data, title))
+    write_text(out, page(data, title, facts))
     return out
 
 
-def page(data: Mapping[str, Any], title: str = "GV-B") -> str:
+def page(
+    data: Mapping[str, Any], title: str = "GV-B", facts: Mapping[str, str] | None = None
+) -> str:
     """The whole page as HTML."""
     panels, radar = data["efficiency"]["panels"], data["radar"]
     labels = [
@@ -82,21 +90,8 @@ def page(data: Mapping[str, Any], title: str = "GV-B") -> str:
         _efficiency(data["efficiency"], looks),
         section_html("How to read it", "".join(f"<p>{html.escape(n)}</p>" for n in data["notes"])),
     ]
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(title)} - intern_jax</title>
-<style>{PAGE_CSS}{_CSS}</style>
-</head>
-<body><main>
-<header><h1>{html.escape(title)}</h1><p>{html.escape(_subtitle(data))}</p></header>
-{"".join(sections)}
-<footer><p>GV-B: the benchmark of INTERN, <a href="{_ARXIV}">arXiv 2111.08687</a>.</p></footer>
-</main></body>
-</html>
-"""
+    footer = f'<footer><p>GV-B: the benchmark of INTERN, <a href="{_ARXIV}">arXiv 2111.08687</a>.</p></footer>'
+    return parts.page_html(title, _subtitle(data), facts or {}, "".join([*sections, footer]), _CSS)
 
 
 def _subtitle(data: Mapping[str, Any]) -> str:
@@ -113,7 +108,7 @@ def _spans(data: Mapping[str, Any]) -> list[int]:
 
 def _table(data: Mapping[str, Any]) -> str:
     body = "".join(_group(data, group) for group in data["groups"])
-    return f'<div class="wide"><table><thead>{_head(data)}</thead>{body}</table></div>'
+    return f'<div class="scroll wide" tabindex="0"><table><thead>{_head(data)}</thead>{body}</table></div>'
 
 
 def _head(data: Mapping[str, Any]) -> str:
@@ -178,19 +173,20 @@ def _cell(kinds: list[str], inner: str) -> str:
 
 def _radar(data: Mapping[str, Any] | None, looks: plots.Looks) -> str:
     title = "Against a published row"
-    drawn = plots.radar(data, looks) if data else None
+    drawn = plots.radar(data, looks) if data else None  # None where there is no line
     if data is None or drawn is None:
         note = "Drawn where a method has three or more data sets at the published share of labels."
         return section_html(title, "", note)
     against = data["against"].rstrip("†")
     note = _RADAR.format(fraction=data["fraction"], against=against, top=plots.RADAR_TOP)
-    return section_html(title, image_html(drawn, f"{title}: radar"), note)
+    image = image_html(drawn.image, f"{title}: radar", RADAR)
+    return section_html(title, f'<div class="radar">{image}</div>{legend_html(drawn.legend)}', note)
 
 
 def _efficiency(data: Mapping[str, Any], looks: plots.Looks) -> str:
-    drawn = plots.efficiency_panels(data["panels"], looks, data["against"])
-    if drawn is None:
+    drawn, legend = plots.efficiency_panels(data["panels"], looks, data["against"])
+    if not drawn:
         return ""
     against = data["against"].rstrip("†")
     note = _EFFICIENCY.format(bars=aggregate.BARS, against=against, flipped=plots.FLIPPED)
-    return section_html("Label efficiency", image_html(drawn, "label efficiency"), note)
+    return section_html("Label efficiency", parts.plots_html(drawn, legend), note)

@@ -1,4 +1,4 @@
-"""Grids of pictures with a model's predictions, from .npz files, as PNG bytes.
+"""Grids of pictures with a model's predictions, from .npz files, as WebP bytes.
 
 A file holds `images` uint8 [N,H,W,3], `kind`, a kind of answer (families/family.py: ANSWERS), and depending on it:
 
@@ -30,7 +30,7 @@ from matplotlib.patches import Patch
 
 from intern_jax.core.config import UserError
 from intern_jax.report import boxes
-from intern_jax.report.style import INK, MUTED, RIGHT, WRONG, png, style
+from intern_jax.report.style import INK, MUTED, RIGHT, WRONG, style, webp
 
 IGNORE = 255
 _MAX_ROWS = 8
@@ -82,10 +82,10 @@ def kind(arrays: Arrays) -> str | None:
 
 
 def render(arrays: Arrays) -> bytes:
-    """One grid as PNG bytes: at most 18 pictures with words, or 8 rows with maps."""
+    """One grid as WebP bytes: at most 18 pictures with words, or 8 rows with maps."""
     draw = _DRAWN[str(kind(arrays))]
     with style(), matplotlib.rc_context({"axes.grid": False}):
-        return png(draw(arrays), dpi=130)
+        return webp(draw(arrays))
 
 
 def _words(arrays: Arrays) -> Figure:

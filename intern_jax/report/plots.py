@@ -1,11 +1,13 @@
-"""Learning curves and label efficiency of a run, from its JSON files, as PNG bytes."""
+"""Learning curves and label efficiency of a run, from its JSON files, as small SVG plots.
+
+A plot is as wide as a phone. Its title, what its axis shows and its legend stand around it as text of the page.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
 import pathlib
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,30 +15,37 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from intern_jax.core import strict_json
+from intern_jax.core.scalars import KINDS, LOSS, RUN, STATE, TOTAL, Scalar, Scalars
 from intern_jax.core.texts import percent
-from intern_jax.report.style import COLORS, INK, METHOD_COLORS, MUTED, png, style
+from intern_jax.report.style import (
+    COLORS,
+    INK,
+    METHOD_COLORS,
+    MUTED,
+    Drawn,
+    Look,
+    style,
+    svg,
+)
 
 RADAR_TOP = 2.0
 FLIPPED = "Where lower is better the axis is flipped."
 SCRATCH = "scratch"  # the method that others are compared with
-Looks = dict[str, dict[str, Any]]  # {label of a line: colour, dash and marker}
+Looks = dict[str, Look]  # by label
 Points = tuple[Sequence[float], Sequence[float]]
 Series = dict[str, Points]
-# The style of a published figure among curves.
+# The style of a published figure among points.
+PUBLISHED: Look = {"color": INK, "linestyle": "none", "marker": "D"}
 _PUBLISHED: dict[str, Any] = {
     **{"linestyle": "none", "marker": "D", "markersize": 6.5},
     **{"markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 1.3},
 }
-# Scalars that describe the run and not what is learned.
-_OPERATIONAL = re.compile(
-    "step|gradient_norm|learning_rate.*|bad_steps|bad_total|scale|images_per_second|data_wait|mfu|logit_scale"
-    "|weight_.*|.*_lost_rows"
-)
+SIZE = (3.7, 2.3)  # inches of a plot, which is drawn on a phone as it is
+_MOST_POINTS = 400  # of a line in a plot; of more, the highest and lowest of each part are drawn
 _NAMED = 7  # curves of a panel that have a name each; of more, a mean is drawn among them
 
 
@@ -66,72 +75,95 @@ def read_metrics(path: pathlib.Path) -> Series:
     }
 
 
-def learning_curves(histories: Mapping[str, Series]) -> bytes | None:
-    """For each history {title: scalars}, a panel of its losses, and one of its measures if it has any.
+def learning_curves(series: Series, scalars: Scalars) -> list[Drawn]:
+    """Plots of one stage's scalars by what `scalars` says of them: losses, then each measure, then each state.
 
-    The line of the total loss is thick, that of each term thin. Many terms have no names, and
-    their mean is thick. None if there are no scalars.
+    Measures of one title, unit and direction share a plot. The line of the total loss is thick; many lines have no
+    names, and their mean is thick. How the run went ("run") is not drawn, nor are scalars that nobody has described:
+    those are `undescribed`.
     """
-    panels = []
-    for title, series in histories.items():
-        shown = {n: points for n, points in series.items() if not _OPERATIONAL.fullmatch(n)}
-        measures = {name: points for name, points in shown.items() if _is_measure(name, points)}
-        losses = {name: points for name, points in shown.items() if name not in measures}
-        panels += [(title, losses)] if losses else []
-        panels += [(f"{title}: measures", measures)] if measures else []
-    if not panels:
-        return None
+    known = {name: facts for name, facts in scalars.items() if name in series}
+    groups: dict[tuple[str, str, str, bool | None], dict[str, Scalar]] = defaultdict(dict)
+    for name, facts in known.items():
+        title = facts.title or name
+        if facts.kind != RUN:
+            groups[facts.kind, title, facts.unit, facts.higher_is_better][name] = facts
+    order = sorted(groups, key=lambda one: (KINDS.index(one[0]), *one[1:3]))
+    return [
+        _plot(title, unit, higher, groups[kind, title, unit, higher], series)
+        for kind, title, unit, higher in order
+    ]
+
+
+def undescribed(series: Series, scalars: Scalars) -> list[Drawn]:
+    """A plot of each scalar of which nobody has said what it is, under its own name."""
+    names = [name for name in series if name not in scalars]
+    return [_plot(name, "", None, {name: Scalar(STATE)}, series) for name in names]
+
+
+def _plot(
+    title: str, unit: str, higher: bool | None, facts: Mapping[str, Scalar], series: Series
+) -> Drawn:
+    lines: dict[str, Points] = {}
+    for name, one in facts.items():
+        steps, values = _thinned(series[name])
+        label = name if one.kind == LOSS else one.of or name
+        lines[label] = (steps, [one.factor * value for value in values])
     with style():
-        figure, axes = _grid(len(panels), columns=4, height=2.4)
-        for axis, (title, terms) in zip(axes, panels, strict=False):
-            _curves(axis, title, terms)
-        return png(figure)
+        figure = Figure(figsize=SIZE, layout="constrained")
+        axis = figure.subplots()
+        legend = _many_curves(axis, lines) if len(lines) > _NAMED else _named_curves(axis, lines)
+        axis.set_xlabel("step")
+        axis.set_ylabel(_plain(f"{title} ({unit})" if unit else title))
+        # The title names a line that is alone.
+        named = legend if len(lines) > 1 or any(one.of for one in facts.values()) else {}
+        return Drawn(title, svg(figure), direction(unit, higher), named)
 
 
-def _is_measure(name: str, points: Points) -> bool:
-    """Whether a scalar is a share such as an accuracy: its values are in [0, 1] and do not fall overall."""
-    values = np.asarray(points[1], float)
-    third = max(len(values) // 3, 1)
-    rises = values[-third:].mean() >= values[:third].mean()
-    return name != "loss" and bool(rises) and bool(((values >= 0) & (values <= 1)).all())
+def direction(unit: str, higher: bool | None) -> str:
+    """Unit and direction of an axis in words: "%, higher is better ↑"."""
+    better = {True: "higher is better ↑", False: "lower is better ↓", None: ""}[higher]
+    return ", ".join(filter(None, (unit, better)))
 
 
-def _curves(axis: Axes, title: str, terms: Series) -> None:
-    if len(terms) > _NAMED:
-        _many_curves(axis, {name: points for name, points in terms.items() if name != "loss"})
-    else:
-        _named_curves(axis, terms)
-    axis.set_title(title)
-    axis.set_xlabel("step")
-    axis.legend(fontsize=7.5, loc="best", handlelength=1.4)
+def _thinned(points: Points) -> Points:
+    """Of a long line the lowest and the highest point of each of many parts, in order: peaks stay."""
+    steps, values = np.asarray(points[0]), np.asarray(points[1])
+    if len(steps) <= _MOST_POINTS:
+        return points
+    parts = np.array_split(np.arange(len(steps)), _MOST_POINTS // 2)
+    ends = [(part[values[part].argmin()], part[values[part].argmax()]) for part in parts]
+    kept = np.unique([0, *np.ravel(ends), len(steps) - 1])
+    return steps[kept].tolist(), values[kept].tolist()
 
 
-def _many_curves(axis: Axes, terms: Series) -> None:
-    """Thin curves without names, and the mean of them at the steps that all have."""
-    for number, (steps, values) in enumerate(terms.values()):
-        label = f"each of {len(terms)}" if number == 0 else None
-        axis.plot(steps, values, color=MUTED, alpha=0.45, linewidth=0.8, label=label)
+def _many_curves(axis: Axes, lines: Series) -> dict[str, Look]:
+    """Thin curves without names, and the mean of them at the steps that all have; the total is left out."""
+    terms = {name: points for name, points in lines.items() if name != TOTAL}
+    for steps, values in terms.values():
+        axis.plot(steps, values, color=MUTED, alpha=0.45, linewidth=0.8)
     common = sorted(set.intersection(*(set(steps) for steps, _ in terms.values())))
     at = [dict(zip(*points, strict=True)) for points in terms.values()]
     mean = [float(np.mean([one[step] for one in at])) for step in common]
-    axis.plot(common, mean, color=COLORS[0], linewidth=2.2, label="mean")
+    axis.plot(common, mean, color=COLORS[0], linewidth=2.2)
+    thin = {"color": MUTED, "linewidth": 0.8}
+    return {f"each of {len(terms)}": thin, "mean": {"color": COLORS[0], "linewidth": 2.2}}
 
 
-def _named_curves(axis: Axes, terms: Series) -> None:
-    names = sorted(terms, key=lambda name: (name != "loss", name))
+def _named_curves(axis: Axes, lines: Series) -> dict[str, Look]:
+    names = sorted(lines, key=lambda name: (name != TOTAL, name))
     colors = iter(COLORS[1:] * len(names))
+    legend: dict[str, Look] = {}
     for name in names:
-        steps, values = terms[name]
-        total = name == "loss"
-        axis.plot(
-            steps,
-            values,
-            label=name,
-            color=COLORS[0] if total else next(colors),
-            linewidth=2.2 if total else 1.1,
-            marker="o" if len(steps) == 1 else None,
-            zorder=3 if total else 2,
-        )
+        steps, values = lines[name]
+        total = name == TOTAL
+        look: Look = {
+            "color": COLORS[0] if total else next(colors),
+            "linewidth": 2.2 if total else 1.3,
+        }
+        axis.plot(steps, values, marker="o" if len(steps) == 1 else None, **look)
+        legend[name] = look
+    return legend
 
 
 def _label_axis(axis: Axes, fractions: Sequence[float]) -> None:
@@ -153,10 +185,14 @@ def line_looks(labels: Sequence[str]) -> Looks:
     for role, color in METHOD_COLORS.items():
         for label in [label for label in labels if label.startswith(role)][:1]:
             own[label] = ("--" if role == SCRATCH else "-", color)
-    free = itertools.cycle(
-        pair for pair in itertools.product(("-", "--", ":"), COLORS) if pair not in own.values()
-    )
-    looks = {}
+    # Colours that no role has come first, solid and dashed; then those of roles, in other dashes.
+    taken = [color for _, color in own.values()]
+    colors = sorted(COLORS, key=taken.__contains__)
+    pairs = [
+        (dash, c) for dash in ("-", "--", ":") for c in colors if (dash, c) not in own.values()
+    ]
+    free = itertools.cycle(sorted(pairs, key=lambda pair: pair[1] in taken))
+    looks: Looks = {}
     for label in dict.fromkeys(labels):
         dash, color = own[label] if label in own else next(free)
         marker = "s" if label.startswith(SCRATCH) else "o"
@@ -165,40 +201,23 @@ def line_looks(labels: Sequence[str]) -> Looks:
 
 
 def efficiency_panels(
-    panels: Sequence[Mapping[str, Any]], looks: Looks, against: str = "", columns: int = 4
-) -> bytes | None:
-    """Small panels of given points over the fraction of labels; `against` names the published figures.
+    panels: Sequence[Mapping[str, Any]], looks: Looks, against: str = ""
+) -> tuple[list[Drawn], Looks]:
+    """Small plots of given points over the fraction of labels, and one legend; `against` names the published figures.
 
     A dotted line goes on from scratch with the most labels, to show where other lines cross it.
 
     A panel is {"title", "metric", "unit", "higher_is_better", "published": {"fraction", "value"} or missing, "lines":
-    [{"label", "points": [[fraction, mean, half a bar], ...]}]}. `looks` are `line_looks` of the labels. None if there
-    is no point.
+    [{"label", "points": [[fraction, mean, half a bar], ...]}]}. `looks` are `line_looks` of the labels. A panel without
+    a point is left out.
     """
     panels = [panel for panel in panels if any(line["points"] for line in panel["lines"])]
-    if not panels:
-        return None
-    with style():
-        figure, axes = _grid(len(panels), columns, height=2.3)
-        for axis, panel in zip(axes, panels, strict=True):
-            _panel(axis, panel, looks)
-        drawn = {line["label"] for panel in panels for line in panel["lines"]}
-        handles, names = _legend([name for name in looks if name in drawn], looks)
-        if against:
-            handles, names = [*handles, Line2D([], [], **_PUBLISHED)], [*names, against]
-        width, height = figure.get_size_inches()
-        across = max(1, int(10 * width / (6 + max(map(len, names)))))
-        figure.set_figheight(height + 0.1 + 0.2 * math.ceil(len(names) / across))
-        figure.legend(handles, names, loc="outside upper left", ncols=across)
-        return png(figure)
-
-
-def _legend(names: Sequence[str], looks: Looks) -> tuple[list[Line2D], list[str]]:
-    """Handles and texts of a legend, without markup, and short enough to leave room for the plot."""
-    short = [name if len(name) <= 32 else f"{name[:31]}…" for name in names]
-    # Matplotlib leaves out a text that begins with "_".
-    texts = [_plain(re.sub("^_", " _", name)) for name in short]
-    return [Line2D([], [], markersize=4, **looks[name]) for name in names], texts
+    drawn = [_panel(panel, looks) for panel in panels]
+    found = {line["label"] for panel in panels for line in panel["lines"]}
+    legend = {name: look for name, look in looks.items() if name in found}
+    if against and drawn:
+        legend[against] = PUBLISHED
+    return drawn, legend
 
 
 def _plain(text: str) -> str:
@@ -206,7 +225,21 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _panel(axis: Axes, panel: Mapping[str, Any], looks: Looks) -> None:
+def _panel(panel: Mapping[str, Any], looks: Looks) -> Drawn:
+    with style():
+        figure = Figure(figsize=SIZE, layout="constrained")
+        axis = figure.subplots()
+        _points(axis, panel, looks)
+        name = f"{panel['metric']} ({panel['unit']})" if panel["unit"] else panel["metric"]
+        axis.set_ylabel(_plain(name))
+        note = f"{panel['metric']}, {direction(panel['unit'], panel['higher_is_better'])}"
+        if not panel["higher_is_better"]:
+            axis.invert_yaxis()
+            note += ", axis flipped"
+        return Drawn(panel["title"], svg(figure), note)
+
+
+def _points(axis: Axes, panel: Mapping[str, Any], looks: Looks) -> None:
     published = panel.get("published")
     fractions = {published["fraction"]} if published else set()
     # Points of the same fraction would hide each other, so they stand side by side, inside the axis for any number.
@@ -229,14 +262,9 @@ def _panel(axis: Axes, panel: Mapping[str, Any], looks: Looks) -> None:
     if published:
         axis.plot([published["fraction"]], [published["value"]], zorder=4, **_PUBLISHED)
     _label_axis(axis, sorted(fractions))
-    name = f"{panel['metric']} ({panel['unit']})" if panel["unit"] else panel["metric"]
-    axis.set_ylabel(_plain(name if panel["higher_is_better"] else f"{name}, flipped"))
-    axis.set_title(_plain(panel["title"]))
-    if not panel["higher_is_better"]:
-        axis.invert_yaxis()
 
 
-def radar(data: Mapping[str, Any], looks: Looks) -> bytes | None:
+def radar(data: Mapping[str, Any], looks: Looks) -> Drawn | None:
     """A radar plot over data sets: values are ratios to a published row, which is the circle at 1.
 
     `data` is {"against", "axes": [title], "lines": [{"label", "values": [ratio or None]}]}. Values above RADAR_TOP are
@@ -248,9 +276,9 @@ def radar(data: Mapping[str, Any], looks: Looks) -> bytes | None:
     top = max(v for line in data["lines"] for v in line["values"] if v is not None)
     top = min(max(1.1, 1.05 * top), RADAR_TOP)
     with style():
-        # Fixed margins leave room for the names left, right and above, and for the legend.
-        figure = Figure(figsize=(10.0, 5.8))
-        axis = figure.add_axes((0.15, 0.07, 0.5, 0.86), projection="polar")
+        # Fixed margins leave room for the names left, right and above.
+        figure = Figure(figsize=(7.4, 5.4))
+        axis = figure.add_axes((0.2, 0.08, 0.6, 0.84), projection="polar")
         assert isinstance(axis, PolarAxes)  # by its projection
         axis.set_theta_zero_location("N")
         axis.set_theta_direction(-1)
@@ -266,10 +294,9 @@ def radar(data: Mapping[str, Any], looks: Looks) -> bytes | None:
                 markersize=3,
             )
         _around(axis, data, angles, top)
-        handles, names = _legend([line["label"] for line in data["lines"]], looks)
-        circle = Line2D([], [], color=INK, linewidth=1.3)
-        figure.legend([*handles, circle], [*names, data["against"]], loc="upper right")
-        return png(figure)
+        legend = {line["label"]: looks[line["label"]] for line in data["lines"]}
+        circle = {data["against"]: {"color": INK, "linewidth": 1.3}}
+        return Drawn("", svg(figure), "", legend | circle)
 
 
 def _around(axis: Axes, data: Mapping[str, Any], angles: np.ndarray, top: float) -> None:
@@ -300,14 +327,3 @@ def _around(axis: Axes, data: Mapping[str, Any], angles: np.ndarray, top: float)
             zorder=5,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
         )
-
-
-def _grid(count: int, columns: int, height: float) -> tuple[Figure, Sequence[Axes]]:
-    columns = min(columns, count)
-    rows = math.ceil(count / columns)
-    width = {1: 5.5, 4: 12.0}.get(columns, 10.5)
-    figure = Figure(figsize=(width, rows * height), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis in axes[count:]:
-        axis.set_visible(False)
-    return figure, axes[:count]

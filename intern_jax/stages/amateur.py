@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from intern_jax.core.averages import Average, mean, whole
+from intern_jax.core.averages import Average, fraction, state
 from intern_jax.core.config import UserError
 from intern_jax.core.tree import Rule
 from intern_jax.data.make import text as tokenizer_lib
@@ -164,14 +164,14 @@ class Amateur(Stage):
         return terms, (changed, self._metrics(outputs))
 
     def _metrics(self, outputs: Mapping[str, jax.Array]) -> dict[str, Average]:
-        scale = contrastive.temperature(outputs["logit_scale"])
-        metrics = {"scale": whole(scale)}
+        metrics = {"scale": state("logit scale", contrastive.temperature(outputs["logit_scale"]))}
         if "v1" in outputs and "u1" in outputs:
-            metrics["retrieval"] = mean(pairwise.own_is_largest(outputs["v1"], outputs["u1"]))
+            own = pairwise.own_is_largest(outputs["v1"], outputs["u1"])
+            metrics["retrieval"] = fraction("retrieval in the batch", own)
         if "z1" in outputs:
             # Collapse of SimSiam shows as a spread near 0; 1/sqrt(D) is that of random directions.
             spread = jnp.std(contrastive.unit(outputs["z1"]), axis=0)
-            metrics["spread"] = whole(spread.mean())
+            metrics["spread"] = state("spread of the outputs", spread.mean())
         return metrics
 
     def _pairs(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from intern_jax.core.averages import Average, whole
+from intern_jax.core.averages import Average, state
 from intern_jax.core.config import UserError
 from intern_jax.losses import local
 from intern_jax.models import zoo
@@ -133,7 +133,7 @@ class AmateurLocal(Amateur):
         changed = {**changed, CENTRE: {"patches": old + rate * (mean - old)}}
         # Collapse to one prototype shows as a spread that falls to 0.
         spread = jnp.std(embeddings["scores"], axis=0).mean()
-        return terms, (changed, {**metrics, "score_spread": whole(spread)})
+        return terms, (changed, {**metrics, "score_spread": state("spread of the scores", spread)})
 
     def _hidden(self, context: Context, maps: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
         """The student's scores of the views with hidden positions [B,h,w,K].

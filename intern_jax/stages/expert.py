@@ -159,7 +159,7 @@ class Expert(Stage):
             if own:
                 # Above 0 only where a stream has other weights than the config.
                 lost = jnp.stack([places.lost for places in own.values()])
-                group_metrics[f"{group}_lost_rows"] = averages.whole(lost.sum())
+                group_metrics[f"{group}_lost_rows"] = averages.lost("lost rows", lost.sum())
             terms = averages.merge(terms, group_terms)
             metrics = averages.merge(metrics, group_metrics)
             if self.imitation:
@@ -175,8 +175,8 @@ class Expert(Stage):
         """Terms and metrics of a batch in evaluation mode."""
         measures: Averages = {}
         for group, out in self._outputs(params, extra, batch).items():
-            for part in self.sets.score(group, out, self.sets.placed(group, batch[group])):
-                measures = averages.merge(measures, part)
+            terms, metrics = self.sets.score(group, out, self.sets.placed(group, batch[group]))
+            measures = averages.merge(measures, {**averages.losses(terms), **metrics})
         return measures
 
     def predict(self, params: Any, extra: Any, batch: Mapping[str, Any]) -> dict[str, Any]:

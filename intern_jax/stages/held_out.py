@@ -9,6 +9,7 @@ import numpy as np
 from intern_jax.core import averages, schema
 from intern_jax.core.averages import Average
 from intern_jax.core.config import UserError
+from intern_jax.core.scalars import Scalars
 from intern_jax.data.batches.datasets import as_transform
 from intern_jax.data.batches.mixture import group_sources
 from intern_jax.data.batches.settings import Group
@@ -52,6 +53,7 @@ class HeldOut:
             numbered = [(heads.index(source.name), source) for source in sources]
             transform = as_transform(cfg["transform"], f"evaluators.data.{group}.transform")
             self.groups[group] = numbered, transform
+        self.about: Scalars = {}  # what the last measures are
         self._measure = jax.jit(self._of_batch)
 
     def _of_batch(self, variables: Mapping[str, Any], batch: Any) -> Mapping[str, Average]:
@@ -67,6 +69,8 @@ class HeldOut:
                     total = averages.merge(total, self._measure(variables, {group: rows}))
         # What counts nothing was not measured: another source's head, or depth where there is none.
         known = {name: average for name, average in total.items() if average.count > 0}
+        facts = {name: averages.about(average) for name, average in known.items()}
+        self.about = {name: one for name, one in facts.items() if one is not None}
         return {name: float(averages.value(average)) for name, average in known.items()}
 
     def _batches(self, number: int, source: Source, transform: Any) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from intern_jax.core.config import UserError
+from intern_jax.core.scalars import Scalar, share
 from intern_jax.metrics.coco import coco
 from intern_jax.metrics.detection import Detections, Objects
 from intern_jax.stages.held_out import NOBODY, HeldOut
@@ -38,6 +39,7 @@ class HeldOutBoxes(HeldOut):
 
     def __call__(self, variables: Mapping[str, Any]) -> dict[str, float]:
         found: dict[str, float] = {}
+        about: dict[str, Scalar] = {}
         variables = jax.device_put(variables)
         for group, (sources, transform) in self.groups.items():
             for number, source in sources:
@@ -49,7 +51,10 @@ class HeldOutBoxes(HeldOut):
                 every = {name: np.concatenate([row[name] for row in rows]) for name in FIELDS}
                 classes = len(source.classes)
                 pair = flat(np.concatenate(seen), every, classes)
-                found |= {f"{source.name}/{name}": value for name, value in coco(*pair).items()}
+                figures = coco(*pair)
+                found |= {f"{source.name}/{name}": value for name, value in figures.items()}
+                about |= {f"{source.name}/{name}": share(name, source.name) for name in figures}
+        self.about = about
         return found
 
 

@@ -131,7 +131,8 @@ class Imitation:
             key = jax.random.fold_in(context.key, 5 + sorted(self.sets.groups).index(seen.group))
             losses, extra = self._losses(context.params, extra, seen, teachers, key)
             terms = {FEATURES: self._kept(jnp.stack(list(losses.values())), key)}
-            metrics = {f"{FEATURES}_{name}": averages.mean(one) for name, one in losses.items()}
+            means = {f"{FEATURES}_{name}": averages.mean(one) for name, one in losses.items()}
+            metrics = averages.losses(means)
         if self.settings.logits:
             for role in self.roles:
                 theirs = self.teachers.answers(context.frozen, role, seen, context.params)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from intern_jax.core.config import UserError
-from intern_jax.metrics.retrieval import recall
+from intern_jax.core.scalars import share
+from intern_jax.metrics.retrieval import KS, recall
 from intern_jax.stages.held_out_pairs import Pairs, Variables, check_data, picture
 from intern_jax.train.stage import Stage
 
@@ -48,6 +49,13 @@ class Retrieval(Pairs):
         self.check_arguments(data, texts)
         super().__init__(stage, data, tokenizer, context, batch_size)
         self.most = texts or None
+        ways = {"i2t": "R@{} of pictures to texts", "t2i": "R@{} of texts to pictures"}
+        self.about = {
+            f"{name}/{way}_r{k}": share(title.format(k), name)
+            for name in self.sets
+            for way, title in ways.items()
+            for k in KS
+        }
 
     def __call__(self, variables: Variables) -> dict[str, float]:
         placed, found = self.placed(variables), dict[str, float]()

@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 
 from intern_jax.core.config import UserError
+from intern_jax.core.scalars import share
 from intern_jax.metrics.classification import correct
 from intern_jax.stages.held_out_pairs import Pairs, Variables, check_data, picture
 from intern_jax.tasks import prompts
 from intern_jax.train.stage import Stage
+
+KS = (1, 5)
 
 
 class ZeroShot(Pairs):
@@ -53,6 +56,7 @@ class ZeroShot(Pairs):
     ):
         self.check_arguments(data, templates, names)
         super().__init__(stage, data, tokenizer, context, batch_size)
+        self.about = {f"{s}/top{k}": share(f"top-{k}", s) for s in self.sets for k in KS}
         self.forms, self.names = prompts.templates(templates), {}
         for name, (source, _) in self.sets.items():
             given, where = (names or {}).get(name), f"evaluators.data.{name}"
@@ -64,7 +68,7 @@ class ZeroShot(Pairs):
     def __call__(self, variables: Variables) -> dict[str, float]:
         placed, found = self.placed(variables), dict[str, float]()
         for name, (source, _) in self.sets.items():
-            right = {1: 0, 5: 0}
+            right = dict.fromkeys(KS, 0)
             for scores, labels in self.scores(placed, name):
                 for k in right:
                     right[k] += int(correct(scores, labels, k).sum())

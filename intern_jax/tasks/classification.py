@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from intern_jax.core.averages import Average, mean
+from intern_jax.core.averages import Average, fraction
 from intern_jax.core.config import UserError
 from intern_jax.families.fields import CLASSES, PARTNER, SHARE
 from intern_jax.losses.distillation import soft_cross_entropy
@@ -66,7 +66,7 @@ class Classification(Task):
         """The share of right rows."""
         if CLASSES in rows:
             out = jnp.where(rows[CLASSES], out, -jnp.inf)
-        return {"top1": mean(jnp.argmax(out, -1) == self._label(rows, mine), mine)}
+        return {"top1": fraction("top-1", jnp.argmax(out, -1) == self._label(rows, mine), mine)}
 
     def imitation(
         self, out: jax.Array, teacher: jax.Array, rows: Rows, temperature: float

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from intern_jax.core import averages
 from intern_jax.core.averages import Average, mean
 from intern_jax.losses import detectors as losses
 from intern_jax.losses.classification import NEVER
@@ -64,8 +65,10 @@ class Detection(Task):
         """The terms of the loss, each by itself."""
         if "points" in out:
             terms, count = losses.one_stage_terms(out, rows)
-            return {name: _shared(total, count + 1, mine) for name, total in terms.items()}
-        return {n: mean(v, mine) for n, v in losses.two_stage_terms(out, rows).items()}
+            found = {name: _shared(total, count + 1, mine) for name, total in terms.items()}
+        else:
+            found = {n: mean(v, mine) for n, v in losses.two_stage_terms(out, rows).items()}
+        return averages.losses(found)
 
     def imitation(self, out: Any, teacher: Any, rows: Rows, temperature: float) -> jax.Array | None:
         """The divergence of FCOS's class maps on the picture; None for other decoders, whose proposals differ."""

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from intern_jax import families
+from intern_jax.core import averages
 from intern_jax.core import config as config_lib
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.averages import Average, couples_rows
@@ -256,7 +257,7 @@ class LabelledSets:
                 seen, found = {n: x for n, x in seen.items() if n != CLASSES}, found[:, :k]
             terms[name] = task.score(loss, found, seen, mine)
             for measure, value in task.measures(found, seen, mine).items():
-                metrics[f"{name}_{measure}"] = value
+                metrics[f"{name}_{measure}"] = _of(name, value)
             made = jax.tree.leaves((auxiliary or {}).get(module_of(kind, head), {}))
             if made:
                 scores = [task.score(loss, one, seen, mine) for one in made]
@@ -276,6 +277,12 @@ class LabelledSets:
         if kind == CLS:
             made |= {name: out[name][:, :k] for name, k in self.heads[kind].items()}
         return made
+
+
+def _of(source: str, value: Average) -> Average:
+    """A measure of one source's rows, which says so."""
+    facts = averages.about(value)
+    return averages.described(value, facts.named(source)) if facts else value
 
 
 def _takes(loss: Any, argument: str) -> bool:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from intern_jax.core.averages import Average, mean
+from intern_jax.core.averages import Average, fraction
 from intern_jax.families.fields import CLASSES, IGNORE
 from intern_jax.losses.classification import NEVER
 from intern_jax.losses.distillation import soft_cross_entropy
@@ -40,7 +40,7 @@ class Segmentation(Task):
     ) -> Mapping[str, Average]:
         """The share of right pixels."""
         mask, out = self._mask(rows, mine), self._candidates(out, rows)
-        return {"pixels": mean(jnp.argmax(out, -1) == mask, mask != IGNORE)}
+        return {"pixels": fraction("pixel accuracy", jnp.argmax(out, -1) == mask, mask != IGNORE)}
 
     def imitation(
         self, out: jax.Array, teacher: jax.Array, rows: Rows, temperature: float

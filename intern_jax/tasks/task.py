@@ -142,7 +142,7 @@ class Task:
     def measures(
         self, out: jax.Array, rows: Rows, mine: jax.Array | None = None
     ) -> Mapping[str, Average]:
-        """What is logged beside the loss, {name: Average}."""
+        """What is logged beside the loss, {name: Average}; `averages.described` says what each is."""
         return {}
 
     def imitation(self, out: Any, teacher: Any, rows: Rows, temperature: float) -> jax.Array | None:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from intern_jax.core.config import UserError
+from intern_jax.core.scalars import Scalars
 from intern_jax.processes import hosts
 from intern_jax.train.stage import Variables
 from intern_jax.train.state import TrainState
@@ -22,6 +23,8 @@ class Evaluation:
     It runs after every `every` steps and after the last step. With `where="main"` process 0 runs it
     alone, on host arrays. With `where="all"` all processes run it on the sharded arrays, and must get
     the same measures. If the run is stopped after such a step, these measures are skipped.
+
+    A function with an attribute `about` says there what its measures are: {name: Scalar} (core/scalars.py).
     """
 
     name: str
@@ -46,6 +49,14 @@ class Evaluation:
         everywhere = self.where == "all"
         found = self.run(variables) if everywhere else self._alone(hosts.to_host(variables))
         return {f"{self.name}/{name}": float(np.asarray(v)) for name, v in found.items()}
+
+    def about(self) -> Scalars:
+        """What the measures are, by the names under which they are logged, as far as `run` says it."""
+        found: Scalars = getattr(self.run, "about", {})
+        return {
+            f"{self.name}/{name}": one.named("/".join(filter(None, (self.name, one.of))))
+            for name, one in found.items()
+        }
 
     def _alone(self, variables: Any) -> Measures:
         found: Measures = {}

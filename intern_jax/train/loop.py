@@ -28,6 +28,7 @@ from intern_jax.core import keys, tree
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.core.layout import StageFiles
+from intern_jax.core.scalars import Scalars
 from intern_jax.processes import hosts
 from intern_jax.train import balance, guard, optim, settings
 from intern_jax.train import state as state_lib
@@ -35,7 +36,8 @@ from intern_jax.train.beginning import Beginning
 from intern_jax.train.checkpoint import Checkpoints
 from intern_jax.train.evaluation import Evaluation
 from intern_jax.train.programs import Programs
-from intern_jax.train.progress.meter import Meter
+from intern_jax.train.progress.meter import RATES, Meter
+from intern_jax.train.progress.outputs import Outputs
 from intern_jax.train.progress.profile import Profile
 from intern_jax.train.progress.writers import Progress, Writer
 from intern_jax.train.stage import Stage
@@ -234,7 +236,7 @@ class _Run:
         self.stop = hosts.StopVote()
         self.compiling: concurrent.futures.Future | None = None
         self.start = 0  # the step that this pass began with
-        self.pending: tuple[int, Mapping[str, jax.Array]] | None = None  # scalars to be read
+        self.pending: tuple[int, Outputs] | None = None  # scalars to be read
         self.under_way: collections.deque[jax.Array] = collections.deque()
 
     def to_the_end(self, batch: HostBatch) -> TrainState:
@@ -288,9 +290,7 @@ class _Run:
             self._read()
         return state
 
-    def _step(
-        self, state: TrainState, batch: HostBatch, step: int
-    ) -> tuple[TrainState, Mapping[str, jax.Array]]:
+    def _step(self, state: TrainState, batch: HostBatch, step: int) -> tuple[TrainState, Outputs]:
         """Dispatch one step; wait for an earlier one if the host is too far ahead."""
         arguments = self._arguments(state, batch, step)
         if self.compiling:
@@ -368,7 +368,7 @@ class _Run:
                 self._save(self.checkpoints, state, done)
                 self.checkpoints.settle()
             raise
-        self._read(measures)
+        self._read(measures, {n: one for e in due for n, one in e.about().items()})
 
     def _save(self, checkpoints: Checkpoints, state: TrainState, done: int) -> None:
         # Read the scalars first: a restart from this checkpoint does not repeat this step.
@@ -383,13 +383,16 @@ class _Run:
             f"{self.name}: stopped by SIGTERM after step {done}; start again to resume"
         )
 
-    def _read(self, measures: Mapping[str, float] | None = None) -> None:
-        """Check the pending scalars, and log them with the measures of an evaluation."""
+    def _read(
+        self, measures: Mapping[str, float] | None = None, about: Scalars | None = None
+    ) -> None:
+        """Check the pending scalars, and log them with the measures of an evaluation, which are what `about` says."""
         if self.pending is None:
             return
         (step, outputs), self.pending = self.pending, None
         scalars = scalars_of(outputs) | dict(measures or {})
         if measures or self._logs(step):
+            self.writer.describe({**RATES, **outputs.about, **(about or {})})
             self._log(step, scalars)
         elif step == self.start + 1:
             # The first step includes compilation, so rates are measured from the next step on.

@@ -116,9 +116,9 @@ def _chain(cfg: Mapping[str, Any]) -> optax.GradientTransformation:
     """Clipping, the optimizer, decoupled weight decay, and multipliers by parameter name.
 
     Weight decay leaves out arrays with fewer than two dimensions (biases, norms, LayerScale, logit_scale, class
-    tokens) and position embeddings, as timm's does. `l2` adds the decay to the gradient before momentum, like
-    weight_decay of PyTorch's SGD; its effect is 1 / (1 - momentum) times that of `weight_decay`. `lr_multipliers` is
-    [(regex over parameter names, factor)]; the first match counts.
+    tokens) and position embeddings of pictures, as timm's does. `l2` adds the decay to the gradient before momentum,
+    like weight_decay of PyTorch's SGD; its effect is 1 / (1 - momentum) times that of `weight_decay`. `lr_multipliers`
+    is [(regex over parameter names, factor)]; the first match counts.
     """
     parts = [optax.clip_by_global_norm(cfg["clip_norm"])] if cfg["clip_norm"] else []
     if cfg["l2"]:
@@ -179,10 +179,15 @@ def _rate(cfg: Mapping[str, Any], steps: int, step: int) -> np.float32:
 
 
 def _decayed(params: Any) -> Any:
-    """Which parameters decay: matrices and kernels, but no position embeddings."""
+    """Which parameters decay: matrices and kernels, but no position embeddings of pictures.
+
+    Those of a text tower decay, as in CLIP's and DeCLIP's recipes.
+    """
 
     def one(path: Any, leaf: Any) -> bool:
-        return leaf.ndim >= 2 and not tree.name(path).endswith("position_embedding")
+        name = tree.name(path)
+        place = name.endswith("position_embedding") and not name.startswith("text/")
+        return leaf.ndim >= 2 and not place
 
     return jax.tree_util.tree_map_with_path(one, params)
 

@@ -128,7 +128,8 @@ class Stage:
 
         A term or metric is a sum and a count, so it does not depend on how the rows are split. A term
         that couples rows has count 1 (core/averages.py makes both kinds). A count must not depend on
-        parameters: no gradient flows through it.
+        parameters: no gradient flows through it. Reports draw each term as a loss; `averages.fraction`
+        and `averages.described` say what a metric is.
         """
         embeddings, terms, (extra, metrics) = self.embed(context)
         coupled, (changed, more) = self.couple(context, embeddings)

@@ -25,6 +25,8 @@ from intern_jax.core import averages, tree
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
 from intern_jax.core.statistics import held_still
+from intern_jax.train.progress import outputs
+from intern_jax.train.progress.outputs import Outputs
 from intern_jax.train.settings import MAIN
 from intern_jax.train.stage import Averages, Batch, Context, Stage
 from intern_jax.train.state import STATISTICS, TrainState, followed
@@ -111,7 +113,9 @@ def make_step(
         streak = jnp.where(over, 0, state.bad_steps + 1)
         counters = {"bad_steps": streak, "bad_total": state.bad_total + bad}
         state = state.replace(step=state.step + 1, **new, **counters)
-        return state, {**scalars, "gradient_norm": norm, **_named_rates(rates), **counters}
+        known = outputs.about(terms, metrics, _named_rates(rates), state.scales)
+        made = {**scalars, "gradient_norm": norm, **_named_rates(rates), **counters}
+        return state, Outputs(made, known)
 
     if shardings is None:
         return jax.jit(step, donate_argnums=0)
@@ -381,6 +385,6 @@ def _join(x: jax.Array) -> jax.Array:
     return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
 
 
-def scalars_of(outputs: Mapping[str, jax.Array]) -> dict[str, float]:
+def scalars_of(made: Mapping[str, jax.Array]) -> dict[str, float]:
     """A step's outputs on the host."""
-    return {name: float(value) for name, value in jax.device_get(dict(outputs)).items()}
+    return {name: float(value) for name, value in jax.device_get(dict(made)).items()}

@@ -36,6 +36,21 @@ def test_the_pictures_are_as_large_as_said(tmp_path):
         assert Image.open(file).size == (500, 375)
 
 
+def test_pictures_of_any_size_are_made_and_asked_for(tmp_path):
+    bench.make(tmp_path, 1, 640, 320)
+    (file,) = tmp_path.rglob("*.jpg")
+    assert Image.open(file).size == (640, 320) and bench.sides("640x320") == (640, 320)
+
+
+def test_few_large_pictures_are_one_batch(tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.jpg").touch()
+    assert bench.batch_of(tmp_path) == 3
+    for number in range(80):
+        (tmp_path / f"{number}.jpg").touch()
+    assert bench.batch_of(tmp_path) == bench.BATCH == 64
+
+
 def test_a_short_run(tmp_path):
     bench.make(tmp_path, 2)
     args = argparse.Namespace(
@@ -43,8 +58,9 @@ def test_a_short_run(tmp_path):
     )
     result = bench.compare(args, tmp_path)
     rates = result["images_per_second"]
-    assert list(rates) == ["decode", "pipeline"] and min(rates.values()) > 0
+    assert list(rates) == ["decode", "pipeline", "whole"] and min(rates.values()) > 0
     assert result["pipeline_over_torch"] is None and len(result["rounds"]["pipeline"]) == 2
     given = {"command": "x", "machine": "y", "date": "2026-11-24"}
-    (row,) = bench.table(result, given).rows
-    assert row[1:4] == [rates["decode"], rates["pipeline"], None] and row[-1] is None
+    (row,) = bench.table({"500 x 375": result}, given).rows
+    assert row[0] == "JPEG 500 x 375" and row[1:5] == [*rates.values(), None]
+    assert row[-1] is None

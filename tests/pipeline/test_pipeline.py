@@ -16,6 +16,7 @@ import pytest
 import intern_jax
 from intern_jax import pipeline
 from intern_jax.benchmark.scores import record as record_lib
+from intern_jax.core import scalars
 from intern_jax.core.config import UserError, load_config, override
 from intern_jax.data.make import text as tokenizer_lib
 from intern_jax.report import pictures as report_pictures
@@ -101,6 +102,26 @@ def test_run_leaves_table_records_and_report(finished):
     assert {panel["title"] for panel in written["efficiency"]} == {"furniture", "rooms_depth"}
     assert "Label efficiency" in page
     assert written["versions"]["jax"] and written["config"]["seeds"] == [0]
+
+
+def test_every_scalar_of_every_stage_says_what_it_is(finished):
+    workdir, results = finished
+    for stage in results["stages"]:
+        path = workdir / stage["history"]
+        about = scalars.read(path.with_name("scalars.json"))
+        logged = set(json.loads(path.read_text().splitlines()[-1])) - {"step"}
+        assert logged <= set(about), stage["name"]
+        measures = {name for name in logged if about[name].kind == "measure"}
+        assert measures == {n for n in logged if n.endswith(("_top1", "_pixels", "retrieval"))}
+    page = (workdir / "report.html").read_text()
+    assert "say neither what they are" not in page and "higher is better ↑" in page
+
+
+def test_results_say_when_where_and_how_they_were_made(finished):
+    _, results = finished
+    made = results["made"]
+    assert made["date"] and made["host"] and "pytest" in made["command"]
+    assert made["devices"].endswith("cpu") and made["devices"][0].isdigit()
 
 
 def test_run_leaves_gains_with_intervals_over_test_images(finished):

@@ -1,17 +1,15 @@
 """GV-B's page: well formed, whole without a network, and harmless whatever a method is called."""
 
 import html.parser
-import io
 import json
 import re
 
-import PIL.Image
 import pytest
 
 from intern_jax.benchmark.rows import published
 from intern_jax.benchmark.scores import record as record_lib
 from intern_jax.benchmark.scores.page import page_data
-from intern_jax.report import gvb, plots
+from intern_jax.report import gvb, parts, plots
 
 VOID = {"meta", "img", "br"}
 
@@ -79,16 +77,12 @@ def text():
     return gvb.page(page_data(make_records()))
 
 
-def size_of(encoded):
-    with PIL.Image.open(io.BytesIO(encoded)) as image:
-        image.load()
-        return image.size
-
-
 def test_page_is_well_formed_and_needs_nothing_but_itself(text):
     tree = Tree(text)
-    images = [link for link in tree.links if link.startswith("data:image/png;base64,")]
-    assert len(images) == 2 and tree.tags.count("section") == 4
+    images = [link for link in tree.links if link.startswith("data:image/svg+xml;base64,")]
+    # The radar, and a plot of each figure that has a panel of its own.
+    assert len(images) == 1 + tree.tags.count("figure") > 26
+    assert tree.tags.count("section") == 4
     others = [link for link in tree.links if link not in images]
     assert others == ["https://arxiv.org/abs/2111.08687"]
     rest = re.sub(r'src="data:[^"]*"', "", text).replace(others[0], "")
@@ -144,7 +138,7 @@ def test_names_of_any_kind_are_text_on_the_page_and_in_its_plots(name):
     text = gvb.page(page_data(records), title=f"{name} & more")
     tree = Tree(text)
     assert "script" not in tree.tags
-    assert tree.row(f"{name} 10%") and text.count("data:image") == 2
+    assert tree.row(f"{name} 10%") and text.count("data:image") == 4
 
 
 def test_page_is_written_whole_from_data_that_went_through_json(tmp_path):
@@ -170,8 +164,8 @@ def test_lines_are_told_apart_and_roles_keep_their_colour():
 def test_radar_leaves_gaps_and_keeps_far_values_on_its_edge():
     line = {"label": "a", "values": [0.5, None, 40.0, 1.0]}
     data = {"against": "b†", "axes": list("wxyz"), "lines": [line]}
-    width, height = size_of(plots.radar(data, plots.line_looks(["a"])))
-    assert width > 600 and height > 600
+    drawn = plots.radar(data, plots.line_looks(["a"]))
+    assert drawn.image.startswith(b"<?xml") and list(drawn.legend) == ["a", "b†"]
     assert plots.radar(data | {"lines": []}, {}) is None
 
 
@@ -182,7 +176,20 @@ def test_efficiency_draws_only_panels_with_points():
     ]
     looks = plots.line_looks(["random", "generalist"])
     empty = [panel | {"lines": []} for panel in full["panels"]]
-    both = size_of(plots.efficiency_panels(full["panels"], looks, "b†"))
-    one = size_of(plots.efficiency_panels([full["panels"][0], empty[1]], looks, "b†"))
-    assert both[0] > one[0]
-    assert plots.efficiency_panels(empty, looks, "b†") is None
+    both, legend = plots.efficiency_panels(full["panels"], looks, "b†")
+    one, _ = plots.efficiency_panels([full["panels"][0], empty[1]], looks, "b†")
+    assert len(both) == 2 and [plot.title for plot in one] == ["CityPersons reasonable"]
+    # A miss rate: the note says which way is better, beside the flipped axis.
+    assert "lower is better ↓, axis flipped" in one[0].note
+    assert list(legend) == ["random", "generalist", "b†"]
+    assert plots.efficiency_panels(empty, looks, "b†") == ([], {})
+
+
+def test_header_says_when_where_and_how_the_page_was_made():
+    made = {"date": "2026-01-02T03:04:05+00:00", "host": "h", "command": "python -m x <y>"}
+    facts = parts.provenance(made, [0, 1], {"intern_jax": "9.9"})
+    text = gvb.page(page_data(make_records(fractions=(0.1,))), facts=facts)
+    Tree(text)
+    for said in ("2026-01-02 03:04 +00:00", "<dt>seeds</dt><dd>0, 1</dd>", "python -m x &lt;y&gt;"):
+        assert said in text
+    assert "<dt>version</dt><dd>9.9</dd>" in text and "<dt>commit</dt>" not in text

@@ -4,12 +4,15 @@ import io
 import json
 import math
 import pathlib
+from html.parser import HTMLParser
 
 import numpy as np
 import PIL.Image
 import pytest
 
+from intern_jax.core import scalars
 from intern_jax.core.config import UserError
+from intern_jax.core.scalars import Scalar
 from intern_jax.metrics import aggregate
 from intern_jax.report import html, pictures, plots
 
@@ -93,6 +96,9 @@ def run_dir(tmp_path: pathlib.Path) -> pathlib.Path:
         folder = run / "seed0" / f"{name}-0123456789ab"
         folder.mkdir(parents=True)
         (folder / "metrics.jsonl").write_text(metrics_lines(300, terms))
+        facts = {"top1": scalars.share("top-1"), **dict.fromkeys(("loss", *terms), scalars.TERM)}
+        facts |= dict.fromkeys(("images_per_second", "learning_rate"), Scalar("run"))
+        (folder / "scalars.json").write_text(json.dumps(scalars.plain(facts)))
         stages.append(
             {
                 "name": name,
@@ -123,6 +129,14 @@ def run_dir(tmp_path: pathlib.Path) -> pathlib.Path:
         "pictures": [{"title": "Rooms", "npz": "pictures/rooms_depth.npz"}],
         "config": {"seeds": [0]},
         "versions": {"intern_jax": "0.1.0"},
+        "made": {
+            "date": "2026-11-29T15:50:03+01:00",
+            "host": "tower",
+            "system": "Linux x86_64, 2 cores",
+            "devices": "1 x cpu",
+            "command": "python -m intern_jax run --config=a&b.py",
+            "commit": "954e12a7eb38-dirty",
+        },
         "seconds": 532.0,
     }
     (run / "results.json").write_text(json.dumps(results))
@@ -137,14 +151,15 @@ def size_of(encoded: bytes) -> tuple[int, int]:
 
 def test_report_holds_table_plots_and_pictures_and_needs_nothing_else(run_dir):
     text = html.write_report(run_dir).read_text()
-    # Two plots and three grids, all embedded.
-    assert text.count("data:image/png;base64,") == 5
+    # Three plots of label efficiency, two of losses, two of accuracies and three grids, all embedded.
+    assert text.count("data:image/svg+xml;base64,") == 7
+    assert text.count("data:image/webp;base64,") == 3
     assert 'src="http' not in text and "href=" not in text and "<script" not in text
-    assert '<td>emoji</td><td class="number">12.3 ± 0.4</td>' in text
+    assert '<td>emoji</td><td class="number">12.3&nbsp;±&nbsp;0.4</td>' in text
     assert aggregate.BARS in text
     assert "damaged.npz: not a picture file" in text and "killed" not in text
     assert "Rooms" in text and "Zero-shot: the three nearest words" in text
-    assert "&lt;b&gt;" in text and "<p>A note.</p>" in text
+    assert "&lt;b&gt;" in text and '<p class="note">A note.</p>' in text
 
 
 def test_older_results_without_panels_have_a_report_without_that_plot(run_dir):
@@ -153,7 +168,7 @@ def test_older_results_without_panels_have_a_report_without_that_plot(run_dir):
     del results["efficiency"]
     path.write_text(json.dumps(results))
     text = html.write_report(run_dir).read_text()
-    assert text.count("data:image/png;base64,") == 4 and "Label efficiency" not in text
+    assert text.count("data:image") == 7 and "Label efficiency" not in text
 
 
 def test_report_is_written_of_a_run_without_benchmark_or_metrics(tmp_path):
@@ -182,34 +197,176 @@ def test_metrics_of_a_resumed_and_killed_run(tmp_path):
     assert plots.read_metrics(path) == {"loss": ((1, 2), (5.0, 3.0))}
 
 
-def test_accuracies_are_told_from_losses():
-    steps = tuple(range(9))
-    rising, falling = tuple(t / 9 for t in steps), tuple(1 - t / 9 for t in steps)
-    assert plots._is_measure("top1", (steps, rising))
-    assert not plots._is_measure("l1_log", (steps, falling))
-    assert not plots._is_measure("clip", (steps, tuple(3 * v for v in rising)))
-    assert not plots._is_measure("loss", (steps, rising))
+STEPS = tuple(range(9))
+RISING, FALLING = tuple(t / 9 for t in STEPS), tuple(1 - t / 9 for t in STEPS)
+
+
+def test_scalars_are_drawn_as_what_they_say_they_are_whatever_their_values():
+    series = {
+        "loss": (STEPS, RISING),  # a run that diverges
+        "focal": (STEPS, RISING),
+        "pets_top1": (STEPS, FALLING),  # a head that gets worse
+        "depth_rmse": (STEPS, FALLING),
+        "scale": (STEPS, RISING),
+        "learning_rate": (STEPS, RISING),
+    }
+    facts = {
+        **dict.fromkeys(("loss", "focal"), scalars.TERM),
+        "pets_top1": scalars.share("top-1", "pets"),
+        "depth_rmse": Scalar("measure", "RMSE", "m", higher_is_better=False, of="rooms"),
+        "scale": Scalar("state", "scale of the logits"),
+        "learning_rate": Scalar("run"),
+        "lost": scalars.TERM,  # described, and never logged
+    }
+    loss, rmse, top1, scale = plots.learning_curves(series, facts)
+    assert (loss.title, loss.note) == ("loss", "lower is better ↓")
+    assert list(loss.legend) == ["loss", "focal"]
+    assert (rmse.title, rmse.note) == ("RMSE", "m, lower is better ↓")
+    assert (top1.title, top1.note, list(top1.legend)) == (
+        *("top-1", "%, higher is better ↑", ["pets"]),
+    )
+    assert (scale.title, scale.note) == ("scale of the logits", "")
+    # Axes have names and units, as text of the drawing.
+    assert "top-1 (%)" in top1.image.decode() and ">step<" in top1.image.decode()
+    # A share is shown in percent: its axis reaches 100.
+    assert ">100<" in top1.image.decode() and ">100<" not in rmse.image.decode()
+
+
+def test_measures_of_other_units_or_directions_have_plots_of_their_own():
+    series = dict.fromkeys(("a", "b", "c"), (STEPS, RISING))
+    facts = {
+        "a": Scalar("measure", "error", "m", higher_is_better=False),
+        "b": Scalar("measure", "error", "px", higher_is_better=False),
+        "c": Scalar("measure", "error", "m", higher_is_better=False),
+    }
+    drawn = plots.learning_curves(series, facts)
+    assert [(plot.note, list(plot.legend)) for plot in drawn] == [
+        ("m, lower is better ↓", ["a", "c"]),
+        ("px, lower is better ↓", []),
+    ]
+
+
+def test_scalars_that_nobody_described_are_neither_losses_nor_measures(run_dir):
+    for path in run_dir.glob("seed0/*/scalars.json"):
+        path.unlink()
+    text = html.write_report(run_dir).read_text()
+    folded = text[text.index("<details><summary>") :]
+    assert "scalars that say neither what they are nor which way is better" in folded
+    assert "amateur: top1" in folded and "expert_cls: emoji" in folded
+    # The total has its name from the training loop of all runs.
+    assert text.count("<b>loss</b><span>lower is better ↓</span>") == 2
+    plot = plots.undescribed({"x": (STEPS, RISING)}, {})[0]
+    assert (plot.title, plot.note) == ("x", "")
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1]", b'{"loss": {"kind": "guess"}}', b"\xff"])
+def test_broken_descriptions_are_none(tmp_path, content):
+    (tmp_path / "scalars.json").write_bytes(content)
+    assert scalars.read(tmp_path / "scalars.json") == {}
+    assert scalars.read(tmp_path / "missing.json") == {}
+
+
+def test_descriptions_come_back_from_their_file(tmp_path):
+    facts = {"a": scalars.share("top-1", "pets"), "b": scalars.TERM}
+    (tmp_path / "scalars.json").write_text(json.dumps(scalars.plain(facts)))
+    assert scalars.read(tmp_path / "scalars.json") == facts
+
+
+def test_header_says_when_where_how_and_of_which_commit(run_dir):
+    text = html.write_report(run_dir).read_text()
+    header = text[text.index("<header>") : text.index("</header>")]
+    for name, value in (
+        ("date", "2026-11-29 15:50 +01:00"),
+        ("host", "tower, Linux x86_64, 2 cores, 1 x cpu"),
+        ("version", "0.1.0"),
+        ("commit", "954e12a7eb38-dirty"),
+        ("seed", "0"),
+        ("command", "python -m intern_jax run --config=a&amp;b.py"),
+    ):
+        assert f"<dt>{name}</dt><dd>{value}</dd>" in header
+    assert "2 trained stages · 2 scores on 2 tasks" in header
+
+
+class Boxes(HTMLParser):
+    """The classes of what is around each table and picture, and the pictures' classes of figure."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.around = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        if tag in ("table", "img"):
+            kinds = [kind for _, kind in self.open]
+            self.around.append((tag, "scroll" in kinds, "plots" in kinds, found.get("style")))
+        if tag not in ("meta", "img", "br"):
+            self.open.append((tag, found.get("class")))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()[0] == tag
+
+
+def test_nothing_is_cut_at_any_width(run_dir):
+    text = html.write_report(run_dir).read_text()
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
+    around = Boxes(text).around
+    tables = [scrolls for tag, scrolls, *_ in around if tag == "table"]
+    assert len(tables) == 2 and all(tables)
+    for _, scrolls, in_plots, style in (one for one in around if one[0] == "img"):
+        # A plot fits a phone; a grid of pictures keeps a least width and scrolls.
+        assert in_plots != scrolls and bool(style) == scrolls
+    assert ".scroll { overflow-x: auto" in text and "@media (max-width: 640px)" in text
+    # The cells of a table may wrap, so that a wide one fits a desk.
+    assert "white-space: nowrap" not in text
+
+
+def test_stages_tell_how_they_ran(run_dir):
+    text = html.write_report(run_dir).read_text()
+    assert '<th class="number">images per second</th>' in text
+    assert text.count('<td class="number">500</td>') == 2
+
+
+def test_a_long_line_is_thinned_and_keeps_its_peaks():
+    steps = tuple(range(10_000))
+    values = [1.0] * 10_000
+    values[777], values[5_001] = 9.0, -9.0
+    thin_steps, thin = plots._thinned((steps, tuple(values)))
+    assert len(thin) <= 402 and (thin_steps[0], thin_steps[-1]) == (0, 9_999)
+    assert (max(thin), min(thin)) == (9.0, -9.0) and list(thin_steps) == sorted(thin_steps)
+    short = (steps[:400], tuple(values[:400]))
+    assert plots._thinned(short) == short
 
 
 def test_many_terms_have_a_mean_instead_of_names(monkeypatch):
-    drawn = []
-    monkeypatch.setattr(plots, "png", lambda figure: drawn.append(figure) or b"")
+    figures = []
+    monkeypatch.setattr(plots, "svg", lambda figure: figures.append(figure) or b"")
     series = {f"set_{i}": ((1, 2), (3.0 + i, 2.0 + i)) for i in range(9)}
     series |= {"loss": ((1, 2), (63.0, 54.0)), "weight_set_0": ((1, 2), (1.0, 1.0))}
-    series |= {"cls_lost_rows": ((1, 2), (0.0, 0.0))}
-    plots.learning_curves({"expert": series, "few": {"loss": ((1,), (2.0,))}})
-    many, few = drawn[0].axes
-    assert [text.get_text() for text in many.get_legend().get_texts()] == ["each of 9", "mean"]
-    assert many.lines[-1].get_ydata().tolist() == [7.0, 6.0] and len(many.lines) == 10
-    assert [text.get_text() for text in few.get_legend().get_texts()] == ["loss"]
+    facts = dict.fromkeys(series, scalars.TERM) | {"weight_set_0": Scalar("run")}
+    (many,) = plots.learning_curves(series, facts)
+    (few,) = plots.learning_curves({"loss": ((1,), (2.0,))}, {"loss": scalars.TERM})
+    assert list(many.legend) == ["each of 9", "mean"] and few.legend == {}
+    lines = figures[0].axes[0].lines
+    assert lines[-1].get_ydata().tolist() == [7.0, 6.0] and len(lines) == 10
+    # The legend stands outside of the plot.
+    assert all(axis.get_legend() is None for figure in figures for axis in figure.axes)
+    assert not any(figure.legends for figure in figures)
 
 
 def test_plots_of_nothing_are_none():
-    assert plots.learning_curves({}) is None
-    assert plots.learning_curves({"a": {"images_per_second": ((1,), (2.0,))}}) is None
-    assert plots.efficiency_panels([], {}) is None
+    assert plots.learning_curves({}, {}) == []
+    run = {"images_per_second": Scalar("run")}
+    assert plots.learning_curves({"images_per_second": ((1,), (2.0,))}, run) == []
+    assert plots.efficiency_panels([], {}) == ([], {})
     nothing = make_panels()[0] | {"lines": [{"label": "lost", "points": []}]}
-    assert plots.efficiency_panels([nothing], plots.line_looks(["lost"])) is None
+    assert plots.efficiency_panels([nothing], plots.line_looks(["lost"])) == ([], {})
+
+
+def test_plots_are_the_same_bytes_each_time_and_small():
+    series, facts = {"loss": (STEPS, RISING)}, {"loss": scalars.TERM}
+    one, two = (plots.learning_curves(series, facts)[0].image for _ in range(2))
+    assert one == two and len(one) < 20_000
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,17 @@
 """Pictures per second on one core: bare JPEG decoding, this pipeline, and a torch DataLoader, side by side.
 
     python -m tools.bench.input_pipeline [--torch-python=PATH] [--rounds=7] [--seconds=4] [--core=0] [--images=256]
-                                         [--out=FILE.json]
+                                         [--size=500x375 --size=1280x960 --size=4000x3000] [--out=FILE.json]
 
-Every part reads the same synthetic JPEGs (500 x 375, quality 90, about 69 KB: smooth noise of fixed seeds) in a
-process of its own on one core, with one thread for the work, and makes 224 x 224 by a full decode, a random resized
-crop (side uniform in .45 to 1, aspect up to 4/3, antialiased bilinear) and a mirror for half of them, to uint8:
+Every part reads the same synthetic JPEGs (quality 90: smooth noise of fixed seeds, 69 KB at 500 x 375) in a process of
+its own on one core, with one thread for the work, and makes 224 x 224 by a random resized crop (side uniform in .45 to
+1, aspect up to 4/3, antialiased bilinear) and a mirror for half of them, to uint8. Of pictures larger than 500 x 375
+there are fewer, so that all sizes have about as many pixels:
 
   decode    Image.open(bytes).load() of Pillow, which this package decodes with: no crop, nothing kept
-  pipeline  Stream over ImageFolder with transforms.classification; one thread makes batches of 64
+  pipeline  Stream over ImageFolder with views.classification, which decodes a large JPEG no larger than its window
+            needs; one thread makes batches of 64, or of all pictures if they are fewer
+  whole     the same with scaled=False: every JPEG is decoded whole
   torch     DataLoader(num_workers=0) over a Dataset that does the same with Pillow by hand and torchvision's
             PILToTensor; the same windows and without torchvision's own overhead, so the stronger peer
 
@@ -32,7 +35,9 @@ from tools.bench import measured
 from tools.bench.measured import Measured
 from tools.bench.turns import Turn, answer
 
-SIZE, WIDTH, HEIGHT, QUALITY = 224, 500, 375, 90
+SIZE, QUALITY = 224, 90
+SIZES = ((500, 375), (1280, 960), (4000, 3000))
+LEAST = 8  # pictures of a size
 SIDE, ASPECT = (0.45, 1.0), 4 / 3
 BATCH = 64
 # Cells across the picture and their strength: a slope, shapes, texture, and grain.
@@ -49,6 +54,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--core", type=int, default=0)
     parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--size", type=sides, action="append", help="WIDTHxHEIGHT; several times")
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--part", choices=PARTS)
     parser.add_argument("--folder", type=pathlib.Path)
@@ -56,18 +62,28 @@ def main() -> None:
     if args.part:
         serve(PARTS[args.part], args.folder, args.core)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        make(pathlib.Path(folder), args.images)
-        given = measured.provenance("tools.bench.input_pipeline")
-        found = table(compare(args, pathlib.Path(folder)), given)
+    given = measured.provenance("tools.bench.input_pipeline")
+    results = {}
+    for width, height in args.size or SIZES:
+        with tempfile.TemporaryDirectory() as folder:
+            count = args.images * SIZES[0][0] * SIZES[0][1] // (width * height)
+            make(pathlib.Path(folder), max(count, LEAST), width, height)
+            results[f"{width} x {height}"] = compare(args, pathlib.Path(folder))
+    found = table(results, given)
     print(found.markdown())
     if args.out:
         found.write(args.out)
 
 
+def sides(text: str) -> tuple[int, int]:
+    """(width, height) of a text such as "500x375"."""
+    width, height = map(int, text.split("x"))
+    return width, height
+
+
 def compare(args: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
     """Every part's pictures per second, one round each in turn."""
-    pythons = {"decode": sys.executable, "pipeline": sys.executable}
+    pythons = dict.fromkeys(("decode", "pipeline", "whole"), sys.executable)
     if args.torch_python:
         pythons["torch"] = str(args.torch_python)
     before = os.getloadavg()
@@ -100,41 +116,52 @@ def compare(args: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def table(result: dict[str, Any], given: dict[str, Any]) -> Measured:
-    """The measurement of `compare`'s result."""
-    rates, versions = result["images_per_second"], result["versions"]
+def table(results: dict[str, dict[str, Any]], given: dict[str, Any]) -> Measured:
+    """The measurement of `compare`'s result for each size."""
     columns: list[dict[str, Any]] = [{"name": "what"}]
     columns += [{"name": name, "unit": "images/s", "digits": 0} for name in PARTS]
     columns += [{"name": f"pipeline / {name}", "digits": 2} for name in ("decode", "torch")]
-    ratios = (result["pipeline_over_decode"], result["pipeline_over_torch"])
-    note = f"{result['images']} pictures of {result['mean_kb']} KB in the mean; "
-    note += ", ".join(sorted({f"{n} {v}" for found in versions.values() for n, v in found.items()}))
+    rows = []
+    for size, result in results.items():
+        ratios = (result["pipeline_over_decode"], result["pipeline_over_torch"])
+        rows.append([f"JPEG {size}", *map(result["images_per_second"].get, PARTS), *ratios])
+    notes = [
+        f"{size}: {result['images']} pictures of {result['mean_kb']} KB in the mean."
+        for size, result in results.items()
+    ]
+    versions = [found for result in results.values() for found in result["versions"].values()]
+    notes.append(", ".join(sorted({f"{n} {v}" for found in versions for n, v in found.items()})))
     return Measured(
-        title=f"JPEG {WIDTH} x {HEIGHT} to a random crop of {SIZE}, one core",
+        title=f"JPEG to a random crop of {SIZE}, one core",
         columns=columns,
-        rows=[[f"JPEG to {SIZE}, one core", *map(rates.get, PARTS), *ratios]],
-        notes=[note],
-        raw=result,
+        rows=rows,
+        notes=notes,
+        raw=results,
         **given,
     )
 
 
-def make(folder: pathlib.Path, count: int) -> None:
+def make(folder: pathlib.Path, count: int, width: int = 500, height: int = 375) -> None:
     """Write `count` pictures into two class folders."""
     import numpy as np
     from PIL import Image
 
     for i in range(count):
         rng = np.random.default_rng(i)
-        total = np.zeros((HEIGHT, WIDTH, 3))
+        total = np.zeros((height, width, 3))
         for cells, strength in NOISE:
-            small = rng.integers(0, 256, (max(cells * HEIGHT // WIDTH, 2), cells, 3), np.uint8)
-            smooth = Image.fromarray(small).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
+            small = rng.integers(0, 256, (max(cells * height // width, 2), cells, 3), np.uint8)
+            smooth = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
             total += strength * (np.asarray(smooth) / 127.5 - 1)
         total += GRAIN * rng.normal(size=total.shape)
         picture = Image.fromarray((total + 128).clip(0, 255).astype(np.uint8))
         (folder / str(i % 2)).mkdir(exist_ok=True)
         picture.save(folder / str(i % 2) / f"{i:05d}.jpg", quality=QUALITY)
+
+
+def batch_of(folder: pathlib.Path) -> int:
+    """Pictures per batch: of a few large ones all, since a DataLoader that drops short batches would have none."""
+    return min(BATCH, len(list(folder.rglob("*.jpg"))))
 
 
 def serve(part: Callable, folder: pathlib.Path, core: int) -> None:
@@ -178,7 +205,9 @@ def decode_part(folder: pathlib.Path) -> tuple[Callable[[], Counts], dict[str, s
     return begin, {"pillow": PIL.__version__}
 
 
-def pipeline_part(folder: pathlib.Path) -> tuple[Callable[[], Counts], dict[str, str]]:
+def pipeline_part(
+    folder: pathlib.Path, scaled: bool = True
+) -> tuple[Callable[[], Counts], dict[str, str]]:
     """What a training reads: a stream over a folder."""
     import grain
     import PIL
@@ -193,9 +222,10 @@ def pipeline_part(folder: pathlib.Path) -> tuple[Callable[[], Counts], dict[str,
         "color": 0.0,
         "grey_probability": 0.0,
         "background": "grey",
+        "scaled": scaled,
     }
     source = {"fn": "intern_jax.data.sources.folder:ImageFolder", "root": str(folder)}
-    group = {"sources": [source], "batch_size": BATCH, "transform": transform}
+    group = {"sources": [source], "batch_size": batch_of(folder), "transform": transform}
     stream = Stream({"cls": group}, rows=(0, 1), threads=1, prefetch=1)
 
     def begin() -> Counts:
@@ -204,6 +234,11 @@ def pipeline_part(folder: pathlib.Path) -> tuple[Callable[[], Counts], dict[str,
                 yield len(batch["cls"]["image"])
 
     return begin, {"pillow": PIL.__version__, "grain": getattr(grain, "__version__", "?")}
+
+
+def whole_part(folder: pathlib.Path) -> tuple[Callable[[], Counts], dict[str, str]]:
+    """The pipeline that decodes every picture whole."""
+    return pipeline_part(folder, scaled=False)
 
 
 def torch_part(folder: pathlib.Path) -> tuple[Callable[[], Counts], dict[str, str]]:
@@ -235,7 +270,7 @@ def torch_part(folder: pathlib.Path) -> tuple[Callable[[], Counts], dict[str, st
             return torch.as_tensor(np.array(picture)).permute(2, 0, 1), int(path.parent.name)
 
     loader = torch.utils.data.DataLoader(
-        Pictures(), batch_size=BATCH, shuffle=True, drop_last=True, num_workers=0
+        Pictures(), batch_size=batch_of(folder), shuffle=True, drop_last=True, num_workers=0
     )
 
     def begin() -> Counts:
@@ -255,7 +290,7 @@ def crop(width: int, height: int, draw: Callable[[], float]) -> tuple[float, flo
     return x, y, x + w, y + h
 
 
-PARTS = {"decode": decode_part, "pipeline": pipeline_part, "torch": torch_part}
+PARTS = {"decode": decode_part, "pipeline": pipeline_part, "whole": whole_part, "torch": torch_part}
 
 if __name__ == "__main__":
     main()

@@ -7,6 +7,7 @@ Every part is a pure function of its index. A user's MapDataset becomes a source
 user's grain.transforms.Map or RandomMap becomes a transform (`as_transform`).
 """
 
+import functools
 import inspect
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -19,6 +20,7 @@ from intern_jax import families
 from intern_jax.core.config import UserError, bind, call_fault, resolve
 from intern_jax.data.batches.mix import Turns
 from intern_jax.data.batches.shuffle import Order
+from intern_jax.data.read import scaled
 from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import (
     SOURCE_FIELDS,
@@ -125,6 +127,54 @@ class WithSource:
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
         return {**self.transform(sample, rng), "source": np.int32(sample["source"])}
+
+
+class Later(grain.MapDataset):
+    """Elements that are read when they are called: the transform says first how it will look at them."""
+
+    def __len__(self) -> int:
+        return len(self._parent)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        return functools.partial(self._parent.__getitem__, index)
+
+
+class Reading:
+    """A transform of `Later`: it draws where it will look, has the sample read for that, and makes the row.
+
+    `reduction` (width, height, rng) makes the same draws as the transform, and says how many times smaller a JPEG of
+    that size may be decoded.
+    """
+
+    def __init__(self, transform: Transform, reduction: Callable[..., int]):
+        self.transform, self.reduction = transform, reduction
+
+    def __call__(
+        self, read: Callable[[], Sample], rng: np.random.Generator
+    ) -> Mapping[str, np.ndarray]:
+        bits = rng.bit_generator
+        before = bits.state
+
+        def by(width: int, height: int) -> int:
+            try:
+                return self.reduction(width, height, rng)
+            finally:
+                bits.state = before
+
+        with scaled.reduced(by):
+            sample = read()
+        return self.transform(sample, rng)
+
+
+def reduction_of(transform: Transform) -> Callable[..., int] | None:
+    """The transform's own `reduction`, a function's with all its settings; None of one that needs whole pictures."""
+    if not isinstance(transform, functools.partial):
+        return getattr(transform, "reduction", None)
+    found = getattr(transform.func, "reduction", None)
+    usual = getattr(transform.func, "__kwdefaults__", None) or {}
+    return found and functools.partial(found, **{**usual, **transform.keywords})
 
 
 class MapSource:

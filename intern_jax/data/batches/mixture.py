@@ -203,11 +203,16 @@ class OpenGroup:
         `stretches` are (first batch, one weight per source); None takes the config's weights. A weight
         of 0 leaves a source out. Each source goes on from one stretch to the next in its own order.
         """
+        from intern_jax.data.batches import datasets
         from intern_jax.data.batches.datasets import Batched, Mixed, WithSource
 
         parts = self._orders(seed)
         mixed = Mixed(parts, self._turns(stretches)) if len(parts) > 1 else parts[0]
-        made = mixed.random_map(WithSource(self._transform), seed=_seed(seed, "transform"))
+        transform: Any = WithSource(self._transform)
+        reduction = datasets.reduction_of(self._transform)
+        if reduction is not None:
+            mixed, transform = datasets.Later(mixed), datasets.Reading(transform, reduction)
+        made = mixed.random_map(transform, seed=_seed(seed, "transform"))
         return Batched(made, self._block, self._rows, self.where)
 
     def mix(self, weights: Sequence[float] | None = None) -> Mix:

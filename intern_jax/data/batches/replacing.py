@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from intern_jax.core.config import UserError
+from intern_jax.data.read import scaled
 from intern_jax.data.schema.fingerprints import fingerprint
 from intern_jax.data.schema.sample import CorruptSample, Sample, fault_of, one_line
 from intern_jax.data.schema.source import ClassSets, Source, known_class_sets
@@ -53,6 +54,8 @@ class Replacing:
         self.source, self.limit, self.patience = source, limit, patience
         self.name, self.family, self.classes = source.name, source.family, source.classes
         self.keys = source.keys
+        # Only a source that gives decoded pictures on as they are may decode them smaller (data/read/scaled.py).
+        self._scales = bool(getattr(source, "scales", False))
         self.where = where or source.name
         self._causes: Counter[str] = Counter()
         self._examples: dict[str, str] = {}
@@ -120,7 +123,8 @@ class Replacing:
         """The source's sample, asked for again after each pause while there are no files or no memory left."""
         for pause in (*PAUSES, None):
             try:
-                return self.source[index]
+                with scaled.reduced(scaled.asked() if self._scales else None):
+                    return self.source[index]
             except Exception as error:
                 line = exits.exhausted(error)
                 if line is None:

@@ -17,6 +17,8 @@ from PIL import Image, ImageOps
 from intern_jax.core.config import UserError, checked_by, formatted
 from intern_jax.data.make import image_ops
 from intern_jax.data.make.image_ops import GREY, LUMA, MIRROR, Background, Window
+from intern_jax.data.read.lending import full_size, image_of
+from intern_jax.data.read.scaled import factor
 
 TRIES = 10  # torchvision's, of a crop that fits
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -72,10 +74,21 @@ class View(NamedTuple):
     size: int
     window: Window = WHOLE
     flipped: bool = False
+    full: tuple[int, int] | None = None  # width and height, of which `image` is a smaller version
+
+    @classmethod
+    def of(cls, image: np.ndarray, size: int) -> "View":
+        """The view of a whole picture uint8 [H,W,3] or [H,W,4], before any operation."""
+        return cls(image_of(image), size, full=full_size(image))
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """(width, height) in whose pixels the view is cut: those of the picture as it is stored."""
+        return self.full or self.image.size
 
     def cut(self, image: Image.Image, x1: float, y1: float, x2: float, y2: float) -> "View":
         """The view of `image`, which shows the part (x1, y1, x2, y2) of this one's, in its pixels."""
-        width, height = self.image.size
+        width, height = self.sides
         if self.flipped:
             x1, x2 = width - x2, width - x1
         left, top, right, bottom = self.window
@@ -85,7 +98,7 @@ class View(NamedTuple):
 
     def recoloured(self, image: Image.Image) -> "View":
         """The view with other pixels of the same place."""
-        return View(image, self.size, self.window, self.flipped)
+        return self._replace(image=image)
 
     def opaque(self) -> Image.Image:
         """The picture as RGB, over grey where it is transparent."""
@@ -140,14 +153,37 @@ def random_resized_crop(
     interpolation: str = "bilinear",
 ) -> View:
     """torchvision's RandomResizedCrop: a share `scale` of the area, of width to height `ratio`, resized to the view."""
-    image = view.image
-    left, top, width, height = crop_box(image.width, image.height, scale, ratio, rng)
+    left, top, width, height = crop_box(*view.sides, scale, ratio, rng)
     box = (left, top, left + width, top + height)
-    part = image if (width, height) == image.size else image.crop(box)
-    if part.size != (view.size, view.size):
-        # Cut first: a resize with a box would blend in pixels from outside of it.
-        part = part.resize((view.size, view.size), FILTERS[interpolation])
+    part = _resized(view, box, FILTERS[interpolation])
     return view.cut(part, *box)
+
+
+def _resized(view: View, box: tuple[int, int, int, int], how: Image.Resampling) -> Image.Image:
+    """The part `box` of the view's picture, in pixels of the whole one, as a square of the view's size."""
+    image, square = view.image, (view.size, view.size)
+    x1, y1, x2, y2 = image_ops.inside(box, view.sides, image.size)
+    left, top, right, bottom = math.floor(x1), math.floor(y1), math.ceil(x2), math.ceil(y2)
+    # Cut first: a resize with a box would blend in pixels from outside of it.
+    whole = (left, top, right, bottom) == (0, 0, *image.size)
+    part = image if whole else image.crop((left, top, right, bottom))
+    within = (x1 - left, y1 - top, x2 - left, y2 - top)
+    if part.size == square and within == (0, 0, *square):
+        return part
+    return part.resize(square, how, box=within)
+
+
+def reduction(operations: Sequence[Any], sides: tuple[int, int], size: int, rng: Any) -> int:
+    """How many times smaller a JPEG of (width, height) may be decoded for a view by these operations.
+
+    `rng` is the generator that the first of them will get. Only a random crop that comes first allows it.
+    """
+    first = operations[0] if operations else None
+    if not isinstance(first, functools.partial) or first.func is not random_resized_crop:
+        return 1
+    usual = {**(random_resized_crop.__kwdefaults__ or {}), **first.keywords}
+    *_, width, height = crop_box(*sides, usual["scale"], usual["ratio"], rng)
+    return factor(width, height, size)
 
 
 def crop_box(
@@ -203,11 +239,12 @@ def zoom(
     `aspect` is the largest change of the window's ratio of sides. That ratio is otherwise the picture's, so a picture
     that is not square is squeezed. `background` fills the transparent parts and what lies outside (image_ops.ground).
     """
-    image, (u, v, x, y) = view.image, rng.random(4).tolist()
+    (width, height), (u, v, x, y) = view.sides, rng.random(4).tolist()
     side = scale[0] + u * (scale[1] - scale[0])
     stretch = aspect ** (2 * v - 1)
-    box = image_ops.window(image.height, image.width, side, stretch, x, y)
-    seen = image_ops.drawn(image, box, view.size, image_ops.ground(background, rng))
+    box = image_ops.window(height, width, side, stretch, x, y)
+    shown = image_ops.inside(box, view.sides, view.image.size)
+    seen = image_ops.drawn(view.image, shown, view.size, image_ops.ground(background, rng))
     return view.cut(seen, *box)
 
 
@@ -232,7 +269,7 @@ def horizontal_flip(view: View, rng: np.random.Generator, *, p: float = 0.5) -> 
     """The view mirrored left-right."""
     if rng.random() >= p:
         return view
-    return View(view.image.transpose(MIRROR), view.size, view.window, not view.flipped)
+    return view._replace(image=view.image.transpose(MIRROR), flipped=not view.flipped)
 
 
 # --- how a view looks ---------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from intern_jax.core.config import UserError
-from intern_jax.data.read.lending import image_of
+from intern_jax.data.read.lending import full_size, image_of
 
 MIRROR = Image.Transpose.FLIP_LEFT_RIGHT
 GREY = (128, 128, 128)
@@ -49,8 +49,17 @@ def window(height: int, width: int, side: float, aspect: float, x: float, y: flo
 
 
 def view(image: np.ndarray, box: Window, size: int, ground: Ground) -> Image.Image:
-    """The window of uint8 [H,W,3] or [H,W,4], as `drawn` gives it."""
-    return drawn(image_of(image), box, size, ground)
+    """The window of uint8 [H,W,3] or [H,W,4], as `drawn` gives it; in pixels of the whole picture (full_size)."""
+    im = image_of(image)
+    return drawn(im, inside(box, full_size(image), im.size), size, ground)
+
+
+def inside(box: Window, full: tuple[int, int], size: tuple[int, int]) -> Window:
+    """A window in pixels of a picture of (width, height) `full`, in those of its smaller version of `size`."""
+    if full == size:
+        return box
+    across, down = size[0] / full[0], size[1] / full[1]
+    return box[0] * across, box[1] * down, box[2] * across, box[3] * down
 
 
 def drawn(im: Image.Image, box: Window, size: int, ground: Ground) -> Image.Image:

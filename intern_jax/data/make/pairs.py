@@ -31,7 +31,6 @@ from intern_jax.data.make import augment, image_ops
 from intern_jax.data.make import text as tokenizer_lib
 from intern_jax.data.make.augment import MOCO_V2, View
 from intern_jax.data.make.views import whole_view
-from intern_jax.data.read.lending import image_of
 from intern_jax.data.schema.sample import Sample
 
 Arrays = dict[str, Any]
@@ -48,7 +47,7 @@ def check_arguments(**given: Any) -> None:
     PairViews(**{"size": 1, **given})
 
 
-@formatted(1)
+@formatted(2)
 @checked_by(check_arguments)
 class PairViews:
     """Two augmented views and two texts of a sample with texts, as a row; the module tells its fields.
@@ -71,13 +70,17 @@ class PairViews:
         mask: float = 0.0,
         geometry: bool = False,
         train: bool = True,
+        scaled: bool = True,
     ):
         """`view1` and `view2` list operations (augment.py), `text1` and `text2` edits (captions.py).
 
         `crops` is {"count": K, "size": s, "view": operations}; they show both pictures in turn. `mask` is the share of
         words to be chosen for masked language modelling (DeCLIP: 0.15). With `geometry`, all views show one picture.
-        Without `train` nothing is random: whole pictures, the first text, no word masked.
+        Without `train` nothing is random: whole pictures, the first text, no word masked. `scaled`: if every view
+        begins with a random crop, a large JPEG is decoded smaller in training, though no smaller than any view; False
+        decodes it whole.
         """
+        self.scaled = scaled
         self.size, self.context, self.train, self.geometry = size, context, train, geometry
         self.words, self.mask = tokenizer_lib.load(tokenizer), mask
         if not 0 <= mask <= 1:
@@ -97,18 +100,35 @@ class PairViews:
             raise UserError(f"{key}/texts: missing; take a source that has them")
         return self._drawn(sample, image_ops.drawing(rng)) if self.train else self._whole(sample)
 
-    def _drawn(self, sample: Sample, rng: np.random.Generator) -> Arrays:
+    def reduction(self, width: int, height: int, rng: np.random.Generator) -> int:
+        """How many times smaller a JPEG may be decoded for all views that are drawn from this generator."""
+        if not self.train or not self.scaled:
+            return 1
+        keys, sides = self._keys(rng), (width, height)
+        views = [(operations, self.size) for operations in self.views]
+        if self.crops is not None:
+            views += [(self.crops.operations, self.crops.size)] * self.crops.count
+        return min(
+            augment.reduction(operations, sides, size, _generator(key))
+            for (operations, size), key in zip(views, keys, strict=True)
+        )
+
+    def _keys(self, rng: np.random.Generator) -> np.ndarray:
+        """The state of a generator for each view: uint64 [V,4]."""
         count = 0 if self.crops is None else self.crops.count
-        keys = rng.integers(0, 1 << 64, (2 + count, 4), np.uint64)
+        return rng.integers(0, 1 << 64, (2 + count, 4), np.uint64)
+
+    def _drawn(self, sample: Sample, rng: np.random.Generator) -> Arrays:
+        keys = self._keys(rng)
         pictures = [sample["image"], *sample.get("views", ())]
         first, second = two(len(pictures), rng)
         if self.geometry:
             second = first
-        chosen = [image_of(pictures[first])]
-        chosen.append(chosen[0] if first == second else image_of(pictures[second]))
+        chosen = [View.of(pictures[first], self.size)]
+        chosen.append(chosen[0] if first == second else View.of(pictures[second], self.size))
         views = [
-            _made(View(image, self.size), operations, key)
-            for image, operations, key in zip(chosen, self.views, keys[:2], strict=True)
+            _made(view, operations, key)
+            for view, operations, key in zip(chosen, self.views, keys[:2], strict=True)
         ]
         row: Arrays = {"image1": views[0].pixels(), "image2": views[1].pixels()}
         row["tokens1"], row["tokens2"] = (
@@ -161,10 +181,10 @@ class _Crops:
                 raise UserError(f"crops.{name}: {given[name]!r}; give a whole number from 1 on")
         self.operations = bound(given["view"], "crops.view")
 
-    def __call__(self, pictures: Sequence[Any], keys: np.ndarray) -> np.ndarray:
+    def __call__(self, pictures: Sequence[View], keys: np.ndarray) -> np.ndarray:
         out = np.empty((self.count, self.size, self.size, 3), np.uint8)
         for i, key in enumerate(keys):
-            view = View(pictures[i % len(pictures)], self.size)
+            view = pictures[i % len(pictures)]._replace(size=self.size)
             out[i] = _made(view, self.operations, key).pixels()
         return out
 
@@ -193,9 +213,13 @@ class _Key(ISeedSequence):
         return self._state
 
 
-def _made(view: View, operations: Operations, key: np.ndarray) -> View:
+def _generator(key: np.ndarray) -> np.random.Generator:
     state: Any = _Key(key)
-    rng = np.random.Generator(np.random.PCG64(state))
+    return np.random.Generator(np.random.PCG64(state))
+
+
+def _made(view: View, operations: Operations, key: np.ndarray) -> View:
+    rng = _generator(key)
     for operation in operations:
         view = operation(view, rng)
     return view

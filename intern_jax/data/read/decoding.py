@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from intern_jax.data.read import formats
+from intern_jax.data.read import formats, scaled
 from intern_jax.data.read.formats import PNG_MAGIC, format_of
 from intern_jax.data.read.lending import lend
 from intern_jax.data.schema.sample import CorruptSample, one_line
@@ -75,6 +75,7 @@ TURNS: dict[Any, Image.Transpose] = {
     8: Image.Transpose.ROTATE_90,
 }
 
+SIDEWAYS = 5  # from this orientation on, width and height change places
 METADATA = (b"eXIf", b"EXIF", b"exif", b"rientation")  # what EXIF or XMP in a PNG or WebP has
 HEAD_FIRST = ("JPEG", "TIFF", "AVIF")  # whose metadata Pillow reads without the pixels
 
@@ -104,8 +105,10 @@ def decode(data: bytes | str | os.PathLike[str], where: str) -> np.ndarray:
     the one that readers without animation show). 16-bit values become their upper 8 bits, and CMYK becomes
     RGB without its profile. It needs at most about 24 bytes of memory per pixel, so 1.5 GB. CorruptSample,
     with one of CAUSES, for all that cannot be read in this way.
+
+    Inside of scaled.reduced a JPEG may come smaller; lending.full_size tells its whole size.
     """
-    return decode_turned(data, where)[0]
+    return _decoded(data, where, scaled.asked())[0]
 
 
 def decode_turned(data: bytes | str | os.PathLike[str], where: str) -> tuple[np.ndarray, int]:
@@ -113,11 +116,17 @@ def decode_turned(data: bytes | str | os.PathLike[str], where: str) -> tuple[np.
 
     Boxes and masks of the stored pixels turn with the picture: turning.py.
     """
+    return _decoded(data, where, None)
+
+
+def _decoded(
+    data: bytes | str | os.PathLike[str], where: str, reduction: scaled.Reduction | None
+) -> tuple[np.ndarray, int]:
     try:
         if not isinstance(data, bytes):
             data = read_file(data, where)
         _check_length(len(data), where)
-        return _pixels(data, known_format(data, where), where)
+        return _pixels(data, known_format(data, where), where, reduction)
     except CorruptSample:
         raise
     except MemoryError as error:
@@ -228,7 +237,9 @@ class _Metered(io.BytesIO):
         return part
 
 
-def _pixels(data: bytes, kind: str, where: str) -> tuple[np.ndarray, int]:
+def _pixels(
+    data: bytes, kind: str, where: str, reduction: scaled.Reduction | None
+) -> tuple[np.ndarray, int]:
     if kind == "PNG":
         check_png(data, where)
     file = _Metered(data, kind, where)
@@ -242,9 +253,14 @@ def _pixels(data: bytes, kind: str, where: str) -> tuple[np.ndarray, int]:
             _check_scans(data, im.width * im.height, where)
         if kind == "TIFF":
             _check_tiff(im, data, where)
+        whole = im.size
+        if reduction and kind == "JPEG":
+            _reduce(im, reduction)
         im.load()
         upright, orientation = _upright(im)
-        return lend(_as_rgb(upright, im.format, where)), max(turned, orientation)
+        orientation = max(turned, orientation)
+        full = whole if orientation < SIDEWAYS else whole[::-1]
+        return lend(_as_rgb(upright, im.format, where), full), orientation
 
 
 def _check_sides(im: Image.Image, where: str) -> None:
@@ -252,6 +268,14 @@ def _check_sides(im: Image.Image, where: str) -> None:
         raise CorruptSample(where, "too many pixels", f"{im.width} x {im.height}")
     if 0 in im.size:
         raise CorruptSample(where, "damaged picture", f"{im.width} x {im.height} pixels")
+
+
+def _reduce(im: Image.Image, reduction: scaled.Reduction) -> None:
+    """Let libjpeg decode to the part of the sides that `reduction` gives for the upright picture."""
+    width, height = im.size
+    by = reduction(width, height) if _orientation(im) < SIDEWAYS else reduction(height, width)
+    if by > 1:
+        im.draft(im.mode, (width // by, height // by))
 
 
 def check_png(data: bytes, where: str) -> None:

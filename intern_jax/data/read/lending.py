@@ -14,6 +14,10 @@ from PIL import Image
 
 CHANNELS = {"RGB": 3, "RGBA": 4}
 PIXEL = 4  # bytes
+# Pillow takes the memory of a picture in blocks, by default of 16 MiB: a picture of more than four million pixels has
+# several, and would be copied. A block is never larger than what is left of its picture.
+BLOCK = 1 << 28
+Image.core.set_block_size(BLOCK)
 
 
 class _ArrowArray(ctypes.Structure):
@@ -37,8 +41,8 @@ _pointer_of.argtypes = [ctypes.py_object, ctypes.c_char_p]
 class _Loan:
     """The object that a lent array keeps alive: the picture and its memory, even after the picture is closed."""
 
-    def __init__(self, image: Image.Image, address: int):
-        self.image, self._memory = image, image.im
+    def __init__(self, image: Image.Image, address: int, full: tuple[int, int]):
+        self.image, self._memory, self.full = image, image.im, full
         self.__array_interface__ = {
             "version": 3,
             "data": (address, True),
@@ -48,14 +52,22 @@ class _Loan:
         }
 
 
-def lend(image: Image.Image) -> np.ndarray:
+def lend(image: Image.Image, full: tuple[int, int] | None = None) -> np.ndarray:
     """A picture's pixels, read-only: uint8 [H,W,3] for RGB or [H,W,4] for RGBA.
 
-    The array views the picture's memory if that is one block (up to 16 MiB), or else is a copy. Do not
-    change the picture afterwards.
+    The array views the picture's memory if that is one block, as it is up to BLOCK bytes, or else is a copy. Do not
+    change the picture afterwards. `full` is the (width, height) of the picture from which this one was made smaller.
     """
     address = _address(image) if image.mode in CHANNELS else None
-    return np.asarray(image if address is None else _Loan(image, address))
+    lent = None if address is None else _Loan(image, address, full or image.size)
+    return np.asarray(image if lent is None else lent)
+
+
+def full_size(array: np.ndarray) -> tuple[int, int]:
+    """(width, height) of the whole picture, of which a lent array may be a smaller version."""
+    if isinstance(array.base, _Loan):
+        return array.base.full
+    return array.shape[1], array.shape[0]
 
 
 def image_of(array: np.ndarray) -> Image.Image:

@@ -33,6 +33,8 @@ class Opened:
     classes: tuple[str, ...]
     keys: Sequence[str]
 
+    scales = True  # pictures are given on as they were decoded
+
     def __init__(self) -> None:
         self.passed = PassedOver()
         self.numbers: np.ndarray | None = None  # int32 [N], -1 where a sample has no label

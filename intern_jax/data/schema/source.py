@@ -24,6 +24,9 @@ class Source(Protocol):
 
     A source of boxes or masks may also have `class_sets() -> ClassSets | None`: the classes of every sample, known
     without decoding a picture, and without objects that are ignored. None says that only reading would tell.
+
+    A source whose pictures are what `decode` gave may say `scales = True`: training then decodes a large JPEG no larger
+    than its view needs (data/read/scaled.py). A source that cuts or measures pictures must not say so.
     """
 
     @property

@@ -65,6 +65,7 @@ class ArrayRecordSource:
         counts = [entry["records"] for entry in entries]
         self._records = _Shards(files, counts)
         self._decode = resolve(decode) if isinstance(decode, str) else decode
+        self.scales = getattr(self._decode, "scales", False)
         self.name = name or files[0].stem
         self.family, self.classes = family, tuple(classes)
         self._files = list(zip(files, entries, strict=True))

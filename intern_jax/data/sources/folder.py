@@ -42,6 +42,7 @@ class ImageFolder:
     """
 
     family = "classification"
+    scales = True
 
     def __init__(
         self,

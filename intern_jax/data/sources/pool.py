@@ -83,6 +83,9 @@ def decode(record: bytes) -> Sample:
     return content | ({"views": views} if views else {})
 
 
+decode.scales = True  # type: ignore[attr-defined]  # pictures are given on as they were decoded
+
+
 class Pool:
     """The files of a pool. Opening reads pool.json alone; `part` numbers its parts, `row` its records."""
 

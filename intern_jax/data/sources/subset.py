@@ -29,6 +29,7 @@ class Subset:
             )
         self.name = name or source.name
         self.family, self.classes = source.family, source.classes
+        self.scales = getattr(source, "scales", False)
         self.keys = pick_keys(source.keys, self.indices)
 
     @functools.cached_property

@@ -8,8 +8,14 @@ from typing import Any
 
 import jax
 
+from intern_jax.core.scalars import RUN, Scalar, Scalars
 from intern_jax.ops.macs import multiply_adds
 
+RATES: Scalars = {
+    "images_per_second": Scalar(RUN, "images per second", higher_is_better=True),
+    "data_wait": Scalar(RUN, "time waiting for data", "%", higher_is_better=False, factor=100.0),
+    "mfu": Scalar(RUN, "MFU", "%", higher_is_better=True, factor=100.0),
+}
 # Peak dense bfloat16 TFLOP/s of a JAX device, by the first words of its kind. NVIDIA: the data sheets of A100, H100,
 # H200, L4 and HGX B200, whose figures with sparsity are halved. TPU: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,
 # tpu7x}. JAX calls a v5p "TPU v5". A TPU7x chip has 2,307, and each of its two cores is a device.

@@ -16,7 +16,9 @@ from rich.text import Text
 
 from intern_jax.core import strict_json
 from intern_jax.core.config import UserError
+from intern_jax.core.files import write_json
 from intern_jax.core.layout import StageFiles
+from intern_jax.core.scalars import Scalar, Scalars, plain, read
 from intern_jax.processes import hosts
 
 log = logging.getLogger(__name__)
@@ -66,6 +68,11 @@ class Writer:
         if self.clu is not None:
             self.clu.write(step, row)
 
+    def describe(self, about: Scalars) -> None:
+        """Write what scalars are to scalars.json, beside those that were described before."""
+        if self.files is not None:
+            self.files.describe(about)
+
     def close(self) -> None:
         """Flush and release the files."""
         if self.files is not None:
@@ -83,6 +90,8 @@ class _Files:
         self.file: TextIO | None = None
         self.board: _Board | None = None
         self._failing = False
+        self.facts = StageFiles(folder).scalars
+        self.about = read(self.facts)
 
     def cut(self, rows: Sequence[Mapping[str, Any]], step: int) -> None:
         """Begin anew with the rows up to `step`."""
@@ -94,6 +103,16 @@ class _Files:
         """Add the last of all rows; where an earlier one could not be written, write all."""
         self._try(lambda: self._append(rows))
         self._try(lambda: self._draw(rows))
+
+    def describe(self, about: Scalars) -> None:
+        """Add what is new to the file of descriptions."""
+        if any(self.about.get(name) != one for name, one in about.items()):
+            together = {**self.about, **about}
+            self._try(lambda: self._describe(together))
+
+    def _describe(self, together: dict[str, Scalar]) -> None:
+        write_json(self.facts, plain(together))
+        self.about = together
 
     def close(self) -> None:
         """Flush and release the files."""
