@@ -26,7 +26,7 @@ from intern_jax.core import config as config_lib
 from intern_jax.core.texts import percent
 from intern_jax.data.batches.arrays import eval_arrays
 from intern_jax.data.sources.subset import Subset
-from intern_jax.train.guard import Hopeless
+from intern_jax.train.progress.guard import Hopeless
 from intern_jax.weights.model import Model
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ import jax
 from intern_jax.core import config as config_lib
 from intern_jax.core import keys, tree
 from intern_jax.core.config import UserError
-from intern_jax.train import guard
 from intern_jax.train import state as state_lib
 from intern_jax.train.checkpoint import Checkpoints
 from intern_jax.train.programs import Programs
+from intern_jax.train.progress import guard
 from intern_jax.train.stage import Stage
 from intern_jax.train.state import TrainState
 

@@ -30,12 +30,13 @@ from intern_jax.core.config import UserError
 from intern_jax.core.layout import StageFiles
 from intern_jax.core.scalars import Scalars
 from intern_jax.processes import hosts
-from intern_jax.train import balance, guard, optim, settings
+from intern_jax.train import balance, optim, settings
 from intern_jax.train import state as state_lib
 from intern_jax.train.beginning import Beginning
 from intern_jax.train.checkpoint import Checkpoints
 from intern_jax.train.evaluation import Evaluation
 from intern_jax.train.programs import Programs
+from intern_jax.train.progress import guard
 from intern_jax.train.progress.meter import RATES, Meter
 from intern_jax.train.progress.outputs import Outputs
 from intern_jax.train.progress.profile import Profile

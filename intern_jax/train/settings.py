@@ -133,7 +133,7 @@ class PeakOptim(Optim):
 
 
 class Spike(Settings):
-    """When a rise of the loss counts as divergence; train/guard.py has the formula."""
+    """When a rise of the loss counts as divergence; train/progress/guard.py has the formula."""
 
     sigmas: float = field(6.0, gt=0.0)
     window: int = field(64, gt=0)

@@ -12,7 +12,8 @@ import pytest
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.averages import mean
 from intern_jax.core.config import UserError
-from intern_jax.train import balance, guard, loop
+from intern_jax.train import balance, loop
+from intern_jax.train.progress import guard
 from intern_jax.train.stage import Stage
 
 ROWS, WIDTH = 8, 4

@@ -10,9 +10,9 @@ from toy import Linear, Segment, Stream, assert_same, settings
 
 from intern_jax.core import mesh as mesh_lib
 from intern_jax.core.config import UserError
-from intern_jax.train import guard
 from intern_jax.train.checkpoint import read_meta
 from intern_jax.train.loop import fit
+from intern_jax.train.progress import guard
 
 GUARDED = {"steps": 20, "checkpoint_every": 4, "max_bad_steps": 3}
 SPIKE = {"sigmas": 6, "window": 16, "patience": 2}
