@@ -232,7 +232,7 @@ def from_published(
         if tuple(value.shape) != wanted:
             raise Unfit(
                 f"{name}: shape {list(value.shape)}, {model['name']} has {list(wanted)}; "
-                f"{matching.other_shape(model, state, match.prefix, place.name, wanted)}"
+                f"{matching.other_shape(model, state, match, place.name, wanted)}"
             )
         flat[path] = to_ours(float32(name, value), shapes[path], place.kind)
     used = {match.prefix + place.name for place in match.places.values()}

@@ -107,33 +107,42 @@ def _missing(model: Mapping[str, Any], names: Sequence[str], chosen: Match, best
     if best.share < 0.5:
         network = recognise.supported(names)
         return f"{problem}; it looks like {network}, name that with --model" if network else other
-    own = published_names.layout(model, chosen.layout)
-    inside = [name.removeprefix(chosen.prefix) for name in names if name.startswith(chosen.prefix)]
-    left = [n for n in inside if n not in wanted and not published_names.is_spare(n, own, wanted)]
     lacks = recognise.absent([name.removeprefix(chosen.prefix) for name in chosen.missing])
-    if parts := [part for part in (recognise.parts(left), lacks) if part]:
+    if parts := [*filter(None, [recognise.parts(_left(model, chosen, names)), lacks])]:
         return f"{problem}; its network has {'; '.join(parts)}, which is not supported"
     return other
+
+
+def _left(model: Mapping[str, Any], match: Match, names: Iterable[str]) -> list[str]:
+    """Names in the file's network, without its prefix, that ours lacks, but for those that no features need."""
+    own = published_names.layout(model, match.layout)
+    wanted = {place.name for place in match.places.values()}
+    inside = [name.removeprefix(match.prefix) for name in names if name.startswith(match.prefix)]
+    known = wanted | set(own.zeros.values())  # which are checked by their values
+    return [n for n in inside if n not in known and not published_names.is_spare(n, own, wanted)]
 
 
 def other_shape(
     model: Mapping[str, Any],
     state: Mapping[str, np.ndarray],
-    prefix: str,
+    match: Match,
     name: str,
     wanted: Sequence[int],
 ) -> str:
     """What to do about an array of another shape: hints at networks that have all names of ours."""
-    network = recognise.unsupported(state) or recognise.resnet_form(state, prefix)
+    network = recognise.unsupported(state) or recognise.resnet_form(state, match.prefix)
     if network:
         return f"it looks like {network}, which is not supported"
-    found = state[prefix + name].shape
-    if name == "pos_embed" and found == (1, wanted[-2] - 1, wanted[-1]):
-        return "its class token has no position, as in FlexiViT, which is not supported"
     pooled = any(name.endswith("attnpool.positional_embedding") for name in state)
-    clips = pooled and not published_names.is_clip(model)
-    hint = " (CLIP's ResNet, such as clip_rn50)" if clips else ""
-    return f"name the file's own network{hint}, or its settings as --model.FIELD=VALUE"
+    if pooled and not published_names.is_clip(model):
+        hint = " (CLIP's ResNet, such as clip_rn50)"
+        return f"name the file's own network{hint}, or its settings as --model.FIELD=VALUE"
+    found, parts = state[match.prefix + name].shape, [recognise.parts(_left(model, match, state))]
+    if name == "pos_embed" and found == (1, wanted[-2] - 1, wanted[-1]):
+        parts.append("a class token without a position")
+    if any(parts):
+        return f"its network has {'; '.join(filter(None, parts))}, which is not supported"
+    return "name the file's own network, or its settings as --model.FIELD=VALUE"
 
 
 def check_twin(source: str | os.PathLike[str], told: beside.Told) -> None:
@@ -145,10 +154,7 @@ def check_twin(source: str | os.PathLike[str], told: beside.Told) -> None:
 
 def check_unused(model: Mapping[str, Any], match: Match, unused: Sequence[str]) -> None:
     """Refuse a file whose network has arrays that ours lacks, because without them its features would be others."""
-    own = published_names.layout(model, match.layout)
-    wanted = {place.name for place in match.places.values()}
-    inside = [name.removeprefix(match.prefix) for name in unused if name.startswith(match.prefix)]
-    left = [name for name in inside if not published_names.is_spare(name, own, wanted)]
+    left = _left(model, match, unused)
     if left:
         why = recognise.unsupported(left) or recognise.parts(left)
         also = f" and {len(left) - 1} others" if left[1:] else ""

@@ -93,7 +93,7 @@ _PARTS: tuple[tuple[str, str], ...] = (
         r"(.*\.)?(ls_?\d*\.gamma|gamma_\d|layer_scale\w*(\..*)?)",
         "LayerScale, as in DINOv2 and DeiT III",
     ),
-    (r"(.*\.)?(q_norm|k_norm|ln_q|ln_k)\..*", "norms of queries and keys"),
+    (r"(.*\.)?(q_norm|k_norm|attn\.ln_q|attn\.ln_k)\..*", "norms of queries and keys"),
     (r"(.*\.)?(reg_token|register_tokens?|storage_tokens)", "register tokens"),
     (r"(.*\.)?(dist_token|head_dist\..*)", "a distillation token, as in DeiT"),
     (r"(.*\.)?mask_token", "a mask token, as in DINOv2 and BEiT"),
