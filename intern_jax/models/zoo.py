@@ -47,6 +47,9 @@ _TABLES = {
 VARIANTS = {name: settings for table in _TABLES.values() for name, settings in table.items()}
 _FAMILIES = {name: family for family, table in _TABLES.items() for name in table}
 
+# Variants whose tables in the paper were never published (models/variants/tables.py).
+RECONSTRUCTED = ("mn_b1", "mn_b7")
+
 # Settings that hold the specs of networks inside: one spec, or one per name.
 INSIDE = ("branch", "of")
 
@@ -90,6 +93,14 @@ def main_spec(spec: Mapping[str, Any]) -> Mapping[str, Any]:
 def dtype_of(spec: Mapping[str, Any]) -> Any:
     """The compute dtype that a spec says, which the heads on its network take too; None for that of the input."""
     return own.dtype(main_spec(spec).get("dtype"))
+
+
+def reconstructed(spec: Mapping[str, Any]) -> str:
+    """What is said of a spec wherever it is printed, if its network is our reconstruction; "" for another."""
+    names = [spec.get("name"), *(one.get("name") for one in specs_inside(spec)[1].values())]
+    found = [name for name in RECONSTRUCTED if name in names]
+    published = "whose table was never published"
+    return f"{' and '.join(found)}: our reconstruction of a network {published}" if found else ""
 
 
 def names_code(spec: Mapping[str, Any]) -> bool:

@@ -49,6 +49,7 @@ def describe_model(name: str) -> str:
         watched, variables, side, branch, ["pooled", *costs_lib.choices(module)]
     )
     lines = [f"{name} at {side} x {side} pixels, without a head for a task"]
+    lines += filter(None, [zoo.reconstructed({"name": name})])
     lines += ["", _parts(module, variables["params"]), *_branches(module)]
     lines += ["", f"parameters      {_count(variables['params']):,}"]
     lines += [
@@ -153,6 +154,8 @@ def describe_config(spec: str, overrides: Sequence[str] = ()) -> str:
         groups = ", ".join(settings[stage]["data"])
         begins = ", ".join(start) or "random weights"
         lines.append(f"stage {stage}: starts from {begins}; trains on {groups}")
+    values = [value for _, value in _flatten(settings)]
+    lines += [zoo.reconstructed({"name": name}) for name in zoo.RECONSTRUCTED if name in values]
     return "\n".join(lines)
 
 
@@ -191,6 +194,7 @@ def _described_folder(path: pathlib.Path) -> str:
 def _model_folder(path: pathlib.Path) -> str:
     info = folder.read_info(path / "model.json")
     facts = [[name, json.dumps(value)] for name, value in info.items()]
+    facts += [["note", note] for note in [zoo.reconstructed(info["backbone"])] if note]
     return f"{_columns(facts)}\n\n{_safetensors(path / 'weights.safetensors')}"
 
 

@@ -18,6 +18,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layout", default="auto", help="whose names the file --from has")
     parser.add_argument("--to", metavar="LAYOUT", help="write in the names of timm, ...")
     parser.add_argument("--prefix", help="what is before its names, in a file of several networks")
+    parser.add_argument(
+        "--weights", help="the table to take, of several: state_dict, model_ema, ..."
+    )
     parser.add_argument("--task", choices=("cls", "dense"), help="the BatchNorm set --to writes")
     parser.add_argument("--classes", help="a file of names, one per line: keep the classifier too")
     parser.add_argument(
@@ -44,7 +47,7 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
         "source": args.source,
         "out": args.out,
     }
-    for name in ("layout", "to", "prefix", "task", "activation"):
+    for name in ("layout", "to", "prefix", "weights", "task", "activation"):
         spec[name] = getattr(args, name)
     if args.model:
         changed = arguments.keyword_arguments(

@@ -9,7 +9,7 @@ from typing import Any
 
 from intern_jax import families
 from intern_jax.families.family import ANSWERS
-from intern_jax.models import own
+from intern_jax.models import own, zoo
 from intern_jax.weights.preprocess import Preprocess
 
 # What `predict` gives of one picture, by the family's kind of answer.
@@ -36,7 +36,9 @@ def card(info: Mapping[str, Any], parameters: int) -> str:
     elif "text" in info:
         title, use = "an image and a text tower", _ZERO_SHOT
     shown = ", ".join(classes[:20]) + (f", ... ({len(classes)} in all)" if classes[20:] else "")
-    facts = {
+    note = zoo.reconstructed(info["backbone"])
+    facts = {"Network": note} if note else {}
+    facts |= {
         "Numbers stored": f"{parameters:,}",
         "Reads": f"{pictures.canvas} x {pictures.canvas} RGB pictures: {pictures}",
         "Classes": shown or "none",

@@ -57,6 +57,7 @@ from intern_jax.weights.text_tower import NAMED, PARTS, TextTower
 
 FILES = ("model.json", "weights.safetensors", "card.md", TOKENIZER)
 WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")  # of other libraries
+_NOT_FINITE = "holds NaN or infinite values; take an earlier checkpoint, or train anew"
 DEFAULT = pathlib.Path(__file__).parent / "default"
 
 
@@ -98,9 +99,11 @@ def save_model(
 ) -> pathlib.Path:
     """Writes a model folder and returns its path.
 
-    `dtype`: "float32", or "float16" for half the file (parameters are float32 again once loaded).
+    `dtype`: "float32", or "float16" for half the file (parameters are float32 again once loaded). It is that of
+    parameters; statistics, such as BatchNorm's, have float32 in any case.
     Names of code, in the spec or of a family that does not ship, are stored as text.
-    UserError for a folder that holds something else, or arrays of the wrong shape.
+    UserError for a folder that holds something else, arrays of the wrong shape, and values that are not finite or
+    that the dtype cannot hold.
     """
     folder = local(folder, "out")
     _check_free(folder)
@@ -117,7 +120,7 @@ def save_model(
         tokenizer = _tokenizer_bytes(model.text.tokenizer)
         info["text"] = _text_info(model.text, tokenizer)
     check_info(folder / "model.json", info | {"weights_sha256": ""})
-    arrays = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), _tree(model))
+    arrays = _stored(folder, _tree(model), dtype)
     shapes = {name: leaf.shape for name, leaf in tree_lib.names(arrays).items()}
     check_size(folder / "model.json", info, len(shapes))
     _check_shapes(folder, shapes, _expected_shapes(folder / "model.json", model))
@@ -223,6 +226,30 @@ def _tree(model: Model) -> dict[str, dict[str, Any]]:
     return out
 
 
+def _stored(
+    folder: pathlib.Path, tree: Mapping[str, Mapping[str, Any]], dtype: str
+) -> dict[str, Any]:
+    """The arrays as they are written: parameters in `dtype`, and each other collection in float32."""
+    out = {}
+    for collection, parts in tree.items():
+        kind = np.dtype(dtype if collection == "params" else "float32")
+        with np.errstate(over="ignore"):
+            out[collection] = jax.tree.map(functools.partial(np.asarray, dtype=kind), dict(parts))
+        given, made = tree_lib.names(dict(parts)), tree_lib.names(out[collection])
+        for name, value in made.items():
+            if not np.isfinite(value).all():
+                where, most = (
+                    f"{folder}: {collection}/{name}",
+                    np.abs(np.asarray(given[name])).max(),
+                )
+                if not np.isfinite(most):
+                    raise UserError(f"{where}: {_NOT_FINITE}")
+                raise UserError(
+                    f"{where}: holds {most:.6g}, and {kind} ends at {np.finfo(kind).max:.6g}; save it in float32"
+                )
+    return out
+
+
 # --- opening --------------------------------------------------------------------------------------
 
 
@@ -270,7 +297,11 @@ def load_model(
     _check_shapes(weights, shapes, _expected_shapes(path, model))
     if _sha256(weights) != info["weights_sha256"]:
         raise UserError(f"{weights}: damaged, its digest is not model.json's; copy it again")
-    return _with_arrays(model, safetensors.load(weights))
+    stored = safetensors.load(weights)
+    for name, value in tree_lib.names(stored).items():
+        if not np.isfinite(value).all():
+            raise UserError(f"{weights}: {one_line(name)}: {_NOT_FINITE}")
+    return _with_arrays(model, stored)
 
 
 def _check_is_one(folder: pathlib.Path) -> None:

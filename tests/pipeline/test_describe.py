@@ -1,6 +1,7 @@
 """What `inspect --model` prints of readouts, for networks of the zoo and for model folders."""
 
 import dataclasses
+import pathlib
 
 import pytest
 
@@ -51,6 +52,30 @@ def test_every_readout_of_a_network_has_a_line(name):
 def test_every_network_of_the_zoo_can_be_described(name):
     text = describe_model(name)
     assert len(readouts(text)) in (3, 9) and "multiply-adds   " in text
+    assert ("our reconstruction" in text) == (name in ("mn_b1", "mn_b7"))
+
+
+def test_reconstructions_are_called_so_wherever_they_are_printed(tmp_path, monkeypatch):
+    note = "our reconstruction of a network whose table was never published"
+    assert zoo.reconstructed({"name": "mn_b1", "stem": 16}) == f"mn_b1: {note}"
+    inside = {"cls": {"name": "mn_b7"}, "dense": {"name": "mn_b1"}}
+    assert zoo.reconstructed({"name": "generalist", "branch": inside}) == f"mn_b1 and mn_b7: {note}"
+    assert not any(
+        map(zoo.reconstructed, ({"name": "mn_b4"}, {"name": "generalist"}, {"fn": "a:b"}))
+    )
+    # A small network stands for them in what prints networks.
+    save_model(tmp_path / "m", Model.random(TINY, 0))
+    texts = [lambda: describe_model("embedded_tiny"), lambda: describe_model(str(tmp_path / "m"))]
+    texts += [lambda: (tmp_path / "m" / "card.md").read_text()]
+    assert not any("reconstruction" in text() for text in texts)
+    monkeypatch.setattr(zoo, "RECONSTRUCTED", ("embedded_tiny",))
+    save_model(tmp_path / "m", Model.random(TINY, 0))
+    for text in texts:
+        assert f"embedded_tiny: {note}" in text()
+    config = str(pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py")
+    assert "reconstruction" not in describe.describe_config(config)
+    monkeypatch.setattr(zoo, "RECONSTRUCTED", ("embedded",))
+    assert f"embedded: {note}" in describe.describe_config(config)
 
 
 def test_a_folder_of_any_branches_has_the_table_at_its_canvas(tmp_path):

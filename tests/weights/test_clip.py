@@ -24,7 +24,7 @@ from intern_jax.tasks import prompts
 from intern_jax.weights import safetensors
 from intern_jax.weights.folder import load_model, save_model
 from intern_jax.weights.model import Model
-from intern_jax.weights.published import convert, pth
+from intern_jax.weights.published import content, convert, pth
 from intern_jax.weights.text_tower import TextTower
 
 FILES = pathlib.Path(__file__).parents[1] / "fixtures" / "weights"
@@ -38,7 +38,7 @@ CASES |= {"tiny_clip_openai": (OPENAI, None)}  # a TorchScript archive
 
 
 def state_of(name: str) -> dict[str, np.ndarray]:
-    return convert.state_of(pth.load(FILES / f"{name}.pth"))
+    return content.read(pth.load(FILES / f"{name}.pth")).state
 
 
 @pytest.fixture(scope="module")
@@ -163,9 +163,12 @@ def test_openais_files_tell_their_activation(tmp_path):
 
 def test_arrays_that_the_towers_lack_are_refused(tmp_path):
     state = state_of("tiny_clip_vit")
-    for name in ("visual.transformer.resblocks.0.ls_1.gamma", "transformer.resblocks.1.ls_2.gamma"):
-        line = mistake(state | {name: np.ones(16, np.float32)}, tmp_path)
-        assert f"{name}: neither clip_vit_b_32 nor CLIP's text tower" in line
+    name = "visual.transformer.resblocks.0.ls_1.gamma"
+    line = mistake(state | {name: np.ones(16, np.float32)}, tmp_path)
+    assert f"{name!r}: no arrays of clip_vit_b_32 (LayerScale" in line
+    name = "transformer.resblocks.1.ls_2.gamma"
+    line = mistake(state | {name: np.ones(16, np.float32)}, tmp_path)
+    assert f"{name}: neither clip_vit_b_32 nor CLIP's text tower has such an array (LayerS" in line
     for name in ("ln_final.weight", "logit_scale", "positional_embedding"):
         line = mistake({k: v for k, v in state.items() if k != name}, tmp_path)
         assert f"{name}: missing" in line

@@ -26,10 +26,11 @@ from intern_jax.models.metanet import block_operators
 from intern_jax.ops import images
 from intern_jax.weights import safetensors
 from intern_jax.weights.preprocess import Preprocess
-from intern_jax.weights.published import convert, pth
+from intern_jax.weights.published import content, convert, pth
 from intern_jax.weights.published import names as published_names
 from intern_jax.weights.published.torch_names import published_shape
 
+pytestmark = pytest.mark.usefixtures("trace_once")
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 FILES = FIXTURES / "weights"
 
@@ -94,22 +95,6 @@ ZOO = [
     for name in zoo.VARIANTS
     if name != "lifted"
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def trace_once():
-    """Shapes of a network are the same in all tests; tracing them is what these take longest for."""
-    original, known = convert.backbone_shapes, {}
-
-    def shapes(model, canvas=None):
-        key = json.dumps([model, canvas])
-        if key not in known:
-            known[key] = original(model, canvas)
-        return known[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert, "backbone_shapes", shapes)
-        yield
 
 
 def random_variables(model: dict) -> dict:
@@ -259,8 +244,8 @@ NETWORKS = {
 
 def read(file: str) -> dict[str, np.ndarray]:
     path = FILES / file
-    content = safetensors.load(path) if path.suffix == ".safetensors" else pth.load(path)
-    return convert.state_of(content)
+    loaded = safetensors.load(path) if path.suffix == ".safetensors" else pth.load(path)
+    return content.read(loaded).state
 
 
 @pytest.mark.parametrize("file", NETWORKS)
@@ -377,14 +362,14 @@ def test_batchnorm_sets_are_filled_from_one_and_written_one_by_one():
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_what_stands_before_the_names_is_found(wrapped):
     state = read("tiny_vit_timm.pth")
-    content = {f"module.backbone.{k}": v for k, v in state.items() if not k.startswith("head")}
-    content |= {
+    checkpoint = {f"module.backbone.{k}": v for k, v in state.items() if not k.startswith("head")}
+    checkpoint |= {
         "head.fc.weight": np.zeros((3, 24), np.float32),
         "head.fc.bias": np.zeros(3, np.float32),
     }
     if wrapped:
-        content = {"optimizer": {"state": {}}, "epoch": 3, "state_dict": content}
-    found = convert.from_published(convert.state_of(content), VIT)
+        checkpoint = {"optimizer": {"state": {}}, "epoch": 3, "state_dict": checkpoint}
+    found = convert.from_published(content.read(checkpoint).state, VIT)
     assert found.prefix == "module.backbone." and found.head["kernel"].shape == (24, 3)
     assert found.report.unused == []
     assert "classifier of 3 outputs" in found.summary()

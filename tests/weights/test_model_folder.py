@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ import pytest
 from small_models import CLASSES, SIZE, made, pictures, save
 
 import intern_jax
+from intern_jax.core import tree
 from intern_jax.core.config import UserError
 from intern_jax.ops.images import normalise
 from intern_jax.weights import safetensors
@@ -156,6 +158,57 @@ def test_saving_refuses_a_folder_of_other_things_and_wrong_arrays(tmp_path):
     ):
         save(tmp_path / "m", "segmentation", preprocess=Preprocess(SIZE, "short"))
     assert not (tmp_path / "m").exists()
+
+
+def with_value(task: str, end: str, value: float) -> Model:
+    """A model whose first array with that end holds the value once."""
+    model = made(task)
+    flat = {name: np.array(leaf) for name, leaf in tree.names(model.variables).items()}
+    name = next(name for name in flat if name.endswith(end))
+    flat[name].flat[0] = value
+    return dataclasses.replace(model, variables=tree.unflatten(flat))
+
+
+def test_half_precision_keeps_statistics_in_float32(tmp_path):
+    save_model(tmp_path / "m", with_value("backbone", "/var", 1e5), dtype="float16")
+    stored = tree.names(safetensors.load(tmp_path / "m" / "weights.safetensors"))
+    assert {name.split("/")[0]: str(leaf.dtype) for name, leaf in stored.items()} == {
+        **{"batch_stats": "float32", "params": "float16"}
+    }
+    opened = tree.names(intern_jax.load(tmp_path / "m").variables)
+    variances = [leaf for name, leaf in opened.items() if name.endswith("/var")]
+    assert max(leaf.max() for leaf in variances) == 1e5
+    assert all(np.isfinite(leaf).all() and leaf.dtype == np.float32 for leaf in variances)
+
+
+def test_values_that_half_precision_cannot_hold_are_refused(tmp_path):
+    model = with_value("backbone", "/kernel", -1e5)
+    with pytest.raises(UserError, match=r"kernel: holds 100000, and float16 ends at 65504; save"):
+        save_model(tmp_path / "m", model, dtype="float16")
+    assert not (tmp_path / "m").exists()
+    save_model(tmp_path / "m", model)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("end", ["/kernel", "/mean"])
+def test_values_that_are_no_numbers_are_neither_saved_nor_opened(tmp_path, end, value):
+    with pytest.raises(UserError, match=f"{end[1:]}: holds NaN or infinite values"):
+        save_model(tmp_path / "m", with_value("backbone", end, value))
+    save_model(tmp_path / "m", made("backbone"))
+    rewrite_weights(lambda stored: spoil(stored, end, value))(tmp_path / "m")
+    digest = hashlib.sha256((tmp_path / "m" / "weights.safetensors").read_bytes()).hexdigest()
+    edit(weights_sha256=digest)(tmp_path / "m")
+    with pytest.raises(UserError, match=r"weights\.safetensors: .*: holds NaN or infinite values"):
+        intern_jax.load(tmp_path / "m")
+
+
+def spoil(stored: dict, end: str, value: float) -> None:
+    flat = tree.names(stored)
+    name = next(name for name in flat if name.endswith(end))
+    *parents, last = name.split("/")
+    for parent in parents:
+        stored = stored[parent]
+    stored[last] = np.full_like(stored[last], value)
 
 
 def test_a_model_that_was_written_in_part_is_written_anew(tmp_path, monkeypatch):

@@ -18,9 +18,11 @@ from intern_jax.core import tree
 from intern_jax.core.config import UserError, did_you_mean
 from intern_jax.models import zoo
 from intern_jax.models.clip_resnet import ClipResNet
+from intern_jax.weights.published import recognise
 from intern_jax.weights.published.torch_names import (
     Place,
     Rule,
+    float32,
     place_by_rules,
     published_shape,
     to_ours,
@@ -57,20 +59,22 @@ _ARRAY: Rule = ("text/projection/kernel", "text_projection")
 _LAYER: Rule = ("text/projection", "text_projection", "linear")
 
 
-def is_clip(model: Mapping[str, Any]) -> bool:
-    """Whether a zoo spec is one of CLIP's image towers."""
-    return str(model.get("name")).startswith("clip_")
-
-
 def told_activation(
-    state: Mapping[str, np.ndarray], model: Mapping[str, Any], given: str | None
+    state: Mapping[str, np.ndarray],
+    model: Mapping[str, Any],
+    given: str | None,
+    published: str | None = None,
 ) -> str:
-    """The activation of a CLIP file's towers: that of OpenAI's files, or what the caller says; UserError otherwise."""
+    """The activation of a CLIP file's towers: that of OpenAI's files, or what the caller or publisher says.
+
+    UserError if nobody says it, and for two that differ.
+    """
     said = [value for value in (given, model.get("activation")) if value is not None]
     for value in said:
         if value not in ACTIVATIONS:
             near = did_you_mean(str(value), list(ACTIVATIONS))
             raise UserError(f"activation: no {value!r} in CLIP; {near}")
+    said = [*([published] if published else []), *said]
     ends = {name.rpartition(".")[2] for name in state}
     if ends.issuperset(OPENAI):
         said.insert(0, "quick_gelu")
@@ -135,7 +139,7 @@ def read_text(
                 f"{name}: shape {list(state[name].shape)}, a text tower of {settings['layers']} layers, "
                 f"{settings['width']} channels and {size} outputs has {list(wanted)}"
             )
-        flat[path] = to_ours(np.asarray(state[name], np.float32), shape, place.kind)
+        flat[path] = to_ours(float32(name, state[name]), shape, place.kind)
         used.add(name)
     return dataclasses.replace(tower, params=params | tree.unflatten(flat)), used
 
@@ -145,8 +149,10 @@ def check_unused(names: Sequence[str], prefix: str, root: str | None, model: str
     inside = tuple({prefix, *([] if root is None else [root])})
     for name in names:
         if name.startswith(inside) and name.rpartition(".")[2] not in KNOWN:
+            why = recognise.parts([name.removeprefix(root or "")])
             raise UserError(
-                f"{name}: neither {model} nor CLIP's text tower has such an array; it is of another network"
+                f"{name}: neither {model} nor CLIP's text tower has such an array"
+                f"{f' ({why})' if why else ''}; it is of another network"
             )
 
 
@@ -210,4 +216,4 @@ def _matrix(state: Mapping[str, np.ndarray], name: str) -> tuple[int, int]:
 def _scalar(state: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     if name not in state or state[name].size != 1:
         raise UserError(f"{name}: missing, or not one number; the file is no whole CLIP")
-    return np.asarray(state[name], np.float32).reshape(())
+    return float32(name, state[name]).reshape(())

@@ -1,19 +1,19 @@
 """Convert published PyTorch weights to model folders, and model folders to files with published names.
 
 The shapes of a model and a name map (*_names.py) say which arrays a file must hold, so reading is a look-up. A missing
-array is a mistake, and unused arrays are listed. A prefix of all names in a file ("module.", "backbone.", "visual.") is
-the one with which most names fit.
+array is a mistake, and so is an array of the network that ours lacks, because without it the features would be others.
+A prefix of all names in a file ("module.", "backbone.", "visual.") is the one with which most names fit; arrays without
+it are of other networks, and are listed.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,10 +30,16 @@ from intern_jax.weights import safetensors
 from intern_jax.weights.folder import load_model, save_model
 from intern_jax.weights.model import Head, Model
 from intern_jax.weights.preprocess import Preprocess
-from intern_jax.weights.published import clip, pth
+from intern_jax.weights.published import beside, clip, content, matching, pth
 from intern_jax.weights.published import names as published_names
-from intern_jax.weights.published.names import COUNTER, HEADS, SIGNATURES, WRAPPERS
-from intern_jax.weights.published.torch_names import Place, published_shape, to_ours, to_published
+from intern_jax.weights.published.names import COUNTER, HEADS
+from intern_jax.weights.published.torch_names import (
+    Unfit,
+    float32,
+    published_shape,
+    to_ours,
+    to_published,
+)
 from intern_jax.weights.text_tower import TextTower
 
 
@@ -76,6 +82,7 @@ def convert(
     std: Sequence[float] | None = None,
     activation: str | None = None,
     text_heads: int | None = None,
+    weights: str | None = None,
 ) -> str:
     """Convert a published file to a model folder or, with `to`, a folder or file to published names.
 
@@ -89,9 +96,11 @@ def convert(
       task: the BatchNorm set to write, for a network with sets.
       classes: names of the classifier's outputs, in order; without them no classifier is kept.
       canvas, resize, crop, interpolation, mean, std: how the model reads pictures (weights/preprocess.py). The default
-        is how the library of the file's layout evaluates such a network; a file does not say it.
-      activation: of a CLIP file's towers, "quick_gelu" or "gelu", which the file does not say.
+        is what a hub's JSON beside the file says (beside.py), else how the library of the file's layout evaluates such
+        a network; a file does not say it.
+      activation: of a CLIP file's towers, "quick_gelu" or "gelu", which the file's arrays do not say.
       text_heads: of a CLIP file's text tower, if they have not 64 channels each.
+      weights: the key of the table to take, of a checkpoint with several (content.py); the default is their average.
 
     Returns a description of the result, one fact per line. UserError for a file that does not fit.
     """
@@ -99,9 +108,11 @@ def convert(
     named |= {"interpolation": interpolation, "mean": mean, "std": std}
     given = {name: named[name] for name in _set(named)}
     towers: dict[str, Any] = {"activation": activation, "text_heads": text_heads}
-    of_folder = [*given, *(["classes"] if classes else []), *_set(towers)]
+    of_towers = _set(towers)
+    of_folder = [*given, *(["classes"] if classes else []), *of_towers]
     if pathlib.Path(source).is_dir():
         more = {"layout": layout != "auto", "prefix": prefix is not None}
+        more |= {"weights": weights is not None}
         _none_of(source, "from a model folder", [*filter(more.get, more), *of_folder])
         return _folder_to_file(source, out, model, to, task)
     if model is None:
@@ -112,20 +123,24 @@ def convert(
         _none_of(source, "to a model folder", ["task"])
     Preprocess(**({"canvas": 224} | given))  # a mistake shows before a large file is read
     try:
-        state, text = state_of(_read(source)), None
-        if clip.is_clip(model) and not to:
-            found, model, text = _clip(state, model, layout, prefix, canvas, **towers)
+        told = beside.told(source)
+        matching.check_twin(source, told)
+        read = content.read(_read(source), weights)
+        towers["published"] = told.activation
+        if published_names.is_clip(model) and not to:
+            found, model, text = _clip(read.state, model, layout, prefix, canvas, **towers)
         else:
-            _none_of(source, "to a file" if to else f"for {model['name']}", _set(towers))
-            found = from_published(state, model, layout, prefix, canvas)
+            _none_of(source, "to a file" if to else f"for {model['name']}", of_towers)
+            found, text = from_published(read.state, model, layout, prefix, canvas), None
         head = _checked_head(found, classes)
-    except _Unfit as error:
+    except Unfit as error:
         raise UserError(f"{source}: {error}") from None
+    lines = [found.summary(), *filter(None, [read.summary(), zoo.reconstructed(model)])]
     if to:
-        written = _write(out, found.variables, model, to, task, found.head)
-        return f"{found.summary()}\n{written}"
+        return "\n".join([*lines, _write(out, found.variables, model, to, task, found.head)])
     pictures = published_names.preprocess(model, found.layout, canvas)
-    return _to_folder(source, out, model, found, head, text, dataclasses.replace(pictures, **given))
+    pictures = dataclasses.replace(pictures, **{**told.pictures, **given})
+    return _to_folder(source, out, model, found, head, text, pictures, lines, told)
 
 
 def _to_folder(
@@ -136,19 +151,19 @@ def _to_folder(
     head: Head | None,
     text: TextTower | None,
     pictures: Preprocess,
+    lines: Sequence[str],
+    told: beside.Told,
 ) -> str:
     name = pathlib.Path(source).name
+    provenance = {"converted from": name, "names": "; ".join(lines)}
+    if told.architecture:
+        provenance["architecture"] = told.architecture
     made = Model(
-        model,
-        found.variables,
-        name,
-        pictures,
-        head=head,
-        provenance={"converted from": name, "names": found.summary()},
-        text=text,
+        model, found.variables, name, pictures, head=head, provenance=provenance, text=text
     )
     save_model(out, made)
-    lines = [found.summary(), f"{out} written", f"reads {pictures}"]
+    by = f", as {told.file} says" if told.pictures else ""
+    lines = [*lines, f"{out} written", f"reads {pictures}{by}"]
     if text is not None:
         lines.append(f"text tower {dict(text.settings)}, tokenizer {text.tokenizer}")
     return "\n".join(lines)
@@ -167,6 +182,7 @@ def _clip(
     canvas: int | None,
     activation: str | None,
     text_heads: int | None,
+    published: str | None,
 ) -> tuple[Published, dict[str, Any], TextTower | None]:
     """Both towers of a CLIP file, and the spec of its image tower with its activation."""
     try:
@@ -174,7 +190,7 @@ def _clip(
         relu = isinstance(zoo.build({"name": model["name"]}), ClipResNet)
         alone = relu and not any(name.endswith("token_embedding.weight") for name in state)
         if not alone:
-            activation = clip.told_activation(state, model, activation)
+            activation = clip.told_activation(state, model, activation, published)
             model = clip.with_activation(model, activation)
         found = from_published(state, model, layout, prefix, canvas)
         size = zoo.build(model).features
@@ -187,10 +203,10 @@ def _clip(
         clip.check_unused(unused, found.prefix, root, model["name"])
         report = dataclasses.replace(found.report, unused=unused)
         return dataclasses.replace(found, report=report), model, text
-    except _Unfit:
+    except Unfit:
         raise
     except UserError as error:
-        raise _Unfit(str(error)) from None
+        raise Unfit(str(error)) from None
 
 
 def from_published(
@@ -202,28 +218,30 @@ def from_published(
 ) -> Published:
     """The backbone, in float32, of a flat published state {name: array}.
 
-    UserError, with the layout that fits best, if arrays are missing, have other shapes, or are of a larger network. In
-    a network with BatchNorm sets, each set gets the single set of the file.
+    UserError, with the layout that fits best, if arrays are missing, have other shapes or are not finite, and if the
+    file's network has others. In a network with BatchNorm sets, each set gets the single set of the file.
     """
     shapes = backbone_shapes(model, canvas)
     names = [name for name in state if name.rpartition(".")[-1] != COUNTER]
-    match = _best_match(model, shapes, names, layout, prefix)
-    _check_larger(model, match, names)
+    match = matching.best_match(model, shapes, names, layout, prefix)
+    matching.check_larger(model, match, names)
     flat = {}
     for path, place in match.places.items():
         name = match.prefix + place.name
         value, wanted = state[name], published_shape(shapes[path], place.kind)
         if tuple(value.shape) != wanted:
-            raise _Unfit(
-                f"{name}: shape {list(value.shape)}, {model['name']} has {list(wanted)}; name the "
-                f"file's own network{_other(model, names)}, or its settings as --model.FIELD=VALUE"
+            raise Unfit(
+                f"{name}: shape {list(value.shape)}, {model['name']} has {list(wanted)}; "
+                f"{matching.other_shape(model, state, match, place.name, wanted)}"
             )
-        flat[path] = to_ours(_float32(name, value), shapes[path], place.kind)
+        flat[path] = to_ours(float32(name, value), shapes[path], place.kind)
     used = {match.prefix + place.name for place in match.places.values()}
     used |= _zeros(state, model, match)
     unused = [name for name in names if name not in used]
     stem, head = _find_head(state, unused, match.prefix, zoo.build(model).features)
     unused = [name for name in unused if name not in (f"{stem}.weight", f"{stem}.bias")]
+    matching.check_unused(model, match, unused)
+    matching.check_form(state, model, match)
     report = GraftReport(list(flat), [], unused)
     return Published(tree_lib.unflatten(flat), head, match.layout, match.prefix, report)
 
@@ -270,21 +288,6 @@ def in_published_names(
     return out
 
 
-def state_of(content: Mapping[str | int, Any]) -> dict[str, np.ndarray]:
-    """The flat state dict {name: array} in a file's content: under a key in WRAPPERS, or the content itself."""
-    tables = {key: value for key, value in content.items() if isinstance(value, dict)}
-    arrays = {key: value for key, value in content.items() if isinstance(value, np.ndarray)}
-    for key in WRAPPERS:
-        if key in tables:
-            return state_of(tables[key])
-    if len(tables) == 1 and not arrays:
-        return state_of(*tables.values())
-    if not arrays:
-        keys = ", ".join(repr(key)[:40] for key in list(content)[:5]) or "none"
-        raise _Unfit(f"holds no table of named arrays (its keys: {keys}); name a checkpoint")
-    return {str(key): value for key, value in arrays.items()}
-
-
 def backbone_shapes(
     model: Mapping[str, Any], canvas: int | None = None
 ) -> dict[str, tuple[int, ...]]:
@@ -310,110 +313,9 @@ def _none_of(source: str | os.PathLike[str], way: str, flags: Sequence[str]) -> 
         raise UserError(f"{source}: {names} has no effect {way}; leave it out")
 
 
-class _Unfit(UserError):
-    """A file that does not fit the network; `convert` puts the file's name before the message."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Match:
-    """How well the names of a file fit one layout; `others` are prefixes that fit equally well."""
-
-    layout: str
-    places: Mapping[str, Place]
-    prefix: str
-    others: Sequence[str]
-    missing: Sequence[str]
-
-    @property
-    def share(self) -> float:
-        return 1 - len(self.missing) / len(self.places)
-
-
-def _best_match(
-    model: Mapping[str, Any],
-    paths: Iterable[str],
-    names: Sequence[str],
-    layout: str,
-    prefix: str | None,
-) -> _Match:
-    """The match of `layout`, or of the layout that fits best; UserError unless every array is there."""
-    network, matches = zoo.build(model), []
-    for key, own in published_names.layouts(model).items():
-        if (places := published_names.places(own, network, paths)) is not None:
-            matches.append(_match(key, places, names, prefix))
-    best = max(matches, key=lambda match: match.share)
-    chosen: _Match | None = best
-    if layout != "auto":
-        published_names.layout(model, layout)
-        chosen = next((match for match in matches if match.layout == layout), None)
-    if chosen is None:
-        raise _Unfit(
-            f"layout: {layout} has no names for all arrays of {model['name']}; "
-            f"{best.layout} fits best, with {best.share:.0%} of them"
-        )
-    if chosen.missing:
-        raise _Unfit(_missing(model["name"], names, chosen, best))
-    if chosen.others:
-        found = ", ".join(f"--prefix={p}" for p in sorted((chosen.prefix, *chosen.others)))
-        raise _Unfit(f"holds several networks of this kind; choose one of {found}")
-    return chosen
-
-
-def _match(
-    layout: str, places: Mapping[str, Place], names: Sequence[str], prefix: str | None
-) -> _Match:
-    wanted, have, others = {place.name for place in places.values()}, set(names), []
-    if prefix is None:
-        counts = _prefixes(names, wanted)
-        prefix = max(counts, key=lambda p: (counts[p], -len(p)), default="")
-        others = [p for p in counts if p != prefix and counts[p] == counts[prefix]]
-    missing = sorted(prefix + name for name in wanted if prefix + name not in have)
-    return _Match(layout, places, prefix, others, missing)
-
-
-def _prefixes(names: Iterable[str], wanted: set[str]) -> collections.Counter[str]:
-    """For each prefix, the number of wanted names that follow it."""
-    counts: collections.Counter[str] = collections.Counter()
-    for name in names:
-        starts = [0, *(dot.end() for dot in re.finditer(r"\.", name))]
-        counts.update(name[:start] for start in starts if name[start:] in wanted)
-    return counts
-
-
-def _missing(model: str, names: Sequence[str], chosen: _Match, best: _Match) -> str:
-    wanted = {place.name for place in chosen.places.values()}
-    problem = (
-        f"{len(chosen.missing)} of {len(wanted)} arrays of {model} are missing in layout "
-        f"{chosen.layout}, such as {chosen.missing[0]!r:.120}"
-    )
-    if best.share > chosen.share:
-        share = f"with {best.share:.0%} of the names"
-        return f"{problem}; {best.layout} fits best, {share}: --layout={best.layout}"
-    for sign, network in SIGNATURES.items():
-        if best.share < 0.5 and any(re.search(rf"(^|\.){sign}$", name) for name in names):
-            return f"{problem}; it looks like {network}, name that with --model"
-    return f"{problem}; it is incomplete or of another network, name that with --model"
-
-
-def _other(model: Mapping[str, Any], names: Sequence[str]) -> str:
-    """A hint at CLIP's ResNet, which has all names of a ResNet."""
-    clip_file = any(name.endswith("attnpool.positional_embedding") for name in names)
-    return " (CLIP's ResNet, such as clip_rn50)" if clip_file and not clip.is_clip(model) else ""
-
-
-def _check_larger(model: Mapping[str, Any], match: _Match, names: Iterable[str]) -> None:
-    """Refuse a file with more blocks than the network, because the rest would silently be lost."""
-    wanted = {place.name for place in match.places.values()}
-    forms = {re.sub(r"\d+", "N", name) for name in wanted}
-    for name in names:
-        inside = name.removeprefix(match.prefix)
-        if not name.startswith(match.prefix) or inside in wanted:
-            continue
-        if re.sub(r"\d+", "N", inside) in forms:
-            raise _Unfit(f"{name!r} is not in {model['name']}; its network is larger, name that")
-
-
-def _zeros(state: Mapping[str, np.ndarray], model: Mapping[str, Any], match: _Match) -> set[str]:
+def _zeros(
+    state: Mapping[str, np.ndarray], model: Mapping[str, Any], match: matching.Match
+) -> set[str]:
     """The names of biases that the network lacks and that the file holds as zeros; UserError for others."""
     found = set()
     for path, bias in published_names.layout(model, match.layout).zeros.items():
@@ -421,7 +323,7 @@ def _zeros(state: Mapping[str, np.ndarray], model: Mapping[str, Any], match: _Ma
         if path not in match.places or own in match.places or name not in state:
             continue
         if np.any(state[name]):
-            raise _Unfit(
+            raise Unfit(
                 f"{name}: the projection has a bias, which {model['name']} lacks; add "
                 "--model.projection_bias=True"
             )
@@ -442,7 +344,7 @@ def _find_head(
             if not f".{stem}".endswith(f".{head}") or bias is None:
                 continue
             if kernel.ndim == 2 and kernel.shape == (*bias.shape, features):
-                arrays = {"kernel": _float32(stem, kernel).T, "bias": _float32(stem, bias)}
+                arrays = {"kernel": float32(stem, kernel).T, "bias": float32(stem, bias)}
                 return stem, arrays
     return None, None
 
@@ -452,17 +354,15 @@ def _checked_head(found: Published, classes: Sequence[str]) -> Head | None:
     if not classes:
         return None
     if found.head is None:
-        raise _Unfit("has no classifier to name the classes of; leave --classes out")
+        raise Unfit("has no classifier to name the classes of; leave --classes out")
+    if neck := next((n for n in found.report.unused if re.match(r"([^.]+\.)*neck\.", n)), None):
+        raise Unfit(
+            f"{neck}: its classifier reads what a neck makes of the features; leave --classes out"
+        )
     if len(found.head["bias"]) != len(classes):
         outputs = len(found.head["bias"])
-        raise _Unfit(f"{len(classes)} classes are named, its classifier has {outputs} outputs")
+        raise Unfit(f"{len(classes)} classes are named, its classifier has {outputs} outputs")
     return Head.linear(classes, found.head["kernel"], found.head["bias"])
-
-
-def _float32(name: str, value: np.ndarray) -> np.ndarray:
-    if not jnp.issubdtype(value.dtype, jnp.floating):
-        raise _Unfit(f"{name}: holds {value.dtype} instead of floating-point numbers")
-    return np.asarray(value, np.float32)
 
 
 def _read(source: str | os.PathLike[str]) -> Mapping[Any, Any]:

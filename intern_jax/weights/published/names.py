@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from intern_jax.models.transfer import Generalist
 from intern_jax.models.uninet import UniNet
 from intern_jax.models.vit import ViT
 from intern_jax.weights.preprocess import Preprocess
-from intern_jax.weights.published import metanet_names, resnet_names, vit_names
+from intern_jax.weights.published import clip, metanet_names, resnet_names, vit_names
 from intern_jax.weights.published.torch_names import Place, Rule, place_by_rules
 
 # From a network to the function that places its arrays, which raises KeyError if there is no place.
@@ -30,7 +31,8 @@ class Layout:
     `prefix` is the text before every name in its files, and `head` the module of its classifier. `preprocess` says how
     its models read pictures where they are evaluated, unless a file's documentation says otherwise. Its canvas has no
     meaning: see `preprocess` below. `zeros` maps a kernel of ours to a bias that its module has there: a network
-    without that bias is written with zeros, and read only from zeros.
+    without that bias is written with zeros, and read only from zeros. `spare` matches names of its files, beside those
+    of a classifier, without which the features stay the same.
     """
 
     placer: Placer
@@ -38,6 +40,7 @@ class Layout:
     prefix: str = ""
     head: str | None = None
     zeros: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    spare: str = ""
 
 
 # Short side to `canvas / crop` pixels and the central square: what differs is the share and the filter.
@@ -88,6 +91,10 @@ def _generalist(network: Generalist) -> Callable[[str], Place]:
 
 _RESNET = _by_rules(resnet_names.TORCHVISION)
 _VIT = _by_rules(vit_names.TIMM)
+# iBOT's files, in timm's names, have what stands for masked patches in training.
+_MASKED = "masked_embed"
+# What OpenAI's archives hold beside the weights.
+_BESIDE_CLIP = rf"(.*\.)?({'|'.join(clip.KNOWN)})"
 LAYOUTS: dict[Callable[..., Any], dict[str, Layout]] = {
     MetaNet: {"gv_benchmark": Layout(_metanet, _SHORT, head="classifier")},
     UniNet: {"gv_benchmark": Layout(_uninet, _UNINET, head="classifier")},
@@ -97,34 +104,32 @@ LAYOUTS: dict[Callable[..., Any], dict[str, Layout]] = {
         "timm": Layout(_RESNET, _TIMM_RESNET, head="fc"),
     },
     ClipResNet: {
-        "open_clip": Layout(_by_rules(resnet_names.OPEN_CLIP), _CLIP, prefix="visual."),
+        "open_clip": Layout(
+            _by_rules(resnet_names.OPEN_CLIP), _CLIP, prefix="visual.", spare=_BESIDE_CLIP
+        ),
         "timm": Layout(lambda _network: resnet_names.timm_clip, _CLIP),
     },
     ViT: {
         "timm": Layout(
-            _VIT, _TIMM_VIT, head="head", zeros={"params/projection/kernel": "head.bias"}
+            _VIT,
+            _TIMM_VIT,
+            head="head",
+            zeros={"params/projection/kernel": "head.bias"},
+            spare=_MASKED,
         ),
-        "dino": Layout(_VIT, _DINO, head="head"),
-        "open_clip": Layout(_by_rules(vit_names.OPEN_CLIP), _CLIP, prefix="visual."),
+        "dino": Layout(_VIT, _DINO, head="head", spare=_MASKED),
+        "open_clip": Layout(
+            _by_rules(vit_names.OPEN_CLIP), _CLIP, prefix="visual.", spare=_BESIDE_CLIP
+        ),
     },
 }
 
-# The keys under which training programs store a state dict; the first one in a file counts.
-WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher", "module", "net", "student")
 # The modules of classifiers in all layouts, and in mmcls ("head.fc").
 HEADS = ("classifier", "fc", "head.fc", "head")
 # BatchNorm's count of batches, which no network here needs. It is ignored on reading, and written as 0.
 COUNTER = "num_batches_tracked"
-# Names that identify the network of a file, for the message about a file that does not fit.
-SIGNATURES = {
-    r"gv_global\..*": "gv-benchmark's two-branch network",
-    r"attnpool\.positional_embedding": "CLIP's ResNet, such as clip_rn50",
-    r"layer1\.0\.conv1\.weight": "a ResNet",
-    r"patch_embed\.proj\.weight": "timm's ViT",
-    r"class_embedding": "open_clip's ViT",
-    r"blocks\.\d+\.downsample\.0\.weight": "a UniNet",
-    r"stem\.0\.weight": "a MetaNet",
-}
+# What programs that count multiply-adds leave among the arrays of any network.
+COUNTED = r"(.*\.)?total_(ops|params)"
 # Networks of this project: no library's conventions hold for them.
 _OURS = ("embedded", "embedded_tiny")
 
@@ -153,11 +158,17 @@ def preprocess(model: Mapping[str, Any], name: str, canvas: int | None = None) -
     canvas = canvas or default_canvas(model)
     if main["name"] in _OURS:
         return Preprocess(canvas)
-    if main["name"].startswith("clip_"):
+    if is_clip(main):
         usual = _CLIP
     if main["name"] in zoo.UNINETS and canvas >= _UNINET_WHOLE:
         usual = usual.whole
     return dataclasses.replace(usual, canvas=canvas)
+
+
+def is_clip(model: Mapping[str, Any]) -> bool:
+    """Whether a zoo spec is one of CLIP's image towers, by its form: their ResNet, or a norm before the blocks."""
+    network = zoo.build(model)
+    return isinstance(network, ClipResNet) or (isinstance(network, ViT) and network.pre_norm)
 
 
 def default_canvas(model: Mapping[str, Any]) -> int:
@@ -175,6 +186,18 @@ def places(layout: Layout, network: Any, paths: Iterable[str]) -> dict[str, Plac
         return {path: place(split_set(path, sets)[0]) for path in paths}
     except KeyError:
         return None
+
+
+def is_spare(name: str, own: Layout, wanted: set[str]) -> bool:
+    """Whether the features stay the same without an array of a file, whose name is given without its prefix.
+
+    `wanted` are the names of the network's own arrays. A classifier, or another head, stands after the features.
+    """
+    if re.fullmatch(f"{COUNTED}|{own.spare}", name):
+        return True
+    heads = [f"{head}." for head in (*HEADS, own.head) if head]
+    mine = [head for head in heads if any(place.startswith(head) for place in wanted)]
+    return any(name.startswith(head) for head in heads if head not in mine)
 
 
 def sets_of(network: Any) -> tuple[str, ...]:

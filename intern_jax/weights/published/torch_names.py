@@ -11,9 +11,16 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
+from intern_jax.core.config import UserError
+
 Shape = tuple[int, ...]
+
+
+class Unfit(UserError):
+    """A file that does not fit the network; `convert` puts the file's name before the message."""
 
 
 class Place(NamedTuple):
@@ -76,6 +83,23 @@ def to_published(value: np.ndarray, kind: str) -> np.ndarray:
     elif kind == "linear":
         value = value.reshape(_linear(value.shape)).T
     return value.reshape(shape)
+
+
+def float32(name: str, value: np.ndarray) -> np.ndarray:
+    """A published array in float32; Unfit for one of other numbers, and for values that no weights have."""
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise Unfit(f"{name}: holds {value.dtype} instead of floating-point numbers")
+    with np.errstate(over="ignore"):
+        made = np.asarray(value, np.float32)
+    if not np.isfinite(made).all():
+        finite = np.isfinite(value).all()
+        what = (
+            f"values beyond float32, up to {np.abs(value).max():.3g}"
+            if finite
+            else "NaN or infinite values"
+        )
+        raise Unfit(f"{name}: holds {what}; take an earlier checkpoint, or copy the file again")
+    return made
 
 
 def leaf_place(module: str, leaf: str, kind: str) -> Place:
