@@ -22,7 +22,7 @@ from intern_jax.core.config import UserError
 from intern_jax.ops.images import normalise
 from intern_jax.weights import safetensors
 from intern_jax.weights.folder import save_model
-from intern_jax.weights.model import Head
+from intern_jax.weights.model import Head, Model
 from intern_jax.weights.preprocess import Preprocess
 
 

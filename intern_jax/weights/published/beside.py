@@ -6,12 +6,12 @@ The arrays do not tell how pictures are read, nor a CLIP's activation; such a JS
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from intern_jax.core import strict_json
 from intern_jax.core.config import UserError
 from intern_jax.weights.preprocess import INTERPOLATION, Preprocess
 from intern_jax.weights.published.torch_names import Unfit
@@ -95,7 +95,7 @@ def _json(path: pathlib.Path) -> Mapping[str, Any]:
     try:
         if path.stat().st_size > _MAX_BYTES:
             return {}
-        content = json.loads(path.read_text("utf-8"))
+        content = strict_json.parse(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
