@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
+
+from intern_jax.core import strict_json
 
 LOSS, MEASURE, STATE, RUN = KINDS = ("loss", "measure", "state", "run")
 
@@ -59,7 +60,7 @@ def plain(scalars: Scalars) -> dict[str, dict[str, Any]]:
 def read(path: pathlib.Path) -> dict[str, Scalar]:
     """The scalars of a file of `plain`; none of one that is missing or broken, as older runs have none."""
     try:
-        found = json.loads(path.read_bytes())
+        found = strict_json.parse(path.read_bytes())
         return {name: Scalar(**facts) for name, facts in found.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
