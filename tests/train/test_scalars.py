@@ -14,6 +14,7 @@ from intern_jax.core.mesh import make_mesh
 from intern_jax.core.scalars import Scalar
 from intern_jax.train import loop
 from intern_jax.train.evaluation import Evaluation
+from intern_jax.train.progress.outputs import Outputs
 
 ERROR = Scalar("measure", "mean error", "m", higher_is_better=False, of="rooms")
 
@@ -45,6 +46,20 @@ def test_averages_keep_what_they_are_when_they_merge_and_compile():
     assert float(averages.value(merged)) == 3.0 and averages.about(merged) == ERROR
     made = jax.jit(lambda average: average)(one)
     assert averages.about(made) == ERROR and averages.about(mean(jnp.ones(2))) is None
+
+
+def test_outputs_are_to_jax_what_a_dict_is():
+    values = {"b": jnp.ones(()), "a": jnp.zeros(())}
+    outputs = Outputs(values, {"a": scalars.TERM})
+    # The names are in compiled programs: with other names, no program that was kept would be found again.
+    paths = [
+        [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(one)[0]]
+        for one in (outputs, values)
+    ]
+    assert paths[0] == paths[1] == ["['a']", "['b']"]
+    doubled = jax.tree.map(lambda x: 2 * x, outputs)
+    assert isinstance(doubled, Outputs) and float(doubled["b"]) == 2
+    assert doubled.about == outputs.about and len(doubled) == 2
 
 
 class Measure:

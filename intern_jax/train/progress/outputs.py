@@ -19,7 +19,7 @@ RATE = Scalar(RUN, "learning rate")
 WEIGHT = Scalar(RUN, "weight of a term")
 
 
-@jax.tree_util.register_pytree_node_class
+@jax.tree_util.register_pytree_with_keys_class
 class Outputs(Mapping[str, jax.Array]):
     """Scalars by name. `about` says what each is; of the others nobody has said it.
 
@@ -38,11 +38,12 @@ class Outputs(Mapping[str, jax.Array]):
     def __len__(self) -> int:
         return len(self._values)
 
-    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """(arrays, (names, what they are)) for jax."""
+    def tree_flatten_with_keys(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """(names with arrays, (names, what they are)) for jax, in the order and by the names of a dict."""
         names = tuple(sorted(self._values))
         described = tuple((name, self.about[name]) for name in sorted(self.about))
-        return tuple(self._values[name] for name in names), (names, described)
+        keyed = tuple((jax.tree_util.DictKey(name), self._values[name]) for name in names)
+        return keyed, (names, described)
 
     @classmethod
     def tree_unflatten(cls, fixed: tuple[Any, ...], values: Sequence[Any]) -> "Outputs":
