@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -112,7 +113,8 @@ def test_every_scalar_of_every_stage_says_what_it_is(finished):
         logged = set(json.loads(path.read_text().splitlines()[-1])) - {"step"}
         assert logged <= set(about), stage["name"]
         measures = {name for name in logged if about[name].kind == "measure"}
-        assert measures == {n for n in logged if n.endswith(("_top1", "_pixels", "retrieval"))}
+        known = re.compile(r".*_top1|.*_pixels|retrieval|named/.*/top[15]|found/.*2[it]_r\d+")
+        assert measures == {name for name in logged if known.fullmatch(name)}
     page = (workdir / "report.html").read_text()
     assert "say neither what they are" not in page and "higher is better ↑" in page
 
