@@ -290,7 +290,7 @@ def test_features_of_pictures_that_were_replaced_are_not_served(backbone, tmp_pa
 
 def test_a_raised_format_of_the_transform_is_another_cache(backbone, monkeypatch):
     first = key(backbone, LABELLED, "cls", ("pooled",))
-    monkeypatch.setattr(transforms.classification, "format", 2)
+    monkeypatch.setattr(transforms.classification, "format", transforms.classification.format + 1)
     assert key(backbone, LABELLED, "cls", ("pooled",)) != first
 
 
