@@ -279,7 +279,7 @@ def test_a_record_of_an_unknown_metric_and_family_is_shown_whole(tmp_path):
     results["efficiency"] = table.panels(cells.of(records))
     write(tmp_path / "results.json", results)
     page = html.write_report(tmp_path).read_text()
-    assert "21.00 ± 2.48 (0.25)" in page and page.count("data:image/png") == 1
+    assert "21.00 ± 2.48 (0.25)" in page and page.count("data:image/svg+xml;base64,") == 1
 
 
 def test_a_row_names_a_metric_and_a_config_a_family_by_dotted_names(tmp_path, monkeypatch):

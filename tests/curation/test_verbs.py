@@ -120,7 +120,10 @@ def test_a_folder_becomes_a_set_step_by_step(folder, tmp_path, capsys):
         (("report", "--pool=nothing", "--out=x"), "nothing/pool.json: missing"),
         (("pack", "--data=nothing", "--out=x"), "nothing"),
         (("filter", "--pool=nothing", "--out=x", "--minimum=3"), "minimum"),
-        (("run", "--config=configs/quickstart.py", "--workdir=x"), "config.steps: empty"),
+        (
+            ("run", "--config=configs/quickstart.py", "--workdir=x"),
+            "a config of `run`, not of `data run`",
+        ),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, words, said):
