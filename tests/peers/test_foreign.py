@@ -7,6 +7,7 @@ import dataclasses
 import os
 import pathlib
 import re
+import shlex
 import shutil
 
 import jax
@@ -49,7 +50,7 @@ _S_14 = "--model=vit_s_16 --model.patch=14 --model.image_size=518"
 _PER_SIZE = {"sizes": (224, 288), "settings": ("per_size=1",)}
 CONVERTED = [
     Foreign("timm/resnet18", "--model=resnet18"),
-    Foreign("timm/resnet26", "--model=resnet50 --model.repeats=(2,2,2,2)"),
+    Foreign("timm/resnet26", '--model=resnet50 --model.repeats="(2,2,2,2)"'),
     Foreign("timm/resnet34", "--model=resnet34"),
     Foreign("timm/resnet50", "--model=resnet50"),
     Foreign("timm/resnet101", "--model=resnet101"),
@@ -75,7 +76,7 @@ CONVERTED = [
     Foreign("torchvision/resnet18", "--model=resnet18"),
     Foreign("torchvision/resnet34", "--model=resnet34"),
     Foreign("torchvision/resnet50", "--model=resnet50"),
-    Foreign("torchvision/resnet152", "--model=resnet101 --model.repeats=(3,8,36,3)"),
+    Foreign("torchvision/resnet152", '--model=resnet101 --model.repeats="(3,8,36,3)"'),
     Foreign("torchvision/fasterrcnn_resnet50_fpn", "--model=resnet50"),
     Foreign("open_clip/RN50", "--model=clip_rn50 --model.image_size={size}" + _GELU, **_PER_SIZE),
     Foreign(
@@ -196,7 +197,7 @@ def test_it_converts_to_the_same_features(foreign, ask, folder):
     wanted = ask("foreign", library, name, folder, *foreign.settings, **images)
     for size in foreign.sizes:
         own = f"{name}_{size}" if "{size}" in foreign.flags else name
-        flags = foreign.flags.format(size=size).split()
+        flags = shlex.split(foreign.flags.format(size=size))
         out = folder / own
         if not out.exists():
             argv = ["convert", f"--from={folder / own}.safetensors", f"--out={out}", *flags]
@@ -216,7 +217,7 @@ def test_it_is_refused_with_the_true_reason(foreign, ask, folder, capsys):
     library, name = foreign.network.split("/")
     ask("foreign", library, name, folder, *foreign.settings)
     file, out = folder / f"{name}.safetensors", folder / "model"
-    argv = ["convert", f"--from={file}", f"--out={out}", *foreign.flags.split()]
+    argv = ["convert", f"--from={file}", f"--out={out}", *shlex.split(foreign.flags)]
     assert cli.main(argv) == 2 and not out.exists()
     line = capsys.readouterr().err.strip()
     assert line.startswith(f"error: {file}: ") and "\n" not in line
