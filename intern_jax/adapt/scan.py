@@ -1,7 +1,6 @@
 """Read every sample once before training: what cannot be read is told and left out, and not met after hours."""
 
 import collections
-import hashlib
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from intern_jax.core.config import UserError
+from intern_jax.data.schema import fingerprints
 from intern_jax.data.schema.sample import CorruptSample, fault_of
 from intern_jax.data.schema.source import Source
 from intern_jax.data.sources.subset import Subset
@@ -24,7 +24,7 @@ class Readable(NamedTuple):
     """The samples of a source that can be read, and a digest of the pixels of each."""
 
     source: Source
-    digests: list[bytes]
+    digests: list[str]
 
 
 def readable(source: Source, where: str) -> Readable:
@@ -34,10 +34,10 @@ def readable(source: Source, where: str) -> Readable:
     """
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         seen = list(pool.map(lambda index: _look(source, index), range(len(source))))
-    digests = [one for one in seen if isinstance(one, bytes)]
+    digests = [one for one in seen if isinstance(one, str)]
     if len(digests) == len(source):
         return Readable(source, digests)
-    good = np.flatnonzero([isinstance(one, bytes) for one in seen])
+    good = np.flatnonzero([isinstance(one, str) for one in seen])
     causes: dict[str, list[str]] = collections.defaultdict(list)
     for one in seen:
         if isinstance(one, CorruptSample):
@@ -64,7 +64,7 @@ def tell_copies(seen: Readable, parts: np.ndarray, labels: np.ndarray, where: st
 
     `parts` int [N] is the part with which a picture is scored, by a model of the others; -1 of one that never is.
     """
-    same: dict[bytes, list[int]] = collections.defaultdict(list)
+    same: dict[str, list[int]] = collections.defaultdict(list)
     for index, digest in enumerate(seen.digests):
         same[digest].append(index)
     keys = seen.source.keys
@@ -92,20 +92,14 @@ def tell_copies(seen: Readable, parts: np.ndarray, labels: np.ndarray, where: st
         )
 
 
-def _look(source: Source, index: int) -> CorruptSample | bytes:
+def _look(source: Source, index: int) -> CorruptSample | str:
     """What is wrong with a sample, or else a digest of its picture."""
     try:
         sample = source[index]
         fault = fault_of(sample, source.keys[index], len(source.classes) or None)
-        return fault or _digest(sample["image"])
+        return fault or fingerprints.combine(sample["image"])
     except CorruptSample as fault:
         line = exits.exhausted(fault)
         if line is not None:
             raise exits.MachineFault(f"{fault.where}: {line}") from fault
         return fault
-
-
-def _digest(image: np.ndarray) -> bytes:
-    found = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
-    found.update(np.ascontiguousarray(image).data)
-    return found.digest()

@@ -1,11 +1,12 @@
 """Exact copies among files of pictures: those of a test split that lie in the training split too."""
 
-import hashlib
 import logging
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+from intern_jax.data.schema import fingerprints
 
 log = logging.getLogger(__name__)
 
@@ -17,13 +18,16 @@ def copies(known: Sequence[pathlib.Path], asked: Sequence[pathlib.Path]) -> list
 
     Files of another size than all of the others are not read.
     """
-    sizes = {_size(path) for path in asked} & {_size(path) for path in known} - {None, 0}
+    ours, theirs = [_size(path) for path in asked], [_size(path) for path in known]
+    shared = {*ours} & {*theirs} - {None, 0}
     first: dict[str, int] = {}
-    for i, path in enumerate(known):
-        if _size(path) in sizes:
+    for i, (path, size) in enumerate(zip(known, theirs, strict=True)):
+        if size in shared:
             first.setdefault(_digest(path), i)
     found = (
-        (i, first.get(_digest(path), -1)) for i, path in enumerate(asked) if _size(path) in sizes
+        (i, first.get(_digest(path), -1))
+        for i, (path, size) in enumerate(zip(asked, ours, strict=True))
+        if size in shared
     )
     return [(i, j) for i, j in found if j >= 0]
 
@@ -53,7 +57,6 @@ def _size(path: pathlib.Path) -> int | None:
 
 def _digest(path: pathlib.Path) -> str:
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return fingerprints.of_content(path)
     except OSError:
         return f"unreadable {path}"
