@@ -56,11 +56,11 @@ def read(path: str | os.PathLike, source: Any) -> Detections:
     for number, entry in enumerate(entries):
         where = f"{path}[{number}]"
         try:
-            x, y, width, height = (_number(side) for side in entry["bbox"])
+            x, y, width, height = (strict_json.needed_number(side) for side in entry["bbox"])
             values = (
                 _position(entry["image_id"], index, len(source), where),
                 (x, y, x + width, y + height),
-                _number(entry["score"]),
+                strict_json.needed_number(entry["score"]),
                 _label(entry, source.classes, where),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -79,13 +79,6 @@ def read(path: str | os.PathLike, source: Any) -> Detections:
         )
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
-
-
-def _number(given: Any) -> float:
-    found = strict_json.number(given)
-    if found is None:
-        raise ValueError(f"{given!r} is no number")
-    return found
 
 
 def _position(given: Any, index: Mapping[str, int], count: int, where: str) -> int:

@@ -71,6 +71,14 @@ def number(value: Any) -> float | None:
     return float(value) if type(value) in (int, float) and abs(value) < 1e300 else None
 
 
+def needed_number(value: Any) -> float:
+    """`number`, where it must be one; ValueError that names what it is instead."""
+    found = number(value)
+    if found is None:
+        raise ValueError(f"{value!r} is no number")
+    return found
+
+
 def _decoded(text: str | bytes) -> str:
     return text.decode("utf-8-sig") if isinstance(text, bytes) else text
 

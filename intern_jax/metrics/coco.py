@@ -113,7 +113,9 @@ def coco_files(instances: str, results: str) -> dict[str, float]:
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{instances}: no instances of COCO: {_said(error)}") from None
     try:
-        score = {"score": np.array([_number(row["score"]) for row in rows], np.float64)}
+        score = {
+            "score": np.array([strict_json.needed_number(row["score"]) for row in rows], np.float64)
+        }
         found = Columns(*_places(rows, images, categories), score)
         _check(found)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -181,17 +183,10 @@ def _whole(value: Any) -> int:
     return found
 
 
-def _number(value: Any) -> float:
-    found = strict_json.number(value)
-    if found is None:
-        raise ValueError(f"{value!r} is no number")
-    return found
-
-
 def _box(value: Any) -> list[float]:
     if not isinstance(value, list) or len(value) != 4:
         raise ValueError(f"bbox {value!r:.80} is not four numbers")
-    return [_number(side) for side in value]
+    return [strict_json.needed_number(side) for side in value]
 
 
 def _crowd(value: Any) -> bool:
@@ -204,7 +199,7 @@ def _crowd(value: Any) -> bool:
 def _annotations(rows: list[dict], images: dict[int, int], categories: dict[int, int]) -> Columns:
     image, category, boxes = _places(rows, images, categories)
     area = [
-        _number(row.get("area", box[2] * box[3]))
+        strict_json.needed_number(row.get("area", box[2] * box[3]))
         for row, box in zip(rows, boxes.tolist(), strict=True)
     ]
     crowd = [_crowd(row.get("iscrowd", 0)) for row in rows]
