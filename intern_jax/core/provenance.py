@@ -25,14 +25,14 @@ def made() -> dict[str, Any]:
     }
 
 
-def commit(root: pathlib.Path = ROOT) -> str | None:
+def commit(root: pathlib.Path = ROOT, digits: int = 12) -> str | None:
     """The commit of the checkout that the package runs from, with "-dirty" where tracked files differ from it.
 
     None where the package is installed: a repository around an environment is not the package's.
     """
     if not (root / ".git").exists():
         return None
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    command = ["git", "describe", "--always", "--dirty", f"--abbrev={digits}", "--exclude=*"]
     try:
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

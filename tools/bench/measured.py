@@ -31,10 +31,11 @@ import math
 import os
 import pathlib
 import platform
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from intern_jax.core import provenance as provenance_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STATISTICS = {"value": "", "mean": "", "median": "", "below": "< ", "at_most": "≤ "}
@@ -335,9 +336,4 @@ def _processor() -> str:
 
 def commit(folder: pathlib.Path = ROOT) -> str | None:
     """A checkout's commit, with "-dirty" where files differ from it; None without git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip() or None
+    return provenance_lib.commit(folder, digits=7)
