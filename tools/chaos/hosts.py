@@ -34,8 +34,10 @@ CONFIG = pathlib.Path(__file__).with_name("expert.py")
 LIMIT = 60.0
 SAVES = 10  # of the config's run
 STOPPED_AT = 20  # its step
+SAVING = ("begin_of_a_save", "write_of_a_save", "end_of_a_save")
+MAIN_ALONE = ("end_of_a_save", "vanishing")  # of what process 0 does for all
 KINDS = {
-    "one host fails to save": ("begin_of_a_save", "write_of_a_save", "end_of_a_save"),
+    "one host fails to save": SAVING,
     "one host cannot read": ("reading", "every_reading"),
     "a checkpoint vanishes": ("vanishing",),
 }
@@ -52,11 +54,14 @@ def main() -> None:
 
 def campaign(out: pathlib.Path, faults: int, seed: int, overrides: list[str]) -> dict[str, Any]:
     """Counts of faults by kind, of runs that went on and of those that were started again, and of what went wrong."""
-    alone, stopped = out / "alone", out / "stopped"
-    seconds = _whole(alone, overrides)
-    seconds = _whole(out / "again", overrides, alone)  # with its programs compiled
+    alone, compiled, stopped = out / "alone", out / "compiled", out / "stopped"
+    _whole(alone, overrides)
+    shutil.copytree(alone / "compiled", compiled / "compiled")
+    shutil.copytree(compiled, out / "again")
+    seconds = _whole(out / "again", overrides)
     expected = end_of(alone)
-    _stopped(stopped, alone, overrides)
+    shutil.copytree(compiled, stopped)
+    _stop(stopped, overrides)
     counted: dict[str, Any] = {
         **dict.fromkeys(KINDS, 0),
         **dict.fromkeys(("went_on", "started_again", "different", "lost", "slow"), 0),
@@ -66,20 +71,13 @@ def campaign(out: pathlib.Path, faults: int, seed: int, overrides: list[str]) ->
     rng = random.Random(seed)
     for kind, names in KINDS.items():
         for i in range(faults):
-            saves = kind == "one host fails to save"
-            at = rng.randint(1, SAVES - 1) if saves else 1
-            # Process 0 alone removes a checkpoint that it lists.
-            process = 0 if kind == "a checkpoint vanishes" else rng.randint(0, 1)
             fault = names[i % len(names)]
-            process = 0 if fault == "end_of_a_save" else process  # which process 0 alone writes
             workdir = out / f"run{sum(counted[k] for k in KINDS)}"
-            shutil.copytree(alone / "compiled" if saves else stopped, _into(workdir, saves))
-            more = (
-                _with_fault(workdir, overrides, [fault, str(process), str(at)], counted) - seconds
-            )
+            shutil.copytree(compiled if fault in SAVING else stopped, workdir)
+            met = _with_fault(workdir, overrides, [fault, *_drawn(rng, fault)], counted)
             counted[kind] += 1
-            counted["slow"] += more > LIMIT
-            counted["slowest_more_s"] = max(counted["slowest_more_s"], round(more, 1))
+            counted["slow"] += met - seconds > LIMIT
+            counted["slowest_more_s"] = max(counted["slowest_more_s"], round(met - seconds, 1))
             right = end_of(workdir) == expected
             counted["different"] += not right
             if right:
@@ -87,8 +85,11 @@ def campaign(out: pathlib.Path, faults: int, seed: int, overrides: list[str]) ->
     return counted
 
 
-def _into(workdir: pathlib.Path, saves: bool) -> pathlib.Path:
-    return workdir / "compiled" if saves else workdir
+def _drawn(rng: random.Random, fault: str) -> tuple[str, str]:
+    """The process that meets a fault, and at which save or reading."""
+    at = rng.randint(1, SAVES - 1) if fault in SAVING else 1
+    process = rng.randint(0, 1)
+    return str(0 if fault in MAIN_ALONE else process), str(at)
 
 
 def _with_fault(
@@ -113,12 +114,8 @@ def _with_fault(
     return seconds
 
 
-def _whole(
-    workdir: pathlib.Path, overrides: list[str], compiled: pathlib.Path | None = None
-) -> float:
+def _whole(workdir: pathlib.Path, overrides: list[str]) -> float:
     """Seconds of a run that is left alone, to its end."""
-    if compiled is not None:
-        shutil.copytree(compiled / "compiled", workdir / "compiled")
     began = time.monotonic()
     code = _ended(_start(workdir, overrides))
     if code:
@@ -126,9 +123,8 @@ def _whole(
     return time.monotonic() - began
 
 
-def _stopped(workdir: pathlib.Path, alone: pathlib.Path, overrides: list[str]) -> None:
-    """A run that SIGTERM stops after the checkpoint of step STOPPED_AT."""
-    shutil.copytree(alone / "compiled", workdir / "compiled")
+def _stop(workdir: pathlib.Path, overrides: list[str]) -> None:
+    """Start a run, and stop it by SIGTERM after the checkpoint of step STOPPED_AT."""
     process = _start(workdir, overrides)
     while max(checkpoints(workdir), default=0) < STOPPED_AT and process.poll() is None:
         time.sleep(0.02)

@@ -10,6 +10,7 @@ train state, the data segments and the logged scalars. Prints one line of JSON; 
 
 import argparse
 import json
+import os
 import pathlib
 import random
 import shutil
@@ -17,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from intern_jax.train.checkpoint import Damaged, read_meta
@@ -86,14 +87,20 @@ def campaign(out: pathlib.Path, kills: int, seed: int, overrides: list[str]) -> 
 
 
 def start(
-    workdir: pathlib.Path, overrides: Sequence[str], config: str | pathlib.Path = CONFIG
+    workdir: pathlib.Path,
+    overrides: Sequence[str],
+    config: str | pathlib.Path = CONFIG,
+    variables: Mapping[str, str] | None = None,
 ) -> subprocess.Popen:
-    """A training as a process of its own, its output appended to workdir/log."""
+    """A training as a process of its own, its output appended to workdir/log; `variables` join its environment."""
     workdir.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "intern_jax", "run", f"--config={config}"]
     with (workdir / "log").open("a") as log:
         return subprocess.Popen(
-            [*command, f"--workdir={workdir}", *overrides], stdout=log, stderr=log
+            [*command, f"--workdir={workdir}", *overrides],
+            stdout=log,
+            stderr=log,
+            env=os.environ | dict(variables or {}),
         )
 
 

@@ -11,7 +11,6 @@ Needs Linux and a C compiler (`cc`): the faults are in storage.c, which is prelo
 """
 
 import json
-import os
 import pathlib
 import random
 import shutil
@@ -108,20 +107,10 @@ def _preloaded(
     return {"LD_PRELOAD": str(library), "CHAOS_ROOT": str(workdir), **faults}
 
 
-def _start(workdir: pathlib.Path, overrides: list[str], faults: dict[str, str]) -> subprocess.Popen:
-    before = os.environ.copy()
-    os.environ.update(faults)
-    try:
-        return kills.start(workdir, overrides, CONFIG)
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
 def _to_its_end(
     workdir: pathlib.Path, overrides: list[str], faults: dict[str, str] | None = None
 ) -> None:
-    with _start(workdir, overrides, faults or {}) as process:
+    with kills.start(workdir, overrides, CONFIG, faults) as process:
         if process.wait():
             sys.exit(
                 f"a run without a full disk ended with {process.returncode}; see {workdir}/log"
@@ -140,7 +129,7 @@ def _while_full(
     hits.unlink(missing_ok=True)
     flag.touch()
     began = time.monotonic()
-    with _start(workdir, overrides, faults) as process:
+    with kills.start(workdir, overrides, CONFIG, faults) as process:
         while process.poll() is None and not hits.exists():
             time.sleep(0.02)
         until = time.monotonic() + rng.uniform(0, LONGEST)
@@ -157,7 +146,7 @@ def _stopped_at_a_save(
     workdir: pathlib.Path, overrides: list[str], faults: dict[str, str]
 ) -> float:
     """Seconds from SIGTERM, which comes at the first save, to the end of the run."""
-    with _start(workdir, overrides, faults) as process:
+    with kills.start(workdir, overrides, CONFIG, faults) as process:
         while process.poll() is None and not list(workdir.glob("seed0/*/checkpoints/*")):
             time.sleep(0.02)
         began = time.monotonic()
