@@ -242,20 +242,26 @@ def _pixels(
 ) -> tuple[np.ndarray, int]:
     if kind == "PNG":
         check_png(data, where)
-    file = _Metered(data, kind, where)
+    # Pillow reads a JPEG's head forwards: one of few bytes is never read too often, and counting takes time.
+    short = kind == "JPEG" and len(data) < MAX_READS
+    file = io.BytesIO(data) if short else _Metered(data, kind, where)
     # The one format alone, since a file of another may begin alike.
     with Image.open(file, formats=(kind,)) as im:
         # Pillow turns a TIFF itself when it loads the pixels, and forgets by how much.
         turned = _orientation(im) if kind == "TIFF" else 1
-        file.head = MAX_COPIED if kind == "TIFF" else None
+        if isinstance(file, _Metered):
+            file.head = MAX_COPIED if kind == "TIFF" else None
         _check_sides(im, where)
         if kind == "JPEG":
             _check_scans(data, im.width * im.height, where)
         if kind == "TIFF":
             _check_tiff(im, data, where)
         whole = im.size
-        if reduction and kind == "JPEG":
-            _reduce(im, reduction)
+        if kind == "JPEG":
+            # In one piece: Pillow's decoder begins again in each of 64 KiB where the last one ended.
+            im.decodermaxblock = len(data)
+            if reduction:
+                _reduce(im, reduction)
         im.load()
         upright, orientation = _upright(im)
         orientation = max(turned, orientation)
