@@ -28,8 +28,9 @@ def test_the_probe_s_solver_comes_to_optax_s_minimum(solvers):
 
 
 def test_its_table_is_in_the_form(solvers, tmp_path):
-    made = parts.table({20: parts.shuffles(20)}, solvers, GIVEN)
+    many = 5 * parts.PART
+    made = parts.table({20: parts.shuffles(20)}, {many: parts.readings(many, 1)}, solvers, GIVEN)
     made.write(tmp_path / "made.json")
     table = read.table(tmp_path / "made.json")
     assert table.markdown() == made.markdown()
-    assert [row[1] for row in table.rows][:2] == ["a row of 20", "trace and compile, CPU time"]
+    assert [row[1] for row in table.rows][:2] == ["a row of 20", "a row of 20,480, read"]

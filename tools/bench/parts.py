@@ -2,7 +2,8 @@
 
     python -m tools.bench.parts [--rounds=5] [--out=FILE.json]
 
-docs/architecture.md says why each is written here. The shuffle is timed per row of a source. L-BFGS is timed as the
+docs/architecture.md says why each is written here. The shuffle is timed per row of a source, and with the reading of
+the row's record from an ArrayRecord file, where both orders take turns (A-B-A-B; medians). L-BFGS is timed as the
 probe uses it: one compilation per shape, then one fit. Both solvers stop by the same rule, from the same start, and
 must come to the same objective. Compilation counts in CPU time, which other processes hardly change.
 """
@@ -11,6 +12,7 @@ import argparse
 import functools
 import pathlib
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,13 +22,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from array_record.python.array_record_module import ArrayRecordWriter
 
 from intern_jax.adapt import probe
 from intern_jax.data.batches.shuffle import PART, full_order
+from intern_jax.data.sources.array_record import ArrayRecordSource
 from tools.bench import measured
 from tools.bench.measured import Measured
 
 COUNTS = (20, 100, 1_000, 100_000, 1 << 22)
+# Above what one table orders; records of so many bytes.
+RECORDS, BYTES = 1 << 21, 64
 ROWS, FEATURES, CLASSES, L2 = 512, 256, 20, 1e-2
 
 Solver = Callable[[jax.Array, jax.Array], jax.Array]
@@ -47,6 +53,28 @@ def _per_row(read: Callable[[int], Any], rows: range) -> float:
     for row in rows:
         read(row)
     return 1e6 * (time.perf_counter() - started) / len(rows)
+
+
+def readings(count: int, rounds: int) -> tuple[float, float]:
+    """Microseconds per row of a source of `count` small records, read in Grain's order and in ours."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "small.array_record"
+        writer = ArrayRecordWriter(str(path), "group_size:1")
+        for number in range(count):
+            writer.write(number.to_bytes(BYTES, "little"))
+        writer.close()
+        source = ArrayRecordSource(path, lambda record: {"label": record[0]}, "classification")
+        theirs = grain.MapDataset.source(range(count)).shuffle(seed=3)
+        ours = functools.partial(full_order(count, 3), 0)
+        orders = theirs.__getitem__, ours
+        times: tuple[list[float], list[float]] = [], []
+        reads = [lambda row, order=order: source[order(row)] for order in orders]
+        for turn in range(rounds + 1):
+            rows = range(turn * PART, (turn + 1) * PART)
+            for read, spent in zip(reads, times, strict=True):
+                spent.append(_per_row(read, rows))
+        # The first turn opens the file.
+        return statistics.median(times[0][1:]), statistics.median(times[1][1:])
 
 
 def problem() -> tuple[jax.Array, jax.Array]:
@@ -110,13 +138,18 @@ def solve(solver: Solver, rounds: int) -> tuple[float, float, float]:
 
 def table(
     orders: Mapping[int, tuple[float, float]],
+    read: Mapping[int, tuple[float, float]],
     solvers: Mapping[str, tuple[float, float, float]],
     given: Mapping[str, Any],
 ) -> Measured:
-    """The table of --out: {rows of the source: `shuffles`}, {side: `solve`}."""
+    """The table of --out: {rows of the source: `shuffles`}, the same of `readings`, {side: `solve`}."""
     rows: list[list[Any]] = [
         ["shuffle, Grain", f"a row of {count:,}", *(_cell(value, "µs", 1) for value in both)]
         for count, both in orders.items()
+    ]
+    rows += [
+        ["shuffle, Grain", f"a row of {count:,}, read", *(_cell(value, "µs", 1) for value in both)]
+        for count, both in read.items()
     ]
     theirs, ours = solvers["optax"], solvers["ours"]
     says = ("trace and compile, CPU time", "one fit")
@@ -135,8 +168,9 @@ def table(
         ],
         rows=rows,
         notes=[
+            f"Read: records of {BYTES} bytes in one ArrayRecord file, in the page cache.",
             f"L-BFGS: {ROWS} rows, {FEATURES} features, {CLASSES} classes; objectives at the end "
-            f"{theirs[2]:.5f} (optax) and {ours[2]:.5f} (ours)."
+            f"{theirs[2]:.5f} (optax) and {ours[2]:.5f} (ours).",
         ],
         **given,
     )
@@ -154,9 +188,10 @@ def main() -> None:
     args = parser.parse_args()
     given = measured.provenance("tools.bench.parts")
     orders = {count: shuffles(count) for count in COUNTS}
+    read = {RECORDS: readings(RECORDS, args.rounds)}
     sides = {"optax": by_optax, "ours": by_probe}
     solvers = {name: solve(solver, args.rounds) for name, solver in sides.items()}
-    made = table(orders, solvers, given)
+    made = table(orders, read, solvers, given)
     print(made.markdown())
     if args.out:
         made.write(args.out)

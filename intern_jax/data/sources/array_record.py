@@ -171,13 +171,13 @@ class _Shards:
         position = row - int(self._ends[number]) + self._counts[number]
         try:
             try:
-                return READERS.of(self._file(number)).read([position])[0]
+                return _record(self._file(number), position)
             except (RuntimeError, OSError, ValueError) as error:
                 if exits.exhausted(error) is None:
                     raise
             # Others of this process may hold many files: with ours closed there is room.
             READERS.clear()
-            return READERS.of(self._file(number)).read([position])[0]
+            return _record(self._file(number), position)
         except (RuntimeError, OSError, ValueError) as error:
             raise CorruptSample(where, "unreadable record", one_line(error)) from error
 
@@ -232,6 +232,17 @@ class _Readers:
 
 
 READERS = _Readers()
+
+
+def _record(file: _File, position: int) -> bytes:
+    """One record's bytes."""
+    reader = READERS.of(file)
+    try:
+        # Asked for a list, the library first makes a place for every record of the file.
+        return reader.read(position, position + 1)[0]
+    except IndexError:
+        # A file that did not open has no records; a list is answered by the reason.
+        return reader.read([position])[0]
 
 
 def _most_open_files() -> int:
