@@ -14,6 +14,7 @@ def get_config():
     benchmark = config.benchmark
     benchmark.rows = ("furniture",)
     benchmark.ladder = {"expert": {"cls": "expert_cls"}}
+    benchmark.rungs = ("expert",)
     benchmark.zero_shot = None
     benchmark.scratch.fractions = (0.1,)
     benchmark.scratch.views.classification = 64
