@@ -33,7 +33,7 @@ def test_a_trainer_that_is_killed_leaves_grain_s_workers_running(tmp_path):
 
 def test_an_error_that_cannot_be_pickled_never_leaves_grain_s_worker(tmp_path):
     ours, grain = both("unpicklable_error", tmp_path)
-    assert ours["error"] == "RuntimeError: RuntimeError: cannot go on" and ours["seconds"] < 20
+    assert ours["error"] == "RuntimeError: Held: cannot go on" and ours["seconds"] < 20
     assert grain == {"error": None}
 
 
