@@ -14,7 +14,6 @@ end arrays and logged rows must be those of the undisturbed run. Prints one line
 """
 
 import json
-import os
 import pathlib
 import random
 import shutil
@@ -144,7 +143,7 @@ def _start(
     command += [f"--workdir={workdir}", *overrides]
     script = [str(ROOT / "launch" / "local.sh"), f"--logs={workdir / 'logs'}", "2"]
     with (workdir / "log").open("a") as log:
-        env = os.environ | {"INTERN_JAX_PEER_SECONDS": "20"}
+        env = kills.environment({"INTERN_JAX_PEER_SECONDS": "20"})
         return subprocess.Popen([*script, *command], stdout=log, stderr=log, cwd=ROOT, env=env)
 
 

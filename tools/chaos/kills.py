@@ -100,8 +100,14 @@ def start(
             [*command, f"--workdir={workdir}", *overrides],
             stdout=log,
             stderr=log,
-            env=os.environ | dict(variables or {}),
+            env=environment(variables or {}),
         )
+
+
+def environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment and `variables`, without a shared folder of compiled programs: runs keep their own."""
+    shared = "JAX_COMPILATION_CACHE_DIR"
+    return {name: value for name, value in os.environ.items() if name != shared} | dict(variables)
 
 
 def run_once(workdir: pathlib.Path, overrides: list[str], moment: float | None) -> bool:
