@@ -242,8 +242,8 @@ def _pixels(
 ) -> tuple[np.ndarray, int]:
     if kind == "PNG":
         check_png(data, where)
-    # Pillow reads a JPEG's head forwards: one of few bytes is never read too often, and counting takes time.
-    short = kind == "JPEG" and len(data) < MAX_READS
+    # Pillow reads a JPEG's head forwards, so one of few bytes keeps within both limits; counting would take time.
+    short = kind == "JPEG" and len(data) < min(MAX_READS, MAX_HEAD)
     file = io.BytesIO(data) if short else _Metered(data, kind, where)
     # The one format alone, since a file of another may begin alike.
     with Image.open(file, formats=(kind,)) as im:
