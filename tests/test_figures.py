@@ -13,8 +13,9 @@ if str(ROOT) not in sys.path:
 from tools.scoreboard import pages, read  # noqa: E402
 from tools.scoreboard.claims import claims  # noqa: E402
 
-# The run without other work on the machine.
-IDLE = "{{figure quickstart_runs | 2026-11-29, with merged experts and a squeeze, installation too | time}}"
+# The runs without other work on the machine.
+EPYC = "{{figure quickstart_runs | 2026-11-29, the same on AMD EPYC, installation too | time}}"
+XEON = "{{figure quickstart_runs | 2026-11-29, with merged experts and a squeeze, installation too | time}}"
 GRAIN, OURS = "{{figure workers | quickstart Grain", "{{figure workers | quickstart ours"
 SHUFFLE, LBFGS = "{{figure parts | shuffle, Grain a row of", "{{figure parts | L-BFGS, optax"
 DEPTHWISE = "{{figure ops | depthwise 16 x 56 x 56 x 128, side 3, stride 1 both"
@@ -23,10 +24,10 @@ ATTENTION = "{{figure ops | attention batch 16, 197 tokens, 6 heads of 64 both"
 # Words of a document, with the figures as directives of the scoreboard's pages: table, row, column.
 PROSE = {
     "README.md": [
-        f"`make quickstart` took {IDLE} on two idle CPU cores.",
+        f"`make quickstart` took {EPYC} on two idle cores of an AMD EPYC, {XEON} of an Intel Xeon.",
         "It took {{figure mini_runs | from start to end | time}} on two CPU cores, two seeds of it side by side",
     ],
-    "CONTRIBUTING.md": [f"every stage on the embedded images; took {IDLE} on two idle cores"],
+    "CONTRIBUTING.md": [f"every stage on the embedded images; took {EPYC} on two idle cores"],
     "docs/architecture.md": [
         "Ours gave {{figure workers | jpeg ours | ours / Grain}} and "
         f"{OURS} | ours / Grain}}}} times Grain's images per second",
