@@ -27,7 +27,9 @@ PROSE = {
         f"`make quickstart` took {EPYC} on two idle cores of an AMD EPYC, {XEON} of an Intel Xeon.",
         "It took {{figure mini_runs | from start to end | time}} on two CPU cores, two seeds of it side by side",
     ],
-    "CONTRIBUTING.md": [f"every stage on the embedded images; took {EPYC} on two idle cores"],
+    "CONTRIBUTING.md": [
+        f"every stage on the embedded images; took {EPYC} on two idle cores of an AMD EPYC"
+    ],
     "docs/architecture.md": [
         "Ours gave {{figure workers | jpeg ours | ours / Grain}} and "
         f"{OURS} | ours / Grain}}}} times Grain's images per second",
