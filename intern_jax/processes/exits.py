@@ -247,6 +247,9 @@ def _watch(child: int, reader: int) -> int:
             file=sys.stderr,
         )
         return EXIT_PEER_LOST
+    if code == -signal.SIGTERM:  # it came while the process looked for the others, or earlier
+        print("stopped by SIGTERM before the run began; start again to resume", file=sys.stderr)
+        return EXIT_STOPPED
     return 128 - code if code < 0 else code
 
 

@@ -5,10 +5,11 @@
   anything else               INTERN_JAX_COORDINATOR=host:port   of process 0, a free port there
                               INTERN_JAX_PROCESSES=n
                               INTERN_JAX_PROCESS=i               0 to n - 1
-Without any of these a run is one process, and the functions here return at once. A process that sends no heartbeat for
-INTERN_JAX_PEER_SECONDS (40) counts as lost. The others then end with exit code 76 (processes/exits.py), at the latest
-INTERN_JAX_PEER_SECONDS + PART_SECONDS after its death. They end at once if process 0 was lost, or if a collective
-fails because of the loss.
+Without any of these a run is one process, and the functions here return at once. A process that does not join within
+INTERN_JAX_START_SECONDS (600) counts as lost; so does one that later sends no heartbeat for INTERN_JAX_PEER_SECONDS
+(40). The others then end with exit code 76 (processes/exits.py). Once all have joined, this is at the latest
+INTERN_JAX_PEER_SECONDS + PART_SECONDS after a death. They end at once if process 0 was lost, or if a collective fails
+because of the loss.
 
 All processes call the functions below in the same order, from one thread. Small plain values go through JAX's
 coordination service. It needs no device collectives, and works while one process computes alone.
@@ -75,11 +76,13 @@ def initialize(environ: Mapping[str, str] | None = None) -> None:
         return
     # JAX's preemption service would catch SIGTERM before StopVote, by which the loop saves and stops.
     jax.config.update("jax_enable_preemption_service", False)
+    start = _whole(environ, "INTERN_JAX_START_SECONDS", START_SECONDS)
     times: dict[str, Any] = {
-        "initialization_timeout": START_SECONDS,
+        "initialization_timeout": start,
         "heartbeat_timeout_seconds": _whole(environ, "INTERN_JAX_PEER_SECONDS", PEER_SECONDS),
         "shutdown_timeout_seconds": PART_SECONDS,
     }
+    log.info("looking for the run's other processes (INTERN_JAX_START_SECONDS: %d)", start)
     try:
         jax.distributed.initialize(**given or {}, **times)
     except ValueError as error:

@@ -74,11 +74,12 @@ def test_alone_nothing_is_started(joined):
 
 
 def test_our_own_settings_are_taken(joined):
-    hosts.initialize(OURS | {"INTERN_JAX_PEER_SECONDS": "15"})
+    hosts.initialize(OURS | {"INTERN_JAX_PEER_SECONDS": "15", "INTERN_JAX_START_SECONDS": "70"})
     (given,) = joined
     assert given["coordinator_address"] == "10.0.0.1:1234"
     assert (given["num_processes"], given["process_id"]) == (4, 3)
     assert given["heartbeat_timeout_seconds"] == 15
+    assert given["initialization_timeout"] == 70
     assert given["cluster_detection_method"] == "deactivate"
 
 
@@ -86,6 +87,7 @@ def test_what_jax_detects_is_left_to_it(joined):
     hosts.initialize(SLURM)
     (given,) = joined
     assert given["heartbeat_timeout_seconds"] == hosts.PEER_SECONDS
+    assert given["initialization_timeout"] == hosts.START_SECONDS
     assert not {"coordinator_address", "num_processes", "process_id"} & set(given)
 
 
@@ -109,6 +111,7 @@ def test_a_launcher_s_traces_without_its_processes_are_one_process(monkeypatch):
         ({"INTERN_JAX_PROCESSES": "0"}, "INTERN_JAX_PROCESSES: '0'"),
         ({"INTERN_JAX_PROCESS": "4"}, "INTERN_JAX_PROCESS: 4 of 4 processes; write 0 to 3"),
         ({"INTERN_JAX_PEER_SECONDS": "soon"}, "INTERN_JAX_PEER_SECONDS: 'soon'"),
+        ({"INTERN_JAX_START_SECONDS": "0"}, "INTERN_JAX_START_SECONDS: '0'"),
     ],
 )
 def test_wrong_settings_are_told_in_one_line(joined, change, message):
@@ -330,6 +333,9 @@ def work():
         return 2
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if what == "early":
+        print("ready", flush=True)
+        time.sleep(60)
     if what == "raise":
         raise ValueError("a fault")
     if what == "wait":
@@ -371,12 +377,13 @@ def test_the_parent_says_what_the_child_ended_with(what, code, said):
     assert err.strip().splitlines()[-1:] == [] if not said else said in err.splitlines()[-1]
 
 
-def test_sigterm_is_passed_on():
-    process = supervised("wait")
+@pytest.mark.parametrize("when", ["wait", "early"])
+def test_sigterm_is_passed_on(when):
+    process = supervised(when)
     process.stdout.readline()
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == exits.EXIT_STOPPED and "stopped by SIGTERM" in out
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == exits.EXIT_STOPPED and "stopped by SIGTERM" in out + err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the child dies with its parent on Linux only")

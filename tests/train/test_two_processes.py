@@ -24,7 +24,9 @@ def start():
     """Starts a command as several processes of one run; what still runs at the end of the test is killed."""
     started = []
 
-    def begin(command: list[str], processes: int = 2, devices: int = 2) -> list[subprocess.Popen]:
+    def begin(
+        command: list[str], processes: int = 2, devices: int = 2, seconds: str = "120"
+    ) -> list[subprocess.Popen]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -34,7 +36,7 @@ def start():
             if processes > 1:
                 values = (address, str(processes), str(i))
                 env |= dict(zip(exits.OURS, values, strict=True))
-                env["INTERN_JAX_PEER_SECONDS"] = "10"
+                env |= {"INTERN_JAX_PEER_SECONDS": "10", "INTERN_JAX_START_SECONDS": seconds}
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
             started.append(subprocess.Popen([sys.executable, str(RUN), *command], env=env, **pipes))
         return started[-processes:]
@@ -73,14 +75,23 @@ def check_meshes(two: dict, alone: dict) -> None:
 def begin_long(
     start, folder: pathlib.Path, rows: int, processes: int = 2
 ) -> list[subprocess.Popen]:
-    """The processes of the long run, with 4 devices in all, when it has logged so many steps in all."""
+    """The processes of the long run, with 4 devices in all, once these have logged a step, and so many in all."""
     command = ["long", str(folder / "long.json"), str(folder / "work")]
-    started = start(command, processes, 4 // processes)
     path, until = folder / "work" / "metrics.jsonl", time.monotonic() + WAIT
-    while not path.exists() or path.read_text().count("\n") < rows:
+    # Rows that an earlier start has logged do not show that these processes have found each other.
+    before = written(path)
+    started = start(command, processes, 4 // processes)
+    while written(path) == before or path.read_text().count("\n") < rows:
+        if any(process.poll() is not None for process in started):
+            break  # finished, or failed as the caller will see
         assert time.monotonic() < until, "the run does not get on"
         time.sleep(0.02)
     return started
+
+
+def written(path: pathlib.Path) -> int:
+    """When the file was written last, in nanoseconds; 0 if there is none."""
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def stop_one(start, folder: pathlib.Path, rows: int) -> None:
@@ -114,6 +125,16 @@ def test_two_processes_train_as_one_and_outlive_a_stop_and_a_kill(start, tmp_pat
     # Bit for bit what the run that nothing happened to ended with.
     assert again == two["long"]
     check_meshes(two, alone())
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_never_joins_is_lost(start, tmp_path, victim):
+    command = ["long", str(tmp_path / "long.json"), str(tmp_path / "work")]
+    started = start(command, seconds="5")
+    started[victim].send_signal(signal.SIGKILL)
+    codes, lines = ends(started)
+    assert codes[1 - victim] == exits.EXIT_PEER_LOST, lines
+    assert lines[1 - victim][-1].startswith("error: another process of the run was lost")
 
 
 def with_faults(start, folder: pathlib.Path, *faults: str) -> tuple[list[int], list[list[str]]]:
