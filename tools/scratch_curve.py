@@ -1,4 +1,4 @@
-"""What longer training from random weights brings, from the records of a run of configs/scratch.py, as a table of figures.
+"""What longer training from random weights brings: the records of a run of configs/scratch.py as a table of figures.
 
     python -m tools.scratch_curve [runs/scratch/records] --out=benchmarks/data/scratch.json
 
@@ -39,8 +39,8 @@ KEY = 4  # so many of them name a row
 NOTES = (
     "Held out: a fifth of the labels, for which the score of the best trial stands. Test: the network trained with the "
     "chosen settings on all of the labels, at the length that was chosen.",
-    "Network: embedded is one branch's, generalist the whole generalist's. A view is one picture, augmented anew. One seed and one label draw. The trainings took several days beside other "
-    "work, by configs/scratch.py.",
+    "Network: embedded is one branch's, generalist the whole generalist's. A view is one picture, augmented anew. One "
+    "seed and one label draw. The trainings took several days beside other work, by configs/scratch.py.",
 )
 
 
