@@ -213,7 +213,7 @@ def test_from_two_processes_to_one_and_back(start, tmp_path):
     expected = begin_meshes(start, tmp_path, (), 2)()["long"]
     stop_one(start, tmp_path, rows=5)
     seen = []
-    for processes, rows in ((1, 12), (2, 20)):
+    for processes, rows in ((1, 10), (2, 15)):
         started = begin_long(start, tmp_path, rows, processes)
         started[-1].send_signal(signal.SIGTERM)
         codes, lines = ends(started)

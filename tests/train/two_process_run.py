@@ -148,7 +148,7 @@ def train_long(workdir: str | None) -> dict:
 
     class Slow(toy.Stream):
         def batch_at(self, step):
-            time.sleep(0.05 if workdir else 0)
+            time.sleep(0.1 if workdir else 0)
             rows = super().batch_at(step)["task"]
             count = len(rows["y"]) // blocks
             mine = slice(block * count, (block + 1) * count)
