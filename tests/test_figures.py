@@ -25,7 +25,8 @@ ATTENTION = "{{figure ops | attention batch 16, 197 tokens, 6 heads of 64 both"
 # Words of a document, with the figures as directives of the scoreboard's pages: table, row, column.
 PROSE = {
     "README.md": [
-        f"`make quickstart` took {EPYC} to {SLOW} on two idle cores of an AMD EPYC, {XEON} of an Intel Xeon.",
+        f"`make quickstart` took {EPYC} to {SLOW} on two idle cores of an AMD EPYC.",
+        f"On an Intel Xeon it took {XEON}.",
         "It took {{figure mini_runs | from start to end | time}} on two CPU cores, two seeds of it side by side",
     ],
     "CONTRIBUTING.md": [
