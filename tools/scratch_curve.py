@@ -38,7 +38,8 @@ COLUMNS: tuple[Mapping[str, Any], ...] = (
 KEY = 4  # so many of them name a row
 NOTES = (
     "Held out: a fifth of the labels, for which the score of the best trial stands. Test: the network trained with the "
-    "chosen settings on all of the labels, at the length that was chosen.",
+    "chosen settings on all of the labels, at the length that was chosen. Where a search had a lower limit first, its "
+    "choice stands too.",
     "Network: embedded is one branch's, generalist the whole generalist's. A view is one picture, augmented anew. One "
     "seed and one label draw. The trainings took several days beside other work, by configs/scratch.py.",
 )

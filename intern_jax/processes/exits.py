@@ -2,7 +2,8 @@
 
     0    done
     2    a user's mistake, told in one line
-    75   stopped by SIGTERM with the state saved, or by a fault of the machine (disk, memory): start again to resume
+    75   stopped by SIGTERM with the state saved, or before the processes have joined, or by a fault of the machine
+         (disk, memory): start again to resume
     76   another process was lost: start again to resume
     130  Ctrl-C; 128 + n: killed by signal n
 
