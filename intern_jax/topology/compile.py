@@ -34,7 +34,7 @@ _TOO_LARGE = re.compile(r"Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm")
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes on one chip: of arguments, temporary arrays, results, and results that reuse an argument's memory."""
+    """Bytes on one device: of arguments, temporary arrays, results, and results that reuse an argument's memory."""
 
     arguments: int
     temporaries: int
@@ -96,8 +96,8 @@ def compile_config(cfg: Mapping[str, Any], topology: str, name: str | None = Non
 
 
 def devices(topology: str) -> list[Any]:
-    """The chips of a topology ("v5e:16x16"), for compilation only; UserError if the compiler has none."""
-    chips.chip_of(topology)
+    """The devices of a topology ("v5e:16x16"), for compilation only; UserError if the compiler has none."""
+    layout = chips.chip_of(topology).layout
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("--topology: needs the TPU compiler; pip install 'intern-jax[tpu]'")
     # There is no TPU whose metadata server could be asked.
@@ -107,7 +107,9 @@ def devices(topology: str) -> list[Any]:
     from jax.experimental import topologies
 
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+        return topologies.get_topology_desc(
+            platform="tpu", topology_name=topology, chip_config_name=layout
+        ).devices
     except Exception as error:
         line = str(error).strip().splitlines()[0]
         raise UserError(
@@ -192,7 +194,7 @@ def _memory_lines(memory: Memory, chip: chips.Chip, fits: bool) -> list[str]:
         ("of it aliased", memory.aliased),
         ("code", memory.code),
     ]
-    lines = ["memory per chip"]
+    lines = ["memory per device"]
     lines += [f"  {name:<14}{size / 2**30:>9.3f} GiB" for name, size in rows]
     size = chip.hbm_size / 2**30
     return [*lines, f"  {'peak':<14}{memory.peak / 2**30:>9.3f} GiB of {size:.0f}: {verdict}"]
@@ -200,7 +202,7 @@ def _memory_lines(memory: Memory, chip: chips.Chip, fits: bool) -> list[str]:
 
 def _work_lines(report: Report, cost: hlo.Cost) -> list[str]:
     time_ = report.roofline
-    lines = ["per chip and step"]
+    lines = ["per device and step"]
     lines.append(f"  matrix products and convolutions {cost.flops / 1e12:.3f} TFLOP")
     lines.append(f"  HBM traffic {cost.hbm / 1e9:.2f} GB")
     for kind, (count, size, sent) in sorted(cost.by_kind().items()):

@@ -15,6 +15,7 @@ from intern_jax.core.config import UserError
 from intern_jax.pipeline import preflight
 from intern_jax.stages.expert import Expert
 from intern_jax.topology import chips, compile, hlo
+from intern_jax.train.progress import meter
 
 GIB = 2**30
 needs_libtpu = pytest.mark.skipif(
@@ -47,6 +48,33 @@ def test_the_roofline_by_hand():
     assert found.compute == pytest.approx(2) and found.memory == pytest.approx(3.2)
     assert found.chip == pytest.approx(5) and found.links == pytest.approx(1.5)
     assert found.step == pytest.approx(5)
+
+
+KINDS = {
+    "v4": "TPU v4",
+    "v5e": "TPU v5 lite",
+    "v5p": "TPU v5",
+    "v6e": "TPU v6 lite",
+    "tpu7x": "TPU7x",
+}
+
+
+def test_a_chip_has_the_peak_of_the_device_that_jax_makes_of_it():
+    assert KINDS.keys() == chips.CHIPS.keys()
+    for name, kind in KINDS.items():
+        assert chips.CHIPS[name].flops == meter.PEAK_TFLOPS[kind] * 1e12
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("topology", "count"),
+    [("v4:2x2x1", 4), ("v5e:2x4", 8), ("v5p:2x2x1", 4), ("v6e:2x4", 8), ("tpu7x:2x2x1", 8)],
+)
+def test_the_compiler_knows_each_chip_and_a_tpu7x_is_two_devices(topology, count):
+    found = compile.devices(topology)
+    assert len(found) == count
+    assert {d.device_kind for d in found} == {KINDS[topology.partition(":")[0]]}
 
 
 def report(**changes):
