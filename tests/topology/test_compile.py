@@ -29,10 +29,10 @@ def expert(**settings):
     return Expert(backbone, {"cls": [("things", 8)]})
 
 
-def batch(rows=16):
+def batch(rows=16, side=32):
     return {
         "cls": {
-            "image": jax.ShapeDtypeStruct((rows, 32, 32, 3), jnp.uint8),
+            "image": jax.ShapeDtypeStruct((rows, side, side, 3), jnp.uint8),
             "label": jax.ShapeDtypeStruct((rows,), jnp.int32),
             "source": jax.ShapeDtypeStruct((rows,), jnp.int32),
         }
@@ -154,9 +154,10 @@ def test_shapes_come_from_one_row_of_the_data():
 @needs_libtpu
 @pytest.mark.slow
 def test_a_tpu_program_scans_and_unrolls_to_the_same_work():
+    # For maps of 4x4, at 32 pixels, the compiler may write one convolution with its border and another without.
     mesh = mesh_lib.make_mesh(fsdp=8, devices=compile.devices("v5e:2x4"))
     scanned, unrolled = (
-        compile.compile_step(expert(scan=scan), {"optim": {}}, mesh, batch(), "v5e:2x4")
+        compile.compile_step(expert(scan=scan), {"optim": {}}, mesh, batch(side=64), "v5e:2x4")
         for scan in (True, False)
     )
     assert not scanned.cost.unknown_loops
