@@ -1,5 +1,6 @@
 # make quickstart:  install, train every stage on the embedded data, print the table.
-# make test:        install, run the tests.
+# make test:        install, run the tests that take a few seconds at most.
+# make test-medium: run the others that a change must pass.
 # make peers:       build .venv-peers: PyTorch, torchvision, timm, open_clip, scikit-image, to compare with.
 # make test-peers:  run the tests that compare.
 # make beam:        build .venv-beam: the package with Apache Beam, to make data sets on its runners.
@@ -26,15 +27,18 @@ ifneq ($(BUILT),$(WANTED))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: quickstart test test-slow test-peers test-beam lint format install peers beam clean
+.PHONY: quickstart test test-medium test-slow test-peers test-beam lint format install peers beam clean
 
 quickstart: $(STAMP)
 	$(BIN)/python -m intern_jax run --config=configs/quickstart.py --workdir=runs/quickstart
 
 # Modules are compiled once, whatever the environment says: a third of what it takes to collect the tests is theirs.
-test: export PYTHONDONTWRITEBYTECODE =
+test test-medium: export PYTHONDONTWRITEBYTECODE =
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n auto --dist loadfile
+
+test-medium: $(STAMP)
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m 'medium and not slow and not peers and not beam'
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow

@@ -274,6 +274,7 @@ def test_a_flag_that_help_shows_is_taken(verb, flag, reached, capsys):
     assert reached or verb == "inspect"
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("page", "flag"), flags_of_pages())
 @pytest.mark.usefixtures("reached")
 def test_a_flag_that_a_page_shows_is_taken_by_a_verb(page, flag, capsys):

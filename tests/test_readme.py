@@ -69,6 +69,7 @@ def flowers(tmp_path, monkeypatch):
     return tmp_path / "flowers"
 
 
+@pytest.mark.medium
 @pytest.mark.usefixtures("flowers")
 def test_a_folder_of_one_s_own_from_adapt_to_predict(capsys):
     (argv,) = verbs("adapt")

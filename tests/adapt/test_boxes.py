@@ -50,6 +50,7 @@ def small(data, out, **changes):
     return adapt_folder(data, out, **usual | changes)
 
 
+@pytest.mark.medium
 def test_a_folder_with_boxes_becomes_a_detector(scenes, tmp_path):
     summary = small(scenes, tmp_path / "model")
     assert (summary["n_train"], summary["n_validation"]) == (10, 2)
@@ -85,12 +86,14 @@ class Answers:
         return found
 
 
+@pytest.mark.medium
 def test_the_score_is_coco_s_of_answers_in_own_pixels(scenes):
     source = open_data(scenes)
     assert boxes.score(Answers(source, [0.9] * 10), source)["AP"] == pytest.approx(1)
     assert boxes.score(Answers(source, [0.0] * 10), source)["AP"] == 0
 
 
+@pytest.mark.medium
 def test_each_part_has_a_picture_with_boxes(scenes, tmp_path):
     source = open_data(scenes)
     for seed in range(5):
@@ -108,6 +111,7 @@ def test_each_part_has_a_picture_with_boxes(scenes, tmp_path):
     assert [len(part) for part in boxes.held_out(source, 100, 0)] == [1, 9]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -173,6 +177,7 @@ def test_scenes_that_were_learnt_are_found(tmp_path, method, head, settings, lea
     assert figures["AP50"] >= least, figures
 
 
+@pytest.mark.medium
 def test_objects_too_small_for_the_canvas_are_told_with_a_canvas_that_shows_them(scenes, caplog):
     class Streets:
         name = "streets"

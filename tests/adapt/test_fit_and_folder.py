@@ -49,6 +49,7 @@ def folder(tmp_path_factory):
     return root
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("method", ["probe", "finetune"])
 def test_folder_to_model(folder, tmp_path, method):
     summary = adapt_folder(
@@ -69,6 +70,7 @@ def test_folder_to_model(folder, tmp_path, method):
         assert [a["label"] for a in answers] == list(COLOURS)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -87,6 +89,7 @@ def test_mistakes_are_one_line(folder, tmp_path, arguments, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("method", ["probe", "finetune"])
 def test_bad_pictures_are_told_before_the_work_and_left_out(folder, tmp_path, caplog, method):
     shutil.copytree(folder, tmp_path / "data")
@@ -102,6 +105,7 @@ def test_bad_pictures_are_told_before_the_work_and_left_out(folder, tmp_path, ca
     assert len(told) == 2 and all("1 left out" in line and "red/" in line for line in told)
 
 
+@pytest.mark.medium
 def test_a_class_without_a_picture_that_can_be_read_is_refused(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "data")
     for path in (tmp_path / "data" / "red").iterdir():
@@ -128,6 +132,7 @@ def lie_below_a_file(out):
     out.parent.write_text("mine")
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("make", [hold_other_files, be_a_file, lie_below_a_file])
 @pytest.mark.parametrize("method", ["probe", "finetune"])
 def test_an_out_that_cannot_be_written_is_refused_before_the_work(
@@ -154,6 +159,7 @@ def test_a_check_of_out_leaves_nothing_behind(tmp_path):
     check_out(tmp_path / "model")
 
 
+@pytest.mark.medium
 def test_labels_of_a_table_are_learnt_as_those_of_class_folders(folder, tmp_path):
     rows = [f"{name}/{index}.png,{name}" for name in COLOURS for index in range(12)]
     table = tmp_path / "labels.csv"
@@ -169,6 +175,7 @@ def test_labels_of_a_table_are_learnt_as_those_of_class_folders(folder, tmp_path
     assert first.predict(shown)[0]["scores"] == second.predict(shown)[0]["scores"]
 
 
+@pytest.mark.medium
 def test_data_without_labels_is_refused(folder, tmp_path):
     for index in range(2):
         shutil.copy(folder / "red" / f"{index}.png", tmp_path)
@@ -234,6 +241,7 @@ def test_gvb_s_view_and_the_libraries_differ_by_half_a_pixel_at_most(shape):
     assert np.abs(ours - theirs).max() <= step / 2 + 2
 
 
+@pytest.mark.medium
 def test_a_class_of_one_picture_is_learnt_but_not_scored(folder, tmp_path):
     copy = tmp_path / "data"
     shutil.copytree(folder, copy)
@@ -250,6 +258,7 @@ def test_a_class_of_one_picture_is_learnt_but_not_scored(folder, tmp_path):
         adapt_folder(copy, tmp_path / "model", init="embedded_tiny")
 
 
+@pytest.mark.medium
 def test_frozen_head_learns_on_cached_maps():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (24, 32, 32, 3)).astype(np.uint8)
@@ -272,6 +281,7 @@ def test_frozen_head_learns_on_cached_maps():
     assert out.shape == mask.shape and (out == mask).mean() > 0.9
 
 
+@pytest.mark.medium
 def test_a_models_own_normalisation_stays_with_it(folder, tmp_path):
     """Features, fine-tuning and the saved folder all read pictures as the starting model does."""
     pictures = Preprocess(32, mean=(0.1, 0.2, 0.3), std=(0.9, 0.5, 0.7))
@@ -301,6 +311,7 @@ def test_a_models_own_normalisation_stays_with_it(folder, tmp_path):
     np.testing.assert_allclose(tuned.stage.pictures(images), expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("method", ["probe", "finetune"])
 def test_the_score_is_that_of_models_which_did_not_see_the_picture(tmp_path, method):
     """On noise, where any other view of a picture or another head would guess otherwise."""
@@ -346,6 +357,7 @@ def test_the_score_is_that_of_models_which_did_not_see_the_picture(tmp_path, met
         assert np.mean(known) > made["accuracy"] + 0.2
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "readout",
     [
@@ -375,6 +387,7 @@ def test_a_saved_probe_reads_what_it_was_fitted_on(folder, tmp_path, readout):
     assert made["readout"].endswith(" G multiply-adds per picture")
 
 
+@pytest.mark.medium
 def test_a_generalist_without_a_branch_of_classes_can_be_read_by_name(folder, tmp_path):
     spec = {"name": "generalist", "branch": TINY, "branches": ["people", "cars", "sky"]}
     model = dataclasses.replace(Model.random(spec, 3), preprocess=Preprocess(32))
@@ -389,6 +402,7 @@ def test_a_generalist_without_a_branch_of_classes_can_be_read_by_name(folder, tm
         adapt_folder(folder, tmp_path / "out", tmp_path / "start", l2=(0.1,))
 
 
+@pytest.mark.medium
 def test_a_readout_of_a_branch_that_is_not_there_is_refused_before_a_picture_is_read(
     folder, tmp_path, monkeypatch
 ):
@@ -415,6 +429,7 @@ def split_folder(folder, root, **counts):
     return root
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("method", ["probe", "finetune"])
 def test_a_folder_of_splits_is_learnt_from_train_and_val_and_scored_on_test(
     folder, tmp_path, caplog, method
@@ -448,6 +463,7 @@ def test_a_folder_of_splits_is_learnt_from_train_and_val_and_scored_on_test(
     np.testing.assert_allclose(scores[0], scores[1], atol=2e-3)
 
 
+@pytest.mark.medium
 def test_splits_of_which_some_are_missing(folder, tmp_path):
     settings = {"init": "embedded_tiny", "l2": (0.1,)}
     data = split_folder(folder, tmp_path / "val", train=5, val=3)
@@ -468,6 +484,7 @@ def test_splits_of_which_some_are_missing(folder, tmp_path):
         adapt_folder(data, tmp_path / "out", **settings)
 
 
+@pytest.mark.medium
 def test_splits_may_be_asked_for_as_one_set_on_the_command_line(folder, tmp_path, capsys):
     data = split_folder(folder, tmp_path / "data", train=5, test=3)
     common = ["adapt", f"--data={data}", f"--out={tmp_path / 'out'}", "--init=embedded_tiny"]
@@ -484,6 +501,7 @@ def test_splits_may_be_asked_for_as_one_set_on_the_command_line(folder, tmp_path
     assert "n_train: 36" in capsys.readouterr().out
 
 
+@pytest.mark.medium
 def test_exact_copies_that_raise_the_score_are_told(folder, tmp_path, caplog):
     data = split_folder(folder, tmp_path / "data", train=5, test=3)
     twin = data / "train" / "red" / "0.png"

@@ -109,6 +109,7 @@ def miou(fit, source) -> float:
     return segmentation_metrics.miou(made.sum(axis=0))
 
 
+@pytest.mark.medium
 def test_segmentation_learns(fit):
     losses = [row["loss"] for row in fit.history]
     assert np.mean(losses[-3:]) < 0.6 * np.mean(losses[:3])
@@ -121,6 +122,7 @@ def test_segmentation_learns(fit):
     assert miou(untrained, TEST) < 0.4 and miou(fit, TEST) > 0.6
 
 
+@pytest.mark.medium
 def test_only_the_head_is_trained(fit):
     assert {name.split("/")[0] for name in tree.names(fit.params)} == {"decoder"}
     assert {name.split("/")[0] for name in tree.names(fit.extra["batch_stats"])} == {"decoder"}
@@ -129,6 +131,7 @@ def test_only_the_head_is_trained(fit):
         np.testing.assert_array_equal(array, given[name])
 
 
+@pytest.mark.medium
 def test_an_answer_is_the_resized_pictures_logits_at_its_own_size(fit):
     """By the parts alone: features, head, two bilinear resizes."""
     wanted = {(40, 40): (64, 64), (50, 75): (64, 96)}
@@ -149,6 +152,7 @@ def test_an_answer_is_the_resized_pictures_logits_at_its_own_size(fit):
     assert seen == set(wanted)
 
 
+@pytest.mark.medium
 def test_answers_do_not_depend_on_the_batch(fit):
     alone = dict(fit.maps(TEST, 1))
     ((_, classes),) = fit.predict([{"image": TEST[3]["image"]}], 1)
@@ -172,6 +176,7 @@ def test_fits_follow_their_seed():
     assert any((array != made[2][name]).any() for name, array in made[0].items())
 
 
+@pytest.mark.medium
 def test_depth_learns_and_keeps_its_limits():
     test = Blocks(8, first=1000, family="depth")
     source = Blocks(40, family="depth")

@@ -51,6 +51,7 @@ def reference(x, label, l2):
     return fit.coef_.T * halves, fit.intercept_ * halves
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("rows", "features", "classes"), [(400, 24, 6), (60, 100, 4), (300, 16, 2)]
 )

@@ -62,6 +62,7 @@ def random() -> Model:
     return Model.random(TINY, 0)
 
 
+@pytest.mark.medium
 def test_a_frozen_backbone_is_scored_in_the_pictures_own_pixels(tmp_path, random):
     made = bench(SCENES, tmp_path, **CONFIG)
     (record,) = made.frozen({"random": {"cls": random, "dense": random}})
@@ -92,6 +93,7 @@ def test_perfect_boxes_score_all_none_score_nothing_and_others_what_coco_says():
     assert 0 < score < 100 and score == pytest.approx(100 * figures["AP"])
 
 
+@pytest.mark.medium
 def test_cached_outputs_are_those_of_the_step_where_pictures_fill_a_part_of_the_canvas():
     """A ResNet has no means over whole maps, so the two are equal but for the half precision of what is cached."""
     mesh, source = make_mesh(data=1), Scenes("test")
@@ -126,6 +128,7 @@ def test_cached_outputs_are_those_of_the_step_where_pictures_fill_a_part_of_the_
         np.testing.assert_allclose(best, same, rtol=2e-2)
 
 
+@pytest.mark.medium
 def test_heads_on_pictures_are_scored_as_those_on_outputs_are(tmp_path, random):
     transform = families.find("detection").view(64, train=True, flip=True)
     own = {"settings": SMALL, "transform": transform, "cfg": fit.settings(3, 4, 1e-3)}
@@ -135,6 +138,7 @@ def test_heads_on_pictures_are_scored_as_those_on_outputs_are(tmp_path, random):
     assert record.n_test == 12 and record.outcomes
 
 
+@pytest.mark.medium
 def test_a_network_from_scratch_has_the_rows_head(tmp_path, random):
     budget = {"views": {"detection": 16}, "batch_size": {"detection": 4}, "augment": {}}
     grid = {
@@ -239,6 +243,7 @@ def test_a_broken_model_is_told_and_not_one_that_finds_nothing():
         boxes.of_rows(SIZED, Sized(), enumerate(scored))
 
 
+@pytest.mark.medium
 def test_a_transform_without_a_size_is_refused_before_the_training(random):
     with pytest.raises(UserError, match=r"transform\.size: missing; whole pictures"):
         head.train_on_pictures(

@@ -84,6 +84,7 @@ def test_every_row_has_a_maker():
     assert {row.name for row in suite.gvb.ROWS} == set(MAKERS)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", CLASSIFICATION)
 def test_a_classification_row_from_its_files_to_its_metric(name, data, tmp_path):
     text = evaluate.evaluate(short(data(name), name), tmp_path, init=TINY)
@@ -103,6 +104,7 @@ def test_a_classification_row_from_its_files_to_its_metric(name, data, tmp_path)
     assert len([line for line in listed if line[0] != "#"]) == made[0]["n_train"]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", DENSE)
 def test_a_dense_row_from_its_files_to_its_metric(name, data, tmp_path):
     evaluate.evaluate(short(data(name), name), tmp_path, init=TINY)
@@ -140,6 +142,7 @@ def boxes_of(source, found, rng):
     return entries
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", DETECTION)
 def test_a_detection_row_from_given_boxes_to_its_metric(name, data, tmp_path, capsys):
     row, source = suite.find(name), suite.find(name).load("test", data(name))
@@ -160,6 +163,7 @@ def test_a_detection_row_from_given_boxes_to_its_metric(name, data, tmp_path, ca
         evaluate.score_boxes(short(data(name), name), tmp_path, [f"{name}={file}"])
 
 
+@pytest.mark.medium
 def test_a_run_goes_on_where_it_stopped_and_a_changed_backbone_is_scored_anew(data, tmp_path):
     config = short(data("dtd"), "dtd")
     evaluate.evaluate(config, tmp_path, init=TINY)
@@ -175,6 +179,7 @@ def test_a_run_goes_on_where_it_stopped_and_a_changed_backbone_is_scored_anew(da
     assert len(records(tmp_path)) == 2 * len(before)
 
 
+@pytest.mark.medium
 def test_a_picture_changed_under_its_name_is_scored_anew(tmp_path):
     root = tmp_path / "data"
     root.mkdir()
@@ -190,6 +195,7 @@ def test_a_picture_changed_under_its_name_is_scored_anew(tmp_path):
     assert made[0]["formats"] == {"scores": 1, "transform": 1, "networks": 1}
 
 
+@pytest.mark.medium
 def test_a_dense_fit_that_was_stopped_goes_on_to_the_same_score(data, tmp_path, monkeypatch):
     config = short(data("nyuv2"), "nyuv2")
     config.heads.nyuv2.depth.cfg.checkpoint_every = 8
@@ -215,6 +221,7 @@ def test_a_dense_fit_that_was_stopped_goes_on_to_the_same_score(data, tmp_path, 
     assert not any((tmp_path / "stopped/unfinished").iterdir())
 
 
+@pytest.mark.medium
 def test_lists_that_are_there_are_used(data, tmp_path):
     root, lists = data("dtd"), tmp_path / "lists"
     train = suite.find("dtd").load("train", root)
@@ -226,6 +233,7 @@ def test_lists_that_are_there_are_used(data, tmp_path):
     assert {record["n_train"] for record in records(tmp_path / "run")} == {7}
 
 
+@pytest.mark.medium
 def test_batch_size_changes_no_result(data, tmp_path):
     config = short(data("dtd"), "dtd")
     found = []
@@ -236,6 +244,7 @@ def test_batch_size_changes_no_result(data, tmp_path):
     assert found[0] == found[1]
 
 
+@pytest.mark.medium
 def test_a_backbone_of_the_users_own(data, tmp_path, monkeypatch):
     (tmp_path / "users_own.py").write_text(
         "import numpy as np\nfrom intern_jax.weights.model import Model\n\n"
@@ -286,6 +295,7 @@ def test_a_named_row_without_data_is_an_error_before_any_work(tmp_path, capsys):
     assert "records: no such folder" in capsys.readouterr().err
 
 
+@pytest.mark.medium
 def test_a_row_that_is_not_there_or_breaks_does_not_stop_the_others(tmp_path, capsys):
     root = tmp_path / "data"
     for name in ("dtd", "eurosat"):
@@ -312,6 +322,7 @@ def test_a_row_that_is_not_there_or_breaks_does_not_stop_the_others(tmp_path, ca
     assert {record["task"] for record in records(tmp_path / "run")} == {"dtd", "eurosat"}
 
 
+@pytest.mark.medium
 def test_a_row_that_needs_boxes_says_so(data, tmp_path):
     config = short(data("dtd"), "dtd")
     data("voc07_12")
@@ -324,6 +335,7 @@ def test_a_row_that_needs_boxes_says_so(data, tmp_path):
     assert text == "voc07_12: needs boxes: --boxes=voc07_12=FILE."
 
 
+@pytest.mark.medium
 def test_two_backbones_have_gains_with_intervals_between_them(data, tmp_path, capsys):
     config, folders = short(data("eurosat"), "eurosat"), [tmp_path / "a", tmp_path / "b"]
     for seed, folder in enumerate(folders):
@@ -338,6 +350,7 @@ def test_two_backbones_have_gains_with_intervals_between_them(data, tmp_path, ca
     assert lines[1].startswith("b,0.5,a,0.5,,") and lines[2].startswith("b,0.5,a,0.5,eurosat,")
 
 
+@pytest.mark.medium
 def test_records_hold_what_their_row_has_and_outcomes_that_give_their_score(data, tmp_path):
     evaluate.evaluate(short(data("dtd"), "dtd"), tmp_path, init=TINY)
     row = suite.find("dtd")

@@ -40,6 +40,7 @@ def scored(tmp_path, model=None, changes=None, kept=None):
     return found, len(after - before)
 
 
+@pytest.mark.medium
 def test_a_score_of_pictures_that_were_overwritten_is_made_anew(tmp_path, monkeypatch):
     (first,), made = scored(tmp_path)
     assert first.score == 100 and made == 1
@@ -122,6 +123,7 @@ def test_examples_are_told_apart_once_for_all_rungs(tmp_path):
     assert read.count("train") == 40 + 2 * 20
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_a_second_draw_and_the_validation_compute_only_what_is_new(
     tmp_path, monkeypatch, in_memory

@@ -33,6 +33,7 @@ def features(model, split, name):
     return seen["dense"]["layer4"].mean((1, 2))
 
 
+@pytest.mark.medium
 def test_a_row_is_scored_on_the_branches_and_maps_that_its_heads_name(tmp_path):
     model = Model.random(SPEC, 0)
     pooled, mapped = "pooled:people+dense", "layers:dense@layer4"

@@ -48,6 +48,7 @@ def kept(made) -> list:
     return record_lib.read_folder(made.recorder.layout.records)
 
 
+@pytest.mark.medium
 def test_a_long_training_that_was_killed_goes_on_to_the_same_arrays(tmp_path, monkeypatch):
     monkeypatch.setattr(fit, "CHECKPOINT_STEPS", 2)
     made = {
@@ -76,6 +77,7 @@ def test_a_long_training_that_was_killed_goes_on_to_the_same_arrays(tmp_path, mo
     assert jax.tree.all(jax.tree.map(np.array_equal, again.params, whole.params))
 
 
+@pytest.mark.medium
 def test_trials_are_records_and_the_choice_is_trained_on_all_labels(tmp_path, random, monkeypatch):
     grid = {"learning_rates": [TOO_HIGH, 1e-2], "lengths": [1, 2]}
     made = bench(toy_rows.TOYS, tmp_path, scratch=SCRATCH | grid)
@@ -111,6 +113,7 @@ def test_trials_are_records_and_the_choice_is_trained_on_all_labels(tmp_path, ra
     assert Trained(again).scratch(ladder(random)) == [found]
 
 
+@pytest.mark.medium
 def test_nothing_trains_at_such_rates(tmp_path, random):
     made = bench(toy_rows.TOYS, tmp_path, scratch=SCRATCH | {"learning_rates": [TOO_HIGH] * 2})
     with pytest.raises(UserError, match="none trained without diverging; give lower ones"):
@@ -120,6 +123,7 @@ def test_nothing_trains_at_such_rates(tmp_path, random):
         Trained(alone).scratch(ladder(random))
 
 
+@pytest.mark.medium
 def test_weight_decay_reaches_the_step_and_predictions_are_compiled_once():
     fits = {}
     for decay in (0.0, 5.0):
@@ -168,6 +172,7 @@ def finetune(rung: str) -> dict:
     return BUDGET | {"rung": rung, "fractions": [1.0], "learning_rate": 1e-3}
 
 
+@pytest.mark.medium
 def test_a_fine_tune_of_other_weights_labels_or_rung_is_another_record(tmp_path, random):
     other = network(1)
     assert other.name == random.name
@@ -194,6 +199,7 @@ def test_a_fine_tune_of_other_weights_labels_or_rung_is_another_record(tmp_path,
     assert plain["n_train"] == 40 and plain["test_digest"]
 
 
+@pytest.mark.medium
 def test_scratch_of_other_labels_is_another_record(tmp_path, random):
     def key(**cfg) -> dict:
         (found,) = keys_of("scratch", ladder(random), tmp_path, scratch=SCRATCH, **cfg)
@@ -210,6 +216,7 @@ def test_scratch_of_other_labels_is_another_record(tmp_path, random):
     }
 
 
+@pytest.mark.medium
 def test_another_augmentation_is_another_record_and_reaches_the_pictures(
     tmp_path, random, monkeypatch
 ):
@@ -230,6 +237,7 @@ def test_another_augmentation_is_another_record_and_reaches_the_pictures(
     assert seen == [usual | changes]
 
 
+@pytest.mark.medium
 def test_the_record_follows_the_grid_that_its_facts_tell_of(tmp_path, random):
     keys = [
         keys_of("scratch", ladder(random), tmp_path, scratch=SCRATCH | {"longest": longest})[-1]
@@ -238,6 +246,7 @@ def test_the_record_follows_the_grid_that_its_facts_tell_of(tmp_path, random):
     assert keys[0]["settings"] == keys[1]["settings"] and keys[0] != keys[1]
 
 
+@pytest.mark.medium
 def test_each_seed_holds_out_labels_of_its_own_subset_and_all_share_those_of_all(tmp_path, random):
     cfg = SCRATCH | {"fractions": [0.5, 1.0], "learning_rates": [1e-3, 1e-2]}
     trials = {}
@@ -280,6 +289,7 @@ def test_too_few_labels_take_the_first_setting(tmp_path, caplog, row, fraction, 
     assert caplog.messages[-1].endswith(f" views: {choice.BUDGETS[budget]}")
 
 
+@pytest.mark.medium
 def test_the_generalist_is_given_or_that_of_the_highest_rung(tmp_path, random):
     both = {"name": "generalist", "branch": TINY}
     given = both | {"sets": []}

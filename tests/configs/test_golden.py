@@ -22,10 +22,12 @@ def made():
     return golden.everything()
 
 
+@pytest.mark.medium
 def test_every_file_belongs_to_a_config(made):
     assert {path.stem for path in golden.GOLDEN.iterdir()} == set(made)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", sorted(path.stem for path in golden.GOLDEN.glob("*.json")))
 def test_nothing_changed_unseen(made, name):
     kept = json.loads((golden.GOLDEN / f"{name}.json").read_text("utf-8"))
@@ -33,6 +35,7 @@ def test_nothing_changed_unseen(made, name):
     assert not found, "\n".join([f"golden/{name}.json: {REMEDY}", *found])
 
 
+@pytest.mark.medium
 def test_the_files_are_as_they_are_written(made):
     for name, content in made.items():
         content = json.loads(json.dumps(content))

@@ -43,6 +43,7 @@ def age(folder):
         os.utime(path, (time.time() - 3600,) * 2)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("size", [0, 100])
 def test_an_entry_that_was_cut_off_is_written_again(folder, caplog, size):
     whole = start(folder)

@@ -143,6 +143,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.medium
 def test_a_run_killed_at_ten_moments_ends_with_the_same_bytes(tmp_path):
     here = pathlib.Path(__file__)
     out = tmp_path / "out"

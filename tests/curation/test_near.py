@@ -56,6 +56,7 @@ def embedded():
     ]
 
 
+@pytest.mark.medium
 def test_copies_of_embedded_pictures_are_found():
     pictures = embedded()
     chosen = np.random.default_rng(3).choice(len(pictures), 200, replace=False)

@@ -83,6 +83,7 @@ def assert_same(batch, expected):
         np.testing.assert_array_equal(batch[field], value, strict=True)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("transform", ["View", "Small", "small"])
 def test_threads_workers_and_hosts_give_one_batch(transform):
     size = {"size": 6} if transform == "View" else {}

@@ -299,6 +299,7 @@ def test_mutations_are_a_function_of_the_seed():
         assert sum(changed) > len(whole) // 2, mutate.__name__
 
 
+@pytest.mark.medium
 def test_the_campaign_counts_every_picture_and_the_same_again(tmp_path):
     command = [
         sys.executable,

@@ -27,6 +27,7 @@ WEIGHTS = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
 def test_a_million_draws_keep_every_share_all_along(weights):
     mix = Mix(weights)
@@ -102,6 +103,7 @@ def test_sources_go_on_where_the_mix_before_left_them():
 # --- the most rows of a source ------------------------------------------------------------------
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
 @pytest.mark.parametrize("part", [1, 5, 64, 1000])
 def test_the_most_rows_of_a_part_is_never_too_small(weights, part):

@@ -171,6 +171,7 @@ def test_hosts_with_processes_have_blocks_of_the_whole(stream):
         np.testing.assert_array_equal(batch["cls"]["noise"], whole["cls"]["noise"][block])
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("fails", "error", "said"),
     [("user", UserError, "cls/label: 5; give"), ("other", RuntimeError, "RuntimeError: cannot go")],
@@ -244,6 +245,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("killed", [True, False])
 def test_no_process_outlives_a_trainer(parts, tmp_path, killed):
     program = tmp_path / "trainer.py"

@@ -47,6 +47,7 @@ def test_every_folder_has_a_test_below():
     assert len(FOLDERS) == 4 and all(f'"{folder.name}"' in source for folder in FOLDERS)
 
 
+@pytest.mark.medium
 def test_own_backbone(run):
     workdir = run(ROOT / "examples" / "own_backbone", *shortened("clothes"))
     info = json.loads((workdir / "model" / "model.json").read_text())
@@ -57,6 +58,7 @@ def test_own_backbone(run):
     assert model.features(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 64)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name, stage", [("own_dataset", "shapes"), ("own_transform", "clothes")])
 def test_own_data(run, name, stage):
     # Batches made by a spawned process: the folder's modules are found there too.
@@ -64,6 +66,7 @@ def test_own_data(run, name, stage):
     assert intern_jax.load(workdir / "model").head is None
 
 
+@pytest.mark.medium
 def test_own_stage_and_loss(run):
     workdir = run(ROOT / "examples" / "own_stage_and_loss", *shortened("rotations", "clothes"))
     stages = json.loads((workdir / "results.json").read_text())["stages"]

@@ -86,6 +86,7 @@ def results(tmp_path_factory):
     return pipeline.run(get_config(), folder), folder
 
 
+@pytest.mark.medium
 def test_every_method_scores_dots(results):
     made, _ = results
     records = {record["method"]: record for record in made["records"]}
@@ -97,6 +98,7 @@ def test_every_method_scores_dots(results):
     assert "mean error dots ↓" in made["table"]
 
 
+@pytest.mark.medium
 def test_the_log_has_the_families_loss_and_measure(results):
     made, folder = results
     history = (folder / made["stages"][0]["history"]).read_text().splitlines()
@@ -104,6 +106,7 @@ def test_the_log_has_the_families_loss_and_measure(results):
     assert {"dots", "dots_within_one"} <= set(last)
 
 
+@pytest.mark.medium
 def test_the_report_draws_numbers(results):
     made, folder = results
     (drawn,) = made["pictures"]
@@ -113,6 +116,7 @@ def test_the_report_draws_numbers(results):
     assert "dots" in page and "mean error" in page
 
 
+@pytest.mark.medium
 def test_a_model_of_it_is_adapted_saved_opened_and_asked(results, tmp_path):
     _, folder = results
     backbone = intern_jax.load(folder / "model")

@@ -223,6 +223,7 @@ def ended(code: int, *workers: int) -> dict:
     return {"to": "-m intern_jax run", "out": "\n".join(lines), "code": code}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("ends", "code", "runs"),
     [

@@ -114,6 +114,7 @@ def test_no_label_asks_for_every_class():
     assert asked.tolist() == [[True] * 5, [True, True, True, False, True]]
 
 
+@pytest.mark.medium
 def test_points_of_an_object_learn_its_ancestors_and_are_not_asked_what_is_below():
     # Two points, one on an object of class 1.
     out = {

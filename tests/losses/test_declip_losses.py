@@ -236,6 +236,7 @@ def test_masked_words(ref, dtype, tolerance):
         assert not any(g.any() for g in grads)
 
 
+@pytest.mark.medium
 def test_the_sum_of_all_four_and_its_gradients(ref, dtype, tolerance):
     """`total` of the reference, from the towers' outputs on: each gradient holds all terms that reach its array."""
     labels = np.where(ref["in/mlm_labels"] == -100, -1, ref["in/mlm_labels"])

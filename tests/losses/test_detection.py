@@ -63,6 +63,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_is_its_formula_and_its_gradient_the_slope(name):
     ours, by_hand, (x, target) = LOSSES[name]

@@ -54,6 +54,7 @@ def cosine_and_smooth_l1(s, t, share):
     return value, gradient
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("shape", [(5, 7), (3, 4, 2, 6)])
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.9, 1.0])
 def test_cosine_and_smooth_l1(rng, shape, share):
@@ -103,6 +104,7 @@ def softmax(x):
     return x / x.sum(axis=-1, keepdims=True)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("shape", [(4, 5), (3, 2, 4, 5), (3, 6, 5)])
 @pytest.mark.parametrize("temperature", [1.0, 4.0, 0.5])
 @pytest.mark.parametrize("classes", [None, [True, False, True, True, False]])
@@ -134,6 +136,7 @@ def test_candidates_may_differ_between_images(rng):
     assert found[2] == 0  # no class is a candidate
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("shape", [(4, 3), (3, 7, 3), (2, 4, 5, 3)])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("classes", [None, [True, False, True]])
@@ -176,6 +179,7 @@ LOSSES = (
 )
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
 def test_narrow_inputs_are_computed_in_float32(rng, loss):
     s, t = jnp.asarray(rng.normal(size=(2, 3, 4, 6)), jnp.bfloat16)

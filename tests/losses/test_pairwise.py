@@ -46,6 +46,7 @@ def rows_of(count, dtype=np.float64, seed=0, width=WIDTH):
     return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(dtype)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("chunk", [1 << 22, 6 * ROWS, 5 * ROWS, 7 * ROWS, 1])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 1e-5)])

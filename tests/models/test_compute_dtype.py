@@ -107,6 +107,7 @@ def test_a_head_on_kept_outputs_takes_the_one_it_is_given():
         check(dtypes(stage.model, features=features, size=(32, 32), train=True), expected)
 
 
+@pytest.mark.medium
 def test_a_loaded_model_answers_in_its_own_dtype(monkeypatch):
     seen, usual = [], Task.in_dtype
 

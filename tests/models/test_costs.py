@@ -98,6 +98,7 @@ def test_without_transfer_a_branch_costs_what_its_expert_costs(count):
                 assert one.multiply_adds == cost
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("settings", [{}, {"transfer": "cross_stitch"}, {"links": "ordered"}])
 def test_parameters_are_those_of_arrays_that_spoil_the_readout_when_they_are_spoilt(settings):
     network, variables = generalist(**settings)

@@ -111,6 +111,7 @@ def test_strides_that_jump_are_refused():
         Pyramid(norm="layer").init(jax.random.key(0), maps(), SIZE, False)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("junk", [0.0, np.nan])
 def test_padding_of_objects_changes_no_loss_and_no_gradient(params, name, junk):
@@ -123,6 +124,7 @@ def test_padding_of_objects_changes_no_loss_and_no_gradient(params, name, junk):
         np.testing.assert_allclose(grad, flat(grads)[path], rtol=1e-5, atol=1e-6, err_msg=path)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", HEADS)
 def test_a_loss_is_of_each_picture_alone(params, name):
     """Without sampling, a picture's loss does not depend on the others of its batch."""
@@ -145,6 +147,7 @@ def test_a_loss_is_of_each_picture_alone(params, name):
         )
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", HEADS)
 def test_what_an_ignored_region_covers_is_not_taught(params, name):
     """Scores of places inside the region get no gradient; as plain background they get some."""
@@ -172,6 +175,7 @@ def test_what_an_ignored_region_covers_is_not_taught(params, name):
     assert (hidden == 0).all() and (shown != 0).any()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", HEADS)
 def test_detections_are_inside_their_pictures_and_ordered(params, name):
     rows = objects()

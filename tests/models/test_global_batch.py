@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from compiling import QUICK
 
 PROGRAM = """
@@ -39,6 +40,7 @@ for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(four), strict=True):
 """
 
 
+@pytest.mark.medium
 def test_batchnorm_over_four_devices():
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",

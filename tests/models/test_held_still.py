@@ -80,6 +80,7 @@ def x64():
         yield
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("sets", [(), ("cls", "dense")])
 def test_all_held_equals_evaluation_in_values_and_gradients(sets):
     calm = run("", train=False, sets=sets)
@@ -97,6 +98,7 @@ def one_by_one(still):
     return run(still)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("scan, remat", [(True, False), (False, "dots"), (True, "blocks")])
 def test_a_part_held_in_the_middle_of_a_run_of_equal_blocks(scan, remat):
     still = r"blocks_1/|blocks_2/middle|head"
@@ -190,6 +192,7 @@ def averaged(regex, scan=False, remat=False):
         return run("head", scan=scan, remat=remat)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("scan, remat", [(True, False), (False, "dots"), (True, "blocks")])
 def test_plain_means_in_the_middle_of_a_run_of_equal_blocks(scan, remat):
     regex = r"blocks_1/|blocks_2/middle|stem"

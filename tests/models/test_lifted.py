@@ -63,6 +63,7 @@ def inside(variables):
     return {collection: dict(arrays)["network"] for collection, arrays in variables.items()}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", INNER)
 @pytest.mark.parametrize("train", [False, True])
 def test_maps_pass_through_and_the_last_and_the_features_are_lifted(name, train):
@@ -175,6 +176,7 @@ def test_a_stage_starts_the_network_inside_from_a_plain_product_by_the_rule_that
     assert len(origins) == len([n for n in source if "/heads_" not in n])
 
 
+@pytest.mark.medium
 def test_a_model_folder_holds_it(tmp_path):
     spec = lifted()
     tree = drawn(zoo.build(spec))

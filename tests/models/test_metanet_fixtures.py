@@ -28,6 +28,7 @@ from intern_jax.models.metanet import MetaNet, block_operators
 SHARES = {jnp.float64: (1e-9, 1e-9, 1e-9), jnp.float32: (1e-5, 2e-5, 1e-4)}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("dtype", SHARES, ids=["float64", "float32"])
 @pytest.mark.parametrize(
     "name, table", [("metanet_b4_tiny", B4_TINY), ("metanet_b15_tiny", B15_TINY)], ids=["b4", "b15"]

@@ -207,6 +207,7 @@ def features(rng, pooled=6):
     return maps | {"pooled": rng.normal(size=(2, pooled))}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("width", [4, 7])
 def test_a_ladder_sums_the_levels_on_the_grid_of_the_teacher(rng, width):
     maps = features(rng)
@@ -251,6 +252,7 @@ def test_an_adapter_sums_the_vector_and_the_means_of_maps(rng, width, inner):
     np.testing.assert_allclose(adapter.apply(tree, student), expected, **EXACT)
 
 
+@pytest.mark.medium
 def test_equal_widths_begin_as_the_identity_and_learn(rng):
     student = features(rng)
     ladder, adapter = Ladder(4, "layer2", ("layer1", "layer4")), Adapter(6, ("layer1", "layer4"))
@@ -321,6 +323,7 @@ def through(params):
     return params | {"conv_0": layer, "conv_1": layer}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("rate", [0.15, 0.65, 0.75])
 @pytest.mark.parametrize("by_channel", [False, True])
 def test_a_mask_drops_its_rate_of_positions_or_channels_and_scales_nothing(rng, rate, by_channel):

@@ -48,6 +48,7 @@ def test_cells_of_an_odd_side_share_the_middle_row_as_in_pytorch():
     assert readout._shares(2).tolist() == [[1, 0], [0, 1]]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("side", [32, 45])
 def test_a_model_gives_the_readouts_of_all_its_branches(side):
     model = Model.random({"name": "generalist", "branch": TINY}, 0)
@@ -82,6 +83,7 @@ def cells(x):
     return np.concatenate([mean(x[:, i, j]) for i in half for j in half], axis=1)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_named_branches_and_maps_are_joined_in_the_order_in_which_they_are_written(count):
     names = BRANCHES[:count]
@@ -115,6 +117,7 @@ def test_named_branches_and_maps_are_joined_in_the_order_in_which_they_are_writt
         np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.medium
 def test_a_plain_network_has_readouts_of_chosen_maps():
     model = Model.random(TINY, 0)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
@@ -128,6 +131,7 @@ def test_a_plain_network_has_readouts_of_chosen_maps():
     np.testing.assert_allclose(pooled, seen["pooled"], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.medium
 def test_a_batchnorm_set_is_named_after_a_slash():
     spec = {"name": "generalist", "branch": TINY, "sets": ["cls", "dense", "pets"]}
     model = Model.random(spec, 0)
@@ -182,6 +186,7 @@ def test_only_the_branches_that_are_asked_for_run_and_each_once(names, expected)
     assert network.ran == expected and set(names) <= set(found)
 
 
+@pytest.mark.medium
 def test_branches_of_other_names_need_no_branch_of_the_task():
     spec = {"name": "generalist", "branch": TINY, "branches": ["people", "cars"]}
     model = Model.random(spec, 0)
@@ -240,6 +245,7 @@ class NeverRead:
         raise AssertionError("a picture was read")
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("spec", "output", "message"),
     [

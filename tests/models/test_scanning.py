@@ -84,6 +84,7 @@ def loop64():
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("scan", "remat"),
     [
@@ -181,6 +182,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", OTHERS)
 def test_resnets_and_vits_scan_too(name):
     """Outputs, statistics and gradients of a scan that keeps products equal the loop's that keeps everything."""

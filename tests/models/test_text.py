@@ -110,6 +110,7 @@ def with_rows(ids, length=12):
     return jnp.concatenate([_row(row, length) for row in ids])
 
 
+@pytest.mark.medium
 def test_a_batch_is_read_to_the_first_length_that_holds_its_longest_text(tree):
     """Positions beyond it are never touched: NaN there would reach every word through the attention's product."""
     tower = TOWER.clone(lengths=(2, 4, 8))
@@ -125,6 +126,7 @@ def test_a_batch_is_read_to_the_first_length_that_holds_its_longest_text(tree):
             assert not np.isfinite(tower.apply({"params": poisoned}, tokens)).all()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("hidden", [False, True])
 def test_gradients_of_short_texts_are_those_of_the_padded_ones(tree, hidden):
     tokens = with_rows(BATCH)

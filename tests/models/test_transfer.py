@@ -37,6 +37,7 @@ def _names(data, task=None):
     return {k: our_generalist_name(k, operators, task) for k in stored}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("task", ["cls", "dense"])
 def test_equals_the_reference(task, monkeypatch):
     as_torch_differentiates(monkeypatch)
@@ -134,6 +135,7 @@ def _several(count, parity):
     return image, *_initialised(SEVERAL[count] | {"parity": parity}, image)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "count, task, parity",
     [(2, "cls", False), (2, "dense", True), (3, "depth", False), (4, "b", False)],
@@ -188,6 +190,7 @@ def test_of_three_branches_two_help_and_get_no_gradient():
     assert all("/seg/" in n for n in now if np.any(np.asarray(now[n] != old[n])))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("parity", [False, True])
 def test_a_path_over_two_levels_learns_unless_as_the_original(parity):
     x = jax.random.normal(jax.random.key(1), (2, 8, 8, 4))
@@ -242,6 +245,7 @@ def test_main_branch_and_batchnorm_set_are_chosen_apart(settings, routes):
     assert {task: network.route(task) for task in routes} == routes
 
 
+@pytest.mark.medium
 def test_a_call_by_family_uses_its_branch_and_set():
     image = jax.random.normal(jax.random.key(1), (3, 32, 32, 3))
     module, tree = _initialised(
@@ -287,6 +291,7 @@ def test_layers_say_after_which_maps_are_exchanged():
     assert set(shapes["params"]["transfer_cls_from_dense"]) == paths
 
 
+@pytest.mark.medium
 def test_gradients_reach_a_helping_branch_if_asked():
     image = jax.random.normal(jax.random.key(1), (3, 32, 32, 3))
     rng = np.random.default_rng(0)
@@ -342,6 +347,7 @@ def test_without_transfer_branches_stand_side_by_side():
     _equals_its_expert(module, tree, image, "dense", PLAIN)
 
 
+@pytest.mark.medium
 def test_a_vit_is_a_branch():
     image = jax.random.normal(jax.random.key(1), (3, 32, 32, 3))
     vit = {"name": "vit_ti_16", "width": 16, "depth": 4, "heads": 2, "patch": 8, "image_size": 32}

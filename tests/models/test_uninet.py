@@ -61,6 +61,7 @@ def _is_block(module, method):
     return isinstance(module, Block) and method == "__call__"
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("dtype", SHARES, ids=["float64", "float32"])
 def test_equals_the_reference(dtype, data):
     with jax.enable_x64(dtype == jnp.float64):
@@ -100,6 +101,7 @@ def test_equals_the_reference(dtype, data):
             close(statistics[names[key.split("/")[1]]], data[key], train_share, key)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("platform", ["cpu", "accelerator"])
 def test_both_forms_of_the_operators_give_the_reference(platform, data, monkeypatch):
     def forced(*args, default, **forms):

@@ -161,6 +161,7 @@ def test_compute_in_bfloat16():
     assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("keep, count", [(0.5, 18), (0.29, 10), (0.01, 1)])
 def test_training_sees_a_share_of_the_patches_each_in_its_place(keep, count):
     """What is kept shows in the map of the patches' stride; to hide the others gives the same."""

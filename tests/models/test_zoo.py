@@ -67,6 +67,7 @@ def measure(name: str, size: int) -> tuple[int, int]:
     return backbone + (features + 1) * CLASSES, multiply_adds(jaxpr, 1) + features * CLASSES
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", EXACT)
 def test_published_sizes(name):
     count, size, giga = EXACT[name]
@@ -76,6 +77,7 @@ def test_published_sizes(name):
         assert cost / 1e9 == pytest.approx(giga, rel=5e-4)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", ROUNDED)
 def test_published_sizes_as_rounded(name):
     mega, size, giga, share = ROUNDED[name]
@@ -94,6 +96,7 @@ def _shallow(name):
     return json.loads(json.dumps({"name": name} | settings))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", zoo.VARIANTS)
 @pytest.mark.parametrize("size", [(64, 64), (50, 75)], ids=["even", "odd"])
 def test_shapes(name, size):
@@ -134,6 +137,7 @@ TINY = [
 ]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("spec", TINY, ids=lambda spec: spec["name"])
 def test_in_eval_mode_no_image_sees_its_neighbours(spec):
     net, rng = zoo.build(spec), np.random.default_rng(0)
@@ -151,6 +155,7 @@ def test_in_eval_mode_no_image_sees_its_neighbours(spec):
         assert np.abs(alone[name][1] - value[1]).max() > 1e-3 * scale
 
 
+@pytest.mark.medium
 def test_every_kernel_names_its_logical_axes():
     image = jnp.zeros((1, 32, 32, 3))
     for name in zoo.VARIANTS:
@@ -164,6 +169,7 @@ def test_every_kernel_names_its_logical_axes():
             assert len(leaf.names) == leaf.value.ndim
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "spec", [{"name": "embedded_tiny"}, *TINY[2:4], TINY[6]], ids=lambda s: s["name"]
 )
@@ -346,6 +352,7 @@ def arrays(net):
     return tree_lib.names(meta.unbox(jax.eval_shape(init, jax.random.key(0), image)))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", TABLES)
 def test_only_the_last_block_is_wider(name):
     spec = TABLES[name]

@@ -19,6 +19,7 @@ def _qkv(queries=5, keys=5, heads=2, size=3):
     )
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("form", ["auto", "cpu", "native"])
 @pytest.mark.parametrize("causal, keys", [(False, 7), (True, 5)])
 def test_attention(form, causal, keys):
@@ -58,6 +59,7 @@ BIASES = {"none": None, "full": (2, 3, 5, 7), "heads": (3, 5, 7), "keys": (2, 1,
 PAIRS = [("none", "heads"), ("keys", "none"), ("rows", "keys"), ("full", "full")]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("form", ["cpu", "native"])
 @pytest.mark.parametrize("mask, bias", PAIRS)
 def test_mask_and_bias_equal_a_plain_softmax(form, mask, bias):

@@ -93,6 +93,7 @@ def test_the_backward_pass_keeps_the_input_and_no_other_map():
     assert len(kept) == 1
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name, side", [("embedded", 48), ("resnet18", 96)])
 def test_a_deep_network_has_the_gradient_of_the_definition_in_float32(name, side, monkeypatch):
     """ResNet-50 at 224 pixels is within 6e-7. Its gradient moves by 0.4% if the variance is taken in one pass."""

@@ -20,6 +20,7 @@ def by_hand(x, kernel, stride):
     return out
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("form", ["auto", "cpu", "native"])
 @pytest.mark.parametrize("side", [3, 5, 7])
 @pytest.mark.parametrize("height, width", [(10, 9), (17, 18), (5, 2), (1, 1)])

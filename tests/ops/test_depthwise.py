@@ -30,6 +30,7 @@ def _arrays(height, width, stride, channels=5, side=3):
     return x, kernel, grad
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("form", ["auto", "cpu", "native"])
 @pytest.mark.parametrize("side", [3, 5, 7])
 @pytest.mark.parametrize(

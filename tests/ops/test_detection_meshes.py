@@ -6,6 +6,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from forced_devices import answer_of
 
 from intern_jax.core.mesh import make_mesh
@@ -16,6 +17,7 @@ from intern_jax.ops.roi_align import roi_align
 BATCH = 16
 
 
+@pytest.mark.medium
 def test_eight_devices_give_the_numbers_of_one():
     found = answer_of(pathlib.Path(__file__).resolve())
     assert found.keys() == {"nms", "sample", "roi_align"}

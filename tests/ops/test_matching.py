@@ -158,6 +158,7 @@ def labels(rng, positive, negative, unused):
     return rng.permutation([1] * positive + [0] * negative + [-1] * unused)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "positive, negative, taken, filled",
     [(40, 100, 8, 24), (3, 100, 3, 29), (40, 5, 8, 5), (0, 0, 0, 0), (2, 3, 2, 3)],

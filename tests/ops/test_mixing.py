@@ -101,6 +101,7 @@ def test_one_alone_is_always_taken(settings, cut):
         assert drawn.cut.tolist() == [cut] and drawn.share.shape == (1,)
 
 
+@pytest.mark.medium
 def test_no_probability_changes_nothing():
     for each in ("batch", "row"):
         cfg = Mixing(probability=0.0, each=each)
@@ -128,6 +129,7 @@ def test_wrong_settings(given, said):
 # --- meshes ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.medium
 def test_eight_devices_give_the_numbers_of_one():
     found = answer_of(pathlib.Path(__file__).resolve())
     assert found == {"1": [True, 8, True, True], "8": [True, 8, False, False]}

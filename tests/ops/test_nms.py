@@ -49,6 +49,7 @@ def indices(kept):
     return list(np.asarray(kept.indices)[np.asarray(kept.valid)])
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "tile, count, threshold", [(8, 70, 0.5), (16, 7, 0.3), (512, 75, 0.7), (16, 70, 0.0)]
 )
@@ -71,6 +72,7 @@ def test_random_scenes_with_ties_and_classes(tile, count, threshold):
             np.testing.assert_array_equal(kept.indices[found:], 0)
 
 
+@pytest.mark.medium
 def test_a_chain_of_boxes_in_which_each_suppresses_the_next():
     """Every other one stays: a fixed point that needs a round per box."""
     left = np.arange(40.0)
@@ -79,6 +81,7 @@ def test_a_chain_of_boxes_in_which_each_suppresses_the_next():
     assert indices(kept) == list(range(0, 40, 2)) == greedy(boxes, -left, 0.4, 40)
 
 
+@pytest.mark.medium
 def test_the_amount_of_padding_changes_nothing():
     rng = np.random.default_rng(0)
     boxes, scores = scene(rng, 50).astype(np.float32), rng.random(50).astype(np.float32)
@@ -103,6 +106,7 @@ def test_the_amount_of_padding_changes_nothing():
         np.testing.assert_array_equal(padded.valid, alone.valid)
 
 
+@pytest.mark.medium
 def test_a_batch_is_its_pictures():
     rng = np.random.default_rng(1)
     boxes = jnp.asarray([scene(rng, 40) for _ in range(5)], jnp.float32)

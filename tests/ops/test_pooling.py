@@ -22,6 +22,7 @@ def by_hand(x, grad, stride):
     return out, d_x[:, 1:-1, 1:-1]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("form", ["auto", "cpu", "native"])
 @pytest.mark.parametrize(
     "height, width, stride", [(6, 8, 1), (6, 8, 2), (7, 5, 1), (7, 5, 2), (1, 1, 2), (2, 1, 1)]

@@ -89,6 +89,7 @@ def wanted(maps, strides, bins, samples, aligned, rois=ROIS):
     return np.array(out)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("bins, samples", [(7, 2), (3, 1), (2, 3)])
@@ -111,6 +112,7 @@ def test_a_pyramid_is_the_loop_over_samples(form, aligned, bins, samples):
     assert {level_by_hand(roi, STRIDES) for roi in ROIS.reshape(-1, 4)} == {0, 1, 2}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("form", FORMS)
 def test_one_map_of_any_stride(form):
     x = np.random.default_rng(1).normal(size=(2, 5, 9, 2))
@@ -119,6 +121,7 @@ def test_one_map_of_any_stride(form):
         np.testing.assert_allclose(found, wanted([x], [10], 4, 2, True), rtol=0, atol=1e-9)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("form", ["auto", *FORMS])
 def test_gradients_are_those_of_finite_differences(form):
     """The result is linear in the maps: a difference along any direction is the gradient's product with it."""
@@ -172,6 +175,7 @@ def test_regions_that_are_not_valid_give_zeros_and_no_gradient(form):
         np.testing.assert_array_equal(grad, 0)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("form", FORMS)
 def test_the_amount_of_padding_and_the_batch_change_nothing(form):
     # Another shape is another compilation, and a CPU may fuse its multiplications and additions otherwise.
@@ -204,6 +208,7 @@ def test_the_amount_of_padding_and_the_batch_change_nothing(form):
     close(one[0], out[1])
 
 
+@pytest.mark.medium
 def test_the_forms_agree_in_narrow_numbers_too():
     maps = [jnp.asarray(m, jnp.bfloat16) for m in arrays()]
     rois = jnp.asarray(ROIS, jnp.float32)

@@ -49,6 +49,7 @@ def finished(tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("lost", ["web", "last"])
 def test_a_stage_that_was_cut_off_goes_on_and_the_rest_is_reused(finished, caplog, lost):
     before = {name: arrays(finished, name) for name in ("web", "last")}
@@ -84,6 +85,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_product_is_made_again_from_its_checkpoint(finished, caplog, damage):
     name, harm = DAMAGE[damage]

@@ -617,6 +617,7 @@ UNSEEN = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("change", "message"), UNSEEN.values(), ids=UNSEEN)
 def test_what_only_shapes_can_tell_is_told_before_the_first_stage_is_trained(
     tmp_path, change, message
@@ -696,6 +697,7 @@ def test_the_benchmarks_own_config_is_checked_too(config):
         schema.checked(Gvb, given, "config")
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "name", ["batch size missing", "zero-shot by an unknown stage", "a mesh axis of 0"]
 )

@@ -78,6 +78,7 @@ def test_reconstructions_are_called_so_wherever_they_are_printed(tmp_path, monke
     assert f"embedded: {note}" in describe.describe_config(config)
 
 
+@pytest.mark.medium
 def test_a_folder_of_any_branches_has_the_table_at_its_canvas(tmp_path):
     branch = {"people": TINY, "cars": {"name": "embedded"}, "sky": TINY}
     spec = {

@@ -52,6 +52,7 @@ def train(c, stage="expert_cls"):
     return c[stage]["train"]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "change",
     [

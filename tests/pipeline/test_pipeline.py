@@ -91,6 +91,7 @@ def scores(results: dict) -> dict:
     return {tuple(r[n] for n in names): r["score"] for r in results["records"]}
 
 
+@pytest.mark.medium
 def test_run_leaves_table_records_and_report(finished):
     workdir, results = finished
     methods = {r["method"] for r in results["records"]}
@@ -105,6 +106,7 @@ def test_run_leaves_table_records_and_report(finished):
     assert written["versions"]["jax"] and written["config"]["seeds"] == [0]
 
 
+@pytest.mark.medium
 def test_every_scalar_of_every_stage_says_what_it_is(finished):
     workdir, results = finished
     for stage in results["stages"]:
@@ -119,6 +121,7 @@ def test_every_scalar_of_every_stage_says_what_it_is(finished):
     assert "say neither what they are" not in page and "higher is better ↑" in page
 
 
+@pytest.mark.medium
 def test_results_say_when_where_and_how_they_were_made(finished):
     _, results = finished
     made = results["made"]
@@ -126,6 +129,7 @@ def test_results_say_when_where_and_how_they_were_made(finished):
     assert made["devices"].endswith("cpu") and made["devices"][0].isdigit()
 
 
+@pytest.mark.medium
 def test_run_leaves_gains_with_intervals_over_test_images(finished):
     workdir, results = finished
     found = {(c["method"], c["other"], c["fraction"]): c for c in results["comparisons"]}
@@ -151,6 +155,7 @@ def test_run_leaves_gains_with_intervals_over_test_images(finished):
     assert kept == {path.name for path in (workdir / "records").glob("*.npz")}
 
 
+@pytest.mark.medium
 def test_a_stage_that_learnt_from_texts_leaves_a_model_with_both_towers(finished):
     workdir, _ = finished
     model = intern_jax.load(workdir / "towers" / "amateur")
@@ -170,6 +175,7 @@ def test_a_stage_that_learnt_from_texts_leaves_a_model_with_both_towers(finished
     assert intern_jax.load(workdir / "model").text is None
 
 
+@pytest.mark.medium
 def test_evaluators_of_pairs_are_logged_while_the_stage_trains(finished):
     (path,) = finished[0].glob("seed0/amateur-*/metrics.jsonl")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -180,6 +186,7 @@ def test_evaluators_of_pairs_are_logged_while_the_stage_trains(finished):
     assert found[0]["found/scenes/t2i_r10"] >= found[0]["found/scenes/t2i_r1"]
 
 
+@pytest.mark.medium
 def test_a_run_tells_its_zero_shot_accuracy(finished):
     workdir, results = finished
     found = results["zero_shot"]
@@ -190,6 +197,7 @@ def test_a_run_tells_its_zero_shot_accuracy(finished):
     assert kinds == ["label", "nearest"] and "top-1" in made[0]["title"]
 
 
+@pytest.mark.medium
 def test_a_row_that_is_missing_does_not_cost_a_run_its_other_scores(finished):
     workdir, _ = finished
     config = tiny_config()
@@ -204,6 +212,7 @@ def test_a_row_that_is_missing_does_not_cost_a_run_its_other_scores(finished):
     assert "pets: not scored: " in (workdir / "report.html").read_text()
 
 
+@pytest.mark.medium
 def test_a_full_disk_while_scoring_ends_restartable_and_loses_no_row(
     finished, tmp_path, monkeypatch
 ):
@@ -222,6 +231,7 @@ def test_a_full_disk_while_scoring_ends_restartable_and_loses_no_row(
     assert scores(pipeline.run(tiny_config(), copy)) == scores(results)
 
 
+@pytest.mark.medium
 def test_run_leaves_a_model_folder_to_start_from(finished):
     workdir, _ = finished
     model = intern_jax.load(workdir / "model")
@@ -231,6 +241,7 @@ def test_run_leaves_a_model_folder_to_start_from(finished):
     assert features.shape == (2, 32) and np.isfinite(features).all()
 
 
+@pytest.mark.medium
 def test_unchanged_config_recomputes_nothing(finished, caplog):
     workdir, results = finished
     before = {p: p.stat().st_mtime_ns for p in workdir.rglob("model.safetensors")}
@@ -242,6 +253,7 @@ def test_unchanged_config_recomputes_nothing(finished, caplog):
     assert sum("reused" in line for line in said) == 7
 
 
+@pytest.mark.medium
 def test_changed_value_recomputes_its_stage_and_what_follows(finished, caplog):
     workdir, _ = finished
     config = tiny_config()
@@ -287,6 +299,7 @@ def test_wrong_train_field_is_named_before_any_work(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.medium
 def test_a_run_without_stages_trains_networks_from_random_weights(tmp_path):
     config = load_config("scratch")
     config.mesh.data, config.backbone = 1, TINY

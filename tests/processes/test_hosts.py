@@ -280,6 +280,7 @@ sys.exit(exits.supervised(work))
 """
 
 
+@pytest.mark.medium
 def test_two_processes_agree():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

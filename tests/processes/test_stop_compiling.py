@@ -55,6 +55,7 @@ exits.leave(work())
 """
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("where", ["main thread", "ahead", "beside"])
 def test_it_ends_within_ten_seconds(where):
     env = os.environ | {"PYTHONPATH": str(ROOT)}

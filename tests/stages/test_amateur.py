@@ -222,6 +222,7 @@ def test_one_bank_fills_over_batches_of_any_size():
             assert held[int(pointer)] == kept.min()
 
 
+@pytest.mark.medium
 def test_a_bank_starts_with_unit_rows_and_may_be_sharded():
     stage = Amateur(backbone=VIT, bank={"size": 32, "sharded": True}, **TOWERS)
     made = jax.eval_shape(stage.init, jax.random.key(0), pairs(size=16))["bank"]
@@ -259,6 +260,7 @@ def dot_operands(jaxpr):
     return found
 
 
+@pytest.mark.medium
 def test_small_crops_join_a_loss_that_asks_for_them():
     losses = SETS["views"][0] | {"crops": {"fn": "intern_jax.losses.contrastive:clip_crops"}}
     stage = Amateur(backbone=VIT, losses=losses, **TOWERS)

@@ -36,6 +36,7 @@ def seen(stage, params, extra, batch, average=None, frozen=None):
     return Context(step, params, extra, frozen or {}, average, batch, key)
 
 
+@pytest.mark.medium
 def test_the_teacher_is_the_students_backbone_under_an_averaged_head():
     # Nothing hidden: the student's maps are the teacher's, and only the heads differ.
     stage = AmateurLocal(backbone=NET, masked=0.0, losses="clip", **HEAD, **TOWERS)
@@ -131,6 +132,7 @@ def started():
     return flat, source, made, made.fit(Fixed(pairs()), source=source, steps=0)
 
 
+@pytest.mark.medium
 def test_it_starts_where_the_amateur_ended(started):
     flat, _, _, result = started
     mine = tree.names({"params": result.state.params, **result.state.extra})
@@ -142,6 +144,7 @@ def test_it_starts_where_the_amateur_ended(started):
     assert set(result.state.average) == {"local_head"}
 
 
+@pytest.mark.medium
 def test_a_step_learns_locally_and_across_views(started):
     _, source, made, before = started
     after = made.fit(Fixed(pairs()), source=source, steps=3)

@@ -81,6 +81,7 @@ def tiny_programs(head, batch):
     return stage, made, mesh
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("head", TINY_HEADS)
 def test_neither_a_step_nor_inference_asks_the_host(head):
     asks = jax.jit(lambda x: jax.pure_callback(np.sin, jax.ShapeDtypeStruct((), jnp.float32), x))
@@ -111,6 +112,7 @@ def expert(**changes):
     return Expert({"name": "embedded_tiny"}, classes, **{"heads": heads} | changes)
 
 
+@pytest.mark.medium
 def test_an_expert_is_asked_on_scenes_that_it_does_not_train_on():
     stage = expert()
     batch, classes = scenes(4)

@@ -9,6 +9,7 @@ from forced_devices import answer_of
 RUN = pathlib.Path(__file__).with_name("generalist_mesh_run.py")
 
 
+@pytest.mark.medium
 def test_at_step_0_each_branch_is_its_expert_bit_for_bit():
     seen = answer_of(RUN)
     assert len(seen) == 6 and len(seen["2 branches, 8 devices"]) == 4

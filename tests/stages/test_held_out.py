@@ -71,6 +71,7 @@ def trained():
     return stage, {"params": state.params, **state.extra}
 
 
+@pytest.mark.medium
 def test_every_sample_counts_once_whatever_the_batch_size(trained):
     stage, variables = trained
     source = {"name": "often", "classes": 3, "count": 11}
@@ -87,6 +88,7 @@ def test_every_sample_counts_once_whatever_the_batch_size(trained):
     assert found[0]["often_top1"] == pytest.approx(right.mean())
 
 
+@pytest.mark.medium
 def test_a_source_without_a_head(trained):
     with pytest.raises(UserError, match="source 'never' has no head; the stage has: often, seldom"):
         HeldOut(trained[0], data({"name": "never", "classes": 3, "count": 2}))

@@ -159,6 +159,7 @@ def shown(batch, step):
     }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("sets", [False, True])
 def test_statistics_of_the_backbone_are_means_over_batches_and_those_of_heads_follow(sets):
     stage = merged(backbone=SETS if sets else CONVOLUTIONS)
@@ -215,6 +216,7 @@ class Steps:
             start += 1
 
 
+@pytest.mark.medium
 def test_micro_batches_count_each_and_only_heads_learn():
     """Three steps of two micro-batches are six batches, by the loop; the sum stays as it is."""
     bound = {"cls": product("cls", 1, ("cls",)), "other": product("other", 2, ("cls",))}
@@ -250,6 +252,7 @@ def test_micro_batches_count_each_and_only_heads_learn():
         np.testing.assert_allclose(now[name], wanted, rtol=2e-6, atol=2e-6, err_msg=name)
 
 
+@pytest.mark.medium
 def test_without_a_step_or_held_still_the_statistics_are_the_sum():
     bound = experts()
     for settings, steps in (({}, 0), ({"still": "backbone/"}, 1)):
@@ -324,6 +327,7 @@ def left(workdir, name):
     return folder, tree.names(safetensors.load(folder / "model.safetensors"))
 
 
+@pytest.mark.medium
 def test_a_chain_ends_merged_and_goes_on_from_a_checkpoint_bit_for_bit(tmp_path):
     pipeline.run(chain(), tmp_path)
     folder, whole = left(tmp_path, "soup")

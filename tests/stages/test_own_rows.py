@@ -81,6 +81,7 @@ def dense_groups():
     }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("most_rows", [None, HALF])
 def test_segmentation_and_depth_have_heads_of_their_own(most_rows):
     stage = expert(FAMILIES, heads=HEADS, most_rows=most_rows)
@@ -149,6 +150,7 @@ def test_a_space_maps_labels_and_says_what_is_annotated():
     assert apart.size == 8 and apart.places["digits"].tolist() == [5, 6, 7]
 
 
+@pytest.mark.medium
 def test_one_head_of_a_space_learns_each_source_among_its_own_classes(tmp_path):
     path = tmp_path / "space.json"
     path.write_text(json.dumps(UNIFIED))
@@ -186,6 +188,7 @@ def boxes(rows=4, room=3):
     }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "head",
     [
@@ -258,6 +261,7 @@ def test_heads_of_many_classes_are_made_for_a_few_more():
 # --- mixed pictures -----------------------------------------------------------------------------
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("most_rows", [None, HALF])
 def test_mixed_pictures_count_for_both_labels(most_rows):
     batch = labelled(groups=("cls",))
@@ -327,6 +331,7 @@ def test_a_loss_that_no_group_computes_couples_nothing():
     assert expert({"dense": CLASSES["dense"]}, losses=losses).batch_coupled
 
 
+@pytest.mark.medium
 def test_a_slash_in_a_sources_name_is_none_in_its_parameters():
     batch = labelled(groups=("cls",)) | {"segmentation": dense_groups()["segmentation"]}
     sets = {"cls": [("letters/train", 5), ("digits", 3)], "segmentation": [("a/b", 4), ("c", 3)]}

@@ -36,6 +36,7 @@ def both() -> dict:
     return labelled(groups=("cls",)) | pairs()
 
 
+@pytest.mark.medium
 def test_its_terms_are_those_of_the_expert_and_of_the_amateur():
     stage, amateur, batch = expert(), Amateur(CONVOLUTIONS, **SETTINGS), both()
     params, extra = drawn(stage, batch)
@@ -55,6 +56,7 @@ def test_its_terms_are_those_of_the_expert_and_of_the_amateur():
     assert stage.weights == amateur.weights and stage.limits == amateur.limits
 
 
+@pytest.mark.medium
 def test_both_reach_the_backbone_and_it_trains():
     stage, batch = expert(weights={"clip": 1.0}), both()
     assert stage.weights["clip"] == 1.0 and stage.batch_coupled

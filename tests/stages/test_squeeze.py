@@ -60,6 +60,7 @@ def run(stage, frozen, batch, seed=0):
     return params, extra, loss(params, extra, frozen)
 
 
+@pytest.mark.medium
 def test_terms_are_the_labels_losses_and_the_teachers(generalist):
     stage, batch = squeeze({"logits": True}), labelled()
     _, extra, (terms, (new, metrics)) = run(stage, {"generalist": generalist}, batch)
@@ -74,6 +75,7 @@ def test_terms_are_the_labels_losses_and_the_teachers(generalist):
     assert {int(v - before[n]) for n, v in after.items() if n.endswith("count")} == {2}
 
 
+@pytest.mark.medium
 def test_a_teachers_own_branch_alone_sees_a_kinds_pictures(generalist):
     stage, batch = squeeze({"branches": "own"}), labelled()
     _, extra, (_, (new, _)) = run(stage, {"generalist": generalist}, batch)
@@ -81,6 +83,7 @@ def test_a_teachers_own_branch_alone_sees_a_kinds_pictures(generalist):
     assert {int(v - before[n]) for n, v in after.items() if n.endswith("count")} == {1}
 
 
+@pytest.mark.medium
 def test_the_features_term_is_that_of_independent_forms(monkeypatch):
     """Standard form, one plain teacher, in float64: standardisation, cosine and smooth L1, projectors."""
     precise = lambda x: (jnp.asarray(x, jnp.float64) - 127.5) / 64  # noqa: E731
@@ -128,6 +131,7 @@ def test_the_features_term_is_that_of_independent_forms(monkeypatch):
         np.testing.assert_allclose(averages.value(terms["features"]), (total / 2).mean(), rtol=1e-9)
 
 
+@pytest.mark.medium
 def test_teachers_get_no_gradient_and_have_no_part_in_the_state(generalist):
     stage, batch = squeeze({"logits": True}), labelled()
     params, extra = drawn(stage, batch)
@@ -144,6 +148,7 @@ def test_teachers_get_no_gradient_and_have_no_part_in_the_state(generalist):
     assert not [n for n in names if "/cls/" in n or "/dense/" in n or "transfer" in n]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("form", ["fitnets", "mgd"])
 def test_other_forms(form, generalist):
     maps = ["layer4"]
@@ -156,6 +161,7 @@ def test_other_forms(form, generalist):
     assert modules == {f"generalist_{b}_{o}" for b in ("cls", "dense") for o in outputs}
 
 
+@pytest.mark.medium
 def test_experts_directly_are_the_control():
     experts = {}
     for kind in ("cls", "dense"):
@@ -199,6 +205,7 @@ def test_mistakes(settings, message):
         Squeeze(WIDE, CLASSES)
 
 
+@pytest.mark.medium
 def test_a_killed_squeeze_goes_on_bit_for_bit(tmp_path):
     """Parameters, moments, averages of the teachers' statistics and the moving average of the weights."""
     teacher = Expert(CONVOLUTIONS, {"cls": CLASSES["cls"]}, dense_width=8)
@@ -229,6 +236,7 @@ def test_a_killed_squeeze_goes_on_bit_for_bit(tmp_path):
         np.testing.assert_array_equal(value, again[name], err_msg=name)
 
 
+@pytest.mark.medium
 def test_the_student_serves_every_head():
     """Zero-shot text, classes, boxes, masks and depth, on one plain backbone."""
     dense = labelled()["dense"]
@@ -288,6 +296,7 @@ def test_the_student_serves_every_head():
     assert jax.eval_shape(stage.predict, params, variables, texts)
 
 
+@pytest.mark.medium
 def test_a_teacher_teaches_the_kinds_that_are_named_alone(generalist):
     stage = squeeze({"teachers": {"generalist": ["cls"]}, "logits": True})
     _, _, (terms, _) = run(stage, {"generalist": generalist}, labelled())
@@ -297,6 +306,7 @@ def test_a_teacher_teaches_the_kinds_that_are_named_alone(generalist):
     }
 
 
+@pytest.mark.medium
 def test_a_head_of_other_settings_is_refused(generalist):
     wide = dict(generalist["params"], decoder={"other": jnp.zeros(3)})
     with pytest.raises(
@@ -316,6 +326,7 @@ def test_dense_sources_in_another_order_are_refused():
         stage.check_roles({"": own, "generalist": {"dense": {"sources": [rooms, scenes]}}})
 
 
+@pytest.mark.medium
 def test_what_lies_outside_of_a_picture_is_not_imitated():
     """A detection row's maps beside its picture change neither loss nor statistics."""
     batch = {"detection": _objects(rows=4, size=64)}
@@ -338,6 +349,7 @@ def test_what_lies_outside_of_a_picture_is_not_imitated():
     assert np.isfinite(averages.value(terms["features"]))
 
 
+@pytest.mark.medium
 def test_accumulation_counts_the_kept_teachers_of_the_whole_batch(generalist):
     """The term of two micro-batches is the mean over all that count; each updates the statistics once."""
     stage, batch = squeeze(), labelled(rows=8)

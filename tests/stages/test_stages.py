@@ -44,6 +44,7 @@ def generalist(experts):
     return made, made.fit(Fixed(labelled()), source=experts, steps=0)
 
 
+@pytest.mark.medium
 def test_amateur_learns_a_batch_by_heart(amateur):
     history = amateur.history
     assert len(history) == 25
@@ -63,6 +64,7 @@ def test_amateur_refuses_accumulation():
         loop.Trainer(stage, {"accumulate": 2, "optim": OPTIM}, mesh).abstract(Fixed(pairs()))
 
 
+@pytest.mark.medium
 def test_expert_starts_from_the_amateurs_backbone(amateur):
     stage = Expert(backbone=TINY, classes={"cls": CLASSES["cls"]})
     result = fit(stage, labelled(groups=("cls",)), 0, product("backbone", amateur.state))
@@ -74,6 +76,7 @@ def test_expert_starts_from_the_amateurs_backbone(amateur):
         np.testing.assert_array_equal(ours[name], value)
 
 
+@pytest.mark.medium
 def test_expert_terms_count_only_their_own_rows():
     stage = Expert(backbone=TINY, classes=CLASSES)
     batch = labelled()
@@ -94,6 +97,7 @@ def test_expert_terms_count_only_their_own_rows():
         assert again[name] == terms[name]
 
 
+@pytest.mark.medium
 def test_generalist_is_its_experts_at_step_0(generalist, experts):
     made, result = generalist
     assert all("transfer" in name for name in result.report.missing), result.report.missing
@@ -114,6 +118,7 @@ def test_generalist_is_its_experts_at_step_0(generalist, experts):
             np.testing.assert_array_equal(mine[group][name], value, err_msg=name)
 
 
+@pytest.mark.medium
 def test_generalist_trains_its_transfer_modules(generalist, experts):
     made, result = generalist
     before = tree.names(result.state.params)

@@ -45,6 +45,7 @@ def train(start, batch_of, steps, rate=0.02, **settings):
     return scales, float(state.params["logit_scale"])
 
 
+@pytest.mark.medium
 def test_a_scale_above_its_bound_comes_down():
     scales, _ = train(np.log(100) + 0.02, unrelated, 30)
     assert scales[0] == pytest.approx(100) and scales[-1] < 99
@@ -55,11 +56,13 @@ def test_a_scale_far_above_its_bound_is_at_the_bound_after_one_step():
     assert after == pytest.approx(np.log(100), rel=1e-6)
 
 
+@pytest.mark.medium
 def test_a_scale_that_wants_up_stays_at_the_bound_and_does_not_run_away():
     scales, after = train(np.log(99), matched, 40, rate=0.05)
     assert max(scales) <= 100 * (1 + 1e-6) and after <= np.log(100) + 1e-6
 
 
+@pytest.mark.medium
 def test_the_originals_bounds_by_parity():
     """DeCLIP's code keeps ln(scale) between 3 and 6, and so starts at 3 and not at CLIP's 2.66."""
     _, after = train(2.0, unrelated, 1, parity=True)

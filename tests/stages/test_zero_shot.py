@@ -89,6 +89,7 @@ def tokens(texts):
     return np.stack([WORDS.encode(text, 12) for text in texts])
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("templates", ["1", ["a {}", "the {} again"]])
 def test_zero_shot_is_that_of_the_embeddings(trained, templates):
     forms = prompts.templates(templates)
@@ -105,6 +106,7 @@ def test_zero_shot_is_that_of_the_embeddings(trained, templates):
     assert 0 < wanted["pets/top5"] < 1
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("most", [0, 2])
 def test_retrieval_is_that_of_the_embeddings(trained, most):
     samples = [Animals()[i] for i in range(11)]
@@ -118,6 +120,7 @@ def test_retrieval_is_that_of_the_embeddings(trained, most):
         assert found == pytest.approx(wanted)
 
 
+@pytest.mark.medium
 def test_mistakes_are_told_before_training(trained):
     stage = trained[0]
     expert = Expert(backbone=VIT, classes={"cls": [("often", 3)]})
@@ -148,6 +151,7 @@ def test_names_of_classes_become_words():
         prompts.class_words(("a_b", "a b"), "x")
 
 
+@pytest.mark.medium
 def test_a_loaded_model_is_measured_by_its_own_functions():
     tower = TextTower({**TEXT, "out_dim": 6}, {"image_projection": None}, "embedded")
     rng = np.random.default_rng(0)
@@ -192,6 +196,7 @@ print({{**t.ZeroShot(stage, t.data(), **given)(variables), **t.Retrieval(stage, 
 """
 
 
+@pytest.mark.medium
 def test_any_number_of_devices_gives_the_same(trained):
     here = pathlib.Path(__file__).parent
     code = DEVICES.format(tests=str(here.parent), stages=str(here), count=3)

@@ -14,6 +14,7 @@ if str(ROOT) not in sys.path:
 from tools.chaos import damage, goodput, hosts, kills, stops, storage  # noqa: E402
 
 
+@pytest.mark.medium
 def test_no_damaged_checkpoint_is_restored_wrong(tmp_path):
     before = logging.getLogger("intern_jax").level
     logging.getLogger("intern_jax").setLevel(logging.ERROR)

@@ -134,6 +134,7 @@ def test_stage_without_topology_is_a_mistake(capsys):
     assert "--stage needs --topology" in capsys.readouterr().err
 
 
+@pytest.mark.medium
 def test_the_step_compiles_on_abstract_arrays_here():
     mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
     found = compile.compile_step(expert(scan=True), {"optim": {}}, mesh, batch(), "v5e:1x1")

@@ -141,6 +141,7 @@ def network_cost(scan, gradient):
     return cost_of(lowered.compile({"xla_backend_optimization_level": 0}))  # its text is the same
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("gradient", [False, True], ids=["forward", "gradient"])
 def test_a_scanned_network_does_the_work_of_the_unrolled_one(gradient):
     scanned, unrolled = (network_cost(scan, gradient) for scan in (True, False))

@@ -176,6 +176,7 @@ def check(name: str, parts: int, whole: dict, dtype: type, tolerance: float) -> 
         )
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", STAGES)
 def test_micro_batches_give_the_whole_batchs_gradient(name):
     with jax.enable_x64(True):
@@ -193,6 +194,7 @@ def test_any_number_of_micro_batches(name, dtype, tolerance):
             check(name, parts, whole, dtype, tolerance)
 
 
+@pytest.mark.medium
 def test_the_loss_of_a_seldom_source_does_not_fall_with_micro_batches():
     """One of four rows is of the seldom source: a mean of micro-batches' means was a quarter of its loss."""
     batch = {"cls": {name: value[[0, 1, 3, 2]] for name, value in labelled()["cls"].items()}}
@@ -239,6 +241,7 @@ def test_a_loss_of_all_pixels_together_allows_no_micro_batches():
         programs(stage, of_task("image", "depth", "depth_valid"))
 
 
+@pytest.mark.medium
 def test_collecting_the_counts_costs_no_second_forward_pass():
     """The pass over micro-batches that finds what the terms count is dead code but for labels and masks."""
     make, batch = STAGES["fine-tune"]

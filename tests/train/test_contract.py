@@ -249,6 +249,7 @@ def test_groups_of_one_family_and_two_sizes(mesh):
         np.testing.assert_allclose(other["square"], one["square"], rtol=1e-5)
 
 
+@pytest.mark.medium
 def test_a_head_on_its_own_sources_rows_is_the_masked_head():
     rng = np.random.default_rng(0)
     x, source = rng.normal(size=(12, 3)).astype(np.float32), rng.integers(0, 3, 12)
@@ -309,6 +310,7 @@ def test_an_evaluation_that_fails_loses_nothing_that_was_trained(mesh, tmp_path)
     assert_same(done.state, fit(Linear(), Stream(), cfg, mesh).state)
 
 
+@pytest.mark.medium
 def test_a_run_that_diverges_decides_the_same_with_evaluations_and_a_profile(mesh, tmp_path):
     ends = []
     for name, evaluations in (

@@ -49,6 +49,7 @@ def test_bad_steps_roll_back_and_other_data_follows(mesh, tmp_path, caplog):
     assert [s["offset"] for s in meta["segments"]] == [0, 13] and meta["rollbacks"] == 1
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("until", [9, 14])
 def test_a_run_killed_after_a_roll_back_ends_the_same(mesh, tmp_path, until):
     bad = range(10, 15)
@@ -115,6 +116,7 @@ def test_a_streak_that_ends_between_two_readings_is_seen(mesh, tmp_path, caplog)
     assert_same(done.state, straight.state)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "changes",
     [

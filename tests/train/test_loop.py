@@ -125,6 +125,7 @@ def check_kills(mesh, folder, kills):
     assert {"38", "40"} <= left and len(left) <= 4, "two are kept, and two for a roll-back"
 
 
+@pytest.mark.medium
 def test_a_killed_run_ends_the_same(mesh, tmp_path):
     check_kills(mesh, tmp_path, kills=1)
 

@@ -20,6 +20,7 @@ def check_losses(seen: dict, tolerance: float) -> None:
         np.testing.assert_allclose(got["loss"], alone, rtol=tolerance, err_msg=name)
 
 
+@pytest.mark.medium
 def test_meshes_agree_and_share_the_memory():
     seen = run("small", 1)
     total, held = seen["1x8x1"]["sizes"]["matrices"]

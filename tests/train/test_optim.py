@@ -31,6 +31,7 @@ def test_weight_decay_reaches_matrices_only():
     assert not made["head"]["bias"].any() and not made["scale"].any()
 
 
+@pytest.mark.medium
 def test_weight_decay_leaves_out_position_embeddings_and_tokens():
     """timm's ViT names pos_embed and cls_token in `no_weight_decay`; open_clip's text tower has no such list."""
     model = ImageText(

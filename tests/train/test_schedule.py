@@ -62,6 +62,7 @@ class Broken(Stream):
         return batch
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "bad", [(), range(14, 24), range(12)], ids=["sound", "rolled back", "back to the start"]
 )

@@ -76,6 +76,7 @@ class Counting(Linear):
         return terms, ({**extra, "said": {"before": context.batches}}, metrics)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_loss_knows_how_many_batches_went_into_the_collections(accumulate):
     state, step = start(Counting(), accumulate=accumulate)

@@ -61,6 +61,7 @@ def stop_at(folder: pathlib.Path, row: int, times: int) -> subprocess.CompletedP
         return subprocess.CompletedProcess(command, process.returncode, out.decode(), err.decode())
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("times", [1, 3])
 def test_sigterm_saves_and_says_so(straight, tmp_path, times):
     done = stop_at(tmp_path, 3, times)
@@ -72,6 +73,7 @@ def test_sigterm_saves_and_says_so(straight, tmp_path, times):
     assert_same(ended.state, straight.state)
 
 
+@pytest.mark.medium
 def test_sigterm_during_a_save_loses_nothing(straight, tmp_path):
     done = stop_at(tmp_path, 25, 2)
     assert done.returncode == hosts.EXIT_STOPPED, done.stderr
@@ -95,6 +97,7 @@ def test_without_a_folder_it_stops_at_once_and_the_handler_is_put_back():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.medium
 def test_in_another_thread_there_is_no_handler(straight):
     got = []
     mesh = mesh_lib.make_mesh(data=1)

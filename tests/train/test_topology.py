@@ -3,6 +3,7 @@
 import pathlib
 
 import numpy as np
+import pytest
 from forced_devices import answer_of
 
 RUN = pathlib.Path(__file__).with_name("topology_run.py")
@@ -10,6 +11,7 @@ RUN = pathlib.Path(__file__).with_name("topology_run.py")
 TOLERANCE = 1e-5
 
 
+@pytest.mark.medium
 def test_another_topology_goes_on_from_the_same_bits(tmp_path):
     seen = answer_of(RUN, tmp_path)
     assert len(seen) == 7

@@ -114,6 +114,7 @@ def kill_one(start, folder: pathlib.Path, rows: int, victim: int) -> None:
     assert lines[1 - victim][-1].startswith("error: another process of the run was lost")
 
 
+@pytest.mark.medium
 def test_two_processes_train_as_one_and_outlive_a_stop_and_a_kill(start, tmp_path):
     names = (two_process_run.ROWS_APART, "fsdp", "tensor within", "tensor across")
     two = begin_meshes(start, tmp_path, names, 2)()
@@ -127,6 +128,7 @@ def test_two_processes_train_as_one_and_outlive_a_stop_and_a_kill(start, tmp_pat
     check_meshes(two, alone())
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_never_joins_is_lost(start, tmp_path, victim):
     command = ["long", str(tmp_path / "long.json"), str(tmp_path / "work")]
@@ -155,6 +157,7 @@ def check_failed_save(start, folder: pathlib.Path, *fault: str) -> dict:
     return json.loads((folder / "long.json").read_text())
 
 
+@pytest.mark.medium
 def test_a_save_that_one_host_cannot_finish_is_given_up_by_both(start, tmp_path):
     expected = begin_meshes(start, tmp_path, (), 2)
     (tmp_path / "a").mkdir()

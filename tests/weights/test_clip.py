@@ -65,6 +65,7 @@ def rows(values: np.ndarray) -> np.ndarray:
     return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", CASES)
 def test_both_towers_and_the_logits_are_open_clips(name, folders):
     model, data = intern_jax.load(folders[name]), np.load(FILES / f"{name}.npz")
@@ -83,6 +84,7 @@ def test_both_towers_and_the_logits_are_open_clips(name, folders):
     assert np.abs(wrong - texts).max() > 1e-4
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", CASES)
 def test_a_folder_goes_back_to_open_clips_names_bit_for_bit(name, folders, tmp_path):
     out = tmp_path / "back.safetensors"
@@ -96,6 +98,7 @@ def test_a_folder_goes_back_to_open_clips_names_bit_for_bit(name, folders, tmp_p
             assert value.shape == state[key].shape
 
 
+@pytest.mark.medium
 def test_timms_form_has_the_bias_of_its_head_and_no_text(folders, tmp_path):
     out = tmp_path / "timm.safetensors"
     said = convert.convert(folders["tiny_clip_vit"], out, to="timm")
@@ -109,6 +112,7 @@ def test_timms_form_has_the_bias_of_its_head_and_no_text(folders, tmp_path):
         np.testing.assert_array_equal(value, tree.names(second.variables)[key])
 
 
+@pytest.mark.medium
 def test_a_projection_with_a_bias_is_told_and_then_kept(folders, tmp_path):
     out = tmp_path / "timm.safetensors"
     convert.convert(folders["tiny_clip_vit"], out, to="timm")
@@ -224,6 +228,7 @@ def speaking(tower, tmp_path_factory):
     return save_model(folder, dataclasses.replace(model, text=tower))
 
 
+@pytest.mark.medium
 def test_texts_and_pictures_share_a_space(speaking, tower):
     model = intern_jax.load(speaking)
     tokens = np.stack([WORDS.encode(name, 16) for name in NAMES])
@@ -238,6 +243,7 @@ def test_texts_and_pictures_share_a_space(speaking, tower):
     np.testing.assert_allclose(found, images, atol=1e-5)
 
 
+@pytest.mark.medium
 def test_zero_shot_is_the_mean_over_prompts(speaking):
     model, forms = intern_jax.load(speaking), ("a {}", "one {}.")
     pictures = np.random.default_rng(1).integers(0, 255, (3, 32, 32, 3), np.uint8)
@@ -268,6 +274,7 @@ def test_clips_prompt_sets():
     assert len(set(prompts.SETS["80"])) == 80 and set(prompts.SETS["7"]) < set(prompts.SETS["80"])
 
 
+@pytest.mark.medium
 def test_wrong_texts_are_told(speaking):
     model = intern_jax.load(speaking)
     for texts, said in (
@@ -288,6 +295,7 @@ def test_wrong_texts_are_told(speaking):
             call()
 
 
+@pytest.mark.medium
 def test_a_tokenizer_of_its_own_is_copied_and_guarded(speaking, tower, tmp_path):
     words = tmp_path / "words.json"
     shutil.copy(tokenizer_lib.EMBEDDED, words)
@@ -305,11 +313,13 @@ def test_a_tokenizer_of_its_own_is_copied_and_guarded(speaking, tower, tmp_path)
         intern_jax.load(folder)
 
 
+@pytest.mark.medium
 def test_a_start_for_training_needs_no_text_tower(speaking):
     model = load_model(speaking, head=False)
     assert model.text is None and model.head is None
 
 
+@pytest.mark.medium
 def test_a_description_of_a_tower_is_checked(speaking, tmp_path):
     info = json.loads((speaking / "model.json").read_text())
     text = info["text"]
@@ -332,6 +342,7 @@ def test_a_description_of_a_tower_is_checked(speaking, tmp_path):
         assert said in str(caught.value), str(caught.value)
 
 
+@pytest.mark.medium
 def test_the_tokenizer_must_be_the_towers(speaking, tower, monkeypatch):
     class Words:
         def __init__(self, size):
@@ -349,6 +360,7 @@ def test_the_tokenizer_must_be_the_towers(speaking, tower, monkeypatch):
     assert model.with_tokenizer("clip:here").text.tokens(["a"]).tolist() == [[7, 3, 11, 0]]
 
 
+@pytest.mark.medium
 def test_a_path_of_merges_stays_with_its_user(speaking, tower, tmp_path):
     text = dataclasses.replace(tower, tokenizer="clip:/home/me/merges.txt")
     folder = save_model(tmp_path / "m", dataclasses.replace(intern_jax.load(speaking), text=text))

@@ -113,6 +113,7 @@ def same(first, second) -> None:
         assert value.tobytes() == second[key].tobytes(), key
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", ZOO)
 def test_every_variant_has_a_place_of_its_own_for_every_array(name):
     model = {"name": name}
@@ -139,6 +140,7 @@ def test_no_file_of_others_holds_a_lifted_network():
         published_names.layouts({"name": "lifted"})
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("case", ROUND_TRIPS)
 def test_round_trips_are_bit_exact(case):
     model, layout = ROUND_TRIPS[case]
@@ -270,6 +272,7 @@ def command(capsys, *argv: str) -> str:
     return out
 
 
+@pytest.mark.medium
 def test_a_folder_with_its_classifier_answers_and_goes_back_bit_for_bit(tmp_path, capsys):
     classes = tmp_path / "classes.txt"
     # As Windows' Notepad saves a list: with a byte order mark.

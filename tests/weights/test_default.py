@@ -34,6 +34,7 @@ def test_they_are_small_and_their_card_says_what_they_are(model):
         assert provenance[name] and name in card
 
 
+@pytest.mark.medium
 def test_their_features_know_more_than_random_ones(model):
     """Nearest of twenty labelled pictures a class, on a row whose concepts pre-training never saw."""
     row = suite.find("emoji_concept")
@@ -61,6 +62,7 @@ def features_of(backbone, source, rows):
     return np.asarray(backbone.outputs(images, "cls", ("pooled",))["pooled"])
 
 
+@pytest.mark.medium
 def test_adapt_starts_from_them(model, tmp_path):
     rng = np.random.default_rng(0)
     for name, color in (("a", 40), ("b", 200)):

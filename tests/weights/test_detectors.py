@@ -156,6 +156,7 @@ def test_boxes_are_in_the_picture_s_own_pixels(monkeypatch, resize):
     np.testing.assert_allclose(answers[0]["boxes"][0], by_hand, rtol=1e-6)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("decoder", HEADS)
 def test_a_folder_answers_as_the_training_stage_does(tmp_path, decoder):
     model, images = detector(decoder), [picture(*sides) for sides in SIZES[:3]]

@@ -331,6 +331,7 @@ def test_the_command_says_which_weights_it_took(vit, tmp_path, capsys):
 # --- the publisher's view -------------------------------------------------------------------------
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("model", "layout"),
     [(VIT, "timm"), (RESNET, "torchvision"), (VIT, "dino"), (CLIP, "open_clip")],

@@ -80,6 +80,7 @@ def test_features_do_not_depend_on_the_batch(saved):
         model.features(images, output="layer9")
 
 
+@pytest.mark.medium
 def test_masks_and_depth_have_the_picture_s_own_size(tmp_path):
     images = pictures(1, 40, 56)
     mask = intern_jax.load(save(tmp_path / "s", "segmentation")).predict(images[0])[0]

@@ -83,6 +83,7 @@ def saved(tmp_path, monkeypatch):
     return folder, expected
 
 
+@pytest.mark.medium
 def test_the_folder_holds_its_name_as_text_and_its_card_says_what_it_is(saved):
     head = json.loads((saved[0] / "model.json").read_text())["head"]
     assert head == {

@@ -69,6 +69,7 @@ def test_load_asks_for_the_function_in_one_line(saved):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.medium
 def test_with_its_function_or_module_it_answers(saved, net, variables):
     expected = net(4, 8).apply(variables, normalise(PICTURES), train=False)
     for backbone in (net, net(4, 8), lambda **settings: net(**settings), "my_net:MyNet"):

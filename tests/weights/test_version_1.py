@@ -63,6 +63,7 @@ def test_features_are_the_same(opened, answers, kind):
         np.testing.assert_allclose(found, answers[f"{kind}/{output}"], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.medium
 def test_answers_are_the_same(opened, answers):
     made = opened["classification"].predict([*answers["square"], answers["wide"]])
     assert [answer["label"] for answer in made] == answers["classification/label"].tolist()
