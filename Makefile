@@ -38,7 +38,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 test-medium: $(STAMP)
-	$(BIN)/python -m pytest -q -n auto --dist loadfile -m 'medium and not slow and not peers and not beam'
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m 'medium and not slow'
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow

@@ -2,7 +2,7 @@
 
 XLA's own cost analysis counts the body of a loop once; here it counts once per iteration. Only matrix
 products and convolutions count as FLOPs. As in XLA's count, padding and the zeros of dilation are not
-work. The text is the program of one chip after partitioning, so all figures are per chip.
+work. The text is the program of one device after partitioning, so all figures are per device.
 """
 
 from __future__ import annotations

@@ -26,6 +26,8 @@ from intern_jax.data.sources.subset import Subset
 from intern_jax.models.backbone import LAYERS
 from intern_jax.weights.model import Model
 
+pytestmark = pytest.mark.medium
+
 RUN = pathlib.Path(__file__).parent / "cache_run.py"
 LABELLED = {"fn": "intern_jax.data.make.views:classification", "size": 16, "train": False}
 DENSE = {"fn": "intern_jax.data.make.dense:dense", "size": 32, "train": False}
@@ -98,7 +100,6 @@ def shard_of(folder, example):
     raise AssertionError(f"{example} is in no shard")
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize("stored", [False, True])
 @pytest.mark.parametrize(
     ("transform", "outputs", "dtype"),
@@ -122,7 +123,6 @@ def test_values_are_the_backbones_own(backbone, tmp_path, stored, transform, out
         np.testing.assert_allclose(found[name], features[name], atol=tolerance)
 
 
-@pytest.mark.medium
 def test_a_stored_cache_is_read_and_no_picture_is(backbone, tmp_path):
     first, source = make(backbone, Pictures(), kept=tmp_path), Pictures()
     again = make(backbone, source, kept=tmp_path, batch_size=16)
@@ -134,7 +134,6 @@ def test_a_stored_cache_is_read_and_no_picture_is(backbone, tmp_path):
     assert meta["backbone"]["digest"] == backbone.digest
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_another_draw_split_or_picture_reads_only_what_is_new(backbone, tmp_path, in_memory):
     kept, whole = Memory() if in_memory else tmp_path, make(backbone, Pictures())
@@ -156,7 +155,6 @@ def test_another_draw_split_or_picture_reads_only_what_is_new(backbone, tmp_path
     assert sorted(source.read) == [5, 21, 22]
 
 
-@pytest.mark.medium
 def test_pictures_that_say_nothing_of_their_content_are_known_by_it(backbone, tmp_path):
     # A user's own source without a fingerprint: its pictures were overwritten under their names.
     for seed in (0, 1):
@@ -169,7 +167,6 @@ def test_pictures_that_say_nothing_of_their_content_are_known_by_it(backbone, tm
     )  # meta.json, and two times three shards of three files
 
 
-@pytest.mark.medium
 def test_a_memory_forgets_the_oldest_above_its_bytes(backbone):
     memory, source = Memory(most_bytes=1), Pictures()
     for size in (16, 24, 24, 16):
@@ -177,7 +174,6 @@ def test_a_memory_forgets_the_oldest_above_its_bytes(backbone):
     assert len(source.read) == 3 * 21  # the second of 24 pixels was there
 
 
-@pytest.mark.medium
 def test_one_shard_is_a_memory_map(backbone, tmp_path, monkeypatch):
     monkeypatch.setattr(cache_lib, "SHARD", 4096)
     make(backbone, Pictures(), kept=tmp_path)
@@ -185,7 +181,6 @@ def test_one_shard_is_a_memory_map(backbone, tmp_path, monkeypatch):
     assert isinstance(found["pooled"], np.memmap)
 
 
-@pytest.mark.medium
 def test_a_killed_run_goes_on_at_the_first_missing_shard(backbone, tmp_path):
     whole = make(backbone, Pictures())
     with pytest.raises(UserError, match="noise/17: no picture; repair or remove it"):
@@ -217,7 +212,6 @@ def no_array(path):
     path.write_bytes(b"not an array")
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize("damage", [cut, flip, reshape, no_array, pathlib.Path.unlink])
 def test_a_damaged_shard_is_computed_anew_with_one_line(backbone, tmp_path, caplog, damage):
     whole = make(backbone, Pictures(), kept=tmp_path)
@@ -232,7 +226,6 @@ def test_a_damaged_shard_is_computed_anew_with_one_line(backbone, tmp_path, capl
     assert make(backbone, source, kept=tmp_path) and len(source.read) == 8
 
 
-@pytest.mark.medium
 def test_what_the_values_depend_on_is_in_the_name(backbone):
     digests = set()
     variables = jax.tree.map(np.copy, backbone.variables)
@@ -252,7 +245,6 @@ def test_what_the_values_depend_on_is_in_the_name(backbone):
     assert config_lib.digest(key(renamed, dict(LABELLED), "cls", ("pooled",))) in digests
 
 
-@pytest.mark.medium
 def test_what_names_a_cache_of_all_layers_is_as_it_always_was(backbone):
     made = key(backbone, LABELLED, "cls", ("layers",))
     assert set(made) == {"backbone", "transform", "branch", "outputs", "dtype", "formats"}
@@ -260,7 +252,6 @@ def test_what_names_a_cache_of_all_layers_is_as_it_always_was(backbone):
     assert made["formats"]["readout"] == 1 and made["formats"]["cache"] == 2
 
 
-@pytest.mark.medium
 def test_readouts_of_named_branches_are_kept_and_read_again(tmp_path):
     model = Model.random({"name": "generalist", "branch": {"name": "embedded_tiny"}}, 0)
     names, source = ("pooled:dense/cls+cls", "layers:dense@layer4+layer3"), Pictures()
@@ -275,7 +266,6 @@ def test_readouts_of_named_branches_are_kept_and_read_again(tmp_path):
         np.testing.assert_array_equal(again[name], made[name])
 
 
-@pytest.mark.medium
 def test_a_branch_that_is_not_there_is_refused_before_a_sample_is_read(backbone, tmp_path):
     source = Pictures()
     with pytest.raises(UserError, match="'layers:sky': no branch 'sky'; the network has one alone"):
@@ -283,7 +273,6 @@ def test_a_branch_that_is_not_there_is_refused_before_a_sample_is_read(backbone,
     assert not source.read and not list(tmp_path.iterdir())
 
 
-@pytest.mark.medium
 def test_features_of_pictures_that_were_replaced_are_not_served(backbone, tmp_path):
     for shift in (0, 150):
         for i in range(6):
@@ -301,14 +290,12 @@ def test_features_of_pictures_that_were_replaced_are_not_served(backbone, tmp_pa
     ]
 
 
-@pytest.mark.medium
 def test_a_raised_format_of_the_transform_is_another_cache(backbone, monkeypatch):
     first = key(backbone, LABELLED, "cls", ("pooled",))
     monkeypatch.setattr(transforms.classification, "format", transforms.classification.format + 1)
     assert key(backbone, LABELLED, "cls", ("pooled",)) != first
 
 
-@pytest.mark.medium
 def test_progress_is_logged(backbone, monkeypatch, caplog):
     monkeypatch.setattr(cache_lib, "REPORT_SECONDS", 0.0)
     with caplog.at_level(logging.INFO):
@@ -316,7 +303,6 @@ def test_progress_is_logged(backbone, monkeypatch, caplog):
     assert "noise: 21 of 21 pictures" in caplog.text
 
 
-@pytest.mark.medium
 def test_mistakes_are_named(backbone):
     with pytest.raises(UserError, match="noise: no samples"):
         make(backbone, Pictures(0))
@@ -325,7 +311,6 @@ def test_mistakes_are_named(backbone):
         make(dataclasses.replace(backbone, variables=broken), Pictures())
 
 
-@pytest.mark.medium
 def test_eight_devices_give_the_features_keys_and_subsets_of_one(tmp_path, monkeypatch, capsys):
     monkeypatch.undo()  # shards as they are
     runpy.run_path(str(RUN))["main"](str(tmp_path / "one"), str(tmp_path / "one.npz"))

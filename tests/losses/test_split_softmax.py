@@ -5,6 +5,8 @@ import pathlib
 import pytest
 from forced_devices import answer_of
 
+pytestmark = pytest.mark.medium
+
 RUN = pathlib.Path(__file__).with_name("split_softmax_run.py")
 SHARD = 32 * 115_072 // 4  # of the classifier
 
@@ -14,7 +16,6 @@ def seen():
     return answer_of(RUN)
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize("name", ["softmax", "smoothed", "sigmoid"])
 def test_values_and_gradients_are_those_of_the_whole_one(seen, name):
     whole, split = seen[name]["value"]
@@ -22,7 +23,6 @@ def test_values_and_gradients_are_those_of_the_whole_one(seen, name):
     assert max(seen[name]["gradients"]) < 1e-6
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize("name", ["softmax", "smoothed", "sigmoid"])
 def test_nothing_larger_than_a_shard_of_the_classifier_is_sent(seen, name):
     # Its gradient is added over the rows' devices; logits and kernel stay where they are.

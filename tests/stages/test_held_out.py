@@ -10,6 +10,8 @@ from intern_jax.stages.expert import Expert
 from intern_jax.stages.held_out import HeldOut
 from intern_jax.train import state as state_lib
 
+pytestmark = pytest.mark.medium
+
 TINY = {"name": "embedded_tiny"}
 CLASSES = {"cls": [("often", 3), ("seldom", 2)]}
 
@@ -71,7 +73,6 @@ def trained():
     return stage, {"params": state.params, **state.extra}
 
 
-@pytest.mark.medium
 def test_every_sample_counts_once_whatever_the_batch_size(trained):
     stage, variables = trained
     source = {"name": "often", "classes": 3, "count": 11}
@@ -88,7 +89,6 @@ def test_every_sample_counts_once_whatever_the_batch_size(trained):
     assert found[0]["often_top1"] == pytest.approx(right.mean())
 
 
-@pytest.mark.medium
 def test_a_source_without_a_head(trained):
     with pytest.raises(UserError, match="source 'never' has no head; the stage has: often, seldom"):
         HeldOut(trained[0], data({"name": "never", "classes": 3, "count": 2}))

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from forced_devices import answer_of
 
+pytestmark = pytest.mark.medium
+
 RUN = pathlib.Path(__file__).with_name("many_heads_run.py")
 
 
@@ -14,7 +16,6 @@ def seen():
     return answer_of(RUN)
 
 
-@pytest.mark.medium
 def test_losses_of_each_set_are_those_of_one_device(seen):
     alone = seen["1x1x1"]["history"]
     assert len(alone) == 3 and alone[0]["loss"] != alone[2]["loss"]
@@ -30,12 +31,10 @@ def test_losses_of_each_set_are_those_of_one_device(seen):
                 )
 
 
-@pytest.mark.medium
 def test_it_is_one_compilation(seen):
     assert {tuple(got["compilations"]) for got in seen.values()} == {(1,)}
 
 
-@pytest.mark.medium
 def test_a_classifier_of_many_classes_is_split_over_its_devices(seen):
     shares = {mesh: got["share"] for mesh, got in seen.items()}
     assert shares["1x1x1"] == 1 and shares["2x2x2"] == 1 / 4 and shares["1x1x8"] == 1 / 8

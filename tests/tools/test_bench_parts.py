@@ -13,6 +13,8 @@ if str(ROOT) not in sys.path:
 from tools.bench import parts  # noqa: E402
 from tools.scoreboard import read  # noqa: E402
 
+pytestmark = pytest.mark.medium
+
 GIVEN = {"command": "python -m x", "machine": "one core", "date": "2026-11-28", "commit": None}
 
 
@@ -21,14 +23,12 @@ def solvers():
     return {n: parts.solve(s, 1) for n, s in (("ours", parts.by_probe), ("optax", parts.by_optax))}
 
 
-@pytest.mark.medium
 def test_the_probe_s_solver_comes_to_optax_s_minimum(solvers):
     start = parts.objective(*parts.problem(), np.zeros((parts.FEATURES, parts.CLASSES)))
     assert solvers["optax"][2] < float(start) / 5
     np.testing.assert_allclose(solvers["ours"][2], solvers["optax"][2], rtol=1e-4)
 
 
-@pytest.mark.medium
 def test_its_table_is_in_the_form(solvers, tmp_path):
     many = 5 * parts.PART
     made = parts.table({20: parts.shuffles(20)}, {many: parts.readings(many, 1)}, solvers, GIVEN)
